@@ -1,0 +1,1 @@
+"""Between torch distributed checkpoints and Hugging Face folders."""

@@ -1,0 +1,1 @@
+"""Measures anything that can score or generate."""

@@ -1,0 +1,1 @@
+"""The network, its names and its weights on disk."""

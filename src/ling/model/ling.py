@@ -1,0 +1,198 @@
+"""BailingMoeV2: the file to read first.
+
+One flat token axis for training (packed documents) and inference (packed requests). What differs
+between the two comes in as arguments: `attend` owns the attention state, `trace` watches routing.
+Attribute names are those of the released checkpoints. Legend: T tokens · D hidden · V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from ..config import ModelConfig
+from . import rope as rotary
+from .attention import Attend, Attention
+from .layers import Linear, RMSNorm
+from .moe import MLP, MoE, RoutingTrace
+
+Rope = tuple[Tensor, Tensor]
+
+
+class Block(nn.Module):
+    """Pre-norm decoder layer: attention, then a dense MLP or a mixture of experts."""
+
+    def __init__(self, cfg: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.input_layernorm = RMSNorm(cfg.hidden_size, cfg.rms_norm_eps)
+        self.attention = Attention(cfg)
+        self.post_attention_layernorm = RMSNorm(cfg.hidden_size, cfg.rms_norm_eps)
+        self.mlp: nn.Module = (
+            MoE(cfg) if cfg.is_moe_layer(layer) else MLP(cfg.hidden_size, cfg.intermediate_size)
+        )
+
+    def forward(
+        self, x_TD: Tensor, rope: Rope, attend: Attend, trace: RoutingTrace | None = None
+    ) -> Tensor:
+        x_TD = x_TD + self.attention(self.input_layernorm(x_TD), rope, attend, self.layer)
+        h_TD = self.post_attention_layernorm(x_TD)
+        if isinstance(self.mlp, MoE):
+            return x_TD + self.mlp(h_TD, self.layer, trace)
+        return x_TD + self.mlp(h_TD)
+
+
+class MTPBlock(Block):
+    """Multi-token-prediction layer: a MoE block that mixes a hidden state with the next token.
+
+    Embedding and head are the main model's (spec: architecture §3.6).
+    """
+
+    def __init__(self, cfg: ModelConfig, layer: int) -> None:
+        super().__init__(cfg, layer)
+        self.enorm = RMSNorm(cfg.hidden_size, cfg.rms_norm_eps)
+        self.hnorm = RMSNorm(cfg.hidden_size, cfg.rms_norm_eps)
+        self.eh_proj = Linear(2 * cfg.hidden_size, cfg.hidden_size, bias=False)
+        self.final_layernorm = RMSNorm(cfg.hidden_size, cfg.rms_norm_eps)
+
+    def predict(
+        self,
+        embedding_TD: Tensor,
+        hidden_TD: Tensor,
+        rope: Rope,
+        attend: Attend,
+        trace: RoutingTrace | None = None,
+    ) -> Tensor:
+        """Next hidden_TD from the next token's embedding and the current hidden state."""
+        both = torch.cat((self.enorm(embedding_TD), self.hnorm(hidden_TD)), dim=-1)
+        return self.final_layernorm(self(self.eh_proj(both), rope, attend, trace))
+
+
+class Decoder(nn.Module):
+    """Embedding, decoder layers (MTP layers after the main ones, as on disk), final norm."""
+
+    def __init__(self, cfg: ModelConfig) -> None:
+        super().__init__()
+        n = cfg.num_hidden_layers
+        self.word_embeddings = nn.Embedding(cfg.vocab_size, cfg.hidden_size)
+        self.layers = nn.ModuleList(
+            [Block(cfg, i) for i in range(n)]
+            + [MTPBlock(cfg, n + j) for j in range(cfg.num_nextn_predict_layers)]
+        )
+        self.norm = RMSNorm(cfg.hidden_size, cfg.rms_norm_eps)
+
+
+class Ling(nn.Module):
+    """A BailingMoeV2 causal language model.
+
+    `compute_dtype` set to bfloat16 over float32 parameters is mixed precision: activations and
+    products in bfloat16, parameters and gradients in float32. None computes in the stored dtype.
+    """
+
+    def __init__(self, cfg: ModelConfig) -> None:
+        super().__init__()
+        self.config = cfg
+        self.compute_dtype: torch.dtype | None = None
+        self.model = Decoder(cfg)
+        self.lm_head = Linear(cfg.hidden_size, cfg.vocab_size, bias=False)
+        if cfg.tie_word_embeddings:
+            self.lm_head.weight = self.model.word_embeddings.weight
+        # The frequencies are not weights: kept out of the state, and safe from `to_empty`.
+        self._rope: tuple[Tensor, float] | None = None
+
+    def forward(
+        self,
+        tokens_T: Tensor,
+        positions_T: Tensor,
+        attend: Attend,
+        trace: RoutingTrace | None = None,
+    ) -> Tensor:
+        """hidden_TD after the final norm; `logits` turns it into scores."""
+        x_TD = self.embed(tokens_T)
+        rope = self.rope(positions_T, x_TD.dtype)
+        for layer in self.model.layers[: self.config.num_hidden_layers]:
+            x_TD = layer(x_TD, rope, attend, trace)
+        return self.model.norm(x_TD)
+
+    def mtp(
+        self,
+        j: int,
+        next_tokens_T: Tensor,
+        hidden_TD: Tensor,
+        positions_T: Tensor,
+        attend: Attend,
+        trace: RoutingTrace | None = None,
+    ) -> Tensor:
+        """hidden_TD of MTP layer `j`: at position t it has seen tokens up to t + j + 1.
+
+        `next_tokens_T[t]` is token t + j + 1, `hidden_TD` the final hidden state (j = 0) or the
+        previous MTP output. `logits` of the result score token t + j + 2.
+        """
+        block = self.model.layers[self.config.num_hidden_layers + j]
+        assert isinstance(block, MTPBlock)
+        x_TD = self.embed(next_tokens_T)
+        return block.predict(x_TD, hidden_TD, self.rope(positions_T, x_TD.dtype), attend, trace)
+
+    def logits(self, hidden_TD: Tensor) -> Tensor:
+        """Scores_TV over the vocabulary, cast to float32 after the product."""
+        return self.lm_head(hidden_TD).float()
+
+    def embed(self, tokens_T: Tensor) -> Tensor:
+        """Token embeddings_TD in the compute dtype."""
+        x_TD = self.model.word_embeddings(tokens_T)
+        return x_TD if self.compute_dtype is None else x_TD.to(self.compute_dtype)
+
+    def rope(self, positions_T: Tensor, dtype: torch.dtype) -> Rope:
+        """cos and sin for these positions, shared by all layers, MTP included."""
+        if self._rope is None:
+            self._rope = rotary.inverse_frequencies(self.config)
+        freq, factor = self._rope
+        return rotary.rotary_tables(freq.to(positions_T.device), factor, positions_T, dtype)
+
+    @torch.no_grad()
+    def init_weights(self, generator: torch.Generator | None = None) -> None:
+        """Random initialisation (spec: architecture §3.8)."""
+        std = self.config.initializer_range
+        for name, p in self.named_parameters():
+            if name.endswith("layernorm.weight") or name.endswith("norm.weight"):
+                p.fill_(1.0)
+            elif name.endswith("mlp.gate.weight"):
+                # Kaiming-uniform with a = sqrt(5): uniform within 1/sqrt(fan_in).
+                bound = 1 / math.sqrt(self.config.hidden_size)
+                p.uniform_(-bound, bound, generator=generator)
+            elif name.endswith(".bias"):
+                p.zero_()
+            else:
+                p.normal_(0.0, std, generator=generator)
+        for name, buffer in self.named_buffers():
+            if name.endswith("expert_bias"):
+                buffer.zero_()
+
+
+def from_config(
+    cfg: ModelConfig,
+    *,
+    dtype: torch.dtype = torch.float32,
+    seed: int | None = None,
+    device: str = "cpu",
+) -> Ling:
+    """A model with random weights; the same seed gives the same weights."""
+    with torch.device("meta"):
+        model = Ling(cfg)
+    model = to_dtype(model, dtype).to_empty(device=device)
+    generator = None if seed is None else torch.Generator(device).manual_seed(seed)
+    model.init_weights(generator)
+    return model
+
+
+def to_dtype(model: Ling, dtype: torch.dtype) -> Ling:
+    """Cast parameters; `expert_bias` stays float32, as it was trained."""
+    for module in model.modules():
+        for key, p in module._parameters.items():
+            if p is not None and p.dtype != dtype:
+                module._parameters[key] = nn.Parameter(p.to(dtype), requires_grad=p.requires_grad)
+    if model.config.tie_word_embeddings:
+        model.lm_head.weight = model.model.word_embeddings.weight
+    return model

@@ -1,0 +1,107 @@
+"""Mixture of experts: router, stacked experts, shared expert; and the dense MLP.
+
+Legend: T tokens · D hidden · E experts · A experts per token · F expert width.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ..config import ModelConfig
+from ..ops import grouped, reference
+from .layers import Linear
+
+
+class RoutingTrace(Protocol):
+    """Sees every routing decision: training counts loads and adds the z-loss through it."""
+
+    def record(self, layer: int, logits_TE: Tensor, ids_TA: Tensor) -> None: ...
+
+
+class MLP(nn.Module):
+    """SwiGLU without biases: the dense layers and the shared expert."""
+
+    def __init__(self, hidden_size: int, intermediate_size: int) -> None:
+        super().__init__()
+        self.gate_proj = Linear(hidden_size, intermediate_size, bias=False)
+        self.up_proj = Linear(hidden_size, intermediate_size, bias=False)
+        self.down_proj = Linear(intermediate_size, hidden_size, bias=False)
+
+    def forward(self, x_TD: Tensor) -> Tensor:
+        h_TF = torch.nn.functional.silu(self.gate_proj(x_TD)) * self.up_proj(x_TD)
+        return self.down_proj(h_TF)
+
+
+class Router(nn.Module):
+    """Sigmoid router with group-limited selection, in float32 whatever the model's dtype.
+
+    `expert_bias` steers selection only; it is a float32 buffer without gradient that
+    `train.balance` moves (spec: training §2.5).
+    """
+
+    expert_bias: Tensor
+
+    def __init__(self, cfg: ModelConfig) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(cfg.num_experts, cfg.hidden_size))
+        self.register_buffer("expert_bias", torch.zeros(cfg.num_experts, dtype=torch.float32))
+        self.choice = {
+            "num_experts_per_tok": cfg.num_experts_per_tok,
+            "n_group": cfg.n_group,
+            "topk_group": cfg.topk_group,
+            "routed_scaling_factor": cfg.routed_scaling_factor,
+            "norm_topk_prob": cfg.norm_topk_prob,
+        }
+
+    def logits(self, x_TD: Tensor) -> Tensor:
+        """Router logits_TE in float32."""
+        return reference.linear(x_TD.float(), self.weight)
+
+    def forward(self, x_TD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        logits_TE = self.logits(x_TD)
+        ids_TA, weights_TA = reference.route(logits_TE, self.expert_bias, **self.choice)
+        return logits_TE, ids_TA, weights_TA
+
+
+class Experts(nn.Module):
+    """All routed experts of a layer, stacked; on disk they are one tensor per expert."""
+
+    def __init__(self, cfg: ModelConfig) -> None:
+        super().__init__()
+        e, f, d = cfg.num_experts, cfg.moe_intermediate_size, cfg.hidden_size
+        self.gate_proj = nn.Parameter(torch.empty(e, f, d))
+        self.up_proj = nn.Parameter(torch.empty(e, f, d))
+        self.down_proj = nn.Parameter(torch.empty(e, d, f))
+
+    def forward(self, x_TD: Tensor, ids_TA: Tensor, weights_TA: Tensor) -> Tensor:
+        return grouped.experts(
+            x_TD, ids_TA, weights_TA, self.gate_proj, self.up_proj, self.down_proj
+        )
+
+
+class MoE(nn.Module):
+    """Routed experts plus the shared expert.
+
+    Expert parallelism replaces `experts` through `model.swap`: it gets the same three tensors and
+    decides itself which rank multiplies what.
+    """
+
+    def __init__(self, cfg: ModelConfig) -> None:
+        super().__init__()
+        self.gate = Router(cfg)
+        self.experts = Experts(cfg)
+        self.shared_experts = (
+            MLP(cfg.hidden_size, cfg.moe_shared_expert_intermediate_size)
+            if cfg.num_shared_experts
+            else None
+        )
+
+    def forward(self, x_TD: Tensor, layer: int, trace: RoutingTrace | None) -> Tensor:
+        logits_TE, ids_TA, weights_TA = self.gate(x_TD)
+        if trace is not None:
+            trace.record(layer, logits_TE, ids_TA)
+        out_TD = self.experts(x_TD, ids_TA, weights_TA)
+        return out_TD if self.shared_experts is None else out_TD + self.shared_experts(x_TD)

@@ -1,0 +1,89 @@
+"""Replace modules by rule: one mechanism for LoRA, low precision, sharding and inference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..ops import grouped, reference
+from .layers import Linear
+from .moe import Experts, Router
+
+Rule = Callable[[str, nn.Module], "nn.Module | None"]
+ROW_BLOCK = 16
+
+
+def swap(model: nn.Module, rule: Rule) -> nn.Module:
+    """Replace, in place, every submodule for which `rule(name, module)` returns another one."""
+    for name, module in list(model.named_modules()):
+        new = rule(name, module) if name else None
+        if new is not None and new is not module:
+            parent, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(parent), leaf, new)
+    return model
+
+
+def row_blocks(name: str, module: nn.Module) -> nn.Module | None:
+    """Rule for inference: every product gets rows in multiples of 16.
+
+    PyTorch sums in another order for 1 to 3 rows than for more, so without this a request's
+    bits would depend on who shares its batch (tests/model/test_swap.py holds this).
+    """
+    if isinstance(module, Linear):
+        return RowBlockLinear(module)
+    if isinstance(module, Router):
+        return RowBlockRouter(module)
+    if isinstance(module, Experts):
+        return RowBlockExperts(module)
+    return None
+
+
+def in_row_blocks(x: Tensor, product: Callable[[Tensor], Tensor]) -> Tensor:
+    """Apply `product` to `x` padded with zero rows to a multiple of 16; cut back."""
+    rows = x.shape[0]
+    pad = -rows % ROW_BLOCK
+    return product(F.pad(x, (0, 0, 0, pad)))[:rows] if pad else product(x)
+
+
+class RowBlockLinear(nn.Module):
+    """A `Linear` over the same parameters, without gradient, in row blocks."""
+
+    def __init__(self, base: Linear) -> None:
+        super().__init__()
+        self.weight, self.bias = base.weight, base.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return in_row_blocks(x, lambda rows: reference.linear(rows, self.weight, self.bias))
+
+
+class RowBlockRouter(Router):
+    """A `Router` over the same parameters, its product in row blocks."""
+
+    def __init__(self, base: Router) -> None:
+        nn.Module.__init__(self)
+        self.weight, self.expert_bias, self.choice = base.weight, base.expert_bias, base.choice
+        self.weight_f32 = base.weight.detach().float()
+
+    def logits(self, x_TD: Tensor) -> Tensor:
+        return in_row_blocks(x_TD.float(), lambda rows: F.linear(rows, self.weight_f32))
+
+
+class RowBlockExperts(nn.Module):
+    """`Experts` over the same parameters; each expert's rows in row blocks."""
+
+    def __init__(self, base: Experts) -> None:
+        super().__init__()
+        self.gate_proj, self.up_proj, self.down_proj = base.gate_proj, base.up_proj, base.down_proj
+
+    def forward(self, x_TD: Tensor, ids_TA: Tensor, weights_TA: Tensor) -> Tensor:
+        order_N, offsets = grouped.sort_by_expert(ids_TA, self.gate_proj.shape[0])
+        x_ND = x_TD.index_select(0, order_N // ids_TA.shape[1])
+        y_ND = torch.empty_like(x_ND)
+        for e, rows in grouped.experts_with_rows(offsets):
+            weights = (self.gate_proj[e], self.up_proj[e], self.down_proj[e])
+            y_ND[rows] = in_row_blocks(x_ND[rows], lambda r, w=weights: reference.swiglu(r, *w))
+        y_TAD = torch.empty_like(y_ND).index_copy_(0, order_N, y_ND).unflatten(0, ids_TA.shape)
+        return (y_TAD.float() * weights_TA[..., None]).sum(1).to(x_TD.dtype)

@@ -1,0 +1,1 @@
+"""Doors for other libraries; imported by nobody here."""

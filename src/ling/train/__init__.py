@@ -1,0 +1,1 @@
+"""Pretraining: loss, optimizer, checkpoints and the loop."""
