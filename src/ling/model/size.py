@@ -1,0 +1,90 @@
+"""Parameters, bytes and floating-point work of a configuration, by formula."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ..config import ModelConfig
+from .names import tensor_specs
+
+# Bytes per weight of each number format, scales included.
+BYTES_PER_WEIGHT = {"float32": 4.0, "bf16": 2.0, "fp8": 1 + 4 / 128**2, "int8": 1 + 2 / 128, "int4": 0.5 + 2 / 32}
+
+
+def parameter_counts(cfg: ModelConfig) -> dict[str, int]:
+    """Counts as the model cards state them (spec: architecture §4).
+
+    `active` counts embedding and head, `active_non_embedding` neither; `expert_bias` buffers and
+    the MTP layers are outside `total` and `active`; `mtp` is one MTP layer (0 if there are no
+    experts, since none can exist).
+    """
+    main = cfg.replace(num_nextn_predict_layers=0)
+    total = inactive = 0
+    for name, spec in tensor_specs(main.replace(num_experts=min(cfg.num_experts, 1), n_group=1, topk_group=1, num_experts_per_tok=min(cfg.num_experts_per_tok, 1))).items():
+        size = math.prod(spec.shape)
+        if name.endswith("expert_bias"):
+            continue
+        if name.endswith("mlp.gate.weight"):
+            size *= cfg.num_experts
+        if ".experts." in name:
+            inactive += size * (cfg.num_experts - cfg.num_experts_per_tok)
+            size *= cfg.num_experts
+        total += size
+    table = cfg.vocab_size * cfg.hidden_size
+    embedding = table if cfg.tie_word_embeddings else 2 * table
+    return {
+        "total": total,
+        "active": total - inactive,
+        "active_non_embedding": total - inactive - embedding,
+        "mtp": _mtp_layer(cfg),
+    }
+
+
+def _mtp_layer(cfg: ModelConfig) -> int:
+    if not cfg.num_experts:
+        return 0
+    h = cfg.hidden_size
+    attention = (cfg.q_size + 2 * cfg.kv_size) * h + h * cfg.q_size
+    if cfg.use_qkv_bias:
+        attention += cfg.q_size + 2 * cfg.kv_size
+    if cfg.use_bias:
+        attention += h
+    norms = 2 * h + (2 * cfg.head_dim if cfg.use_qk_norm else 0)
+    experts = 3 * h * cfg.moe_intermediate_size * cfg.num_experts + cfg.num_experts * h
+    shared = 3 * h * cfg.moe_shared_expert_intermediate_size if cfg.num_shared_experts else 0
+    return attention + norms + experts + shared + 3 * h + 2 * h * h
+
+
+def kv_bytes_per_token(cfg: ModelConfig) -> int:
+    """KV cache of the main layers in bf16, bytes per token of context."""
+    return cfg.num_hidden_layers * 2 * cfg.kv_size * 2
+
+
+def flops_per_token(cfg: ModelConfig, seq_length: int) -> int:
+    """Model FLOPs of one training token: 3 × forward matrix FLOPs of active parameters.
+
+    Head and MTP included, attention scores at half (causal), recomputation not counted.
+    """
+    counts = parameter_counts(cfg)
+    table = cfg.vocab_size * cfg.hidden_size
+    k, mtp_layers = cfg.num_experts_per_tok, cfg.num_nextn_predict_layers
+    one_expert = 3 * cfg.hidden_size * cfg.moe_intermediate_size
+    mtp = counts["mtp"] - one_expert * (cfg.num_experts - k) + table
+    matrices = counts["active_non_embedding"] + table + mtp_layers * mtp
+    attention = 2 * cfg.num_cache_layers * cfg.q_size * seq_length  # q·k and p·v at half
+    return 3 * (2 * matrices + attention)
+
+
+def describe(cfg: ModelConfig) -> dict[str, Any]:
+    """What `ling inspect --json` prints."""
+    counts = parameter_counts(cfg)
+    stored = counts["total"] + cfg.num_nextn_predict_layers * counts["mtp"]
+    return {
+        "parameters": counts,
+        "kv_bytes_per_token": kv_bytes_per_token(cfg),
+        "bytes": {name: int(stored * size) for name, size in BYTES_PER_WEIGHT.items()},
+        "num_nextn_predict_layers": cfg.num_nextn_predict_layers,
+        "max_position_embeddings": cfg.max_position_embeddings,
+        "config": cfg.to_dict(),
+    }

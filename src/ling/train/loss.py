@@ -1,0 +1,91 @@
+"""Losses: chunked cross-entropy, the MTP targets, router z-loss.
+
+Legend: B rows · S positions · T = B·S tokens · D hidden · V vocabulary · E experts.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CHUNK_TOKENS = 1024
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    """Weighted sum of token losses; the gradient is made in the forward pass, chunk by chunk."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_TD: Tensor, head_VD: Tensor, targets_T: Tensor, weights_T: Tensor
+    ) -> Tensor:
+        head = head_VD.to(hidden_TD.dtype)
+        wanted = any(ctx.needs_input_grad[:2])
+        dhidden_TD = torch.empty_like(hidden_TD)
+        dhead_VD = torch.zeros_like(head_VD, dtype=torch.float32) if wanted else None
+        total = hidden_TD.new_zeros((), dtype=torch.float32)
+        for a in range(0, hidden_TD.shape[0], CHUNK_TOKENS):
+            rows = slice(a, a + CHUNK_TOKENS)
+            targets, weights = targets_T[rows, None], weights_T[rows, None]
+            logits = (hidden_TD[rows] @ head.t()).float()
+            logits -= logits.amax(-1, keepdim=True)
+            picked = logits.gather(1, targets)
+            sums = logits.exp_().sum(-1, keepdim=True)
+            # A position without loss must add nothing even where its logits are not finite.
+            total += torch.where(weights > 0, (sums.log() - picked) * weights, 0).sum()
+            if dhead_VD is None:
+                continue
+            dlogits = logits.mul_(weights / sums)
+            dlogits.scatter_add_(1, targets, -weights)
+            dlogits = dlogits.to(hidden_TD.dtype)
+            torch.mm(dlogits, head, out=dhidden_TD[rows])
+            dhead_VD += dlogits.t() @ hidden_TD[rows]
+        if dhead_VD is not None:
+            ctx.save_for_backward(dhidden_TD, dhead_VD)
+            ctx.head_dtype = head_VD.dtype
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        dhidden_TD, dhead_VD = ctx.saved_tensors
+        (g,) = grads
+        return dhidden_TD * g.to(dhidden_TD.dtype), (dhead_VD * g).to(ctx.head_dtype), None, None
+
+
+def cross_entropy(
+    hidden_TD: Tensor, head_VD: Tensor, targets_T: Tensor, mask_T: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(mean loss over the mask, number of positions in it), never holding T × V.
+
+    An empty mask gives 0 (spec: training §2.1, §2.4).
+    """
+    count = mask_T.sum().clamp(min=1)
+    loss = _ChunkedCrossEntropy.apply(hidden_TD, head_VD, targets_T, mask_T.float() / count)
+    return loss, mask_T.sum()
+
+
+def roll_left(x_BS: Tensor) -> Tensor:
+    """Shift every row left by one, filling with 0: no row sees another (spec: training §2.4)."""
+    return torch.cat((x_BS[:, 1:], torch.zeros_like(x_BS[:, :1])), dim=1)
+
+
+class RoutingLoss:
+    """A routing trace for training: expert loads per layer and the z-loss of each layer."""
+
+    def __init__(self, num_experts: int, *, train: bool) -> None:
+        self.num_experts, self.train = num_experts, train
+        self.counts: dict[int, Tensor] = {}
+        self.z_losses: list[Tensor] = []
+
+    def record(self, layer: int, logits_TE: Tensor, ids_TA: Tensor) -> None:
+        """Called by every MoE layer."""
+        counts = torch.bincount(ids_TA.flatten(), minlength=self.num_experts)
+        self.counts[layer] = self.counts[layer] + counts if layer in self.counts else counts
+        if self.train:
+            # logsumexp over the raw float32 logits, before any bias (spec: training §2.2).
+            self.z_losses.append(logits_TE.logsumexp(-1).square().mean())
+
+    def z_loss(self) -> Tensor | float:
+        """Sum over layers, before the coefficient."""
+        return torch.stack(self.z_losses).sum() if self.z_losses else 0.0

@@ -1,0 +1,141 @@
+"""The model against tensors that the original code computed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ling.model.attention import DenseAttend
+from ling.model.names import in_module
+from ling.model.weights import load_model
+from ling.ops import reference
+
+FOLDERS = ["tiny_fp32", "tiny_yarn_fp32", "tiny_nomtp_fp32"]
+
+
+class Trace:
+    def __init__(self):
+        self.seen = {}
+
+    def record(self, layer, logits_TE, ids_TA):
+        self.seen[layer] = (logits_TE, ids_TA)
+
+
+def run(model, ids_BS, trace=None, attend=None):
+    """hidden, logits and MTP logits of a batch of equal rows, as upstream computes them."""
+    B, S = ids_BS.shape
+    positions = torch.arange(S).repeat(B)
+    attend = attend or DenseAttend(list(range(0, B * S + 1, S)))
+    y = model(ids_BS.flatten(), positions, attend, trace)
+    logits, mtp, h, ids = model.logits(y), [], y, ids_BS
+    for j in range(model.config.num_nextn_predict_layers):
+        ids = torch.cat([ids[:, 1:], torch.zeros_like(ids[:, :1])], dim=1)
+        h = model.mtp(j, ids.flatten(), h, positions, attend, trace)
+        mtp.append(model.logits(h))
+    return y, logits, mtp
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_logits_equal_upstream(fixtures, folder):
+    path = fixtures / "model" / folder
+    io = load_file(path / "io.safetensors")
+    model = load_model(path)
+    with torch.no_grad():
+        y, logits, mtp = run(model, io["input_ids"])
+    assert torch.allclose(logits, io["logits"].flatten(0, 1), atol=1e-4)
+    for j, got in enumerate(mtp):
+        assert torch.allclose(got, io[f"mtp_logits.{j}"].flatten(0, 1), atol=1e-4)
+    n = model.config.num_hidden_layers
+    assert torch.allclose(y, io[f"hidden_states.{n}"].flatten(0, 1), atol=1e-4)
+
+
+def test_bf16_logits_equal_upstream_bit_for_bit(fixtures):
+    path = fixtures / "model" / "tiny_bf16"
+    io, eager = load_file(path / "io.safetensors"), lambda _, q, k, v: reference.causal_attention(q, k, v)
+    with torch.no_grad():
+        _, logits, _ = run(load_model(path), io["input_ids"], attend=eager)
+    assert torch.equal(logits, io["logits_fp32_bias"].flatten(0, 1).float())
+
+
+def test_bf16_weights_computed_in_float32(fixtures):
+    path = fixtures / "model" / "tiny_bf16"
+    io = load_file(path / "io.safetensors")
+    with torch.no_grad():
+        _, logits, _ = run(load_model(path, dtype="float32"), io["input_ids"])
+    assert torch.allclose(logits, io["logits_fp32_upcast"].flatten(0, 1), atol=1e-4)
+
+
+@pytest.mark.parametrize("folder", ["tiny_fp32", "tiny_yarn_fp32", "tiny_nomtp_fp32"])
+def test_router_choices_and_weights_equal_upstream(fixtures, folder):
+    path = fixtures / "model" / folder
+    io = load_file(path / "io.safetensors")
+    model, trace = load_model(path), Trace()
+    with torch.no_grad():
+        run(model, io["input_ids"], trace)
+    assert trace.seen
+    for layer, (logits, ids) in trace.seen.items():
+        want_ids, want_w = io[f"router.{layer}.topk_idx"], io[f"router.{layer}.topk_weight"]
+        assert torch.allclose(logits, io[f"router.{layer}.logits"].flatten(0, -2), atol=1e-4)
+        gate = model.model.layers[layer].mlp.gate
+        scores = logits.sigmoid().gather(1, ids)
+        weights = scores / (scores.sum(-1, keepdim=True) + 1e-20) * 2.5
+        order, want_order = ids.argsort(1), want_ids.argsort(1)
+        assert torch.equal(ids.gather(1, order), want_ids.gather(1, want_order))
+        assert torch.allclose(
+            weights.gather(1, order), want_w.gather(1, want_order).float(), atol=1e-5
+        )
+        assert gate.expert_bias.dtype == torch.float32
+
+
+@pytest.mark.parametrize("folder", ["tiny_fp32", "tiny_yarn_fp32"])
+def test_rotary_tables_equal_upstream(fixtures, folder):
+    path = fixtures / "model" / folder
+    io, model = load_file(path / "io.safetensors"), load_model(path)
+    cos, sin = model.rope(torch.arange(io["rotary.cos"].shape[-2]), torch.float32)
+    assert torch.allclose(cos, io["rotary.cos"].flatten(0, -2), atol=1e-6)
+    assert torch.allclose(sin, io["rotary.sin"].flatten(0, -2), atol=1e-6)
+
+
+def test_batch_of_two_equals_upstream(fixtures):
+    path = fixtures / "model" / "tiny_fp32"
+    io = load_file(path / "io.safetensors")
+    with torch.no_grad():
+        _, logits, _ = run(load_model(path), io["batch2.input_ids"])
+    assert torch.allclose(logits, io["batch2.logits"].flatten(0, 1), atol=1e-4)
+
+
+def test_greedy_continuation_equals_upstream(fixtures):
+    path = fixtures / "model" / "tiny_nomtp_fp32"
+    greedy = json.loads((path / "expected.json").read_text())["greedy"]
+    model, ids = load_model(path), list(greedy["prompt"])
+    with torch.no_grad():
+        while len(ids) < len(greedy["output"]):
+            _, logits, _ = run(model, torch.tensor([ids]))
+            ids.append(int(logits[-1].argmax()))
+    assert ids == greedy["output"]
+
+
+def test_gradients_equal_upstream(fixtures):
+    path = fixtures / "model" / "tiny_fp32"
+    io, grads = load_file(path / "io.safetensors"), load_file(path / "grads.safetensors")
+    expected = json.loads((path / "expected.json").read_text())["train_step"]
+    model = load_model(path).train()
+    labels = io["labels"].clone()
+    _, logits, mtp = run(model, io["input_ids"])
+    V = logits.shape[-1]
+
+    def loss(scores, shift):
+        return torch.nn.functional.cross_entropy(
+            scores.view(*labels.shape, V)[:, :-shift].flatten(0, 1), labels[:, shift:].flatten()
+        )
+
+    total = loss(logits, 1) + 0.1 * loss(mtp[0], 2)
+    assert abs(total.item() - expected["loss"]) < 5e-5
+    total.backward()
+    for name, grad in grads.items():
+        key, expert = in_module(name)
+        got = model.get_parameter(key).grad
+        assert torch.allclose(got if expert is None else got[expert], grad, atol=1e-4), name
