@@ -1,0 +1,1 @@
+"""Text in, token files out: tokenizer, chat templates, Megatron datasets, corpora."""
