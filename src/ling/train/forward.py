@@ -22,7 +22,7 @@ class Losses:
 
     main: Tensor
     mtp: Tensor | None
-    z: Tensor | float
+    z: Tensor
     counts: dict[int, Tensor]
 
     def total(self, mtp_weight: float, z_coef: float) -> Tensor:

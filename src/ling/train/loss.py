@@ -86,6 +86,6 @@ class RoutingLoss:
             # logsumexp over the raw float32 logits, before any bias (spec: training §2.2).
             self.z_losses.append(logits_TE.logsumexp(-1).square().mean())
 
-    def z_loss(self) -> Tensor | float:
+    def z_loss(self) -> Tensor:
         """Sum over layers, before the coefficient."""
-        return torch.stack(self.z_losses).sum() if self.z_losses else 0.0
+        return torch.stack(self.z_losses).sum() if self.z_losses else torch.zeros(())

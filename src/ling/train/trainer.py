@@ -185,9 +185,9 @@ class Trainer:
             batch = make_batch(rows, self.eod if self.recipe.data.isolate_documents else None)
             losses = compute_losses(self.model, batch)
             (losses.total(cfg.mtp_loss_weight, cfg.z_loss_coef) / micro_batches).backward()
-            sums["loss"] += float(losses.main) / micro_batches
-            sums["mtp_loss"] += float(losses.mtp) / micro_batches if losses.mtp is not None else 0.0
-            sums["z_loss"] += float(losses.z) / micro_batches
+            sums["loss"] += float(losses.main.detach()) / micro_batches
+            sums["mtp_loss"] += float(losses.mtp.detach()) / micro_batches if losses.mtp is not None else 0.0
+            sums["z_loss"] += float(losses.z.detach()) / micro_batches
             for layer, c in losses.counts.items():
                 counts[layer] = counts[layer] + c if layer in counts else c
         norm = self._update(sums["loss"] + sums["mtp_loss"], counts, step)

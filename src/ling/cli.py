@@ -1,0 +1,413 @@
+"""The command line: parse, call one function, turn errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from .config import nearest
+from .errors import LingError, UsageError
+
+COMMANDS = {
+    "quickstart": "train, convert and run a small Ling on this machine, in minutes",
+    "pretrain": "train from a recipe (YAML plus dotted overrides); rerun to resume",
+    "data": "`data prepare`: text or source code to tokenizer and token files",
+    "merge": "average the last checkpoints of a run (WSM)",
+    "convert": "checkpoint to Hugging Face folder, and back",
+    "verify": "check a model folder, or compare two",
+    "inspect": "parameters and bytes of a preset or a model folder",
+    "generate": "continue a prompt",
+    "chat": "talk to a model in the terminal",
+    "serve": "OpenAI-compatible HTTP server",
+    "eval": "`--tasks ppl`: perplexity on held-out text",
+    "bench": "`bench train`, `bench decode`: measured speed",
+    "doctor": "what this installation can do, and why not more",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code (0 done, 2 bad input, 1 other failure, 130/143 stopped)."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in args
+    args = [a for a in args if a != "--debug"]
+    try:
+        return _dispatch(args)
+    except LingError as err:
+        if debug:
+            raise
+        print(f"error: {_one_line(str(err))}", file=sys.stderr)
+        return err.exit_code
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 1
+    except Exception as err:
+        if debug:
+            raise
+        print(f"error: {type(err).__name__}: {_one_line(str(err))} (--debug shows more)", file=sys.stderr)
+        return 1
+
+
+def _one_line(text: str) -> str:
+    """No line breaks and no control bytes of hostile input on the terminal."""
+    line = " ".join(text.split())
+    return "".join(c if c.isprintable() else "?" for c in line)[:2000]
+
+
+def _dispatch(args: list[str]) -> int:
+    if not args or args[0] in ("-h", "--help"):
+        print("usage: ling COMMAND ... (`ling COMMAND --help` for its options; --debug for tracebacks)\n")
+        print("\n".join(f"  {name:11} {text}" for name, text in COMMANDS.items()))
+        return 0
+    if args[0] in ("-V", "--version"):
+        from importlib.metadata import version
+
+        print(f"ling {version('ling')}")
+        return 0
+    if args[0] not in COMMANDS:
+        raise UsageError(f"no command `{args[0]}`{nearest(args[0], list(COMMANDS))}; see `ling --help`")
+    run: Callable[[list[str]], int | None] = globals()[f"_{args[0]}"]
+    return run(args[1:]) or 0
+
+
+def _parser(command: str, **options: Any) -> Any:
+    from jsonargparse import ArgumentParser
+
+    class Parser(ArgumentParser):
+        """Usage errors become `UsageError`: one line, exit code 2."""
+
+        def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+            text = _one_line(message)
+            known = [a.option_strings[-1].lstrip("-") for a in self._actions if a.option_strings]
+            for word in text.replace("'", " ").replace('"', " ").replace("=", " ").split():
+                bare = word.lstrip("-").rstrip(".,:")
+                if word.startswith("--") or "." in bare:
+                    hint = "" if bare in known else nearest(bare, known)
+                    if hint:
+                        text += hint
+                        break
+            raise UsageError(f"{command}: {text}")
+
+    return Parser(prog=f"ling {command}", description=COMMANDS.get(command.split()[0]), **options)
+
+
+def _say(value: Any, as_json: bool, text: str) -> None:
+    print(json.dumps(value, ensure_ascii=False) if as_json else text)
+
+
+# ---- training ----------------------------------------------------------------------------------
+
+
+def _pretrain(args: list[str]) -> int:
+    from pathlib import Path
+
+    from .config import PretrainConfig
+
+    parser = _parser("pretrain RECIPE.yaml", default_env=False)
+    parser.add_argument("--config", action="config", help="the recipe; also as first argument")
+    parser.add_argument("--out", type=str, default=None, help="run folder (default runs/<recipe>)")
+    parser.add_class_arguments(PretrainConfig, nested_key=None, as_group=False)
+    if args and not args[0].startswith("-"):
+        if not Path(args[0]).is_file():
+            raise UsageError(f"{args[0]}: no such recipe")
+        args = ["--config", *args]
+    args = ["--print_config" if a == "--print-config" else a for a in args]
+    parsed = parser.parse_args(args)
+    recipe_path = parsed.config[0].relative if parsed.config else None
+    out = Path(parsed.out or f"runs/{Path(recipe_path).stem if recipe_path else 'pretrain'}")
+    values = {k: v for k, v in vars(parser.instantiate(parsed)).items() if k not in ("config", "out")}
+    recipe = _build_recipe(values)
+    from .train.trainer import run
+
+    return run(recipe, out)
+
+
+def _build_recipe(values: dict[str, Any]) -> Any:
+    import dataclasses
+    import typing
+
+    from . import config
+
+    hints = typing.get_type_hints(config.PretrainConfig)
+    for key, kind in hints.items():
+        if dataclasses.is_dataclass(kind) and isinstance(values.get(key), dict):
+            values[key] = kind(**values[key])
+    return config.PretrainConfig(**values)
+
+
+def _data(args: list[str]) -> None:
+    if not args or args[0] != "prepare":
+        raise UsageError("data: expected `ling data prepare SOURCE... --out DIR`")
+    parser = _parser("data prepare")
+    parser.add_argument("sources", nargs="+", help="`stdlib`, or jsonl files, text files, folders")
+    parser.add_argument("--out", type=str, required=True, help="folder for tokenizer and token files")
+    parser.add_argument("--tokenizer", type=str, default=None, help="use this tokenizer folder")
+    parser.add_argument("--vocab-size", type=int, default=4096, help="size of a new tokenizer")
+    parser.add_argument("--max-bytes", type=int, default=None, help="take about this much text")
+    parser.add_argument("--valid-fraction", type=float, default=0.02, help="share of files held out")
+    ns = parser.parse_args(args[1:])
+    from .data.prepare import prepare
+
+    sources = "stdlib" if ns.sources == ["stdlib"] else ns.sources
+    ready = prepare(
+        sources, ns.out, tokenizer=ns.tokenizer, vocab_size=ns.vocab_size,
+        max_bytes=ns.max_bytes, valid_fraction=ns.valid_fraction,
+    )
+    print(f"prefixes: {ready.train_prefix} {ready.valid_prefix}, tokenizer: {ready.tokenizer_folder}")
+
+
+def _merge(args: list[str]) -> None:
+    parser = _parser("merge")
+    parser.add_argument("run", type=str, help="run folder")
+    parser.add_argument("out", type=str, help="folder for the merged checkpoint")
+    parser.add_argument("--last", type=int, required=True, help="how many checkpoints")
+    parser.add_argument("--schedule", type=str, default="mean", help="mean, linear, cosine, one-minus-sqrt")
+    ns = parser.parse_args(args)
+    from .train.merge import merge
+
+    print(f"merged {', '.join(merge(ns.run, ns.out, last=ns.last, schedule=ns.schedule))} into {ns.out}")
+
+
+def _convert(args: list[str]) -> None:
+    parser = _parser("convert")
+    parser.add_argument("source", type=str, help="checkpoint, run folder or Hugging Face folder")
+    parser.add_argument("target", type=str, help="folder to write")
+    parser.add_argument("--to", type=str, default="bf16", help="bf16, float32 or dcp")
+    parser.add_argument("--tokenizer", type=str, default=None, help="tokenizer folder to copy")
+    parser.add_argument("--max-shard-size", type=str, default="5GB", help="largest shard (decimal units)")
+    parser.add_argument("--overwrite", action="store_true", help="replace the target")
+    ns = parser.parse_args(args)
+    from .convert.convert import convert
+
+    convert(
+        ns.source, ns.target, to=ns.to, tokenizer=ns.tokenizer,
+        max_shard_size=ns.max_shard_size, overwrite=ns.overwrite,
+    )
+    print(f"wrote {ns.target}")
+
+
+def _verify(args: list[str]) -> None:
+    parser = _parser("verify")
+    parser.add_argument("a", type=str, help="model folder")
+    parser.add_argument("b", type=str, nargs="?", default=None, help="another to compare with")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    ns = parser.parse_args(args)
+    from .convert.verify import verify
+
+    report = verify(ns.a, ns.b)
+    _say(report, ns.json, report["summary"])
+
+
+def _inspect(args: list[str]) -> None:
+    parser = _parser("inspect")
+    parser.add_argument("model", type=str, help="preset or model folder")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    ns = parser.parse_args(args)
+    from .presets import PRESETS, preset
+
+    if ns.model in PRESETS:
+        cfg = preset(ns.model)
+    else:
+        from .model.weights import read_config
+
+        cfg = read_config(ns.model)
+    from .model.size import describe
+
+    report = describe(cfg)
+    counts = report["parameters"]
+    lines = [
+        f"{ns.model}",
+        f"  parameters         {counts['total']:>18,}",
+        f"  active per token   {counts['active']:>18,}",
+        f"  non-embedding      {counts['active_non_embedding']:>18,}",
+        f"  one MTP layer      {counts['mtp']:>18,}  ({cfg.num_nextn_predict_layers} in this model)",
+        f"  KV bytes per token {report['kv_bytes_per_token']:>18,}",
+        *(f"  {name:<8} {size / 1e9:>27.2f} GB" for name, size in report["bytes"].items()),
+    ]
+    _say(report, ns.json, "\n".join(lines))
+
+
+# ---- inference ---------------------------------------------------------------------------------
+
+
+def _model_options(parser: Any) -> None:
+    parser.add_argument("model", type=str, help="model folder")
+    parser.add_argument("--dtype", type=str, default="auto", help="auto, bfloat16 or float32")
+    parser.add_argument("--speculative", type=str, default="off", help="mtp or off")
+    parser.add_argument("--max-model-len", type=int, default=None, help="longest context, in tokens")
+
+
+def _sampling_options(parser: Any, temperature: float) -> None:
+    parser.add_argument("--max-new-tokens", type=int, default=128)
+    parser.add_argument("--temperature", type=float, default=temperature, help="0 is greedy")
+    parser.add_argument("--top-k", type=int, default=0, help="0 is off")
+    parser.add_argument("--top-p", type=float, default=1.0)
+    parser.add_argument("--repetition-penalty", type=float, default=1.0)
+    parser.add_argument("--seed", type=int, default=None)
+    parser.add_argument("--stop", type=str, nargs="*", default=None, help="stop strings")
+
+
+def _sampling(ns: Any) -> Any:
+    from .infer.request import SamplingParams
+
+    return SamplingParams(
+        temperature=ns.temperature, top_k=ns.top_k, top_p=ns.top_p, seed=ns.seed, stop=ns.stop,
+        repetition_penalty=ns.repetition_penalty, max_tokens=ns.max_new_tokens,
+    )
+
+
+def _llm(ns: Any) -> Any:
+    from .llm import LLM
+
+    return LLM(ns.model, dtype=ns.dtype, speculative=ns.speculative, max_model_len=ns.max_model_len)
+
+
+def _generate(args: list[str]) -> None:
+    parser = _parser("generate")
+    _model_options(parser)
+    parser.add_argument("-p", "--prompt", type=str, required=True, help="text to continue")
+    _sampling_options(parser, temperature=0.0)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    ns = parser.parse_args(args)
+    params = _sampling(ns)
+    llm = _llm(ns)
+    if not ns.json:
+        print(ns.prompt, end="", flush=True)
+        for chunk in llm.stream(ns.prompt, params):
+            print(chunk.text, end="", flush=True)
+        stats = llm.stats
+        print(f"\n[{stats.generated} tokens, {stats.tokens_per_s:.1f} tokens/s{_acceptance(stats)}]", file=sys.stderr)
+        return
+    output = llm.generate(ns.prompt, params)[0].outputs[0]
+    report = {
+        "text": output.text,
+        "token_ids": output.token_ids,
+        "finish_reason": output.finish_reason,
+        "tokens_per_s": llm.stats.tokens_per_s,
+        "acceptance": llm.stats.acceptance,
+    }
+    print(json.dumps(report, ensure_ascii=False))
+
+
+def _acceptance(stats: Any) -> str:
+    return "" if stats.acceptance is None else f", {stats.acceptance:.0%} of drafts accepted"
+
+
+def _chat(args: list[str]) -> None:
+    parser = _parser("chat")
+    _model_options(parser)
+    _sampling_options(parser, temperature=0.7)
+    parser.add_argument("--system", type=str, default=None, help="system message")
+    ns = parser.parse_args(args)
+    params = _sampling(ns)
+    llm = _llm(ns)
+    head = [{"role": "system", "content": ns.system}] if ns.system else []
+    messages: list[dict[str, str]] = list(head)
+    print("empty line or Ctrl-D ends, /new starts over")
+    while True:
+        try:
+            line = input("you> ").strip()
+        except EOFError:
+            return
+        if not line:
+            return
+        if line == "/new":
+            messages = list(head)
+            continue
+        messages.append({"role": "user", "content": line})
+        print("ling> ", end="", flush=True)
+        answer = ""
+        try:
+            for chunk in llm.stream_chat(messages, params):
+                answer += chunk.text
+                print(chunk.text, end="", flush=True)
+        except UsageError:
+            raise
+        except LingError as err:
+            print(f"error: {_one_line(str(err))}", file=sys.stderr)
+            messages.pop()
+            continue
+        except KeyboardInterrupt:
+            print(" [stopped]", end="")
+        print()
+        messages.append({"role": "assistant", "content": answer})
+
+
+def _serve(args: list[str]) -> int:
+    parser = _parser("serve")
+    _model_options(parser)
+    parser.add_argument("--host", type=str, default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--served-model-name", type=str, default=None)
+    parser.add_argument("--api-key", type=str, default=None, help="or the variable LING_API_KEY")
+    ns = parser.parse_args(args)
+    from .serve.app import serve
+
+    return serve(
+        ns.model, host=ns.host, port=ns.port, served_model_name=ns.served_model_name,
+        api_key=ns.api_key, max_model_len=ns.max_model_len, dtype=ns.dtype, speculative=ns.speculative,
+    )
+
+
+# ---- measuring ---------------------------------------------------------------------------------
+
+
+def _eval(args: list[str]) -> None:
+    parser = _parser("eval")
+    parser.add_argument("model", type=str, help="model folder")
+    parser.add_argument("--tasks", type=str, default="ppl", help="ppl")
+    parser.add_argument("--data", type=str, nargs="+", required=True, help=".bin/.idx prefix, jsonl or text files")
+    parser.add_argument("--seq-length", type=int, default=None, help="tokens per row (default: the model's, at most 1024)")
+    parser.add_argument("--rows", type=int, default=None, help="rows to score (default all)")
+    parser.add_argument("--dtype", type=str, default="float32")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    ns = parser.parse_args(args)
+    if ns.tasks != "ppl":
+        raise UsageError(f"no task `{ns.tasks}`; there is `ppl`")
+    from .eval.perplexity import perplexity
+
+    report = perplexity(ns.model, ns.data, seq_length=ns.seq_length, rows=ns.rows, dtype=ns.dtype)
+    _say(report, ns.json, ", ".join(f"{k} {v}" for k, v in report.items()))
+
+
+def _bench(args: list[str]) -> None:
+    if not args or args[0] not in ("train", "decode"):
+        raise UsageError("bench: expected `ling bench train` or `ling bench decode`")
+    parser = _parser(f"bench {args[0]}")
+    parser.add_argument("model", type=str, nargs="?", default="ling-nano", help="preset")
+    parser.add_argument("--pairs", type=int, default=3, help="measured pairs")
+    parser.add_argument("--json", action="store_true", help="print only JSON")
+    ns = parser.parse_args(args[1:])
+    from .eval import bench
+
+    report = bench.train(ns.model, ns.pairs) if args[0] == "train" else bench.decode(ns.model, ns.pairs)
+    print(json.dumps({k: v for k, v in report.items() if k != "line"}))
+    if not ns.json:
+        print(report["line"])
+
+
+def _doctor(args: list[str]) -> None:
+    parser = _parser("doctor")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    ns = parser.parse_args(args)
+    from .ops.doctor import doctor
+
+    report = doctor()
+    _say(report, ns.json, "\n".join(f"{k:<14} {v}" for k, v in report.items()))
+
+
+def _quickstart(args: list[str]) -> int:
+    parser = _parser("quickstart")
+    parser.add_argument("--out", type=str, default="quickstart", help="folder for everything it makes")
+    parser.add_argument("--minutes", type=float, default=3.5, help="training time to aim for")
+    ns = parser.parse_args(args)
+    from .quickstart import quickstart
+
+    return quickstart(ns.out, ns.minutes)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
