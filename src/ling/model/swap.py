@@ -79,11 +79,11 @@ class RowBlockExperts(nn.Module):
         self.gate_proj, self.up_proj, self.down_proj = base.gate_proj, base.up_proj, base.down_proj
 
     def forward(self, x_TD: Tensor, ids_TA: Tensor, weights_TA: Tensor) -> Tensor:
-        order_N, offsets = grouped.sort_by_expert(ids_TA, self.gate_proj.shape[0])
-        x_ND = x_TD.index_select(0, order_N // ids_TA.shape[1])
+        position_N, offsets = grouped.place_by_expert(ids_TA, self.gate_proj.shape[0], ROW_BLOCK)
+        x_ND = grouped.scatter_rows(x_TD, position_N, offsets[-1])
         y_ND = torch.empty_like(x_ND)
         for e, rows in grouped.experts_with_rows(offsets):
             weights = (self.gate_proj[e], self.up_proj[e], self.down_proj[e])
-            y_ND[rows] = in_row_blocks(x_ND[rows], lambda r, w=weights: reference.swiglu(r, *w))
-        y_TAD = torch.empty_like(y_ND).index_copy_(0, order_N, y_ND).unflatten(0, ids_TA.shape)
+            y_ND[rows] = reference.swiglu(x_ND[rows], *weights)
+        y_TAD = y_ND.index_select(0, position_N).unflatten(0, ids_TA.shape)
         return (y_TAD.float() * weights_TA[..., None]).sum(1).to(x_TD.dtype)

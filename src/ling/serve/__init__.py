@@ -1,0 +1,1 @@
+"""OpenAI-compatible HTTP server; imports nothing until `ling.serve.app` is asked for."""

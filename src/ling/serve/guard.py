@@ -1,0 +1,145 @@
+"""What is decided before a request is read: who may ask, from where, how much and in which form."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ..errors import RequestError
+from .problems import as_request_error, problem_response, request_id
+
+log = logging.getLogger("ling.serve")
+
+OPEN_PATHS = ("/health",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """What the guard lets through."""
+
+    api_key: str | None = None
+    """Key that every path but `/health` asks for; None asks for none."""
+    hosts: frozenset[str] | None = None
+    """Names a `Host` header may carry (a web page that rebinds its name to us carries another)."""
+    max_body_bytes: int = 8 << 20
+    """Larger bodies get 413."""
+
+
+class Guard:
+    """ASGI middleware around the whole app; also gives each request its id and its log line."""
+
+    def __init__(self, app: ASGIApp, rules: Rules) -> None:
+        self._app, self._rules = app, rules
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Check and pass on, or answer with an error."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        name, start, status = f"req_{uuid.uuid4().hex}", time.perf_counter(), 0
+        request_id.set(name)
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                own = (b"x-request-id", name.encode())
+                message["headers"] = [*message.get("headers", []), own]
+            await send(message)
+
+        try:
+            self._check_head(scope)
+            replay = await self._read_body(scope, receive)
+        except RequestError as error:
+            # The rest of the body is unread, so the connection cannot be used again.
+            await problem_response(error, {"Connection": "close"})(scope, receive, send_with_id)
+        else:
+            await self._answer(scope, replay, send_with_id, lambda: status > 0)
+        finally:
+            # `raw_path` is still percent-encoded, so a path cannot forge a line or move a cursor.
+            path = (scope.get("raw_path") or b"?")[:200].decode("ascii", "replace")
+            took_ms = (time.perf_counter() - start) * 1e3
+            log.info("%s %s %s %d %.0f ms", name, scope["method"], path, status, took_ms)
+
+    async def _answer(
+        self, scope: Scope, receive: Receive, send: Send, started: Callable[[], bool]
+    ) -> None:
+        try:
+            await self._app(scope, receive, send)
+        except Exception as error:
+            # Logged here under the request's id; half a reply can only be cut off.
+            reply = problem_response(as_request_error(error))
+            if started():
+                raise
+            await reply(scope, receive, send)
+
+    def _check_head(self, scope: Scope) -> None:
+        headers = Headers(scope=scope)
+        rules = self._rules
+        if rules.hosts is not None and _host_name(headers.get("host", "")) not in rules.hosts:
+            raise RequestError("this `Host` is not served here", status=403)
+        if rules.api_key is not None and scope["path"] not in OPEN_PATHS:
+            _check_key(headers, rules.api_key)
+        if scope["method"] not in ("POST", "PUT", "PATCH"):
+            return
+        if headers.get("content-encoding", "identity").lower() != "identity":
+            raise RequestError("compressed bodies are not read", status=415)
+        if headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
+            raise RequestError("`Content-Type` must be `application/json`", status=415)
+
+    async def _read_body(self, scope: Scope, receive: Receive) -> Receive:
+        """The whole body, bounded, as a `receive` that gives it back in one piece."""
+        limit = self._rules.max_body_bytes
+        length = Headers(scope=scope).get("content-length", "")
+        if length.isascii() and length.isdigit() and int(length[:20]) > limit:
+            raise _too_large(limit)
+        pieces: list[bytes] = []
+        size, more = 0, True
+        while more:
+            message = await receive()
+            if message["type"] != "http.request":
+                raise RequestError("the client left before its request was whole")
+            pieces.append(message.get("body", b""))
+            size, more = size + len(pieces[-1]), message.get("more_body", False)
+            if size > limit:
+                raise _too_large(limit)
+        body: Message | None = {
+            "type": "http.request",
+            "body": b"".join(pieces),
+            "more_body": False,
+        }
+
+        async def replay() -> Message:
+            nonlocal body
+            if body is None:
+                return await receive()
+            first, body = body, None
+            return first
+
+        return replay
+
+
+def _too_large(limit: int) -> RequestError:
+    return RequestError(f"the body is larger than {limit} bytes", status=413)
+
+
+def _check_key(headers: Headers, api_key: str) -> None:
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    # Starlette decodes headers as Latin-1, so this gives back the bytes that were sent.
+    given = key.strip().encode("latin-1")
+    if scheme.lower() != "bearer" or not hmac.compare_digest(given, api_key.encode()):
+        raise RequestError("a valid API key is needed", status=401, code="invalid_api_key")
+
+
+def _host_name(host: str) -> str:
+    """Host header without its port, lower case; `[::1]:8000` gives `::1`."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0].lower()
+    return host.partition(":")[0].lower()

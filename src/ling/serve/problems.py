@@ -1,0 +1,113 @@
+"""Errors in OpenAI's shape: one function makes the reply, handlers bring every failure to it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from contextvars import ContextVar
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+
+from ..errors import InputError, LingError, RequestError
+
+log = logging.getLogger("ling.serve")
+request_id: ContextVar[str] = ContextVar("request_id", default="-")
+"""Id of the request being served, for log lines."""
+
+RETRY_AFTER_S = 5
+_TYPES = {401: "authentication_error", 429: "rate_limit_error"}
+_CODES = {
+    403: "forbidden",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "request_too_large",
+    415: "unsupported_media_type",
+    429: "rate_limit_exceeded",
+    500: "internal_error",
+}
+MAX_MESSAGE = 500
+
+
+def as_request_error(error: BaseException) -> RequestError:
+    """Any failure as something that may be told to a client.
+
+    What is not the input's fault is logged and told without details.
+    """
+    if isinstance(error, RequestError):
+        return error
+    if isinstance(error, InputError):
+        return RequestError(str(error))
+    if isinstance(error, LingError):
+        log.error("%s %s", request_id.get(), _one_line(str(error)))
+    else:
+        log.error("%s unexpected %s", request_id.get(), type(error).__name__, exc_info=error)
+    return RequestError("the server failed on this request", status=500)
+
+
+def problem_json(error: RequestError) -> str:
+    """Body of an error reply; ASCII only, so that no input can break it."""
+    status = error.status
+    kind = _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    body = {
+        "message": _one_line(str(error))[:MAX_MESSAGE],
+        "type": kind,
+        "param": error.param,
+        "code": error.code or _CODES.get(status),
+    }
+    return json.dumps({"error": body})
+
+
+def problem_response(error: RequestError, headers: dict[str, str] | None = None) -> Response:
+    """The reply for `error`, with the headers its status asks for."""
+    headers = dict(headers or {})
+    if error.status in (429, 503):
+        headers["Retry-After"] = str(RETRY_AFTER_S)
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return Response(problem_json(error), error.status, headers, media_type="application/json")
+
+
+def install_handlers(app: FastAPI) -> None:
+    """Make every failure of `app` answer in OpenAI's shape."""
+
+    async def on_ling(_: Request, error: Exception) -> Response:
+        return problem_response(as_request_error(error))
+
+    async def on_invalid(_: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        return problem_response(_first_fault(error.errors()[0]))
+
+    async def on_http(_: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        message = str(error.detail).lower()
+        return problem_response(
+            RequestError(message, status=error.status_code), dict(error.headers or {})
+        )
+
+    app.add_exception_handler(LingError, on_ling)
+    app.add_exception_handler(RequestValidationError, on_invalid)
+    app.add_exception_handler(HTTPException, on_http)
+
+
+def _first_fault(fault: dict[str, Any]) -> RequestError:
+    """pydantic's first complaint; checks of ours carry their own `RequestError`."""
+    cause = fault.get("ctx", {}).get("error")
+    if isinstance(cause, RequestError):
+        return cause
+    where = fault["loc"][1:]  # without "body"
+    if fault["type"] == "json_invalid":
+        return RequestError(f"the body is not valid JSON: {cause}".rstrip(": "))
+    param = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in where).lstrip(".")
+    message = str(cause) if isinstance(cause, ValueError) else fault["msg"]
+    if not param:
+        return RequestError("the body is not a JSON object")
+    return RequestError(f"`{param}`: {message[:1].lower()}{message[1:]}", param=param)
+
+
+def _one_line(text: str) -> str:
+    """Without line breaks and other control characters."""
+    return "".join(c if c.isprintable() else " " for c in text)

@@ -1,0 +1,131 @@
+"""Request bodies to token ids and sampling parameters; runs in threads, never on the event loop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ..errors import RequestError
+from .schema import ChatRequest, CompletionRequest, Message, Sampling
+
+if TYPE_CHECKING:
+    from ..data.tokenizer import Tokenizer
+    from ..llm import LLM, RequestOutput, SamplingParams
+    from .service import Job
+
+DEFAULT_COMPLETION_TOKENS = 16
+
+
+def tokenizer_of(llm: LLM, param: str) -> Tokenizer:
+    """The model's tokenizer; raises `RequestError` when it has none."""
+    if llm.tokenizer is None:
+        raise RequestError("this model has no tokenizer: it reads token ids only", param=param)
+    return llm.tokenizer
+
+
+def encode_text(llm: LLM, text: str, param: str = "prompt") -> list[int]:
+    """Ids of a prompt; control tokens in it count, as in other servers."""
+    return tokenizer_of(llm, param).encode(text, parse_special=True)
+
+
+def encode_chat(llm: LLM, messages: Sequence[Message], add_generation_prompt: bool) -> list[int]:
+    """Render the conversation with the model's template, then encode it."""
+    tokenizer_of(llm, "messages")
+    plain = [_plain(m) for m in messages]
+    text = llm.render(plain, add_generation_prompt=add_generation_prompt)
+    return encode_text(llm, text, "messages")
+
+
+def text_of(llm: LLM, ids: Sequence[int]) -> str:
+    """Text of a prompt given as ids, control tokens included; empty without a tokenizer."""
+    return "" if llm.tokenizer is None else llm.tokenizer.decode(ids, skip_special_tokens=False)
+
+
+def decode(llm: LLM, ids: list[int]) -> str:
+    """Text of `ids`; raises `RequestError` for ids that stand for nothing."""
+    tokenizer = tokenizer_of(llm, "tokens")
+    _check_ids(llm, ids, "tokens")
+    return tokenizer.decode(ids, skip_special_tokens=False)
+
+
+def completion_prompts(llm: LLM, body: CompletionRequest) -> list[list[int]]:
+    """Ids of every prompt of a completion request."""
+    return [encode_text(llm, p) if isinstance(p, str) else _check_ids(llm, p) for p in body.prompt]
+
+
+def score(llm: LLM, jobs: Sequence[Job], top: int) -> list[RequestOutput]:
+    """Log probabilities of whole prompts, and one new token each, all prompts in one call."""
+    params = [replace(job.params, max_tokens=1, min_tokens=0, prompt_logprobs=top) for job in jobs]
+    return llm.generate([{"prompt_token_ids": job.prompt_token_ids} for job in jobs], params)
+
+
+def chat_params(llm: LLM, body: ChatRequest, prompt: list[int]) -> list[SamplingParams]:
+    """Parameters of the `n` choices; without a limit the answer may fill the context."""
+    limit = body.max_completion_tokens or body.max_tokens
+    logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    return _params(llm, body, prompt, limit, logprobs, "messages")
+
+
+def completion_params(llm: LLM, body: CompletionRequest, prompt: list[int]) -> list[SamplingParams]:
+    """Parameters of the `n` choices of one prompt."""
+    limit = DEFAULT_COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens
+    return _params(llm, body, prompt, max(limit, 1), body.logprobs, "prompt")
+
+
+def _params(
+    llm: LLM,
+    body: Sampling,
+    prompt: list[int],
+    limit: int | None,
+    logprobs: int | None,
+    param: str,
+) -> list[SamplingParams]:
+    from ..llm import SamplingParams
+
+    room = _room(llm, prompt, param)
+    fields = "min_tokens stop_token_ids ignore_eos skip_special_tokens include_stop_str_in_output"
+    sampling = "temperature top_p top_k min_p repetition_penalty presence_penalty frequency_penalty"
+    given = {name: getattr(body, name) for name in f"{fields} {sampling}".split()}
+    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    options |= {"max_tokens": room if limit is None else min(limit, room), "logprobs": logprobs}
+    if body.stop:
+        tokenizer_of(llm, "stop")
+        options["stop"] = body.stop
+    # Each choice has its own seed, so that `n` choices differ and are repeatable.
+    seeds = [None if body.seed is None else (body.seed + i) % 2**63 for i in range(body.n or 1)]
+    return [SamplingParams(seed=seed, **options) for seed in seeds]
+
+
+def _room(llm: LLM, prompt: list[int], param: str) -> int:
+    """Tokens that still fit behind `prompt`; raises `RequestError` when none does."""
+    if not prompt:
+        raise RequestError("the prompt is empty", param=param)
+    room = llm.max_model_len - len(prompt)
+    if room < 1:
+        raise RequestError(
+            f"this model's context holds {llm.max_model_len} tokens, the prompt has {len(prompt)} "
+            "and at least one must be left for the answer",
+            code="context_length_exceeded",
+            param=param,
+        )
+    return room
+
+
+def _check_ids(llm: LLM, ids: list[int], param: str = "prompt") -> list[int]:
+    bad = next((i for i in ids if not 0 <= i < llm.config.vocab_size), None)
+    if bad is not None:
+        raise RequestError(
+            f"token id {str(bad)[:30]} is not in the vocabulary of {llm.config.vocab_size}",
+            param=param,
+        )
+    return ids
+
+
+def _plain(message: Message) -> dict[str, Any]:
+    # OpenAI's newer name for the same role; templates know only the old one.
+    role = "system" if message.role == "developer" else message.role
+    plain: dict[str, Any] = {"role": role, "content": message.content}
+    if message.reasoning_content is not None:
+        plain["reasoning_content"] = message.reasoning_content
+    return plain

@@ -1,0 +1,18 @@
+"""A client of an app on the stand-in model."""
+
+import pytest
+from fake_llm import NAME, FakeLLM
+from fastapi.testclient import TestClient
+
+from ling.serve.app import create_app
+
+
+@pytest.fixture
+def llm() -> FakeLLM:
+    return FakeLLM()
+
+
+@pytest.fixture
+def client(llm):
+    with TestClient(create_app(llm, served_model_name=NAME)) as client:
+        yield client

@@ -1,0 +1,110 @@
+"""A stand-in for `ling.LLM`: tokens are bytes, the answer is a script, so tests know every reply."""
+
+from __future__ import annotations
+
+import codecs
+import threading
+import time
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+SCRIPT = "Grüße, 世界 ☃!"
+NAME = "fake"
+
+
+class FakeTokenizer:
+    """One token a byte."""
+
+    def encode(self, text: str, *, parse_special: bool = False) -> list[int]:
+        return list(text.encode())
+
+    def decode(self, ids, *, skip_special_tokens: bool = True) -> str:
+        return bytes(ids).decode("utf-8", "replace")
+
+
+class FakeLLM:
+    """Answers `script`, or `script` and the seed when one is given.
+
+    `open_streams` counts requests that hold their place, `step_s` is the time of one token.
+    """
+
+    max_model_len = 200
+
+    def __init__(self, script: str = SCRIPT, step_s: float = 0.0, tokenizer: bool = True) -> None:
+        self.script, self.step_s = script, step_s
+        self.tokenizer = FakeTokenizer() if tokenizer else None
+        self.config = SimpleNamespace(vocab_size=256)
+        self.open_streams = 0
+        self.steps = 0
+        self.error: Exception | None = None
+        self.error_after = 0
+        self.params: list = []
+        self._lock = threading.Lock()
+
+    def render(self, messages, tools=None, add_generation_prompt=True) -> str:
+        text = "".join(f"<{m['role']}>{m['content']}" for m in messages)
+        return text + ("<assistant>" if add_generation_prompt else "")
+
+    def stream(self, prompt, params) -> Iterator[SimpleNamespace]:
+        with self._lock:
+            self.open_streams += 1
+            self.params.append(params)
+        try:
+            yield from self._stream(params)
+        finally:
+            with self._lock:
+                self.open_streams -= 1
+
+    def _stream(self, params) -> Iterator[SimpleNamespace]:
+        seed = "" if params.seed is None else str(params.seed)
+        ids = list((self.script + seed).encode())
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        ids = ids if params.max_tokens >= len(ids) else ids[: params.max_tokens]
+        reason = "length" if params.max_tokens <= len(ids) else "stop"
+        for i, token in enumerate(ids):
+            if self.error is not None and i >= self.error_after:
+                raise self.error
+            time.sleep(self.step_s)
+            self.steps += 1
+            is_last = i == len(ids) - 1
+            text = decoder.decode(bytes([token]))
+            yield SimpleNamespace(
+                text=text,
+                token_ids=[token],
+                logprobs=None if params.logprobs is None else [candidates(token, params.logprobs)],
+                finish_reason=reason if is_last else None,
+            )
+
+    def generate(self, requests, params, use_tqdm=False) -> list[SimpleNamespace]:
+        outputs = []
+        for request, p in zip(requests, params, strict=True):
+            ids = request["prompt_token_ids"]
+            chunk = next(self._stream(p))
+            marks = [None] + [candidates(i, p.prompt_logprobs) for i in ids[1:]]
+            answer = SimpleNamespace(
+                text=chunk.text,
+                token_ids=chunk.token_ids,
+                logprobs=chunk.logprobs,
+                finish_reason="length",
+            )
+            outputs.append(
+                SimpleNamespace(prompt_token_ids=ids, prompt_logprobs=marks, outputs=[answer])
+            )
+        return outputs
+
+
+def candidates(token: int, k: int) -> dict[int, SimpleNamespace]:
+    """The chosen token at log probability -0.5, then `k` - 1 less likely ones."""
+    ids = [token] + [(token + 1 + i) % 128 for i in range(max(k - 1, 0))]
+    return {
+        t: SimpleNamespace(logprob=-0.5 - i, rank=i + 1, decoded_token=chr(t) if t < 128 else "\ufffd")
+        for i, t in enumerate(ids)
+    }
+
+
+def wait_until(condition, limit_s: float = 5.0) -> None:
+    """Poll `condition`; fails the test when it does not come true."""
+    end = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.01)
