@@ -1,4 +1,4 @@
-"""A stand-in for `ling.LLM`: tokens are bytes, the answer is a script, so tests know every reply."""
+"""A stand-in for `ling.LLM`: tokens are bytes and the answer is a script that tests know."""
 
 from __future__ import annotations
 
@@ -97,7 +97,9 @@ def candidates(token: int, k: int) -> dict[int, SimpleNamespace]:
     """The chosen token at log probability -0.5, then `k` - 1 less likely ones."""
     ids = [token] + [(token + 1 + i) % 128 for i in range(max(k - 1, 0))]
     return {
-        t: SimpleNamespace(logprob=-0.5 - i, rank=i + 1, decoded_token=chr(t) if t < 128 else "\ufffd")
+        t: SimpleNamespace(
+            logprob=-0.5 - i, rank=i + 1, decoded_token=chr(t) if t < 128 else "\ufffd"
+        )
         for i, t in enumerate(ids)
     }
 

@@ -1,5 +1,6 @@
 """Replies to good requests."""
 
+import itertools
 import json
 
 import pytest
@@ -68,7 +69,9 @@ def test_chat_stream_is_role_then_text_then_reason(client):
     assert deltas[0] == {"role": "assistant", "content": ""}
     assert "".join(d.get("content", "") for d in deltas) == SCRIPT
     assert deltas[-1] == {}
-    assert [e["choices"][0]["finish_reason"] for e in events] == [None] * (len(events) - 1) + ["stop"]
+    assert [e["choices"][0]["finish_reason"] for e in events] == [None] * (len(events) - 1) + [
+        "stop"
+    ]
     assert len({e["id"] for e in events}) == 1
     assert all("usage" not in e for e in events)
 
@@ -88,7 +91,9 @@ def test_running_usage_grows_with_every_event(client):
     assert spent[-1] == 5
 
 
-@pytest.mark.parametrize("script", ["a\u2028b\x85c\u2029d", 'quote " back \\ nul \x00 bell \x07\r\n'])
+@pytest.mark.parametrize(
+    "script", ["a\u2028b\x85c\u2029d", 'quote " back \\ nul \x00 bell \x07\r\n']
+)
 def test_any_text_survives_the_event_stream(script):
     with TestClient(create_app(FakeLLM(script), served_model_name=NAME)) as client:
         body = {**CHAT, "stream": True}
@@ -99,10 +104,20 @@ def test_any_text_survives_the_event_stream(script):
     assert "".join(e["choices"][0]["delta"].get("content", "") for e in events) == script
 
 
+def test_silence_is_filled_with_comments():
+    app = create_app(FakeLLM(step_s=0.1), served_model_name=NAME, keep_alive_s=0.02)
+    with TestClient(app) as client:
+        reply = client.post("/v1/completions", json={**PLAIN, "stream": True, "max_tokens": 3})
+    assert ": keep-alive\n\n" in reply.text
+    assert "".join(e["choices"][0]["text"] for e in sse(reply.text)[:-1]) == "Gr"
+
+
 def test_choices_have_their_own_seeds(client, llm):
     reply = client.post("/v1/chat/completions", json={**CHAT, "n": 3, "seed": 7}).json()
     assert [c["index"] for c in reply["choices"]] == [0, 1, 2]
-    assert [c["message"]["content"] for c in reply["choices"]] == [f"{SCRIPT}{7 + i}" for i in range(3)]
+    assert [c["message"]["content"] for c in reply["choices"]] == [
+        f"{SCRIPT}{7 + i}" for i in range(3)
+    ]
     events = streamed(client, "/v1/chat/completions", {**CHAT, "n": 3, "seed": 7})
     texts = ["", "", ""]
     for event in events:
@@ -168,14 +183,18 @@ def test_text_parts_and_developer_role_are_read(client):
 
 def test_chat_logprobs_list_the_best_tokens(client):
     body = {**CHAT, "logprobs": True, "top_logprobs": 2, "max_tokens": 3}
-    entries = client.post("/v1/chat/completions", json=body).json()["choices"][0]["logprobs"]["content"]
+    entries = client.post("/v1/chat/completions", json=body).json()["choices"][0]["logprobs"][
+        "content"
+    ]
     assert [e["token"] for e in entries] == ["G", "r", "\ufffd"]
     assert [t["token"] for t in entries[0]["top_logprobs"]] == ["G", "H"]
     assert entries[0]["bytes"] == [ord("G")]
     events = streamed(client, "/v1/chat/completions", body)
     chunks = [e["choices"][0]["logprobs"] for e in events]
     assert [e for c in chunks if c for e in c["content"]] == entries
-    bare = client.post("/v1/chat/completions", json={**CHAT, "logprobs": True, "max_tokens": 1}).json()
+    bare = client.post(
+        "/v1/chat/completions", json={**CHAT, "logprobs": True, "max_tokens": 1}
+    ).json()
     assert bare["choices"][0]["logprobs"]["content"][0]["top_logprobs"] == []
 
 
@@ -236,7 +255,7 @@ def test_echo_streams_prompt_first_and_offsets_go_on(client):
     events = streamed(client, "/v1/completions", body)
     assert "".join(e["choices"][0]["text"] for e in events) == "abGr"
     offsets = [e["choices"][0]["logprobs"]["text_offset"] for e in events]
-    assert sum(offsets, []) == [0, 1, 2, 3]
+    assert list(itertools.chain(*offsets)) == [0, 1, 2, 3]
 
 
 def test_tokenize_and_detokenize_are_inverse(client):

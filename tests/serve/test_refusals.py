@@ -1,13 +1,15 @@
 """Every way to ask wrongly, and the shape of the answer."""
 
+import concurrent.futures
 import gzip
 import json
 
 import pytest
-from fake_llm import NAME, FakeLLM
+from fake_llm import NAME, FakeLLM, wait_until
 from fastapi.testclient import TestClient
 
 from ling.errors import RunError
+from ling.serve import service
 from ling.serve.app import create_app
 
 CHAT = {"model": NAME, "messages": [{"role": "user", "content": "hi"}]}
@@ -37,9 +39,19 @@ BAD_CHAT = [
     ("messages[0].content", {"messages": [{"role": "user", "content": "\ud800"}]}),
     (
         "messages[0].content",
-        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x"}}]}]},
+        {
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [{"type": "image_url", "image_url": {"url": "http://x"}}],
+                }
+            ]
+        },
     ),
-    ("messages[0].tool_calls", {"messages": [{"role": "assistant", "content": "x", "tool_calls": [{}]}]}),
+    (
+        "messages[0].tool_calls",
+        {"messages": [{"role": "assistant", "content": "x", "tool_calls": [{}]}]},
+    ),
     ("n", {"n": 10**9}),
     ("n", {"n": 0}),
     ("n", {"n": True}),
@@ -77,10 +89,14 @@ BAD_CHAT = [
 ]
 
 
-@pytest.mark.parametrize(("param", "change"), BAD_CHAT, ids=[f"{i}-{p}" for i, (p, _) in enumerate(BAD_CHAT)])
+@pytest.mark.parametrize(
+    ("param", "change"), BAD_CHAT, ids=[f"{i}-{p}" for i, (p, _) in enumerate(BAD_CHAT)]
+)
 def test_bad_chat_field_is_named(client, param, change):
-    # `json=` of the client refuses half surrogate pairs; the escaped form is what a client can send.
-    reply = client.post("/v1/chat/completions", content=json.dumps({**CHAT, **change}), headers=JSON)
+    # `json=` of the client refuses half surrogate pairs; escaped they can be sent.
+    reply = client.post(
+        "/v1/chat/completions", content=json.dumps({**CHAT, **change}), headers=JSON
+    )
     error = problem(reply, 400)
     assert error["type"] == "invalid_request_error"
     assert error["param"] == param
@@ -105,7 +121,9 @@ BAD_PLAIN = [
 ]
 
 
-@pytest.mark.parametrize(("param", "change"), BAD_PLAIN, ids=[f"{i}-{p}" for i, (p, _) in enumerate(BAD_PLAIN)])
+@pytest.mark.parametrize(
+    ("param", "change"), BAD_PLAIN, ids=[f"{i}-{p}" for i, (p, _) in enumerate(BAD_PLAIN)]
+)
 def test_bad_completion_field_is_named(client, param, change):
     assert problem(client.post("/v1/completions", json={**PLAIN, **change}), 400)["param"] == param
 
@@ -137,7 +155,10 @@ def test_bad_body_is_refused_and_the_server_lives(client, body):
 
 def test_nan_is_blamed_on_its_field(client):
     body = b'{"model": "fake", "prompt": "x", "temperature": NaN}'
-    assert problem(client.post("/v1/completions", content=body, headers=JSON), 400)["param"] == "temperature"
+    assert (
+        problem(client.post("/v1/completions", content=body, headers=JSON), 400)["param"]
+        == "temperature"
+    )
 
 
 def test_prompt_over_context_names_both_numbers(client, llm):
@@ -183,8 +204,22 @@ def test_large_body_is_refused_by_its_length_and_by_its_bytes(llm):
 @pytest.mark.parametrize("key", ["secret", "schlüssel"])
 def test_api_key_guards_everything_but_health(llm, key):
     with TestClient(create_app(llm, served_model_name=NAME, api_key=key)) as client:
-        bad = [b"", b"Bearer", b"Bearer wrong", b"Basic " + key.encode(), b"Bearer \xff\xfe", key.encode()]
-        paths = ["/v1/models", "/openapi.json", "/version", "//health", "/health/", "/v1/../health", "/x"]
+        bad = [
+            b"",
+            b"Bearer",
+            b"Bearer wrong",
+            b"Basic " + key.encode(),
+            b"Bearer \xff\xfe",
+            key.encode(),
+        ]
+        paths = [
+            "/v1/models",
+            "/openapi.json",
+            "/version",
+            "/health/",
+            "/health%2f..%2fv1/models",
+            "/x",
+        ]
         for path in paths:
             for value in bad:
                 reply = client.get(path, headers={"Authorization": value})
@@ -199,7 +234,10 @@ def test_api_key_guards_everything_but_health(llm, key):
 def test_foreign_host_is_refused_when_hosts_are_known(llm):
     app = create_app(llm, served_model_name=NAME, allowed_hosts=frozenset({"127.0.0.1", "::1"}))
     with TestClient(app) as client:
-        assert problem(client.get("/health", headers={"Host": "evil.example"}), 403)["code"] == "forbidden"
+        assert (
+            problem(client.get("/health", headers={"Host": "evil.example"}), 403)["code"]
+            == "forbidden"
+        )
         for host in ("127.0.0.1:8000", "127.0.0.1", "[::1]:8000"):
             assert client.get("/health", headers={"Host": host}).status_code == 200
 
@@ -216,7 +254,10 @@ def test_no_model_yet_means_503_with_retry_after():
 
 def test_engine_error_is_500_without_details_and_others_go_on(client, llm):
     llm.error = RuntimeError("secret path")
-    for path, body in (("/v1/completions", PLAIN), ("/v1/chat/completions", {**CHAT, "stream": True})):
+    for path, body in (
+        ("/v1/completions", PLAIN),
+        ("/v1/chat/completions", {**CHAT, "stream": True}),
+    ):
         reply = client.post(path, json=body)
         assert problem(reply, 500)["type"] == "server_error"
         assert "secret" not in reply.text
@@ -233,6 +274,32 @@ def test_engine_error_in_mid_stream_is_an_event(client, llm):
     assert json.loads(events[-2])["error"]["type"] == "server_error"
     assert events[-1] == "[DONE]"
     assert llm.open_streams == 0
+
+
+def test_full_queue_is_429_with_retry_after(monkeypatch):
+    monkeypatch.setattr(service, "MAX_CHOICES_WAITING", 2)
+    llm = FakeLLM(step_s=0.05)
+    body = {**PLAIN, "n": 2, "max_tokens": 20}
+    with TestClient(create_app(llm, served_model_name=NAME)) as client:
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            first = pool.submit(client.post, "/v1/completions", json=body)
+            wait_until(lambda: llm.open_streams == 2)
+            second = client.post("/v1/completions", json=body)
+        assert problem(second, 429)["type"] == "rate_limit_error"
+        assert int(second.headers["retry-after"]) > 0
+        assert first.result().status_code == 200
+        assert client.post("/v1/completions", json=body).status_code == 200
+
+
+def test_log_has_request_id_and_no_prompt_and_no_forged_line(client, caplog):
+    caplog.set_level("INFO", "ling.serve")
+    reply = client.post("/v1/completions", json={**PLAIN, "prompt": "private"})
+    client.get("/%0d%0aforged%1b[2J")
+    lines = [r.getMessage() for r in caplog.records if r.name == "ling.serve"]
+    assert reply.headers["x-request-id"] in lines[0]
+    assert "private" not in caplog.text
+    assert "/%0d%0aforged%1b" in lines[1]
+    assert all(line.isprintable() for line in lines)
 
 
 def test_every_reply_has_its_own_request_id(client):

@@ -82,7 +82,7 @@ def serve(
     """
     _require_extra()
     key = _checked_key(api_key)
-    name = served_model_name or Path(model).name or str(model)
+    name = served_model_name or Path(os.path.abspath(model)).name
     listener = _listen(host, port)
     try:
         is_local = ipaddress.ip_address(listener.getsockname()[0].split("%")[0]).is_loopback

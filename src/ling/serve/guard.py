@@ -83,6 +83,9 @@ class Guard:
     def _check_head(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
         rules = self._rules
+        if "content-length" in headers and "transfer-encoding" in headers:
+            # Two lengths are how one request is smuggled inside another (RFC 9112 §6.1).
+            raise RequestError("both `Content-Length` and `Transfer-Encoding` were sent")
         if rules.hosts is not None and _host_name(headers.get("host", "")) not in rules.hosts:
             raise RequestError("this `Host` is not served here", status=403)
         if rules.api_key is not None and scope["path"] not in OPEN_PATHS:

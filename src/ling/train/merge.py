@@ -1,0 +1,50 @@
+"""`ling merge`: average checkpoints in place of a learning-rate decay (WSM)."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+
+from ..errors import UsageError
+from ..files import atomic_folder
+from ..model.dcp import read_tensors, tensor_metadata
+from . import checkpoint
+from .optim import merge_weights
+
+
+def merge(run: str | Path, out: str | Path, *, last: int, schedule: str = "mean") -> list[str]:
+    """Merge the newest `last` checkpoints of `run` into `out`, in float32; returns their names.
+
+    Every model tensor is averaged, `expert_bias` included (spec: training §6).
+    """
+    run, out = Path(run), Path(out)
+    if out.exists():
+        raise UsageError(f"{out}: exists; give another name")
+    found = checkpoint.checkpoints(run)[-last:] if last > 0 else []
+    if last < 1 or len(found) < last:
+        raise UsageError(f"{run}: holds {len(checkpoint.checkpoints(run))} checkpoints, asked for {last}")
+    total: dict[str, Tensor] = {}
+    for folder, weight in zip(found, merge_weights(last - 1, schedule), strict=True):
+        state = {
+            name: torch.empty(tuple(meta.size), dtype=meta.properties.dtype)
+            for name, meta in tensor_metadata(folder).items()
+            if name.startswith("model.")
+        }
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            read_tensors(folder, state)
+        for name, tensor in state.items():
+            part = tensor.float() * weight
+            total[name] = total[name] + part if name in total else part
+    with atomic_folder(out) as tmp, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dcp.save(total, checkpoint_id=tmp, no_dist=True)
+        (tmp / "config.json").write_text((found[-1] / "config.json").read_text())
+        names = [p.name for p in found]
+        (tmp / "merged.json").write_text(json.dumps({"from": names, "schedule": schedule}) + "\n")
+    return names

@@ -1,0 +1,306 @@
+"""A server in a process of its own: the official client, disconnects, signals, bad addresses."""
+
+import concurrent.futures
+import contextlib
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import openai
+import pytest
+from fake_llm import NAME, SCRIPT, wait_until
+
+from ling.errors import UsageError
+from ling.serve.app import serve
+
+HERE = Path(__file__).parent
+# `/counts` is a route that only this test adds.
+PROGRAM = """
+import sys, time
+sys.path.insert(0, {here!r})
+import ling.llm
+from fake_llm import FakeLLM
+import ling.serve.app as app
+
+class Loaded(FakeLLM):
+    def __init__(self, model, **options):
+        time.sleep({load_s})
+        if model == "broken":
+            raise ling.errors.CheckpointError("broken: no config.json")
+        super().__init__(script={script!r}, step_s={step_s})
+        self.max_model_len = 100_000
+
+import ling.errors
+ling.llm.LLM = Loaded
+make = app.create_app
+
+def with_counts(*args, **kwargs):
+    made = make(*args, **kwargs)
+
+    @made.get("/counts")
+    async def counts():
+        llm = made.state.service.llm
+        return {{"steps": llm.steps, "open": llm.open_streams, "busy": made.state.service.busy}}
+
+    return made
+
+app.create_app = with_counts
+try:
+    sys.exit(app.serve({model!r}, port={port}, served_model_name="fake", drain_s={drain_s}))
+except ling.errors.LingError as error:
+    print("error:", error, file=sys.stderr)
+    sys.exit(error.exit_code)
+"""
+
+
+class Server:
+    """A running server process."""
+
+    def __init__(self, *, env=None, wait=True, **options) -> None:
+        settings = {
+            "here": str(HERE),
+            "model": "m",
+            "script": SCRIPT,
+            "step_s": 0.0,
+            "load_s": 0.0,
+            "drain_s": 5.0,
+            "port": 0,
+            **options,
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM.format(**settings)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **(env or {})},
+        )
+        self.port = settings["port"]
+        if wait:
+            self.line = self.process.stdout.readline()
+            assert self.line.startswith(f"ling: serving {NAME} on http://127.0.0.1:"), self.line
+            self.port = int(self.line.split(":")[-1].split("/")[0])
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    def get(self, path: str) -> tuple[int, dict]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        connection.request("GET", path)
+        reply = connection.getresponse()
+        return reply.status, json.loads(reply.read())
+
+    def counts(self) -> dict:
+        return self.get("/counts")[1]
+
+    def end(self, number: int = signal.SIGTERM) -> tuple[int, str, str]:
+        """Exit code and what was printed after the ready line."""
+        self.process.send_signal(number)
+        out, err = self.process.communicate(timeout=10)
+        return self.process.returncode, out, err
+
+
+@contextlib.contextmanager
+def running(**options):
+    server = Server(**options)
+    try:
+        yield server
+    finally:
+        if server.process.poll() is None:
+            server.process.kill()
+        server.process.communicate()
+
+
+@pytest.fixture(scope="module")
+def server():
+    with running() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def slow():
+    with running(script="x" * 3000, step_s=0.01) as server:
+        yield server
+
+
+def client_of(server: Server, **options) -> openai.OpenAI:
+    return openai.OpenAI(base_url=server.url, api_key="none", max_retries=0, **options)
+
+
+def ask(server: Server, **fields):
+    body = {"model": NAME, "messages": [{"role": "user", "content": "hi"}], **fields}
+    return client_of(server).chat.completions.create(**body)
+
+
+def test_official_client_reads_both_endpoints(server):
+    client = client_of(server)
+    assert [m.id for m in client.models.list()] == [NAME]
+    assert client.models.retrieve(NAME).id == NAME
+    reply = ask(server, logprobs=True, top_logprobs=2)
+    assert reply.choices[0].message.content == SCRIPT
+    assert reply.choices[0].finish_reason == "stop"
+    assert len(reply.choices[0].logprobs.content) == reply.usage.completion_tokens
+    plain = client.completions.create(model=NAME, prompt="a", max_tokens=2, echo=True, logprobs=1)
+    assert plain.choices[0].text == "aGr"
+    assert plain.choices[0].logprobs.token_logprobs[0] is None
+
+
+def test_official_client_streams_both_endpoints(server):
+    events = list(ask(server, stream=True, stream_options={"include_usage": True}))
+    assert "".join(e.choices[0].delta.content or "" for e in events if e.choices) == SCRIPT
+    assert events[0].choices[0].delta.role == "assistant"
+    assert events[-2].choices[0].finish_reason == "stop"
+    assert events[-1].usage.completion_tokens == len(SCRIPT.encode())
+    plain = client_of(server).completions.create(model=NAME, prompt="a", max_tokens=99, stream=True)
+    assert "".join(e.choices[0].text for e in plain) == SCRIPT
+
+
+def test_official_client_raises_its_own_error_types(server):
+    with pytest.raises(openai.BadRequestError) as bad:
+        ask(server, temperature=9)
+    assert (bad.value.param, bad.value.type) == ("temperature", "invalid_request_error")
+    with pytest.raises(openai.NotFoundError) as missing:
+        ask(server, model="other")
+    assert missing.value.code == "model_not_found"
+
+
+def test_concurrent_requests_equal_lone_ones(server):
+    def text(seed: int) -> str:
+        return ask(server, seed=seed).choices[0].message.content
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(text, range(16))) == [f"{SCRIPT}{seed}" for seed in range(16)]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_client_that_leaves_frees_its_request(slow, stream):
+    body = {"model": NAME, "prompt": "a", "max_tokens": 3000, "stream": stream, "n": 2}
+    connection = http.client.HTTPConnection("127.0.0.1", slow.port, timeout=5)
+    headers = {"Content-Type": "application/json"}
+    connection.request("POST", "/v1/completions", json.dumps(body), headers)
+    if stream:
+        assert connection.getresponse().read(20)
+    wait_until(lambda: slow.counts()["open"] == 2)
+    assert slow.get("/health")[0] == 200  # the loop is free while it generates
+    connection.sock.close()
+    connection.close()
+    wait_until(lambda: slow.counts() == {**slow.counts(), "open": 0, "busy": False})
+    assert slow.counts()["steps"] < 3000
+
+
+def test_sigterm_lets_streams_end_refuses_new_ones_and_exits_0():
+    with running(script="x" * 60, step_s=0.02) as server:
+        stream = iter(ask(server, stream=True))
+        next(stream)
+        server.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: server.get("/health")[0] == 503)
+        with pytest.raises(openai.InternalServerError) as refused:
+            ask(server)
+        assert refused.value.status_code == 503
+        assert int(refused.value.response.headers["retry-after"]) > 0
+        rest = list(stream)
+        assert rest[-1].choices[0].finish_reason == "stop"
+        assert sum(len(e.choices[0].delta.content or "") for e in rest) == 60
+        out, err = server.process.communicate(timeout=10)
+        assert (server.process.returncode, out, err) == (0, "", "")
+
+
+def test_drain_limit_ends_a_stream_with_an_error_and_done():
+    with running(script="x" * 3000, step_s=0.01, drain_s=0.3) as server:
+        body = {"model": NAME, "prompt": "a", "max_tokens": 3000, "stream": True}
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=5)
+        headers = {"Content-Type": "application/json"}
+        connection.request("POST", "/v1/completions", json.dumps(body), headers)
+        reply = connection.getresponse()
+        server.process.send_signal(signal.SIGTERM)
+        events = [e for e in reply.read().decode().split("\n\n") if e]
+        assert json.loads(events[-2][6:])["error"]["type"] == "server_error"
+        assert events[-1] == "data: [DONE]"
+        assert server.process.wait(10) == 0
+
+
+def test_second_signal_ends_at_once():
+    with running(script="x" * 3000, step_s=0.01) as server:
+        next(iter(ask(server, stream=True)))
+        start = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: server.get("/health")[0] == 503)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(10) == 128 + signal.SIGTERM
+        assert time.monotonic() - start < 3
+
+
+def test_health_is_503_while_loading_and_signal_ends_it():
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    with running(load_s=60, wait=False, port=port) as server:
+
+        def loading() -> bool:
+            with contextlib.suppress(OSError):
+                return server.get("/health")[0] == 503
+            return False
+
+        wait_until(loading, 10)
+        assert server.end() == (0, "", "")
+
+
+def test_model_that_cannot_load_ends_the_process_with_one_line():
+    with running(model="broken", wait=False) as server:
+        out, err = server.process.communicate(timeout=10)
+        assert (server.process.returncode, out) == (2, "")
+        assert err == "error: broken: no config.json\n"
+
+
+def test_key_comes_from_the_environment():
+    with running(env={"LING_API_KEY": "secret"}) as server:
+        assert server.get("/v1/models")[0] == 401
+        client = openai.OpenAI(base_url=server.url, api_key="secret")
+        assert [m.id for m in client.models.list()] == [NAME]
+        code, out, err = server.end(signal.SIGINT)
+        assert (code, out, err) == (0, "", "")
+
+
+def test_foreign_host_header_is_refused_by_default(server):
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=5)
+    connection.request("GET", "/health", headers={"Host": "evil.example"})
+    assert connection.getresponse().status == 403
+
+
+def test_two_lengths_close_the_connection(server):
+    request = (
+        b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+        b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
+        connection.sendall(request)
+        answer = b"".join(iter(lambda: connection.recv(4096), b""))
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
+def test_bad_addresses_are_refused_before_the_model_is_touched():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(UsageError, match=f"port {port}: Address already in use"):
+            serve("no such model", port=port)
+    for host in ("nowhere.invalid", "", "192.0.2.1", "a" * 300, "bad\x00host"):
+        with pytest.raises(UsageError):
+            serve("no such model", host=host, port=0)
+    for port in (-1, 65536):
+        with pytest.raises(UsageError, match="0 to 65535"):
+            serve("no such model", port=port)
+
+
+def test_open_address_needs_a_key_and_bad_keys_are_refused():
+    with pytest.raises(UsageError, match="--api-key"):
+        serve("no such model", host="0.0.0.0", port=0)
+    for key in ("", " ", "a\nb", "a "):
+        with pytest.raises(UsageError, match="API key"):
+            serve("no such model", port=0, api_key=key)
