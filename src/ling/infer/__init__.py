@@ -1,0 +1,1 @@
+"""The engine: requests of token ids in, token ids out."""
