@@ -1,0 +1,33 @@
+"""Train, convert and serve Ling 2.0 MoE models.
+
+`import ling` is quick: torch is imported when something that needs it is first touched.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .config import ModelConfig
+    from .llm import LLM
+    from .infer.request import SamplingParams
+    from .model.ling import from_config
+    from .model.weights import load_model as load
+
+_HOMES = {
+    "LLM": ("llm", "LLM"),
+    "ModelConfig": ("config", "ModelConfig"),
+    "SamplingParams": ("infer.request", "SamplingParams"),
+    "from_config": ("model.ling", "from_config"),
+    "load": ("model.weights", "load_model"),
+    "preset": ("presets", "preset"),
+}
+__all__ = ["LLM", "ModelConfig", "SamplingParams", "from_config", "load", "preset"]  # noqa: F822
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module `ling` has no attribute `{name}`")
+    module, attribute = _HOMES[name]
+    return getattr(import_module(f".{module}", __name__), attribute)
