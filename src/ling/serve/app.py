@@ -77,8 +77,8 @@ def serve(
 
     The key may also come from the environment variable LING_API_KEY. The first SIGTERM or SIGINT
     lets running requests end for up to `drain_s` seconds, the second ends the process at once.
-    Raises `UsageError` for an unusable address or key before the model is touched, what loading
-    raises, and `RunError` when the engine dies.
+    Raises `UsageError` for an unusable address or key before the model is touched, and what loading
+    raises.
     """
     _require_extra()
     key = _checked_key(api_key)
@@ -128,7 +128,7 @@ def _run(
             if service.llm is not None and not self.is_announced:
                 self.is_announced = True
                 print(f"ling: serving {_printable(service.name)} on {url}", flush=True)
-            if service.dead:
+            if service.failure is not None:
                 return True
             if not service.draining:
                 return await super().on_tick(counter)
@@ -156,8 +156,8 @@ def _run(
         service.close()
     if isinstance(service.failure, LingError):
         raise service.failure
-    if service.dead:
-        raise RunError(f"the engine has stopped: {service.failure or 'see the log'}")
+    if service.failure is not None:
+        raise RunError(f"the model could not be loaded: {service.failure}") from service.failure
 
 
 def _load(service: Service, model: str, options: dict[str, Any]) -> None:

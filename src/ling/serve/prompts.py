@@ -24,17 +24,17 @@ def tokenizer_of(llm: LLM, param: str) -> Tokenizer:
     return llm.tokenizer
 
 
-def encode_text(llm: LLM, text: str, param: str = "prompt") -> list[int]:
-    """Ids of a prompt; control tokens in it count, as in other servers."""
-    return tokenizer_of(llm, param).encode(text, parse_special=True)
+def encode_text(llm: LLM, text: str) -> list[int]:
+    """Ids of a prompt as `LLM.generate` reads it: names of control tokens are plain text."""
+    return tokenizer_of(llm, "prompt").encode(text)
 
 
 def encode_chat(llm: LLM, messages: Sequence[Message], add_generation_prompt: bool) -> list[int]:
     """Render the conversation with the model's template, then encode it."""
-    tokenizer_of(llm, "messages")
+    tokenizer = tokenizer_of(llm, "messages")
     plain = [_plain(m) for m in messages]
     text = llm.render(plain, add_generation_prompt=add_generation_prompt)
-    return encode_text(llm, text, "messages")
+    return tokenizer.encode(text, parse_special=True)
 
 
 def text_of(llm: LLM, ids: Sequence[int]) -> str:
@@ -93,7 +93,7 @@ def _params(
         tokenizer_of(llm, "stop")
         options["stop"] = body.stop
     # Each choice has its own seed, so that `n` choices differ and are repeatable.
-    seeds = [None if body.seed is None else (body.seed + i) % 2**63 for i in range(body.n or 1)]
+    seeds = [None if body.seed is None else body.seed + i for i in range(body.n or 1)]
     return [SamplingParams(seed=seed, **options) for seed in seeds]
 
 

@@ -225,9 +225,11 @@ class Sampling(Body):
     include_stop_str_in_output: StrictBool | None = None
 
     @model_validator(mode="after")
-    def _stream_options_need_stream(self) -> Sampling:
+    def _check_shared_pairs(self) -> Sampling:
         if self.stream_options is not None and not self.stream:
             raise RequestError("`stream_options` needs `stream: true`", param="stream_options")
+        if self.max_tokens is not None and (self.min_tokens or 0) > self.max_tokens:
+            raise RequestError("`min_tokens` is above `max_tokens`", param="min_tokens")
         return self
 
 

@@ -10,10 +10,10 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ..errors import RequestError
 
@@ -39,7 +39,7 @@ class Job:
 class Service:
     """The model behind the app and everything that is running on it.
 
-    `llm` is None until the model is loaded; `failure` is set when it cannot serve any more.
+    `llm` is None until the model is loaded; `failure` is set when it never will be.
     """
 
     def __init__(self, llm: LLM | None, name: str) -> None:
@@ -54,19 +54,12 @@ class Service:
     def require(self) -> LLM:
         """The model; raises `RequestError` 503 when it is not to be had."""
         if self.failure is not None:
-            raise RequestError("the engine has stopped", status=503, code="engine_stopped")
+            raise RequestError("the model could not be loaded", status=503, code="not_loaded")
         if self.draining:
             raise RequestError("the server is shutting down", status=503, code="shutting_down")
         if self.llm is None:
             raise RequestError("the model is still loading", status=503, code="loading")
-        if getattr(self.llm, "dead", None):
-            raise RequestError("the engine has stopped", status=503, code="engine_stopped")
         return self.llm
-
-    @property
-    def dead(self) -> bool:
-        """Whether the engine has stopped for good."""
-        return self.failure is not None or bool(getattr(self.llm, "dead", None))
 
     @property
     def num_running(self) -> int:
@@ -188,7 +181,8 @@ class Generation:
     def _drain(self, index: int, job: Job) -> None:
         prompt = {"prompt_token_ids": job.prompt_token_ids}
         # Closing the iterator is what aborts the request in the engine and frees its pages.
-        with contextlib.closing(self._llm.stream(prompt, job.params)) as chunks:
+        chunks = cast("Generator[StreamChunk, None, None]", self._llm.stream(prompt, job.params))
+        with contextlib.closing(chunks):
             for chunk in chunks:
                 if self._cancelled.is_set():
                     return

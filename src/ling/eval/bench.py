@@ -1,0 +1,120 @@
+"""`ling bench`: speed as paired ratios, with the hardware limit measured in the same run."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..config import OptimConfig
+from ..infer.engine import Engine
+from ..infer.request import SamplingParams
+from ..model.ling import Ling, from_config
+from ..model.moe import Experts
+from ..model.size import flops_per_token
+from ..model.swap import swap
+from ..ops import reference
+from ..presets import preset
+from ..train.batches import Batch
+from ..train.forward import compute_losses
+from ..train.metrics import gemm_peak
+from ..train.optim import build_optimizer
+
+ROWS, LENGTH = 8, 512
+
+
+class ExpertLoop(nn.Module):
+    """The baseline: experts one after the other under plain autograd, as upstream's code has it."""
+
+    def __init__(self, base: Experts) -> None:
+        super().__init__()
+        for e in range(base.gate_proj.shape[0]):
+            for name in ("gate_proj", "up_proj", "down_proj"):
+                weight = nn.Parameter(getattr(base, name)[e].detach().clone())
+                self.register_parameter(f"{name}_{e}", weight)
+        self.num_experts = base.gate_proj.shape[0]
+
+    def forward(self, x_TD: Tensor, ids_TA: Tensor, weights_TA: Tensor) -> Tensor:
+        T, A = ids_TA.shape
+        x_ND = x_TD.repeat_interleave(A, dim=0)
+        y_ND = torch.empty_like(x_ND)
+        flat = ids_TA.flatten()
+        for e in range(self.num_experts):
+            parts = (getattr(self, f"{n}_{e}") for n in ("gate_proj", "up_proj", "down_proj"))
+            y_ND[flat == e] = reference.swiglu(x_ND[flat == e], *parts)
+        return (y_ND.view(T, A, -1).float() * weights_TA[..., None]).sum(1).to(x_TD.dtype)
+
+
+def train(model: str, pairs: int) -> dict[str, Any]:
+    """Training steps of `model` against the same trainer with the expert loop, in turn."""
+    cfg = preset(model)
+    ours, theirs = (_stepper(from_config(cfg, seed=0), loop) for loop in (False, True))
+    peak = gemm_peak(torch.bfloat16, 2048)
+    times: list[tuple[float, float]] = []
+    for k in range(pairs + 1):  # the first pair warms up
+        first, second = (ours, theirs) if k % 2 == 0 else (theirs, ours)
+        a, b = _timed(first), _timed(second)
+        times.append((a, b) if k % 2 == 0 else (b, a))
+    seconds = statistics.median(a for a, _ in times[1:])
+    ratio = statistics.median(b / a for a, b in times[1:])
+    rate = ROWS * LENGTH / seconds
+    share = rate * flops_per_token(cfg, LENGTH) / peak
+    line = (
+        f"{model}: {rate:,.0f} tokens/s, {share:.1%} of the bf16 GEMM peak "
+        f"({peak / 1e9:.0f} GFLOP/s), {ratio:.2f} x the expert loop"
+    )
+    return {
+        "model": model, "tokens_per_s": rate, "share_of_peak": share, "peak_gflops": peak / 1e9,
+        "ratio": ratio, "ratios": [b / a for a, b in times[1:]], "threads": torch.get_num_threads(),
+        "line": line,
+    }  # fmt: skip
+
+
+def _stepper(model: Ling, loop: bool) -> Callable[[], None]:
+    if loop:
+        swap(model, lambda _, m: ExpertLoop(m) if isinstance(m, Experts) else None)
+    model.compute_dtype = torch.bfloat16
+    optimizer = build_optimizer(model, OptimConfig())
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, model.config.vocab_size, (ROWS, LENGTH + 1), generator=generator)
+    batch = Batch(ids[:, :-1], ids[:, 1:], torch.ones(ROWS, LENGTH))
+
+    def step() -> None:
+        compute_losses(model, batch).total(0.1, 3.5e-6).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def _timed(step: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
+
+
+def decode(model: str, pairs: int) -> dict[str, Any]:
+    """Greedy decoding of `model` with random weights, alone and in a batch of 16, in turn."""
+    cfg = preset(model)
+    engine = Engine(from_config(cfg, seed=0, dtype=torch.bfloat16))
+
+    def rate(batch: int) -> float:
+        for k in range(batch):
+            engine.add([k + 1] * 8, SamplingParams(temperature=0, max_tokens=32, ignore_eos=True))
+        start = time.perf_counter()
+        while engine.has_work:
+            engine.step()
+        return batch * 32 / (time.perf_counter() - start)
+
+    measured = [(rate(1), rate(16)) for _ in range(pairs + 1)][1:]
+    alone, together = (statistics.median(m[i] for m in measured) for i in (0, 1))
+    line = f"{model}: {alone:,.1f} tokens/s alone, {together:,.1f} in a batch of 16 (reference kernels, bf16)"
+    return {
+        "model": model, "tokens_per_s": alone, "batch16_tokens_per_s": together,
+        "threads": torch.get_num_threads(), "line": line,
+    }  # fmt: skip

@@ -1,0 +1,66 @@
+"""`ling eval --tasks ppl`: loss on held-out text, by the trainer's own measure."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..config import DataConfig
+from ..data.corpus import documents
+from ..data.indexed import IndexedDataset, IndexedWriter, token_dtype
+from ..data.tokenizer import Tokenizer
+from ..errors import DataError
+from ..model.weights import load_model
+from ..train.heldout import held_out_loss
+
+MAX_ROW = 1024
+
+
+def perplexity(
+    model: str | Path,
+    data: Sequence[str],
+    *,
+    seq_length: int | None = None,
+    rows: int | None = None,
+    dtype: str = "float32",
+    compute_dtype: torch.dtype | None = None,
+) -> dict[str, Any]:
+    """Loss (nats per token), perplexity and MTP agreement of a model folder.
+
+    `data` is one Megatron prefix, or jsonl and text files, read in order and cut into rows.
+    """
+    network = load_model(model, dtype)
+    network.compute_dtype = compute_dtype
+    folder = Path(model)
+    tok = Tokenizer.from_folder(folder) if (folder / "tokenizer.json").is_file() else None
+    length = seq_length or min(network.config.max_position_embeddings, MAX_ROW)
+    eod = tok.eod_token_id if tok else None
+    with tempfile.TemporaryDirectory() as scratch:
+        dataset = _open(data, tok, Path(scratch))
+        if dataset.num_tokens <= length:
+            raise DataError(f"{dataset.num_tokens} tokens, fewer than a row of {length}", path=data[0])
+        cfg = DataConfig(prefix=["-"], seq_length=length)
+        result = held_out_loss(network, dataset, cfg, rows=rows or 1 << 40, eod=eod)
+    return {
+        "loss": result.loss,
+        "perplexity": math.exp(min(result.loss, 700)),
+        "tokens": result.tokens,
+        "mtp_loss": result.mtp_loss,
+        "mtp_agreement": result.mtp_agreement,
+    }
+
+
+def _open(data: Sequence[str], tok: Tokenizer | None, scratch: Path) -> IndexedDataset:
+    if len(data) == 1 and Path(f"{data[0]}.idx").is_file():
+        return IndexedDataset(data[0])
+    if tok is None or tok.eod_token_id is None:
+        raise DataError("text needs a model with a tokenizer; give a .bin/.idx prefix", path=data[0])
+    with IndexedWriter(scratch / "text", token_dtype(tok.vocab_size)) as writer:
+        for document in documents(list(data)):
+            writer.add_document([*tok.encode(document.text), tok.eod_token_id])
+    return IndexedDataset(scratch / "text")

@@ -1,0 +1,156 @@
+"""The server on a real (untrained) model: what it says is what `LLM.generate` says."""
+
+import concurrent.futures
+import contextlib
+import json
+import re
+import signal
+import subprocess
+import sys
+
+import openai
+import pytest
+from fastapi.testclient import TestClient
+
+from ling import LLM, SamplingParams, from_config, preset
+from ling.data.tokenizer import train_tokenizer
+from ling.model.weights import save_model
+from ling.serve.app import create_app
+
+NAME = "tiny"
+PROMPTS = ["def f(x):", "import os", "for i in range", "class A:\n    pass", "x", "日本語 text"]
+MESSAGES = [{"role": "user", "content": "hi"}]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("served") / NAME
+    folder.mkdir()
+    config = preset("ling-tiny").replace(dtype="float32")
+    save_model(from_config(config, seed=1), config, folder)
+    train_tokenizer(PROMPTS * 10, 300).save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def llm(folder):
+    return LLM(folder, dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def client(llm):
+    with TestClient(create_app(llm, served_model_name=NAME)) as client:
+        yield client
+
+
+def complete(client, prompt, **fields) -> dict:
+    body = {"model": NAME, "prompt": prompt, "temperature": 0, "max_tokens": 24, **fields}
+    reply = client.post("/v1/completions", json=body)
+    assert reply.status_code == 200, reply.text
+    return reply.json()
+
+
+def stream_text(client, prompt, **fields) -> tuple[str, str]:
+    body = {"model": NAME, "prompt": prompt, "temperature": 0, "max_tokens": 24, **fields}
+    events = client.post("/v1/completions", json={**body, "stream": True}).text.split("\n\n")
+    choices = [json.loads(e[6:])["choices"][0] for e in events if e and e != "data: [DONE]"]
+    return "".join(c["text"] for c in choices), choices[-1]["finish_reason"]
+
+
+def test_text_equals_generate_whole_streamed_and_in_a_batch(client, llm):
+    expected = [
+        (o.outputs[0].text, o.outputs[0].finish_reason)
+        for o in llm.generate(PROMPTS, SamplingParams(temperature=0, max_tokens=24))
+    ]
+    alone = [complete(client, p)["choices"][0] for p in PROMPTS]
+    together = complete(client, PROMPTS)["choices"]
+    assert [(c["text"], c["finish_reason"]) for c in alone] == expected
+    assert [(c["text"], c["finish_reason"]) for c in together] == expected
+    assert [stream_text(client, p) for p in PROMPTS] == expected
+
+
+def test_concurrent_requests_equal_lone_ones(client):
+    settings = [
+        (prompt, {"temperature": t, "seed": seed})
+        for prompt in PROMPTS
+        for t, seed in ((0, 0), (1, 5), (0.7, 6))
+    ]
+    alone = [stream_text(client, p, **fields) for p, fields in settings]
+    with concurrent.futures.ThreadPoolExecutor(len(settings)) as pool:
+        together = list(pool.map(lambda s: stream_text(client, s[0], **s[1]), settings))
+    assert together == alone
+
+
+def test_echo_scores_equal_prompt_logprobs(client, llm):
+    ids = llm.tokenizer.encode(PROMPTS[0])
+    params = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=1, logprobs=1)
+    output = llm.generate([ids], params)[0]
+    expected = [m[i].logprob for m, i in zip(output.prompt_logprobs[1:], ids[1:], strict=True)]
+    for max_tokens in (0, 1, 3):
+        reply = complete(client, [ids], echo=True, logprobs=1, max_tokens=max_tokens)["choices"][0]
+        scores = reply["logprobs"]["token_logprobs"]
+        assert scores[0] is None
+        assert scores[1 : len(ids)] == expected
+        assert len(scores) == len(ids) + max_tokens
+        assert reply["text"].startswith(PROMPTS[0])
+        # Greedy decoding took the likeliest token each time.
+        tops = reply["logprobs"]["top_logprobs"][len(ids) :]
+        assert [max(top.values()) for top in tops] == scores[len(ids) :]
+
+
+def test_stop_text_never_appears(client):
+    text = complete(client, PROMPTS[0])["choices"][0]["text"]
+    stop = text[5:8]
+    cut = text[: text.index(stop)]
+    assert complete(client, PROMPTS[0], stop=[stop])["choices"][0]["text"] == cut
+    assert stream_text(client, PROMPTS[0], stop=[stop]) == (cut, "stop")
+
+
+def test_chat_reads_what_the_template_renders(client, llm):
+    shown = client.post("/tokenize", json={"messages": MESSAGES}).json()["tokens"]
+    params = SamplingParams(temperature=0, max_tokens=8)
+    assert shown == llm.chat(MESSAGES, params)[0].prompt_token_ids
+    body = {"model": NAME, "messages": MESSAGES, "temperature": 0, "max_tokens": 8}
+    reply = client.post("/v1/chat/completions", json=body).json()
+    assert (
+        reply["choices"][0]["message"]["content"] == llm.chat(MESSAGES, params)[0].outputs[0].text
+    )
+    assert reply["usage"]["prompt_tokens"] == len(shown)
+
+
+def test_command_line_serves_the_official_client_and_frees_what_leaves(folder):
+    run = "import sys; from ling.cli import main; sys.exit(main(sys.argv[1:]))"
+    arguments = ["serve", str(folder), "--port", "0", "--max-model-len", "400"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", run, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with contextlib.ExitStack() as stack:
+        stack.callback(process.communicate)
+        stack.callback(process.kill)
+        line = process.stdout.readline()
+        found = re.fullmatch(r"ling: serving tiny on (http://127\.0\.0\.1:\d+/v1)\n", line)
+        assert found, line
+        client = openai.OpenAI(base_url=found[1], api_key="none", max_retries=0)
+        reply = client.chat.completions.create(model=NAME, messages=MESSAGES, max_tokens=5)
+        assert reply.usage.completion_tokens <= 5
+        with pytest.raises(openai.BadRequestError) as long:
+            client.completions.create(model=NAME, prompt=[1] * 400)
+        assert long.value.code == "context_length_exceeded"
+        endless = {
+            "model": NAME,
+            "prompt": "x",
+            "max_tokens": 399,
+            "extra_body": {"ignore_eos": True},
+        }
+        for _ in range(8):
+            stream = client.completions.create(**endless, stream=True)
+            next(iter(stream))
+            stream.close()
+        lone = client.completions.create(model=NAME, prompt="x", max_tokens=3)
+        assert lone.usage.completion_tokens <= 3
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=20)
+        assert (process.returncode, out, err) == (0, "", "")
