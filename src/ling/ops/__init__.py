@@ -1,0 +1,1 @@
+"""Numbers: reference operations, formats and the native kernels."""
