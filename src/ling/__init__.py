@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .config import ModelConfig
-    from .llm import LLM
     from .infer.request import SamplingParams
+    from .llm import LLM
     from .model.ling import from_config
     from .model.weights import load_model as load
 
@@ -23,7 +23,7 @@ _HOMES = {
     "load": ("model.weights", "load_model"),
     "preset": ("presets", "preset"),
 }
-__all__ = ["LLM", "ModelConfig", "SamplingParams", "from_config", "load", "preset"]  # noqa: F822
+__all__ = ["LLM", "ModelConfig", "SamplingParams", "from_config", "load", "preset"]
 
 
 def __getattr__(name: str) -> Any:

@@ -47,7 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as err:
         if debug:
             raise
-        print(f"error: {type(err).__name__}: {_one_line(str(err))} (--debug shows more)", file=sys.stderr)
+        print(
+            f"error: {type(err).__name__}: {_one_line(str(err))} (--debug shows more)",
+            file=sys.stderr,
+        )
         return 1
 
 
@@ -59,7 +62,9 @@ def _one_line(text: str) -> str:
 
 def _dispatch(args: list[str]) -> int:
     if not args or args[0] in ("-h", "--help"):
-        print("usage: ling COMMAND ... (`ling COMMAND --help` for its options; --debug for tracebacks)\n")
+        print(
+            "usage: ling COMMAND ... (`ling COMMAND --help` for its options; --debug for tracebacks)\n"
+        )
         print("\n".join(f"  {name:11} {text}" for name, text in COMMANDS.items()))
         return 0
     if args[0] in ("-V", "--version"):
@@ -68,7 +73,9 @@ def _dispatch(args: list[str]) -> int:
         print(f"ling {version('ling')}")
         return 0
     if args[0] not in COMMANDS:
-        raise UsageError(f"no command `{args[0]}`{nearest(args[0], list(COMMANDS))}; see `ling --help`")
+        raise UsageError(
+            f"no command `{args[0]}`{nearest(args[0], list(COMMANDS))}; see `ling --help`"
+        )
     run: Callable[[list[str]], int | None] = globals()[f"_{args[0]}"]
     return run(args[1:]) or 0
 
@@ -118,7 +125,9 @@ def _pretrain(args: list[str]) -> int:
     parsed = parser.parse_args(args)
     recipe_path = parsed.config[0].relative if parsed.config else None
     out = Path(parsed.out or f"runs/{Path(recipe_path).stem if recipe_path else 'pretrain'}")
-    values = {k: v for k, v in vars(parser.instantiate(parsed)).items() if k not in ("config", "out")}
+    values = {
+        k: v for k, v in vars(parser.instantiate(parsed)).items() if k not in ("config", "out")
+    }
     recipe = _build_recipe(values)
     from .train.trainer import run
 
@@ -143,20 +152,30 @@ def _data(args: list[str]) -> None:
         raise UsageError("data: expected `ling data prepare SOURCE... --out DIR`")
     parser = _parser("data prepare")
     parser.add_argument("sources", nargs="+", help="`stdlib`, or jsonl files, text files, folders")
-    parser.add_argument("--out", type=str, required=True, help="folder for tokenizer and token files")
+    parser.add_argument(
+        "--out", type=str, required=True, help="folder for tokenizer and token files"
+    )
     parser.add_argument("--tokenizer", type=str, default=None, help="use this tokenizer folder")
     parser.add_argument("--vocab-size", type=int, default=4096, help="size of a new tokenizer")
     parser.add_argument("--max-bytes", type=int, default=None, help="take about this much text")
-    parser.add_argument("--valid-fraction", type=float, default=0.02, help="share of files held out")
+    parser.add_argument(
+        "--valid-fraction", type=float, default=0.02, help="share of files held out"
+    )
     ns = parser.parse_args(args[1:])
     from .data.prepare import prepare
 
     sources = "stdlib" if ns.sources == ["stdlib"] else ns.sources
     ready = prepare(
-        sources, ns.out, tokenizer=ns.tokenizer, vocab_size=ns.vocab_size,
-        max_bytes=ns.max_bytes, valid_fraction=ns.valid_fraction,
+        sources,
+        ns.out,
+        tokenizer=ns.tokenizer,
+        vocab_size=ns.vocab_size,
+        max_bytes=ns.max_bytes,
+        valid_fraction=ns.valid_fraction,
     )
-    print(f"prefixes: {ready.train_prefix} {ready.valid_prefix}, tokenizer: {ready.tokenizer_folder}")
+    print(
+        f"prefixes: {ready.train_prefix} {ready.valid_prefix}, tokenizer: {ready.tokenizer_folder}"
+    )
 
 
 def _merge(args: list[str]) -> None:
@@ -164,11 +183,15 @@ def _merge(args: list[str]) -> None:
     parser.add_argument("run", type=str, help="run folder")
     parser.add_argument("out", type=str, help="folder for the merged checkpoint")
     parser.add_argument("--last", type=int, required=True, help="how many checkpoints")
-    parser.add_argument("--schedule", type=str, default="mean", help="mean, linear, cosine, one-minus-sqrt")
+    parser.add_argument(
+        "--schedule", type=str, default="mean", help="mean, linear, cosine, one-minus-sqrt"
+    )
     ns = parser.parse_args(args)
     from .train.merge import merge
 
-    print(f"merged {', '.join(merge(ns.run, ns.out, last=ns.last, schedule=ns.schedule))} into {ns.out}")
+    print(
+        f"merged {', '.join(merge(ns.run, ns.out, last=ns.last, schedule=ns.schedule))} into {ns.out}"
+    )
 
 
 def _convert(args: list[str]) -> None:
@@ -177,14 +200,20 @@ def _convert(args: list[str]) -> None:
     parser.add_argument("target", type=str, help="folder to write")
     parser.add_argument("--to", type=str, default="bf16", help="bf16, float32 or dcp")
     parser.add_argument("--tokenizer", type=str, default=None, help="tokenizer folder to copy")
-    parser.add_argument("--max-shard-size", type=str, default="5GB", help="largest shard (decimal units)")
+    parser.add_argument(
+        "--max-shard-size", type=str, default="5GB", help="largest shard (decimal units)"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the target")
     ns = parser.parse_args(args)
     from .convert.convert import convert
 
     convert(
-        ns.source, ns.target, to=ns.to, tokenizer=ns.tokenizer,
-        max_shard_size=ns.max_shard_size, overwrite=ns.overwrite,
+        ns.source,
+        ns.target,
+        to=ns.to,
+        tokenizer=ns.tokenizer,
+        max_shard_size=ns.max_shard_size,
+        overwrite=ns.overwrite,
     )
     print(f"wrote {ns.target}")
 
@@ -237,7 +266,9 @@ def _model_options(parser: Any) -> None:
     parser.add_argument("model", type=str, help="model folder")
     parser.add_argument("--dtype", type=str, default="auto", help="auto, bfloat16 or float32")
     parser.add_argument("--speculative", type=str, default="off", help="mtp or off")
-    parser.add_argument("--max-model-len", type=int, default=None, help="longest context, in tokens")
+    parser.add_argument(
+        "--max-model-len", type=int, default=None, help="longest context, in tokens"
+    )
 
 
 def _sampling_options(parser: Any, temperature: float) -> None:
@@ -254,8 +285,13 @@ def _sampling(ns: Any) -> Any:
     from .infer.request import SamplingParams
 
     return SamplingParams(
-        temperature=ns.temperature, top_k=ns.top_k, top_p=ns.top_p, seed=ns.seed, stop=ns.stop,
-        repetition_penalty=ns.repetition_penalty, max_tokens=ns.max_new_tokens,
+        temperature=ns.temperature,
+        top_k=ns.top_k,
+        top_p=ns.top_p,
+        seed=ns.seed,
+        stop=ns.stop,
+        repetition_penalty=ns.repetition_penalty,
+        max_tokens=ns.max_new_tokens,
     )
 
 
@@ -279,7 +315,10 @@ def _generate(args: list[str]) -> None:
         for chunk in llm.stream(ns.prompt, params):
             print(chunk.text, end="", flush=True)
         stats = llm.stats
-        print(f"\n[{stats.generated} tokens, {stats.tokens_per_s:.1f} tokens/s{_acceptance(stats)}]", file=sys.stderr)
+        print(
+            f"\n[{stats.generated} tokens, {stats.tokens_per_s:.1f} tokens/s{_acceptance(stats)}]",
+            file=sys.stderr,
+        )
         return
     output = llm.generate(ns.prompt, params)[0].outputs[0]
     report = {
@@ -347,8 +386,14 @@ def _serve(args: list[str]) -> int:
     from .serve.app import serve
 
     return serve(
-        ns.model, host=ns.host, port=ns.port, served_model_name=ns.served_model_name,
-        api_key=ns.api_key, max_model_len=ns.max_model_len, dtype=ns.dtype, speculative=ns.speculative,
+        ns.model,
+        host=ns.host,
+        port=ns.port,
+        served_model_name=ns.served_model_name,
+        api_key=ns.api_key,
+        max_model_len=ns.max_model_len,
+        dtype=ns.dtype,
+        speculative=ns.speculative,
     )
 
 
@@ -359,8 +404,15 @@ def _eval(args: list[str]) -> None:
     parser = _parser("eval")
     parser.add_argument("model", type=str, help="model folder")
     parser.add_argument("--tasks", type=str, default="ppl", help="ppl")
-    parser.add_argument("--data", type=str, nargs="+", required=True, help=".bin/.idx prefix, jsonl or text files")
-    parser.add_argument("--seq-length", type=int, default=None, help="tokens per row (default: the model's, at most 1024)")
+    parser.add_argument(
+        "--data", type=str, nargs="+", required=True, help=".bin/.idx prefix, jsonl or text files"
+    )
+    parser.add_argument(
+        "--seq-length",
+        type=int,
+        default=None,
+        help="tokens per row (default: the model's, at most 1024)",
+    )
     parser.add_argument("--rows", type=int, default=None, help="rows to score (default all)")
     parser.add_argument("--dtype", type=str, default="float32")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -383,7 +435,9 @@ def _bench(args: list[str]) -> None:
     ns = parser.parse_args(args[1:])
     from .eval import bench
 
-    report = bench.train(ns.model, ns.pairs) if args[0] == "train" else bench.decode(ns.model, ns.pairs)
+    report = (
+        bench.train(ns.model, ns.pairs) if args[0] == "train" else bench.decode(ns.model, ns.pairs)
+    )
     print(json.dumps({k: v for k, v in report.items() if k != "line"}))
     if not ns.json:
         print(report["line"])
@@ -401,7 +455,9 @@ def _doctor(args: list[str]) -> None:
 
 def _quickstart(args: list[str]) -> int:
     parser = _parser("quickstart")
-    parser.add_argument("--out", type=str, default="quickstart", help="folder for everything it makes")
+    parser.add_argument(
+        "--out", type=str, default="quickstart", help="folder for everything it makes"
+    )
     parser.add_argument("--minutes", type=float, default=3.5, help="training time to aim for")
     ns = parser.parse_args(args)
     from .quickstart import quickstart

@@ -22,23 +22,10 @@ MAX_CONFIG_BYTES = 1 << 20
 # Larger numbers only come from damaged or hostile files; the largest released value is 157,184.
 MAX_FIELD = 1 << 24
 
-_POSITIVE = (
-    "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads "
-    "num_key_value_heads head_dim moe_intermediate_size max_position_embeddings "
-).split()
-_NOT_NEGATIVE = (
-    "num_experts num_shared_experts num_experts_per_tok n_group topk_group first_k_dense_replace "
-    "num_nextn_predict_layers rotary_dim moe_shared_expert_intermediate_size "
-    "pad_token_id eos_token_id bos_token_id max_window_layers"
-).split()
-_FLAGS = (
-    "use_qkv_bias use_bias use_qk_norm use_rmsnorm tie_word_embeddings norm_topk_prob "
-    "moe_router_enable_expert_bias use_cache output_router_logits"
-).split()
-_NUMBERS = (
-    "rms_norm_eps rope_theta routed_scaling_factor initializer_range partial_rotary_factor "
-    "mtp_loss_scaling_factor embedding_dropout attention_dropout output_dropout"
-).split()
+_POSITIVE = ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "moe_intermediate_size", "max_position_embeddings"]
+_NOT_NEGATIVE = ["num_experts", "num_shared_experts", "num_experts_per_tok", "n_group", "topk_group", "first_k_dense_replace", "num_nextn_predict_layers", "rotary_dim", "moe_shared_expert_intermediate_size", "pad_token_id", "eos_token_id", "bos_token_id", "max_window_layers"]
+_FLAGS = ["use_qkv_bias", "use_bias", "use_qk_norm", "use_rmsnorm", "tie_word_embeddings", "norm_topk_prob", "moe_router_enable_expert_bias", "use_cache", "output_router_logits"]
+_NUMBERS = ["rms_norm_eps", "rope_theta", "routed_scaling_factor", "initializer_range", "partial_rotary_factor", "mtp_loss_scaling_factor", "embedding_dropout", "attention_dropout", "output_dropout"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +148,9 @@ class ModelConfig:
         if self.num_experts:
             self._check_experts()
         elif self.num_nextn_predict_layers and not self.num_experts:
-            raise ConfigError("`num_nextn_predict_layers` needs experts: an MTP layer is always MoE")
+            raise ConfigError(
+                "`num_nextn_predict_layers` needs experts: an MTP layer is always MoE"
+            )
 
     def _check_rotary(self) -> None:
         r = self.rotary_size
@@ -247,7 +236,9 @@ class ModelConfig:
         if not isinstance(architectures, list):
             raise ConfigError(f"`architectures` is {_shown(architectures)}, expected a list")
         if architectures and not any(str(a).startswith("BailingMoeV2") for a in architectures):
-            raise ConfigError(f"`architectures` is {_shown(architectures)}, expected {ARCHITECTURE}")
+            raise ConfigError(
+                f"`architectures` is {_shown(architectures)}, expected {ARCHITECTURE}"
+            )
         model_type = raw.get("model_type")
         if model_type is not None and model_type not in MODEL_TYPES:
             raise ConfigError(f"`model_type` is {_shown(model_type)}, expected `bailing_moe`")

@@ -67,7 +67,11 @@ def hash_tree(folder: Path) -> dict[str, str]:
     hashes = {}
     for path in files:
         with path.open("rb") as file:
-            hashes[str(path.relative_to(folder))] = hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else hashlib.sha256(file.read()).hexdigest()
+            hashes[str(path.relative_to(folder))] = (
+                hashlib.file_digest(file, "sha256").hexdigest()
+                if hasattr(hashlib, "file_digest")
+                else hashlib.sha256(file.read()).hexdigest()
+            )
     return hashes
 
 

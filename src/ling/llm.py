@@ -130,9 +130,7 @@ class LLM:
         """
         listed = [self._ids(p) for p in _as_list(prompts)]
         params = self._params(sampling_params, len(listed))
-        texts = [
-            [_Text(self, p) for _ in range(p.n)] for p in params
-        ]
+        texts = [[_Text(self, p) for _ in range(p.n)] for p in params]
         mails = self._driver.submit(
             [(ids, p, k) for (_, ids), p in zip(listed, params, strict=True) for k in range(p.n)]
         )
@@ -165,7 +163,9 @@ class LLM:
         many = messages if messages and isinstance(messages[0], list) else [messages]
         return self.generate([self._chat_prompt(m, tools) for m in many], sampling_params)
 
-    def stream(self, prompt: Any, sampling_params: SamplingParams | None = None) -> Iterator[StreamChunk]:
+    def stream(
+        self, prompt: Any, sampling_params: SamplingParams | None = None
+    ) -> Iterator[StreamChunk]:
         """Chunks of one continuation as they come; closing the iterator aborts the request.
 
         Unusable prompts raise here, not at the first chunk.
@@ -189,7 +189,9 @@ class LLM:
     ) -> str:
         """The conversation as the model reads it."""
         if self._template is None:
-            raise RequestError("this model has no tokenizer: it takes token ids, not messages", param="messages")
+            raise RequestError(
+                "this model has no tokenizer: it takes token ids, not messages", param="messages"
+            )
         return self._template.render(messages, tools, add_generation_prompt)
 
     # ---- inside --------------------------------------------------------------------------------
@@ -216,9 +218,13 @@ class LLM:
         return text, list(prompt)
 
     def _params(self, given: Any, count: int) -> list[SamplingParams]:
-        params = list(given) if isinstance(given, (list, tuple)) else [given or SamplingParams()] * count
+        params = (
+            list(given) if isinstance(given, (list, tuple)) else [given or SamplingParams()] * count
+        )
         if len(params) != count:
-            raise RequestError(f"{len(params)} sampling params for {count} prompts", param="sampling_params")
+            raise RequestError(
+                f"{len(params)} sampling params for {count} prompts", param="sampling_params"
+            )
         if self.tokenizer is None and any(p.stop for p in params):
             raise RequestError("stop strings need a tokenizer", param="stop")
         return params
@@ -231,7 +237,12 @@ class LLM:
             self._driver.abort(mail)
 
     def _output(
-        self, prompt: str | None, ids: list[int], p: SamplingParams, group: list[_Mail], row: list[_Text]
+        self,
+        prompt: str | None,
+        ids: list[int],
+        p: SamplingParams,
+        group: list[_Mail],
+        row: list[_Text],
     ) -> RequestOutput:
         scores = None
         if p.prompt_logprobs is not None:
@@ -251,7 +262,11 @@ class LLM:
             ranks.setdefault(i, rank)
         tok = self.tokenizer
         return {
-            i: Logprob(float(scores_V[i]), rank, tok.decode([i], skip_special_tokens=False) if tok else None)
+            i: Logprob(
+                float(scores_V[i]),
+                rank,
+                tok.decode([i], skip_special_tokens=False) if tok else None,
+            )
             for i, rank in ranks.items()
         }
 
@@ -275,7 +290,9 @@ class _Text:
     def __init__(self, llm: LLM, params: SamplingParams) -> None:
         self.llm, self.params = llm, params
         tok = llm.tokenizer
-        self.decoder = tok.incremental(skip_special_tokens=params.skip_special_tokens) if tok else None
+        self.decoder = (
+            tok.incremental(skip_special_tokens=params.skip_special_tokens) if tok else None
+        )
         self.stops = cast("list[str]", params.stop)
         self.hold = max((len(s) for s in self.stops), default=1) - 1
         self.text = self.held = ""

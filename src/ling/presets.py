@@ -104,10 +104,14 @@ PRESETS = tuple(_SHAPES)
 def preset(name: str) -> ModelConfig:
     """The configuration of a named shape; raises `UsageError` with the nearest known name."""
     if name not in _SHAPES:
-        raise UsageError(f"no preset `{name}`{nearest(name, list(PRESETS))}; there are {', '.join(PRESETS)}")
+        raise UsageError(
+            f"no preset `{name}`{nearest(name, list(PRESETS))}; there are {', '.join(PRESETS)}"
+        )
     shape = _SHAPES[name]
     # Released ids lie at the end of the released vocabulary; a smaller one has its own.
-    small = {} if "vocab_size" not in shape else dict.fromkeys(
-        ("pad_token_id", "eos_token_id", "bos_token_id"), 0
+    small = (
+        {}
+        if "vocab_size" not in shape
+        else dict.fromkeys(("pad_token_id", "eos_token_id", "bos_token_id"), 0)
     )
     return ModelConfig(**{**_FAMILY, **small, **shape})  # type: ignore[arg-type]

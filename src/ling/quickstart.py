@@ -70,7 +70,10 @@ def _recipe(data: Any, steps: int) -> PretrainConfig:
             seq_length=LENGTH,
         ),
         train=TrainConfig(
-            steps=steps, global_batch_size=ROWS // 2, micro_batch_size=ROWS // 2, mtp_loss_weight=0.3,
+            steps=steps,
+            global_batch_size=ROWS // 2,
+            micro_batch_size=ROWS // 2,
+            mtp_loss_weight=0.3,
             # Few steps: the bias must reach balance in hundreds, not tens of thousands.
             bias_update_rate=1e-2,
             eval_rows=24,
@@ -133,7 +136,11 @@ def _check(out: Path, data: Any) -> None:
     print("  " + verify(out / "model")["summary"])
     last = read_metrics(out / "run" / "metrics.jsonl")[-1]
     again = perplexity(
-        out / "model", [str(data.valid_prefix)], seq_length=LENGTH, rows=24, dtype="bfloat16",
+        out / "model",
+        [str(data.valid_prefix)],
+        seq_length=LENGTH,
+        rows=24,
+        dtype="bfloat16",
         compute_dtype=torch.bfloat16,
     )
     print(

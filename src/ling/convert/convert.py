@@ -112,7 +112,9 @@ def _read_dcp(folder: Path, cfg: ModelConfig) -> dict[str, Tensor]:
             raise DCPError(f"{folder}: tensor `{key}` is missing")
         meta = held[f"model.{key}"]
         if tuple(meta.size) != shape:
-            raise DCPError(f"{folder}: tensor `{key}` has shape {list(meta.size)}, expected {list(shape)}")
+            raise DCPError(
+                f"{folder}: tensor `{key}` has shape {list(meta.size)}, expected {list(shape)}"
+            )
         if key not in state:
             state[key] = torch.empty(shape, dtype=meta.properties.dtype)
     with warnings.catch_warnings():

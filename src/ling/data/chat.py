@@ -40,9 +40,7 @@ class ChatTemplate:
     def __init__(self, source: str) -> None:
         if len(source) > MAX_SOURCE:
             raise TemplateError(f"chat template: longer than {MAX_SOURCE} characters")
-        env = _Sandbox(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-        )
+        env = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
         env.filters["tojson"] = _to_json
         env.globals["raise_exception"] = _raise
         try:
@@ -70,7 +68,9 @@ class ChatTemplate:
         except TemplateError:
             raise
         except Exception as err:  # template code of anyone's making can fail in any way
-            raise TemplateError(f"chat template: {str(err).splitlines()[0] if str(err) else type(err).__name__}") from None
+            raise TemplateError(
+                f"chat template: {str(err).splitlines()[0] if str(err) else type(err).__name__}"
+            ) from None
         return "".join(pieces)
 
 
@@ -81,7 +81,11 @@ def _plain(message: Any, i: int) -> dict[str, Any]:
     if isinstance(content, list):
         parts = []
         for part in content:
-            if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+            if (
+                not isinstance(part, dict)
+                or part.get("type") != "text"
+                or not isinstance(part.get("text"), str)
+            ):
                 raise TemplateError(f"messages[{i}].content: only text parts can be read")
             parts.append(part["text"])
         return {**message, "content": "".join(parts)}

@@ -27,7 +27,9 @@ class Document(NamedTuple):
     text: str
 
 
-def documents(source: str | Sequence[str | Path], max_bytes: int | None = None) -> Iterator[Document]:
+def documents(
+    source: str | Sequence[str | Path], max_bytes: int | None = None
+) -> Iterator[Document]:
     """All documents of `stdlib` or of jsonl files, text files and folders, in a stable order.
 
     `max_bytes` keeps about that much, spread evenly over the files.
@@ -63,7 +65,9 @@ def _files(sources: Sequence[Path]) -> list[tuple[str, Path]]:
         if source.is_file():
             found.append((source.name, source))
         elif source.is_dir():
-            found += sorted((str(p.relative_to(source)), p) for p in source.rglob("*") if _wanted(source, p))
+            found += sorted(
+                (str(p.relative_to(source)), p) for p in source.rglob("*") if _wanted(source, p)
+            )
         else:
             raise DataError("no such file or folder", path=source)
     return found

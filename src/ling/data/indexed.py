@@ -92,7 +92,7 @@ class IndexedWriter:
         self.lengths: list[int] = []
 
     def __enter__(self) -> IndexedWriter:
-        self._bin = open(f"{self.prefix}.bin.tmp", "wb")  # noqa: SIM115 (closed in __exit__)
+        self._bin = open(f"{self.prefix}.bin.tmp", "wb")
         return self
 
     def add_document(self, ids: Sequence[int]) -> None:

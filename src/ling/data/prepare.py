@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +77,17 @@ def prepare(
     held = {d.name for d in valid}
     train = [d for d in docs if d.name not in held]
     if not train:
-        raise DataError(f"{len(docs)} documents found, need at least 2 to hold one out", path=settings["sources"])
+        raise DataError(
+            f"{len(docs)} documents found, need at least 2 to hold one out",
+            path=settings["sources"],
+        )
     make_folder(out)
     log(f"corpus: {len(docs)} documents, {sum(len(d.text) for d in docs) / 1e6:.1f} MB of text")
-    tok = Tokenizer.from_folder(tokenizer) if tokenizer else train_tokenizer(_sample(train), vocab_size)
+    tok = (
+        Tokenizer.from_folder(tokenizer)
+        if tokenizer
+        else train_tokenizer(_sample(train), vocab_size)
+    )
     if tok.eod_token_id is None:
         raise UsageError(f"{tokenizer}: the tokenizer has no `<|endoftext|>` to end documents with")
     ready = Prepared(out, {})
@@ -93,7 +100,9 @@ def prepare(
     ready.stats = _statistics(ready, sum(len(d.text.encode()) for d in valid), tok.vocab_size)
     ready.stats["documents"] = len(docs)
     write_atomic(out / _DONE, json.dumps({"settings": settings, "stats": ready.stats}, indent=1))
-    log(f"tokens: {ready.stats['train_tokens']:,} to train on, {ready.stats['valid_tokens']:,} held out")
+    log(
+        f"tokens: {ready.stats['train_tokens']:,} to train on, {ready.stats['valid_tokens']:,} held out"
+    )
     return ready
 
 

@@ -51,7 +51,7 @@ class GPTSamples:
         epochs = max(-(-(num_samples * seq + 1) // tokens), 1)
         before_last = ((epochs - 1) * tokens - 1) // seq
         separate = epochs > 1 and num_samples - before_last < int(0.8 * ((tokens - 1) // seq))
-        rng = np.random.RandomState(seed)  # noqa: NPY002 (Megatron's generator, bit for bit)
+        rng = np.random.RandomState(seed)
         if separate:
             most = np.tile(docs, epochs - 1)
             rng.shuffle(most)
@@ -64,7 +64,11 @@ class GPTSamples:
         lengths = self.dataset.sequence_lengths[self.document_index].astype(np.int64)
         self._ends = np.cumsum(lengths)
         count = (epochs * tokens - 1) // seq
-        parts = [np.arange(before_last), np.arange(before_last, count)] if separate else [np.arange(count)]
+        parts = (
+            [np.arange(before_last), np.arange(before_last, count)]
+            if separate
+            else [np.arange(count)]
+        )
         for part in parts:
             rng.shuffle(part)
         self.shuffle_index = np.concatenate(parts)

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
-from tokenizers import Regex, Tokenizer as _Backend, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer as _Backend
 
 from ..errors import TokenizerError
 from .chat import builtin_template
@@ -28,7 +29,9 @@ _REPLACEMENT = "\ufffd"
 class Tokenizer:
     """Text to ids and back."""
 
-    def __init__(self, backend: _Backend, *, stop: Sequence[int] | None = None, template: str | None = None) -> None:
+    def __init__(
+        self, backend: _Backend, *, stop: Sequence[int] | None = None, template: str | None = None
+    ) -> None:
         self._plain = backend
         # Untrusted text must not turn into control tokens: a copy that sees none of them.
         self._no_special = _Backend.from_str(backend.to_str())
@@ -95,7 +98,12 @@ class Tokenizer:
         """Write the files of a Hugging Face tokenizer folder."""
         folder = Path(folder)
         self._plain.save(str(folder / "tokenizer.json"))
-        names = {"pad_token": EOD, "eos_token": EOD, "bos_token": "<|startoftext|>", "cls_token": "[CLS]"}
+        names = {
+            "pad_token": EOD,
+            "eos_token": EOD,
+            "bos_token": "<|startoftext|>",
+            "cls_token": "[CLS]",
+        }
         names = {k: v for k, v in names.items() if self.token_to_id(v) is not None}
         config = {
             "add_bos_token": False,

@@ -43,7 +43,9 @@ def perplexity(
     with tempfile.TemporaryDirectory() as scratch:
         dataset = _open(data, tok, Path(scratch))
         if dataset.num_tokens <= length:
-            raise DataError(f"{dataset.num_tokens} tokens, fewer than a row of {length}", path=data[0])
+            raise DataError(
+                f"{dataset.num_tokens} tokens, fewer than a row of {length}", path=data[0]
+            )
         cfg = DataConfig(prefix=["-"], seq_length=length)
         result = held_out_loss(network, dataset, cfg, rows=rows or 1 << 40, eod=eod)
     return {
@@ -59,7 +61,9 @@ def _open(data: Sequence[str], tok: Tokenizer | None, scratch: Path) -> IndexedD
     if len(data) == 1 and Path(f"{data[0]}.idx").is_file():
         return IndexedDataset(data[0])
     if tok is None or tok.eod_token_id is None:
-        raise DataError("text needs a model with a tokenizer; give a .bin/.idx prefix", path=data[0])
+        raise DataError(
+            "text needs a model with a tokenizer; give a .bin/.idx prefix", path=data[0]
+        )
     with IndexedWriter(scratch / "text", token_dtype(tok.vocab_size)) as writer:
         for document in documents(list(data)):
             writer.add_document([*tok.encode(document.text), tok.eod_token_id])

@@ -110,7 +110,9 @@ class Engine:
 
     # ---- requests ------------------------------------------------------------------------------
 
-    def add(self, token_ids: Sequence[int], params: SamplingParams, seed_offset: int = 0) -> Request:
+    def add(
+        self, token_ids: Sequence[int], params: SamplingParams, seed_offset: int = 0
+    ) -> Request:
         """Queue a request. Raises `RequestError` for ids outside the vocabulary or no room.
 
         Without `params.seed` the seed is the engine's plus the request's number.
@@ -120,7 +122,9 @@ class Engine:
             raise RequestError("the prompt is empty", param="prompt")
         bad = [i for i in ids if not 0 <= i < vocab]
         if bad:
-            raise RequestError(f"token id {bad[0]} is outside the vocabulary of {vocab}", param="prompt")
+            raise RequestError(
+                f"token id {bad[0]} is outside the vocabulary of {vocab}", param="prompt"
+            )
         room = self.max_model_len - len(ids)
         if room < 1:
             raise RequestError(
@@ -138,7 +142,9 @@ class Engine:
                 param="max_tokens",
             )
         self._count += 1
-        seed = (self.seed * 1_000_003 + self._count if params.seed is None else params.seed) + seed_offset
+        seed = (
+            self.seed * 1_000_003 + self._count if params.seed is None else params.seed
+        ) + seed_offset
         request = Request(self._count, ids, params, seed, length)
         self.waiting.append(request)
         return request
@@ -188,7 +194,9 @@ class Engine:
                 budget -= self._place(request, budget, work)
         while self.waiting and budget > 0:
             request = self.waiting[0]
-            if not self.pool.take(request.pages, min(len(request.tokens), budget) + self.num_drafts):
+            if not self.pool.take(
+                request.pages, min(len(request.tokens), budget) + self.num_drafts
+            ):
                 break
             self.running.append(self.waiting.popleft())
             budget -= self._place(request, budget, work)
@@ -314,8 +322,11 @@ class Engine:
             start += n
         attend = PagedAttend(self.pool, segments)
         out = self.model.mtp(0, torch.tensor(tokens), hidden_TD[index], positions_T[index], attend)
-        ends = [(w, out[s.stop - 1 : s.stop], s.first + s.stop - s.start - 1)
-                for (w, _), s in zip(live, segments, strict=True) if w.reaches_end]
+        ends = [
+            (w, out[s.stop - 1 : s.stop], s.first + s.stop - s.start - 1)
+            for (w, _), s in zip(live, segments, strict=True)
+            if w.reaches_end
+        ]
         for step in range(self.num_drafts):
             if not ends:
                 return
@@ -330,11 +341,15 @@ class Engine:
             request = w.request
             request.drafts = request.drafts[: max(request.max_tokens - len(request.output) - 1, 0)]
 
-    def _continue(self, ends: list[tuple[_Work, Tensor, int]], step: int) -> list[tuple[_Work, Tensor, int]]:
+    def _continue(
+        self, ends: list[tuple[_Work, Tensor, int]], step: int
+    ) -> list[tuple[_Work, Tensor, int]]:
         layers = self.model.config.num_nextn_predict_layers
         tokens = torch.tensor([w.request.drafts[-1] for w, _, _ in ends])
         positions = torch.tensor([p + 1 for _, _, p in ends])
         segments = [Segment(w.request.pages, p + 1, i, i + 1) for i, (w, _, p) in enumerate(ends)]
         hidden = torch.cat([h for _, h, _ in ends])
-        out = self.model.mtp(min(step, layers - 1), tokens, hidden, positions, PagedAttend(self.pool, segments))
+        out = self.model.mtp(
+            min(step, layers - 1), tokens, hidden, positions, PagedAttend(self.pool, segments)
+        )
         return [(w, out[i : i + 1], p + 1) for i, (w, _, p) in enumerate(ends)]

@@ -92,7 +92,9 @@ class PagedAttend:
         for c in range((first + n - 1) // PAGE + 1):
             k, v = (x[layer, s.pages[c]].float() for x in (self.pool.k, self.pool.v))
             scores = torch.bmm(q, k.transpose(1, 2))
-            scores.masked_fill_((torch.arange(c * PAGE, c * PAGE + PAGE)[None] > at[:, None])[None], float("-inf"))
+            scores.masked_fill_(
+                (torch.arange(c * PAGE, c * PAGE + PAGE)[None] > at[:, None])[None], float("-inf")
+            )
             new = torch.maximum(top, scores.amax(-1, keepdim=True))
             p, shrink = (scores - new).exp_(), (top - new).exp_()
             total = total * shrink + p.sum(-1, keepdim=True)

@@ -64,13 +64,20 @@ class SamplingParams:
     def _number(self, name: str, low: float, high: float, *, open_low: bool = False) -> None:
         value = getattr(self, name)
         sound = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not sound or not math.isfinite(value) or not low <= value <= high or (open_low and value == low):
+        if (
+            not sound
+            or not math.isfinite(value)
+            or not low <= value <= high
+            or (open_low and value == low)
+        ):
             raise RequestError(f"`{name}` is {value}, expected {low} to {high}", param=name)
 
     def _whole(self, name: str, low: int, high: int) -> None:
         value = getattr(self, name)
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise RequestError(f"`{name}` is {value}, expected a whole number from {low}", param=name)
+            raise RequestError(
+                f"`{name}` is {value}, expected a whole number from {low}", param=name
+            )
 
     @property
     def greedy(self) -> bool:

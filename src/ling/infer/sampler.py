@@ -36,7 +36,9 @@ def gumbel_noise(seed: int, position: int, ids: np.ndarray) -> np.ndarray:
     return -np.log(-np.log(uniform))
 
 
-def penalised(logits_V: Tensor, params: SamplingParams, tokens: Sequence[int], num_prompt: int) -> Tensor:
+def penalised(
+    logits_V: Tensor, params: SamplingParams, tokens: Sequence[int], num_prompt: int
+) -> Tensor:
     """Repetition penalty over prompt and output, then presence and frequency over the output."""
     scores = logits_V
     if params.repetition_penalty != 1.0:

@@ -9,7 +9,13 @@ from ..config import ModelConfig
 from .names import tensor_specs
 
 # Bytes per weight of each number format, scales included.
-BYTES_PER_WEIGHT = {"float32": 4.0, "bf16": 2.0, "fp8": 1 + 4 / 128**2, "int8": 1 + 2 / 128, "int4": 0.5 + 2 / 32}
+BYTES_PER_WEIGHT = {
+    "float32": 4.0,
+    "bf16": 2.0,
+    "fp8": 1 + 4 / 128**2,
+    "int8": 1 + 2 / 128,
+    "int4": 0.5 + 2 / 32,
+}
 
 
 def parameter_counts(cfg: ModelConfig) -> dict[str, int]:
@@ -21,7 +27,14 @@ def parameter_counts(cfg: ModelConfig) -> dict[str, int]:
     """
     main = cfg.replace(num_nextn_predict_layers=0)
     total = inactive = 0
-    for name, spec in tensor_specs(main.replace(num_experts=min(cfg.num_experts, 1), n_group=1, topk_group=1, num_experts_per_tok=min(cfg.num_experts_per_tok, 1))).items():
+    for name, spec in tensor_specs(
+        main.replace(
+            num_experts=min(cfg.num_experts, 1),
+            n_group=1,
+            topk_group=1,
+            num_experts_per_tok=min(cfg.num_experts_per_tok, 1),
+        )
+    ).items():
         size = math.prod(spec.shape)
         if name.endswith("expert_bias"):
             continue

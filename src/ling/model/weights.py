@@ -92,7 +92,9 @@ class SafetensorsFolder:
         try:
             return self._open(self.weight_map[name]).get_tensor(name)
         except (SafetensorError, OSError) as err:
-            raise SafetensorsError(f"{self.folder / self.weight_map[name]}: {_reason(err)}") from None
+            raise SafetensorsError(
+                f"{self.folder / self.weight_map[name]}: {_reason(err)}"
+            ) from None
 
 
 def _reason(err: Exception) -> str:

@@ -17,10 +17,14 @@ _OPTIONAL = {"fastapi": "serve", "uvicorn": "serve", "tensorboard": "train", "ma
 
 def doctor() -> dict[str, str]:
     """Facts by name, each one line."""
-    missing = [f"{m} ({extra})" for m, extra in _OPTIONAL.items() if not importlib.util.find_spec(m)]
+    missing = [
+        f"{m} ({extra})" for m, extra in _OPTIONAL.items() if not importlib.util.find_spec(m)
+    ]
     level = native.isa()
     kernel = (
-        f"native/{level}" if level != "none" else "reference (library not built: no C++ compiler at install)"
+        f"native/{level}"
+        if level != "none"
+        else "reference (library not built: no C++ compiler at install)"
     )
     return {
         "ling": version("ling"),

@@ -24,7 +24,9 @@ def place_by_expert(ids_TA: Tensor, num_experts: int, block: int) -> tuple[Tenso
     ends_E = ((counts_E + block - 1) // block * block).cumsum(0)
     order_N = flat_N.sort(stable=True).indices
     sorted_N = flat_N[order_N]
-    rank_N = torch.arange(len(flat_N), device=flat_N.device) - (counts_E.cumsum(0) - counts_E)[sorted_N]
+    rank_N = (
+        torch.arange(len(flat_N), device=flat_N.device) - (counts_E.cumsum(0) - counts_E)[sorted_N]
+    )
     starts_E = torch.cat((ends_E.new_zeros(1), ends_E))
     position_N = torch.empty_like(flat_N)
     position_N[order_N] = starts_E[sorted_N] + rank_N
@@ -52,7 +54,7 @@ class _Experts(torch.autograd.Function):
         down_EDF: Tensor,
     ) -> Tensor:
         dtype, (T, A) = x_TD.dtype, ids_TA.shape
-        block = 64 if T * A >= 64 * gate_EFD.shape[0] else 16
+        block = 64 if 64 * gate_EFD.shape[0] <= T * A else 16
         position_N, offsets = place_by_expert(ids_TA, gate_EFD.shape[0], block)
         # Gate and up side by side: the cast copies them anyway, and each product is done once.
         gu = torch.cat((gate_EFD.to(dtype), up_EFD.to(dtype)), dim=1)

@@ -22,9 +22,7 @@ def updated_bias(bias_E: Tensor, counts_E: Tensor, rate: float, *, zero_mean: bo
 
 
 @torch.no_grad()
-def update_biases(
-    model: Ling, counts: dict[int, Tensor], rate: float, *, zero_mean: bool
-) -> None:
+def update_biases(model: Ling, counts: dict[int, Tensor], rate: float, *, zero_mean: bool) -> None:
     """Move every layer's `expert_bias` in place, after the optimizer step."""
     for layer, counts_E in counts.items():
         bias = model.get_buffer(f"model.layers.{layer}.mlp.gate.expert_bias")

@@ -56,7 +56,13 @@ class Batch:
 
 
 def open_samples(
-    prefixes: Sequence[str], cfg: DataConfig, *, rows: int, seed: int, eod: int | None, vocab_size: int
+    prefixes: Sequence[str],
+    cfg: DataConfig,
+    *,
+    rows: int,
+    seed: int,
+    eod: int | None,
+    vocab_size: int,
 ) -> Any:
     """The sample order of one or several prefixes; raises `DataError` for unusable data."""
     datasets = [IndexedDataset(p) for p in prefixes]
@@ -69,12 +75,18 @@ def open_samples(
             )
         top = int(max(dataset.get(i).max() for i in range(min(len(dataset), 64))))
         if top >= vocab_size:
-            raise DataError(f"token id {top} is outside the vocabulary of {vocab_size}", path=f"{prefix}.bin")
+            raise DataError(
+                f"token id {top} is outside the vocabulary of {vocab_size}", path=f"{prefix}.bin"
+            )
     weights = cfg.weights or [float(d.num_tokens) for d in datasets]
     parts = [
         GPTSamples(
-            d, seq_length=cfg.seq_length, num_samples=_share(rows, w, weights), seed=seed,
-            eod=eod, eod_mask_loss=cfg.eod_mask_loss,
+            d,
+            seq_length=cfg.seq_length,
+            num_samples=_share(rows, w, weights),
+            seed=seed,
+            eod=eod,
+            eod_mask_loss=cfg.eod_mask_loss,
         )
         for d, w in zip(datasets, weights, strict=True)
     ]

@@ -68,7 +68,11 @@ def load(folder: Path, model: Ling, optimizer: torch.optim.Optimizer) -> dict[st
 
 def checkpoints(run: Path) -> list[Path]:
     """The finished checkpoints of a run, oldest first."""
-    found = [(int(m[1]), p) for p in (run / "checkpoints").glob("step-*") if (m := _STEP.fullmatch(p.name))]
+    found = [
+        (int(m[1]), p)
+        for p in (run / "checkpoints").glob("step-*")
+        if (m := _STEP.fullmatch(p.name))
+    ]
     return [p for _, p in sorted(found) if (p / MANIFEST).is_file()]
 
 

@@ -46,7 +46,11 @@ def compute_losses(model: Ling, batch: Batch, *, train: bool = True) -> Losses:
     main, _ = cross_entropy(h_TD, head, batch.labels_BS.flatten(), batch.mask_BS.flatten())
     mtp: list[Tensor] = []
     # The labels are the tokens shifted once: input of the first MTP layer as they stand.
-    tokens, labels, mask = roll_left(batch.tokens_BS), roll_left(batch.labels_BS), roll_left(batch.mask_BS)
+    tokens, labels, mask = (
+        roll_left(batch.tokens_BS),
+        roll_left(batch.labels_BS),
+        roll_left(batch.mask_BS),
+    )
     for j in range(cfg.num_nextn_predict_layers):
         h_TD = model.mtp(j, tokens.flatten(), h_TD, positions, attend, trace)
         seen = mask * _same_document(batch, j + 1)

@@ -27,7 +27,9 @@ def merge(run: str | Path, out: str | Path, *, last: int, schedule: str = "mean"
         raise UsageError(f"{out}: exists; give another name")
     found = checkpoint.checkpoints(run)[-last:] if last > 0 else []
     if last < 1 or len(found) < last:
-        raise UsageError(f"{run}: holds {len(checkpoint.checkpoints(run))} checkpoints, asked for {last}")
+        raise UsageError(
+            f"{run}: holds {len(checkpoint.checkpoints(run))} checkpoints, asked for {last}"
+        )
     total: dict[str, Tensor] = {}
     for folder, weight in zip(found, merge_weights(last - 1, schedule), strict=True):
         state = {

@@ -138,7 +138,9 @@ def draw(run: Path, title: str) -> list[Path]:
         share = share / share.mean(-1, keepdim=True)
         figure, axes = plt.subplots(figsize=(8, 0.5 * len(layers) + 2))
         image = axes.imshow(share, aspect="auto", cmap="coolwarm", vmin=0, vmax=2)
-        axes.set(xlabel="expert", title=f"{title}: expert load over its layer's mean, last 10% of steps")
+        axes.set(
+            xlabel="expert", title=f"{title}: expert load over its layer's mean, last 10% of steps"
+        )
         axes.set_yticks(range(len(layers)), [f"layer {n}" for n in layers])
         figure.colorbar(image, ax=axes)
         out.append(_save(figure, run / "expert_load.png"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import math
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -111,7 +112,9 @@ class Trainer:
             return cfg
         bos = self.tokenizer.token_to_id("<|startoftext|>")
         return cfg.replace(
-            eos_token_id=self.eod, pad_token_id=self.eod, bos_token_id=self.eod if bos is None else bos
+            eos_token_id=self.eod,
+            pad_token_id=self.eod,
+            bos_token_id=self.eod if bos is None else bos,
         )
 
     # ---- the loop ------------------------------------------------------------------------------
@@ -134,7 +137,11 @@ class Trainer:
         self.peak = gemm_peak(torch.bfloat16 if cfg.train.dtype == "bfloat16" else torch.float32)
         rows = cfg.train.steps * cfg.train.global_batch_size
         self.samples = open_samples(
-            self.train_prefixes, cfg.data, rows=rows, seed=cfg.train.seed, eod=self.eod,
+            self.train_prefixes,
+            cfg.data,
+            rows=rows,
+            seed=cfg.train.seed,
+            eod=self.eod,
             vocab_size=self.model.config.vocab_size,
         )
         metrics = MetricsLog(self.out, self.steps_done + 1)
@@ -147,7 +154,9 @@ class Trainer:
             metrics.close()
             progress.close()
         if self.caught is not None:
-            self.log(f"stopped after step {self.steps_done}, saved; the same command goes on from here")
+            self.log(
+                f"stopped after step {self.steps_done}, saved; the same command goes on from here"
+            )
             return 128 + self.caught
         for path in draw(self.out, self.out.name) or []:
             self.log(f"picture: {path}")
@@ -186,7 +195,9 @@ class Trainer:
             losses = compute_losses(self.model, batch)
             (losses.total(cfg.mtp_loss_weight, cfg.z_loss_coef) / micro_batches).backward()
             sums["loss"] += float(losses.main.detach()) / micro_batches
-            sums["mtp_loss"] += float(losses.mtp.detach()) / micro_batches if losses.mtp is not None else 0.0
+            sums["mtp_loss"] += (
+                float(losses.mtp.detach()) / micro_batches if losses.mtp is not None else 0.0
+            )
             sums["z_loss"] += float(losses.z.detach()) / micro_batches
             for layer, c in losses.counts.items():
                 counts[layer] = counts[layer] + c if layer in counts else c
@@ -237,8 +248,11 @@ class Trainer:
         cfg = self.recipe
         self.model.eval()
         result: HeldOut = held_out_loss(
-            self.model, IndexedDataset(self.valid_prefixes[0]), cfg.data,
-            rows=cfg.train.eval_rows, eod=self.eod,
+            self.model,
+            IndexedDataset(self.valid_prefixes[0]),
+            cfg.data,
+            rows=cfg.train.eval_rows,
+            eod=self.eod,
         )
         self.model.train()
         return {
@@ -250,7 +264,12 @@ class Trainer:
     def _save(self) -> None:
         checkpoint.prune(self.out, 0)
         folder = self.out / "checkpoints" / f"step-{self.steps_done}"
-        progress = {"step": self.steps_done, "rows": self.steps_done * self.recipe.train.global_batch_size}
+        # Only a damaged checkpoint, passed over at resume, can be in the way.
+        shutil.rmtree(folder, ignore_errors=True)
+        progress = {
+            "step": self.steps_done,
+            "rows": self.steps_done * self.recipe.train.global_batch_size,
+        }
         checkpoint.save(folder, self.model, self.optimizer, progress)
         if self.tokenizer is not None:
             self.tokenizer.save(make_folder(self.out / "tokenizer"))

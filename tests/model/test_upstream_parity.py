@@ -54,7 +54,10 @@ def test_logits_equal_upstream(fixtures, folder):
 
 def test_bf16_logits_equal_upstream_bit_for_bit(fixtures):
     path = fixtures / "model" / "tiny_bf16"
-    io, eager = load_file(path / "io.safetensors"), lambda _, q, k, v: reference.causal_attention(q, k, v)
+    io, eager = (
+        load_file(path / "io.safetensors"),
+        lambda _, q, k, v: reference.causal_attention(q, k, v),
+    )
     with torch.no_grad():
         _, logits, _ = run(load_model(path), io["input_ids"], attend=eager)
     assert torch.equal(logits, io["logits_fp32_bias"].flatten(0, 1).float())

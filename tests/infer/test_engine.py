@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import ling.infer.engine as engine_module
+from ling.errors import RequestError, UsageError
+from ling.infer.engine import Engine
+from ling.infer.request import SamplingParams
+from ling.infer.sampler import choose
+from ling.model.attention import DenseAttend
+from ling.model.ling import from_config
+from ling.model.weights import load_model
+from ling.presets import preset
+
+random.seed(7)
+PROMPTS = [[random.randrange(384) for _ in range(random.randint(1, 90))] for _ in range(50)]
+
+
+def engine(**options):
+    model = from_config(preset("ling-tiny"), seed=0)
+    with torch.no_grad():  # larger weights than at the start of training: varied continuations
+        for p in model.parameters():
+            if p.ndim > 1:
+                p.mul_(4)
+    return Engine(model, **options)
+
+
+def outputs(e, *, together, temperature, prompts=PROMPTS):
+    requests = []
+    for i, prompt in enumerate(prompts):
+        params = SamplingParams(max_tokens=16, temperature=temperature, seed=i, ignore_eos=True)
+        requests.append(e.add(prompt, params))
+        while not together and e.has_work:
+            e.step()
+    while e.has_work:
+        e.step()
+    assert len(e.pool.free) == e.pool.num_pages
+    return [r.output for r in requests]
+
+
+@pytest.fixture(scope="module", params=[0.0, 0.8])
+def alone(request):
+    torch.set_num_threads(2)
+    return request.param, outputs(engine(), together=False, temperature=request.param)
+
+
+def test_batch_gives_the_tokens_of_lone_requests(alone):
+    temperature, want = alone
+    assert outputs(engine(), together=True, temperature=temperature) == want
+
+
+@pytest.mark.parametrize("num_drafts", [1, 3])
+def test_speculation_gives_the_tokens_of_plain_decoding(alone, num_drafts):
+    temperature, want = alone
+    e = engine(speculative="mtp", num_drafts=num_drafts)
+    assert outputs(e, together=True, temperature=temperature) == want
+    assert e.stats.drafted > 0
+    assert 0 <= e.stats.acceptance <= 1
+
+
+def test_preemption_and_chunking_change_nothing(alone, monkeypatch):
+    temperature, want = alone
+    monkeypatch.setattr(engine_module, "MAX_STEP_TOKENS", 37)
+    e = engine(num_pages=6, max_model_len=200, speculative="mtp")
+    assert outputs(e, together=True, temperature=temperature) == want
+
+
+def test_thread_count_changes_nothing(alone):
+    temperature, want = alone
+    torch.set_num_threads(1)
+    got = outputs(engine(), together=True, temperature=temperature, prompts=PROMPTS[:10])
+    assert got == want[:10]
+
+
+def test_abort_frees_pages_and_leaves_others_alone(alone):
+    temperature, want = alone
+    e = engine()
+    params = [
+        SamplingParams(max_tokens=16, temperature=temperature, seed=i, ignore_eos=True)
+        for i in range(6)
+    ]
+    requests = [e.add(p, s) for p, s in zip(PROMPTS, params, strict=False)]
+    for _ in range(3):
+        e.step()
+    e.abort(requests[2])
+    while e.has_work:
+        e.step()
+    assert [r.output for i, r in enumerate(requests) if i != 2] == [
+        w for i, w in enumerate(want[:6]) if i != 2
+    ]
+    assert len(e.pool.free) == e.pool.num_pages
+
+
+def test_greedy_equals_upstream(fixtures):
+    path = fixtures / "model" / "tiny_nomtp_fp32"
+    want = json.loads((path / "expected.json").read_text())["greedy"]
+    e = Engine(load_model(path, "float32"))
+    n = len(want["output"]) - len(want["prompt"])
+    request = e.add(want["prompt"], SamplingParams(temperature=0, max_tokens=n, ignore_eos=True))
+    while e.has_work:
+        e.step()
+    assert request.tokens == want["output"]
+
+
+@pytest.mark.parametrize("folder", ["tiny_fp32", "tiny_yarn_fp32"])
+def test_prompt_logprobs_equal_upstream(fixtures, folder):
+    path = fixtures / "model" / folder
+    io = load_file(path / "io.safetensors")
+    e = Engine(load_model(path, "float32"))
+    ids = io["input_ids"][0].tolist()[:30]
+    request = e.add(ids, SamplingParams(max_tokens=1, prompt_logprobs=-1, temperature=0))
+    while e.has_work:
+        e.step()
+    want = io["logits"][0, : len(ids) - 1].log_softmax(-1)
+    assert torch.allclose(torch.stack(request.prompt_logprobs), want, atol=2e-4)
+
+
+def test_paged_attention_equals_dense_attention():
+    e = engine()
+    ids = PROMPTS[3] + PROMPTS[4] + PROMPTS[5]
+    request = e.add(ids, SamplingParams(max_tokens=1, prompt_logprobs=-1, temperature=0))
+    while e.has_work:
+        e.step()
+    with torch.no_grad():
+        hidden = e.model(torch.tensor(ids), torch.arange(len(ids)), DenseAttend([0, len(ids)]))
+        want = e.model.logits(hidden)[:-1].log_softmax(-1)
+    assert torch.allclose(torch.stack(request.prompt_logprobs), want, atol=1e-3)
+
+
+def test_sampling_has_the_softmax_distribution():
+    logits = torch.tensor([2.0, 1.0, 0.0, -1.0, float("-inf")])
+    params = SamplingParams(temperature=1.0)
+    draws = np.bincount([choose(logits, params, s, [0] * 5, 5) for s in range(8000)], minlength=5)
+    want = logits.softmax(-1).numpy() * 8000
+    assert draws[4] == 0
+    assert ((draws[:4] - want[:4]) ** 2 / want[:4]).sum() < 20  # chi-square, 3 degrees of freedom
+
+
+def test_filters_keep_the_smallest_sufficient_set():
+    logits = torch.log(torch.tensor([0.5, 0.3, 0.15, 0.05]))
+    for params, allowed in (
+        (SamplingParams(top_p=0.5), {0}),
+        (SamplingParams(top_p=0.7), {0, 1}),
+        (SamplingParams(top_k=3), {0, 1, 2}),
+        (SamplingParams(min_p=0.25), {0, 1, 2}),
+    ):
+        assert {choose(logits, params, s, [0], 1) for s in range(400)} == allowed
+
+
+def test_repetition_penalty_follows_the_rule():
+    logits = torch.tensor([2.0, 1.5, -1.0])
+    params = SamplingParams(temperature=0, repetition_penalty=2.0)
+    assert choose(logits, params, 0, [0], 1) == 1
+    assert choose(torch.tensor([-1.0, -1.5]), params, 0, [0], 1) == 1
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"temperature": float("nan")}, {"temperature": -1}, {"top_p": 0}, {"top_k": -2}, {"n": 0},
+     {"max_tokens": 0}, {"stop": [""]}, {"repetition_penalty": 0}, {"logprobs": -2}],
+)  # fmt: skip
+def test_bad_parameters_are_named(bad):
+    with pytest.raises(RequestError) as err:
+        SamplingParams(**bad)
+    assert err.value.param == next(iter(bad))
+
+
+def test_bad_prompts_are_refused():
+    e = engine(max_model_len=64)
+    for prompt, word in (([], "empty"), ([384], "vocabulary"), ([-1], "vocabulary")):
+        with pytest.raises(RequestError, match=word):
+            e.add(prompt, SamplingParams())
+    with pytest.raises(RequestError, match=r"64") as err:
+        e.add([1] * 64, SamplingParams())
+    assert err.value.code == "context_length_exceeded"
+    with pytest.raises(UsageError, match="max_model_len"):
+        engine(max_model_len=100_000)
+
+
+def test_speculation_needs_an_mtp_layer():
+    model = from_config(preset("ling-tiny").replace(num_nextn_predict_layers=0), seed=0)
+    with pytest.raises(UsageError, match="num_nextn_predict_layers"):
+        Engine(model, speculative="mtp")
+
+
+def test_ids_without_a_token_are_never_produced():
+    e = engine(has_id=lambda i: i < 50, speculative="mtp")
+    got = outputs(e, together=True, temperature=1.5, prompts=PROMPTS[:5])
+    assert max(max(o) for o in got) < 50

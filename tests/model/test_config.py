@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from ling.config import ModelConfig
+from ling.errors import CheckpointError, ConfigError, ShardIndexError, UsageError
+from ling.model.ling import from_config
+from ling.model.names import tensor_specs
+from ling.model.size import describe
+from ling.model.weights import load_model, read_config, save_model
+from ling.presets import PRESETS, preset
+
+# Spec: architecture §4.
+COUNTS = {
+    "ling-mini-2.0": (16_255_638_528, 1_432_968_192, 789_142_528, 827_861_248),
+    "ling-flash-2.0": (102_889_697_280, 6_152_269_824, 4_864_618_496, 3_306_180_864),
+    "ling-1t": (999_705_309_184, 51_054_407_680, 48_479_105_024, 13_222_584_576),
+}
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_released_parameter_counts_to_the_parameter(name):
+    assert tuple(describe(preset(name))["parameters"].values()) == COUNTS[name]
+
+
+def test_mini_kv_cache_bytes():
+    assert describe(preset("ling-mini-2.0"))["kv_bytes_per_token"] == 40_960
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_config_survives_its_own_json(name):
+    cfg = preset(name)
+    assert ModelConfig.from_dict(json.loads(json.dumps(cfg.to_dict()))) == cfg
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"hidden_size": -1}, "hidden_size"),
+        ({"hidden_size": 2**40}, "hidden_size"),
+        ({"hidden_size": True}, "hidden_size"),
+        ({"hidden_size": 2.5}, "hidden_size"),
+        ({"vocab_size": "many"}, "vocab_size"),
+        ({"num_key_value_heads": 3}, "num_key_value_heads"),
+        ({"n_group": 7}, "n_group"),
+        ({"topk_group": 9}, "topk_group"),
+        ({"num_experts_per_tok": 129}, "num_experts_per_tok"),
+        ({"head_dim": 127}, "head_dim"),
+        ({"rope_theta": float("nan")}, "rope_theta"),
+        ({"hidden_act": "gelu"}, "hidden_act"),
+        ({"score_function": "softmax"}, "score_function"),
+        ({"rope_scaling": {"type": "magic"}}, "rope_scaling"),
+        ({"architectures": ["BailingMoeForCausalLM"]}, "architectures"),
+        ({"model_type": "llama"}, "model_type"),
+        ({"torch_dtype": "int3"}, "dtype"),
+    ],
+)
+def test_impossible_config_is_refused_by_field(change, word):
+    with pytest.raises(ConfigError, match=word):
+        ModelConfig.from_dict({**preset("ling-mini-2.0").to_dict(), **change})
+
+
+def test_config_tolerances_of_real_checkpoints():
+    raw = preset("ling-mini-2.0").to_dict()
+    del raw["moe_shared_expert_intermediate_size"], raw["partial_rotary_factor"]
+    raw.update(n_group=0, topk_group=0, rotary_dim=64, model_type="bailing_moe_v2")
+    cfg = ModelConfig.from_dict(raw)
+    assert (cfg.n_group, cfg.rotary_size, cfg.moe_shared_expert_intermediate_size) == (1, 64, 512)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    model = from_config(preset("ling-tiny"), seed=0)
+    save_model(model, model.config, tmp_path, dtype="float32", max_shard_bytes=200_000)
+    return tmp_path, model
+
+
+def test_weights_survive_disk_bit_for_bit_over_several_shards(saved):
+    folder, model = saved
+    assert len(list(folder.glob("*.safetensors"))) > 1
+    again = load_model(folder).state_dict()
+    assert all((again[k] == v).all() for k, v in model.state_dict().items())
+
+
+def test_exported_names_and_dtypes_are_those_of_the_spec(saved):
+    index = json.loads((saved[0] / "model.safetensors.index.json").read_text())
+    specs = tensor_specs(saved[1].config)
+    assert list(index["weight_map"]) == list(specs)
+    assert specs["model.layers.1.mlp.gate.expert_bias"].float32
+    assert "model.layers.3.eh_proj.weight" in specs
+
+
+def test_truncated_shard_and_hostile_index_are_refused(saved):
+    folder, _ = saved
+    index = folder / "model.safetensors.index.json"
+    good = index.read_text()
+    index.write_text(good.replace("model-00001-of", "../model-00001-of", 1))
+    with pytest.raises(ShardIndexError):
+        load_model(folder)
+    index.write_text(good)
+    shard = sorted(folder.glob("*.safetensors"))[0]
+    shard.write_bytes(shard.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match=shard.name):
+        load_model(folder)
+
+
+def test_wrong_shape_is_named(saved):
+    raw = json.loads((saved[0] / "config.json").read_text())
+    (saved[0] / "config.json").write_text(json.dumps({**raw, "intermediate_size": 64}))
+    with pytest.raises(CheckpointError, match=r"gate_proj.weight.*expected"):
+        load_model(saved[0])
+
+
+def test_not_a_model_folder(tmp_path):
+    with pytest.raises(CheckpointError, match=r"no config.json"):
+        read_config(tmp_path)
+    with pytest.raises(UsageError, match="weights"):
+        read_config("ling-mini-2.0")

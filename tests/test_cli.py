@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def ling(*args, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "ling.cli", *map(str, args)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        **options,
+    )
+
+
+@pytest.mark.parametrize(
+    ("args", "word"),
+    [
+        (["trian"], "did you mean `train`" if False else "no command `trian`"),
+        (["inspect", "ling-mini"], "no such model folder"),
+        (["inspect", "ling-mini-2.0", "--jsn"], "jsn"),
+        (["pretrain", "nothing.yaml"], "no such recipe"),
+        (["pretrain", "RECIPE", "--train.stpes", "3"], "train.stpes"),
+        (["pretrain", "RECIPE", "--train.steps", "-3"], "train.steps"),
+        (["pretrain", "RECIPE", "--train.steps", "many"], "train.steps"),
+        (["pretrain", "RECIPE", "--model", "ling-nanoo"], "ling-nanoo"),
+        (["generate", "nowhere", "-p", "x"], "nowhere"),
+        (["generate", "ling-mini-2.0", "-p", "x"], "weights"),
+        (["convert", "nowhere", "out"], "nowhere"),
+        (["eval", "nowhere", "--data", "x"], "nowhere"),
+        (["merge", "nowhere", "out", "--last", "2"], "nowhere"),
+        (["serve", "nowhere", "--port", "99999"], "99999"),
+    ],
+)
+def test_bad_usage_is_one_line_and_exit_code_2(args, word, tmp_path):
+    args = [str(REPOSITORY / "recipes/pretrain/tiny.yaml") if a == "RECIPE" else a for a in args]
+    done = ling(*args, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert word in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_inspect_json():
+    report = json.loads(ling("inspect", "ling-mini-2.0", "--json").stdout)
+    assert report["parameters"]["total"] == 16_255_638_528
+    assert report["kv_bytes_per_token"] == 40_960
+
+
+def test_help_is_quick_and_imports_no_torch():
+    best = 9.0
+    for _ in range(5):
+        start = time.perf_counter()
+        assert ling("--help").returncode == 0
+        best = min(best, time.perf_counter() - start)
+    code = "import sys, ling, ling.cli; assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    assert best < 1.0  # 0.1 s on a quiet machine
+
+
+def test_print_config_shows_the_resolved_recipe():
+    recipe = REPOSITORY / "recipes/pretrain/tiny.yaml"
+    done = ling("pretrain", recipe, "--train.steps", "7", "--print-config")
+    assert done.returncode == 0, done.stderr
+    assert "steps: 7" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "recipe", sorted((REPOSITORY / "recipes").rglob("*.yaml")), ids=lambda p: p.stem
+)
+def test_every_recipe_loads(recipe):
+    assert ling("pretrain", recipe, "--print-config").returncode == 0
+
+
+def test_unwritable_output_is_refused(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    done = ling(
+        "pretrain",
+        REPOSITORY / "recipes/pretrain/tiny.yaml",
+        "--out",
+        file / "run",
+        env=dict(os.environ),
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)

@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from ling.convert.convert import convert
+from ling.convert.verify import verify
+from ling.errors import CheckpointError, DCPError, UsageError
+from ling.eval.perplexity import perplexity
+from ling.model.dcp import SafeReader, tensor_metadata
+from ling.train.merge import merge
+
+REPOSITORY = Path(__file__).parents[2]
+RECIPE = REPOSITORY / "recipes" / "pretrain" / "tiny.yaml"
+SETTINGS = [
+    "--data.corpus_bytes",
+    "300000",
+    "--train.steps",
+    "24",
+    "--checkpoint.interval_steps",
+    "6",
+    "--checkpoint.keep_last",
+    "3",
+]
+
+
+def command(out, *more):
+    return [
+        sys.executable,
+        "-m",
+        "ling.cli",
+        "pretrain",
+        str(RECIPE),
+        "--out",
+        str(out),
+        *SETTINGS,
+        *more,
+    ]
+
+
+def train(out, *more):
+    return subprocess.run(command(out, *more), capture_output=True, text=True, timeout=120)
+
+
+def losses(out):
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [(r["step"], r["loss"], r["mtp_loss"], r["grad_norm"]) for r in rows]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("run") / "whole"
+    done = train(out)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def test_a_run_leaves_what_the_contract_says(run):
+    for name in (
+        "config.yaml",
+        "metrics.jsonl",
+        "loss.png",
+        "expert_load.png",
+        "tokenizer/tokenizer.json",
+    ):
+        assert (run / name).is_file(), name
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == [
+        "step-12",
+        "step-18",
+        "step-24",
+    ]
+    seen = losses(run)
+    assert [s for s, *_ in seen] == list(range(1, 25))
+    assert seen[-1][1] < seen[0][1] - 0.5
+
+
+def test_killed_run_resumes_bit_for_bit(run, tmp_path):
+    out = tmp_path / "killed"
+    rng = random.Random(os.getpid())
+    for _ in range(2):
+        process = subprocess.Popen(
+            command(out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        target = rng.randint(2, 18)
+        while process.poll() is None and not (
+            (out / "metrics.jsonl").exists()
+            and len((out / "metrics.jsonl").read_text().splitlines()) >= target
+        ):
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    done = train(out)
+    assert done.returncode == 0, done.stderr
+    assert losses(out) == losses(run)
+    a, b = (
+        {f: (p / "checkpoints/step-24" / f).read_bytes() for f in ("config.json", "state.json")}
+        for p in (run, out)
+    )
+    assert a == b
+    convert(run, tmp_path / "a", to="float32")
+    convert(out, tmp_path / "b", to="float32")
+    assert verify(tmp_path / "a", tmp_path / "b")["max_difference"] == 0
+
+
+def test_sigint_saves_and_the_next_run_goes_on(run, tmp_path):
+    out = tmp_path / "stopped"
+    process = subprocess.Popen(
+        command(out), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while not (
+        (out / "metrics.jsonl").exists() and (out / "metrics.jsonl").read_text().count("\n") >= 3
+    ):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    stdout, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command goes on" in stdout
+    assert train(out).returncode == 0
+    assert losses(out) == losses(run)
+
+
+def test_finished_run_says_so_and_changed_recipe_is_refused(run):
+    again = train(run)
+    assert (again.returncode, "already done" in again.stdout) == (0, True)
+    changed = train(run, "--optim.lr", "0.5")
+    assert changed.returncode == 2
+    assert changed.stderr.count("\n") == 1
+    assert "optim.lr" in changed.stderr
+
+
+def test_damaged_newest_checkpoint_falls_back(run, tmp_path):
+    import shutil
+
+    out = tmp_path / "copy"
+    shutil.copytree(run, out)
+    data = next((out / "checkpoints/step-24").glob("*.distcp"))
+    raw = bytearray(data.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    data.write_bytes(bytes(raw))
+    done = train(out, "--data.corpus_bytes", "300000")
+    assert done.returncode == 0, done.stderr
+    assert "step-24 is damaged" in done.stdout
+    assert losses(out) == losses(run)
+
+
+def test_conversion_round_trip_is_exact_and_atomic(run, tmp_path):
+    convert(run, tmp_path / "hf", to="float32")
+    convert(tmp_path / "hf", tmp_path / "dcp", to="dcp")
+    convert(tmp_path / "dcp", tmp_path / "again", to="float32")
+    assert verify(tmp_path / "hf", tmp_path / "again")["max_difference"] == 0
+    with pytest.raises(UsageError, match="exists"):
+        convert(run, tmp_path / "hf")
+    with pytest.raises(CheckpointError):
+        convert(tmp_path, tmp_path / "nothing")
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_eval_agrees_with_the_trainer(run, tmp_path):
+    convert(run, tmp_path / "hf", to="float32")
+    report = perplexity(
+        tmp_path / "hf", [str(run / "data/valid_text_document")], seq_length=128, rows=16
+    )
+    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    assert report["loss"] == pytest.approx(last["valid_loss"], abs=1e-5)
+    assert report["mtp_agreement"] == pytest.approx(last["valid_mtp_agreement"], abs=1e-6)
+
+
+def test_merge_averages_every_tensor(run, tmp_path):
+    assert merge(run, tmp_path / "m", last=3) == ["step-12", "step-18", "step-24"]
+    for folder, name in (
+        (tmp_path / "m", "merged"),
+        *((run / "checkpoints" / n, n) for n in ("step-12", "step-18", "step-24")),
+    ):
+        convert(folder, tmp_path / f"hf-{name}", to="float32", tokenizer=run / "tokenizer")
+    from ling.model.weights import SafetensorsFolder
+
+    merged = SafetensorsFolder(tmp_path / "hf-merged")
+    parts = [SafetensorsFolder(tmp_path / f"hf-step-{n}") for n in (12, 18, 24)]
+    for name in merged.weight_map:
+        mean = torch.stack([p.tensor(name) for p in parts]).mean(0)
+        assert torch.allclose(merged.tensor(name), mean, atol=1e-6), name
+
+
+def test_pickle_in_metadata_is_not_run(tmp_path):
+    import pickle
+
+    class Bomb:
+        def __reduce__(self):
+            return (os.system, (f"touch {tmp_path}/canary",))
+
+    (tmp_path / ".metadata").write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(DCPError, match="not allowed"):
+        SafeReader(tmp_path).read_metadata()
+    assert not (tmp_path / "canary").exists()
+
+
+def test_metadata_lists_every_tensor(run):
+    names = tensor_metadata(run / "checkpoints/step-24")
+    assert "model.model.layers.1.mlp.experts.gate_proj" in names
+    assert "optimizer.exp_avg.lm_head.weight" in names
