@@ -25,7 +25,7 @@ def ling(*args, **options):
 @pytest.mark.parametrize(
     ("args", "word"),
     [
-        (["trian"], "did you mean `train`" if False else "no command `trian`"),
+        (["trian"], "no command `trian`"),
         (["inspect", "ling-mini"], "no such model folder"),
         (["inspect", "ling-mini-2.0", "--jsn"], "jsn"),
         (["pretrain", "nothing.yaml"], "no such recipe"),
@@ -63,7 +63,7 @@ def test_help_is_quick_and_imports_no_torch():
         start = time.perf_counter()
         assert ling("--help").returncode == 0
         best = min(best, time.perf_counter() - start)
-    code = "import sys, ling, ling.cli; assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    code = "import sys, ling, ling.cli; assert not {'torch', 'transformers'} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
     assert best < 1.0  # 0.1 s on a quiet machine
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from .config import nearest
 from .errors import LingError, UsageError
@@ -28,7 +28,7 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code (0 done, 2 bad input, 1 other failure, 130/143 stopped)."""
+    """Entry point; returns the exit code: 0 done, 2 bad input, 130/143 stopped, 1 otherwise."""
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
     args = [a for a in args if a != "--debug"]
@@ -62,9 +62,7 @@ def _one_line(text: str) -> str:
 
 def _dispatch(args: list[str]) -> int:
     if not args or args[0] in ("-h", "--help"):
-        print(
-            "usage: ling COMMAND ... (`ling COMMAND --help` for its options; --debug for tracebacks)\n"
-        )
+        print("usage: ling COMMAND ... (`ling COMMAND --help`: options; --debug: tracebacks)\n")
         print("\n".join(f"  {name:11} {text}" for name, text in COMMANDS.items()))
         return 0
     if args[0] in ("-V", "--version"):
@@ -143,7 +141,7 @@ def _build_recipe(values: dict[str, Any]) -> Any:
     hints = typing.get_type_hints(config.PretrainConfig)
     for key, kind in hints.items():
         if dataclasses.is_dataclass(kind) and isinstance(values.get(key), dict):
-            values[key] = kind(**values[key])
+            values[key] = cast("type[Any]", kind)(**values[key])
     return config.PretrainConfig(**values)
 
 
@@ -189,9 +187,8 @@ def _merge(args: list[str]) -> None:
     ns = parser.parse_args(args)
     from .train.merge import merge
 
-    print(
-        f"merged {', '.join(merge(ns.run, ns.out, last=ns.last, schedule=ns.schedule))} into {ns.out}"
-    )
+    names = merge(ns.run, ns.out, last=ns.last, schedule=ns.schedule)
+    print(f"merged {', '.join(names)} into {ns.out}")
 
 
 def _convert(args: list[str]) -> None:
@@ -252,7 +249,7 @@ def _inspect(args: list[str]) -> None:
         f"  parameters         {counts['total']:>18,}",
         f"  active per token   {counts['active']:>18,}",
         f"  non-embedding      {counts['active_non_embedding']:>18,}",
-        f"  one MTP layer      {counts['mtp']:>18,}  ({cfg.num_nextn_predict_layers} in this model)",
+        f"  one MTP layer      {counts['mtp']:>18,}  (model has {cfg.num_nextn_predict_layers})",
         f"  KV bytes per token {report['kv_bytes_per_token']:>18,}",
         *(f"  {name:<8} {size / 1e9:>27.2f} GB" for name, size in report["bytes"].items()),
     ]

@@ -22,10 +22,54 @@ MAX_CONFIG_BYTES = 1 << 20
 # Larger numbers only come from damaged or hostile files; the largest released value is 157,184.
 MAX_FIELD = 1 << 24
 
-_POSITIVE = ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "moe_intermediate_size", "max_position_embeddings"]
-_NOT_NEGATIVE = ["num_experts", "num_shared_experts", "num_experts_per_tok", "n_group", "topk_group", "first_k_dense_replace", "num_nextn_predict_layers", "rotary_dim", "moe_shared_expert_intermediate_size", "pad_token_id", "eos_token_id", "bos_token_id", "max_window_layers"]
-_FLAGS = ["use_qkv_bias", "use_bias", "use_qk_norm", "use_rmsnorm", "tie_word_embeddings", "norm_topk_prob", "moe_router_enable_expert_bias", "use_cache", "output_router_logits"]
-_NUMBERS = ["rms_norm_eps", "rope_theta", "routed_scaling_factor", "initializer_range", "partial_rotary_factor", "mtp_loss_scaling_factor", "embedding_dropout", "attention_dropout", "output_dropout"]
+_POSITIVE = [
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "moe_intermediate_size",
+    "max_position_embeddings",
+]
+_NOT_NEGATIVE = [
+    "num_experts",
+    "num_shared_experts",
+    "num_experts_per_tok",
+    "n_group",
+    "topk_group",
+    "first_k_dense_replace",
+    "num_nextn_predict_layers",
+    "rotary_dim",
+    "moe_shared_expert_intermediate_size",
+    "pad_token_id",
+    "eos_token_id",
+    "bos_token_id",
+    "max_window_layers",
+]
+_FLAGS = [
+    "use_qkv_bias",
+    "use_bias",
+    "use_qk_norm",
+    "use_rmsnorm",
+    "tie_word_embeddings",
+    "norm_topk_prob",
+    "moe_router_enable_expert_bias",
+    "use_cache",
+    "output_router_logits",
+]
+_NUMBERS = [
+    "rms_norm_eps",
+    "rope_theta",
+    "routed_scaling_factor",
+    "initializer_range",
+    "partial_rotary_factor",
+    "mtp_loss_scaling_factor",
+    "embedding_dropout",
+    "attention_dropout",
+    "output_dropout",
+]
 
 
 @dataclass(frozen=True, kw_only=True)

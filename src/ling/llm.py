@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from torch import Tensor
 
 from .data.chat import ChatTemplate, builtin_template
@@ -285,7 +284,7 @@ def _progress(items: list[Any], wanted: bool) -> Any:
 
 
 class _Text:
-    """The visible text of one continuation, with stop strings cut off wherever tokens split them."""
+    """Visible text of one continuation; stop strings are cut wherever tokens split them."""
 
     def __init__(self, llm: LLM, params: SamplingParams) -> None:
         self.llm, self.params = llm, params
@@ -431,14 +430,12 @@ class _Driver:
             self.engine.abort(mail.request)
 
     def _run(self) -> None:
-        torch.set_num_threads(torch.get_num_threads())
         while True:
             with self.wake:
                 while not self.engine.has_work:
-                    if not self.wake.wait(timeout=60):
-                        if not self.engine.has_work:
-                            self.thread = None
-                            return
+                    if not self.wake.wait(timeout=60) and not self.engine.has_work:
+                        self.thread = None
+                        return
                 try:
                     touched = self.engine.step()
                 except Exception as err:
@@ -448,8 +445,8 @@ class _Driver:
                     self.mails.clear()
                     continue
                 for request in touched:
-                    mail = self.mails.get(request)
-                    if mail is not None:
-                        mail.post()
+                    waiting = self.mails.get(request)
+                    if waiting is not None:
+                        waiting.post()
                         if request.finish_reason is not None:
                             del self.mails[request]

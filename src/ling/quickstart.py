@@ -51,7 +51,8 @@ def quickstart(out: str | Path, minutes: float = 3.5) -> int:
     _generate(out / "model")
     minutes_taken = (time.monotonic() - start) / 60
     print(f"\ndone in {minutes_taken:.1f} minutes. Pictures:")
-    for picture in sorted((out / "run").glob("*.png")) or ["none (pip install 'ling[plot]')"]:
+    pictures: list[Any] = sorted((out / "run").glob("*.png"))
+    for picture in pictures or ["none (pip install 'ling[plot]')"]:
         print(f"  {picture}")
     print("What to try next:")
     print(f'  ling generate {out / "model"} -p "def main(" --temperature 0.7 --speculative mtp')

@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import json
+import os
 import re
 import signal
 import socket
@@ -149,6 +150,7 @@ def test_command_line_serves_the_official_client(folder):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     with contextlib.ExitStack() as stack:
         stack.callback(process.communicate)

@@ -1,51 +1,41 @@
-"""Chat templates: messages to text, in a sandbox, from code that came with a model."""
+"""Chat templates: messages to text, and to token ids that no message can forge."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
-from typing import Any
-
-from jinja2 import TemplateError as JinjaError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from typing import TYPE_CHECKING, Any
 
 from ..errors import TemplateError
+from .sandbox import compile_template, render_template
 
-MAX_OUTPUT = 1 << 20
-MAX_SOURCE = 1 << 18
+if TYPE_CHECKING:
+    from .tokenizer import Tokenizer
+
 Messages = Sequence[dict[str, Any]]
+# Noncharacters: Unicode keeps them out of texts, so one that marks our guards is always left.
+_MARKS = [chr(c) for c in range(0xFDD0, 0xFDF0)]
 
 
 def builtin_template(name: str) -> str:
-    """Source of a packaged template: `chat` or `base`."""
+    """Source of a packaged template: `chat` (fine-tuned models) or `base`."""
     return (resources.files(__package__) / "templates" / f"{name}.jinja").read_text("utf-8")
 
 
-class _Sandbox(ImmutableSandboxedEnvironment):
-    """No attribute tricks, no loader, and no multiplication that makes huge strings or numbers."""
-
-    intercepted_binops = frozenset(["*", "**"])
-
-    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        numbers = isinstance(left, (int, float)) and isinstance(right, (int, float))
-        if operator == "**" or not numbers:
-            raise TemplateError(f"`{operator}` is not allowed in a chat template here")
-        return left * right
-
-
 class ChatTemplate:
-    """A compiled template; raises `TemplateError` with one line."""
+    """A compiled template; raises `TemplateError` with one line.
 
-    def __init__(self, source: str) -> None:
-        if len(source) > MAX_SOURCE:
-            raise TemplateError(f"chat template: longer than {MAX_SOURCE} characters")
-        env = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
-        env.filters["tojson"] = _to_json
-        env.globals["raise_exception"] = _raise
+    `special_tokens` (`{"bos_token": "<|startoftext|>", ...}`) are variables of the template. The
+    packaged templates run in this process, all others behind the fence of `fence.py`.
+    """
+
+    def __init__(self, source: str, special_tokens: Mapping[str, str] | None = None) -> None:
+        self._special_tokens = dict(special_tokens or {})
         try:
-            self._template = env.from_string(source)
-        except (JinjaError, RecursionError) as err:
+            self._run = _runner(source)
+        except TemplateError as err:
             raise TemplateError(f"chat template: {err}") from None
 
     def render(
@@ -53,52 +43,108 @@ class ChatTemplate:
         messages: Messages,
         tools: Sequence[dict[str, Any]] | None = None,
         add_generation_prompt: bool = True,
+        **kwargs: Any,
     ) -> str:
-        """Text of the conversation; text parts of a content list are joined first."""
-        plain = [_plain(m, i) for i, m in enumerate(messages)]
-        pieces, size = [], 0
+        """Text of the conversation; text parts of a content list are joined first.
+
+        `kwargs` are further variables of the template, such as `enable_thinking`.
+        """
+        variables = {
+            **self._special_tokens,
+            **kwargs,
+            "messages": [_plain(m, i) for i, m in enumerate(messages)],
+            "tools": tools,
+            "add_generation_prompt": add_generation_prompt,
+        }
         try:
-            for piece in self._template.generate(
-                messages=plain, tools=tools, add_generation_prompt=add_generation_prompt
-            ):
-                pieces.append(piece)
-                size += len(piece)
-                if size > MAX_OUTPUT:
-                    raise TemplateError(f"chat template: output is longer than {MAX_OUTPUT}")
-        except TemplateError:
-            raise
-        except Exception as err:  # template code of anyone's making can fail in any way
-            raise TemplateError(
-                f"chat template: {str(err).splitlines()[0] if str(err) else type(err).__name__}"
-            ) from None
-        return "".join(pieces)
+            return self._run(variables)
+        except TemplateError as err:
+            raise TemplateError(f"chat template: {err}") from None
+
+    def encode(
+        self,
+        tokenizer: Tokenizer,
+        messages: Messages,
+        tools: Sequence[dict[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        **kwargs: Any,
+    ) -> tuple[str, list[int]]:
+        """Text and token ids; only what the template writes becomes control tokens.
+
+        The text is that of `render`. A `<|role_end|>` inside a message or a tool is plain text,
+        so a message cannot end its turn or speak in another role.
+        """
+        given = [list(messages), None if tools is None else list(tools), kwargs]
+        mark = _unused_mark(given)
+        names = "|".join(sorted(map(re.escape, tokenizer.control_tokens), key=len, reverse=True))
+        if not names:
+            text = self.render(messages, tools, add_generation_prompt, **kwargs)
+            return text, tokenizer.encode(text)
+        # A mark behind the first character of every name, overlapping ones included.
+        guarded = _map_text(given, re.compile(f"(?={names})(.)", re.S), rf"\1{mark}")
+        text = self.render(guarded[0], guarded[1], add_generation_prompt, **guarded[2])
+        if mark not in text:
+            return text, tokenizer.encode(text, parse_special=True)
+        ids: list[int] = []
+        for piece in re.split(f"({names})", text):
+            control = tokenizer.control_tokens.get(piece)
+            ids += [control] if control is not None else tokenizer.encode(piece.replace(mark, ""))
+        return text.replace(mark, ""), ids
+
+
+BASE_TEMPLATE, CHAT_TEMPLATE = builtin_template("base"), builtin_template("chat")
+
+
+def _runner(source: str) -> Callable[[Mapping[str, Any]], str]:
+    if source in (BASE_TEMPLATE, CHAT_TEMPLATE):
+        template = compile_template(source)
+        return lambda variables: render_template(template, variables)
+    from .fence import FencedTemplate
+
+    return FencedTemplate(source).render
 
 
 def _plain(message: Any, i: int) -> dict[str, Any]:
+    """The message with its content as one text (or null, where the spec's templates allow it)."""
     if not isinstance(message, dict) or not isinstance(message.get("role"), str):
         raise TemplateError(f"messages[{i}]: expected an object with a `role`")
     content = message.get("content")
     if isinstance(content, list):
-        parts = []
-        for part in content:
-            if (
-                not isinstance(part, dict)
-                or part.get("type") != "text"
-                or not isinstance(part.get("text"), str)
-            ):
-                raise TemplateError(f"messages[{i}].content: only text parts can be read")
-            parts.append(part["text"])
-        return {**message, "content": "".join(parts)}
+        content = "".join(_part(part, i) for part in content)
+        return {**message, "content": content}
     if content is None and message["role"] in ("user", "system"):
-        raise TemplateError(f"messages[{i}].content: expected text")
+        raise TemplateError(f"messages[{i}].content: expected text, got null")
     if content is not None and not isinstance(content, str):
-        raise TemplateError(f"messages[{i}].content: expected text or a list of parts")
+        raise TemplateError(f"messages[{i}].content: expected text or a list of text parts")
     return message
 
 
-def _to_json(value: Any, **_: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
+def _part(part: Any, i: int) -> str:
+    if isinstance(part, str):
+        return part
+    text = part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None
+    if not isinstance(text, str):
+        raise TemplateError(f"messages[{i}].content: only text parts can be read")
+    return text
 
 
-def _raise(message: str) -> None:
-    raise TemplateError(str(message))
+def _unused_mark(value: Any) -> str:
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError):
+        raise TemplateError("messages: nested too deeply, or not plain JSON values") from None
+    mark = next((m for m in _MARKS if m not in text), None)
+    if mark is None:
+        raise TemplateError("messages: every Unicode noncharacter of U+FDD0..FDEF is in use")
+    return mark
+
+
+def _map_text(value: Any, pattern: re.Pattern[str], new: str) -> Any:
+    """`value` with every text in it, keys too, replaced."""
+    if isinstance(value, str):
+        return pattern.sub(new, value)
+    if isinstance(value, dict):
+        return {_map_text(k, pattern, new): _map_text(v, pattern, new) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_map_text(v, pattern, new) for v in value]
+    return value

@@ -15,9 +15,33 @@ MAX_SOURCE_FILE = 1 << 20
 MAX_LINE = 16 << 20
 _SKIPPED_FOLDERS = {"__pycache__", "site-packages", "node_modules", "dist-packages"}
 _TEXT_ENDINGS = {
-    ".py", ".pyi", ".md", ".rst", ".txt", ".toml", ".yaml", ".yml", ".json", ".c", ".h", ".cc", ".cpp",
-    ".hpp", ".rs", ".go", ".java", ".js", ".ts", ".sh", ".html", ".css", ".sql", ".jl", ".rb", ".lua",
-}  # fmt: skip
+    ".c",
+    ".cc",
+    ".cpp",
+    ".css",
+    ".go",
+    ".h",
+    ".hpp",
+    ".html",
+    ".java",
+    ".jl",
+    ".js",
+    ".json",
+    ".lua",
+    ".md",
+    ".py",
+    ".pyi",
+    ".rb",
+    ".rs",
+    ".rst",
+    ".sh",
+    ".sql",
+    ".toml",
+    ".ts",
+    ".txt",
+    ".yaml",
+    ".yml",
+}
 
 
 class Document(NamedTuple):

@@ -14,8 +14,15 @@ from ..errors import DataError
 
 MAGIC = b"MMIDIDX\x00\x00"
 DTYPES: dict[int, Any] = {
-    1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64, 6: np.float64, 7: np.float32, 8: np.uint16,
-}  # fmt: skip
+    1: np.uint8,
+    2: np.int8,
+    3: np.int16,
+    4: np.int32,
+    5: np.int64,
+    6: np.float64,
+    7: np.float32,
+    8: np.uint16,
+}
 CODES = {np.dtype(d): c for c, d in DTYPES.items()}
 _HEADER = struct.Struct("<9sQBQQ")
 

@@ -100,9 +100,8 @@ def prepare(
     ready.stats = _statistics(ready, sum(len(d.text.encode()) for d in valid), tok.vocab_size)
     ready.stats["documents"] = len(docs)
     write_atomic(out / _DONE, json.dumps({"settings": settings, "stats": ready.stats}, indent=1))
-    log(
-        f"tokens: {ready.stats['train_tokens']:,} to train on, {ready.stats['valid_tokens']:,} held out"
-    )
+    stats = ready.stats
+    log(f"tokens: {stats['train_tokens']:,} to train on, {stats['valid_tokens']:,} held out")
     return ready
 
 

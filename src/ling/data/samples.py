@@ -102,7 +102,7 @@ class GPTSamples:
 
 
 class Mixture:
-    """Several sample sources in fixed shares; row i comes from the one furthest behind its share."""
+    """Several sources in fixed shares; row i comes from the one furthest behind its share."""
 
     def __init__(self, parts: Sequence[GPTSamples], weights: Sequence[float]) -> None:
         self.parts = list(parts)

@@ -113,7 +113,10 @@ def decode(model: str, pairs: int) -> dict[str, Any]:
 
     measured = [(rate(1), rate(16)) for _ in range(pairs + 1)][1:]
     alone, together = (statistics.median(m[i] for m in measured) for i in (0, 1))
-    line = f"{model}: {alone:,.1f} tokens/s alone, {together:,.1f} in a batch of 16 (reference kernels, bf16)"
+    line = (
+        f"{model}: {alone:,.1f} tokens/s alone, {together:,.1f} in a batch of 16 "
+        "(reference kernels, bf16)"
+    )
     return {
         "model": model, "tokens_per_s": alone, "batch16_tokens_per_s": together,
         "threads": torch.get_num_threads(), "line": line,

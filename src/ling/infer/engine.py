@@ -81,7 +81,8 @@ class Engine:
             raise UsageError(f"`speculative` is `{speculative}`, expected mtp or off")
         if speculative == "mtp" and not cfg.num_nextn_predict_layers:
             raise UsageError(
-                "`speculative` is `mtp`, but the model has no MTP layer (`num_nextn_predict_layers` = 0)"
+                "`speculative` is `mtp`, but the model has no MTP layer "
+                "(`num_nextn_predict_layers` = 0)"
             )
         longest = cfg.max_position_embeddings
         if max_model_len is not None and not 1 <= max_model_len <= longest:
@@ -137,7 +138,8 @@ class Engine:
         need = -(-(len(ids) + length + self.num_drafts) // PAGE)
         if need > self.pool.num_pages:
             raise RequestError(
-                f"{len(ids) + length} tokens need {need} pages, the KV cache has {self.pool.num_pages}",
+                f"{len(ids) + length} tokens need {need} pages, the KV cache has "
+                f"{self.pool.num_pages}",
                 code="context_length_exceeded",
                 param="max_tokens",
             )

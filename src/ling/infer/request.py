@@ -87,7 +87,7 @@ class SamplingParams:
 
 @dataclass(eq=False)
 class Request:
-    """One sequence in the engine. `tokens` = prompt + output; positions below `computed` are cached."""
+    """One sequence: `tokens` = prompt + output; positions below `computed` are cached."""
 
     id: int
     tokens: list[int]

@@ -75,9 +75,7 @@ class SafeReader(FileSystemReader):
             name = str(getattr(info, "relative_path", ""))
             if not name or "/" in name or name in (".", ".."):
                 raise DCPError(f"{path}: data file `{name}` lies outside the folder")
-        if getattr(metadata, "storage_meta", None) is None:
-            metadata.storage_meta = self.storage_meta()
-        else:
+        if metadata.storage_meta is not None:
             metadata.storage_meta.load_id = self.load_id
         return metadata
 

@@ -5,7 +5,7 @@ Legend: T tokens · D hidden · E experts · A experts per token · F expert wid
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +48,7 @@ class Router(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(cfg.num_experts, cfg.hidden_size))
         self.register_buffer("expert_bias", torch.zeros(cfg.num_experts, dtype=torch.float32))
-        self.choice = {
+        self.choice: dict[str, Any] = {
             "num_experts_per_tok": cfg.num_experts_per_tok,
             "n_group": cfg.n_group,
             "topk_group": cfg.topk_group,

@@ -7,6 +7,7 @@ E experts · D hidden · F expert width.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -107,8 +108,7 @@ class _Experts(torch.autograd.Function):
 
 def experts_with_rows(offsets: list[int]) -> list[tuple[int, slice]]:
     """(expert, its rows) for each expert that has any."""
-    pairs = zip(offsets, offsets[1:], strict=False)
-    return [(e, slice(a, b)) for e, (a, b) in enumerate(pairs) if b > a]
+    return [(e, slice(a, b)) for e, (a, b) in enumerate(pairwise(offsets)) if b > a]
 
 
 def experts(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,9 +22,7 @@ ABI_VERSION = 1
 def library() -> ctypes.CDLL | None:
     """The kernel library, or None; LING_REQUIRE_NATIVE=1 makes its absence a `KernelError`."""
     # An editable install leaves sources in place and the library in the install folder.
-    import ling
-
-    for folder in ling.__path__:
+    for folder in sys.modules[__name__.partition(".")[0]].__path__:
         path = Path(folder) / "libling_kernels.so"
         if path.is_file():
             return _checked(ctypes.CDLL(str(path)), path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -51,7 +51,7 @@ class RowsInOrder:
         S = self.cfg.seq_length
         ids = self.tokens[row * S : row * S + S + 1]
         masked = self.eod is not None and self.cfg.eod_mask_loss
-        mask = (ids[:-1] != self.eod).float() if masked else torch.ones(S)
+        mask = ids[:-1].ne(cast(int, self.eod)).float() if masked else torch.ones(S)
         return _Row(ids[:-1].numpy(), ids[1:].numpy(), mask.numpy())
 
 

@@ -91,7 +91,8 @@ class Progress:
         words = f"loss {row['loss']:.3f}"
         if row.get("mtp_loss") is not None:
             words += f" mtp {row['mtp_loss']:.3f}"
-        words += f" {row['tokens_per_s']:,.0f} tok/s mfu {row['mfu']:.0%} load {row['load_max_mean']:.2f}"
+        words += f" {row['tokens_per_s']:,.0f} tok/s mfu {row['mfu']:.0%}"
+        words += f" load {row['load_max_mean']:.2f}"
         if self.bar is not None:
             self.bar.update(1)
             self.bar.set_postfix_str(words, refresh=False)

@@ -282,7 +282,12 @@ class Trainer:
             self.caught = number
 
         old = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
-        return lambda: [signal.signal(s, handler) for s, handler in old.items()] and None
+
+        def restore() -> None:
+            for number, handler in old.items():
+                signal.signal(number, handler)
+
+        return restore
 
 
 class _locked:

@@ -1,0 +1,96 @@
+"""The jinja2 environment in which chat templates run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from jinja2 import Template
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from ..errors import TemplateError
+
+MAX_OUTPUT = 1 << 20
+MAX_SOURCE = 1 << 18
+_MAX_NUMBER = 1 << 63
+
+
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """No loader, no private attributes, no operator that turns a short text into a huge value."""
+
+    intercepted_binops = frozenset(["*", "**", "%"])
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        if operator == "**" or not _small_product(operator, left, right):
+            raise TemplateError(f"`{operator}` on these values is not allowed")
+        return left * right if operator == "*" else left % right
+
+
+def _small_product(operator: str, left: Any, right: Any) -> bool:
+    if isinstance(left, (int, float)) and isinstance(right, (int, float)):
+        return abs(left) < _MAX_NUMBER and abs(right) < _MAX_NUMBER
+    if operator == "%":
+        return False  # text formatting: a width of 10**10 is a text of 10**10 characters
+    sequence, count = (right, left) if isinstance(left, int) else (left, right)
+    return isinstance(sequence, (str, list)) and len(sequence) * count <= MAX_OUTPUT
+
+
+def compile_template(source: str) -> Template:
+    """Compile with the settings of the released tokenizers (spec: inference §2)."""
+    if len(source) > MAX_SOURCE:
+        raise TemplateError(f"{len(source)} characters long, the limit is {MAX_SOURCE}")
+    env = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+    env.filters["tojson"] = _to_json
+    env.globals |= {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
+    del env.globals["lipsum"]
+    try:
+        return env.from_string(source)
+    except Exception as err:  # the compiler recurses and folds constants: it can fail in any way
+        raise TemplateError(one_line(err)) from None
+
+
+def render_template(template: Template, variables: Mapping[str, Any]) -> str:
+    """Render; raises `TemplateError` with one line, also for more than `MAX_OUTPUT` characters."""
+    pieces: list[str] = []
+    size = 0
+    try:
+        for piece in template.generate(variables):
+            pieces.append(piece)
+            size += len(piece)
+            if size > MAX_OUTPUT:
+                raise TemplateError(f"the output is longer than {MAX_OUTPUT} characters")
+    except TemplateError:
+        raise
+    except Exception as err:  # template code of anyone's making can fail in any way
+        raise TemplateError(one_line(err)) from None
+    return "".join(pieces)
+
+
+def one_line(err: BaseException) -> str:
+    """The first line of an error, printable and short."""
+    text = next(iter(str(err).splitlines()), "") or type(err).__name__
+    return "".join(c if c.isprintable() else "?" for c in text[:200])
+
+
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    if indent is not None and not 0 <= indent <= 16:
+        raise TemplateError(f"`tojson` with an indent of {indent}")
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
+
+
+def _raise_exception(message: object) -> None:
+    raise TemplateError(one_line(Exception(message)))
+
+
+def _strftime_now(pattern: str) -> str:
+    return datetime.now().strftime(str(pattern)[:64])
