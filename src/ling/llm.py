@@ -401,12 +401,14 @@ class _Driver:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.wake = threading.Condition()
+        # A lock alone starves callers: the engine thread would retake it before they wake up.
+        self.door = threading.Lock()
         self.mails: dict[Request, _Mail] = {}
         self.thread: threading.Thread | None = None
 
     def submit(self, requests: Sequence[tuple[list[int], SamplingParams, int]]) -> list[_Mail]:
         """Queue all requests, or none when one of them is unusable."""
-        with self.wake:
+        with self.door, self.wake:
             added: list[Request] = []
             try:
                 for ids, params, offset in requests:
@@ -425,12 +427,14 @@ class _Driver:
 
     def abort(self, mail: _Mail) -> None:
         """Drop a request between two steps; nothing happens when it is finished."""
-        with self.wake:
+        with self.door, self.wake:
             self.mails.pop(mail.request, None)
             self.engine.abort(mail.request)
 
     def _run(self) -> None:
         while True:
+            with self.door:  # whoever waits for `wake` goes first
+                pass
             with self.wake:
                 while not self.engine.has_work:
                     if not self.wake.wait(timeout=60) and not self.engine.has_work:
