@@ -455,7 +455,7 @@ def _quickstart(args: list[str]) -> int:
     parser.add_argument(
         "--out", type=str, default="quickstart", help="folder for everything it makes"
     )
-    parser.add_argument("--minutes", type=float, default=3.5, help="training time to aim for")
+    parser.add_argument("--minutes", type=float, default=4.0, help="training time to aim for")
     ns = parser.parse_args(args)
     from .quickstart import quickstart
 

@@ -23,7 +23,7 @@ REPOSITORY = Path(__file__).parents[2]
 RECIPE = REPOSITORY / "recipes" / "pretrain" / "tiny.yaml"
 SETTINGS = [
     "--data.corpus_bytes",
-    "300000",
+    "600000",
     "--train.steps",
     "24",
     "--checkpoint.interval_steps",
@@ -147,7 +147,7 @@ def test_damaged_newest_checkpoint_falls_back(run, tmp_path):
     raw = bytearray(data.read_bytes())
     raw[len(raw) // 2] ^= 1
     data.write_bytes(bytes(raw))
-    done = train(out, "--data.corpus_bytes", "300000")
+    done = train(out, "--data.corpus_bytes", "600000")
     assert done.returncode == 0, done.stderr
     assert "step-24 is damaged" in done.stdout
     assert losses(out) == losses(run)

@@ -51,14 +51,17 @@ class FencedTemplate:
             return self._ask(request, TIMEOUT_S)
 
     def _start(self) -> None:
-        path = os.pathsep.join(p or os.getcwd() for p in sys.path)
+        # -I keeps the current folder out of the import path; ours is handed over as it is.
+        path = json.dumps([p or os.getcwd() for p in sys.path])
+        code = (
+            "import json, sys; sys.path[:] = json.loads(sys.argv[1]); import ling.data.fence as f"
+        )
         try:
             child = subprocess.Popen(
-                [sys.executable, "-m", __name__],
+                [sys.executable, "-I", "-X", "utf8", "-c", f"{code}; f.main()", path],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                env={"PYTHONPATH": path, "PYTHONUTF8": "1"},
                 start_new_session=True,  # Ctrl-C is the parent's business
             )
         except OSError as err:
@@ -175,7 +178,3 @@ def _alarm(seconds: int) -> None:
 
     if hasattr(signal, "alarm"):
         signal.alarm(seconds)
-
-
-if __name__ == "__main__":
-    main()

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import array
+import contextlib
 import os
 import struct
 from collections.abc import Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from ..errors import DataError
+from ..errors import DataError, RunError, UsageError
+from .records import require_file
 
 MAGIC = b"MMIDIDX\x00\x00"
 DTYPES: dict[int, Any] = {
@@ -25,52 +29,63 @@ DTYPES: dict[int, Any] = {
 }
 CODES = {np.dtype(d): c for c, d in DTYPES.items()}
 _HEADER = struct.Struct("<9sQBQQ")
+_SCAN_BYTES = 16 << 20
 
 
 def token_dtype(vocab_size: int) -> Any:
-    """The dtype that Megatron picks: uint16 where ids fit, int32 otherwise."""
-    return np.uint16 if vocab_size < 65500 else np.int32
+    """The smallest dtype that Megatron writes for a vocabulary: uint16 up to 65500, then int32."""
+    return np.uint16 if vocab_size <= 65500 else np.int32
 
 
 class IndexedDataset:
     """Sequences of token ids by number; every number of the index is checked before use.
 
-    Raises `DataError` naming the file.
+    `sequence_lengths` i32 and `pointers` i64 (bytes) have one entry a sequence,
+    `document_indices` i64 one a document and one more. Raises `DataError` naming the file.
     """
 
     def __init__(self, prefix: str | Path) -> None:
         self.idx, self.bin = Path(f"{prefix}.idx"), Path(f"{prefix}.bin")
-        for path in (self.idx, self.bin):
-            if not path.is_file():
-                raise DataError("no such file", path=path)
-        raw = self.idx.read_bytes()
-        if len(raw) < _HEADER.size or raw[:9] != MAGIC:
-            raise DataError("not a Megatron index (bad magic)", path=self.idx)
-        _, version, code, n, m = _HEADER.unpack_from(raw)
+        require_file(self.idx)
+        require_file(self.bin)
+        with self.idx.open("rb") as file:
+            n, m = self._read_header(file.read(_HEADER.size), os.fstat(file.fileno()).st_size)
+            raw = file.read(12 * n + 8 * m)
+        if len(raw) != 12 * n + 8 * m:
+            raise DataError("shorter than a moment ago", path=self.idx)
+        self.sequence_lengths = np.frombuffer(raw, "<i4", n)
+        self.pointers = np.frombuffer(raw, "<i8", n, 4 * n)
+        self.document_indices = np.frombuffer(raw, "<i8", m, 12 * n)
+        self._file = self.bin.open("rb")
+        self._check(os.fstat(self._file.fileno()).st_size)
+
+    def _read_header(self, raw: bytes, size: int) -> tuple[int, int]:
+        """Counts of sequences and document borders, once the file's length agrees with them."""
+        if len(raw) < _HEADER.size or not raw.startswith(MAGIC):
+            raise DataError("not a Megatron index (its first bytes differ)", path=self.idx)
+        _, version, code, n, m = _HEADER.unpack(raw)
         if version != 1 or code not in DTYPES:
             raise DataError(f"version {version}, dtype code {code}: not readable", path=self.idx)
         want = _HEADER.size + 12 * n + 8 * m
-        if len(raw) not in (want, want + n):
-            raise DataError(f"{len(raw)} bytes, but its counts need {want}", path=self.idx)
-        self.dtype = np.dtype(DTYPES[code])
-        at = _HEADER.size
-        self.sequence_lengths = np.frombuffer(raw, "<i4", n, at)
-        self.pointers = np.frombuffer(raw, "<i8", n, at + 4 * n)
-        self.document_indices = np.frombuffer(raw, "<i8", m, at + 12 * n)
-        self._check()
-        self._file = self.bin.open("rb")
+        if size not in (want, want + n):  # n more bytes: the modes of multimodal data
+            raise DataError(f"{size} bytes, but its counts need {want}", path=self.idx)
+        self.dtype = np.dtype(DTYPES[code]).newbyteorder("<")
+        return n, m
 
-    def _check(self) -> None:
+    def _check(self, size: int) -> None:
         lengths, docs = self.sequence_lengths.astype(np.int64), self.document_indices
         if (lengths < 0).any() or (self.pointers < 0).any():
-            raise DataError("negative length or offset", path=self.idx)
-        size = self.bin.stat().st_size
-        # Divide rather than multiply: a hostile offset could overflow.
-        if len(lengths) and (self.pointers > size - lengths * self.dtype.itemsize).any():
-            raise DataError(f"points past the end of {self.bin.name} ({size} bytes)", path=self.idx)
+            raise DataError("a length or an offset is negative", path=self.idx)
+        # Subtract rather than add: a hostile offset could overflow.
+        past = self.pointers > size - lengths * self.dtype.itemsize
+        if past.any():
+            raise DataError(
+                f"sequence {int(past.argmax())} ends behind the {size} bytes of {self.bin.name}",
+                path=self.idx,
+            )
         sound = len(docs) > 0 and docs[0] == 0 and docs[-1] == len(lengths)
-        if not sound or (np.diff(docs) < 0).any():
-            raise DataError("document borders are not sorted from 0 to the count", path=self.idx)
+        if not sound or (docs[1:] < docs[:-1]).any():
+            raise DataError("document borders do not rise from 0 to the count", path=self.idx)
 
     def __len__(self) -> int:
         return len(self.sequence_lengths)
@@ -82,43 +97,115 @@ class IndexedDataset:
 
     def get(self, i: int, offset: int = 0, length: int | None = None) -> np.ndarray:
         """Tokens of sequence `i`, from `offset`, `length` of them (all the rest by default)."""
-        count = int(self.sequence_lengths[i]) - offset if length is None else length
+        whole = int(self.sequence_lengths[i])
+        count = whole - offset if length is None else length
+        if not 0 <= offset <= offset + count <= whole:
+            raise IndexError(f"{offset} + {count} tokens of sequence {i}, which has {whole}")
         start = int(self.pointers[i]) + offset * self.dtype.itemsize
-        # pread, not a map: a file that shrank gives a short read instead of a SIGBUS.
-        raw = os.pread(self._file.fileno(), count * self.dtype.itemsize, start)
-        if len(raw) != count * self.dtype.itemsize:
+        return np.frombuffer(self._pread(start, count * self.dtype.itemsize), self.dtype)
+
+    def check_ids(self, vocab_size: int) -> None:
+        """Read all tokens once; raises `DataError` if one is not in [0, vocab_size)."""
+        size, step = os.fstat(self._file.fileno()).st_size, _SCAN_BYTES
+        used = size - size % self.dtype.itemsize
+        for start in range(0, used, step):
+            ids = np.frombuffer(self._pread(start, min(step, used - start)), self.dtype)
+            low, high = ids.min(), ids.max()
+            if not 0 <= low <= high < vocab_size:
+                bad = high if high >= vocab_size else low
+                raise DataError(
+                    f"token id {bad} is outside the vocabulary of {vocab_size}", path=self.bin
+                )
+
+    def _pread(self, start: int, count: int) -> bytes | bytearray:
+        # Not a map: of a file that shrank we get a short read, and no SIGBUS.
+        raw = os.pread(self._file.fileno(), count, start)
+        if len(raw) == count:
+            return raw
+        pieces = bytearray(raw)  # the kernel gives at most 2 GiB at once
+        while raw and len(pieces) < count:
+            raw = os.pread(self._file.fileno(), count - len(pieces), start + len(pieces))
+            pieces += raw
+        if len(pieces) != count:
             raise DataError("shorter than when it was opened", path=self.bin)
-        return np.frombuffer(raw, self.dtype)
+        return pieces
 
 
 class IndexedWriter:
-    """Writes one sequence per document; the files appear under their names on a clean exit."""
+    """Writes one sequence per document; the files get their names on a clean exit only.
+
+    Raises `UsageError` where it cannot write, `DataError` for ids that the dtype cannot hold,
+    `RunError` for a full disk.
+    """
 
     def __init__(self, prefix: str | Path, dtype: Any) -> None:
-        self.prefix, self.dtype = str(prefix), np.dtype(dtype)
-        self.lengths: list[int] = []
+        self.prefix, self.dtype = str(prefix), np.dtype(dtype).newbyteorder("<")
+        self._lengths = array.array("i")
 
     def __enter__(self) -> IndexedWriter:
-        self._bin = open(f"{self.prefix}.bin.tmp", "wb")
+        try:
+            Path(self.prefix).parent.mkdir(parents=True, exist_ok=True)
+            self._bin = open(f"{self.prefix}.bin.tmp", "wb")
+        except OSError as err:
+            raise UsageError(f"{self.prefix}.bin: cannot write here: {err.strerror}") from None
         return self
 
-    def add_document(self, ids: Sequence[int]) -> None:
+    def add_document(self, ids: Sequence[int] | np.ndarray) -> None:
         """Append one document."""
-        self._bin.write(np.asarray(ids, self.dtype).tobytes())
-        self.lengths.append(len(ids))
+        wide = np.asarray(ids, np.int64)
+        narrow = wide.astype(self.dtype)
+        if not np.array_equal(narrow, wide):
+            raise DataError(f"an id does not fit {self.dtype.name}", path=f"{self.prefix}.bin")
+        with self._disk():
+            self._bin.write(narrow.tobytes())
+        self._lengths.append(len(wide))
 
-    def __exit__(self, kind: object, *rest: object) -> None:
-        self._bin.close()
-        if kind is not None:
-            os.remove(f"{self.prefix}.bin.tmp")
-            return
-        n = len(self.lengths)
-        lengths = np.asarray(self.lengths, "<i4")
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            with self._disk():
+                if kind is None:
+                    _sync(self._bin)
+                self._bin.close()
+                if kind is None:
+                    self._write_index()
+                    self._publish()
+        finally:
+            for end in ("bin", "idx"):
+                with contextlib.suppress(FileNotFoundError):
+                    os.remove(f"{self.prefix}.{end}.tmp")
+
+    def _write_index(self) -> None:
+        n = len(self._lengths)
+        lengths = np.frombuffer(self._lengths, np.int32).astype("<i4")
         pointers = np.zeros(n, "<i8")
         pointers[1:] = np.cumsum(lengths[:-1], dtype=np.int64) * self.dtype.itemsize
         with open(f"{self.prefix}.idx.tmp", "wb") as file:
-            file.write(_HEADER.pack(MAGIC, 1, CODES[self.dtype], n, n + 1))
-            file.write(lengths.tobytes() + pointers.tobytes())
-            file.write(np.arange(n + 1, dtype="<i8").tobytes())
+            code = CODES[self.dtype.newbyteorder("=")]
+            file.write(_HEADER.pack(MAGIC, 1, code, n, n + 1))
+            for numbers in (lengths, pointers, np.arange(n + 1, dtype="<i8")):
+                file.write(numbers.tobytes())
+            _sync(file)
+
+    def _publish(self) -> None:
+        # An old index must not meet the new tokens, whenever we are interrupted.
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(f"{self.prefix}.idx")
         for end in ("bin", "idx"):
             os.replace(f"{self.prefix}.{end}.tmp", f"{self.prefix}.{end}")
+
+    @contextlib.contextmanager
+    def _disk(self) -> Any:
+        try:
+            yield
+        except OSError as err:
+            raise RunError(f"{self.prefix}.bin: could not write: {err.strerror}") from None
+
+
+def _sync(file: Any) -> None:
+    file.flush()
+    os.fsync(file.fileno())

@@ -5,28 +5,46 @@ Resume is therefore one integer: how many rows have been consumed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Protocol
 
 import numpy as np
 
+from ..errors import DataError, UsageError
 from .indexed import IndexedDataset
 
 
 @dataclass
 class Sample:
-    """One row: tokens, the next tokens, and 1.0 where the loss counts."""
+    """One row of S tokens.
+
+    `tokens` and `labels` (the next tokens) i64 [S]; `loss_mask` f32 [S], 1.0 where the loss
+    counts; `document_starts` i64, the positions in `tokens`, 0 excluded, where a document begins.
+    """
 
     tokens: np.ndarray
     labels: np.ndarray
     loss_mask: np.ndarray
+    document_starts: np.ndarray
+
+
+class Samples(Protocol):
+    """What a trainer reads rows from."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, i: int) -> Sample: ...
 
 
 class GPTSamples:
-    """`num_samples` rows of `seq_length` tokens from shuffled, concatenated documents.
+    """At least `num_samples` rows of `seq_length` tokens from shuffled, concatenated documents.
 
     `documents` = (start, stop) takes a part of the documents (a split); `eod` with
-    `eod_mask_loss` drops the loss where the input ends a document.
+    `eod_mask_loss` drops the loss where the input ends a document. Raises `DataError` when the
+    documents hold no token.
     """
 
     def __init__(
@@ -40,42 +58,41 @@ class GPTSamples:
         eod: int | None = None,
         eod_mask_loss: bool = True,
     ) -> None:
-        self.dataset, self.seq_length = dataset, seq_length
-        self.eod = eod if eod_mask_loss else None
+        self.dataset, self.seq_length, self.num_samples = dataset, seq_length, num_samples
+        self.eod, self.eod_mask_loss = eod, eod_mask_loss
         start, stop = documents or (0, len(dataset))
+        if not 0 <= start <= stop <= len(dataset):
+            raise DataError(f"documents {start} to {stop} of {len(dataset)}", path=dataset.idx)
         tokens = int(dataset.sequence_lengths[start:stop].sum(dtype=np.int64))
-        self._build(np.arange(start, stop, dtype=np.int32), tokens, num_samples, seed)
+        if tokens < 1 or seq_length < 1 or num_samples < 1:
+            raise DataError(
+                f"{tokens} tokens for {num_samples} rows of {seq_length}; all must be above 0",
+                path=dataset.bin,
+            )
+        self._build(np.arange(start, stop, dtype=np.int32), tokens, seed)
 
-    def _build(self, docs: np.ndarray, tokens: int, num_samples: int, seed: int) -> None:
+    def _build(self, documents: np.ndarray, tokens: int, seed: int) -> None:
         seq = self.seq_length
-        epochs = max(-(-(num_samples * seq + 1) // tokens), 1)
+        epochs = -(-(self.num_samples * seq + 1) // tokens)
         before_last = ((epochs - 1) * tokens - 1) // seq
-        separate = epochs > 1 and num_samples - before_last < int(0.8 * ((tokens - 1) // seq))
+        # A last epoch of which only a part is used would otherwise mix into the others.
+        short = self.num_samples - before_last < int(0.8 * ((tokens - 1) // seq))
+        separate = epochs > 1 and short
         rng = np.random.RandomState(seed)
-        if separate:
-            most = np.tile(docs, epochs - 1)
-            rng.shuffle(most)
-            last = docs.copy()
-            rng.shuffle(last)
-            self.document_index = np.concatenate([most, last])
-        else:
-            self.document_index = np.tile(docs, epochs)
-            rng.shuffle(self.document_index)
-        lengths = self.dataset.sequence_lengths[self.document_index].astype(np.int64)
-        self._ends = np.cumsum(lengths)
+        rounds = [np.tile(documents, epochs - separate)] + [documents.copy()] * separate
         count = (epochs * tokens - 1) // seq
-        parts = (
-            [np.arange(before_last), np.arange(before_last, count)]
-            if separate
-            else [np.arange(count)]
-        )
-        for part in parts:
+        cut = before_last if separate else count
+        rows = [np.arange(cut, dtype=np.int64), np.arange(cut, count, dtype=np.int64)]
+        # The order of these draws is part of the format.
+        for part in [*rounds, *rows]:
             rng.shuffle(part)
-        self.shuffle_index = np.concatenate(parts)
+        self.document_index = np.concatenate(rounds)
+        self.shuffle_index = np.concatenate(rows)
+        self._ends = np.cumsum(self.dataset.sequence_lengths[self.document_index], dtype=np.int64)
 
     @property
     def sample_index(self) -> np.ndarray:
-        """(position in the document index, offset) where each sample starts, and the end."""
+        """[rows + 1, 2] position in the document index and offset where each row starts."""
         starts = np.arange(len(self.shuffle_index) + 1, dtype=np.int64) * self.seq_length
         position = np.searchsorted(self._ends, starts, side="right")
         begins = np.concatenate([[0], self._ends])[position]
@@ -85,43 +102,82 @@ class GPTSamples:
         return len(self.shuffle_index)
 
     def __getitem__(self, i: int) -> Sample:
-        start = int(self.shuffle_index[i]) * self.seq_length
-        left, pieces = self.seq_length + 1, []
-        position = int(np.searchsorted(self._ends, start, side="right"))
-        while left:
-            doc = int(self.document_index[position])
-            offset = start - (int(self._ends[position - 1]) if position else 0)
-            take = min(left, int(self._ends[position]) - start)
-            pieces.append(self.dataset.get(doc, offset, take))
-            start, left, position = start + take, left - take, position + 1
-        ids = np.concatenate(pieces).astype(np.int64)
+        ids, borders = self._read(int(self.shuffle_index[i]) * self.seq_length)
+        tokens = ids[:-1]
         mask = np.ones(self.seq_length, np.float32)
         if self.eod is not None:
-            mask[ids[:-1] == self.eod] = 0.0
-        return Sample(ids[:-1], ids[1:], mask)
+            ended = tokens == self.eod
+            borders = np.concatenate([borders, np.flatnonzero(ended) + 1])
+            if self.eod_mask_loss:
+                mask[ended] = 0.0
+        starts = np.unique(borders[borders < self.seq_length])
+        return Sample(tokens, ids[1:], mask, starts)
+
+    def _read(self, start: int) -> tuple[np.ndarray, np.ndarray]:
+        """The row's seq_length + 1 tokens, and where in them the next documents begin."""
+        pieces: list[np.ndarray] = []
+        borders: list[int] = []
+        position = int(np.searchsorted(self._ends, start, side="right"))
+        have, want = 0, self.seq_length + 1
+        while have < want:
+            end = int(self._ends[position])
+            document = int(self.document_index[position])
+            offset = start + have - (end - int(self.dataset.sequence_lengths[document]))
+            take = min(want - have, end - start - have)
+            pieces.append(self.dataset.get(document, offset, take))
+            have += take
+            borders.append(have)
+            position += 1
+        return np.concatenate(pieces).astype(np.int64), np.asarray(borders, np.int64)
 
 
 class Mixture:
-    """Several sources in fixed shares; row i comes from the one furthest behind its share."""
+    """Several sample sources in fixed shares: each row comes from the one furthest behind its own.
 
-    def __init__(self, parts: Sequence[GPTSamples], weights: Sequence[float]) -> None:
+    It ends after `num_samples` rows, or where a source has none left.
+    """
+
+    def __init__(
+        self, parts: Sequence[Samples], weights: Sequence[float], num_samples: int | None = None
+    ) -> None:
+        if not parts or len(parts) != len(weights):
+            raise UsageError(f"a mixture of {len(parts)} datasets has {len(weights)} weights")
+        if not all(math.isfinite(w) and w > 0 for w in weights):
+            raise UsageError("the weights of a mixture must be above 0")
         self.parts = list(parts)
-        share = np.asarray(weights, np.float64) / sum(weights)
-        count = min(int(len(p) / s) for p, s in zip(parts, share, strict=True))
-        taken = np.zeros(len(parts), np.int64)
-        self.source, self.row = np.zeros(count, np.int16), np.zeros(count, np.int64)
-        size = count
-        for i in range(count):
-            best = int(np.argmax(share * (i + 1) - taken))
-            if taken[best] >= len(parts[best]):
-                size = i
-                break
-            self.source[i], self.row[i] = best, taken[best]
-            taken[best] += 1
-        self.source, self.row = self.source[:size], self.row[:size]
+        share = [w / math.fsum(weights) for w in weights]
+        left = [len(p) for p in parts]
+        self.source, self.row = _blend(share, left, num_samples or sum(left))
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, i: int) -> Sample:
         return self.parts[int(self.source[i])][int(self.row[i])]
+
+
+def split_documents(count: int, split: str) -> list[tuple[int, int]]:
+    """(start, stop) of each part of `count` documents for Megatron's `"999,1,0"`."""
+    try:
+        shares = [float(s) for s in split.split(",")]
+    except ValueError:
+        shares = []
+    if not shares or not all(math.isfinite(s) and s >= 0 for s in shares) or not sum(shares):
+        raise UsageError(f"split `{split}`: expected numbers such as `999,1,0`")
+    edges = np.concatenate([[0.0], np.cumsum(shares)]) / math.fsum(shares)
+    at = [round(float(e) * count) for e in edges]
+    return list(pairwise(at))
+
+
+def _blend(share: list[float], left: list[int], size: int) -> tuple[np.ndarray, Any]:
+    """Source and row of each sample; Megatron's greedy rule, ties to the lower number."""
+    source, row = np.zeros(size, np.int16), np.zeros(size, np.int64)
+    taken, parts = [0] * len(share), range(len(share))
+    for i in range(size):
+        due = max(i, 1)
+        best = max(parts, key=lambda k: share[k] * due - taken[k])
+        if taken[best] == left[best]:
+            return source[:i].copy(), row[:i].copy()
+        source[i], row[i] = best, taken[best]
+        taken[best] += 1
+    return source, row

@@ -33,6 +33,7 @@ from .metrics import MetricsLog, Progress, draw, gemm_peak
 from .optim import build_optimizer, learning_rate
 
 Log = Callable[[str], None]
+PEAK_INTERVAL_STEPS = 50
 
 
 def run(recipe: PretrainConfig, out: Path, log: Log = print) -> int:
@@ -77,9 +78,17 @@ class Trainer:
             )
             train, valid = [str(ready.train_prefix)], [str(ready.valid_prefix)]
             folder = str(ready.tokenizer_folder)
-        self.train_prefixes, self.valid_prefixes = train, valid
+        self.train_prefixes = train
+        self.valid_prefixes = [p for p in valid if self._long_enough(p)]
         self.tokenizer = Tokenizer.from_folder(folder) if folder else None
         self.eod = self.tokenizer.eod_token_id if self.tokenizer else None
+
+    def _long_enough(self, prefix: str) -> bool:
+        """Whether held-out data fills a row; says so when it does not."""
+        tokens = IndexedDataset(prefix).num_tokens
+        if tokens <= self.recipe.data.seq_length:
+            self.log(f"{prefix}: {tokens} tokens are less than a row, no held-out loss")
+        return tokens > self.recipe.data.seq_length
 
     def _build_model(self) -> Ling:
         name, overrides = self.recipe.model, self.recipe.model_overrides
@@ -134,7 +143,8 @@ class Trainer:
             f"{cfg.model}: {counts['total'] / 1e6:.1f}M parameters, "
             f"{counts['active'] / 1e6:.1f}M active per token"
         )
-        self.peak = gemm_peak(torch.bfloat16 if cfg.train.dtype == "bfloat16" else torch.float32)
+        self.peak = 0.0
+        self._measure_peak()
         rows = cfg.train.steps * cfg.train.global_batch_size
         self.samples = open_samples(
             self.train_prefixes,
@@ -168,6 +178,8 @@ class Trainer:
         while self.steps_done < cfg.train.steps and self.caught is None:
             row = self._step(self.steps_done + 1)
             self.steps_done += 1
+            if self.steps_done % PEAK_INTERVAL_STEPS == 0:
+                self._measure_peak()
             last = self.steps_done == cfg.train.steps
             every = cfg.train.eval_interval_steps
             if self.valid_prefixes and (last or (every and self.steps_done % every == 0)):
@@ -260,6 +272,11 @@ class Trainer:
             "valid_mtp_loss": result.mtp_loss,
             "valid_mtp_agreement": result.mtp_agreement,
         }
+
+    def _measure_peak(self) -> None:
+        """Keep the best seen: other programs on the machine can only make it look lower."""
+        dtype = torch.bfloat16 if self.recipe.train.dtype == "bfloat16" else torch.float32
+        self.peak = max(self.peak, gemm_peak(dtype))
 
     def _save(self) -> None:
         checkpoint.prune(self.out, 0)
