@@ -54,11 +54,12 @@ struct Activations {
   Buffer<Row> rows;
   int64_t stride = 0, groups = 0;
 
+  // Called for every matrix that will use it, so the widest decides where rows lie.
   void reserve(const ling_matrix& w, int64_t n) {
-    stride = padded_cols(w) * (w.kind == LING_BF16 ? 2 : 1);
-    groups = padded_cols(w) / w.group;
+    stride = std::max(stride, padded_cols(w) * (w.kind == LING_BF16 ? 2 : 1));
+    if (w.kind != LING_BF16) groups = std::max(groups, padded_cols(w) / w.group);
     values.reserve(n * stride);
-    if (w.kind != LING_BF16) scales.reserve(n * groups), sums.reserve(n * groups);
+    scales.reserve(n * groups), sums.reserve(n * groups);
     rows.reserve(n);
   }
   void put(const Level& k, const ling_matrix& w, int64_t i, const float* x) {

@@ -15,8 +15,8 @@ from .data.chat import ChatTemplate, builtin_template
 from .data.tokenizer import Tokenizer
 from .errors import RequestError, RunError
 from .infer.engine import Engine, Stats
+from .infer.open import open_runner
 from .infer.request import Request, SamplingParams
-from .model.weights import load_model
 
 __all__ = ["LLM", "CompletionOutput", "Logprob", "RequestOutput", "SamplingParams", "StreamChunk"]
 
@@ -71,7 +71,8 @@ class StreamChunk:
 class LLM:
     """A model ready to generate. Safe to use from several threads: one thread runs the engine.
 
-    `model` is a folder; `dtype` "auto", "bfloat16" or "float32" (float32 throughout). A folder
+    `model` is a folder; `dtype` "auto", "bfloat16" or "float32" (float32 throughout, in PyTorch);
+    `format` "int4" or "int8" packs the weights as they are loaded. A folder
     without a tokenizer serves token ids, and texts are empty. Without a seed in the request,
     sampling depends on `seed` and on how many requests came before.
     """
@@ -81,6 +82,7 @@ class LLM:
         model: str | Path,
         *,
         dtype: str = "auto",
+        format: str | None = None,
         max_model_len: int | None = None,
         speculative: str = "off",
         num_drafts: int = 1,
@@ -88,14 +90,14 @@ class LLM:
         num_pages: int | None = None,
         seed: int = 0,
     ) -> None:
-        network = load_model(model, dtype)
-        self.config = network.config
+        runner = open_runner(model, dtype, format)
+        self.config = runner.config
         folder = Path(tokenizer or model)
         has_tokenizer = tokenizer is not None or (folder / "tokenizer.json").is_file()
         self.tokenizer = Tokenizer.from_folder(folder) if has_tokenizer else None
         tok = self.tokenizer
         self.engine = Engine(
-            network,
+            runner,
             max_model_len=max_model_len,
             num_pages=num_pages,
             speculative=speculative,
