@@ -40,6 +40,9 @@ LING_API const char* ling_last_error(void);
 // The 16 levels of LING_I4, ascending, in units of the group's scale.
 LING_API const int8_t* ling_int4_levels(void);
 
+// Map [data, data + bytes) of a file in before it is read; advice, never an error of the system.
+LING_API int ling_map_in(const void* data, int64_t bytes);
+
 // Sizes in bytes of the two parts of a packed matrix; the group must be a multiple of 8.
 LING_API int ling_packed_size(int32_t kind, int32_t group, int64_t rows, int64_t cols,
                               int64_t* data_bytes, int64_t* scale_bytes);

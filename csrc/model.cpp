@@ -100,7 +100,7 @@ struct ling_model {
   Buffer<uint8_t> scratch;
   Buffer<float> attention_scratch;
   int64_t scratch_stride = 0, attention_stride = 0;
-  std::vector<Product> products;
+  std::vector<Product> products, down_products;
   std::vector<int64_t> task_start, expert_start;
   std::vector<Block> blocks;
   std::vector<int64_t> counts;
@@ -319,18 +319,27 @@ struct Pass {
     float* h = m.hidden.data();
     const int64_t F = c().expert_width;
     for (int64_t i = 0; i < N; ++i) m.hidden_ptr.data()[shared + i] = h + shared * m.width(l) + i * F;
-    for (int64_t i = 0; i < shared; ++i) m.hidden_ptr.data()[i] = h + i * m.width(l);
-    m.products.clear();
-    if (shared)
-      m.products.push_back({l.gate_up, T, m.in.rows.data(), m.hidden_ptr.data(), nullptr, nullptr,
-                            Epilogue::kSwiGLU});
+    m.products.clear(), m.down_products.clear();
+    if (shared) plan_dense(l);
     for (int64_t e = 0; e < E; ++e) {
-      if (start[e] == start[e + 1]) continue;
-      m.products.push_back({expert(l.expert_gate_up, e), start[e + 1] - start[e],
-                            m.routed.data() + start[e], m.hidden_ptr.data() + shared + start[e],
-                            nullptr, nullptr, Epilogue::kSwiGLU});
+      const int64_t at = start[e], n = start[e + 1] - at;
+      if (!n) continue;
+      m.products.push_back({expert(l.expert_gate_up, e), n, m.routed.data() + at,
+                            m.hidden_ptr.data() + shared + at, nullptr, nullptr, Epilogue::kSwiGLU});
+      m.down_products.push_back({expert(l.expert_down, e), n, m.inner.rows.data() + shared + at,
+                                 m.row_x_ptr.data() + at, m.row_weight.data() + at, nullptr,
+                                 Epilogue::kScaledAdd});
     }
     plan_tasks();
+  }
+
+  // The MLP that every row takes: of a dense layer, or the shared expert.
+  void plan_dense(const ling_layer& l) {
+    for (int64_t t = 0; t < T; ++t) m.hidden_ptr.data()[t] = m.hidden.data() + t * m.width(l);
+    m.products.push_back({l.gate_up, T, m.in.rows.data(), m.hidden_ptr.data(), nullptr, nullptr,
+                          Epilogue::kSwiGLU});
+    m.down_products.push_back({l.down, T, m.inner.rows.data(), m.x_ptr.data(), nullptr, nullptr,
+                               Epilogue::kAdd});
   }
 
   static ling_matrix expert(ling_matrix w, int64_t e) {
@@ -339,7 +348,7 @@ struct Pass {
     return w;
   }
 
-  static int64_t chunk(const Product& p) { return p.m <= 8 ? 8 : 4; }
+  static int64_t chunk(const Product& p) { return p.m <= 8 ? 16 : 4; }
 
   void plan_tasks() {
     m.task_start.assign(1, 0);
@@ -361,31 +370,20 @@ struct Pass {
     spent(kGateUp);
   }
 
-  // After gate and up: the same products with `down`, summed into the residual stream.
-  void down_products(const ling_layer& l) {
+  // After gate and up: the same rows through `down`, summed into the residual stream.
+  void multiply_down(const ling_layer& l) {
     const int64_t shared = l.gate_up.rows ? T : 0, N = l.is_moe ? T * c().num_experts_per_tok : 0;
     run(shared + N, [&](int64_t i, int) {
       m.inner.put(*m.kernels, i < shared ? l.down : l.expert_down, i, m.hidden_ptr.data()[i]);
     });
-    run(1, [&](int64_t, int) {
-      size_t at = 0;
-      if (shared)
-        m.products[at++] = {l.down, T, m.inner.rows.data(), m.x_ptr.data(), nullptr, nullptr,
-                            Epilogue::kAdd};
-      for (int64_t e = 0; l.is_moe && e < c().num_experts; ++e) {
-        const int64_t start = m.expert_start[e], n = m.expert_start[e + 1] - start;
-        if (!n) continue;
-        m.products[at++] = {expert(l.expert_down, e), n, m.inner.rows.data() + shared + start,
-                            m.row_x_ptr.data() + start, m.row_weight.data() + start, nullptr,
-                            Epilogue::kScaledAdd};
-      }
-    });
     spent(kPrepare);
     // A column belongs to one task, so a token's sum has one order: shared, then ascending experts.
-    const int64_t n = ceil_div(c().hidden_size, kTile), step = n >= 64 ? 8 : 2;
+    // Few rows: long walks through memory; many: short ones, so that threads end together.
+    const int64_t n = ceil_div(c().hidden_size, kTile);
+    const int64_t step = T > 8 ? 4 : std::max<int64_t>(2, ceil_div(n, 2 * team.threads));
     run(ceil_div(n, step), [&](int64_t task, int) {
       const int64_t end = (task + 1) * step < n ? (task + 1) * step : n;
-      for (const Product& p : m.products) m.kernels->product(p, task * step, end, scratch());
+      for (const Product& p : m.down_products) m.kernels->product(p, task * step, end, scratch());
     });
     spent(kDown);
   }
@@ -398,19 +396,21 @@ struct Pass {
         const int64_t t = i / E16 * rows, n = T - t < rows ? T - t : rows;
         m.kernels->router(l.router, i % E16, m.norm_ptr.data() + t, n, D, m.logit_ptr.data() + t);
       });
-      run(T, [&](int64_t t, int) { choose_experts(l, t); });
-      run(1, [&](int64_t, int) { plan_experts(l, layer); });
+      if (T > 1) run(T, [&](int64_t t, int) { choose_experts(l, t); });
+      run(1, [&](int64_t, int) {
+        if (T == 1) choose_experts(l, 0);
+        plan_experts(l, layer);
+      });
       spent(kRouter);
     } else {
       run(1, [&](int64_t, int) {
-        for (int64_t t = 0; t < T; ++t) m.hidden_ptr.data()[t] = m.hidden.data() + t * m.width(l);
-        m.products.assign(1, {l.gate_up, T, m.in.rows.data(), m.hidden_ptr.data(), nullptr, nullptr,
-                              Epilogue::kSwiGLU});
+        m.products.clear(), m.down_products.clear();
+        plan_dense(l);
         plan_tasks();
       });
     }
     multiply_all();
-    down_products(l);
+    multiply_down(l);
   }
 
   void layer(int64_t i) {
@@ -455,7 +455,8 @@ void reserve(ling_model& m, int64_t T, int threads) {
   m.attention_stride = kMaxRows * (c.head_dim / 2 + kPage + kPage / 2) + c.head_dim + 64;
   m.attention_scratch.reserve(threads * m.attention_stride);
   // Nothing may allocate, so throw, once the threads run.
-  m.products.reserve(c.num_experts + 1), m.task_start.reserve(c.num_experts + 2);
+  m.products.reserve(c.num_experts + 1), m.down_products.reserve(c.num_experts + 1);
+  m.task_start.reserve(c.num_experts + 2);
   m.expert_start.reserve(c.num_experts + 1), m.local_best.reserve(c.num_experts);
   for (int64_t t = 0; t < T; ++t) {
     m.norm_ptr.reserve(T)[t] = norm + t * D;

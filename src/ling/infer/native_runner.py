@@ -73,6 +73,7 @@ class NativeRunner:
 
     def _hold(self, packed: Packed) -> native.Matrix:
         self._keep.append(packed)
+        native.map_in(packed)
         return native.matrix(packed)
 
     def _float(self, weights: PackedWeights, name: str) -> int:

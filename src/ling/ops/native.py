@@ -90,6 +90,7 @@ class SegmentC(Structure):
 _SIGNATURES: dict[str, Sequence[Any]] = {
     "ling_isa": [POINTER(c_char_p)],
     "ling_set_num_threads": [ctypes.c_int],
+    "ling_map_in": [c_void_p, c_int64],
     "ling_pack": [
         *(c_int32, c_int32, c_int64, c_int64, c_void_p, c_int32, c_int64),
         *(c_void_p, c_void_p, c_void_p),
@@ -152,6 +153,14 @@ def isa() -> str:
     name = c_char_p()
     check(lib, lib.ling_isa(ctypes.byref(name)))
     return (name.value or b"").decode()
+
+
+def map_in(p: Packed) -> None:
+    """Have the pages of a mapped matrix in the page table before it is read."""
+    lib = required()
+    for tensor in (p.data, p.scales):
+        if tensor is not None:
+            check(lib, lib.ling_map_in(tensor.data_ptr(), tensor.nbytes))
 
 
 def matrix(p: Packed | None) -> Matrix:
