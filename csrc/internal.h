@@ -62,6 +62,8 @@ struct Level {
   void (*rotate)(float* x, const float* cos, const float* sin, int64_t half);
   void (*attention)(const AttentionTask& t, float* scratch);
   void (*embed_i8)(const int8_t* q, const uint16_t* scales, int64_t n, int64_t group, float* y);
+  // Reads n bytes (a multiple of 256); the result keeps the compiler from leaving the loads out.
+  float (*read)(const void* data, int64_t n);
   // Tiles [begin, end) of a packed matrix from w (see ling_pack).
   void (*pack)(int32_t kind, int64_t group, int64_t rows, int64_t cols, const void* w, bool bf16,
                int64_t stride, const float* importance, int64_t begin, int64_t end, void* data,

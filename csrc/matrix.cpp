@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 #endif
 
+#include <chrono>
 #include <new>
 #include <vector>
 
@@ -77,6 +78,22 @@ int matmul(const ling_matrix& w, const float* x, float* y, int64_t T) {
 }  // namespace ling
 
 using namespace ling;
+
+extern "C" int ling_read_seconds(const void* data, int64_t bytes, double* seconds) {
+  const Level* kernels = level();
+  if (!kernels) return LING_BAD_ISA;
+  if (!data || !seconds || bytes < 1 << 20) return fail(LING_BAD_ARGUMENT, "null, or less than 1 MiB");
+  const int64_t part = 1 << 20;
+  volatile float sink = 0;
+  auto body = [&](int64_t i, int) {
+    sink = kernels->read(static_cast<const uint8_t*>(data) + i * part, part);
+  };
+  const auto start = std::chrono::steady_clock::now();
+  parallel_for(
+      bytes / part, [](void* c, int64_t i, int t) { (*static_cast<decltype(body)*>(c))(i, t); }, &body);
+  *seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return LING_OK;
+}
 
 // Page tables for a mapped file, ahead of the first read: a fault per 64 KiB would slow the first tokens.
 extern "C" int ling_map_in(const void* data, int64_t bytes) {

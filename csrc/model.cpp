@@ -380,7 +380,7 @@ struct Pass {
     // A column belongs to one task, so a token's sum has one order: shared, then ascending experts.
     // Few rows: long walks through memory; many: short ones, so that threads end together.
     const int64_t n = ceil_div(c().hidden_size, kTile);
-    const int64_t step = T > 8 ? 4 : std::max<int64_t>(2, ceil_div(n, 2 * team.threads));
+    const int64_t step = T > 128 ? 4 : std::max<int64_t>(2, ceil_div(n, 2 * team.threads));
     run(ceil_div(n, step), [&](int64_t task, int) {
       const int64_t end = (task + 1) * step < n ? (task + 1) * step : n;
       for (const Product& p : m.down_products) m.kernels->product(p, task * step, end, scratch());

@@ -5,16 +5,24 @@
 
 constexpr int kQueryBlock = 4;
 
-// scores[r][key] for RB rows and the 64 keys of a page.
+// Pages lie anywhere, so the hardware cannot guess the next one: while a page's keys are read its values
+// are fetched, and then the keys of the next page, a cache line for each line that is used.
+static inline void fetch(const uint16_t* p, int64_t line) {
+  for (int64_t i = 0; i < 4; ++i) prefetch(p + 32 * (4 * line + i));
+}
+
+// scores[r][key] for RB rows and the 64 keys of a page; fetches `next` on the way.
 template <int RB>
 static inline void page_scores(const uint32_t* const* q, const uint16_t* k, int64_t pairs,
-                               float* const* scores) {
+                               float* const* scores, const uint16_t* next) {
   f32 acc[RB][4];
   for (int r = 0; r < RB; ++r)
     for (int j = 0; j < 4; ++j) acc[r][j] = zero();
-  for (int64_t d = 0; d < pairs; ++d)
+  for (int64_t d = 0; d < pairs; ++d) {
+    if (next) fetch(next, d);
     for (int j = 0; j < 4; ++j)
       for (int r = 0; r < RB; ++r) acc[r][j] = dot2(acc[r][j], k + 128 * d + 32 * j, q[r][d]);
+  }
   for (int r = 0; r < RB; ++r)
     for (int j = 0; j < 4; ++j) store(scores[r] + 16 * j, acc[r][j]);
 }
@@ -22,14 +30,16 @@ static inline void page_scores(const uint32_t* const* q, const uint16_t* k, int6
 // out[r][0 .. 64) += sum over key pairs of p · v, for RB rows and 64 channels.
 template <int RB, int NV>
 static inline void page_values(const uint32_t* const* p, const uint16_t* v, int64_t head_dim,
-                               int64_t key_pairs, float* const* out) {
+                               int64_t key_pairs, float* const* out, const uint16_t* next) {
   f32 acc[RB][NV];
   for (int r = 0; r < RB; ++r)
     for (int j = 0; j < NV; ++j) acc[r][j] = load(out[r] + 16 * j);
-  for (int64_t c = 0; c < key_pairs; ++c)
+  for (int64_t c = 0; c < key_pairs; ++c) {
+    if (next) fetch(next, c);
     for (int j = 0; j < NV; ++j)
       for (int r = 0; r < RB; ++r)
         acc[r][j] = dot2(acc[r][j], v + 2 * head_dim * c + 32 * j, p[r][c]);
+  }
   for (int r = 0; r < RB; ++r)
     for (int j = 0; j < NV; ++j) store(out[r] + 16 * j, acc[r][j]);
 }
@@ -66,15 +76,17 @@ static inline void update(Softmax& s, const float* scores, int64_t seen, uint16_
 
 template <int RB>
 static inline void rows_values(const uint32_t* const* p, const uint16_t* v, int64_t head_dim,
-                               int64_t key_pairs, float* const* out) {
+                               int64_t key_pairs, float* const* out, const uint16_t* next) {
   float* at[RB];
   for (int64_t i = 0; i < head_dim; i += 32) {
     for (int r = 0; r < RB; ++r) at[r] = out[r] + i;
+    // The share of the next page that comes with these channels: 64 values for each of 64 keys.
+    const uint16_t* part = next ? next + kPage * i : nullptr;
     if (i + 64 <= head_dim) {
-      page_values<RB, 4>(p, v + 2 * i, head_dim, key_pairs, at);
+      page_values<RB, 4>(p, v + 2 * i, head_dim, key_pairs, at, part);
       i += 32;
     } else {
-      page_values<RB, 2>(p, v + 2 * i, head_dim, key_pairs, at);
+      page_values<RB, 2>(p, v + 2 * i, head_dim, key_pairs, at, nullptr);
     }
   }
 }
@@ -108,23 +120,25 @@ static void attention(const AttentionTask& t, float* scratch) {
     const int64_t at = t.pages[start / kPage] * t.page_stride;
     const uint16_t* k = t.k + at;
     const uint16_t* v = t.v + at;
+    const uint16_t* next =
+        start + kPage < keys ? t.k + t.pages[start / kPage + 1] * t.page_stride : nullptr;
     int64_t r = 0;
     for (; r + kQueryBlock <= R; r += kQueryBlock)
-      page_scores<kQueryBlock>(q_row + r, k, pairs, s_row + r);
-    for (; r < R; ++r) page_scores<1>(q_row + r, k, pairs, s_row + r);
+      page_scores<kQueryBlock>(q_row + r, k, pairs, s_row + r, r ? nullptr : v);
+    for (; r < R; ++r) page_scores<1>(q_row + r, k, pairs, s_row + r, r ? nullptr : v);
     for (r = 0; r < R; ++r)
       update(soft[r], s_row[r], t.first + r / t.group + 1 - start, p + r * kPage, out[r], K);
     const int64_t held = keys - start < kPage ? keys - start : kPage;
     const int64_t whole = held / 2;
     for (r = 0; r + kQueryBlock <= R; r += kQueryBlock)
-      rows_values<kQueryBlock>(p_row + r, v, K, whole, out + r);
-    for (; r < R; ++r) rows_values<1>(p_row + r, v, K, whole, out + r);
+      rows_values<kQueryBlock>(p_row + r, v, K, whole, out + r, r ? nullptr : next);
+    for (; r < R; ++r) rows_values<1>(p_row + r, v, K, whole, out + r, r ? nullptr : next);
     if (held % 2) {
       // The pair's second key is not written yet: whatever lies there must not be read as a value.
       for (int64_t i = 0; i < 2 * K; ++i) tail[i] = i % 2 ? 0 : v[2 * K * whole + i];
       for (r = 0; r < R; ++r) {
         const uint32_t* pr = p_row[r] + whole;
-        rows_values<1>(&pr, tail, K, 1, out + r);
+        rows_values<1>(&pr, tail, K, 1, out + r, nullptr);
       }
     }
   }

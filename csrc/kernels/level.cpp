@@ -38,6 +38,7 @@ const uint8_t level_bytes[16] = {1,   30,  51,  67,  82,  95,  107, 119,
 #define LING_TEXT2(x) #x
 #define LING_TEXT(x) LING_TEXT2(x)
 const Level LING_NAME(LING_LEVEL) = {LING_TEXT(LING_LEVEL), rms_norm, quantise_row, round_row,
-                                     product, router, sigmoid, rotate, attention, embed_i8, pack};
+                                     product, router, sigmoid, rotate, attention, embed_i8,
+                                     read_bytes, pack};
 
 }  // namespace ling

@@ -124,7 +124,7 @@ static void some_tiles(const Product& p, int64_t tile, uint8_t* scratch, const L
   }
   if (p.w.kind == LING_BF16) return all_rows<NT, Form::kPairs>(p, data, nullptr, tile, levels);
   if (p.w.kind == LING_I8) return all_rows<NT, Form::kBytes>(p, data, scales, tile, levels);
-  if (p.m <= kRowBlock) return all_rows<NT, Form::kCodes>(p, data, scales, tile, levels);
+  if (p.m <= 2 * kRowBlock) return all_rows<NT, Form::kCodes>(p, data, scales, tile, levels);
   for (int t = 0; t < NT; ++t) {
     uint8_t* out = scratch + t * 2 * bytes;
     expand(data[t], bytes, levels, out);

@@ -118,3 +118,17 @@ static void embed_i8(const int8_t* q, const uint16_t* scales, int64_t n, int64_t
     store_part(y + i, mul(load_i8(t), load_bf16(s)), n - i);
   }
 }
+
+static float read_bytes(const void* data, int64_t n) {
+  const float* p = static_cast<const float*>(data);
+  f32 a = zero(), b = zero(), c = zero(), d = zero();
+  for (int64_t i = 0; i < n / 4; i += 64) {
+    prefetch(p + i + 1024);
+    prefetch(p + i + 1040);
+    prefetch(p + i + 1056);
+    prefetch(p + i + 1072);
+    a = add(a, load(p + i)), b = add(b, load(p + i + 16));
+    c = add(c, load(p + i + 32)), d = add(d, load(p + i + 48));
+  }
+  return reduce_add(add(add(a, b), add(c, d)));
+}

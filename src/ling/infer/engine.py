@@ -277,7 +277,7 @@ class Engine:
             self._emit(request, logits[i], best[i])
             if request.finish_reason is not None or i == w.drafts:
                 break
-            if request.tokens[-1] != request.drafts[i]:
+            if not self._agrees(request, request.drafts[i]):
                 break
             kept += 1
         if w.drafts:
@@ -288,6 +288,10 @@ class Engine:
         request.computed += kept
         request.drafts = []
         return kept
+
+    def _agrees(self, request: Request, draft: int) -> bool:
+        """Whether the model's own token is the drafted one."""
+        return request.tokens[-1] == draft
 
     def _emit(self, request: Request, logits_V: Tensor, best: int) -> None:
         params = request.params

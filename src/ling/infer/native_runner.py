@@ -57,6 +57,8 @@ class NativeRunner:
         self.lib = native.required()
         self._keep: list[Any] = []
         self.specs = packed_specs(cfg)
+        self.format_name = weights.format.name
+        self.bits_per_weight = weights.format.bits
         self.layers = (native.LayerC * cfg.num_cache_layers)(
             *(self._layer(weights, n) for n in range(cfg.num_cache_layers))
         )
@@ -68,6 +70,8 @@ class NativeRunner:
         self.banned: Tensor | None = None
         self._banned_ids: Tensor | None = None
         self.model = ctypes.c_void_p()
+        # Fresh pages for every step's scores would cost more than their argmax.
+        self._room = torch.empty(0)
 
     # ---- weights -------------------------------------------------------------------------------
 
@@ -223,7 +227,10 @@ class NativeRunner:
 
     def logits(self, hidden: Tensor, vocab: int = 0) -> tuple[Tensor, list[int]]:
         hidden, rows = hidden.contiguous(), len(hidden)
-        logits = torch.empty(rows, vocab or self.config.vocab_size)
+        width = vocab or self.config.vocab_size
+        if rows * width > self._room.numel():
+            self._room = torch.empty(rows * width)
+        logits = self._room[: rows * width].view(rows, width)
         best = (ctypes.c_int64 * rows)()
         banned = None if self.banned is None else self.banned.data_ptr()
         status = self.lib.ling_logits(

@@ -49,7 +49,7 @@ class Runner(Protocol):
 
     def logits(self, hidden: Tensor, vocab: int = 0) -> tuple[Tensor, list[int]]:
         """float32 scores [rows, vocab] over the first `vocab` ids (0: all), and in each row the lowest
-        id of the largest score that is not banned."""
+        id of the largest score that is not banned. The scores are valid until the next call."""
 
     def banned_ids(self) -> Tensor | None:
         """Ids never to choose."""

@@ -22,6 +22,7 @@ class PackedWeights(Protocol):
     """What the native engine loads: matrices packed, everything else as it is."""
 
     config: ModelConfig
+    format: Format
 
     def matrix(self, spec: PackedSpec) -> Packed:
         """One packed matrix or stack."""
@@ -63,7 +64,7 @@ class PackedFolder:
         quantization = read_quantization(folder)
         if quantization is None:
             raise CheckpointError(f"{folder}: not a folder in an integer format of ours")
-        self.format: Format = format_of(quantization, folder)
+        self.format = format_of(quantization, folder)
         self.source = SafetensorsFolder(folder)
         self.specs = packed_specs(self.config)
         self._check(folder)

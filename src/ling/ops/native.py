@@ -90,6 +90,7 @@ class SegmentC(Structure):
 _SIGNATURES: dict[str, Sequence[Any]] = {
     "ling_isa": [POINTER(c_char_p)],
     "ling_set_num_threads": [ctypes.c_int],
+    "ling_read_seconds": [c_void_p, c_int64, POINTER(c_double)],
     "ling_map_in": [c_void_p, c_int64],
     "ling_pack": [
         *(c_int32, c_int32, c_int64, c_int64, c_void_p, c_int32, c_int64),
@@ -153,6 +154,13 @@ def isa() -> str:
     name = c_char_p()
     check(lib, lib.ling_isa(ctypes.byref(name)))
     return (name.value or b"").decode()
+
+
+def read_rate(data: Tensor) -> float:
+    """Bytes per second at which all threads together read `data` (1 GiB or more) from memory."""
+    lib, seconds = required(), c_double()
+    check(lib, lib.ling_read_seconds(data.data_ptr(), data.nbytes, ctypes.byref(seconds)))
+    return data.nbytes / seconds.value
 
 
 def map_in(p: Packed) -> None:
