@@ -22,7 +22,8 @@ COMMANDS = {
     "chat": "talk to a model in the terminal",
     "serve": "OpenAI-compatible HTTP server",
     "eval": "`--tasks ppl`: perplexity on held-out text",
-    "bench": "`bench train`, `bench decode`: measured speed",
+    "synth": "random weights of a whole shape, straight in a format, for measuring",
+    "bench": "`bench train|decode|prefill|batch`: measured speed, also against llama.cpp",
     "doctor": "what this installation can do, and why not more",
 }
 
@@ -262,7 +263,11 @@ def _inspect(args: list[str]) -> None:
 def _model_options(parser: Any) -> None:
     parser.add_argument("model", type=str, help="model folder")
     parser.add_argument("--dtype", type=str, default="auto", help="auto, bfloat16 or float32")
+    parser.add_argument(
+        "--format", type=str, default=None, help="pack weights at load: int4, int4_g32, int8, bf16"
+    )
     parser.add_argument("--speculative", type=str, default="off", help="mtp or off")
+    parser.add_argument("--threads", type=int, default=None, help="CPU threads")
     parser.add_argument(
         "--max-model-len", type=int, default=None, help="longest context, in tokens"
     )
@@ -295,7 +300,24 @@ def _sampling(ns: Any) -> Any:
 def _llm(ns: Any) -> Any:
     from .llm import LLM
 
-    return LLM(ns.model, dtype=ns.dtype, speculative=ns.speculative, max_model_len=ns.max_model_len)
+    _use_threads(ns.threads)
+    return LLM(
+        ns.model,
+        dtype=ns.dtype,
+        format=ns.format,
+        speculative=ns.speculative,
+        max_model_len=ns.max_model_len,
+    )
+
+
+def _use_threads(threads: int | None) -> None:
+    if threads is None:
+        return
+    if not 1 <= threads <= 256:
+        raise UsageError(f"`--threads` is {threads}, expected 1 to 256")
+    import torch
+
+    torch.set_num_threads(threads)
 
 
 def _generate(args: list[str]) -> None:
@@ -382,6 +404,7 @@ def _serve(args: list[str]) -> int:
     ns = parser.parse_args(args)
     from .serve.app import serve
 
+    _use_threads(ns.threads)
     return serve(
         ns.model,
         host=ns.host,
@@ -390,6 +413,7 @@ def _serve(args: list[str]) -> int:
         api_key=ns.api_key,
         max_model_len=ns.max_model_len,
         dtype=ns.dtype,
+        format=ns.format,
         speculative=ns.speculative,
     )
 
@@ -422,21 +446,94 @@ def _eval(args: list[str]) -> None:
     _say(report, ns.json, ", ".join(f"{k} {v}" for k, v in report.items()))
 
 
+def _synth(args: list[str]) -> None:
+    parser = _parser("synth")
+    parser.add_argument("preset", type=str, help="a shape: ling-mini-2.0, dense-8b, ...")
+    parser.add_argument("target", type=str, help="folder to write")
+    parser.add_argument("--to", type=str, default="int4", help="bf16, int4, int4_g32 or int8")
+    parser.add_argument("--seed", type=int, default=0)
+    ns = parser.parse_args(args)
+    from pathlib import Path
+
+    from .convert.synth import synth
+    from .presets import preset
+
+    synth(preset(ns.preset), Path(ns.target), to=ns.to, seed=ns.seed)
+    print(f"wrote {ns.target}")
+
+
 def _bench(args: list[str]) -> None:
-    if not args or args[0] not in ("train", "decode"):
-        raise UsageError("bench: expected `ling bench train` or `ling bench decode`")
-    parser = _parser(f"bench {args[0]}")
+    kinds = ("train", "decode", "prefill", "batch")
+    if not args or args[0] not in kinds:
+        raise UsageError(f"bench: expected `ling bench {'|'.join(kinds)} MODEL`")
+    (_bench_train if args[0] == "train" else _bench_inference)(args[0], args[1:])
+
+
+def _bench_train(kind: str, args: list[str]) -> None:
+    parser = _parser("bench train")
     parser.add_argument("model", type=str, nargs="?", default="ling-nano", help="preset")
     parser.add_argument("--pairs", type=int, default=3, help="measured pairs")
     parser.add_argument("--json", action="store_true", help="print only JSON")
-    ns = parser.parse_args(args[1:])
+    ns = parser.parse_args(args)
     from .eval import bench
 
-    report = (
-        bench.train(ns.model, ns.pairs) if args[0] == "train" else bench.decode(ns.model, ns.pairs)
+    _report(bench.train(ns.model, ns.pairs), ns.json)
+
+
+def _bench_inference(kind: str, args: list[str]) -> None:
+    parser = _parser(f"bench {kind}")
+    parser.add_argument(
+        "model", type=str, nargs="?", default="ling-nano", help="model folder, or a preset"
     )
+    parser.add_argument("--format", type=str, default=None, help="int4, int4_g32, int8 or bf16")
+    parser.add_argument("--context", type=int, default=0, help="tokens before the measured ones")
+    parser.add_argument("--tokens", type=int, default=None, help="tokens measured (64; prefill 512)")
+    parser.add_argument("--batch", type=int, default=None, help="requests at once (`batch`: 16)")
+    parser.add_argument("--pairs", type=int, default=5, help="measurements, in turn with the peer's")
+    parser.add_argument("--speculative", type=str, default="off", help="mtp or off")
+    parser.add_argument(
+        "--acceptance", type=float, default=None, help="keep drafts by a seeded coin of this chance"
+    )
+    parser.add_argument("--against", type=str, default=None, help="llama.cpp")
+    parser.add_argument("--peer-types", type=str, nargs="+", default=None, help="q4_0, q4_k_m, q8_0")
+    parser.add_argument(
+        "--peer-python", type=str, default=None, help="interpreter that has llama-cpp-python"
+    )
+    parser.add_argument("--cache", type=str, default=None, help="folder for random weights")
+    parser.add_argument("--threads", type=int, default=None, help="CPU threads")
+    parser.add_argument("--profile", action="store_true", help="time per kernel")
+    parser.add_argument("--json", action="store_true", help="print only JSON")
+    ns = parser.parse_args(args)
+    from .eval import bench_infer
+
+    _use_threads(ns.threads)
+    options = bench_infer.BenchOptions(
+        kind=kind,
+        context=ns.context,
+        tokens=ns.tokens or (512 if kind == "prefill" else 64),
+        batch=ns.batch or (16 if kind == "batch" else 1),
+        pairs=ns.pairs,
+        speculative=ns.speculative,
+        acceptance=ns.acceptance,
+    )
+    report = bench_infer.bench(
+        ns.model,
+        options,
+        fmt=ns.format,
+        against=ns.against,
+        peer_types=ns.peer_types,
+        peer_python=ns.peer_python,
+        cache=ns.cache,
+        log=lambda text: print(text, file=sys.stderr),
+    )
+    _report(report, ns.json)
+    if ns.profile and not ns.json:
+        print("\n".join(bench_infer.stage_lines(report)))
+
+
+def _report(report: dict[str, Any], only_json: bool) -> None:
     print(json.dumps({k: v for k, v in report.items() if k != "line"}))
-    if not ns.json:
+    if not only_json:
         print(report["line"])
 
 

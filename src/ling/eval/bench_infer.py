@@ -7,6 +7,7 @@ measurement each, so that a machine that slows down slows both; ratios are of ne
 
 from __future__ import annotations
 
+import os
 import random
 import statistics
 import time
@@ -19,14 +20,14 @@ import torch
 
 from ..config import ModelConfig
 from ..errors import UsageError
+from ..files import make_folder
 from ..infer.engine import Engine
 from ..infer.native_runner import NativeRunner
 from ..infer.open import open_runner
 from ..infer.request import Request, SamplingParams
-from ..model.packed_folder import read_quantization
 from ..model.size import decode_bytes, parameter_counts
 from ..ops import native
-from .peers import Peer, interval
+from .peers import Peer, best_of, interval, llama_cpp
 
 KINDS = ("decode", "prefill", "batch")
 READ_BYTES = 1 << 30
@@ -137,16 +138,16 @@ def run(
     *,
     fmt: str | None = None,
     peers: list[Peer] | None = None,
-    profile: bool = False,
     log: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Measure, in turn with each peer's every variant; returns the report that `--json` prints."""
+    # The peer alone first: both at once need not fit in memory until one setting is chosen.
+    started = [best_of(peers, options, log).start(options)] if peers else []
     ours = Ours(folder, options, fmt)
     cfg = ours.runner.config
-    log(f"{name}: {options.kind}, context {options.context}, batch {options.batch}")
-    started = [peer.start(options) for peer in peers or []]
     buffer = torch.ones(READ_BYTES, dtype=torch.uint8)
-    ours.measure()
+    for side in (ours, *started):
+        side.measure()
     if isinstance(ours.runner, NativeRunner):
         ours.runner.profile()
     mine: list[float] = []
@@ -172,7 +173,6 @@ def run(
     report = _report(name, cfg, ours, options, mine, limits, theirs)
     if stages:
         report["python_overhead"] = max(0.0, 1 - native_seconds / python)
-    if profile:
         report["stages"] = _stages(stages)
     return report
 
@@ -279,18 +279,52 @@ def _peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def bench_folder(model: str, fmt: str, cache: Path, log: Callable[[str], None]) -> Path:
-    """The folder to measure: as given, or random weights of a preset, made once in the cache."""
+def bench(
+    model: str,
+    options: BenchOptions,
+    *,
+    fmt: str | None = None,
+    against: str | None = None,
+    peer_types: list[str] | None = None,
+    peer_python: str | None = None,
+    cache: str | None = None,
+    log: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """What `ling bench decode|prefill|batch` does. MODEL may be a preset: then both sides get random
+    weights of its shape, made once in the cache folder.
+
+    Raises `UsageError` for an unknown peer, or when its interpreter lacks llama-cpp-python.
+    """
+    place = Path(cache) if cache else cache_folder()
+    if against not in (None, "llama.cpp"):
+        raise UsageError(f"`--against` is `{against}`, there is llama.cpp")
+    folder, fmt = _our_folder(model, fmt, place, log)
+    peers: list[Peer] = []
+    if against is not None:
+        types = peer_types or (["q8_0"] if fmt == "int8" else ["q4_0", "q4_k_m"])
+        peers = llama_cpp(model, types, place, peer_python, log)
+    return run(folder, Path(model).name, options, fmt=fmt, peers=peers, log=log)
+
+
+def cache_folder() -> Path:
+    """Where random weights are kept: `LING_CACHE`, else the user's cache folder."""
+    given = os.environ.get("LING_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(given) if given else Path(base) / "ling"
+
+
+def _our_folder(
+    model: str, fmt: str | None, cache: Path, log: Callable[[str], None]
+) -> tuple[Path, str | None]:
+    """The folder to measure, and the format to pack to at load (None: as it is)."""
     from ..convert.synth import synth
     from ..presets import PRESETS, preset
 
     if model not in PRESETS:
-        return Path(model)
+        return Path(model), fmt
+    fmt = fmt or "int4"
     folder = cache / f"{model}-{fmt}"
     if not folder.exists():
-        cache.mkdir(parents=True, exist_ok=True)
+        make_folder(cache)
         synth(preset(model), folder, to=fmt, log=log)
-    quantization = read_quantization(folder)
-    if quantization is not None and quantization.get("format") != fmt:
-        raise UsageError(f"{folder}: holds another format than `{fmt}`; remove it")
-    return folder
+    return folder, None if fmt != "bf16" else fmt

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import statistics
 import subprocess
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..errors import RunError
+import torch
+
+from ..errors import RunError, UsageError
+
+SCRIPT = Path(__file__).with_name("peer_llama.py")
 
 
 class Wanted(Protocol):
@@ -24,10 +30,10 @@ class Wanted(Protocol):
 
 
 class Running:
-    """A started peer. Speaks lines: it prints `{"ready": ...}`, then a measurement for each "go"."""
+    """A started peer: one JSON request a line, one JSON answer a line."""
 
-    def __init__(self, name: str, command: Sequence[str]) -> None:
-        self.name = name
+    def __init__(self, name: str, command: Sequence[str], request: dict[str, Any]) -> None:
+        self.name, self.request = name, request
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -35,52 +41,107 @@ class Running:
             stderr=subprocess.DEVNULL,
             text=True,
         )
-        self._read("ready")
+        self.setting = self._answer()
 
-    def _read(self, key: str) -> Any:
+    def _answer(self) -> dict[str, Any]:
         assert self.process.stdout is not None
         for line in self.process.stdout:
             if line.startswith("{"):
-                answer = json.loads(line)
-                if key in answer:
-                    return answer[key]
+                return json.loads(line)
         raise RunError(f"{self.name} ended without an answer (exit code {self.process.wait()})")
 
     def measure(self) -> float:
         """Tokens per second of one measurement."""
         assert self.process.stdin is not None
-        self.process.stdin.write("go\n")
+        self.process.stdin.write(json.dumps(self.request) + "\n")
         self.process.stdin.flush()
-        return float(self._read("tokens_per_s"))
+        return float(self._answer()["tokens_per_s"])
 
     def stop(self) -> None:
         """End the process."""
         assert self.process.stdin is not None
         self.process.stdin.close()
         try:
-            self.process.wait(timeout=30)
+            self.process.wait(timeout=60)
         except subprocess.TimeoutExpired:
             self.process.kill()
 
 
 @dataclass(frozen=True)
 class Peer:
-    """llama.cpp through `llama-cpp-python`, run by the interpreter that has it."""
+    """One setting of llama.cpp, run by the interpreter that has `llama-cpp-python`."""
 
     name: str
     python: str
-    script: Path
     model: Path
     threads: int
-    flags: tuple[str, ...] = ()
+    flash: str
+    repack: str
 
     def start(self, wanted: Wanted) -> Running:
-        """Load the model and compute the context."""
-        command = [self.python, str(self.script), "--model", str(self.model)]
-        command += ["--kind", wanted.kind, "--context", str(wanted.context)]
-        command += ["--tokens", str(wanted.tokens), "--batch", str(wanted.batch)]
-        command += ["--threads", str(self.threads), *self.flags]
-        return Running(self.name, command)
+        """Load the model; its context is computed at the first measurement."""
+        command = [self.python, str(SCRIPT), str(self.model), "--requests"]
+        command += ["--threads", str(self.threads), "--flash", self.flash, "--repack", self.repack]
+        if wanted.kind == "prefill":
+            return Running(
+                self.name,
+                [*command, "--prefill", str(wanted.tokens)],
+                {"what": "prefill", "tokens": wanted.tokens},
+            )
+        shape = {"tokens": wanted.tokens, "context": wanted.context, "batch": wanted.batch}
+        for flag, key in (("--decode", "tokens"), ("--context", "context"), ("--batch", "batch")):
+            command += [flag, str(shape[key])]
+        return Running(self.name, command, {"what": "decode", **shape})
+
+
+def llama_cpp(
+    model: str,
+    types: Sequence[str],
+    cache: Path,
+    python: str | None,
+    log: Callable[[str], None],
+) -> list[Peer]:
+    """Every setting of llama.cpp worth a try: weight types, flash attention, repacked weights.
+
+    MODEL is a preset, whose random GGUF files are made once in the cache, or a GGUF file.
+    """
+    from ..convert.gguf.synth import synth_gguf
+    from ..presets import PRESETS, preset
+
+    python = python or os.environ.get("LING_PEER_PYTHON") or sys.executable
+    probe = subprocess.run([python, "-c", "import llama_cpp"], capture_output=True)
+    if probe.returncode:
+        raise UsageError(
+            f"{python}: cannot import llama_cpp; `pip install llama-cpp-python` there, or name "
+            "another interpreter with --peer-python or LING_PEER_PYTHON"
+        )
+    peers = []
+    for kind in types:
+        file = Path(model) if model not in PRESETS else cache / f"{model}-{kind}.gguf"
+        if not file.exists():
+            if model not in PRESETS:
+                raise UsageError(f"{model}: no such GGUF file")
+            log(f"{file}: writing random weights")
+            synth_gguf(preset(model), file, kind)
+        for flash in ("off", "on"):
+            for repack in ("on", "off"):
+                name = f"llama.cpp {kind.upper()} flash={flash} repack={repack}"
+                peers.append(Peer(name, python, file, torch.get_num_threads(), flash, repack))
+    return peers
+
+
+def best_of(peers: Sequence[Peer], wanted: Wanted, log: Callable[[str], None]) -> Peer:
+    """Measure each once, alone, and keep the fastest: the ratio is against the peer at its best."""
+    if len(peers) == 1:
+        return peers[0]
+    rates = {}
+    for peer in peers:
+        running = peer.start(wanted)
+        running.measure()
+        rates[peer] = running.measure()
+        running.stop()
+        log(f"{peer.name}: {rates[peer]:,.1f} tokens/s")
+    return max(rates, key=lambda p: rates[p])
 
 
 def interval(ratios: Sequence[float], rounds: int = 2000) -> tuple[float, float]:
