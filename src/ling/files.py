@@ -1,12 +1,16 @@
-"""Writing files and folders so that a half-written one never has its final name."""
+"""Writing files and folders so that a half-written one never has its final name, and opening
+files that someone else put there so that none can stall us or lead out of its folder.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -73,6 +77,54 @@ def hash_tree(folder: Path) -> dict[str, str]:
                 else hashlib.sha256(file.read()).hexdigest()
             )
     return hashes
+
+
+@contextlib.contextmanager
+def open_regular(path: Path) -> Iterator[int]:
+    """A descriptor to read a regular file; anything else is an `OSError` that says so, at once.
+
+    Opening a fifo would wait for a writer and opening a device may do anything, hence the look
+    before; `O_NONBLOCK` and the look after cover a swap in between.
+    """
+    _check_regular(os.stat(path).st_mode)
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        _check_regular(os.fstat(fd).st_mode)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _check_regular(mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "not a regular file")
+
+
+def read_regular(path: Path, max_bytes: int) -> bytes:
+    """The whole of a regular file; `OSError` when it is none or larger than `max_bytes`."""
+    with open_regular(path) as fd, open(fd, "rb", closefd=False) as file:
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise OSError(errno.EFBIG, f"larger than {max_bytes} bytes")
+    return data
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The path of a model folder's file; `OSError` when it is a link that leads out of the folder.
+
+    The one way out is the layout of the Hugging Face cache, whose snapshots are links into the
+    `blobs` of the repository or of the whole cache. Loops and dangling links are errors too.
+    """
+    path = folder / name
+    if not path.is_symlink():
+        return path
+    real, home = Path(os.path.realpath(path, strict=True)), Path(os.path.realpath(folder))
+    roots = [home]
+    if home.parent.name == "snapshots" and home.parents[1].name.startswith("models--"):
+        roots += [home.parents[1] / "blobs", home.parents[2] / "blobs"]
+    if not any(real.is_relative_to(root) for root in roots):
+        raise OSError(errno.EINVAL, "a link that leads out of the folder; put the file itself here")
+    return path
 
 
 def read_json(path: Path) -> Any:

@@ -6,168 +6,174 @@ Peak memory beyond the model itself is one tensor when reading and one shard whe
 from __future__ import annotations
 
 import json
-import os
-import re
-import stat
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..config import ModelConfig
-from ..errors import CheckpointError, SafetensorsError, ShardIndexError, UsageError
-from ..presets import PRESETS
+from ..config import ModelConfig, check_quantization, read_raw
+from ..errors import CheckpointError, UsageError
+from ..files import inside
+from ..hub import resolve_model
+from ..ops.formats import dequantise_fp8_block
+from ..strict_json import shown
+from .folder import INDEX, SafetensorsFolder
 from .ling import Ling, to_dtype
-from .names import in_module, tensor_specs
+from .names import TensorSpec, in_module, tensor_specs
 
-INDEX = "model.safetensors.index.json"
-SINGLE_FILE = "model.safetensors"
-SHARD_NAME = re.compile(r"[\w.-]+\.safetensors")
-MAX_INDEX_BYTES = 256 << 20
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-class SafetensorsFolder:
-    """The tensors of a model folder by name; nothing is read before it is asked for.
-
-    Raises `ShardIndexError` for an index that is damaged or leaves the folder, `SafetensorsError`
-    for a damaged file, `CheckpointError` when there are no safetensors at all.
-    """
-
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-        self._files: dict[str, Any] = {}
-        self.weight_map = self._from_index() if self._has(INDEX) else self._from_single_file()
-
-    def _has(self, name: str) -> bool:
-        return (self.folder / name).is_file()
-
-    def _from_index(self) -> dict[str, str]:
-        path = self.folder / INDEX
-        try:
-            if path.stat().st_size > MAX_INDEX_BYTES:
-                raise ShardIndexError(f"{path}: larger than {MAX_INDEX_BYTES} bytes")
-            weight_map = json.loads(path.read_text("utf-8"))["weight_map"]
-            pairs = list(weight_map.items())
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as err:
-            if isinstance(err, ShardIndexError):
-                raise
-            raise ShardIndexError(f"{path}: no readable `weight_map`") from None
-        for name, file in pairs:
-            if not isinstance(file, str) or not SHARD_NAME.fullmatch(file):
-                raise ShardIndexError(f"{path}: `weight_map` sends `{name}` to {json.dumps(file)}")
-        for file in sorted({f for _, f in pairs}):
-            held = set(self._open(file).keys())
-            missing = [n for n, f in pairs if f == file and n not in held]
-            if missing:
-                raise ShardIndexError(f"{path}: `{missing[0]}` is not in {file}")
-        return dict(pairs)
-
-    def _from_single_file(self) -> dict[str, str]:
-        if not (self.folder / SINGLE_FILE).exists():
-            raise CheckpointError(f"{self.folder}: neither {INDEX} nor {SINGLE_FILE} is here")
-        return dict.fromkeys(self._open(SINGLE_FILE).keys(), SINGLE_FILE)
-
-    def _open(self, file: str) -> Any:
-        if file not in self._files:
-            path = self.folder / file
-            try:
-                if not stat.S_ISREG(os.stat(path).st_mode):
-                    raise SafetensorsError(f"{path}: not a regular file")
-                self._files[file] = safe_open(path, framework="pt")
-            except (SafetensorError, OSError) as err:
-                raise SafetensorsError(f"{path}: {_reason(err)}") from None
-        return self._files[file]
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor, from the header alone."""
-        return tuple(self._open(self.weight_map[name]).get_slice(name).get_shape())
-
-    def tensor(self, name: str) -> Tensor:
-        """One tensor, as stored."""
-        try:
-            return self._open(self.weight_map[name]).get_tensor(name)
-        except (SafetensorError, OSError) as err:
-            raise SafetensorsError(
-                f"{self.folder / self.weight_map[name]}: {_reason(err)}"
-            ) from None
-
-
-def _reason(err: Exception) -> str:
-    return getattr(err, "strerror", None) or f"damaged safetensors file ({err})"
+SCALE = "_scale_inv"
+"""Suffix of an FP8 tensor's scales (spec: checkpoints §3)."""
+FP8_BLOCK = 128
+_TEXT_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)
 
 
 def check_names(cfg: ModelConfig, source: SafetensorsFolder) -> None:
-    """Every tensor present, none left over, all in shape; `CheckpointError` names the first not."""
+    """Every tensor present, none left over, all of a shape and type that the model can take.
+
+    Reads headers only. `CheckpointError` names the first tensor that is wrong.
+    """
     specs = tensor_specs(cfg)
-    missing = [n for n in specs if n not in source.weight_map]
+    missing = [n for n in specs if n not in source]
     if missing:
         raise CheckpointError(
             f"{source.folder}: tensor `{missing[0]}` is missing ({len(missing)} in all)"
         )
-    extra = sorted(n for n in source.weight_map if n not in specs and not n.endswith("inv_freq"))
+    for name, spec in specs.items():
+        _check_tensor(cfg, source, name, spec)
+    scales = {n + SCALE for n in specs if source.dtype(n) == torch.float8_e4m3fn}
+    extra = sorted(
+        n
+        for n in source.weight_map
+        if n not in specs and n not in scales and not n.endswith("inv_freq")
+    )
     if extra:
         raise CheckpointError(
-            f"{source.folder}: unexpected tensor `{extra[0]}` ({len(extra)} in all); "
+            f"{source.folder}: unexpected tensor {shown(extra[0])} ({len(extra)} in all); "
             "does config.json belong to these weights?"
         )
-    for name, spec in specs.items():
-        shape = source.shape(name)
-        if shape != spec.shape:
+
+
+def _check_tensor(cfg: ModelConfig, source: SafetensorsFolder, name: str, spec: TensorSpec) -> None:
+    _check_shape(source, name, spec.shape)
+    dtype = source.dtype(name)
+    if dtype == torch.float8_e4m3fn and len(spec.shape) == 2 and not spec.float32:
+        if name + SCALE not in source:
             raise CheckpointError(
-                f"{source.folder / source.weight_map[name]}: tensor `{name}` has shape "
-                f"{list(shape)}, expected {list(spec.shape)}"
+                f"{source.path(name)}: tensor `{name}` is FP8, but its scales "
+                f"`{name}{SCALE}` are missing"
             )
+        _check_shape(source, name + SCALE, tuple(-(-n // FP8_BLOCK) for n in spec.shape))
+        _check_dtype(source, name + SCALE, {torch.float32})
+    else:
+        _check_dtype(source, name, {torch.float32, torch.bfloat16, DTYPES[cfg.dtype]})
+
+
+def _check_shape(source: SafetensorsFolder, name: str, expected: tuple[int, ...]) -> None:
+    if source.shape(name) != expected:
+        raise CheckpointError(
+            f"{source.path(name)}: tensor `{name}` has shape {list(source.shape(name))}, "
+            f"expected {list(expected)}"
+        )
+
+
+def _check_dtype(source: SafetensorsFolder, name: str, expected: set[torch.dtype]) -> None:
+    if source.dtype(name) not in expected:
+        names = " or ".join(sorted(str(d).removeprefix("torch.") for d in expected))
+        raise CheckpointError(
+            f"{source.path(name)}: tensor `{name}` has dtype "
+            f"{str(source.dtype(name)).removeprefix('torch.')}, expected {names}"
+        )
+
+
+def float_tensor(source: SafetensorsFolder, name: str) -> Tensor:
+    """A tensor that `check_names` let pass: as stored, or float32 where FP8 is stored.
+
+    Raises `CheckpointError` for a scale that is not a finite number above 0.
+    """
+    value = source.tensor(name)
+    if value.dtype != torch.float8_e4m3fn:
+        return value
+    scale = source.tensor(name + SCALE)
+    if not bool((scale.isfinite() & (scale > 0)).all()):
+        raise CheckpointError(
+            f"{source.path(name)}: tensor `{name}{SCALE}` holds a scale that is not a finite "
+            "number above 0"
+        )
+    return dequantise_fp8_block(value, scale, FP8_BLOCK)
 
 
 def read_config(folder: str | Path) -> ModelConfig:
     """The configuration of a model folder; says what is wrong when it is not one."""
     folder = Path(folder)
     if not folder.is_dir():
-        if str(folder) in PRESETS:
-            raise UsageError(
-                f"`{folder}` names weights, and there are none here; give a model folder "
-                "(random weights come from `ling.from_config`)"
-            )
         raise CheckpointError(f"{folder}: no such model folder")
+    for name in _TEXT_FILES:
+        try:
+            inside(folder, name)
+        except OSError as err:
+            raise CheckpointError(f"{folder / name}: {err.strerror}") from None
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder}: not a model folder, it has no config.json")
     return ModelConfig.from_file(folder / "config.json")
 
 
-def load_model(folder: str | Path, dtype: str | None = None) -> Ling:
-    """Load a Hugging Face folder; `dtype` None or "auto" keeps the one of config.json.
+def read_quantization(folder: str | Path) -> dict[str, Any] | None:
+    """`quantization_config` of a model folder whose config was read, or None."""
+    return check_quantization(read_raw(Path(folder) / "config.json"))
 
-    Checks names and shapes before it allocates. `expert_bias` is float32 always.
+
+def load_model(model: str | Path, dtype: str | None = None) -> Ling:
+    """Load a Hugging Face folder, bf16, float32 or FP8, or download a named model first.
+
+    `dtype` None or "auto" keeps the one of config.json. Names, shapes and types are checked before
+    anything is allocated. `expert_bias` is float32 always.
     """
+    folder = resolve_model(model)
     cfg = read_config(folder)
+    _check_float_storage(folder)
     source = SafetensorsFolder(folder)
     check_names(cfg, source)
     name = cfg.dtype if dtype in (None, "auto") else dtype
     if name not in DTYPES:
         raise UsageError(f"`dtype` is `{dtype}`, expected auto, bfloat16 or float32")
     with torch.device("meta"):
-        model = Ling(cfg)
-    model = to_dtype(model, DTYPES[name]).to_empty(device="cpu")
-    load_tensors(model, source.tensor)
-    return model.eval()
+        network = Ling(cfg)
+    network = to_dtype(network, DTYPES[name]).to_empty(device="cpu")
+    load_tensors(network, source)
+    return network.eval()
+
+
+def _check_float_storage(folder: Path) -> None:
+    stored = read_quantization(folder)
+    if stored is not None and stored["quant_method"] == "ling":
+        raise CheckpointError(
+            f"{folder}: holds {shown(stored.get('format'))} weights, which cannot be loaded as "
+            "floats; convert the bf16 checkpoint instead"
+        )
 
 
 @torch.no_grad()
-def load_tensors(model: Ling, tensor: Callable[[str], Tensor]) -> None:
-    """Fill the module from `tensor(hf_name)`, casting to the module's dtypes."""
+def load_tensors(model: Ling, source: SafetensorsFolder) -> None:
+    """Fill the module from a folder that `check_names` let pass, casting to the module's dtypes."""
     own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     for name in tensor_specs(model.config):
         key, expert = in_module(name)
-        value = tensor(name)
-        if not value.is_floating_point():
-            raise CheckpointError(f"tensor `{name}` has dtype {value.dtype}, expected a float type")
         target = own[key] if expert is None else own[key][expert]
-        target.copy_(value)
+        if source.dtype(name) == target.dtype:
+            source.tensor(name, into=target)
+        else:
+            target.copy_(float_tensor(source, name))
 
 
 def model_tensors(state: Mapping[str, Tensor], cfg: ModelConfig) -> Iterable[tuple[str, Tensor]]:

@@ -1,0 +1,139 @@
+"""`ling download`: a model's files, complete and verified, or one line that says why not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Protocol
+
+from ..config import nearest
+from ..errors import CheckpointError, RunError, UsageError
+from .files import RemoteFile, needed
+from .names import ALIASES, HubName, hub_name, is_hub_name
+
+_INDEX = "model.safetensors.index.json"
+
+
+class Hub(Protocol):
+    """What differs between hubs. Methods raise `LingError` only."""
+
+    offline: bool
+
+    def files(self, revision: str | None) -> list[RemoteFile]:
+        """The files of the repository; fixes the revision for what follows."""
+
+    def folder(self) -> Path:
+        """Where the files of that revision go; may not exist yet."""
+
+    def fetch(self, files: list[RemoteFile]) -> None:
+        """Put the files into `folder`, going on where an earlier try stopped."""
+
+    def local(self, revision: str | None) -> Path:
+        """The folder of an earlier download, without a network."""
+
+
+def download(
+    name: str,
+    *,
+    hub: str | None = None,
+    revision: str | None = None,
+    local_dir: str | Path | None = None,
+    cache_dir: str | Path | None = None,
+    offline: bool = False,
+    only: str | None = None,
+    rehash: bool = True,
+) -> Path:
+    """The folder with the model's files, downloading what is missing.
+
+    The size is printed first and checked against the free space. Everything new is checked by size
+    and hash, what was there already by size and, with `rehash`, by hash. `only` is a single file.
+    Raises `UsageError` for what the caller can mend, `RunError` for network, disk and wrong bytes.
+    """
+    target = hub_name(name, hub)
+    source = _hub(target, local_dir, cache_dir, offline)
+    if source.offline:
+        folder = source.local(revision)
+        _check_complete(folder, target, only)
+        return folder
+    files = needed(source.files(revision))
+    if only is not None:
+        files = [f for f in files if f.name == only]
+    if not files or (only is None and not any(f.name.endswith(".safetensors") for f in files)):
+        raise CheckpointError(f"{target}: has no {only or 'safetensors'}; other formats are unsafe")
+    missing = [f for f in files if not f.is_whole(source.folder())]
+    if missing:
+        _announce(target, missing, source.folder())
+        source.fetch(missing)
+    checked = files if rehash else missing
+    for file in checked:
+        if not file.is_whole(source.folder()):
+            raise RunError(f"{source.folder() / file.name}: not the {file.size} bytes of the hub")
+        file.check_hash(source.folder() / file.name)
+    return source.folder()
+
+
+def resolve_model(model: str | Path, *, only: str | None = None) -> Path:
+    """The folder of a model given by path or by name; a name is downloaded on first use.
+
+    What exists on disk wins over a name. Raises `CheckpointError` for what is neither.
+    """
+    if isinstance(model, Path) or Path(model).exists():
+        return Path(model)
+    if not is_hub_name(model):
+        hint = nearest(model, list(ALIASES))
+        if "/" in model and not hint:
+            hint = "; a model of a hub is written `hf:org/name` or `modelscope:org/name`"
+        raise CheckpointError(f"{model}: no such model folder{hint}")
+    return download(model, only=only, rehash=False)
+
+
+def _hub(
+    target: HubName, local_dir: str | Path | None, cache_dir: str | Path | None, offline: bool
+) -> Hub:
+    if local_dir is not None and cache_dir is not None:
+        raise UsageError("give `--local-dir` or `--cache-dir`, not both")
+    local = None if local_dir is None else Path(local_dir)
+    cache = None if cache_dir is None else Path(cache_dir)
+    if target.hub == "modelscope":
+        from .modelscope import ModelScope
+
+        return ModelScope(target.repository, local, cache, offline)
+    from .huggingface import HuggingFace
+
+    return HuggingFace(target.repository, local, cache, offline)
+
+
+def _announce(target: HubName, files: list[RemoteFile], folder: Path) -> None:
+    """Say how much comes, and refuse when the disk cannot hold it."""
+    size = sum(f.size for f in files)
+    existing = next(p for p in [folder, *folder.absolute().parents] if p.exists())
+    free = shutil.disk_usage(existing).free
+    print(
+        f"{target}: {len(files)} files, {size / 1e9:.2f} GB, to {folder} ({free / 1e9:.1f} GB free)",
+        file=sys.stderr,
+    )
+    if size > free:
+        raise RunError(
+            f"{target} needs {size / 1e9:.2f} GB, {existing} has {free / 1e9:.2f} GB free; "
+            "make room or give another folder"
+        )
+
+
+def _check_complete(folder: Path, target: HubName, only: str | None) -> None:
+    """Every file that the index names is there; without a network nothing else can be known."""
+    wanted = [only or "config.json"]
+    try:
+        shards = json.loads((folder / _INDEX).read_bytes())["weight_map"].values()
+        wanted += [] if only else sorted({str(s) for s in shards})
+    except FileNotFoundError:
+        wanted += [] if only else ["model.safetensors"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise CheckpointError(f"{folder / _INDEX}: unreadable") from None
+    missing = [name for name in wanted if not (folder / name).is_file()]
+    if missing:
+        raise UsageError(
+            f"{target}: {missing[0]} is not in {folder} and the network is off; "
+            "download once without `--offline` or HF_HUB_OFFLINE"
+        )

@@ -1,0 +1,53 @@
+"""The files of a model on a hub: which are needed, whether a copy is complete and unchanged."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import RunError
+
+# Never code and never pickles. Only files at the top: the names are a stranger's, this keeps them
+# inside the target folder.
+_NEEDED = re.compile(
+    r"[\w-][\w.-]*\.(safetensors|json|jinja)|merges\.txt|tokenizer\.model", re.ASCII
+)
+_CHUNK_BYTES = 8 << 20
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """One file as the hub lists it. A hub gives `sha256` for large files, else maybe `git_sha1`."""
+
+    name: str
+    size: int
+    sha256: str | None = None
+    git_sha1: str | None = None
+
+    def is_whole(self, folder: Path) -> bool:
+        """Whether a file of this name and size is in the folder."""
+        path = folder / self.name
+        return path.is_file() and path.stat().st_size == self.size
+
+    def check_hash(self, path: Path) -> None:
+        """Raise `RunError` unless the bytes at `path` are those that the hub lists."""
+        expected = self.sha256 or self.git_sha1
+        if expected is None:
+            return
+        digest = hashlib.sha256() if self.sha256 else hashlib.sha1(b"blob %d\0" % self.size)
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                digest.update(chunk)
+        if digest.hexdigest() != expected.lower():
+            raise RunError(
+                f"{path}: its hash is {digest.hexdigest()[:16]}..., the hub lists "
+                f"{expected[:16]}...; delete it and download again"
+            )
+
+
+def needed(files: Iterable[RemoteFile]) -> list[RemoteFile]:
+    """The weights, configuration and tokenizer files among `files`, by name."""
+    return sorted((f for f in files if _NEEDED.fullmatch(f.name)), key=lambda f: f.name)
