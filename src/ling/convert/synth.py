@@ -6,7 +6,6 @@ disk speed, not a random number generator, is the limit.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,10 +16,9 @@ from ..config import ModelConfig
 from ..errors import UsageError
 from ..files import atomic_folder
 from ..model.names import tensor_specs
-from ..model.packed import packed_specs, quantization_config
-from ..model.packed_folder import packed_names
-from ..model.shard_writer import Entry, ShardWriter, entry_bytes
 from ..ops.formats import FORMATS, Format
+from .packed import PackedShards
+from .sink import SinkOptions, sink_for
 
 BLOCK_VALUES = 1 << 24
 MAX_SHARD_BYTES = 5_000_000_000
@@ -45,37 +43,22 @@ def synth(
     if target.exists():
         raise UsageError(f"{target}: exists; give another name")
     source = _Random(cfg, seed)
-    raw = cfg.to_dict()
-    if to == "bf16":
-        plan = {
-            name: (spec.shape, torch.float32 if spec.float32 else torch.bfloat16)
-            for name, spec in tensor_specs(cfg).items()
-        }
-        make = source.plain
-    else:
-        plan, make = _packed_plan(cfg, FORMATS[to]), source.packed(FORMATS[to])
-        raw["quantization_config"] = quantization_config(FORMATS[to])
-    total = sum(entry_bytes(e) for e in plan.values())
-    log(f"{target}: {total / 1e9:.1f} GB of random weights")
+    options = SinkOptions(max_shard_bytes=MAX_SHARD_BYTES)
     with atomic_folder(target) as tmp:
-        writer = ShardWriter(tmp, plan, MAX_SHARD_BYTES)
-        for name in writer.order:
-            writer.put(name, make(name, plan[name]))
-        writer.finish()
-        (tmp / "config.json").write_text(json.dumps(raw, indent=2) + "\n", "utf-8")
-
-
-def _packed_plan(cfg: ModelConfig, fmt: Format) -> dict[str, Entry]:
-    plain = tensor_specs(cfg)
-
-    def dtype(name: str) -> torch.dtype:
-        if name.endswith(".qweight"):
-            return torch.int8 if name.startswith("model.word_embeddings") else torch.uint8
-        if name.endswith(".scales"):
-            return torch.bfloat16
-        return torch.float32 if plain[name].float32 else torch.bfloat16
-
-    return {name: (shape, dtype(name)) for name, shape in packed_names(cfg, fmt).items()}
+        if to == "bf16":
+            sink = sink_for("bf16", tmp, cfg, options)
+            log(f"{target}: {sum(sink.files.values()) / 1e9:.1f} GB of random weights")
+            for name, spec in tensor_specs(cfg).items():
+                dtype = torch.float32 if spec.float32 else torch.bfloat16
+                sink.put(name, source.plain(name, spec.shape, dtype))
+            sink.finish()
+            return
+        shards = PackedShards(tmp, cfg, FORMATS[to], MAX_SHARD_BYTES)
+        log(f"{target}: {sum(shards.files.values()) / 1e9:.1f} GB of random weights")
+        make = source.packed(FORMATS[to])
+        for name, (dtype, shape) in shards.plan.items():
+            shards.put(name, make(name, shape, dtype))
+        shards.finish()
 
 
 class _Random:
@@ -85,11 +68,9 @@ class _Random:
         self.cfg, self.std = cfg, cfg.initializer_range
         self.generator = torch.Generator().manual_seed(seed)
         self.block = torch.randn(BLOCK_VALUES, generator=self.generator) * self.std
-        self.specs = packed_specs(cfg)
         self.at = 0
 
-    def plain(self, name: str, entry: Entry) -> Tensor:
-        shape, dtype = entry
+    def plain(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         if name.endswith("expert_bias"):
             return torch.zeros(shape, dtype=dtype)
         if len(shape) == 1:
@@ -101,7 +82,7 @@ class _Random:
             self.block = self.block.to(dtype)
         return self.block
 
-    def packed(self, fmt: Format) -> Callable[[str, Entry], Tensor]:
+    def packed(self, fmt: Format) -> Callable[[str, tuple[int, ...], torch.dtype], Tensor]:
         from ..ops import formats, native
 
         rows = BLOCK_VALUES // 2048
@@ -111,15 +92,14 @@ class _Random:
         data, scales = packed.data.flatten(), packed.scales.flatten()
         bytes8 = torch.randint(-127, 128, (BLOCK_VALUES,), generator=self.generator).to(torch.int8)
 
-        def make(name: str, entry: Entry) -> Tensor:
-            shape, dtype = entry
+        def make(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
             if name.endswith(".scales") and name.startswith("model.word_embeddings"):
                 return torch.full(shape, self.std / 73, dtype=dtype)  # a uniform byte's deviation
             if name.endswith(".scales"):
                 return self._cut(scales, shape)
             if name.endswith(".qweight"):
                 return self._cut(bytes8 if dtype == torch.int8 else data, shape)
-            return self.plain(name, entry)
+            return self.plain(name, shape, dtype)
 
         return make
 

@@ -64,7 +64,7 @@ class Peer:
     def prefill(self, tokens: int) -> dict[str, Any]:
         """Tokens per second of a prompt of random tokens, from an empty cache."""
         lib.llama_memory_clear(self.memory, True)
-        self.held = 0
+        self.held = -1  # whatever was held is gone
         return {"seconds": (seconds := self._prompt(tokens)), "tokens_per_s": tokens / seconds}
 
     def decode(self, tokens: int, context: int, batch: int) -> dict[str, Any]:

@@ -136,11 +136,17 @@ def best_of(peers: Sequence[Peer], wanted: Wanted, log: Callable[[str], None]) -
         return peers[0]
     rates = {}
     for peer in peers:
-        running = peer.start(wanted)
-        running.measure()
-        rates[peer] = running.measure()
+        try:
+            running = peer.start(wanted)
+            running.measure()
+            rates[peer] = running.measure()
+        except RunError as err:  # a setting that this machine or build lacks
+            log(f"{err}; left out")
+            continue
         running.stop()
         log(f"{peer.name}: {rates[peer]:,.1f} tokens/s")
+    if not rates:
+        raise RunError("no setting of the peer works here")
     return max(rates, key=lambda p: rates[p])
 
 

@@ -115,6 +115,22 @@ def packed_names(cfg: ModelConfig, fmt: Format) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def packed_plan(
+    cfg: ModelConfig, fmt: Format
+) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """Shape and dtype of every tensor of a packed folder."""
+    plain = tensor_specs(cfg)
+
+    def dtype(name: str) -> torch.dtype:
+        if name.endswith(".qweight"):
+            return torch.int8 if name.startswith(EMBEDDING) else torch.uint8
+        if name.endswith(".scales"):
+            return torch.bfloat16
+        return torch.float32 if plain[name].float32 else torch.bfloat16
+
+    return {name: (shape, dtype(name)) for name, shape in packed_names(cfg, fmt).items()}
+
+
 class PackedAtLoad:
     """Weights of any model, packed in memory as they are read; `tensor` takes Hugging Face names."""
 

@@ -58,7 +58,8 @@ class ShardFile:
             }
             self._offsets[name] = begin
         text = json.dumps(header, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 8)
+        # Data starts on a cache line: packed weights are read by vector instructions as they lie.
+        text += b" " * (-(len(text) + 8) % 64)
         self._header = len(text).to_bytes(8, "little") + text
         self.nbytes = len(self._header) + end
         self._fd: int | None = None
@@ -77,6 +78,13 @@ class ShardFile:
         """Write one tensor; its dtype and shape are those announced."""
         assert (tensor.dtype, tuple(tensor.shape)) == self.tensors[name], name
         write_all(self._open(), raw_bytes(tensor), len(self._header) + self._offsets[name])
+
+    def put_part(self, name: str, index: int, tensor: Tensor) -> None:
+        """Write slice `index` of a tensor that is a stack."""
+        dtype, shape = self.tensors[name]
+        assert (tensor.dtype, tuple(tensor.shape)) == (dtype, shape[1:]) and index < shape[0], name
+        at = len(self._header) + self._offsets[name] + index * tensor.nbytes
+        write_all(self._open(), raw_bytes(tensor), at)
 
     def close(self) -> None:
         if self._fd is not None:
