@@ -136,6 +136,11 @@ LING_API int ling_mtp(ling_model* model, int64_t j, const int64_t* next_tokens,
 // best[row] the lowest id of the largest score among ids whose banned[id] is 0 (banned may be null).
 LING_API int ling_logits(ling_model* model, const float* hidden, int64_t rows, int64_t vocab,
                          const uint8_t* banned, float* logits, int64_t* best);
+// For models larger than memory: the routed experts of `layer` are mapped from `fd`, their four parts
+// (gate·up data and scales, down data and scales) at these offsets. Experts whose `hot` is 0 are read
+// ahead when a step needs them and let go once the layer is done. `hot` [E] is read at every step.
+LING_API int ling_model_stream(ling_model* model, int64_t layer, int fd, const int64_t offsets[4],
+                               const uint8_t* hot);
 // Counts of routed tokens per expert since the last call: [layers of the model, E] int64.
 LING_API int ling_expert_counts(ling_model* model, int64_t* counts);
 // Seconds per stage since the last call; names[i] stays valid. `n` in: capacity, out: filled.

@@ -6,6 +6,10 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef __linux__
+#include <fcntl.h>
+#include <sys/mman.h>
+#endif
 
 #include <algorithm>
 #include <chrono>
@@ -76,6 +80,30 @@ struct Activations {
   }
 };
 
+// Where a layer's experts lie in a file, and which of them stay in memory.
+struct Stream {
+  int fd = -1;
+  int64_t offsets[4] = {};
+  const uint8_t* hot = nullptr;
+};
+
+// Advice about one part of one expert: wanted soon, or not any more.
+void advise(const void* stack, int64_t bytes, int64_t expert, int fd, int64_t offset, bool wanted) {
+#ifdef __linux__
+  const uintptr_t at = reinterpret_cast<uintptr_t>(stack) + expert * bytes;
+  // Whole pages: one that is shared with a neighbour stays when letting go.
+  const uintptr_t page = 4096, begin = wanted ? at / page * page : (at + page - 1) / page * page;
+  const uintptr_t end = wanted ? at + bytes : (at + bytes) / page * page;
+  if (begin >= end) return;
+  madvise(reinterpret_cast<void*>(begin), end - begin, wanted ? MADV_WILLNEED : MADV_DONTNEED);
+  if (!wanted)
+    posix_fadvise(fd, offset + expert * bytes + int64_t(begin - at), int64_t(end - begin),
+                  POSIX_FADV_DONTNEED);
+#else
+  (void)stack, (void)bytes, (void)expert, (void)fd, (void)offset, (void)wanted;
+#endif
+}
+
 struct Block {
   int64_t segment, kv_head, first, count;  // tokens first .. first + count of the segment
 };
@@ -88,6 +116,7 @@ using namespace ling;
 struct ling_model {
   ling_model_config c;
   std::vector<ling_layer> layers;
+  std::vector<Stream> streams;  // empty: everything fits in memory
   const Level* kernels;
 
   Buffer<float> x, norm, both, qkv, attn, logits, hidden, scores;
@@ -331,6 +360,22 @@ struct Pass {
                                  Epilogue::kScaledAdd});
     }
     plan_tasks();
+    advise_cold(l, layer, true);
+  }
+
+  // Cold experts that this step uses: read ahead together, or let go.
+  void advise_cold(const ling_layer& l, int64_t layer, bool wanted) {
+    if (m.streams.empty() || m.streams[layer].fd < 0) return;
+    const Stream& s = m.streams[layer];
+    const ling_matrix* const w[2] = {&l.expert_gate_up, &l.expert_down};
+    for (int64_t e = 0; e < c().num_experts; ++e) {
+      if (s.hot[e] || m.expert_start[e] == m.expert_start[e + 1]) continue;
+      for (int i = 0; i < 2; ++i) {
+        const int64_t n = tiles(*w[i]);
+        advise(w[i]->data, n * tile_bytes(*w[i]), e, s.fd, s.offsets[2 * i], wanted);
+        advise(w[i]->scales, n * tile_scales(*w[i]) * 2, e, s.fd, s.offsets[2 * i + 1], wanted);
+      }
+    }
   }
 
   // The MLP that every row takes: of a dense layer, or the shared expert.
@@ -411,6 +456,7 @@ struct Pass {
     }
     multiply_all();
     multiply_down(l);
+    if (l.is_moe && !m.streams.empty()) run(1, [&](int64_t, int) { advise_cold(l, layer, false); });
   }
 
   void layer(int64_t i) {
@@ -693,6 +739,19 @@ extern "C" int ling_logits(ling_model* model, const float* hidden, int64_t rows,
       });
       pass.spent(kBest);
     });
+  });
+}
+
+extern "C" int ling_model_stream(ling_model* model, int64_t layer, int fd, const int64_t offsets[4],
+                                 const uint8_t* hot) {
+  if (!model || !offsets || !hot) return fail(LING_BAD_ARGUMENT, "null pointer");
+  if (layer < 0 || layer >= int64_t(model->layers.size()) || !model->layers[layer].is_moe || fd < 0)
+    return fail(LING_BAD_ARGUMENT, "no such layer of experts, or no file");
+  return guarded([&] {
+    model->streams.resize(model->layers.size());
+    Stream& s = model->streams[layer];
+    s.fd = fd, s.hot = hot;
+    for (int i = 0; i < 4; ++i) s.offsets[i] = offsets[i];
   });
 }
 

@@ -7,12 +7,19 @@ from pathlib import Path
 
 import torch
 
-from ..config import ModelConfig
 from ..errors import UsageError
 from ..model.ling import Ling
 from ..model.packed import EMBEDDING, packed_specs, unpack_embedding, unpack_matrix
-from ..model.packed_folder import PackedAtLoad, PackedFolder, module_tensors, read_quantization
-from ..model.weights import SafetensorsFolder, check_names, load_model, load_tensors, read_config
+from ..model.folder import SafetensorsFolder
+from ..model.packed_folder import PackedAtLoad, PackedFolder, module_tensors
+from ..model.weights import (
+    check_names,
+    fill_tensors,
+    float_tensor,
+    load_model,
+    read_config,
+    read_quantization,
+)
 from ..ops.formats import FORMATS
 from .native_runner import NativeRunner, why_not
 from .runner import Runner, TorchRunner
@@ -31,9 +38,10 @@ def open_runner(folder: str | Path, dtype: str = "auto", fmt: str | None = None)
         raise UsageError(f"no format `{fmt}`; there are {', '.join(FORMATS)}")
     if dtype not in ("auto", "bfloat16", "float32"):
         raise UsageError(f"`dtype` is `{dtype}`, expected auto, bfloat16 or float32")
-    if read_quantization(folder) is not None:
-        return _open_packed(folder, dtype, fmt)
     cfg = read_config(folder)
+    stored = read_quantization(folder)
+    if stored is not None and stored["quant_method"] == "ling":
+        return _open_packed(folder, dtype, fmt)
     if (dtype == "float32" or cfg.dtype == "float32" and dtype == "auto") and fmt is None:
         return TorchRunner(load_model(folder, "float32"))
     reason = why_not(cfg)
@@ -44,7 +52,8 @@ def open_runner(folder: str | Path, dtype: str = "auto", fmt: str | None = None)
         return TorchRunner(load_model(folder, dtype))
     source = SafetensorsFolder(folder)
     check_names(cfg, source)
-    return NativeRunner(PackedAtLoad(cfg, FORMATS[fmt or "bf16"], source.tensor))
+    packed = PackedAtLoad(cfg, FORMATS[fmt or "bf16"], lambda name: float_tensor(source, name))
+    return NativeRunner(packed)
 
 
 def runner_for(model: Ling, fmt: str | None = None) -> Runner:
@@ -73,7 +82,7 @@ def _open_packed(folder: str | Path, dtype: str, fmt: str | None) -> Runner:
 
 def unpacked_model(packed: PackedFolder, dtype: torch.dtype | None = None) -> Ling:
     """The module with the values that a packed folder stands for (float32 products of codes)."""
-    cfg: ModelConfig = packed.config
+    cfg = packed.config
     values: dict[str, torch.Tensor] = {}
     table, scales = packed.embedding()
     assert scales is not None
@@ -86,7 +95,7 @@ def unpacked_model(packed: PackedFolder, dtype: torch.dtype | None = None) -> Li
     for name, buffer in model.named_buffers():
         if name.endswith("expert_bias"):
             buffer.data = buffer.data.float()
-    load_tensors(model, lambda n: values[n] if n in values else packed.plain(n))
+    fill_tensors(model, lambda n: values[n] if n in values else packed.plain(n))
     return model.eval()
 
 

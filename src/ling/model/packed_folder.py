@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -15,7 +14,8 @@ from ..errors import CheckpointError
 from ..ops.formats import Format, Packed, packed_shapes
 from .names import in_module, tensor_specs
 from .packed import EMBEDDING, EMBEDDING_GROUP, PackedSpec, format_of, pack_matrix, packed_specs
-from .weights import SafetensorsFolder, read_config
+from .folder import SafetensorsFolder
+from .weights import read_config, read_quantization
 
 
 class PackedWeights(Protocol):
@@ -32,17 +32,6 @@ class PackedWeights(Protocol):
 
     def embedding(self) -> tuple[Tensor, Tensor | None]:
         """bfloat16 [V, D] and None, or int8 [V, D] with bfloat16 scales [V, D / 32]."""
-
-
-def read_quantization(folder: str | Path) -> dict[str, Any] | None:
-    """`quantization_config` of a folder in one of our own formats, else None."""
-    path = Path(folder) / "config.json"
-    try:
-        raw = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    except (OSError, ValueError):
-        return None  # whoever reads the configuration says what is wrong with it
-    found = raw.get("quantization_config") if isinstance(raw, dict) else None
-    return found if isinstance(found, dict) and found.get("quant_method") == "ling" else None
 
 
 def plain_names(cfg: ModelConfig) -> list[str]:
@@ -62,7 +51,7 @@ class PackedFolder:
     def __init__(self, folder: str | Path) -> None:
         self.config = read_config(folder)
         quantization = read_quantization(folder)
-        if quantization is None:
+        if quantization is None or quantization.get("quant_method") != "ling":
             raise CheckpointError(f"{folder}: not a folder in an integer format of ours")
         self.format = format_of(quantization, folder)
         self.source = SafetensorsFolder(folder)
@@ -92,7 +81,7 @@ class PackedFolder:
         return q, self._typed(f"{EMBEDDING}.scales", torch.bfloat16)
 
     def _typed(self, name: str, dtype: torch.dtype) -> Tensor:
-        tensor = self.source.tensor(name)
+        tensor = self.source.view(name)
         if tensor.dtype != dtype:
             raise CheckpointError(f"tensor `{name}` has dtype {tensor.dtype}, expected {dtype}")
         return tensor

@@ -6,7 +6,7 @@ Peak memory beyond the model itself is one tensor when reading and one shard whe
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +174,15 @@ def load_tensors(model: Ling, source: SafetensorsFolder) -> None:
             source.tensor(name, into=target)
         else:
             target.copy_(float_tensor(source, name))
+
+
+@torch.no_grad()
+def fill_tensors(model: Ling, tensor: Callable[[str], Tensor]) -> None:
+    """Fill the module from `tensor(hf_name)`, casting to the module's dtypes."""
+    own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    for name in tensor_specs(model.config):
+        key, expert = in_module(name)
+        (own[key] if expert is None else own[key][expert]).copy_(tensor(name))
 
 
 def model_tensors(state: Mapping[str, Tensor], cfg: ModelConfig) -> Iterable[tuple[str, Tensor]]:
