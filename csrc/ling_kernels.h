@@ -141,6 +141,8 @@ LING_API int ling_logits(ling_model* model, const float* hidden, int64_t rows, i
 // ahead when a step needs them and let go once the layer is done. `hot` [E] is read at every step.
 LING_API int ling_model_stream(ling_model* model, int64_t layer, int fd, const int64_t offsets[4],
                                const uint8_t* hot);
+// Let go of every expert of a streamed layer whose `hot` is 0.
+LING_API int ling_model_let_go(ling_model* model, int64_t layer);
 // Counts of routed tokens per expert since the last call: [layers of the model, E] int64.
 LING_API int ling_expert_counts(ling_model* model, int64_t* counts);
 // Seconds per stage since the last call; names[i] stays valid. `n` in: capacity, out: filled.

@@ -104,6 +104,15 @@ void advise(const void* stack, int64_t bytes, int64_t expert, int fd, int64_t of
 #endif
 }
 
+void advise_expert(const ling_layer& l, const Stream& s, int64_t expert, bool wanted) {
+  const ling_matrix* const w[2] = {&l.expert_gate_up, &l.expert_down};
+  for (int i = 0; i < 2; ++i) {
+    const int64_t n = tiles(*w[i]);
+    advise(w[i]->data, n * tile_bytes(*w[i]), expert, s.fd, s.offsets[2 * i], wanted);
+    advise(w[i]->scales, n * tile_scales(*w[i]) * 2, expert, s.fd, s.offsets[2 * i + 1], wanted);
+  }
+}
+
 struct Block {
   int64_t segment, kv_head, first, count;  // tokens first .. first + count of the segment
 };
@@ -366,16 +375,9 @@ struct Pass {
   // Cold experts that this step uses: read ahead together, or let go.
   void advise_cold(const ling_layer& l, int64_t layer, bool wanted) {
     if (m.streams.empty() || m.streams[layer].fd < 0) return;
-    const Stream& s = m.streams[layer];
-    const ling_matrix* const w[2] = {&l.expert_gate_up, &l.expert_down};
-    for (int64_t e = 0; e < c().num_experts; ++e) {
-      if (s.hot[e] || m.expert_start[e] == m.expert_start[e + 1]) continue;
-      for (int i = 0; i < 2; ++i) {
-        const int64_t n = tiles(*w[i]);
-        advise(w[i]->data, n * tile_bytes(*w[i]), e, s.fd, s.offsets[2 * i], wanted);
-        advise(w[i]->scales, n * tile_scales(*w[i]) * 2, e, s.fd, s.offsets[2 * i + 1], wanted);
-      }
-    }
+    for (int64_t e = 0; e < c().num_experts; ++e)
+      if (!m.streams[layer].hot[e] && m.expert_start[e] != m.expert_start[e + 1])
+        advise_expert(l, m.streams[layer], e, wanted);
   }
 
   // The MLP that every row takes: of a dense layer, or the shared expert.
@@ -753,6 +755,15 @@ extern "C" int ling_model_stream(ling_model* model, int64_t layer, int fd, const
     s.fd = fd, s.hot = hot;
     for (int i = 0; i < 4; ++i) s.offsets[i] = offsets[i];
   });
+}
+
+extern "C" int ling_model_let_go(ling_model* model, int64_t layer) {
+  if (!model || layer < 0 || layer >= int64_t(model->streams.size()) || model->streams[layer].fd < 0)
+    return fail(LING_BAD_ARGUMENT, "no such streamed layer");
+  const Stream& s = model->streams[layer];
+  for (int64_t e = 0; e < model->c.num_experts; ++e)
+    if (!s.hot[e]) advise_expert(model->layers[layer], s, e, false);
+  return LING_OK;
 }
 
 extern "C" int ling_expert_counts(ling_model* model, int64_t* counts) {

@@ -269,6 +269,9 @@ def _model_options(parser: Any) -> None:
     parser.add_argument("--speculative", type=str, default="off", help="mtp or off")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads")
     parser.add_argument(
+        "--max-memory", type=str, default=None, help="run a larger int4/int8 model in, say, 6GB"
+    )
+    parser.add_argument(
         "--max-model-len", type=int, default=None, help="longest context, in tokens"
     )
 
@@ -305,6 +308,7 @@ def _llm(ns: Any) -> Any:
         ns.model,
         dtype=ns.dtype,
         format=ns.format,
+        max_memory=ns.max_memory,
         speculative=ns.speculative,
         max_model_len=ns.max_model_len,
     )
@@ -414,6 +418,7 @@ def _serve(args: list[str]) -> int:
         max_model_len=ns.max_model_len,
         dtype=ns.dtype,
         format=ns.format,
+        max_memory=ns.max_memory,
         speculative=ns.speculative,
     )
 

@@ -16,6 +16,7 @@ from .data.tokenizer import Tokenizer
 from .errors import RequestError, RunError
 from .infer.engine import Engine, Stats
 from .infer.open import open_runner
+from .infer.streaming import memory_bytes
 from .infer.request import Request, SamplingParams
 
 __all__ = ["LLM", "CompletionOutput", "Logprob", "RequestOutput", "SamplingParams", "StreamChunk"]
@@ -83,6 +84,7 @@ class LLM:
         *,
         dtype: str = "auto",
         format: str | None = None,
+        max_memory: str | None = None,
         max_model_len: int | None = None,
         speculative: str = "off",
         num_drafts: int = 1,
@@ -90,7 +92,8 @@ class LLM:
         num_pages: int | None = None,
         seed: int = 0,
     ) -> None:
-        runner = open_runner(model, dtype, format)
+        limit = None if max_memory is None else memory_bytes(max_memory)
+        runner = open_runner(model, dtype, format, limit)
         self.config = runner.config
         folder = Path(tokenizer or model)
         has_tokenizer = tokenizer is not None or (folder / "tokenizer.json").is_file()

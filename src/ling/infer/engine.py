@@ -192,6 +192,7 @@ class Engine:
             self.pool.publish(request.held, request.tokens, request.cache_salt, done)
             if request.finish_reason is not None:
                 self._release(request)
+        self.runner.step_done()
         seconds = time.perf_counter() - begin
         self.stats.seconds += seconds
         self._learn(work, kept, seconds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -13,12 +14,15 @@ from torch import Tensor
 from ..config import ModelConfig
 from ..errors import RequestError, UsageError
 from ..model.packed import packed_specs
-from ..model.packed_folder import PackedWeights
+from ..model.packed_folder import PackedFolder, PackedWeights
 from ..model.rope import inverse_frequencies
 from ..ops import native
 from ..ops.formats import TILE, Packed
 from .pages import PAGE, Segment
 from .runner import HasId, banned_mask
+from .streaming import ExpertStreaming, plan
+
+log = logging.getLogger("ling")
 
 FORCE = "LING_KERNELS"
 # The head is a third of what a draft reads; a draft outside of its first ids is rarely right.
@@ -51,8 +55,10 @@ class NativeRunner:
 
     max_step_tokens = 2048
 
-    def __init__(self, weights: PackedWeights) -> None:
+    def __init__(self, weights: PackedWeights, max_memory: int | None = None) -> None:
         self.config = cfg = weights.config
+        self.weights, self.max_memory = weights, max_memory
+        self.streaming: ExpertStreaming | None = None
         self.draft_vocab = DRAFT_VOCAB if cfg.vocab_size > 2 * DRAFT_VOCAB else 0
         self.lib = native.required()
         self._keep: list[Any] = []
@@ -77,7 +83,8 @@ class NativeRunner:
 
     def _hold(self, packed: Packed) -> native.Matrix:
         self._keep.append(packed)
-        native.map_in(packed)
+        if self.max_memory is None:
+            native.map_in(packed)
         return native.matrix(packed)
 
     def _float(self, weights: PackedWeights, name: str) -> int:
@@ -191,10 +198,28 @@ class NativeRunner:
                 ctypes.byref(config), self.layers, ctypes.byref(self.model)
             ),
         )
+        self._stream(num_pages)
+
+    def _stream(self, num_pages: int) -> None:
+        """With a bound on memory that the weights exceed: keep the hot experts only."""
+        if self.max_memory is None:
+            return
+        if not isinstance(self.weights, PackedFolder):
+            raise UsageError("`--max-memory` needs a folder in int4 or int8 (`ling convert --to int4`)")
+        budget = plan(self.weights, self.max_memory, num_pages * self.page_bytes())
+        if budget.slots < budget.experts:
+            self.streaming = ExpertStreaming(self, self.weights, budget)
+            log.warning("%s", self.streaming.statement(self.config))
+
+    def step_done(self) -> None:
+        if self.streaming is not None:
+            self.streaming.step_done()
 
     def __del__(self) -> None:
         if getattr(self, "model", None):
             self.lib.ling_model_free(self.model)
+        if getattr(self, "streaming", None):
+            self.streaming.close()
 
     def ban(self, has_id: HasId | None) -> None:
         self.banned = banned_mask(self.config, has_id)

@@ -27,9 +27,15 @@ from .runner import Runner, TorchRunner
 log = logging.getLogger("ling")
 
 
-def open_runner(folder: str | Path, dtype: str = "auto", fmt: str | None = None) -> Runner:
+def open_runner(
+    folder: str | Path,
+    dtype: str = "auto",
+    fmt: str | None = None,
+    max_memory: int | None = None,
+) -> Runner:
     """Load a model folder for inference.
 
+    `max_memory` (bytes) runs a packed folder that is larger, by keeping its hot experts only.
     `fmt` packs weights at load ("int4", "int8", ...; by default they stay what they are), `dtype`
     "float32" computes in float32 throughout, in plain PyTorch. Raises `UsageError` for a format that
     cannot be had, `CheckpointError` for a folder that is not sound.
@@ -41,7 +47,11 @@ def open_runner(folder: str | Path, dtype: str = "auto", fmt: str | None = None)
     cfg = read_config(folder)
     stored = read_quantization(folder)
     if stored is not None and stored["quant_method"] == "ling":
-        return _open_packed(folder, dtype, fmt)
+        return _open_packed(folder, dtype, fmt, max_memory)
+    if max_memory is not None:
+        raise UsageError(
+            "`--max-memory` needs a folder in int4 or int8: make one with `ling convert --to int4`"
+        )
     if (dtype == "float32" or cfg.dtype == "float32" and dtype == "auto") and fmt is None:
         return TorchRunner(load_model(folder, "float32"))
     reason = why_not(cfg)
@@ -67,7 +77,9 @@ def runner_for(model: Ling, fmt: str | None = None) -> Runner:
     return NativeRunner(PackedAtLoad(model.config, FORMATS[fmt], module_tensors(state)))
 
 
-def _open_packed(folder: str | Path, dtype: str, fmt: str | None) -> Runner:
+def _open_packed(
+    folder: str | Path, dtype: str, fmt: str | None, max_memory: int | None
+) -> Runner:
     packed = PackedFolder(folder)
     if fmt is not None and fmt != packed.format.name:
         raise UsageError(
@@ -75,7 +87,7 @@ def _open_packed(folder: str | Path, dtype: str, fmt: str | None) -> Runner:
         )
     reason = "`dtype` float32" if dtype == "float32" else why_not(packed.config)
     if reason is None:
-        return NativeRunner(packed)
+        return NativeRunner(packed, max_memory)
     _say(reason)
     return TorchRunner(unpacked_model(packed, torch.float32 if dtype == "float32" else None))
 

@@ -54,6 +54,9 @@ class Runner(Protocol):
     def banned_ids(self) -> Tensor | None:
         """Ids never to choose."""
 
+    def step_done(self) -> None:
+        """Called between steps, when nothing runs."""
+
 
 def banned_mask(config: ModelConfig, has_id: HasId | None) -> Tensor | None:
     """uint8 [V], 1 where an id has no token; None when all have one."""
@@ -88,6 +91,9 @@ class TorchRunner:
 
     def banned_ids(self) -> Tensor | None:
         return self._banned_ids
+
+    def step_done(self) -> None:
+        pass
 
     @torch.inference_mode()
     def forward(self, tokens: Sequence[int], segments: Sequence[Segment]) -> Tensor:

@@ -103,6 +103,7 @@ _SIGNATURES: dict[str, Sequence[Any]] = {
     "ling_mtp": [c_void_p, c_int64, c_void_p, c_void_p, c_int64, c_void_p, c_int64, c_void_p],
     "ling_logits": [c_void_p, c_void_p, c_int64, c_int64, c_void_p, c_void_p, c_void_p],
     "ling_model_stream": [c_void_p, c_int64, ctypes.c_int, POINTER(c_int64), c_void_p],
+    "ling_model_let_go": [c_void_p, c_int64],
     "ling_expert_counts": [c_void_p, c_void_p],
     "ling_profile": [c_void_p, POINTER(c_char_p), POINTER(c_double), POINTER(c_int64)],
 }
