@@ -174,9 +174,7 @@ def archive_around(
     return head, directory + end
 
 
-def _headers(
-    name: str, checksum: int, size: int, at: int, padding: int = 0
-) -> tuple[bytes, bytes]:
+def _headers(name: str, checksum: int, size: int, at: int, padding: int = 0) -> tuple[bytes, bytes]:
     """Local header and directory entry of a member stored as it is."""
     raw = f"archive/{name}".encode()
     # Version 2.0, no flags, stored, 1 January 1980: the bytes depend on the content alone.
@@ -219,5 +217,5 @@ class _TensorPickler(pickle.Pickler):
     def reducer_override(self, value: Any) -> Any:
         if not isinstance(value, _Tensor):
             return NotImplemented
-        parts = (_Storage(), 0, self.shape, self.strides, False, OrderedDict())
+        parts: tuple[Any, ...] = (_Storage(), 0, self.shape, self.strides, False, OrderedDict())
         return torch._utils._rebuild_tensor_v2, parts
