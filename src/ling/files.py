@@ -43,6 +43,29 @@ def atomic_folder(final: Path) -> Iterator[Path]:
         shutil.rmtree(tmp, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def atomic_file(final: Path) -> Iterator[Path]:
+    """Yield `<final>.tmp`; rename it to `final` when the block ends well, else remove it.
+
+    Raises `UsageError` if the place is not writable, `RunError` if writing fails (full disk).
+    """
+    tmp = final.with_name(final.name + ".tmp")
+    try:
+        tmp.parent.mkdir(parents=True, exist_ok=True)
+        tmp.touch()
+    except OSError as err:
+        raise UsageError(f"{final}: cannot write here: {err.strerror}") from None
+    try:
+        yield tmp
+        _fsync(tmp)
+        os.replace(tmp, final)
+        _fsync(final.parent)
+    except OSError as err:
+        raise RunError(f"could not save {final.name}: {err.strerror or err}") from None
+    finally:
+        tmp.unlink(missing_ok=True)
+
+
 def write_atomic(path: Path, text: str) -> None:
     """Replace `path` in one step."""
     tmp = path.with_name(path.name + ".tmp")
