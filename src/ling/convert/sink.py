@@ -42,6 +42,8 @@ class SinkOptions:
     """Of values that the format keeps in floating point; None: the format's own choice."""
     max_shard_bytes: int = 5_000_000_000
     tokenizer: Path | None = None
+    gguf_type: str = "bf16"
+    """Type of most matrices of a GGUF file: bf16, f32, f16, q8_0, q4_0, q4_1, q5_0, q5_1."""
     rank: int = 0
     world_size: int = 1
 
@@ -67,7 +69,13 @@ def _dcp(folder: Path, cfg: ModelConfig, options: SinkOptions) -> Sink:
     return DCPSink(folder, cfg, options)
 
 
-SINKS: dict[str, MakeSink] = {"bf16": _bf16, "float32": _float32, "dcp": _dcp}
+def _gguf(folder: Path, cfg: ModelConfig, options: SinkOptions) -> Sink:
+    from .gguf import GGUFSink
+
+    return GGUFSink(folder, cfg, options)
+
+
+SINKS: dict[str, MakeSink] = {"bf16": _bf16, "float32": _float32, "dcp": _dcp, "gguf": _gguf}
 
 
 def sink_for(to: str, folder: Path, cfg: ModelConfig, options: SinkOptions) -> Sink:

@@ -43,8 +43,10 @@ def open_source(path: str | Path) -> Source:
     path = Path(path)
     if not path.exists():
         raise CheckpointError(f"{path}: no such file or folder")
-    if path.is_file():
-        raise CheckpointError(f"{path}: not a checkpoint; expected a folder")
+    if not path.is_dir():
+        from .gguf import GGUFSource
+
+        return GGUFSource(path)
     from .dcp import DCPSource, find_checkpoint
 
     checkpoint = find_checkpoint(path)

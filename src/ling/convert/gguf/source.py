@@ -29,6 +29,8 @@ class GGUFSource:
     for quantised ones. Raises `GGUFError`.
     """
 
+    kind = "GGUF file"
+
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         metadata, self._tensors = read_header(self.path)
