@@ -4,7 +4,7 @@ Needs only `llama-cpp-python` and the standard library, so it runs in a process 
 environment) of its own:
 
     python benchmarks/peer_llama.py model.gguf --prefill 512 --context 4096 --batch 1 4
-    python benchmarks/peer_llama.py model.gguf --context 4096 --requests   # one JSON object per line
+    python benchmarks/peer_llama.py model.gguf --context 4096 --requests
 
 With `--requests` it reads `{"what": "prefill", "tokens": 512}` or `{"what": "decode", "tokens": 32,
 "context": 4096, "batch": 1}` from standard input and answers each with one line, keeping model and

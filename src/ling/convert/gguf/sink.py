@@ -92,7 +92,7 @@ class GGUFSink:
 
     def _put(self, key: str, index: int, tensor: Tensor) -> None:
         place = self._places[key]
-        data = memoryview(_encoded(tensor, place.kind))
+        data = _encoded(tensor, place.kind).data
         _write(self._fd, data, place.offset + index * len(data))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import WORDS, named_tensors
+from gguf_models import WORDS, named_tensors
 
 from ling.convert.gguf import GGUFSource
 from ling.convert.gguf.header import read_header
