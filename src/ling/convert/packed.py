@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +25,10 @@ from ..model.packed import (
 )
 from ..model.packed_folder import PackedFolder, packed_plan
 from ..model.shards import ShardFile, Stored
-from ..model.weights import INDEX
-from ..ops.formats import FORMATS, Format
+from ..model.folder import INDEX
+from ..model.weights import read_quantization
+from ..ops.formats import Format
 from .sink import SinkOptions
-
-Importance = Mapping[str, Tensor]
 
 
 class PackedShards:
@@ -92,9 +90,8 @@ class PackedSink:
         cfg: ModelConfig,
         options: SinkOptions,
         fmt: Format,
-        importance: Importance | None = None,
     ) -> None:
-        self.format, self.importance = fmt, importance or {}
+        self.format, self.importance = fmt, options.importance or {}
         self.names = list(tensor_specs(cfg))
         self._shards = PackedShards(folder, cfg, fmt, options.max_shard_bytes)
         self.files = self._shards.files
@@ -182,9 +179,12 @@ class PackedSource:
         """Nothing to close: files are mapped."""
 
 
-def packed_sink(to: str, folder: Path, cfg: ModelConfig, options: SinkOptions) -> PackedSink:
-    """The writer of one of our integer formats; `options.importance` weighs its errors."""
-    return PackedSink(folder, cfg, options, FORMATS[to], getattr(options, "importance", None))
+def is_packed(folder: Path) -> bool:
+    """Whether a folder's config.json says that it is in one of our integer formats."""
+    if not (folder / "config.json").is_file():
+        return False
+    stored = read_quantization(folder)
+    return stored is not None and stored["quant_method"] == "ling"
 
 
 def _text(value: Any) -> str:

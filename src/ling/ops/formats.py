@@ -36,6 +36,11 @@ class Format:
     bits: float
     max_nrmse: float
 
+    @property
+    def integer(self) -> bool:
+        """Whether weights are integers with scales."""
+        return self.kind != 3
+
 
 def dequantise_fp8_block(q: Tensor, scale: Tensor, block: int = 128) -> Tensor:
     """float32 values of float8 [M, N] with one float32 scale for each block [block, block].

@@ -57,8 +57,10 @@ KINDS = {
 }
 KIND_IDS = {kind.name: i for i, kind in KINDS.items()}
 
-_NUMBERS = dict(enumerate("<u1 <i1 <u2 <i2 <u4 <i4 <f4 ? . . <u8 <i8 <f8".split()))
-_STRING, _ARRAY = 8, 9
+# Value types of fixed size; 8 is a string, 9 a list.
+_NUMBERS = {0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4"}
+_NUMBERS |= {6: "<f4", 7: "?", 10: "<u8", 11: "<i8", 12: "<f8"}
+_FLOAT32, _STRING, _ARRAY = 6, 8, 9
 
 
 class TensorInfo(NamedTuple):
@@ -173,12 +175,12 @@ class _Reader:
         return self.numbers(kind, count, what)
 
     def numbers(self, kind: int, count: int, what: str) -> list[Any]:
-        if _NUMBERS.get(kind, ".") == ".":
+        if kind not in _NUMBERS:
             raise GGUFError(f"{what} has type {kind}, which does not exist or is nested")
         dtype = np.dtype(_NUMBERS[kind])
         values = np.frombuffer(self.take(count * dtype.itemsize), dtype)
         # The decimal that was written, not the binary neighbour of it: 1e-06, not 9.99999997e-07.
-        return [float(str(x)) for x in values] if kind == 6 else values.tolist()
+        return [float(str(x)) for x in values] if kind == _FLOAT32 else values.tolist()
 
     def tensor(self) -> tuple[str, tuple[int, ...], Kind, int]:
         name = self.string(MAX_NAME, "a tensor name")

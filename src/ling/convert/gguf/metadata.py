@@ -195,9 +195,11 @@ class _Keys:
     def _own_fields(self) -> dict[str, Any]:
         try:
             own = json.loads(self.metadata.get(OWN_KEY, "{}"))
-            return {field: own[field] for field in OWN_FIELDS if field in own}
         except (TypeError, ValueError, RecursionError):
-            raise GGUFError(f"`{OWN_KEY}` is not a JSON object") from None
+            own = None
+        if not isinstance(own, dict):
+            raise GGUFError(f"`{OWN_KEY}` is not a JSON object")
+        return {field: own[field] for field in OWN_FIELDS if field in own}
 
     def _difference(self, key: str, mtp: Any) -> int:
         blocks = self.get(key)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-import warnings
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,15 @@ from torch import Tensor
 from ...config import ModelConfig
 from ...errors import UsageError
 from ...model.names import tensor_specs
+from ..sink import SinkOptions
 from .header import KIND_IDS, KINDS, Kind
 from .layout import general_metadata, lay_out
 from .metadata import check_exportable, metadata_of
 from .names import GGUFSpec, gguf_specs, in_gguf
 from .package import gguf_package
 from .vocabulary import vocabulary_metadata
+
+log = logging.getLogger("ling.convert")
 
 # llama.cpp's `general.file_type` by the type of most matrices.
 FILE_TYPES = {
@@ -31,57 +35,55 @@ FILE_TYPES = {
     "q5_1": 9,
     "bf16": 32,
 }
+FILE = "model.gguf"
 PLAIN = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
 
 class GGUFSink:
-    """Writes one `.gguf` file; memory is one tensor of the source, not one expert stack.
+    """Writes `model.gguf` into a folder; memory is one tensor of the source, not a whole stack.
 
-    `path` should be a temporary name: the file is whole only after `finish`. Raises `UsageError`
-    for a type or a model that cannot be exported, before anything is written.
+    Raises `UsageError` for a type or a model that cannot be exported, before anything is written.
     """
 
     any_order = True
 
-    def __init__(
-        self,
-        path: Path,
-        cfg: ModelConfig,
-        tokenizer_folder: Path | None,
-        *,
-        kind: str = "bf16",
-        name: str | None = None,
-    ) -> None:
+    def __init__(self, folder: Path, cfg: ModelConfig, options: SinkOptions) -> None:
+        kind = options.gguf_type
         if kind not in FILE_TYPES:
             raise UsageError(f"no GGUF type `{kind}`; there are {', '.join(FILE_TYPES)}")
+        if options.world_size > 1:
+            raise UsageError("a GGUF export is one file: run it as one process")
         check_exportable(cfg)
         if kind not in PLAIN:
             gguf_package()  # say that it is absent now, not after the first gigabyte
-        if tokenizer_folder is None:
-            warnings.warn("no tokenizer: llama.cpp will take token ids only", stacklevel=2)
-        metadata = general_metadata(name or path.stem, FILE_TYPES[kind]) | metadata_of(cfg)
-        metadata |= vocabulary_metadata(tokenizer_folder, cfg.vocab_size)
+        if options.tokenizer is None:
+            log.warning("no tokenizer: llama.cpp will take token ids only")
+        name = folder.name.removesuffix(".tmp").removesuffix(".gguf")
+        metadata = general_metadata(name, FILE_TYPES[kind]) | metadata_of(cfg)
+        metadata |= vocabulary_metadata(options.tokenizer, cfg.vocab_size)
         specs = gguf_specs(cfg)
         kinds = {n: _kind(n, spec, kind) for n, spec in specs.items()}
         self._head, self._places, size = lay_out(metadata, specs, kinds)
-        self._path, self._tied, self._fd = path, cfg.tie_word_embeddings, -1
+        self._path, self._tied, self._fd = folder / FILE, cfg.tie_word_embeddings, -1
+        self._opening = threading.Lock()
         self.names = list(tensor_specs(cfg))
-        self.files = {path.name: size}
-
-    def open(self) -> None:
-        """Make the file, head and full length included."""
-        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
-        os.truncate(self._fd, self.files[self._path.name])
-        _write(self._fd, memoryview(self._head), 0)
+        self.files = {FILE: size}
 
     def put(self, name: str, tensor: Tensor) -> None:
         """Write one Hugging Face tensor: a whole GGUF tensor or one slice of a stack."""
-        if self._fd < 0:
-            self.open()
+        with self._opening:
+            if self._fd < 0:
+                self._open()
         key, expert = in_gguf(name)
         self._put(key, expert or 0, tensor)
         if key == "token_embd.weight" and self._tied:
             self._put("output.weight", 0, tensor)
+
+    def _open(self) -> None:
+        """Make the file, head and full length included."""
+        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        os.truncate(self._fd, self.files[FILE])
+        _write(self._fd, memoryview(self._head), 0)
 
     def finish(self) -> None:
         """Bring the file to the disk and close it."""
@@ -90,7 +92,7 @@ class GGUFSink:
 
     def _put(self, key: str, index: int, tensor: Tensor) -> None:
         place = self._places[key]
-        data = memoryview(_encoded(tensor, place.kind))
+        data = _encoded(tensor, place.kind).data
         _write(self._fd, data, place.offset + index * len(data))
 
 

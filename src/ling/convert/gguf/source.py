@@ -29,6 +29,8 @@ class GGUFSource:
     for quantised ones. Raises `GGUFError`.
     """
 
+    kind = "GGUF file"
+
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         metadata, self._tensors = read_header(self.path)
@@ -79,7 +81,7 @@ class GGUFSource:
     def _read(self, offset: int, size: int) -> np.ndarray:
         """Bytes at a place, whatever other threads read; one call gives 2 GiB at most."""
         data = np.empty(size, np.uint8)
-        view, done = memoryview(data), 0
+        view, done = data.data, 0
         while done < size:
             got = os.preadv(self._file.fileno(), [view[done:]], offset + done)
             if not got:

@@ -75,9 +75,8 @@ def mixed_kind(name: str, spec: GGUFSpec, kind: str, layers: int) -> Kind:
         return KINDS[KIND_IDS["f32"]]
     chosen = MIXTURES[kind][0]
     layer = re.match(r"blk\.(\d+)\.(attn_qkv|ffn_down)", name)
-    if name == "output.weight" and kind.startswith("q4"):
-        chosen = "q6_k"
-    elif kind == "q4_k_m" and layer and _more_bits(int(layer[1]), layers):
+    head = kind.startswith("q4") and name == "output.weight"
+    if head or (kind == "q4_k_m" and layer and _more_bits(int(layer[1]), layers)):
         chosen = "q6_k"
     if spec.shape[-1] % KINDS[KIND_IDS[chosen]].block:
         chosen = _FALLBACK.get(chosen, "bf16")
@@ -104,7 +103,7 @@ class _Tiles:
             return
         if kind.name not in self.tiles:
             self.tiles[kind.name] = self._tile(kind)
-        tile = memoryview(self.tiles[kind.name]).cast("B")
+        tile = self.tiles[kind.name].data.cast("B")
         # Another start each time: equal stacks would share their cache lines.
         start = int(self.rng.integers(len(tile) // kind.size)) * kind.size
         while size:

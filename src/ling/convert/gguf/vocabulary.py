@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-import warnings
+import logging
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from ...data.tokenizer import END_OF_TURN, EOD, Tokenizer
+from ...data.tokenizer import EOD, Tokenizer
 from ...data.tokenizer_file import PATTERN, read_backend
 from ...errors import GGUFError, TokenizerError
 from .header import shown
+
+log = logging.getLogger("ling.convert")
 
 PRE = "bailingmoe2"
 _SAME_RULE = (PRE, "bailingmoe", "llada-moe")
@@ -67,7 +69,7 @@ def _check_rule(folder: Path, raw: dict[str, Any]) -> None:
             "rule of Ling 2.0 can be exported"
         )
     if raw.get("normalizer"):
-        warnings.warn("llama.cpp does not normalise text; this tokenizer does", stacklevel=3)
+        log.warning("llama.cpp does not normalise text; this tokenizer does")
 
 
 def _special_ids(tokenizer: Tokenizer) -> dict[str, int]:
@@ -112,7 +114,7 @@ def write_tokenizer(metadata: dict[str, Any], vocab_size: int, folder: Path) -> 
         **{k: v for k, v in special.items() if k != "eot_token"},
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(config), "utf-8")
-    stops = [special.get("eos_token"), special.get("eot_token"), EOD, END_OF_TURN]
+    stops = [EOD, special.get("eos_token"), special.get("eot_token")]
     used = {t: i for i, (t, kind) in enumerate(zip(tokens, types, strict=True)) if kind != UNUSED}
     ids = list(dict.fromkeys(used[t] for t in stops if t in used))
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ids}), "utf-8")
