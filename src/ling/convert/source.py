@@ -1,0 +1,55 @@
+"""What every reader offers, and which reader a path needs: found by looking, not by flags."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+from ..config import ModelConfig
+from ..errors import CheckpointError
+
+
+class Source(Protocol):
+    """Tensors of a checkpoint under the Hugging Face names of `model/names.py`, one at a time.
+
+    `config` describes what is held: its `dtype` is the weights' own, and the MTP layers that the
+    checkpoint holds are counted in `num_nextn_predict_layers`. Readers are called by several
+    threads.
+    """
+
+    kind: str
+    """For messages: "Hugging Face folder", "Megatron checkpoint", ..."""
+    config: ModelConfig
+    tokenizer_folder: Path | None
+
+    def tensor(self, name: str) -> Tensor:
+        """Any name of `tensor_specs(config)`; quantised values come as bfloat16."""
+        ...
+
+    def stored_bytes(self, name: str) -> int:
+        """Bytes that reading it takes from the disk."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def open_source(path: str | Path) -> Source:
+    """The reader for a GGUF file, a Hugging Face folder, a run, or a DCP folder of ours or Megatron's.
+
+    Raises `CheckpointError` when it is none of them or damaged. Reads headers only.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such file or folder")
+    if path.is_file():
+        raise CheckpointError(f"{path}: not a checkpoint; expected a folder")
+    from .dcp import DCPSource, find_checkpoint
+
+    checkpoint = find_checkpoint(path)
+    if checkpoint is not None:
+        return DCPSource(checkpoint)
+    from .hf import HFSource
+
+    return HFSource(path)

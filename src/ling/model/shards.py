@@ -1,0 +1,97 @@
+"""Safetensors files written tensor by tensor: the header first, then each at its place.
+
+Nothing but the tensor in hand is in memory, and the bytes do not depend on the order of writing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+# Code on disk, in the order in which the safetensors library lays a file out: widest first, so
+# that every tensor is aligned.
+DTYPE_CODES = {
+    torch.float32: "F32",
+    torch.int32: "I32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+}
+_ORDER = {dtype: i for i, dtype in enumerate(DTYPE_CODES)}
+
+
+class Stored(NamedTuple):
+    """One tensor as it lies on disk."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return self.dtype.itemsize * torch.Size(self.shape).numel()
+
+
+class ShardFile:
+    """One safetensors file; `put` may be called by several threads in any order."""
+
+    def __init__(self, path: Path, tensors: Mapping[str, Stored]) -> None:
+        self.path, self.tensors = path, dict(tensors)
+        self._offsets: dict[str, int] = {}
+        header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+        end = 0
+        for name in sorted(tensors, key=lambda n: (_ORDER[tensors[n].dtype], n)):
+            dtype, shape = tensors[name]
+            begin, end = end, end + tensors[name].nbytes
+            header[name] = {
+                "dtype": DTYPE_CODES[dtype],
+                "shape": list(shape),
+                "data_offsets": [begin, end],
+            }
+            self._offsets[name] = begin
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        self._header = len(text).to_bytes(8, "little") + text
+        self.nbytes = len(self._header) + end
+        self._fd: int | None = None
+        self._lock = threading.Lock()
+
+    def _open(self) -> int:
+        """The file, created with its header and in full size by whoever comes first."""
+        with self._lock:
+            if self._fd is None:
+                self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+                write_all(self._fd, memoryview(self._header), 0)
+                os.truncate(self._fd, self.nbytes)
+            return self._fd
+
+    def put(self, name: str, tensor: Tensor) -> None:
+        """Write one tensor; its dtype and shape are those announced."""
+        assert (tensor.dtype, tuple(tensor.shape)) == self.tensors[name], name
+        write_all(self._open(), raw_bytes(tensor), len(self._header) + self._offsets[name])
+
+    def close(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+
+def raw_bytes(tensor: Tensor) -> memoryview:
+    """The tensor's memory; copied only if it is not contiguous."""
+    flat = tensor.detach().contiguous().view(-1).view(torch.uint8)
+    return memoryview(flat.numpy())
+
+
+def write_all(fd: int, data: memoryview, offset: int) -> None:
+    """`pwrite` until all is written: one call takes at most 2 GiB."""
+    while data:
+        count = os.pwrite(fd, data, offset)
+        data, offset = data[count:], offset + count
