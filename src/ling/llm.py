@@ -14,6 +14,7 @@ from torch import Tensor
 from .data.chat import ChatTemplate, builtin_template
 from .data.tokenizer import Tokenizer
 from .errors import RequestError, RunError
+from .hub import resolve_model
 from .infer.engine import Engine, Stats
 from .infer.open import open_runner
 from .infer.streaming import memory_bytes
@@ -72,10 +73,11 @@ class StreamChunk:
 class LLM:
     """A model ready to generate. Safe to use from several threads: one thread runs the engine.
 
-    `model` is a folder; `dtype` "auto", "bfloat16" or "float32" (float32 throughout, in PyTorch);
-    `format` "int4" or "int8" packs the weights as they are loaded. A folder
-    without a tokenizer serves token ids, and texts are empty. Without a seed in the request,
-    sampling depends on `seed` and on how many requests came before.
+    `model` is a folder or a hub name, downloaded on first use; `dtype` "auto", "bfloat16" or
+    "float32" (float32 throughout, in PyTorch); `format` "int4" or "int8" packs the weights as they
+    are loaded, `max_memory` "6GB" runs a packed folder that is larger. A folder without a tokenizer
+    serves token ids, and texts are empty. Without a seed in the request, sampling depends on `seed`
+    and on how many requests came before.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class LLM:
         num_pages: int | None = None,
         seed: int = 0,
     ) -> None:
+        model = resolve_model(model)
         limit = None if max_memory is None else memory_bytes(max_memory)
         runner = open_runner(model, dtype, format, limit)
         self.config = runner.config
