@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -12,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from .errors import RunError, UsageError
+
+# Not the input's fault: a full disk, a quota, a limit on file sizes.
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
@@ -34,7 +38,7 @@ def atomic_folder(final: Path) -> Iterator[Path]:
         os.rename(tmp, final)
         _fsync(final.parent)
     except OSError as err:
-        raise RunError(f"could not save {final.name}: {err.strerror or err}") from None
+        raise RunError(f"could not save {final}: {err.strerror or err}") from None
     finally:
         shutil.rmtree(tmp, ignore_errors=True)
 
@@ -47,6 +51,9 @@ def write_atomic(path: Path, text: str) -> None:
         _fsync(tmp)
         os.replace(tmp, path)
     except OSError as err:
+        if err.errno in _NO_SPACE:
+            tmp.unlink(missing_ok=True)
+            raise RunError(f"could not save {path}: {err.strerror}") from None
         raise UsageError(f"{path}: cannot write here: {err.strerror}") from None
 
 
