@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import fcntl
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,17 +65,15 @@ def save_recipe(recipe: PretrainConfig, out: Path) -> None:
         write_atomic(path, yaml.safe_dump(dataclasses.asdict(recipe), sort_keys=False))
 
 
-def fingerprint(prefixes: Iterable[str]) -> dict[str, str]:
+def fingerprints(prefixes: Sequence[str]) -> list[str]:
     """A short hash of each prefix's files: their sizes, and the first and last MiB of both."""
-    return {
-        prefix: _edges([Path(f"{prefix}.{end}") for end in ("idx", "bin")]) for prefix in prefixes
-    }
+    return [_edges([Path(f"{prefix}.{end}") for end in ("idx", "bin")]) for prefix in prefixes]
 
 
-def check_data(before: dict[str, str], now: dict[str, str]) -> None:
+def check_data(prefixes: Sequence[str], before: Sequence[str], now: Sequence[str]) -> None:
     """Refuse data files that changed since the checkpoint: the run would mix two data sets."""
-    for prefix, digest in now.items():
-        if before.get(prefix, digest) != digest:
+    for prefix, old, new in zip(prefixes, before, now, strict=False):
+        if old != new:
             raise UsageError(
                 f"{prefix}: its files changed since this run read them; "
                 "restore them or use another --out"

@@ -139,7 +139,7 @@ def draw(run: Path, title: str) -> list[Path]:
         share = torch.tensor([[r[layer] for layer in layers] for r in recent]).float().sum(0)
         share = share / share.mean(-1, keepdim=True)
         figure, axes = plt.subplots(figsize=(8, 0.5 * len(layers) + 2))
-        image = axes.imshow(share, aspect="auto", cmap="coolwarm", vmin=0, vmax=2)
+        image = axes.imshow(share.numpy(), aspect="auto", cmap="coolwarm", vmin=0, vmax=2)
         axes.set(
             xlabel="expert", title=f"{title}: expert load over its layer's mean, last 10% of steps"
         )

@@ -25,7 +25,7 @@ from ..model.weights import load_model, read_config
 from ..presets import PRESETS, preset
 from . import balance, checkpoint
 from .batches import Batch, make_batch, open_samples, run_data_folder
-from .folder import check_data, check_recipe, fingerprint, locked, save_recipe
+from .folder import check_data, check_recipe, fingerprints, locked, save_recipe
 from .forward import compute_losses
 from .heldout import HeldOut, held_out_loss
 from .metrics import MetricsLog, Progress, draw, gemm_peak
@@ -124,7 +124,7 @@ class Trainer:
             eod=self.eod,
             vocab_size=self.model.config.vocab_size,
         )
-        self.data = fingerprint(self.train_prefixes)
+        self.data = fingerprints(self.train_prefixes)
 
     def _model_config(self) -> ModelConfig:
         name, overrides = self.recipe.model, self.recipe.model_overrides
@@ -176,11 +176,12 @@ class Trainer:
         found = checkpoint.newest(self.out, self.log)
         if found is not None:
             progress = checkpoint.load(found, self.model, self.optimizer)
-            check_data(progress.get("data", {}), self.data)
+            check_data(self.train_prefixes, progress.get("data", []), self.data)
             self.steps_done = progress["step"]
             if self.steps_done >= cfg.train.steps:
                 self.log(f"{self.out}: already done ({self.steps_done} steps)")
-                return self._picture()
+                # A run may be killed between its last step and its picture.
+                return 0 if (self.out / "loss.png").exists() else self._draw()
             self.log(f"resuming {self.out} after step {self.steps_done}")
         counts = parameter_counts(self.model.config)
         self.log(
@@ -203,13 +204,11 @@ class Trainer:
                 f"stopped after step {self.steps_done}, saved; the same command goes on from here"
             )
             return 128 + self.caught
-        return self._picture()
+        return self._draw()
 
-    def _picture(self) -> int:
-        """Draw what is not there yet: a run may be killed between its last step and here."""
-        if not (self.out / "loss.png").exists():
-            for path in draw(self.out, self.out.name):
-                self.log(f"picture: {path}")
+    def _draw(self) -> int:
+        for path in draw(self.out, self.out.name):
+            self.log(f"picture: {path}")
         return 0
 
     def _loop(self, metrics: MetricsLog, progress: Progress) -> None:
