@@ -96,7 +96,7 @@ def _parser(command: str, **options: Any) -> Any:
                     if hint:
                         text += hint
                         break
-            raise UsageError(f"{command}: {text}")
+            raise UsageError(f"{command.removesuffix(' RECIPE.yaml')}: {text}")
 
     return Parser(prog=f"ling {command}", description=COMMANDS.get(command.split()[0]), **options)
 
@@ -111,7 +111,7 @@ def _say(value: Any, as_json: bool, text: str) -> None:
 def _pretrain(args: list[str]) -> int:
     from pathlib import Path
 
-    from .config import PretrainConfig
+    from .config import PretrainConfig, check_recipe_file
 
     parser = _parser("pretrain RECIPE.yaml", default_env=False)
     parser.add_argument("--config", action="config", help="the recipe; also as first argument")
@@ -120,6 +120,7 @@ def _pretrain(args: list[str]) -> int:
     if args and not args[0].startswith("-"):
         if not Path(args[0]).is_file():
             raise UsageError(f"{args[0]}: no such recipe")
+        check_recipe_file(args[0])
         args = ["--config", *args]
     args = ["--print_config" if a == "--print-config" else a for a in args]
     parsed = parser.parse_args(args)
@@ -389,6 +390,8 @@ def _chat(args: list[str]) -> None:
     ns = parser.parse_args(args)
     params = _sampling(ns)
     llm = _llm(ns)
+    if llm.tokenizer is None:
+        raise UsageError(f"{ns.model}: no tokenizer.json in this folder, so it cannot chat")
     head = [{"role": "system", "content": ns.system}] if ns.system else []
     messages: list[dict[str, str]] = list(head)
     print("empty line or Ctrl-D ends, /new starts over")
@@ -449,6 +452,11 @@ def _serve(args: list[str]) -> int:
 # ---- measuring ---------------------------------------------------------------------------------
 
 
+def _at_least_one(name: str, value: int | None) -> None:
+    if value is not None and value < 1:
+        raise UsageError(f"`--{name.replace('_', '-')}` is {value}, expected at least 1")
+
+
 def _eval(args: list[str]) -> None:
     parser = _parser("eval")
     parser.add_argument("model", type=str, help="model folder")
@@ -466,6 +474,8 @@ def _eval(args: list[str]) -> None:
     parser.add_argument("--dtype", type=str, default="float32")
     parser.add_argument("--json", action="store_true", help="print JSON")
     ns = parser.parse_args(args)
+    for name in ("rows", "seq_length"):
+        _at_least_one(name, getattr(ns, name))
     if ns.tasks != "ppl":
         raise UsageError(f"no task `{ns.tasks}`; there is `ppl`")
     from .eval.perplexity import perplexity
@@ -503,6 +513,7 @@ def _bench_train(kind: str, args: list[str]) -> None:
     parser.add_argument("--pairs", type=int, default=3, help="measured pairs")
     parser.add_argument("--json", action="store_true", help="print only JSON")
     ns = parser.parse_args(args)
+    _at_least_one("pairs", ns.pairs)
     from .eval import bench
 
     _report(bench.train(ns.model, ns.pairs), ns.json)

@@ -17,6 +17,9 @@ from typing import Any
 
 from .errors import RunError, UsageError
 
+# Not the input's fault: a full disk, a quota, a limit on file sizes.
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 @contextlib.contextmanager
 def atomic_folder(final: Path, *, replace: bool = False) -> Iterator[Path]:
@@ -46,7 +49,7 @@ def scratch_folder(final: Path) -> Iterator[Path]:
     try:
         yield tmp
     except OSError as err:
-        raise RunError(f"could not save {final.name}: {err.strerror or err}") from None
+        raise RunError(f"could not save {final}: {err.strerror or err}") from None
     finally:
         shutil.rmtree(tmp, ignore_errors=True)
 
@@ -97,6 +100,9 @@ def write_atomic(path: Path, text: str) -> None:
         _fsync(tmp)
         os.replace(tmp, path)
     except OSError as err:
+        if err.errno in _NO_SPACE:
+            tmp.unlink(missing_ok=True)
+            raise RunError(f"could not save {path}: {err.strerror}") from None
         raise UsageError(f"{path}: cannot write here: {err.strerror}") from None
 
 
