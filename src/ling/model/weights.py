@@ -20,6 +20,7 @@ from ..files import inside
 from ..hub import resolve_model
 from ..ops.formats import dequantise_fp8_block
 from ..strict_json import shown
+from .door import write_config
 from .folder import INDEX, SafetensorsFolder
 from .ling import Ling, to_dtype
 from .names import TensorSpec, in_module, tensor_specs
@@ -200,7 +201,7 @@ def save_model(
     dtype: str | None = None,
     max_shard_bytes: int = 5_000_000_000,
 ) -> None:
-    """Write config.json, shards and index into `folder`, which must exist.
+    """Write config.json (with its door), shards and index into `folder`, which must exist.
 
     `dtype` None keeps the one of `cfg`; float32 tensors of the spec stay float32.
     """
@@ -227,7 +228,7 @@ def save_model(
         total += sum(t.nbytes for t in tensors.values())
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
-    (folder / "config.json").write_text(json.dumps(cfg.to_dict(), indent=2) + "\n", "utf-8")
+    write_config(cfg, folder)
 
 
 def _plan_shards(cfg: ModelConfig, itemsize: int, max_bytes: int) -> list[list[str]]:
