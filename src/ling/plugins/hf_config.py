@@ -38,21 +38,23 @@ class BailingMoeV2Config(PretrainedConfig):
 
 
 def _completed(raw: dict[str, Any]) -> dict[str, Any]:
-    full = ModelConfig.from_dict({k: v for k, v in raw.items() if k != "model_type"}).to_dict()
-    full.setdefault("rotary_dim", None)
+    cfg = ModelConfig.from_dict({k: v for k, v in raw.items() if k != "model_type"})
+    full = cfg.to_dict()
+    # SGLang reads the fraction first, vLLM the number of channels: both say the same.
+    full["partial_rotary_factor"] = cfg.rotary_size / cfg.head_dim
+    full["rotary_dim"] = cfg.rotary_size
     kept = {k: v for k, v in raw.items() if k in _KEPT or k not in full}
     kept.pop("rope_parameters", None)  # read into `rope_theta` and its neighbours
     return {**full, **kept}
 
 
-def register_config() -> bool:
-    """Teach `AutoConfig` the model type; False when it already has a class for it.
-
-    That class may be this one, or a release's own, which then stays.
-    """
+def register_config(config_class: type[BailingMoeV2Config] = BailingMoeV2Config) -> bool:
+    """Teach `AutoConfig` the model type; False when a release has its own class, which stays."""
     from transformers import CONFIG_MAPPING
 
-    if MODEL_TYPE in CONFIG_MAPPING:
+    if MODEL_TYPE in CONFIG_MAPPING and not issubclass(
+        CONFIG_MAPPING[MODEL_TYPE], BailingMoeV2Config
+    ):
         return False
-    AutoConfig.register(MODEL_TYPE, BailingMoeV2Config)
+    AutoConfig.register(MODEL_TYPE, config_class, exist_ok=True)
     return True
