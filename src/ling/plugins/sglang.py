@@ -13,7 +13,7 @@ log = logging.getLogger("sglang.ling")
 def register() -> None:
     """Register the configuration class unless SGLang has one."""
     try:
-        from .hf_config import register_config
+        from .hf_config import register as register_config
         from .sglang_config import SGLangConfig
 
         if not register_config(SGLangConfig):

@@ -31,7 +31,7 @@ def register() -> None:
 
 
 def _register_config() -> None:
-    from .hf_config import register_config
+    from .hf_config import register as register_config
 
     register_config()
 
