@@ -32,8 +32,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
     args = [a for a in args if a != "--debug"]
+    return guarded(lambda: _dispatch(args), debug=debug)
+
+
+def guarded(run: Callable[[], int], *, debug: bool = False) -> int:
+    """The exit code of `run`; what it raises becomes one line on stderr."""
     try:
-        return _dispatch(args)
+        return run()
     except LingError as err:
         if debug:
             raise
