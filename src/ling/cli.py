@@ -233,14 +233,24 @@ def _convert(args: list[str]) -> None:
 
 def _verify(args: list[str]) -> None:
     parser = _parser("verify")
-    parser.add_argument("a", type=str, help="model folder")
+    parser.add_argument("a", type=str, help="checkpoint: model folder, run, hub name")
     parser.add_argument("b", type=str, nargs="?", default=None, help="another to compare with")
+    parser.add_argument("--no-logits", action="store_true", help="compare tensors only")
+    parser.add_argument(
+        "--write-checksums", action="store_true", help="note every tensor's SHA-256 in the folder"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     ns = parser.parse_args(args)
     from .convert.verify import verify
     from .hub import resolve_model
 
-    report = verify(resolve_model(ns.a), ns.b and resolve_model(ns.b))
+    a, b = resolve_model(ns.a), ns.b and resolve_model(ns.b)
+    report = verify(a, b, with_logits=not ns.no_logits, progress=sys.stderr.isatty())
+    if ns.write_checksums:
+        from .model.checksums import write_checksums
+
+        report["checksums"] = write_checksums(a)
+        report["summary"] += f"; {report['checksums']} checksums written"
     _say(report, ns.json, report["summary"])
 
 

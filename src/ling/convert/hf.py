@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,34 +11,41 @@ import torch
 from torch import Tensor
 
 from ..config import ModelConfig
+from ..model.folder import INDEX, SafetensorsFolder
 from ..model.names import TensorSpec, tensor_specs
 from ..model.shards import ShardFile, Stored
-from ..model.weights import INDEX, SafetensorsFolder, check_names, read_config
+from ..model.weights import SCALE, check_names, float_tensor, read_config
 from .sink import SinkOptions
+
+_LAYER = re.compile(r"model\.layers\.(\d+)\.(.*)")
 
 
 class HFSource:
-    """A folder with config.json and safetensors."""
+    """A folder with config.json and safetensors: bf16, float32 or FP8 (which comes as bf16)."""
 
     kind = "Hugging Face folder"
 
     def __init__(self, folder: Path) -> None:
-        self.config = read_config(folder)
+        config = read_config(folder)
         self._held = SafetensorsFolder(folder)
+        layers = {int(m[1]) for n in self._held.weight_map if (m := _LAYER.fullmatch(n))}
+        # Not every release holds the MTP layers that its config announces.
+        held = max(max(layers, default=0) + 1 - config.num_hidden_layers, 0)
+        self.config = config.replace(num_nextn_predict_layers=held)
         check_names(self.config, self._held)
         self.tokenizer_folder = folder if (folder / "tokenizer.json").is_file() else None
 
     def tensor(self, name: str) -> Tensor:
-        return self._held.tensor(name)
+        value = float_tensor(self._held, name)
+        fp8 = self._held.dtype(name) == torch.float8_e4m3fn
+        return value.to(torch.bfloat16) if fp8 else value
 
     def stored_bytes(self, name: str) -> int:
-        return torch.Size(self._held.shape(name)).numel() * self._dtype(name).itemsize
-
-    def _dtype(self, name: str) -> torch.dtype:
-        return torch.float32 if self.config.dtype == "float32" else torch.bfloat16
+        parts = (name, name + SCALE)
+        return sum(self._held.nbytes(part) for part in parts if part in self._held)
 
     def close(self) -> None:
-        pass
+        """Nothing stays open between readings."""
 
 
 class Layout(Protocol):
@@ -102,8 +110,11 @@ class SafetensorsSink:
         self.files |= {name: len(text.encode()) for name, text in self._texts.items()}
 
     def _index(self, stored: dict[str, dict[str, Stored]]) -> dict[str, Any]:
-        parts = [(k, v, self._shard_of[name].path.name) for name in stored
-                 for k, v in stored[name].items()]
+        parts = [
+            (k, v, self._shard_of[name].path.name)
+            for name in stored
+            for k, v in stored[name].items()
+        ]
         return {
             "metadata": {"total_size": sum(v.nbytes for _, v, _ in parts)},
             "weight_map": {k: file for k, _, file in parts},

@@ -174,9 +174,7 @@ def archive_around(
     return head, directory + end
 
 
-def _headers(
-    name: str, checksum: int, size: int, at: int, padding: int = 0
-) -> tuple[bytes, bytes]:
+def _headers(name: str, checksum: int, size: int, at: int, padding: int = 0) -> tuple[bytes, bytes]:
     """Local header and directory entry of a member stored as it is."""
     raw = f"archive/{name}".encode()
     # Version 2.0, no flags, stored, 1 January 1980: the bytes depend on the content alone.

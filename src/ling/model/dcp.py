@@ -47,7 +47,13 @@ _ALLOWED = {
     # Megatron keeps the plans of all ranks beside its metadata.
     *(
         Global(_PLAN, name)
-        for name in ("SavePlan", "WriteItem", "WriteItemType", "TensorWriteData", "BytesIOWriteData")
+        for name in (
+            "SavePlan",
+            "WriteItem",
+            "WriteItemType",
+            "TensorWriteData",
+            "BytesIOWriteData",
+        )
     ),
     Global(_MCORE, "MCoreMetadata"),
     Global(_MCORE, "MCoreSavePlan"),
