@@ -207,28 +207,32 @@ def _download(args: list[str]) -> None:
 
 
 def _convert(args: list[str]) -> None:
+    from .convert.convert import MTP_CHOICES, convert
+    from .convert.sink import SINKS
+    from .hub import resolve_model
+
     parser = _parser("convert")
-    parser.add_argument("source", type=str, help="checkpoint, run folder or Hugging Face folder")
-    parser.add_argument("target", type=str, help="folder to write")
-    parser.add_argument("--to", type=str, default="bf16", help="bf16, float32 or dcp")
+    parser.add_argument("source", type=str, help="model folder, run, DCP or Megatron checkpoint")
+    parser.add_argument("target", type=str, help="folder (or .gguf file) to write")
+    parser.add_argument("--to", type=str, default="bf16", help=", ".join(SINKS))
+    parser.add_argument("--mtp", type=str, default="extra-layer", help=", ".join(MTP_CHOICES))
     parser.add_argument("--tokenizer", type=str, default=None, help="tokenizer folder to copy")
     parser.add_argument(
         "--max-shard-size", type=str, default="5GB", help="largest shard (decimal units)"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace the target")
-    ns = parser.parse_args(args)
-    from .convert.convert import convert
-    from .hub import resolve_model
-
-    convert(
-        resolve_model(ns.source),
-        ns.target,
-        to=ns.to,
-        tokenizer=ns.tokenizer,
-        max_shard_size=ns.max_shard_size,
-        overwrite=ns.overwrite,
+    parser.add_argument("--workers", type=int, default=None, help="threads (default: all cores)")
+    parser.add_argument(
+        "--dtype", type=str, default=None, help="of tensors that stay floating point"
     )
-    print(f"wrote {ns.target}")
+    parser.add_argument("--gguf-type", type=str, default="bf16", help="bf16, q8_0, q4_0, ...")
+    parser.add_argument("--overwrite", action="store_true", help="replace the target")
+    parser.add_argument("--dry-run", action="store_true", help="print the files, write nothing")
+    parser.add_argument("--verify", action="store_true", help="read back and compare")
+    options = vars(parser.parse_args(args))
+    source, target = options.pop("source"), options.pop("target")
+    convert(resolve_model(source), target, log=print, **options)
+    if not options["dry_run"]:
+        print(f"wrote {target}")
 
 
 def _verify(args: list[str]) -> None:

@@ -19,11 +19,24 @@ from .errors import RunError, UsageError
 
 
 @contextlib.contextmanager
-def atomic_folder(final: Path) -> Iterator[Path]:
+def atomic_folder(final: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield `<final>.tmp`; rename it to `final` when the block ends well, else remove it.
 
-    Raises `UsageError` if the place is not writable, `RunError` if writing fails (full disk).
+    With `replace` an existing `final` is removed once the new one is complete. Raises
+    `UsageError` if the place is not writable, `RunError` if writing fails (full disk).
     """
+    with scratch_folder(final) as tmp:
+        yield tmp
+        for path in tmp.rglob("*"):
+            if path.is_file():
+                _fsync(path)
+        _move_into_place(tmp, final, replace)
+        _fsync(final.parent)
+
+
+@contextlib.contextmanager
+def scratch_folder(final: Path) -> Iterator[Path]:
+    """Yield a new folder `<final>.tmp`, removed when the block ends; errors as `atomic_folder`."""
     tmp = final.with_name(final.name + ".tmp")
     try:
         shutil.rmtree(tmp, ignore_errors=True)
@@ -32,15 +45,25 @@ def atomic_folder(final: Path) -> Iterator[Path]:
         raise UsageError(f"{final}: cannot write here: {err.strerror}") from None
     try:
         yield tmp
-        for path in tmp.rglob("*"):
-            if path.is_file():
-                _fsync(path)
-        os.rename(tmp, final)
-        _fsync(final.parent)
     except OSError as err:
         raise RunError(f"could not save {final.name}: {err.strerror or err}") from None
     finally:
         shutil.rmtree(tmp, ignore_errors=True)
+
+
+def _move_into_place(new: Path, final: Path, replace: bool) -> None:
+    if not (replace and final.exists()):
+        os.rename(new, final)
+        return
+    aside = final.with_name(final.name + ".old")
+    shutil.rmtree(aside, ignore_errors=True)
+    os.rename(final, aside)
+    try:
+        os.rename(new, final)
+    except OSError:
+        os.rename(aside, final)
+        raise
+    shutil.rmtree(aside)
 
 
 def write_atomic(path: Path, text: str) -> None:

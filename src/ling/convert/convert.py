@@ -1,130 +1,216 @@
-"""`ling convert`: our torch DCP checkpoints to Hugging Face folders, and back."""
+"""`ling convert`: any checkpoint to any format, tensor by tensor."""
 
 from __future__ import annotations
 
-import json
+import contextlib
+import os
 import shutil
-import warnings
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.distributed.checkpoint as dcp
-from torch import Tensor
 
 from ..config import ModelConfig
 from ..data.tokenizer import Tokenizer
-from ..errors import CheckpointError, DCPError, UsageError
-from ..files import atomic_folder
-from ..model.dcp import read_tensors, tensor_metadata
-from ..model.names import in_module, tensor_specs
-from ..model.weights import load_model, read_config, save_model
+from ..errors import RunError, UsageError
+from ..files import atomic_folder, scratch_folder
+from ..model.weights import DTYPES
+from .compare import compare
+from .sink import SINKS, Sink, SinkOptions, layout_for, sink_for
+from .source import Source, open_source
+from .transfer import Log, Progress, size, transfer
 
+MTP_CHOICES = ("extra-layer", "separate", "drop")
+MTP_FOLDER = "mtp"
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "B": 1}
+# What a folder that `--overwrite` may replace has at least one of.
+_OURS = ("config.json", ".metadata", "latest_checkpointed_iteration.txt", "model.gguf")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to convert; see `ling convert --help`."""
+
+    to: str = "bf16"
+    mtp: str = "extra-layer"
+    tokenizer: str | Path | None = None
+    max_shard_size: str = "5GB"
+    workers: int | None = None
+    overwrite: bool = False
+    dry_run: bool = False
+    dtype: str | None = None
+    gguf_type: str = "bf16"
+    verify: bool = False
+
+    def __post_init__(self) -> None:
+        if self.to not in SINKS:
+            raise UsageError(f"no format `{self.to}`; there are {', '.join(SINKS)}")
+        if self.mtp not in MTP_CHOICES:
+            raise UsageError(f"`--mtp` is `{self.mtp}`, expected {', '.join(MTP_CHOICES)}")
+        if self.workers is not None and self.workers < 1:
+            raise UsageError(f"`--workers` is {self.workers}, expected at least 1")
+        if self.dtype is not None and self.dtype not in DTYPES:
+            raise UsageError(f"`--dtype` is `{self.dtype}`, expected {', '.join(DTYPES)}")
+        if self.to == "float32" and self.dtype not in (None, "float32"):
+            raise UsageError(f"`--to float32` contradicts `--dtype {self.dtype}`")
 
 
 def convert(
-    source: str | Path,
-    target: str | Path,
-    *,
-    to: str = "bf16",
-    tokenizer: str | Path | None = None,
-    max_shard_size: str = "5GB",
-    overwrite: bool = False,
-) -> None:
-    """Write `target` from a run folder, a checkpoint `step-N` or a Hugging Face folder.
+    source: str | Path, target: str | Path, *, log: Log | None = None, **options: object
+) -> dict[str, int]:
+    """Write `target` from any checkpoint; returns the files and their sizes (tokenizer apart).
 
-    `to` is "bf16" or "float32" (a Hugging Face folder) or "dcp". The target appears complete or
-    not at all; an existing one is refused unless `overwrite`.
+    The target appears complete or not at all; an existing one is replaced only with `overwrite`,
+    and when the new one is complete. Memory: one tensor per worker, in and out. `options` are the
+    fields of `Options`.
     """
-    source, target = Path(source), Path(target)
-    if to not in ("bf16", "float32", "dcp"):
-        raise UsageError(f"no format `{to}`; there are bf16, float32, dcp")
-    shard_bytes = _bytes(max_shard_size)
-    if target.exists() and not overwrite:
-        raise UsageError(f"{target}: exists; give another name or --overwrite")
-    if not source.is_dir():
-        raise CheckpointError(f"{source}: no such folder")
-    checkpoint = _dcp_folder(source)
-    cfg = read_config(checkpoint or source)
-    state = _read_dcp(checkpoint, cfg) if checkpoint else load_model(source, "auto").state_dict()
-    folder = Path(tokenizer) if tokenizer else _find_tokenizer(source, checkpoint)
-    tok = Tokenizer.from_folder(folder) if folder else None
-    replaced = _set_aside(target) if target.exists() else None
+    wanted, target = Options(**options), Path(target)  # type: ignore[arg-type]
+    with contextlib.closing(open_source(source)) as opened:
+        _check_target(Path(source), target, wanted.overwrite)
+        folder = Path(wanted.tokenizer) if wanted.tokenizer else opened.tokenizer_folder
+        tokenizer = Tokenizer.from_folder(folder) if folder else None
+        cfg = _with_token_ids(opened.config, tokenizer) if wanted.tokenizer else opened.config
+        tmp = target.with_name(target.name + ".tmp")
+        sinks = _sinks(tmp, cfg, wanted, folder)
+        files = {path: n for sub, s in sinks.items() for path, n in _below(sub, s.files).items()}
+        if wanted.dry_run:
+            _show(opened, target, files, log)
+            return files
+        _check_space(target, sum(files.values()))
+        with _place(target, wanted):
+            _write(opened, sinks, tmp, wanted, log)
+            if tokenizer is not None:
+                tokenizer.save(tmp)
+            if wanted.verify:
+                line = compare(opened, tmp, wanted.to)
+                (log or (lambda _: None))(line)
+    return files
+
+
+def _sinks(
+    folder: Path, cfg: ModelConfig, wanted: Options, tokenizer: Path | None
+) -> dict[str, Sink]:
+    """Writers by the subfolder they write to."""
+    options = SinkOptions(
+        dtype=DTYPES[wanted.dtype] if wanted.dtype else None,
+        max_shard_bytes=parse_bytes(wanted.max_shard_size),
+        tokenizer=tokenizer,
+        gguf_type=wanted.gguf_type,
+    )
+    main = cfg if wanted.mtp == "extra-layer" else cfg.replace(num_nextn_predict_layers=0)
+    sinks = {"": sink_for(wanted.to, folder, main, options)}
+    if wanted.mtp == "separate":
+        layout = layout_for(wanted.to, options)
+        if layout is None:
+            raise UsageError(f"`--mtp separate` writes safetensors, not `{wanted.to}`")
+        if not cfg.num_nextn_predict_layers:
+            raise UsageError("`--mtp separate`: the source has no MTP layers")
+        from .hf import SeparateMTPSink
+
+        sinks[MTP_FOLDER] = SeparateMTPSink(folder / MTP_FOLDER, cfg, layout)
+    return sinks
+
+
+def _write(
+    source: Source, sinks: dict[str, Sink], tmp: Path, wanted: Options, log: Log | None
+) -> None:
+    workers = wanted.workers or len(os.sched_getaffinity(0))
+    threads = torch.get_num_threads()
+    total = sum(source.stored_bytes(n) for sink in sinks.values() for n in sink.names)
+    progress = Progress(total, log)
+    start = time.monotonic()
     try:
-        with atomic_folder(target) as tmp:
-            if to == "dcp":
-                _write_dcp(state, cfg, tmp)
-            else:
-                dtype = "bfloat16" if to == "bf16" else "float32"
-                save_model(state, cfg, tmp, dtype=dtype, max_shard_bytes=shard_bytes)
-            if tok is not None:
-                tok.save(tmp)
-    except BaseException:
-        if replaced is not None:
-            replaced.rename(target)
-        raise
-    if replaced is not None:
-        shutil.rmtree(replaced)
+        for sub, sink in sinks.items():
+            (tmp / sub).mkdir(exist_ok=True)
+            transfer(source, sink, workers, progress)
+            sink.finish()
+    finally:
+        progress.close()
+        torch.set_num_threads(threads)
+    if log is not None:
+        took = time.monotonic() - start
+        log(f"read {size(total)} of a {source.kind} in {took:.1f} s, {progress.rate()}")
 
 
-def _set_aside(target: Path) -> Path:
-    aside = target.with_name(target.name + ".old")
-    shutil.rmtree(aside, ignore_errors=True)
-    return target.rename(aside)
+# ---- before anything is written ----------------------------------------------------------------
 
 
-def _bytes(size: str) -> int:
+def parse_bytes(text: str) -> int:
+    """A size such as `5GB` in bytes; units are decimal."""
     for unit, factor in _UNITS.items():
-        if size.upper().endswith(unit):
+        if text.upper().endswith(unit):
             try:
-                value = int(float(size[: -len(unit)]) * factor)
+                value = int(float(text[: -len(unit)]) * factor)
             except (ValueError, OverflowError):
                 break
             if value > 0:
                 return value
             break
-    raise UsageError(f"`--max-shard-size` is `{size}`, expected a size such as 5GB")
+    raise UsageError(f"`--max-shard-size` is `{text}`, expected a size such as 5GB")
 
 
-def _dcp_folder(source: Path) -> Path | None:
-    """The checkpoint that `source` is, or the newest finished one of the run that it is."""
-    if (source / ".metadata").is_file():
-        return source
-    found = [p for p in (source / "checkpoints").glob("step-*") if (p / "manifest.json").is_file()]
-    return max(found, key=lambda p: int(p.name.removeprefix("step-")), default=None)
+def _check_target(source: Path, target: Path, overwrite: bool) -> None:
+    if not target.exists():
+        return
+    if not overwrite:
+        raise UsageError(f"{target}: exists; give another name or --overwrite")
+    inner, outer = source.resolve(), target.resolve()
+    if inner.is_relative_to(outer):
+        raise UsageError(f"{target}: holds the source; give another name")
+    held = target.is_dir() and (not any(target.iterdir()) or _is_checkpoint(target))
+    if not held and target.suffix != ".gguf":
+        raise UsageError(
+            f"{target}: not a checkpoint, --overwrite would delete it; remove it first"
+        )
 
 
-def _find_tokenizer(source: Path, checkpoint: Path | None) -> Path | None:
-    places = [source, source / "tokenizer"]
-    if checkpoint is not None:
-        places += [checkpoint, checkpoint.parent.parent / "tokenizer"]
-    return next((p for p in places if (p / "tokenizer.json").is_file()), None)
+def _is_checkpoint(folder: Path) -> bool:
+    return any((folder / name).exists() for name in _OURS)
 
 
-def _read_dcp(folder: Path, cfg: ModelConfig) -> dict[str, Tensor]:
-    """The model's tensors by module name; every name and shape is checked first."""
-    held = tensor_metadata(folder)
-    state: dict[str, Tensor] = {}
-    for name, spec in tensor_specs(cfg).items():
-        key, expert = in_module(name)
-        shape = spec.shape if expert is None else (cfg.num_experts, *spec.shape)
-        if f"model.{key}" not in held:
-            raise DCPError(f"{folder}: tensor `{key}` is missing")
-        meta = held[f"model.{key}"]
-        if tuple(meta.size) != shape:
-            raise DCPError(
-                f"{folder}: tensor `{key}` has shape {list(meta.size)}, expected {list(shape)}"
-            )
-        if key not in state:
-            state[key] = torch.empty(shape, dtype=meta.properties.dtype)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        read_tensors(folder, {f"model.{k}": v for k, v in state.items()})
-    return state
+def _check_space(target: Path, needed: int) -> None:
+    place = target.absolute().parent
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise RunError(f"{target}: needs {size(needed)}, {size(free)} are free")
 
 
-def _write_dcp(state: dict[str, Tensor], cfg: ModelConfig, folder: Path) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch says that no process group is used
-        dcp.save({f"model.{k}": v for k, v in state.items()}, checkpoint_id=folder, no_dist=True)
-    (folder / "config.json").write_text(json.dumps(cfg.to_dict(), indent=2) + "\n", "utf-8")
+def _show(source: Source, target: Path, files: dict[str, int], log: Log | None) -> None:
+    if log is None:
+        return
+    log(f"{source.kind} -> {target}, nothing is written (--dry-run)")
+    for name, count in files.items():
+        log(f"  {size(count):>10}  {name}")
+    log(f"  {size(sum(files.values())):>10}  in all")
+
+
+def _below(sub: str, files: dict[str, int]) -> dict[str, int]:
+    return {f"{sub}/{name}" if sub else name: n for name, n in files.items()}
+
+
+def _with_token_ids(cfg: ModelConfig, tokenizer: Tokenizer | None) -> ModelConfig:
+    """Ids that config.json repeats from the tokenizer, taken from the one that was given."""
+    if tokenizer is None:
+        return cfg
+    ids = {
+        f"{name}_id": tokenizer.token_to_id(token)
+        for name, token in tokenizer.special_tokens.items()
+        if name in ("eos_token", "bos_token", "pad_token")
+    }
+    return cfg.replace(**{k: v for k, v in ids.items() if v is not None})
+
+
+@contextlib.contextmanager
+def _place(target: Path, wanted: Options) -> Iterator[Path]:
+    """`<target>.tmp`, which becomes the target; of a `.gguf` target only the file in it does."""
+    if not (wanted.to == "gguf" and target.suffix == ".gguf"):
+        with atomic_folder(target, replace=wanted.overwrite) as tmp:
+            yield tmp
+        return
+    with scratch_folder(target) as tmp:
+        yield tmp
+        os.replace(tmp / "model.gguf", target)

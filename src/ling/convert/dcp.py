@@ -33,7 +33,7 @@ class DCPSource:
     def __init__(self, folder: Path) -> None:
         config = read_config(folder)
         self._held = DCPFolder(folder)
-        self._places = {n: _place(n, config) for n in tensor_specs(config)}
+        self._places = _places(config)
         for key, _, shape in self._places.values():
             _check(self._held, key, shape)
         dtype = self._held.tensors[_KEY + "model.word_embeddings.weight"].dtype
@@ -59,11 +59,14 @@ class DCPSource:
 _KEY = "model."
 
 
-def _place(name: str, cfg: ModelConfig) -> tuple[str, int | None, tuple[int, ...]]:
-    """Key, slice of the stack and shape of the whole for a Hugging Face name."""
-    key, expert = in_module(name)
-    shape = tensor_specs(cfg)[name].shape
-    return _KEY + key, expert, shape if expert is None else (cfg.num_experts, *shape)
+def _places(cfg: ModelConfig) -> dict[str, tuple[str, int | None, tuple[int, ...]]]:
+    """Key, slice of the stack and shape of the whole, by Hugging Face name."""
+    places = {}
+    for name, spec in tensor_specs(cfg).items():
+        key, expert = in_module(name)
+        shape = spec.shape if expert is None else (cfg.num_experts, *spec.shape)
+        places[name] = (_KEY + key, expert, shape)
+    return places
 
 
 def _check(held: DCPFolder, key: str, shape: tuple[int, ...]) -> None:
@@ -88,7 +91,7 @@ class DCPSink:
         self.folder = folder
         specs = tensor_specs(cfg)
         self.names = list(specs)
-        self._places = {n: _place(n, cfg) for n in specs}
+        self._places = _places(cfg)
         tensors = {
             key: Stored(torch.float32 if specs[n].float32 else dtype, shape)
             for n, (key, _, shape) in self._places.items()

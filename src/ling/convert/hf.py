@@ -1,22 +1,24 @@
-"""Hugging Face folders: shards, index, config.json; read and written tensor by tensor."""
+"""Hugging Face folders: shards, index and config.json, read and written tensor by tensor."""
 
 from __future__ import annotations
 
 import json
 import re
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..config import ModelConfig
 from ..model.folder import INDEX, SafetensorsFolder
-from ..model.names import TensorSpec, tensor_specs
+from ..model.names import tensor_specs
 from ..model.shards import ShardFile, Stored
 from ..model.weights import SCALE, check_names, float_tensor, read_config
+from .layouts import Layout
 from .sink import SinkOptions
 
+MTP_FILE = "mtp_layers_parameters.safetensors"
 _LAYER = re.compile(r"model\.layers\.(\d+)\.(.*)")
 
 
@@ -48,80 +50,37 @@ class HFSource:
         """Nothing stays open between readings."""
 
 
-class Layout(Protocol):
-    """How one format stores a tensor: names, dtypes and shapes first, the values later."""
-
-    def stored(self, name: str, spec: TensorSpec) -> dict[str, Stored]:
-        """What lies on disk for the tensor `name`."""
-        ...
-
-    def encode(self, name: str, tensor: Tensor) -> dict[str, Tensor]:
-        """The values for what `stored` announced."""
-        ...
-
-    def config_json(self, cfg: ModelConfig) -> dict[str, Any]:
-        """The object for config.json."""
-        ...
-
-
-class PlainLayout:
-    """One floating-point dtype; what the spec keeps in float32 stays float32."""
-
-    def __init__(self, dtype: torch.dtype) -> None:
-        self.dtype = dtype
-
-    def stored(self, name: str, spec: TensorSpec) -> dict[str, Stored]:
-        return {name: Stored(torch.float32 if spec.float32 else self.dtype, spec.shape)}
-
-    def encode(self, name: str, tensor: Tensor) -> dict[str, Tensor]:
-        float32 = name.endswith("expert_bias")
-        return {name: tensor.to(torch.float32 if float32 else self.dtype)}
-
-    def config_json(self, cfg: ModelConfig) -> dict[str, Any]:
-        return cfg.replace(dtype=str(self.dtype).removeprefix("torch.")).to_dict()
-
-
 class SafetensorsSink:
-    """Shards `model-00001-of-000NN.safetensors` in layer order, their index and config.json."""
+    """Shards `model-00001-of-000NN.safetensors` in layer order, their index and config.json.
+
+    Of several ranks each writes every `world_size`-th shard; `finish` closes a rank's shards,
+    `describe` writes index and config.json.
+    """
 
     any_order = True
 
     def __init__(
         self, folder: Path, cfg: ModelConfig, layout: Layout, options: SinkOptions
     ) -> None:
-        self.folder, self.config, self.layout = folder, cfg, layout
-        specs = tensor_specs(cfg)
-        self.names = list(specs)
-        stored = {name: layout.stored(name, spec) for name, spec in specs.items()}
-        shards = plan_shards(stored, options.max_shard_bytes)
+        self.folder, self._layout = folder, layout
+        stored = {n: layout.stored(n, spec) for n, spec in tensor_specs(cfg).items()}
+        plan = plan_shards(stored, options.max_shard_bytes)
         self._shards: list[ShardFile] = []
         self._shard_of: dict[str, ShardFile] = {}
-        for i, names in enumerate(shards, 1):
-            file = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
-            tensors = {k: v for name in names for k, v in stored[name].items()}
-            shard = ShardFile(folder / file, tensors)
-            self._shards.append(shard)
-            self._shard_of.update(dict.fromkeys(names, shard))
-        self._texts = {
-            "config.json": _json(layout.config_json(cfg)),
-            INDEX: _json(self._index(stored)),
-        }
+        for i, names in enumerate(plan, 1):
+            file = f"model-{i:05d}-of-{len(plan):05d}.safetensors"
+            tensors = {key: value for name in names for key, value in stored[name].items()}
+            self._shards.append(ShardFile(folder / file, tensors))
+            self._shard_of |= dict.fromkeys(names, self._shards[-1])
+        mine = self._shards[options.rank :: options.world_size]
+        self.names = [name for name in stored if self._shard_of[name] in mine]
+        index = _index({n: (self._shard_of[n].path.name, parts) for n, parts in stored.items()})
+        self._texts = {"config.json": _json(layout.config_json(cfg)), INDEX: _json(index)}
         self.files = {s.path.name: s.nbytes for s in self._shards}
         self.files |= {name: len(text.encode()) for name, text in self._texts.items()}
 
-    def _index(self, stored: dict[str, dict[str, Stored]]) -> dict[str, Any]:
-        parts = [
-            (k, v, self._shard_of[name].path.name)
-            for name in stored
-            for k, v in stored[name].items()
-        ]
-        return {
-            "metadata": {"total_size": sum(v.nbytes for _, v, _ in parts)},
-            "weight_map": {k: file for k, _, file in parts},
-        }
-
     def put(self, name: str, tensor: Tensor) -> None:
-        for key, value in self.layout.encode(name, tensor).items():
+        for key, value in self._layout.encode(name, tensor).items():
             self._shard_of[name].put(key, value)
 
     def finish(self) -> None:
@@ -129,6 +88,49 @@ class SafetensorsSink:
             shard.close()
         for name, text in self._texts.items():
             (self.folder / name).write_text(text, "utf-8")
+
+
+class SeparateMTPSink:
+    """The MTP layers as a model of their own: one file, layers counted from 0 (spec: §2)."""
+
+    any_order = True
+
+    def __init__(self, folder: Path, cfg: ModelConfig, layout: Layout) -> None:
+        self.folder, self._layout = folder, layout
+        self.names = [n for n in tensor_specs(cfg) if _mtp_layer(n, cfg) is not None]
+        stored = {n: layout.stored(n, tensor_specs(cfg)[n]) for n in self.names}
+        first = cfg.num_hidden_layers
+
+        def counted_from_zero(key: str) -> str:
+            match = _LAYER.fullmatch(key)
+            assert match is not None
+            return f"model.layers.{int(match[1]) - first}.{match[2]}"
+
+        self._renamed = {key: counted_from_zero(key) for parts in stored.values() for key in parts}
+        tensors = {self._renamed[k]: v for parts in stored.values() for k, v in parts.items()}
+        self._shard = ShardFile(folder / MTP_FILE, tensors)
+        own = cfg.replace(num_hidden_layers=1, first_k_dense_replace=0)
+        self._texts = {
+            "config.json": _json(layout.config_json(own)),
+            INDEX: _json({"weight_map": dict.fromkeys(tensors, MTP_FILE)}),
+        }
+        self.files = {MTP_FILE: self._shard.nbytes}
+        self.files |= {name: len(text.encode()) for name, text in self._texts.items()}
+
+    def put(self, name: str, tensor: Tensor) -> None:
+        for key, value in self._layout.encode(name, tensor).items():
+            self._shard.put(self._renamed[key], value)
+
+    def finish(self) -> None:
+        self._shard.close()
+        for name, text in self._texts.items():
+            (self.folder / name).write_text(text, "utf-8")
+
+
+def _mtp_layer(name: str, cfg: ModelConfig) -> int | None:
+    match = _LAYER.fullmatch(name)
+    layer = int(match[1]) if match else -1
+    return layer - cfg.num_hidden_layers if layer >= cfg.num_hidden_layers else None
 
 
 def plan_shards(stored: dict[str, dict[str, Stored]], max_bytes: int) -> list[list[str]]:
@@ -143,6 +145,12 @@ def plan_shards(stored: dict[str, dict[str, Stored]], max_bytes: int) -> list[li
         shards[-1].append(name)
         used += size
     return shards
+
+
+def _index(places: dict[str, tuple[str, dict[str, Stored]]]) -> dict[str, Any]:
+    total = sum(s.nbytes for _, parts in places.values() for s in parts.values())
+    weight_map = {key: file for file, parts in places.values() for key in parts}
+    return {"metadata": {"total_size": total}, "weight_map": weight_map}
 
 
 def _json(value: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
@@ -13,9 +13,12 @@ from torch import Tensor
 from ..config import ModelConfig
 from ..errors import UsageError
 
+if TYPE_CHECKING:
+    from .layouts import Layout
+
 
 class Sink(Protocol):
-    """Writes one format into a folder that exists when the first `put` comes.
+    """Writes one format into a folder, which exists when the first `put` comes.
 
     Every name of `names` is put once. With `any_order` several threads put, in any order; else
     one thread puts in the order of `names`.
@@ -30,7 +33,7 @@ class Sink(Protocol):
     def put(self, name: str, tensor: Tensor) -> None: ...
 
     def finish(self) -> None:
-        """All tensors are there: write what describes them."""
+        """All tensors are there: close the files, write what describes them."""
         ...
 
 
@@ -42,23 +45,34 @@ class SinkOptions:
     """Of values that the format keeps in floating point; None: the format's own choice."""
     max_shard_bytes: int = 5_000_000_000
     tokenizer: Path | None = None
+    gguf_type: str = "bf16"
     rank: int = 0
+    """Of `world_size` processes that share the work, for formats in shards."""
     world_size: int = 1
 
 
 MakeSink = Callable[[Path, ModelConfig, SinkOptions], Sink]
 
 
-def _bf16(folder: Path, cfg: ModelConfig, options: SinkOptions) -> Sink:
-    from .hf import PlainLayout, SafetensorsSink
+def layout_for(to: str, options: SinkOptions) -> Layout | None:
+    """How a safetensors folder of format `to` stores tensors; None for other formats."""
+    from .layouts import FP8Layout, PlainLayout
 
-    return SafetensorsSink(folder, cfg, PlainLayout(options.dtype or torch.bfloat16), options)
+    if to == "float32":
+        return PlainLayout(torch.float32)
+    layouts = {"bf16": PlainLayout, "fp8": FP8Layout}
+    return layouts[to](options.dtype or torch.bfloat16) if to in layouts else None
 
 
-def _float32(folder: Path, cfg: ModelConfig, options: SinkOptions) -> Sink:
-    from .hf import PlainLayout, SafetensorsSink
+def _safetensors(to: str) -> MakeSink:
+    def make(folder: Path, cfg: ModelConfig, options: SinkOptions) -> Sink:
+        from .hf import SafetensorsSink
 
-    return SafetensorsSink(folder, cfg, PlainLayout(torch.float32), options)
+        layout = layout_for(to, options)
+        assert layout is not None
+        return SafetensorsSink(folder, cfg, layout, options)
+
+    return make
 
 
 def _dcp(folder: Path, cfg: ModelConfig, options: SinkOptions) -> Sink:
@@ -67,7 +81,19 @@ def _dcp(folder: Path, cfg: ModelConfig, options: SinkOptions) -> Sink:
     return DCPSink(folder, cfg, options)
 
 
-SINKS: dict[str, MakeSink] = {"bf16": _bf16, "float32": _float32, "dcp": _dcp}
+def _megatron(folder: Path, cfg: ModelConfig, options: SinkOptions) -> Sink:
+    from .megatron_sink import MegatronSink
+
+    return MegatronSink(folder, cfg, options)
+
+
+SINKS: dict[str, MakeSink] = {
+    "bf16": _safetensors("bf16"),
+    "float32": _safetensors("float32"),
+    "fp8": _safetensors("fp8"),
+    "dcp": _dcp,
+    "megatron": _megatron,
+}
 
 
 def sink_for(to: str, folder: Path, cfg: ModelConfig, options: SinkOptions) -> Sink:

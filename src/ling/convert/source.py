@@ -36,7 +36,7 @@ class Source(Protocol):
 
 
 def open_source(path: str | Path) -> Source:
-    """The reader for a GGUF file, a Hugging Face folder, a run, or a DCP folder of ours or Megatron's.
+    """The reader for a Hugging Face folder, a run, our DCP or a Megatron checkpoint, by looking.
 
     Raises `CheckpointError` when it is none of them or damaged. Reads headers only.
     """
@@ -46,10 +46,11 @@ def open_source(path: str | Path) -> Source:
     if path.is_file():
         raise CheckpointError(f"{path}: not a checkpoint; expected a folder")
     from .dcp import DCPSource, find_checkpoint
-
-    checkpoint = find_checkpoint(path)
-    if checkpoint is not None:
-        return DCPSource(checkpoint)
     from .hf import HFSource
+    from .megatron import MegatronSource, find_iteration
 
+    if iteration := find_iteration(path):
+        return MegatronSource(iteration)
+    if checkpoint := find_checkpoint(path):
+        return DCPSource(checkpoint)
     return HFSource(path)

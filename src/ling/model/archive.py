@@ -217,5 +217,5 @@ class _TensorPickler(pickle.Pickler):
     def reducer_override(self, value: Any) -> Any:
         if not isinstance(value, _Tensor):
             return NotImplemented
-        parts = (_Storage(), 0, self.shape, self.strides, False, OrderedDict())
+        parts: tuple[Any, ...] = (_Storage(), 0, self.shape, self.strides, False, OrderedDict())
         return torch._utils._rebuild_tensor_v2, parts

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DCPError
+from ..files import inside
 from .archive import Placed, archive_around, place_tensor
 from .pickle_data import Global, Record, read_pickle
 from .shards import Stored, raw_bytes, write_all
@@ -323,7 +324,7 @@ def _check_cover(
 def _open_regular(path: Path) -> int:
     """Descriptor of a regular file; a fifo does not block."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = os.open(inside(path.parent, path.name), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as err:
         reason = getattr(err, "strerror", None) or "impossible name"
         raise DCPError(f"{path.name}: {reason}") from None
@@ -420,7 +421,8 @@ class DCPWriter:
         from torch.distributed.checkpoint import metadata as meta
         from torch.distributed.checkpoint.filesystem import _StorageInfo
 
-        state, storage = {}, {}
+        state: dict[str, Any] = {}
+        storage = {}
         for key, stored in self.tensors.items():
             chunks = [
                 meta.ChunkStorageMetadata(torch.Size(c.offsets), torch.Size(c.sizes))

@@ -87,7 +87,7 @@ class ShardFile:
 def raw_bytes(tensor: Tensor) -> memoryview:
     """The tensor's memory; copied only if it is not contiguous."""
     flat = tensor.detach().contiguous().view(-1).view(torch.uint8)
-    return memoryview(flat.numpy())
+    return memoryview(flat.numpy())  # type: ignore[arg-type]
 
 
 def write_all(fd: int, data: memoryview, offset: int) -> None:

@@ -59,9 +59,7 @@ def save(
 def load(folder: Path, model: Ling, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Restore model, optimizer and RNG in place; returns the saved progress."""
     state = state_tensors(model, optimizer)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        read_tensors(folder, state)
+    read_tensors(folder, state)
     torch.set_rng_state(state["rng"])
     return read_json(folder / "state.json")
 

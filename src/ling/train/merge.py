@@ -6,13 +6,12 @@ import json
 import warnings
 from pathlib import Path
 
-import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
 
 from ..errors import UsageError
 from ..files import atomic_folder
-from ..model.dcp import read_tensors, tensor_metadata
+from ..model.dcp import DCPFolder
 from . import checkpoint
 from .optim import merge_weights
 
@@ -32,17 +31,12 @@ def merge(run: str | Path, out: str | Path, *, last: int, schedule: str = "mean"
         )
     total: dict[str, Tensor] = {}
     for folder, weight in zip(found, merge_weights(last - 1, schedule), strict=True):
-        state = {
-            name: torch.empty(tuple(meta.size), dtype=meta.properties.dtype)
-            for name, meta in tensor_metadata(folder).items()
-            if name.startswith("model.")
-        }
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            read_tensors(folder, state)
-        for name, tensor in state.items():
-            part = tensor.float() * weight
-            total[name] = total[name] + part if name in total else part
+        held = DCPFolder(folder)
+        for name in held.tensors:
+            if name.startswith("model."):
+                part = held.tensor(name).float() * weight
+                total[name] = total[name] + part if name in total else part
+        held.close()
     with atomic_folder(out) as tmp, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         dcp.save(total, checkpoint_id=tmp, no_dist=True)
