@@ -34,7 +34,16 @@ def ling(*args, **options):
         (["pretrain", "RECIPE", "--train.steps", "many"], "train.steps"),
         (["pretrain", "RECIPE", "--model", "ling-nanoo"], "ling-nanoo"),
         (["generate", "nowhere", "-p", "x"], "nowhere"),
-        (["generate", "ling-mini-2.0", "-p", "x"], "weights"),
+        (["generate", "ling-mini-2.0", "-p", "x"], "the network is off"),
+        (["generate", "ling-mini-2", "-p", "x"], "did you mean `ling-mini-2.0`"),
+        (["generate", "org/name", "-p", "x"], "hf:org/name"),
+        (["inspect", "modelscope:org/name/more"], "no model name"),
+        (["download", "no name"], "org/name"),
+        (["download", "a/../b"], "org/name"),
+        (["download", "ling-mini-2.0", "--hub", "github"], "github"),
+        (["download", "hf:org/name", "--hub", "modelscope"], "another hub"),
+        (["download", "ling-mini-2.0", "--offline"], "config.json is not in"),
+        (["download", "x/y", "--local-dir", "a", "--cache-dir", "b"], "not both"),
         (["convert", "nowhere", "out"], "nowhere"),
         (["eval", "nowhere", "--data", "x"], "nowhere"),
         (["merge", "nowhere", "out", "--last", "2"], "nowhere"),
@@ -43,7 +52,8 @@ def ling(*args, **options):
 )
 def test_bad_usage_is_one_line_and_exit_code_2(args, word, tmp_path):
     args = [str(REPOSITORY / "recipes/pretrain/tiny.yaml") if a == "RECIPE" else a for a in args]
-    done = ling(*args, cwd=tmp_path)
+    env = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    done = ling(*args, cwd=tmp_path, env=env)
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1

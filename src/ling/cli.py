@@ -15,6 +15,7 @@ COMMANDS = {
     "pretrain": "train from a recipe (YAML plus dotted overrides); rerun to resume",
     "data": "`data prepare`: text or source code to tokenizer and token files",
     "merge": "average the last checkpoints of a run (WSM)",
+    "download": "a model's files from Hugging Face or ModelScope, verified",
     "convert": "checkpoint to Hugging Face folder, and back",
     "verify": "check a model folder, or compare two",
     "inspect": "parameters and bytes of a preset or a model folder",
@@ -196,9 +197,24 @@ def _merge(args: list[str]) -> None:
     print(f"merged {', '.join(names)} into {ns.out}")
 
 
+def _download(args: list[str]) -> None:
+    parser = _parser("download")
+    parser.add_argument("name", type=str, help="org/name, hf:..., modelscope:..., ling-mini-2.0")
+    parser.add_argument("--hub", type=str, default=None, help="hf or modelscope (or LING_HUB)")
+    parser.add_argument("--revision", type=str, default=None, help="branch, tag or commit")
+    parser.add_argument("--local-dir", type=str, default=None, help="put plain files here")
+    parser.add_argument("--cache-dir", type=str, default=None, help="another cache")
+    parser.add_argument("--offline", action="store_true", help="only look at what is here")
+    ns = parser.parse_args(args)
+    from .hub import download
+
+    print(download(**{k: v for k, v in vars(ns).items() if k != "config"}))
+
+
 def _convert(args: list[str]) -> None:
     from .convert.convert import MTP_CHOICES, convert
     from .convert.sink import SINKS
+    from .hub import resolve_model
 
     parser = _parser("convert")
     parser.add_argument("source", type=str, help="model folder, run, DCP or Megatron checkpoint")
@@ -219,26 +235,37 @@ def _convert(args: list[str]) -> None:
     parser.add_argument("--verify", action="store_true", help="read back and compare")
     options = vars(parser.parse_args(args))
     source, target = options.pop("source"), options.pop("target")
-    convert(source, target, log=print, **options)
+    convert(resolve_model(source), target, log=print, **options)
     if not options["dry_run"]:
         print(f"wrote {target}")
 
 
 def _verify(args: list[str]) -> None:
     parser = _parser("verify")
-    parser.add_argument("a", type=str, help="model folder")
+    parser.add_argument("a", type=str, help="checkpoint: model folder, run, hub name")
     parser.add_argument("b", type=str, nargs="?", default=None, help="another to compare with")
+    parser.add_argument("--no-logits", action="store_true", help="compare tensors only")
+    parser.add_argument(
+        "--write-checksums", action="store_true", help="note every tensor's SHA-256 in the folder"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     ns = parser.parse_args(args)
     from .convert.verify import verify
+    from .hub import resolve_model
 
-    report = verify(ns.a, ns.b)
+    a, b = resolve_model(ns.a), ns.b and resolve_model(ns.b)
+    report = verify(a, b, with_logits=not ns.no_logits, progress=sys.stderr.isatty())
+    if ns.write_checksums:
+        from .model.checksums import write_checksums
+
+        report["checksums"] = write_checksums(a)
+        report["summary"] += f"; {report['checksums']} checksums written"
     _say(report, ns.json, report["summary"])
 
 
 def _inspect(args: list[str]) -> None:
     parser = _parser("inspect")
-    parser.add_argument("model", type=str, help="preset or model folder")
+    parser.add_argument("model", type=str, help="preset, model folder or hub name")
     parser.add_argument("--json", action="store_true", help="print JSON")
     ns = parser.parse_args(args)
     from .presets import PRESETS, preset
@@ -246,9 +273,10 @@ def _inspect(args: list[str]) -> None:
     if ns.model in PRESETS:
         cfg = preset(ns.model)
     else:
+        from .hub import resolve_model
         from .model.weights import read_config
 
-        cfg = read_config(ns.model)
+        cfg = read_config(resolve_model(ns.model, only="config.json"))
     from .model.size import describe
 
     report = describe(cfg)
@@ -269,7 +297,7 @@ def _inspect(args: list[str]) -> None:
 
 
 def _model_options(parser: Any) -> None:
-    parser.add_argument("model", type=str, help="model folder")
+    parser.add_argument("model", type=str, help="model folder or hub name")
     parser.add_argument("--dtype", type=str, default="auto", help="auto, bfloat16 or float32")
     parser.add_argument("--speculative", type=str, default="off", help="mtp or off")
     parser.add_argument(

@@ -14,6 +14,7 @@ from torch import Tensor
 from .data.chat import ChatTemplate, builtin_template
 from .data.tokenizer import Tokenizer
 from .errors import RequestError, RunError
+from .hub import resolve_model
 from .infer.engine import Engine, Stats
 from .infer.request import Request, SamplingParams
 from .model.weights import load_model
@@ -71,9 +72,10 @@ class StreamChunk:
 class LLM:
     """A model ready to generate. Safe to use from several threads: one thread runs the engine.
 
-    `model` is a folder; `dtype` "auto", "bfloat16" or "float32" (float32 throughout). A folder
-    without a tokenizer serves token ids, and texts are empty. Without a seed in the request,
-    sampling depends on `seed` and on how many requests came before.
+    `model` is a folder or a hub name, downloaded on first use; `dtype` "auto", "bfloat16" or
+    "float32" (float32 throughout). A folder without a tokenizer serves token ids, and texts are
+    empty. Without a seed in the request, sampling depends on `seed` and on how many requests came
+    before.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class LLM:
         num_pages: int | None = None,
         seed: int = 0,
     ) -> None:
+        model = resolve_model(model)
         network = load_model(model, dtype)
         self.config = network.config
         folder = Path(tokenizer or model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any
 
 # A safetensors header has an object and eight values for each tensor, a model index one value. The
@@ -15,8 +16,8 @@ def loads(data: bytes | bytearray) -> Any:
     """The value of a JSON text. Raises `ValueError` with a short reason.
 
     Unlike `json.loads`, refuses a name that an object holds twice (readers differ on which value
-    counts, so a checker and a loader could see different files) and more than `MAX_VALUES` values or
-    `MAX_OBJECTS` objects (a few bytes of text each cost hundreds in memory).
+    counts, so a checker and a loader could see different files) and more than `MAX_VALUES` values
+    or `MAX_OBJECTS` objects (a few bytes of text each cost hundreds in memory).
     """
     objects = data.count(b"{")
     if objects > MAX_OBJECTS or data.count(b",") + data.count(b"[") + objects > MAX_VALUES:
@@ -34,8 +35,8 @@ def loads(data: bytes | bytearray) -> Any:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs):
-        seen: set[str] = set()
-        twice = next(name for name, _ in pairs if name in seen or seen.add(name))
+        names = Counter(name for name, _ in pairs)
+        twice = next(name for name, count in names.items() if count > 1)
         raise ValueError(f"{shown(twice)} is there twice")
     return value
 

@@ -15,6 +15,7 @@ from ..data.corpus import documents
 from ..data.indexed import IndexedDataset, IndexedWriter, token_dtype
 from ..data.tokenizer import Tokenizer
 from ..errors import DataError
+from ..hub import resolve_model
 from ..model.weights import load_model
 from ..train.heldout import held_out_loss
 
@@ -34,9 +35,9 @@ def perplexity(
 
     `data` is one Megatron prefix, or jsonl and text files, read in order and cut into rows.
     """
-    network = load_model(model, dtype)
+    folder = resolve_model(model)
+    network = load_model(folder, dtype)
     network.compute_dtype = compute_dtype
-    folder = Path(model)
     tok = Tokenizer.from_folder(folder) if (folder / "tokenizer.json").is_file() else None
     length = seq_length or min(network.config.max_position_embeddings, MAX_ROW)
     eod = tok.eod_token_id if tok else None

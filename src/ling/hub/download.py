@@ -27,6 +27,9 @@ class Hub(Protocol):
     def folder(self) -> Path:
         """Where the files of that revision go; may not exist yet."""
 
+    def bytes_here(self, file: RemoteFile) -> int:
+        """Bytes of the file that are on the disk already, outside `folder`."""
+
     def fetch(self, files: list[RemoteFile]) -> None:
         """Put the files into `folder`, going on where an earlier try stopped."""
 
@@ -64,7 +67,7 @@ def download(
         raise CheckpointError(f"{target}: has no {only or 'safetensors'}; other formats are unsafe")
     missing = [f for f in files if not f.is_whole(source.folder())]
     if missing:
-        _announce(target, missing, source.folder())
+        _announce(target, missing, source)
         source.fetch(missing)
     checked = files if rehash else missing
     for file in checked:
@@ -105,15 +108,14 @@ def _hub(
     return HuggingFace(target.repository, local, cache, offline)
 
 
-def _announce(target: HubName, files: list[RemoteFile], folder: Path) -> None:
+def _announce(target: HubName, files: list[RemoteFile], source: Hub) -> None:
     """Say how much comes, and refuse when the disk cannot hold it."""
-    size = sum(f.size for f in files)
+    folder = source.folder()
+    size = sum(f.size - source.bytes_here(f) for f in files)
     existing = next(p for p in [folder, *folder.absolute().parents] if p.exists())
     free = shutil.disk_usage(existing).free
-    print(
-        f"{target}: {len(files)} files, {size / 1e9:.2f} GB, to {folder} ({free / 1e9:.1f} GB free)",
-        file=sys.stderr,
-    )
+    sizes = f"{len(files)} files, {size / 1e9:.2f} GB"
+    print(f"{target}: {sizes}, to {folder} ({free / 1e9:.1f} GB free)", file=sys.stderr)
     if size > free:
         raise RunError(
             f"{target} needs {size / 1e9:.2f} GB, {existing} has {free / 1e9:.2f} GB free; "

@@ -51,3 +51,9 @@ class RemoteFile:
 def needed(files: Iterable[RemoteFile]) -> list[RemoteFile]:
     """The weights, configuration and tokenizer files among `files`, by name."""
     return sorted((f for f in files if _NEEDED.fullmatch(f.name)), key=lambda f: f.name)
+
+
+def first_line(err: BaseException) -> str:
+    """What an exception of a hub's library says, short enough for our one line."""
+    text = str(err).strip()
+    return text.splitlines()[0][:300] if text else type(err).__name__

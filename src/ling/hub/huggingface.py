@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import LingError, RunError, UsageError
-from .files import RemoteFile
+from .files import RemoteFile, first_line
 
 
 class HuggingFace:
@@ -29,7 +29,7 @@ class HuggingFace:
         self.repository, self.local_dir = repository, local_dir
         self.cache_dir = cache_dir or Path(constants.HF_HUB_CACHE)
         self.offline = offline or constants.HF_HUB_OFFLINE
-        self.commit = ""
+        self.revision, self.commit = "main", ""
 
     @property
     def _storage(self) -> Path:
@@ -39,8 +39,9 @@ class HuggingFace:
         """The listing of a revision; fixes its commit for what follows."""
         from huggingface_hub import HfApi
 
-        with self._as_ling_errors(revision):
-            info = HfApi().model_info(self.repository, revision=revision, files_metadata=True)
+        self.revision = revision or self.revision
+        with self._as_ling_errors():
+            info = HfApi().model_info(self.repository, revision=self.revision, files_metadata=True)
         self.commit = str(info.sha)
         return [
             RemoteFile(
@@ -60,27 +61,40 @@ class HuggingFace:
         """Large files resumably, then the rest and the links by the library."""
         from huggingface_hub import snapshot_download
 
-        with self._as_ling_errors(self.commit):
+        with self._as_ling_errors():
             for file in files:
                 if file.sha256:
                     self._fetch_large(file)
+            # By the revision's name, which makes the library note its commit for offline use.
             snapshot_download(
                 self.repository,
-                revision=self.commit,
+                revision=self.revision,
                 allow_patterns=[f.name for f in files],
                 local_dir=self.local_dir,
                 cache_dir=None if self.local_dir else self.cache_dir,
             )
 
-    def _fetch_large(self, file: RemoteFile) -> None:
+    def bytes_here(self, file: RemoteFile) -> int:
+        """Bytes of the file that need not come again: of another revision, or of an earlier try."""
+        if file.sha256:
+            final, part = self._places(file)
+            for path in (final, part):
+                if path.is_file():
+                    return min(path.stat().st_size, file.size)
+        return 0
+
+    def _places(self, file: RemoteFile) -> tuple[Path, Path]:
         home = self.local_dir or self._storage / "blobs"
         final = home / (file.name if self.local_dir else str(file.sha256))
+        return final, final.with_name(final.name + ".part")
+
+    def _fetch_large(self, file: RemoteFile) -> None:
+        final, part = self._places(file)
         if final.exists():
             return
-        home.mkdir(parents=True, exist_ok=True)
-        part = final.with_name(final.name + ".part")
+        final.parent.mkdir(parents=True, exist_ok=True)
         with part.open("ab") as out, _only_one(out.fileno(), part):
-            self._append_rest(file, out)
+            self._append_all(file, out)
         try:
             if part.stat().st_size != file.size:
                 raise RunError(f"{file.name}: {part.stat().st_size} bytes came of {file.size}")
@@ -89,6 +103,16 @@ class HuggingFace:
             part.unlink()  # going on with wrong bytes can never end well
             raise
         part.rename(final)
+
+    def _append_all(self, file: RemoteFile, out: Any) -> None:
+        """Go on after broken connections for as long as each try brings something."""
+        while True:
+            before = out.tell()
+            try:
+                return self._append_rest(file, out)
+            except Exception:  # what a broken connection raises depends on the library's version
+                if out.tell() <= before:
+                    raise
 
     def _append_rest(self, file: RemoteFile, out: Any) -> None:
         from huggingface_hub import get_hf_file_metadata, hf_hub_url
@@ -116,8 +140,9 @@ class HuggingFace:
         """The snapshot of an earlier download."""
         if self.local_dir is not None:
             return self.local_dir
-        ref = self._storage / "refs" / (revision or "main")
-        commit = ref.read_text().strip() if ref.is_file() else revision or "main"
+        self.revision = revision or self.revision
+        ref = self._storage / "refs" / self.revision
+        commit = ref.read_text().strip() if ref.is_file() else self.revision
         folder = self._storage / "snapshots" / commit
         if not folder.is_dir():
             raise UsageError(
@@ -127,7 +152,7 @@ class HuggingFace:
         return folder
 
     @contextmanager
-    def _as_ling_errors(self, revision: str | None) -> Iterator[None]:
+    def _as_ling_errors(self) -> Iterator[None]:
         """Turn what the library raises into one line; what it raises differs by version."""
         from huggingface_hub import errors
 
@@ -143,27 +168,22 @@ class HuggingFace:
         except errors.RepositoryNotFoundError:
             raise UsageError(f"{where}: no such model, or HF_TOKEN may not read it") from None
         except errors.RevisionNotFoundError:
-            raise UsageError(f"{where}: no revision `{revision}`") from None
+            raise UsageError(f"{where}: no revision `{self.revision}`") from None
         except errors.EntryNotFoundError as err:
-            raise RunError(f"{where}: {_first_line(err)}") from None
+            raise RunError(f"{where}: {first_line(err)}") from None
         except errors.HfHubHTTPError as err:
             status = getattr(err.response, "status_code", None)
             if status in (401, 403):
                 raise UsageError(
                     f"{where}: access refused ({status}); is HF_TOKEN right?"
                 ) from None
-            raise RunError(f"{where}: the hub answered {status}: {_first_line(err)}") from None
+            raise RunError(f"{where}: the hub answered {status}: {first_line(err)}") from None
         except OSError as err:
             raise RunError(
-                f"{where}: {err.strerror or _first_line(err)}; run again to go on"
+                f"{where}: {err.strerror or first_line(err)}; run again to go on"
             ) from None
         except Exception as err:  # the HTTP library's own family, which changed twice
-            raise RunError(f"{where}: {_first_line(err)}; run again to go on") from None
-
-
-def _first_line(err: Exception) -> str:
-    text = str(err).strip()
-    return text.splitlines()[0][:300] if text else type(err).__name__
+            raise RunError(f"{where}: {first_line(err)}; run again to go on") from None
 
 
 @contextmanager

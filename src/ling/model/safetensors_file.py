@@ -77,15 +77,15 @@ class SafetensorsFile:
         return SafetensorsError(f"{self.path}: {getattr(err, 'strerror', None) or err}")
 
     def read(self, name: str, into: Tensor | None = None) -> Tensor:
-        """A tensor's values in memory of their own, or in `into` (same dtype, shape, contiguous)."""
+        """A tensor's values in memory of their own or in `into`: same dtype, shape, contiguous."""
         entry = self.entries[name]
         if into is None:
             into = torch.empty(entry.shape, dtype=entry.dtype)
-        assert into.dtype == entry.dtype and into.is_contiguous()
-        assert into.shape == entry.shape
+        assert (into.dtype, into.shape) == (entry.dtype, entry.shape)
+        assert into.is_contiguous()
         if not entry.nbytes:
             return into
-        target = memoryview(into.detach().view(-1).view(torch.uint8).numpy())
+        target = into.detach().view(-1).view(torch.uint8).numpy().data
         try:
             with open_regular(self.path) as fd:
                 self._check_same(fd)

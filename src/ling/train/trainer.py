@@ -21,6 +21,7 @@ from ..data.prepare import prepare
 from ..data.tokenizer import Tokenizer
 from ..errors import RunError, UsageError
 from ..files import make_folder, write_atomic
+from ..hub import resolve_model
 from ..model.ling import Ling, from_config
 from ..model.size import flops_per_token, parameter_counts
 from ..model.weights import load_model, read_config
@@ -92,7 +93,7 @@ class Trainer:
 
     def _build_model(self) -> Ling:
         name, overrides = self.recipe.model, self.recipe.model_overrides
-        folder = None if name in PRESETS else Path(name)
+        folder = None if name in PRESETS else resolve_model(name)
         cfg = preset(name) if folder is None else read_config(folder)
         unknown = sorted(set(overrides) - {f.name for f in dataclasses.fields(ModelConfig)})
         if unknown:

@@ -1,0 +1,338 @@
+"""`ling download` and named models against a hub on this machine, by both libraries."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from stand_in import COMMIT, StandIn
+
+from ling.errors import UsageError
+from ling.hub.files import RemoteFile, needed
+from ling.hub.names import ALIASES, hub_name
+from ling.model.ling import from_config
+from ling.model.weights import save_model
+from ling.presets import preset
+
+SHARD = "model-00001-of-00002.safetensors"
+# Both libraries hand on bytes in chunks of up to 10 MiB.
+BIG = "big.safetensors"
+CHUNK = 10 << 20
+HUBS = [
+    "hf",
+    pytest.param(
+        "modelscope",
+        marks=pytest.mark.skipif(
+            importlib.util.find_spec("modelscope_hub") is None, reason="needs ling[modelscope]"
+        ),
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hub")
+    model = from_config(preset("ling-tiny"), seed=0)
+    save_model(model, model.config, folder, dtype="bfloat16", max_shard_bytes=500_000)
+    held = {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
+    assert SHARD in held
+    unwanted = {
+        "modeling_bailing_moe_v2.py": b"raise SystemExit('code of the hub ran')",
+        "pytorch_model.bin": b"\x80\x04.",
+        "README.md": b"# hello",
+        "sub/config.json": b"{}",
+        "..json": b"{}",
+        ".hidden.json": b"{}",
+    }
+    return held | {"tokenizer_config.json": b"{}", "chat_template.jinja": b"x"} | unwanted
+
+
+@pytest.fixture
+def hub(files):
+    with StandIn(dict(files)) as stand_in:
+        yield stand_in
+
+
+class Client:
+    """Runs `ling` with the hub as the world and `home` as its cache."""
+
+    def __init__(self, hub, home):
+        self.home = home
+        keep = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "MODELSCOPE_"))}
+        self.env = keep | {
+            "HF_ENDPOINT": hub.url,
+            "HF_HOME": str(home),
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "MODELSCOPE_ENDPOINT": hub.url,
+            "MODELSCOPE_CACHE": str(home),
+            "MODELSCOPE_HOME": str(home / "config"),
+            "MODELSCOPE_DOWNLOAD_INTEGRITY_RETRY_BACKOFF": "0",
+            "no_proxy": "*",
+        }
+
+    def start(self, *args, **env):
+        return subprocess.Popen(
+            [sys.executable, "-m", "ling.cli", *map(str, args)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=self.env | env,
+            cwd=self.home,
+        )
+
+    def run(self, *args, **env):
+        process = self.start(*args, **env)
+        out, err = process.communicate(timeout=120)
+        return subprocess.CompletedProcess(args, process.returncode, out, err)
+
+
+@pytest.fixture
+def client(hub, tmp_path):
+    return Client(hub, tmp_path)
+
+
+def error(done):
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    return lines[0]
+
+
+def wanted(files):
+    return {n for n in files if n.endswith((".safetensors", ".json", ".jinja"))} - {
+        "sub/config.json",
+        "..json",
+        ".hidden.json",
+    }
+
+
+# ---- names -------------------------------------------------------------------------------------
+
+
+def test_aliases_mean_the_released_repositories(monkeypatch):
+    monkeypatch.delenv("LING_HUB", raising=False)
+    assert hub_name("ling-mini-2.0") == ("hf", "inclusionAI/Ling-mini-2.0")
+    assert hub_name("Ling-Mini-base-2.0-20t") == ("hf", "inclusionAI/Ling-mini-base-2.0-20T")
+    assert hub_name("modelscope:ling-1t") == ("modelscope", "inclusionAI/Ling-1T")
+    assert hub_name("x/y", "modelscope") == ("modelscope", "x/y")
+    assert {f"ling-mini-base-2.0-{t}" for t in ("5t", "10t", "15t", "20t")} < set(ALIASES)
+    monkeypatch.setenv("LING_HUB", "modelscope")
+    assert hub_name("x/y").hub == "modelscope"
+    assert hub_name("hf:x/y").hub == "hf"
+    monkeypatch.setenv("LING_HUB", "elsewhere")
+    with pytest.raises(UsageError, match="LING_HUB"):
+        hub_name("x/y")
+
+
+@pytest.mark.parametrize("text", ["x", "a/b/c", "../x", "a/..", "a b/c", "a/b\n", "a/b--c", "-a/b"])
+def test_what_is_no_name_is_refused(text):
+    with pytest.raises(UsageError, match="no model name"):
+        hub_name(text)
+
+
+def test_only_plain_names_of_needed_kinds_are_taken():
+    names = [
+        "a.safetensors",
+        "b.json",
+        "../b.json",
+        "/c.json",
+        "d/e.json",
+        "x.py",
+        "y.bin",
+        ".json",
+    ]
+    assert [f.name for f in needed(RemoteFile(n, 1) for n in names)] == ["a.safetensors", "b.json"]
+
+
+# ---- downloads ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", HUBS)
+def test_download_brings_the_needed_files_and_nothing_else(client, hub, files, kind):
+    done = client.run("download", f"{kind}:org/name")
+    assert done.returncode == 0, done.stderr
+    folder = Path(done.stdout.strip())
+    assert {p.name for p in folder.iterdir()} == wanted(files)
+    assert all((folder / n).read_bytes() == files[n] for n in wanted(files))
+    assert "GB free" in done.stderr
+    assert not [path for _, path, _ in hub.requests if ".py" in path or ".bin" in path]
+    # Again: nothing is fetched, the model loads from there, and by its name.
+    hub.requests.clear()
+    assert client.run("download", f"{kind}:org/name").stdout.strip() == str(folder)
+    assert not any(hub.ranges(name) for name in files)
+    report = json.loads(client.run("verify", folder, "--json").stdout)
+    assert report["tensors"] > 100
+    inspected = client.run("inspect", f"{kind}:org/name", "--json")
+    assert json.loads(inspected.stdout)["parameters"]["total"] > 0
+
+
+@pytest.mark.parametrize("kind", HUBS)
+def test_local_dir_and_revision(client, hub, files, kind):
+    revision = {"hf": COMMIT, "modelscope": "v1"}[kind]
+    options = ["--hub", kind, "--local-dir", "here", "--revision", revision]
+    done = client.run("download", "org/name", *options)
+    assert done.returncode == 0, done.stderr
+    folder = client.home / "here"
+    assert {p.name for p in folder.iterdir() if not p.name.startswith(".")} == wanted(files)
+    assert not list(folder.rglob("*.part"))
+    bad = client.run("download", "org/name", "--hub", kind, "--revision", "v9")
+    assert bad.returncode == 2
+    assert "v9" in error(bad)
+
+
+def test_commands_download_a_named_model_on_first_use(client):
+    first = client.run("generate", "hf:org/name", "-p", "x")
+    assert "GB free" in first.stderr
+    assert "no tokenizer" in error(first)  # loaded; the stand-in has no tokenizer
+    again = client.run("verify", "hf:org/name", HF_HUB_OFFLINE="1")
+    assert again.returncode == 0
+    assert "GB free" not in again.stderr
+
+
+def test_inspect_fetches_the_config_alone(client, hub):
+    assert client.run("inspect", "hf:org/name").returncode == 0
+    assert hub.ranges("config.json")
+    assert not hub.ranges(SHARD)
+
+
+def test_a_local_folder_wins_over_a_name(client, hub):
+    (client.home / "inclusionAI" / "Ling-mini-2.0").mkdir(parents=True)
+    done = client.run("verify", "inclusionAI/Ling-mini-2.0")
+    assert "no config.json" in error(done)
+    assert not hub.requests
+
+
+# ---- interruption ------------------------------------------------------------------------------
+
+
+def continued_at(hub):
+    """The byte from which the last request for the big file went on."""
+    return int((hub.ranges(BIG)[-1] or "bytes=0-").removeprefix("bytes=").split("-")[0])
+
+
+@pytest.mark.parametrize("kind", HUBS)
+def test_broken_connection_is_continued(client, hub, kind):
+    hub.files[BIG] = os.urandom(2 * CHUNK)
+    hub.cut[BIG] = CHUNK + CHUNK // 2
+    done = client.run("download", f"{kind}:org/name")
+    assert done.returncode == 0, done.stderr
+    assert (Path(done.stdout.strip()) / BIG).read_bytes() == hub.files[BIG]
+    assert continued_at(hub) >= CHUNK
+
+
+@pytest.mark.parametrize("local", [False, True], ids=["cache", "local-dir"])
+@pytest.mark.parametrize("kind", HUBS)
+def test_killed_download_goes_on_where_it_stopped(client, hub, kind, local):
+    hub.files[BIG] = os.urandom(2 * CHUNK)
+    hub.stall[BIG] = CHUNK + CHUNK // 2
+    command = ["download", f"{kind}:org/name", *(["--local-dir", "here"] if local else [])]
+    process = client.start(*command)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        sizes = [p.stat().st_size for p in client.home.rglob("*") if p.is_file()]
+        if max(sizes, default=0) >= CHUNK:
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    done = client.run(*command)
+    assert done.returncode == 0, done.stderr
+    assert (client.home / done.stdout.strip() / BIG).read_bytes() == hub.files[BIG]
+    assert continued_at(hub) >= CHUNK
+    assert not list(client.home.rglob("*.part"))
+
+
+# ---- refusals ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", HUBS)
+def test_wrong_bytes_never_get_their_name(client, hub, kind):
+    hub.corrupt.add(SHARD)
+    done = client.run("download", f"{kind}:org/name")
+    assert done.returncode == 1
+    assert SHARD in error(done) or "hash" in error(done)
+    assert not list(client.home.rglob(SHARD))
+    hub.corrupt.clear()
+    assert client.run("download", f"{kind}:org/name").returncode == 0
+
+
+@pytest.mark.parametrize("name", [SHARD, "config.json"])
+def test_file_that_changed_on_disk_is_found_by_its_hash(client, name):
+    folder = Path(client.run("download", "hf:org/name").stdout.strip())
+    path = (folder / name).resolve()
+    data = path.read_bytes()
+    path.chmod(0o644)
+    path.write_bytes(bytes([data[0] ^ 1]) + data[1:])
+    done = client.run("download", "hf:org/name")
+    assert done.returncode == 1
+    assert "its hash is" in error(done)
+
+
+@pytest.mark.parametrize("kind", HUBS)
+def test_too_little_disk_is_said_before_anything_is_fetched(client, hub, kind):
+    hub.claimed_size[SHARD] = 10**15
+    done = client.run("download", f"{kind}:org/name")
+    assert done.returncode == 1
+    assert "needs 1000000" in error(done)
+    assert not hub.ranges(SHARD)
+
+
+@pytest.mark.parametrize("kind", HUBS)
+def test_unknown_model_and_missing_token_are_the_users_to_mend(client, hub, kind):
+    missing = client.run("download", f"{kind}:org/other")
+    assert missing.returncode == 2
+    assert "no such model" in error(missing)
+    hub.token = "secret"
+    refused = client.run("download", f"{kind}:org/name")
+    assert refused.returncode == 2
+    assert "TOKEN" in error(refused)
+    assert missing.stderr.count("\n") == refused.stderr.count("\n") == 1
+
+
+def test_token_goes_to_the_hub_and_never_to_its_storage(client, hub):
+    hub.token = "secret"
+    done = client.run("download", "hf:org/name", HF_TOKEN="secret")
+    assert done.returncode == 0, done.stderr
+    assert hub.ranges(SHARD)
+    assert hub.authorized_storage == 0
+    assert "secret" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("kind", HUBS)
+def test_offline_names_what_is_missing_and_asks_no_one(client, hub, kind):
+    start = time.perf_counter()
+    done = client.run("download", f"{kind}:org/name", "--offline")
+    assert time.perf_counter() - start < 10
+    assert done.returncode == 2
+    assert "config.json is not in" in error(done)
+    folder = Path(client.run("download", f"{kind}:org/name").stdout.strip())
+    hub.requests.clear()
+    again = client.run("download", f"{kind}:org/name", HF_HUB_OFFLINE="1")
+    assert again.stdout.strip() == str(folder)
+    (folder / SHARD).unlink()
+    partial = client.run("download", f"{kind}:org/name", "--offline")
+    assert partial.returncode == 2
+    assert f"{SHARD} is not in" in error(partial)
+    assert not hub.requests
+
+
+def test_unreachable_hub_is_one_line(client):
+    done = client.run("download", "hf:org/name", HF_ENDPOINT="http://127.0.0.1:9")
+    assert done.returncode == 1
+    assert "hf:org/name" in error(done)
+
+
+def test_repository_without_safetensors_is_refused(client, hub):
+    for name in [n for n in hub.files if n.endswith(".safetensors")]:
+        del hub.files[name]
+    done = client.run("download", "hf:org/name")
+    assert done.returncode == 2
+    assert "no safetensors" in error(done)
