@@ -34,8 +34,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
     args = [a for a in args if a != "--debug"]
+    return guarded(lambda: _dispatch(args), debug=debug)
+
+
+def guarded(run: Callable[[], int], *, debug: bool = False) -> int:
+    """The exit code of `run`; what it raises becomes one line on stderr."""
     try:
-        return _dispatch(args)
+        return run()
     except LingError as err:
         if debug:
             raise
@@ -211,6 +216,7 @@ def _download(args: list[str]) -> None:
 def _convert(args: list[str]) -> None:
     from .convert.convert import MTP_CHOICES, convert
     from .convert.sink import SINKS
+    from .hub import resolve_model
 
     parser = _parser("convert")
     parser.add_argument("source", type=str, help="model folder, run, DCP or Megatron checkpoint")
@@ -240,14 +246,24 @@ def _convert(args: list[str]) -> None:
 
 def _verify(args: list[str]) -> None:
     parser = _parser("verify")
-    parser.add_argument("a", type=str, help="model folder")
+    parser.add_argument("a", type=str, help="checkpoint: model folder, run, hub name")
     parser.add_argument("b", type=str, nargs="?", default=None, help="another to compare with")
+    parser.add_argument("--no-logits", action="store_true", help="compare tensors only")
+    parser.add_argument(
+        "--write-checksums", action="store_true", help="note every tensor's SHA-256 in the folder"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     ns = parser.parse_args(args)
     from .convert.verify import verify
     from .hub import resolve_model
 
-    report = verify(resolve_model(ns.a), ns.b and resolve_model(ns.b))
+    a, b = resolve_model(ns.a), ns.b and resolve_model(ns.b)
+    report = verify(a, b, with_logits=not ns.no_logits, progress=sys.stderr.isatty())
+    if ns.write_checksums:
+        from .model.checksums import write_checksums
+
+        report["checksums"] = write_checksums(a)
+        report["summary"] += f"; {report['checksums']} checksums written"
     _say(report, ns.json, report["summary"])
 
 

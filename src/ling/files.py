@@ -79,7 +79,7 @@ def atomic_file(final: Path) -> Iterator[Path]:
 
 def _move_into_place(new: Path, final: Path, replace: bool) -> None:
     if not (replace and final.exists()):
-        os.rename(new, final)
+        os.rename(new, final)  # an empty folder there does not hinder
         return
     aside = final.with_name(final.name + ".old")
     shutil.rmtree(aside, ignore_errors=True)

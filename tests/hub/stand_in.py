@@ -1,4 +1,4 @@
-"""A hub on this machine: what huggingface_hub and modelscope-hub ask of theirs, and its failures."""
+"""A hub on this machine: what huggingface_hub and modelscope-hub ask of theirs, and failures."""
 
 from __future__ import annotations
 

@@ -46,7 +46,8 @@ HOSTILE = {
     "not JSON": (pack(b"{nonsense}"), "not JSON"),
     "not an object": (pack(b"[1, 2]"), "not an object"),
     "deep arrays": (pack(b"[" * 200_000), "nested too deeply"),
-    "deep objects": (pack(b'{"a":' * 200_000), "nested too deeply"),
+    "deep objects": (pack(b'{"a":' * 100_000), "nested too deeply"),
+    "deeper objects": (pack(b'{"a":' * 200_000), "objects"),
     "flood of values": (pack(b"[" + b"[]," * 1_000_000 + b"[]]"), "values"),
     "number of 5000 digits": (pack(b'{"a": ' + b"9" * 5000 + b"}"), "digits"),
     "two of a name": (

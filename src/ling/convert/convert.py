@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,6 +25,8 @@ from .transfer import Log, Progress, size, transfer
 
 MTP_CHOICES = ("extra-layer", "separate", "drop")
 MTP_FOLDER = "mtp"
+# For the original tool, whose MTP model goes to a place of its own.
+MTP_ONLY = "only"
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "B": 1}
 # What a folder that `--overwrite` may replace has at least one of.
 _OURS = ("config.json", ".metadata", "latest_checkpointed_iteration.txt", "model.gguf")
@@ -47,7 +50,7 @@ class Options:
     def __post_init__(self) -> None:
         if self.to not in SINKS:
             raise UsageError(f"no format `{self.to}`; there are {', '.join(SINKS)}")
-        if self.mtp not in MTP_CHOICES:
+        if self.mtp not in (*MTP_CHOICES, MTP_ONLY):
             raise UsageError(f"`--mtp` is `{self.mtp}`, expected {', '.join(MTP_CHOICES)}")
         if self.workers is not None and self.workers < 1:
             raise UsageError(f"`--workers` is {self.workers}, expected at least 1")
@@ -58,59 +61,89 @@ class Options:
 
 
 def convert(
-    source: str | Path, target: str | Path, *, log: Log | None = None, **options: object
+    source: str | Path, target: str | Path, *, log: Log | None = None, **options: Any
 ) -> dict[str, int]:
-    """Write `target` from any checkpoint; returns the files and their sizes (tokenizer apart).
+    """Write `target` from any checkpoint; returns the files and their sizes, tokenizer apart.
 
     The target appears complete or not at all; an existing one is replaced only with `overwrite`,
     and when the new one is complete. Memory: one tensor per worker, in and out. `options` are the
     fields of `Options`.
     """
-    wanted, target = Options(**options), Path(target)  # type: ignore[arg-type]
+    wanted, target = Options(**options), Path(target)
     with contextlib.closing(open_source(source)) as opened:
-        _check_target(Path(source), target, wanted.overwrite)
-        folder = Path(wanted.tokenizer) if wanted.tokenizer else opened.tokenizer_folder
-        tokenizer = Tokenizer.from_folder(folder) if folder else None
-        cfg = _with_token_ids(opened.config, tokenizer) if wanted.tokenizer else opened.config
-        tmp = target.with_name(target.name + ".tmp")
-        sinks = _sinks(tmp, cfg, wanted, folder)
-        files = {path: n for sub, s in sinks.items() for path, n in _below(sub, s.files).items()}
+        check_target(Path(source), target, wanted.overwrite)
+        job = plan(opened, target.with_name(target.name + ".tmp"), wanted)
         if wanted.dry_run:
-            _show(opened, target, files, log)
-            return files
-        _check_space(target, sum(files.values()))
-        with _place(target, wanted):
-            _write(opened, sinks, tmp, wanted, log)
-            if tokenizer is not None:
-                tokenizer.save(tmp)
-            if wanted.verify:
-                line = compare(opened, tmp, wanted.to)
-                (log or (lambda _: None))(line)
-    return files
+            _show(opened, target, job.files, log)
+            return job.files
+        check_space(target, sum(job.files.values()))
+        with _place(target, wanted) as folder:
+            job.write(folder, log)
+    return job.files
 
 
-def _sinks(
-    folder: Path, cfg: ModelConfig, wanted: Options, tokenizer: Path | None
-) -> dict[str, Sink]:
-    """Writers by the subfolder they write to."""
+@dataclass(frozen=True)
+class Job:
+    """What one process has to write: the writers, by the subfolder they write to."""
+
+    source: Source
+    wanted: Options
+    sinks: dict[str, Sink]
+    tokenizer: Tokenizer | None
+
+    @property
+    def files(self) -> dict[str, int]:
+        """File names below the target, and their bytes."""
+        return {
+            f"{sub}/{name}" if sub else name: count
+            for sub, sink in self.sinks.items()
+            for name, count in sink.files.items()
+        }
+
+    def write(self, folder: Path, log: Log | None) -> None:
+        """Fill `folder`, for which the job was planned."""
+        _write(self.source, self.sinks, folder, self.wanted, log)
+        if self.tokenizer is not None:
+            self.tokenizer.save(folder)
+        if self.wanted.verify:
+            line = compare(self.source, folder, self.wanted.to)
+            if log is not None:
+                log(line)
+
+
+def plan(
+    source: Source, folder: Path, wanted: Options, *, rank: int = 0, world_size: int = 1
+) -> Job:
+    """The writers for `folder`, checked as far as can be without reading tensors."""
+    found = Path(wanted.tokenizer) if wanted.tokenizer else source.tokenizer_folder
+    tokenizer = Tokenizer.from_folder(found) if found else None
+    cfg = _with_token_ids(source.config, tokenizer) if wanted.tokenizer else source.config
     options = SinkOptions(
         dtype=DTYPES[wanted.dtype] if wanted.dtype else None,
         max_shard_bytes=parse_bytes(wanted.max_shard_size),
-        tokenizer=tokenizer,
+        tokenizer=found,
         gguf_type=wanted.gguf_type,
+        rank=rank,
+        world_size=world_size,
     )
+    if wanted.mtp == MTP_ONLY:
+        return Job(source, wanted, {"": _mtp_sink(folder, cfg, wanted, options)}, tokenizer)
     main = cfg if wanted.mtp == "extra-layer" else cfg.replace(num_nextn_predict_layers=0)
     sinks = {"": sink_for(wanted.to, folder, main, options)}
     if wanted.mtp == "separate":
-        layout = layout_for(wanted.to, options)
-        if layout is None:
-            raise UsageError(f"`--mtp separate` writes safetensors, not `{wanted.to}`")
-        if not cfg.num_nextn_predict_layers:
-            raise UsageError("`--mtp separate`: the source has no MTP layers")
-        from .hf import SeparateMTPSink
+        sinks[MTP_FOLDER] = _mtp_sink(folder / MTP_FOLDER, cfg, wanted, options)
+    return Job(source, wanted, sinks, tokenizer)
 
-        sinks[MTP_FOLDER] = SeparateMTPSink(folder / MTP_FOLDER, cfg, layout)
-    return sinks
+
+def _mtp_sink(folder: Path, cfg: ModelConfig, wanted: Options, options: SinkOptions) -> Sink:
+    layout = layout_for(wanted.to, options)
+    if layout is None:
+        raise UsageError(f"`--mtp separate` writes safetensors, not `{wanted.to}`")
+    if not cfg.num_nextn_predict_layers:
+        raise UsageError("`--mtp separate`: the source has no MTP layers")
+    from .hf import SeparateMTPSink
+
+    return SeparateMTPSink(folder, cfg, layout)
 
 
 def _write(
@@ -151,16 +184,17 @@ def parse_bytes(text: str) -> int:
     raise UsageError(f"`--max-shard-size` is `{text}`, expected a size such as 5GB")
 
 
-def _check_target(source: Path, target: Path, overwrite: bool) -> None:
-    if not target.exists():
+def check_target(source: Path, target: Path, overwrite: bool) -> None:
+    """`UsageError` unless the target is free, empty, or a checkpoint that may be replaced."""
+    empty = target.is_dir() and not any(target.iterdir())
+    if empty or not target.exists():
         return
     if not overwrite:
         raise UsageError(f"{target}: exists; give another name or --overwrite")
     inner, outer = source.resolve(), target.resolve()
     if inner.is_relative_to(outer):
         raise UsageError(f"{target}: holds the source; give another name")
-    held = target.is_dir() and (not any(target.iterdir()) or _is_checkpoint(target))
-    if not held and target.suffix != ".gguf":
+    if not (_is_checkpoint(target) or target.suffix == ".gguf"):
         raise UsageError(
             f"{target}: not a checkpoint, --overwrite would delete it; remove it first"
         )
@@ -170,7 +204,8 @@ def _is_checkpoint(folder: Path) -> bool:
     return any((folder / name).exists() for name in _OURS)
 
 
-def _check_space(target: Path, needed: int) -> None:
+def check_space(target: Path, needed: int) -> None:
+    """`RunError` when the disk of `target` has not that many bytes left."""
     place = target.absolute().parent
     while not place.exists():
         place = place.parent
@@ -186,10 +221,6 @@ def _show(source: Source, target: Path, files: dict[str, int], log: Log | None) 
     for name, count in files.items():
         log(f"  {size(count):>10}  {name}")
     log(f"  {size(sum(files.values())):>10}  in all")
-
-
-def _below(sub: str, files: dict[str, int]) -> dict[str, int]:
-    return {f"{sub}/{name}" if sub else name: n for name, n in files.items()}
 
 
 def _with_token_ids(cfg: ModelConfig, tokenizer: Tokenizer | None) -> ModelConfig:

@@ -1,43 +1,195 @@
-"""`ling verify`: is a model folder sound, and how far are two apart."""
+"""`ling verify`: is a checkpoint sound, and how far are two apart."""
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from tqdm import tqdm
 
 from ..errors import CheckpointError
+from ..model.checksums import check_checksums
+from ..model.folder import SafetensorsFolder
 from ..model.names import tensor_specs
-from ..model.weights import SafetensorsFolder, check_names, read_config
+from ..model.weights import FP8_BLOCK, read_quantization
+from ..ops.formats import FORMATS
+from .probe import layer_bytes, logits, probe_tokens
+from .source import Source, open_source
+
+# A layer of Ling-mini takes 3.2 GB in float32.
+MAX_LAYER_BYTES = 4 << 30
+# Largest error of rounding to e4m3: a sixteenth of the value, or half of its smallest step, with
+# scales up to twice what the block needs (power of two); then rounding to bfloat16.
+_E4M3_RELATIVE = 2**-4 + 2**-8
+_E4M3_ABSOLUTE = 2 * 2**-10 / 448
+# A GGUF file of any type up to Q4_0; the file itself does not promise more.
+_GGUF_NRMSE = 0.12
 
 
-def verify(a: str | Path, b: str | Path | None = None) -> dict[str, Any]:
-    """Names, shapes and finite values of `a`; with `b` the largest difference of any tensor.
+def verify(
+    a: str | Path, b: str | Path | None = None, *, with_logits: bool = True, progress: bool = False
+) -> dict[str, Any]:
+    """Check names, shapes, types, scales, values and checksums of `a`; with `b`, compare the two.
 
-    Raises `CheckpointError` naming the first tensor that is wrong.
+    Two checkpoints agree when every tensor's error is within its formats' bound: none between
+    floats (after rounding to the narrower), a block's rounding for FP8, `max_nrmse` of the row in
+    `ops.formats` for integers. Raises `CheckpointError` naming the first tensor that is wrong.
+    Holds two tensors at a time, and for the logits one decoder layer.
     """
-    cfg = read_config(a)
-    first = SafetensorsFolder(a)
-    check_names(cfg, first)
-    second = None
-    if b is not None:
-        second = SafetensorsFolder(b)
-        check_names(cfg, second)
-    worst, where, elements = 0.0, "", 0
-    for name in tensor_specs(cfg):
-        x = first.tensor(name)
-        elements += x.numel()
-        if not torch.isfinite(x.float()).all():
-            raise CheckpointError(f"{a}: tensor `{name}` holds NaN or infinity")
-        if second is not None:
-            difference = float((x.float() - second.tensor(name).float()).abs().max())
-            if difference > worst:
-                worst, where = difference, name
-    count = len(tensor_specs(cfg))
-    summary = f"{a}: {count} tensors, {elements:,} values, all present, in shape and finite"
-    report: dict[str, Any] = {"tensors": count, "values": elements, "summary": summary}
-    if second is not None:
-        report["max_difference"], report["where"] = worst, where
-        report["summary"] += f"; largest difference to {b}: {worst:.3g} {where}".rstrip()
-    return report
+    with contextlib.ExitStack() as stack:
+        first = stack.enter_context(contextlib.closing(open_source(a)))
+        second = None if b is None else stack.enter_context(contextlib.closing(open_source(b)))
+        report = _check(Path(a), first, progress)
+        if b is None or second is None:
+            return report
+        report |= _compare(_Side(Path(a), first), _Side(Path(b), second), progress)
+        report |= _compare_logits(first, second) if with_logits else {"logits": "not compared"}
+        report["summary"] += "; " + _difference(Path(b), report)
+        return report
+
+
+def _check(path: Path, source: Source, progress: bool) -> dict[str, Any]:
+    elements, names = 0, list(tensor_specs(source.config))
+    for name in tqdm(names, desc=f"checking {path.name}", unit="tensor", disable=not progress):
+        value = source.tensor(name)
+        elements += value.numel()
+        if not bool(value.isfinite().all()):
+            raise CheckpointError(f"{path}: tensor `{name}` holds NaN or infinity")
+    checksums = check_checksums(path) if path.is_dir() else 0
+    summary = f"{path}: {len(names)} tensors, {elements:,} values, all present, in shape and finite"
+    if checksums:
+        summary += f"; {checksums} checksums match"
+    return {
+        "kind": source.kind,
+        "tensors": len(names),
+        "values": elements,
+        "checksums": checksums,
+        "summary": summary,
+    }
+
+
+class _Side:
+    """One of two checkpoints, and how it stores each tensor."""
+
+    def __init__(self, path: Path, source: Source) -> None:
+        self.path, self.source, self.config = path, source, source.config
+        self._folder = None
+        self._format = "gguf" if path.is_file() else "float"
+        if (path / "config.json").is_file() and not (path / ".metadata").is_file():
+            self._format = str((read_quantization(path) or {}).get("format", "float"))
+            self._folder = SafetensorsFolder(path)
+
+    def format(self, name: str) -> str:
+        """ "float", "fp8", "gguf" or a row of `ops.formats`."""
+        if self._folder is None or name not in self._folder:
+            return self._format
+        return "fp8" if self._folder.dtype(name) == torch.float8_e4m3fn else "float"
+
+
+def _compare(a: _Side, b: _Side, progress: bool) -> dict[str, Any]:
+    ours, theirs = tensor_specs(a.config), tensor_specs(b.config)
+    both = [name for name in ours if name in theirs]
+    only = {
+        "only_a": [n for n in ours if n not in theirs],
+        "only_b": [n for n in theirs if n not in ours],
+    }
+    worst: dict[str, dict[str, Any]] = {}
+    for name in tqdm(both, desc="comparing", unit="tensor", disable=not progress):
+        if ours[name].shape != theirs[name].shape:
+            raise CheckpointError(
+                f"tensor `{name}` has shape {list(ours[name].shape)} in {a.path} and "
+                f"{list(theirs[name].shape)} in {b.path}"
+            )
+        x, y = a.source.tensor(name), b.source.tensor(name)
+        formats = {a.format(name), b.format(name)} - {"float"}
+        kind = "+".join(sorted(formats)) or "float"
+        error = _nrmse(x, y)
+        if not _within(x, y, error, formats):
+            raise CheckpointError(
+                f"tensor `{name}` differs between {a.path} and {b.path} by {error:.3g} of its "
+                f"size, more than {kind} explains"
+            )
+        found = worst.setdefault(kind, {"tensors": 0, "max_nrmse": 0.0, "max_difference": 0.0})
+        found["tensors"] += 1
+        if error >= found["max_nrmse"]:
+            found |= {"max_nrmse": error, "where": name}
+        found["max_difference"] = max(found["max_difference"], _largest(x.float() - y.float()))
+    largest = max((found["max_difference"] for found in worst.values()), default=0.0)
+    return {"formats": worst, "max_difference": largest, **only}
+
+
+def _nrmse(x: Tensor, y: Tensor) -> float:
+    """Root mean square of the difference over that of `x`."""
+    size = x.float().square().mean().sqrt().clamp_min(1e-30)
+    return float((x.float() - y.float()).square().mean().sqrt() / size)
+
+
+def _largest(x: Tensor) -> float:
+    return float(x.abs().max()) if x.numel() else 0.0
+
+
+def _within(x: Tensor, y: Tensor, error: float, formats: set[str]) -> bool:
+    if not formats:
+        narrow = x.dtype if x.dtype.itemsize <= y.dtype.itemsize else y.dtype
+        return torch.equal(x.to(narrow), y.to(narrow))
+    if formats == {"fp8"}:
+        return _within_fp8(x.float(), y.float())
+    return error <= sum(_bound(f) for f in formats)
+
+
+def _bound(name: str) -> float:
+    if name in FORMATS:
+        return FORMATS[name].max_nrmse
+    if name in ("gguf", "fp8"):
+        return _GGUF_NRMSE if name == "gguf" else _E4M3_RELATIVE
+    raise CheckpointError(f"no format `{name}`; there are {', '.join(FORMATS)}")
+
+
+def _within_fp8(x: Tensor, y: Tensor) -> bool:
+    """Whether rounding in its block explains each value, whichever of the two was rounded."""
+    size = torch.maximum(x.abs(), y.abs())
+    for rows, difference in zip(size.split(FP8_BLOCK), (x - y).split(FP8_BLOCK), strict=True):
+        for block, d in zip(rows.split(FP8_BLOCK, 1), difference.split(FP8_BLOCK, 1), strict=True):
+            step = block.max().clamp_min(1e-4) * _E4M3_ABSOLUTE
+            if not bool((d.abs() <= block * _E4M3_RELATIVE * (1 + 2**-4) + step).all()):
+                return False
+    return True
+
+
+def _compare_logits(a: Source, b: Source) -> dict[str, Any]:
+    largest = max(layer_bytes(a), layer_bytes(b))
+    if largest > MAX_LAYER_BYTES:
+        return {"logits": f"not compared, a layer takes {largest / 1e9:.1f} GB in float32"}
+    tokens = probe_tokens(a)
+    x, y = logits(a, tokens), logits(b, tokens)
+    p, q = x.log_softmax(-1), y.log_softmax(-1)
+    return {
+        "logits": {
+            "tokens": len(tokens),
+            "max_difference": _largest(x - y),
+            "kl": float((p.exp() * (p - q)).sum(-1).mean()),
+            "same_top_token": float((x.argmax(-1) == y.argmax(-1)).float().mean()),
+        }
+    }
+
+
+def _difference(b: Path, report: dict[str, Any]) -> str:
+    parts = [
+        f"{kind}: {found['tensors']} tensors, error at most {found['max_nrmse']:.3g} "
+        f"(largest difference {found['max_difference']:.3g})"
+        for kind, found in report["formats"].items()
+    ]
+    found = report["logits"]
+    if isinstance(found, str):
+        parts.append(f"logits {found}")
+    else:
+        parts.append(
+            f"logits differ by at most {found['max_difference']:.3g}, KL {found['kl']:.3g}, "
+            f"{found['same_top_token']:.0%} of top tokens the same"
+        )
+    for side, names in (("first", report["only_a"]), ("second", report["only_b"])):
+        parts += [f"{len(names)} tensors only in the {side}, as {names[0]}"] if names else []
+    return f"to {b}: " + ", ".join(parts)

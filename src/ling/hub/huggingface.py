@@ -94,7 +94,7 @@ class HuggingFace:
             return
         final.parent.mkdir(parents=True, exist_ok=True)
         with part.open("ab") as out, _only_one(out.fileno(), part):
-            self._append_rest(file, out)
+            self._append_all(file, out)
         try:
             if part.stat().st_size != file.size:
                 raise RunError(f"{file.name}: {part.stat().st_size} bytes came of {file.size}")
@@ -103,6 +103,16 @@ class HuggingFace:
             part.unlink()  # going on with wrong bytes can never end well
             raise
         part.rename(final)
+
+    def _append_all(self, file: RemoteFile, out: Any) -> None:
+        """Go on after broken connections for as long as each try brings something."""
+        while True:
+            before = out.tell()
+            try:
+                return self._append_rest(file, out)
+            except Exception:  # what a broken connection raises depends on the library's version
+                if out.tell() <= before:
+                    raise
 
     def _append_rest(self, file: RemoteFile, out: Any) -> None:
         from huggingface_hub import get_hf_file_metadata, hf_hub_url

@@ -40,7 +40,7 @@ _STORAGES = {
 _REBUILD = Global("torch._utils", "_rebuild_tensor_v2")
 _PARAMETER = Global("torch._utils", "_rebuild_parameter")
 _ALLOWED = {*_STORAGES, _REBUILD, _PARAMETER, Global("collections", "OrderedDict")}
-_MAX_DIRECTORY, _MAX_PICKLE = 1 << 16, 1 << 20
+_MAX_DIRECTORY, _MAX_PICKLE = 1 << 20, 1 << 20
 _ALIGNMENT = 64
 
 
@@ -68,18 +68,19 @@ def _members(read: Read, length: int) -> dict[str, tuple[int, int]]:
     if length < 22:
         raise DCPError(f"{length} bytes, too short for a tensor")
     end = length - 22
-    sign, *_, count, size, start, _ = struct.unpack("<4s4H2IH", read(end, 22))
-    if sign != b"PK\5\6":
-        raise DCPError("damaged archive: no directory at its end")
+    ending = _signed(b"PK\5\6", read(end, 22))
+    count, size, start = struct.unpack("<10xH2I2x", ending)
     if count == 0xFFFF or 0xFFFFFFFF in (size, start):
-        (record,) = struct.unpack("<8xQ4x", _inside(read, length, end - 20, 20))
-        count, size, start = struct.unpack("<32xQQQ", _inside(read, length, record, 56))
+        locator = _signed(b"PK\6\7", _inside(read, length, end - 20, 20))
+        (record,) = struct.unpack("<8xQ4x", locator)
+        wide = _signed(b"PK\6\6", _inside(read, length, record, 56))
+        count, size, start = struct.unpack("<32xQQQ", wide)
     if size > _MAX_DIRECTORY or count * 46 > size:
         raise DCPError(f"damaged archive: directory of {size} bytes")
     directory = _inside(read, length, start, size)
     found, at = {}, 0
     for _ in range(count):
-        head = struct.unpack_from("<4s6H3I5H2I", directory, at)
+        head = struct.unpack("<4s6H3I5H2I", _signed(b"PK\1\2", directory[at : at + 46]))
         name_length, extra_length, comment_length = head[10:13]
         name = directory[at + 46 : at + 46 + name_length].decode("utf-8", "replace")
         extra = directory[at + 46 + name_length : at + 46 + name_length + extra_length]
@@ -87,12 +88,20 @@ def _members(read: Read, length: int) -> dict[str, tuple[int, int]]:
         at += 46 + name_length + extra_length + comment_length
         if head[4] != 0 or packed != plain:
             raise DCPError(f"damaged archive: member {name[:40]!r} is compressed")
-        sizes = struct.unpack("<26xHH", _inside(read, length, local, 30))
+        opening = _signed(b"PK\3\4", _inside(read, length, local, 30))
+        sizes = struct.unpack("<26xHH", opening)
         begin = local + 30 + sum(sizes)
         if begin + plain > length:
             raise DCPError(f"damaged archive: member {name[:40]!r} ends outside")
         found[name.partition("/")[2]] = (begin, plain)
     return found
+
+
+def _signed(sign: bytes, part: bytes) -> bytes:
+    """A part of an archive that begins with its sign."""
+    if not part.startswith(sign):
+        raise DCPError("damaged archive")
+    return part
 
 
 def _inside(read: Read, length: int, at: int, count: int) -> bytes:

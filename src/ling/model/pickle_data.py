@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 from ..errors import DCPError
 
-# A million chunks need about half of it; lists without end in a hostile file would need more.
-MAX_OPCODES = 12_000_000
+# 150 000 chunks need that much; a hostile file of nothing but lists would go on for minutes.
+MAX_OPCODES = 6_000_000
 _MAX_KEY = 1 << 31
 
 
@@ -147,6 +147,8 @@ class _Reader:
     # ---- names and what is built from them -----------------------------------------------------
 
     def name(self, module: Any, name: Any) -> None:
+        if module == "__builtin__":  # what protocol 2 calls it, for readers of another age
+            module = "builtins"
         found = Global(module, name)
         if not (isinstance(module, str) and isinstance(name, str)):
             raise DCPError("damaged pickle: a class without a name")

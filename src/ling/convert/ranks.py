@@ -1,0 +1,90 @@
+"""One conversion by several processes, on one machine or on a shared disk.
+
+Each rank writes its shards into a folder of its own beside the target; whoever completes the last
+part puts them together. No rank waits for another, and a rank that was stopped just runs again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..errors import UsageError
+from ..files import atomic_folder
+from .convert import Options, check_space, check_target, plan
+from .sink import SinkOptions, layout_for
+from .source import open_source
+from .transfer import Log
+
+
+def convert_part(
+    source: str | Path,
+    target: str | Path,
+    *,
+    rank: int,
+    world_size: int,
+    log: Log | None = None,
+    **options: Any,
+) -> bool:
+    """Write the shards of one rank; True for the call that completes `target`.
+
+    All ranks give the same arguments. Formats without shards are refused.
+    """
+    wanted, source, target = Options(**options), Path(source), Path(target)
+    if not 0 <= rank < world_size:
+        raise UsageError(f"RANK is {rank}, expected 0 to {world_size - 1} (WORLD_SIZE)")
+    if layout_for(wanted.to, SinkOptions()) is None:
+        raise UsageError(f"`{wanted.to}` is not written in shards, run one process")
+    check_target(source, target, wanted.overwrite)
+    parts = _parts_folder(source, target, wanted, world_size)
+    mine = parts / f"rank-{rank}"
+    if not mine.exists():
+        with contextlib.closing(open_source(source)) as opened:
+            job = plan(opened, parts / f"rank-{rank}.tmp", wanted, rank=rank, world_size=world_size)
+            check_space(target, sum(job.files.values()) // world_size)
+            with atomic_folder(mine) as folder:
+                job.write(folder, log)
+    with _locked(parts):
+        return _put_together(parts, target, world_size)
+
+
+def _parts_folder(source: Path, target: Path, wanted: Options, world_size: int) -> Path:
+    """Named by what is converted and how, so that parts of another conversion are never mixed."""
+    stats = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in source.rglob("*")]
+    text = json.dumps([str(wanted), world_size, str(source.resolve()), sorted(stats)])
+    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+    return target.with_name(f"{target.name}.parts-{digest}")
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _put_together(parts: Path, target: Path, world_size: int) -> bool:
+    folders = [parts / f"rank-{i}" for i in range(world_size)]
+    if not all(folder.exists() for folder in folders):
+        return False
+    whole = parts / "whole"
+    whole.mkdir(exist_ok=True)
+    for folder in folders:
+        for path in folder.iterdir():
+            os.replace(path, whole / path.name)  # index and config.json are the same in all
+    with atomic_folder(target, replace=True) as empty:
+        empty.rmdir()
+        whole.rename(empty)
+    for stale in target.parent.glob(f"{target.name}.parts-*"):
+        shutil.rmtree(stale, ignore_errors=True)
+    return True

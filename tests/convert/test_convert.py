@@ -1,0 +1,357 @@
+"""Every format from the fixture checkpoint; what is written, when, and what stays when it fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from ling.convert.convert import convert
+from ling.convert.ranks import convert_part
+from ling.convert.source import open_source
+from ling.errors import CheckpointError, RunError, UsageError
+from ling.files import hash_tree
+from ling.model.names import tensor_specs
+from ling.model.weights import load_model
+
+TOOL = Path(__file__).parents[2] / "tools" / "convert_dcp_to_safe_tensors.py"
+FROM_UPSTREAM = {
+    "hf_bf16": {"mtp": "drop"},
+    "hf_bf16_mtp": {},
+    "hf_fp8_mtp": {"to": "fp8"},
+    "hf_mtp_separate": {"mtp": "separate"},
+}
+
+
+@pytest.mark.parametrize("name", FROM_UPSTREAM)
+def test_safetensors_files_are_upstreams_byte_for_byte(name, tiny, tmp_path):
+    convert(tiny / "dcp_in", tmp_path / "out", **FROM_UPSTREAM[name])
+    out = tmp_path / "out" / ("mtp" if name == "hf_mtp_separate" else "")
+    (expected,) = (tiny / name).glob("*.safetensors")
+    assert (out / expected.name).read_bytes() == expected.read_bytes()
+    index, theirs = (
+        json.loads((f / "model.safetensors.index.json").read_text()) for f in (out, tiny / name)
+    )
+    assert index["weight_map"] == theirs["weight_map"]
+
+
+@pytest.mark.parametrize("name", ["hf_bf16", "hf_bf16_mtp", "hf_fp8_mtp"])
+def test_config_says_what_upstreams_says(name, tiny, tmp_path):
+    convert(tiny / "dcp_in", tmp_path / "out", **FROM_UPSTREAM[name])
+    ours, theirs = (
+        json.loads((f / "config.json").read_text()) for f in (tmp_path / "out", tiny / name)
+    )
+    for key in ("auto_map", "transformers_version"):
+        del theirs[key]
+    assert {k: ours.get(k) for k in theirs} == theirs
+
+
+def test_total_size_of_fp8_is_that_of_the_output(tiny, tmp_path, tensors):
+    convert(tiny / "dcp_in", tmp_path / "out", to="fp8")
+    index = json.loads((tmp_path / "out/model.safetensors.index.json").read_text())
+    written = tensors(tmp_path / "out")
+    assert index["metadata"]["total_size"] == sum(t.nbytes for t in written.values())
+
+
+def test_separate_mtp_model_has_the_config_of_one_layer(tiny, tmp_path):
+    convert(tiny / "dcp_in", tmp_path / "out", mtp="separate")
+    config = json.loads((tmp_path / "out/mtp/config.json").read_text())
+    shape = ("num_hidden_layers", "first_k_dense_replace", "num_nextn_predict_layers")
+    assert [config[k] for k in shape] == [1, 0, 1]
+    assert json.loads((tmp_path / "out/config.json").read_text())["num_nextn_predict_layers"] == 0
+
+
+@pytest.mark.parametrize("to", ["megatron", "dcp"])
+def test_round_trip_gives_the_same_files(to, tiny, tmp_path):
+    convert(tiny / "dcp_in", tmp_path / "a", max_shard_size="100KB")
+    convert(tmp_path / "a", tmp_path / "between", to=to)
+    convert(tmp_path / "between", tmp_path / "b", max_shard_size="100KB")
+    assert hash_tree(tmp_path / "a") == hash_tree(tmp_path / "b")
+
+
+@pytest.mark.parametrize("to", ["bf16", "float32", "fp8", "dcp", "megatron"])
+def test_twice_is_the_same_bytes_for_any_number_of_workers(to, tiny, tmp_path):
+    for name, workers in (("a", 1), ("b", 3)):
+        convert(tiny / "dcp_in", tmp_path / name, to=to, workers=workers, max_shard_size="50KB")
+    assert hash_tree(tmp_path / "a") == hash_tree(tmp_path / "b")
+
+
+@pytest.mark.parametrize("to", ["bf16", "float32", "fp8", "dcp", "megatron"])
+def test_dry_run_tells_files_and_sizes_and_writes_nothing(to, tiny, tmp_path):
+    lines = []
+    options = {"to": to, "max_shard_size": "100KB"}
+    files = convert(tiny / "dcp_in", tmp_path / "a", dry_run=True, log=lines.append, **options)
+    assert not list(tmp_path.iterdir())
+    assert all(any(name in line for line in lines) for name in files)
+    convert(tiny / "dcp_in", tmp_path / "a", **options)
+    written = {
+        str(p.relative_to(tmp_path / "a")): p.stat().st_size
+        for p in (tmp_path / "a").rglob("*")
+        if p.is_file()
+    }
+    assert files == written
+
+
+def test_fp8_source_comes_as_bf16_within_the_formats_error(tiny, tmp_path):
+    lines = []
+    convert(tiny / "dcp_in", tmp_path / "fp8", to="fp8", verify=True, log=lines.append)
+    assert "verified: 121 tensors" in lines[-1]
+    convert(tmp_path / "fp8", tmp_path / "back")
+    a, b = open_source(tiny / "dcp_in"), open_source(tmp_path / "back")
+    for name in tensor_specs(b.config):
+        original, back = a.tensor(name).float(), b.tensor(name).float()
+        assert (back - original).abs().max() <= original.abs().max() / 16, name
+    ids = torch.randint(0, 128, (1, 16))
+    from_fp8, from_bf16 = (load_model(tmp_path / n, "bfloat16") for n in ("fp8", "back"))
+    for x, y in zip(from_fp8.state_dict().values(), from_bf16.state_dict().values(), strict=True):
+        assert torch.equal(x, y)
+    assert ids.shape == (1, 16)
+
+
+def test_verify_names_a_tensor_that_was_written_wrong(tiny, tmp_path, monkeypatch):
+    from ling.convert import hf
+
+    def spoilt(self, name, tensor):
+        wrong = tensor + 1 if name == "lm_head.weight" else tensor
+        for key, value in self._layout.encode(name, wrong).items():
+            self._shard_of[name].put(key, value)
+
+    monkeypatch.setattr(hf.SafetensorsSink, "put", spoilt)
+    with pytest.raises(RunError, match=r"lm_head\.weight"):
+        convert(tiny / "dcp_in", tmp_path / "out", verify=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_shards_keep_to_their_size(tiny, tmp_path):
+    convert(tiny / "dcp_in", tmp_path / "out", max_shard_size="60KB")
+    shards = sorted((tmp_path / "out").glob("*.safetensors"))
+    assert len(shards) > 4
+    assert all(p.stat().st_size < 64_000 for p in shards)
+    assert shards[-1].name == f"model-{len(shards):05d}-of-{len(shards):05d}.safetensors"
+
+
+def test_error_half_way_leaves_nothing_and_the_old_target_as_it_was(tiny, tmp_path, tensors):
+    broken = tmp_path / "source"
+    shutil.copytree(tiny / "hf_bf16", broken)
+    (shard,) = broken.glob("*.safetensors")
+    convert(tiny / "hf_bf16", tmp_path / "out")
+    before = hash_tree(tmp_path / "out")
+    source = open_source(broken)
+    with shard.open("r+b") as file:
+        file.truncate(shard.stat().st_size // 2)
+    with pytest.raises(CheckpointError, match="model-00001"):
+        source.tensor("model.norm.weight")
+    with pytest.raises(CheckpointError):
+        convert(broken, tmp_path / "out", overwrite=True)
+    assert hash_tree(tmp_path / "out") == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "source"]
+
+
+def test_killed_conversion_leaves_no_target_and_the_next_run_completes(tiny, tmp_path):
+    code = (
+        "import sys, time; from ling.convert import hf; from ling.convert.convert import convert\n"
+        "put = hf.SafetensorsSink.put\n"
+        "def slow(self, *a): put(self, *a); print('put', flush=True); time.sleep(0.2)\n"
+        "hf.SafetensorsSink.put = slow\n"
+        "convert(*sys.argv[1:])\n"
+    )
+    command = [sys.executable, "-c", code, str(tiny / "dcp_in"), str(tmp_path / "out")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert b"put" in process.stdout.readline()
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (tmp_path / "out").exists()
+    convert(tiny / "dcp_in", tmp_path / "out")
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_existing_target_needs_overwrite_and_must_be_a_checkpoint(tiny, tmp_path):
+    (tmp_path / "empty").mkdir()
+    convert(tiny / "hf_bf16", tmp_path / "empty")
+    with pytest.raises(UsageError, match="exists"):
+        convert(tiny / "hf_bf16", tmp_path / "empty")
+    convert(tiny / "hf_bf16_mtp", tmp_path / "empty", overwrite=True)
+    assert open_source(tmp_path / "empty").config.num_nextn_predict_layers == 1
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("")
+    with pytest.raises(UsageError, match="not a checkpoint"):
+        convert(tiny / "hf_bf16", tmp_path / "mine", overwrite=True)
+    with pytest.raises(UsageError, match="holds the source"):
+        convert(tmp_path / "empty", tmp_path / "empty", overwrite=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "mine"]
+
+
+def test_full_disk_is_told_before_anything_is_written(tiny, tmp_path, monkeypatch):
+    from collections import namedtuple
+
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, 1000))
+    with pytest.raises(RunError, match=r"needs 2.*KB, 1\.0 KB are free"):
+        convert(tiny / "hf_bf16", tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"to": "fp9"}, "fp9"),
+        ({"mtp": "keep"}, "keep"),
+        ({"mtp": "separate", "to": "dcp"}, "separate"),
+        ({"workers": 0}, "workers"),
+        ({"max_shard_size": "5 bananas"}, "bananas"),
+        ({"max_shard_size": "0GB"}, "0GB"),
+        ({"dtype": "int3"}, "int3"),
+        ({"to": "float32", "dtype": "bfloat16"}, "contradicts"),
+    ],
+)
+def test_impossible_wishes_are_refused(options, word, tiny, tmp_path):
+    with pytest.raises(UsageError, match=word):
+        convert(tiny / "dcp_in", tmp_path / "out", **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_dtype_sets_what_stays_floating_point(tiny, tmp_path, tensors):
+    convert(tiny / "dcp_in", tmp_path / "out", to="fp8", dtype="float32")
+    written = tensors(tmp_path / "out")
+    assert written["model.norm.weight"].dtype == torch.float32
+    assert written["model.layers.0.attention.dense.weight"].dtype == torch.float8_e4m3fn
+    convert(tiny / "dcp_in", tmp_path / "dcp", to="dcp", dtype="float32")
+    assert open_source(tmp_path / "dcp").config.dtype == "float32"
+
+
+def test_memory_does_not_grow_with_the_model(tmp_path):
+    """A model of 180 MB in shards of 20 MB: reading and writing it takes less than two shards."""
+    code = """
+import resource, sys, torch
+from ling.presets import preset
+from ling.model.names import tensor_specs
+from ling.convert.convert import Options, plan
+from ling.convert import convert as c
+cfg = preset("ling-nano-bench").replace(vocab_size=4096, hidden_size=512, moe_intermediate_size=256)
+class Made:
+    kind, config, tokenizer_folder = "made", cfg, None
+    def tensor(self, name): return torch.full(tensor_specs(cfg)[name].shape, 0.5)
+    def stored_bytes(self, name): return 1
+    def close(self): pass
+from pathlib import Path
+out = Path(sys.argv[1]); out.mkdir()
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+made = Made()
+plan(made, out, Options(max_shard_size="20MB", workers=2)).write(out, None)
+written = sum(p.stat().st_size for p in out.iterdir())
+before = peak()
+c.convert(out, sys.argv[2], max_shard_size="20MB", workers=2)
+print(written, (peak() - before) * 1024)
+"""
+    arguments = [str(tmp_path / "a"), str(tmp_path / "b")]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    written, grown = map(int, done.stdout.split())
+    assert written > 150e6
+    assert grown < 40e6
+
+
+def test_ranks_share_the_shards_in_any_order(tiny, tmp_path):
+    options = {"max_shard_size": "60KB"}
+    convert(tiny / "dcp_in", tmp_path / "one", **options)
+    completed = [
+        convert_part(tiny / "dcp_in", tmp_path / "many", rank=rank, world_size=3, **options)
+        for rank in (1, 0, 1, 2)
+    ]
+    assert completed == [False, False, False, True]
+    assert hash_tree(tmp_path / "one") == hash_tree(tmp_path / "many")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["many", "one"]
+
+
+def test_parts_of_another_conversion_are_not_mixed_in(tiny, tmp_path):
+    parts = {"world_size": 2, "max_shard_size": "60KB"}
+    assert not convert_part(tiny / "dcp_in", tmp_path / "out", rank=0, to="fp8", **parts)
+    assert not convert_part(tiny / "dcp_in", tmp_path / "out", rank=1, **parts)
+    assert convert_part(tiny / "dcp_in", tmp_path / "out", rank=0, **parts)
+    convert(tiny / "dcp_in", tmp_path / "one", max_shard_size="60KB")
+    assert hash_tree(tmp_path / "one") == hash_tree(tmp_path / "out")
+
+
+# ---- the original tool's command line ----------------------------------------------------------
+
+
+def tool(*args, **environment):
+    return subprocess.run(
+        [sys.executable, str(TOOL), *map(str, args)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--force-bf16"], "hf_bf16"),
+        (["--force-bf16", "--mtp-as-extra-layer"], "hf_bf16_mtp"),
+        (["--mtp-as-extra-layer"], "hf_fp8_mtp"),  # as it was trained
+        (["--force-fp8", "--force-bf16", "--mtp-as-extra-layer"], "hf_fp8_mtp"),
+    ],
+)
+def test_original_flags_give_the_originals_files(flags, expected, tiny, tmp_path):
+    out = tmp_path / "deep" / "out"
+    done = tool("--checkpoint-path", tiny / "dcp_in", "--target-path", out, *flags)
+    assert done.returncode == 0, done.stderr
+    (theirs,) = (tiny / expected).glob("*.safetensors")
+    assert (out / theirs.name).read_bytes() == theirs.read_bytes()
+
+
+def test_original_mtp_path_writes_weights_and_config(tiny, tmp_path):
+    flags = ["--mtp-path", tmp_path / "mtp", "--force-bf16", "--megatron-path", "/nowhere"]
+    done = tool("--checkpoint-path", tiny / "dcp_in", "--target-path", tmp_path / "out", *flags)
+    assert done.returncode == 0, done.stderr
+    (theirs,) = (tiny / "hf_mtp_separate").glob("*.safetensors")
+    assert (tmp_path / "mtp" / theirs.name).read_bytes() == theirs.read_bytes()
+    assert (tmp_path / "mtp" / "config.json").is_file()
+    assert (tmp_path / "out" / "config.json").is_file()
+
+
+def test_original_tool_splits_between_processes(tiny, tmp_path):
+    base = ["--checkpoint-path", tiny / "dcp_in", "--target-path", tmp_path / "out"]
+    for rank in ("0", "1"):
+        done = tool(*base, "--force-bf16", RANK=rank, WORLD_SIZE="2")
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / "out").exists() == (rank == "1")
+    (theirs,) = (tiny / "hf_bf16").glob("*.safetensors")
+    assert (tmp_path / "out" / theirs.name).read_bytes() == theirs.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("flags", "word"),
+    [
+        (["--mtp-path", "x", "--mtp-as-extra-layer"], "exclude each other"),
+        (["--checkpoint-path", "nowhere"], "nowhere"),
+        (["--no-such-flag"], "no-such-flag"),
+    ],
+)
+def test_original_tool_refuses_in_one_line(flags, word, tiny, tmp_path):
+    base = ["--checkpoint-path", tiny / "dcp_in", "--target-path", tmp_path / "out"]
+    done = tool(*base, *flags)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert word in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_command_line_prints_rate_and_target(tiny, tmp_path):
+    command = [sys.executable, "-m", "ling.cli", "convert", tiny / "dcp_in", tmp_path / "out"]
+    start = time.monotonic()
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "/s" in done.stdout
+    assert f"wrote {tmp_path / 'out'}" in done.stdout
+    assert time.monotonic() - start < 60
