@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import AutoConfig
 from transformers.configuration_utils import PretrainedConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from ..config import ARCHITECTURE, ModelConfig
 
-MODEL_TYPE = "bailing_moe"
+# Released checkpoints say the first, which is also Ling 1.x's; third parties say the second.
+MODEL_TYPES = ("bailing_moe", "bailing_moe_v2")
 # A file's own values stay: a list of end tokens, and whatever `ModelConfig` has no word for.
 _KEPT = ("architectures", "model_type", "eos_token_id")
 
@@ -24,7 +25,7 @@ class BailingMoeV2Config(PretrainedConfig):
     is added, so that an engine's class for it finds what its authors wrote.
     """
 
-    model_type = MODEL_TYPE
+    model_type = MODEL_TYPES[0]
     # transformers 5 collects the rotary fields here when the attribute exists.
     rope_parameters: dict[str, Any] | None = None
 
@@ -34,27 +35,24 @@ class BailingMoeV2Config(PretrainedConfig):
             kwargs = _completed(kwargs)
         else:
             kwargs.setdefault("head_dim", None)
+        # transformers 5 reads this one while it puts the rotary fields together.
+        self.max_position_embeddings = kwargs.get("max_position_embeddings")
         super().__init__(**kwargs)
 
 
 def _completed(raw: dict[str, Any]) -> dict[str, Any]:
     cfg = ModelConfig.from_dict({k: v for k, v in raw.items() if k != "model_type"})
     full = cfg.to_dict()
-    # SGLang reads the fraction first, vLLM the number of channels: both say the same.
+    full.setdefault("rotary_dim", None)
+    # SGLang reads the fraction even where the file has only the number of channels, as Ling-1T's.
     full["partial_rotary_factor"] = cfg.rotary_size / cfg.head_dim
-    full["rotary_dim"] = cfg.rotary_size
     kept = {k: v for k, v in raw.items() if k in _KEPT or k not in full}
     kept.pop("rope_parameters", None)  # read into `rope_theta` and its neighbours
     return {**full, **kept}
 
 
-def register_config(config_class: type[BailingMoeV2Config] = BailingMoeV2Config) -> bool:
-    """Teach `AutoConfig` the model type; False when a release has its own class, which stays."""
-    from transformers import CONFIG_MAPPING
-
-    if MODEL_TYPE in CONFIG_MAPPING and not issubclass(
-        CONFIG_MAPPING[MODEL_TYPE], BailingMoeV2Config
-    ):
-        return False
-    AutoConfig.register(MODEL_TYPE, config_class, exist_ok=True)
-    return True
+def register() -> None:
+    """Teach `AutoConfig` both model types; a class that has one of them already stays."""
+    for model_type in MODEL_TYPES:
+        if model_type not in CONFIG_MAPPING:
+            CONFIG_MAPPING.register(model_type, BailingMoeV2Config)
