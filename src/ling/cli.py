@@ -22,6 +22,7 @@ COMMANDS = {
     "generate": "continue a prompt",
     "chat": "talk to a model in the terminal",
     "serve": "OpenAI-compatible HTTP server",
+    "deploy": "`deploy vllm|sglang MODEL`: the command line that serves it on GPUs",
     "eval": "`--tasks ppl`: perplexity on held-out text",
     "synth": "random weights of a whole shape, straight in a format, for measuring",
     "bench": "`bench train|decode|prefill|batch`: measured speed, also against llama.cpp",
@@ -463,6 +464,32 @@ def _serve(args: list[str]) -> int:
         max_memory=ns.max_memory,
         speculative=ns.speculative,
     )
+
+
+def _deploy(args: list[str]) -> None:
+    parser = _parser("deploy")
+    parser.add_argument("engine", type=str, help="vllm or sglang")
+    parser.add_argument("model", type=str, help="model folder, bf16 or fp8")
+    parser.add_argument(
+        "--context", type=int, default=None, help="longest context in tokens; YaRN where needed"
+    )
+    parser.add_argument("--tensor-parallel", type=int, default=1, help="GPUs to split over")
+    parser.add_argument("--speculative", type=str, default="mtp", help="mtp or off")
+    parser.add_argument("--draft-tokens", type=int, default=1, help="tokens drafted per step")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    ns = parser.parse_args(args)
+    from .plugins.deploy import deploy
+
+    report = deploy(
+        ns.engine,
+        ns.model,
+        context=ns.context,
+        tensor_parallel=ns.tensor_parallel,
+        speculative=ns.speculative,
+        draft_tokens=ns.draft_tokens,
+    )
+    text = "\n".join([*(f"# {note}" for note in report["notes"]), report["command"]])
+    _say(report, ns.json, text)
 
 
 # ---- measuring ---------------------------------------------------------------------------------

@@ -80,8 +80,11 @@ class BailingMoeV2Config(PretrainedConfig):
 
 
 def _completed(raw: dict[str, Any]) -> dict[str, Any]:
-    full = ModelConfig.from_dict({k: v for k, v in raw.items() if k != "model_type"}).to_dict()
+    cfg = ModelConfig.from_dict({k: v for k, v in raw.items() if k != "model_type"})
+    full = cfg.to_dict()
     full.setdefault("rotary_dim", None)
+    # SGLang reads the fraction even where the file has only the number of channels, as Ling-1T's.
+    full["partial_rotary_factor"] = cfg.rotary_size / cfg.head_dim
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         if name not in raw and full[name] >= full["vocab_size"]:
             full[name] = None  # the family's default, which a small vocabulary does not hold

@@ -23,17 +23,13 @@ log = logging.getLogger("vllm.ling")
 def register() -> None:
     """Register configuration class, model class and MTP draft, each unless vLLM has it."""
     try:
-        _register_config()
+        from . import hf_config
+
+        hf_config.register()
         if _register_model():
             _register_mtp()
     except Exception as err:
         log.warning("ling stands back, vLLM goes on without it: %s: %s", type(err).__name__, err)
-
-
-def _register_config() -> None:
-    from .hf_config import register as register_config
-
-    register_config()
 
 
 def _register_model() -> bool:
@@ -64,10 +60,10 @@ def _register_mtp() -> None:
     if DRAFT_MODEL_TYPE not in get_args(speculative.MTPModelTypes):
         log.warning("no MTP for Ling: this vLLM has no draft type %s", DRAFT_MODEL_TYPE)
         return
-    ModelRegistry.register_model(MTP_ARCHITECTURE, f"{__package__}.vllm_mtp:{MTP_ARCHITECTURE}")
     config = speculative.SpeculativeConfig
     config.hf_config_override_before_ling = staticmethod(config.hf_config_override)
     config.hf_config_override = staticmethod(draft_config)
+    ModelRegistry.register_model(MTP_ARCHITECTURE, f"{__package__}.vllm_mtp:{MTP_ARCHITECTURE}")
 
 
 def draft_config(hf_config: Any) -> Any:

@@ -90,7 +90,7 @@ class BailingMoeV2MTPModel(nn.Module):
 
     def forward(
         self,
-        input_ids: torch.Tensor | None,
+        input_ids: torch.Tensor,
         positions: torch.Tensor,
         hidden_states: torch.Tensor,
         intermediate_tensors: Any = None,
