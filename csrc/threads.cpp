@@ -6,14 +6,20 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
+#include <pthread.h>
 #include <sched.h>
 
 namespace ling {
 
 static std::atomic<int> wanted{0};  // 0: what OpenMP would take
+// OpenMP's threads do not survive a fork, and a child would wait for them for ever.
+static std::atomic<bool> forked{false};
+static const int at_fork = pthread_atfork(nullptr, nullptr, [] { forked.store(true); });
 
 int num_threads() {
+  (void)at_fork;
 #ifdef _OPENMP
+  if (forked.load(std::memory_order_relaxed)) return 1;
   const int n = wanted.load(std::memory_order_relaxed);
   return n ? n : omp_get_max_threads();
 #else

@@ -69,16 +69,17 @@ static float best_scale(const float* x, const float* h, int64_t group, float ama
     const f32 inverse = set(sign * clip / amax);
     f32 num = zero(), den = zero();
     for (int64_t i = 0; i < group; i += 16) {
-      const f32 v = load(x + i), scaled = mul(v, inverse);
+      const f32 scaled = mul(load(x + i), inverse);
       const i32 bin = bin_of(scaled);
       const f32 q = choose_greater(look(border, bin), scaled, look(low, bin), look(high, bin));
       const f32 hq = h ? mul(q, load(h + i)) : q;
-      num = fma(hq, v, num);
+      num = fma(hq, scaled, num);
       den = fma(hq, q, den);
     }
     const float n = reduce_add(num), d = reduce_add(den);
-    // The error is sum h·x² - n²/d.
-    if (d > 0 && n * n / d > best) best = n * n / d, scale = n / d;
+    // The error is sum h·x² - n²/d, here in units of the clip so that no sum leaves float32's range.
+    const float gain = n * n / d / (clip * clip);
+    if (d > 0 && gain > best) best = gain, scale = n / d * (amax * sign / clip);
   }
   return scale;
 }

@@ -43,7 +43,8 @@ static void rms_norm(const float* x, const float* w, float eps, int64_t n, float
     store_part(y + i, mul(mul(load_part(x + i, n - i), scale), load_part(w + i, n - i)), n - i);
 }
 
-// Largest magnitude of a group, or NaN when a value is not finite.
+// Largest magnitude of a group, or NaN when a value is not finite. Below 1e-36 a group counts as
+// zeros: reciprocals of its scale would be infinite.
 static inline float group_amax(const float* x, int64_t n) {
   f32 top = zero(), odd = zero();
   for (int64_t i = 0; i < n; i += 16) {
@@ -52,7 +53,9 @@ static inline float group_amax(const float* x, int64_t n) {
     odd = fma(v, zero(), odd);  // 0 · inf and 0 · NaN are NaN
   }
   const float bad = reduce_add(odd);
-  return bad == 0 ? reduce_max(top) : __builtin_nanf("");
+  if (bad != 0) return __builtin_nanf("");
+  const float amax = reduce_max(top);
+  return amax < 1e-36f ? 0 : amax;
 }
 
 static void quantise_row(const float* x, int64_t n, int64_t padded, int64_t group, int8_t* q,

@@ -15,6 +15,8 @@ from torch import Tensor
 
 TILE = 16
 LAYOUT_VERSION = 1
+# A group whose largest magnitude is below counts as zeros.
+TINY = 1e-36
 # Lloyd-Max levels for normal weights whose group scale minimises the squared error; lopsided, since
 # a group's largest magnitude may be given either sign of the scale (docs/concepts/formats.md).
 INT4_LEVELS = (-127, -98, -77, -61, -46, -33, -21, -9, 2, 13, 24, 36, 49, 64, 82, 105)
@@ -108,7 +110,7 @@ def quantise(
     """
     N, K = w_NK.shape
     w = F.pad(w_NK.float(), (0, -K % fmt.group)).unflatten(-1, (-1, fmt.group))
-    amax = w.abs().amax(-1)
+    amax = _amax(w)
     if fmt.kind == 2:
         scale = (amax / 127).to(torch.bfloat16)
         inverse = torch.where(scale > 0, 1 / scale.float(), 0.0)
@@ -117,8 +119,14 @@ def quantise(
         scale = _best_scale(w, amax, importance_K).to(torch.bfloat16)
         inverse = torch.where((scale != 0) & ~scale.isnan(), 1 / scale.float(), 0.0)
         codes = _nearest_level((w * inverse[..., None]).nan_to_num(0, 0, 0))
-    scale = torch.where(amax.isfinite(), scale, float("nan"))
+    scale = torch.where(amax.isnan(), float("nan"), scale)
     return codes.flatten(-2)[:, :K], scale
+
+
+def _amax(x: Tensor) -> Tensor:
+    """Largest magnitude of each group: NaN where a value is not finite, 0 where reciprocals are not."""
+    amax = torch.where(x.isfinite().all(-1), x.abs().amax(-1), float("nan"))
+    return torch.where(amax < TINY, 0.0, amax)
 
 
 def _borders() -> Tensor:
@@ -141,11 +149,13 @@ def _best_scale(w_NGB: Tensor, amax_NG: Tensor, importance_K: Tensor | None) -> 
     best, scale = torch.full_like(amax_NG, -1), torch.zeros_like(amax_NG)
     for clip in INT4_CLIPS:
         inverse = torch.where(amax_NG > 0, sign * clip / amax_NG, 0.0)
-        q = levels[_nearest_level((w_NGB * inverse[..., None]).nan_to_num(0, 0, 0))]
-        num, den = (h * q * w_NGB).sum(-1), (h * q * q).sum(-1)
-        gain = num * num / den
-        better = (den > 0) & (gain > best)
-        best, scale = torch.where(better, gain, best), torch.where(better, num / den, scale)
+        # In units of the clip, so that no sum leaves the range of float32.
+        x = (w_NGB * inverse[..., None]).nan_to_num(0, 0, 0)
+        q = levels[_nearest_level(x)]
+        num, den = (h * q * x).sum(-1), (h * q * q).sum(-1)
+        gain = num * num / den / (clip * clip)
+        better, unit = (den > 0) & (gain > best), amax_NG * sign / clip
+        best, scale = torch.where(better, gain, best), torch.where(better, num / den * unit, scale)
     return torch.where(amax_NG > 0, scale, 0.0)
 
 
@@ -205,7 +215,7 @@ def matmul(p: Packed, x_TK: Tensor) -> Tensor:
         return x_TK.to(torch.bfloat16).float() @ unpack(p).t()
     values, scales_NG = codes_and_scales(p)
     x = F.pad(x_TK.float(), (0, values.shape[1] - x_TK.shape[1])).unflatten(-1, (-1, p.format.group))
-    amax = torch.where(x.isfinite().all(-1), x.abs().amax(-1), float("nan"))
+    amax = _amax(x)
     # Not `127 / amax`: torch makes that a reciprocal and a product, which rounds twice.
     inverse = torch.where(amax > 0, torch.full_like(amax, 127) / amax, 0.0)
     q = (x * inverse[..., None]).nan_to_num(0, 0, 0).round().clamp(-127, 127)
