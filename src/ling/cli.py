@@ -215,32 +215,36 @@ def _download(args: list[str]) -> None:
 
 
 def _convert(args: list[str]) -> None:
-    from .convert.convert import MTP_CHOICES, convert
-    from .convert.sink import SINKS
-    from .hub import resolve_model
+    from .convert import choices
 
     parser = _parser("convert")
-    parser.add_argument("source", type=str, help="model folder, run, DCP or Megatron checkpoint")
-    parser.add_argument("target", type=str, help="folder (or .gguf file) to write")
-    parser.add_argument("--to", type=str, default="bf16", help=", ".join(SINKS))
-    parser.add_argument("--mtp", type=str, default="extra-layer", help=", ".join(MTP_CHOICES))
+    parser.add_argument("source", type=str, help="model folder, run, DCP, Megatron or GGUF file")
+    parser.add_argument("target", type=str, help="folder to write")
+    parser.add_argument("--to", type=str, default="bf16", help=", ".join(choices.TO))
+    parser.add_argument("--mtp", type=str, default="extra-layer", help=", ".join(choices.MTP))
     parser.add_argument("--tokenizer", type=str, default=None, help="tokenizer folder to copy")
     parser.add_argument(
         "--max-shard-size", type=str, default="5GB", help="largest shard (decimal units)"
     )
     parser.add_argument("--workers", type=int, default=None, help="threads (default: all cores)")
+    parser.add_argument("--revision", type=str, default=None, help="of a source on a hub")
     parser.add_argument(
         "--dtype", type=str, default=None, help="of tensors that stay floating point"
     )
     parser.add_argument("--gguf-type", type=str, default="bf16", help="bf16, q8_0, q4_0, ...")
+    parser.add_argument(
+        "--calibrate", type=str, default=None, help="text whose activations weigh int4/int8 errors"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the target")
     parser.add_argument("--dry-run", action="store_true", help="print the files, write nothing")
     parser.add_argument("--verify", action="store_true", help="read back and compare")
     options = vars(parser.parse_args(args))
+    from .convert.convert import convert
     from .hub import resolve_model
 
     source, target = options.pop("source"), options.pop("target")
-    convert(resolve_model(source), target, log=print, **options)
+    source = resolve_model(source, revision=options.pop("revision"))
+    convert(source, target, log=print, **options)
     if not options["dry_run"]:
         print(f"wrote {target}")
 
