@@ -573,15 +573,21 @@ def _bench_inference(kind: str, args: list[str]) -> None:
     )
     parser.add_argument("--format", type=str, default=None, help="int4, int4_g32, int8 or bf16")
     parser.add_argument("--context", type=int, default=0, help="tokens before the measured ones")
-    parser.add_argument("--tokens", type=int, default=None, help="tokens measured (64; prefill 512)")
+    parser.add_argument(
+        "--tokens", type=int, default=None, help="tokens measured (64; prefill 512)"
+    )
     parser.add_argument("--batch", type=int, default=None, help="requests at once (`batch`: 16)")
-    parser.add_argument("--pairs", type=int, default=5, help="measurements, in turn with the peer's")
+    parser.add_argument(
+        "--pairs", type=int, default=5, help="measurements, in turn with the peer's"
+    )
     parser.add_argument("--speculative", type=str, default="off", help="mtp or off")
     parser.add_argument(
         "--acceptance", type=float, default=None, help="keep drafts by a seeded coin of this chance"
     )
     parser.add_argument("--against", type=str, default=None, help="llama.cpp")
-    parser.add_argument("--peer-types", type=str, nargs="+", default=None, help="q4_0, q4_k_m, q8_0")
+    parser.add_argument(
+        "--peer-types", type=str, nargs="+", default=None, help="q4_0, q4_k_m, q8_0"
+    )
     parser.add_argument(
         "--peer-python", type=str, default=None, help="interpreter that has llama-cpp-python"
     )

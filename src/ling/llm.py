@@ -17,8 +17,8 @@ from .errors import RequestError, RunError
 from .hub import resolve_model
 from .infer.engine import Engine, Stats
 from .infer.open import open_runner
-from .infer.streaming import memory_bytes
 from .infer.request import Request, SamplingParams
+from .infer.streaming import memory_bytes
 
 __all__ = ["LLM", "CompletionOutput", "Logprob", "RequestOutput", "SamplingParams", "StreamChunk"]
 

@@ -1,8 +1,9 @@
-"""What a text makes of each matrix's inputs: the weights of the errors in `ling convert --calibrate`.
+"""What a text makes of each matrix's inputs: the weights of the errors in `ling convert
+--calibrate`.
 
-A column that carries large activations is worth more of a group's precision. The mean square of every
-input is measured by running the model in PyTorch over the text (as AWQ and llama.cpp's importance
-matrix do, arXiv 2306.00978).
+A column that carries large activations is worth more of a group's precision. The mean square of
+every input is measured by running the model in PyTorch over the text (as AWQ and llama.cpp's
+importance matrix do, arXiv 2306.00978).
 """
 
 from __future__ import annotations
@@ -88,8 +89,8 @@ def importance(
 ) -> dict[str, Tensor]:
     """Mean square per input column, by packed matrix name (with `.e` for an expert of a stack).
 
-    Raises `DataError` for a text that cannot be read or is shorter than a row. The whole model is held
-    in bfloat16 meanwhile.
+    Raises `DataError` for a text that cannot be read or is shorter than a row. The whole model is
+    held in bfloat16 meanwhile.
     """
     tokenizer = Tokenizer.from_folder(tokenizer_folder)
     try:

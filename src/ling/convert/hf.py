@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ..config import ModelConfig
-from ..model.folder import INDEX, SafetensorsFolder
 from ..model.door import config_files
+from ..model.folder import INDEX, SafetensorsFolder
 from ..model.names import tensor_specs
 from ..model.shards import ShardFile, Stored
 from ..model.weights import SCALE, check_names, float_tensor, read_config

@@ -1,4 +1,6 @@
-"""Folders in our integer formats: written expert by expert, and read back as Hugging Face tensors."""
+"""Folders in our integer formats: written expert by expert, and read back as Hugging Face
+tensors.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..config import ModelConfig
+from ..model.folder import INDEX
 from ..model.names import tensor_specs
 from ..model.packed import (
     EMBEDDING,
@@ -25,7 +28,6 @@ from ..model.packed import (
 )
 from ..model.packed_folder import PackedFolder, packed_plan
 from ..model.shards import ShardFile, Stored
-from ..model.folder import INDEX
 from ..model.weights import read_quantization
 from ..ops.formats import Format
 from .sink import SinkOptions
@@ -80,7 +82,9 @@ class PackedShards:
 
 
 class PackedSink:
-    """Packs Hugging Face tensors as they come; holds one matrix whose other half is not there yet."""
+    """Packs Hugging Face tensors as they come; holds one matrix whose other half is not there
+    yet.
+    """
 
     any_order = True
 

@@ -36,8 +36,8 @@ class Source(Protocol):
 
 
 def open_source(path: str | Path) -> Source:
-    """The reader for a GGUF file, a Hugging Face folder (bf16, FP8 or ours in integers), a run, our DCP
-    or a Megatron checkpoint, by looking.
+    """The reader for a GGUF file, a Hugging Face folder (bf16, FP8 or ours in integers), a run, our
+    DCP or a Megatron checkpoint, by looking.
 
     Raises `CheckpointError` when it is none of them or damaged. Reads headers only.
     """

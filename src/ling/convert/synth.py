@@ -1,7 +1,7 @@
 """`ling synth`: random weights of a whole model straight in the asked format, for measuring speed.
 
-The bytes are cut from one random block at ever new offsets: every tensor is valid and different, and
-disk speed, not a random number generator, is the limit.
+The bytes are cut from one random block at ever new offsets: every tensor is valid and different,
+and disk speed, not a random number generator, is the limit.
 """
 
 from __future__ import annotations

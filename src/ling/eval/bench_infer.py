@@ -45,7 +45,9 @@ class BenchOptions:
     pairs: int = 5
     speculative: str = "off"
     acceptance: float | None = None
-    """A draft is kept by a seeded coin of this probability: the speed that this rate would bring."""
+    """A draft is kept by a seeded coin of this probability: the speed that this rate would
+    bring.
+    """
 
     def __post_init__(self) -> None:
         for name, least in (("context", 0), ("tokens", 2), ("batch", 1), ("pairs", 1)):
@@ -146,8 +148,9 @@ def run(
     ours = Ours(folder, options, fmt)
     cfg = ours.runner.config
     buffer = torch.ones(READ_BYTES, dtype=torch.uint8)
-    for side in (ours, *started):
-        side.measure()
+    ours.measure()
+    for peer in started:
+        peer.measure()
     if isinstance(ours.runner, NativeRunner):
         ours.runner.profile()
     mine: list[float] = []
@@ -232,7 +235,8 @@ def line(report: dict[str, Any]) -> str:
     if "share_of_limit" in report:
         text += (
             f", {report['bytes_per_token'] / 1e9:.2f} GB a token, "
-            f"{report['share_of_limit']:.0%} of the {report['read_limit_gb_per_s']:.1f} GB/s read here"
+            f"{report['share_of_limit']:.0%} of the {report['read_limit_gb_per_s']:.1f} GB/s "
+            "read here"
         )
     if "share_of_peak" in report:
         text += (
@@ -262,7 +266,9 @@ def stage_lines(report: dict[str, Any]) -> Iterator[str]:
 
 
 def int8_peak(size: int = 2048) -> float:
-    """Operations per second of torch's own int8 product: what the machine can be expected to give."""
+    """Operations per second of torch's own int8 product: what the machine can be expected to
+    give.
+    """
     a = torch.randint(-127, 127, (size, size), dtype=torch.int8)
     b = torch.randint(-127, 127, (size, size), dtype=torch.int8)
     best = 0.0
@@ -290,8 +296,8 @@ def bench(
     cache: str | None = None,
     log: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """What `ling bench decode|prefill|batch` does. MODEL may be a preset: then both sides get random
-    weights of its shape, made once in the cache folder.
+    """What `ling bench decode|prefill|batch` does. MODEL may be a preset: then both sides get
+    random weights of its shape, made once in the cache folder.
 
     Raises `UsageError` for an unknown peer, or when its interpreter lacks llama-cpp-python.
     """

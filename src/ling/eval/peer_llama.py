@@ -4,7 +4,7 @@ Needs only `llama-cpp-python` and the standard library, so it runs in a process 
 environment) of its own:
 
     python src/ling/eval/peer_llama.py model.gguf --prefill 512 --context 4096 --batch 1 4
-    python src/ling/eval/peer_llama.py model.gguf --context 4096 --requests   # one JSON object per line
+    python src/ling/eval/peer_llama.py model.gguf --context 4096 --requests
 
 With `--requests` it reads `{"what": "prefill", "tokens": 512}` or `{"what": "decode", "tokens": 32,
 "context": 4096, "batch": 1}` from standard input and answers each with one line, keeping model and
@@ -167,8 +167,8 @@ def main() -> None:
     peer.prefill(16)  # first use allocates
     for request in requests(args):
         kwargs = {k: v for k, v in request.items() if k != "what"}
-        measure = {"prefill": peer.prefill, "decode": peer.decode}[request["what"]]
-        print(json.dumps(request | measure(**kwargs)), flush=True)
+        result = (peer.prefill if request["what"] == "prefill" else peer.decode)(**kwargs)
+        print(json.dumps(request | result), flush=True)
 
 
 if __name__ == "__main__":

@@ -23,10 +23,14 @@ SCRIPT = Path(__file__).with_name("peer_llama.py")
 class Wanted(Protocol):
     """What of the options a peer needs to know."""
 
-    kind: str
-    context: int
-    tokens: int
-    batch: int
+    @property
+    def kind(self) -> str: ...
+    @property
+    def context(self) -> int: ...
+    @property
+    def tokens(self) -> int: ...
+    @property
+    def batch(self) -> int: ...
 
 
 class Running:

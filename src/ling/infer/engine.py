@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -62,8 +62,9 @@ class _Work:
 class Engine:
     """Continuous batching on token ids; results do not depend on what shares the batch.
 
-    `has_id(i)` says which ids may be produced. `speculative="mtp"` drafts up to `num_drafts` tokens a
-    step, as long as that pays (`adaptive`). Raises `UsageError` for speculation without MTP layers.
+    `has_id(i)` says which ids may be produced. `speculative="mtp"` drafts up to `num_drafts` tokens
+    a step, as long as that pays (`adaptive`). Raises `UsageError` for speculation without MTP
+    layers.
     """
 
     def __init__(
@@ -120,8 +121,8 @@ class Engine:
     ) -> Request:
         """Queue a request. Raises `RequestError` for ids outside the vocabulary or no room.
 
-        Without `params.seed` the seed is the engine's plus the request's number. Cached prefixes are
-        shared only between requests of one `cache_salt`.
+        Without `params.seed` the seed is the engine's plus the request's number. Cached prefixes
+        are shared only between requests of one `cache_salt`.
         """
         ids, vocab = [int(i) for i in token_ids], self.config.vocab_size
         if not ids:
@@ -210,9 +211,7 @@ class Engine:
         while self.waiting and budget > 0:
             request = self.waiting[0]
             if request.params.prompt_logprobs is None:
-                request.computed = self.pool.reuse(
-                    request.held, request.tokens, request.cache_salt
-                )
+                request.computed = self.pool.reuse(request.held, request.tokens, request.cache_salt)
                 request.cached = max(request.cached, request.computed)
             ahead = min(len(request.tokens) - request.computed, budget) + self.num_drafts
             if not self.pool.take(request.held, request.computed + ahead):

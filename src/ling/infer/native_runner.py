@@ -1,4 +1,6 @@
-"""The native runner: packed weights and KV pages handed to the C++ core, one call a forward pass."""
+"""The native runner: packed weights and KV pages handed to the C++ core, one call a forward
+pass.
+"""
 
 from __future__ import annotations
 
@@ -194,9 +196,7 @@ class NativeRunner:
         )
         native.check(
             self.lib,
-            self.lib.ling_model_new(
-                ctypes.byref(config), self.layers, ctypes.byref(self.model)
-            ),
+            self.lib.ling_model_new(ctypes.byref(config), self.layers, ctypes.byref(self.model)),
         )
         self._stream(num_pages)
 
@@ -205,7 +205,9 @@ class NativeRunner:
         if self.max_memory is None:
             return
         if not isinstance(self.weights, PackedFolder):
-            raise UsageError("`--max-memory` needs a folder in int4 or int8 (`ling convert --to int4`)")
+            raise UsageError(
+                "`--max-memory` needs a folder in int4 or int8 (`ling convert --to int4`)"
+            )
         budget = plan(self.weights, self.max_memory, num_pages * self.page_bytes())
         if budget.slots < budget.experts:
             self.streaming = ExpertStreaming(self, self.weights, budget)
@@ -218,8 +220,9 @@ class NativeRunner:
     def __del__(self) -> None:
         if getattr(self, "model", None):
             self.lib.ling_model_free(self.model)
-        if getattr(self, "streaming", None):
-            self.streaming.close()
+        streaming: ExpertStreaming | None = getattr(self, "streaming", None)
+        if streaming is not None:
+            streaming.close()
 
     def ban(self, has_id: HasId | None) -> None:
         self.banned = banned_mask(self.config, has_id)
@@ -286,10 +289,10 @@ class NativeRunner:
 
 
 def _segments(segments: Sequence[Segment]) -> Any:
-    array = (native.SegmentC * len(segments))()
-    # The structures hold addresses only.
-    array._pages = [(ctypes.c_int32 * len(s.pages))(*s.pages) for s in segments]
+    array: Any = (native.SegmentC * len(segments))()
+    # The structures hold addresses only, so the array keeps what they point to.
+    array.pages = [(ctypes.c_int32 * len(s.pages))(*s.pages) for s in segments]
     for i, s in enumerate(segments):
-        pages = ctypes.addressof(array._pages[i])
+        pages = ctypes.addressof(array.pages[i])
         array[i] = native.SegmentC(s.first, s.start, s.stop, pages, len(s.pages))
     return array

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 
 from ..errors import UsageError
+from ..model.folder import SafetensorsFolder
 from ..model.ling import Ling
 from ..model.packed import EMBEDDING, packed_specs, unpack_embedding, unpack_matrix
-from ..model.folder import SafetensorsFolder
 from ..model.packed_folder import PackedAtLoad, PackedFolder, module_tensors
 from ..model.weights import (
     check_names,
@@ -37,8 +37,8 @@ def open_runner(
 
     `max_memory` (bytes) runs a packed folder that is larger, by keeping its hot experts only.
     `fmt` packs weights at load ("int4", "int8", ...; by default they stay what they are), `dtype`
-    "float32" computes in float32 throughout, in plain PyTorch. Raises `UsageError` for a format that
-    cannot be had, `CheckpointError` for a folder that is not sound.
+    "float32" computes in float32 throughout, in plain PyTorch. Raises `UsageError` for a format
+    that cannot be had, `CheckpointError` for a folder that is not sound.
     """
     if fmt is not None and fmt not in FORMATS:
         raise UsageError(f"no format `{fmt}`; there are {', '.join(FORMATS)}")
@@ -52,7 +52,7 @@ def open_runner(
         raise UsageError(
             "`--max-memory` needs a folder in int4 or int8: make one with `ling convert --to int4`"
         )
-    if (dtype == "float32" or cfg.dtype == "float32" and dtype == "auto") and fmt is None:
+    if (dtype == "float32" or (cfg.dtype == "float32" and dtype == "auto")) and fmt is None:
         return TorchRunner(load_model(folder, "float32"))
     reason = why_not(cfg)
     if reason is not None:
@@ -77,9 +77,7 @@ def runner_for(model: Ling, fmt: str | None = None) -> Runner:
     return NativeRunner(PackedAtLoad(model.config, FORMATS[fmt], module_tensors(state)))
 
 
-def _open_packed(
-    folder: str | Path, dtype: str, fmt: str | None, max_memory: int | None
-) -> Runner:
+def _open_packed(folder: str | Path, dtype: str, fmt: str | None, max_memory: int | None) -> Runner:
     packed = PackedFolder(folder)
     if fmt is not None and fmt != packed.format.name:
         raise UsageError(

@@ -1,8 +1,9 @@
 """Which pages of the KV cache belong to whom; full pages are shared between equal prefixes.
 
-A page holds 64 positions of every attention layer. Requests that start with the same tokens (and the
-same salt) share the pages of that prefix. What a page holds is named by the tokens themselves and by
-the serial number of the prefix before it, so a hit is a comparison of token ids, not of hashes.
+A page holds 64 positions of every attention layer. Requests that start with the same tokens (and
+the same salt) share the pages of that prefix. What a page holds is named by the tokens themselves
+and by the serial number of the prefix before it, so a hit is a comparison of token ids, not of
+hashes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Runners: batch of token ids in, hidden states and scores out, over a paged KV cache.
 
-Two of them: `TorchRunner` runs the model in plain PyTorch (the oracle; float32), `NativeRunner` hands a
-whole forward pass to the C++ core in one call.
+Two of them: `TorchRunner` runs the model in plain PyTorch (the oracle; float32), `NativeRunner`
+hands a whole forward pass to the C++ core in one call.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from torch import Tensor
 from ..config import ModelConfig
 from ..model.ling import Ling
 from ..model.swap import row_blocks, swap
-from .torch_pages import PagedAttend, PageTensors
 from .pages import Segment
+from .torch_pages import PagedAttend, PageTensors
 
 HasId = Callable[[int], bool]
 
@@ -26,8 +26,8 @@ class Runner(Protocol):
 
     config: ModelConfig
     max_step_tokens: int
-    # Drafts are chosen among the first so many ids (0: all). Ids of a byte-level BPE come in the order
-    # of their merges, so the first are the frequent ones.
+    # Drafts are chosen among the first so many ids (0: all). Ids of a byte-level BPE come in the
+    # order of their merges, so the first are the frequent ones.
     draft_vocab: int
 
     def page_bytes(self) -> int:
@@ -48,8 +48,10 @@ class Runner(Protocol):
         """Hidden states of MTP layer `j` (model/ling.py: `Ling.mtp`)."""
 
     def logits(self, hidden: Tensor, vocab: int = 0) -> tuple[Tensor, list[int]]:
-        """float32 scores [rows, vocab] over the first `vocab` ids (0: all), and in each row the lowest
-        id of the largest score that is not banned. The scores are valid until the next call."""
+        """float32 scores [rows, vocab] over the first `vocab` ids (0: all), and in each row the
+        lowest id of the largest score that is not banned. The scores are valid until the next
+        call.
+        """
 
     def banned_ids(self) -> Tensor | None:
         """Ids never to choose."""
@@ -119,4 +121,3 @@ class TorchRunner:
 
 def _positions(segments: Sequence[Segment]) -> Tensor:
     return torch.cat([torch.arange(s.first, s.first + s.stop - s.start) for s in segments])
-

@@ -1,8 +1,8 @@
 """How many tokens to draft: measured, not assumed.
 
-A verified draft saves a step, but a step of several rows reads more experts than one of a single row,
-and drafting itself costs. Whether it pays depends on model, text and batch, so each number of drafts
-is tried now and then and the fastest is kept.
+A verified draft saves a step, but a step of several rows reads more experts than one of a single
+row, and drafting itself costs. Whether it pays depends on model, text and batch, so each number of
+drafts is tried now and then and the fastest is kept.
 """
 
 from __future__ import annotations
@@ -74,7 +74,9 @@ class DraftPolicy:
         return self._bandit(batch).choose() if self.adaptive else self.most
 
     def observe(self, batch: int, drafted: int, tokens: float, seconds: float) -> None:
-        """A decode step of `batch` requests with `drafted` drafts each brought `tokens` a request."""
+        """A decode step of `batch` requests with `drafted` drafts each brought `tokens` a
+        request.
+        """
         bandit = self._bandit(batch)
         bandit.left -= 1
         bandit.steps += 1

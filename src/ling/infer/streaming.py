@@ -1,8 +1,8 @@
 """Models larger than memory: experts stay in their mapped file, and only the hot ones in memory.
 
-A token needs a few of many experts, so a model runs with a part of its experts resident. Which part is
-measured: routing counts, with older ones fading. The others are read ahead when a step needs them and
-let go after it, so memory stays within its bound instead of being fought over.
+A token needs a few of many experts, so a model runs with a part of its experts resident. Which part
+is measured: routing counts, with older ones fading. The others are read ahead when a step needs
+them and let go after it, so memory stays within its bound instead of being fought over.
 """
 
 from __future__ import annotations
@@ -64,20 +64,23 @@ class Budget:
 
 
 def plan(packed: PackedFolder, total: int, kv_bytes: int) -> Budget:
-    """What fits. Raises `UsageError`, with the least that would do, when not even one step's experts
-    fit beside the rest."""
+    """What fits. Raises `UsageError`, with the least that would do, when not even one step's
+    experts fit beside the rest."""
     cfg, stacks = packed.config, _stacks(packed)
     per_expert = sum(packed.source.nbytes(n) for n in stacks[0].names) // cfg.num_experts
     experts = sum(packed.source.nbytes(n) for s in stacks for n in s.names)
     everything = sum(packed.source.nbytes(n) for n in packed.source.weight_map)
     budget = Budget(
-        total, everything - experts + kv_bytes + OVERHEAD_BYTES, per_expert, len(stacks) * cfg.num_experts
+        total,
+        everything - experts + kv_bytes + OVERHEAD_BYTES,
+        per_expert,
+        len(stacks) * cfg.num_experts,
     )
     least = budget.fixed + cfg.num_experts_per_tok * per_expert
     if total < least:
         raise UsageError(
-            f"`--max-memory` is {total / 1e9:.1f} GB; attention, head, cache and the experts of one "
-            f"layer take {least / 1e9:.1f} GB: give that, or a smaller `--max-model-len`"
+            f"`--max-memory` is {total / 1e9:.1f} GB; attention, head, cache and the experts of "
+            f"one layer take {least / 1e9:.1f} GB: give that, or a smaller `--max-model-len`"
         )
     return budget
 
@@ -166,8 +169,8 @@ class ExpertStreaming:
         rate = self._disk_rate()
         return (
             f"{self.budget.slots} of {self.budget.experts} experts stay in "
-            f"{self.budget.total / 1e9:.1f} GB; a token reads about {cold / 1e6:.0f} MB from disk at "
-            f"{rate / 1e9:.1f} GB/s: expect up to {rate / max(cold, 1):.1f} tokens/s"
+            f"{self.budget.total / 1e9:.1f} GB; a token reads about {cold / 1e6:.0f} MB from disk "
+            f"at {rate / 1e9:.1f} GB/s: expect up to {rate / max(cold, 1):.1f} tokens/s"
         )
 
     def _disk_rate(self) -> float:
@@ -179,4 +182,3 @@ class ExpertStreaming:
         start = time.perf_counter()
         read = len(os.pread(fd, PROBE_BYTES, at))
         return read / (time.perf_counter() - start)
-

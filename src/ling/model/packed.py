@@ -1,9 +1,9 @@
 """Which matrices of a model are packed, under which names, and from which Hugging Face tensors.
 
-Packed folders hold `<name>.qweight` and `<name>.scales` (ops/formats.py has the layout); gate and up
-projections are one matrix whose rows alternate in tiles of 16, and a layer's routed experts are one
-stack, so that a folder maps straight into what the kernels read. Norms, router and biases stay as
-they are; the embedding is int8 by rows.
+Packed folders hold `<name>.qweight` and `<name>.scales` (ops/formats.py has the layout); gate and
+up projections are one matrix whose rows alternate in tiles of 16, and a layer's routed experts are
+one stack, so that a folder maps straight into what the kernels read. Norms, router and biases stay
+as they are; the embedding is int8 by rows.
 """
 
 from __future__ import annotations

@@ -12,9 +12,9 @@ from torch import Tensor
 from ..config import ModelConfig
 from ..errors import CheckpointError
 from ..ops.formats import Format, Packed, packed_shapes
+from .folder import SafetensorsFolder
 from .names import in_module, tensor_specs
 from .packed import EMBEDDING, EMBEDDING_GROUP, PackedSpec, format_of, pack_matrix, packed_specs
-from .folder import SafetensorsFolder
 from .weights import read_config, read_quantization
 
 
@@ -89,7 +89,7 @@ class PackedFolder:
 
 def packed_names(cfg: ModelConfig, fmt: Format) -> dict[str, tuple[int, ...]]:
     """Every tensor of a packed folder and its shape, in the order they are written."""
-    shapes = {
+    shapes: dict[str, tuple[int, ...]] = {
         f"{EMBEDDING}.qweight": (cfg.vocab_size, cfg.hidden_size),
         f"{EMBEDDING}.scales": (cfg.vocab_size, cfg.hidden_size // EMBEDDING_GROUP),
     }
@@ -104,9 +104,7 @@ def packed_names(cfg: ModelConfig, fmt: Format) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def packed_plan(
-    cfg: ModelConfig, fmt: Format
-) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+def packed_plan(cfg: ModelConfig, fmt: Format) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
     """Shape and dtype of every tensor of a packed folder."""
     plain = tensor_specs(cfg)
 
@@ -121,7 +119,9 @@ def packed_plan(
 
 
 class PackedAtLoad:
-    """Weights of any model, packed in memory as they are read; `tensor` takes Hugging Face names."""
+    """Weights of any model, packed in memory as they are read; `tensor` takes Hugging Face
+    names.
+    """
 
     def __init__(self, config: ModelConfig, fmt: Format, tensor: Callable[[str], Tensor]) -> None:
         self.config, self.format, self.tensor = config, fmt, tensor

@@ -82,7 +82,8 @@ class ShardFile:
     def put_part(self, name: str, index: int, tensor: Tensor) -> None:
         """Write slice `index` of a tensor that is a stack."""
         dtype, shape = self.tensors[name]
-        assert (tensor.dtype, tuple(tensor.shape)) == (dtype, shape[1:]) and index < shape[0], name
+        assert (tensor.dtype, tuple(tensor.shape)) == (dtype, shape[1:]), name
+        assert index < shape[0], name
         at = len(self._header) + self._offsets[name] + index * tensor.nbytes
         write_all(self._open(), raw_bytes(tensor), at)
 

@@ -79,8 +79,10 @@ def decode_bytes(cfg: ModelConfig, bits_per_weight: float, context: int) -> int:
 
     The router is bfloat16; the embedding is one row, and norms are nothing beside it.
     """
-    router = cfg.num_experts * cfg.hidden_size * sum(
-        cfg.is_moe_layer(n) for n in range(cfg.num_hidden_layers)
+    router = (
+        cfg.num_experts
+        * cfg.hidden_size
+        * sum(cfg.is_moe_layer(n) for n in range(cfg.num_hidden_layers))
     )
     counts = parameter_counts(cfg)
     packed = counts["active_non_embedding"] + cfg.vocab_size * cfg.hidden_size - router

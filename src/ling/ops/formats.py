@@ -1,8 +1,8 @@
 """Number formats of packed weights, one row each, and their plain torch definition.
 
 A packed matrix [rows, cols] lies in tiles of 16 rows, the layout that the native kernels read as it
-is (csrc/ling_kernels.h); what is written here is the oracle that they are held to. Weights of a group
-of columns share a bfloat16 scale; 4-bit codes point into 16 fixed levels.
+is (csrc/ling_kernels.h); what is written here is the oracle that they are held to. Weights of a
+group of columns share a bfloat16 scale; 4-bit codes point into 16 fixed levels.
 """
 
 from __future__ import annotations
@@ -103,12 +103,13 @@ def packed_shapes(
 def quantise(
     w_NK: Tensor, fmt: Format, importance_K: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Codes_NK (int64: level numbers for 4 bits, -127..127 for 8) and scales [N, groups] (bfloat16).
+    """Codes_NK (int64: level numbers for 4 bits, -127..127 for 8) and scales [N, groups]
+    (bfloat16).
 
-    The scale minimises the squared error, weighed per column by `importance_K`, over a grid of clips
-    with a least-squares refit of each. A group that is not finite gets a NaN scale.
+    The scale minimises the squared error, weighed per column by `importance_K`, over a grid of
+    clips with a least-squares refit of each. A group that is not finite gets a NaN scale.
     """
-    N, K = w_NK.shape
+    K = w_NK.shape[1]
     w = F.pad(w_NK.float(), (0, -K % fmt.group)).unflatten(-1, (-1, fmt.group))
     amax = _amax(w)
     if fmt.kind == 2:
@@ -124,7 +125,9 @@ def quantise(
 
 
 def _amax(x: Tensor) -> Tensor:
-    """Largest magnitude of each group: NaN where a value is not finite, 0 where reciprocals are not."""
+    """Largest magnitude of each group: NaN where a value is not finite, 0 where reciprocals are
+    not.
+    """
     amax = torch.where(x.isfinite().all(-1), x.abs().amax(-1), float("nan"))
     return torch.where(amax < TINY, 0.0, amax)
 
@@ -181,7 +184,9 @@ def pack(w_NK: Tensor, fmt: Format, importance_K: Tensor | None = None) -> Packe
 
 
 def codes_and_scales(p: Packed) -> tuple[Tensor, Tensor]:
-    """Values_NK in units of their scale (float32, padded columns included) and scales_NG (float32)."""
+    """Values_NK in units of their scale (float32, padded columns included) and scales_NG
+    (float32).
+    """
     assert p.scales is not None
     tiles = p.data.shape[0]
     if p.format.kind == 1:
@@ -208,13 +213,15 @@ def unpack(p: Packed) -> Tensor:
 def matmul(p: Packed, x_TK: Tensor) -> Tensor:
     """x_TK @ unpack(p).T as the kernels define it: float32 in and out.
 
-    Integer formats quantise x per row and group to 8 bits, sum a group in exact integers, and add the
-    groups in order; bfloat16 rounds x.
+    Integer formats quantise x per row and group to 8 bits, sum a group in exact integers, and add
+    the groups in order; bfloat16 rounds x.
     """
     if p.format.kind == 3:
         return x_TK.to(torch.bfloat16).float() @ unpack(p).t()
     values, scales_NG = codes_and_scales(p)
-    x = F.pad(x_TK.float(), (0, values.shape[1] - x_TK.shape[1])).unflatten(-1, (-1, p.format.group))
+    x = F.pad(x_TK.float(), (0, values.shape[1] - x_TK.shape[1])).unflatten(
+        -1, (-1, p.format.group)
+    )
     amax = _amax(x)
     # Not `127 / amax`: torch makes that a reciprocal and a product, which rounds twice.
     inverse = torch.where(amax > 0, torch.full_like(amax, 127) / amax, 0.0)

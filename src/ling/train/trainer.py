@@ -129,7 +129,8 @@ class Trainer:
 
     def _model_config(self) -> ModelConfig:
         name, overrides = self.recipe.model, self.recipe.model_overrides
-        # A bare word that is no folder is a preset, misspelled at worst; a name with `/` is a hub's.
+        # A bare word that is no folder is a preset, misspelled at worst; a name with `/` is a
+        # hub's.
         is_preset = name in PRESETS or ("/" not in name and not Path(name).exists())
         cfg = preset(name) if is_preset else read_config(resolve_model(name))
         known = [f.name for f in dataclasses.fields(ModelConfig)]
