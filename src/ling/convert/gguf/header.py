@@ -8,7 +8,6 @@ Every length is held against the file's size before anything is allocated for it
 from __future__ import annotations
 
 import os
-import stat
 import struct
 from math import prod
 from pathlib import Path
@@ -17,6 +16,8 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from ...errors import GGUFError
+from ...files import open_regular
+from ...strict_json import shown
 
 MAGIC = b"GGUF"
 ALIGNMENT = 32
@@ -92,11 +93,7 @@ def padded(size: int, alignment: int = ALIGNMENT) -> int:
 def read_header(path: Path) -> Header:
     """Read and check everything before the tensors; raises `GGUFError` naming the file."""
     try:
-        # A fifo must not block the open, so it is opened without waiting and looked at then.
-        fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-        with open(fd, "rb", buffering=1 << 20) as file:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise GGUFError("not a regular file")
+        with open_regular(path) as fd, open(fd, "rb", buffering=1 << 20, closefd=False) as file:
             return _Reader(file, os.fstat(fd).st_size).header()
     except GGUFError as err:
         raise GGUFError(f"{path}: {err}") from None
@@ -223,8 +220,3 @@ def _alignment(metadata: dict[str, Any]) -> int:
     if type(value) is not int or not 8 <= value <= 1 << 16 or value & (value - 1):
         raise GGUFError(f"`general.alignment` is {shown(value)}, expected a power of two from 8")
     return value
-
-
-def shown(value: object) -> str:
-    """A stranger's value for an error line: short and printable."""
-    return "`" + "".join(c if c.isprintable() else "?" for c in str(value)[:MAX_NAME]) + "`"

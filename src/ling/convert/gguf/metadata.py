@@ -8,7 +8,7 @@ from typing import Any
 
 from ...config import ModelConfig
 from ...errors import ConfigError, GGUFError, UsageError
-from .header import shown
+from ...strict_json import loads, shown
 
 ARCH = "bailingmoe2"
 OWN_KEY = "ling.config"
@@ -194,8 +194,8 @@ class _Keys:
 
     def _own_fields(self) -> dict[str, Any]:
         try:
-            own = json.loads(self.metadata.get(OWN_KEY, "{}"))
-        except (TypeError, ValueError, RecursionError):
+            own = loads(self.metadata.get(OWN_KEY, "{}").encode())
+        except (AttributeError, ValueError):
             own = None
         if not isinstance(own, dict):
             raise GGUFError(f"`{OWN_KEY}` is not a JSON object")

@@ -14,7 +14,8 @@ from ...config import ModelConfig
 from ...errors import GGUFError
 from ...model.names import tensor_specs
 from ...model.weights import DTYPES
-from .header import Kind, TensorInfo, nbytes, read_header, shown
+from ...strict_json import shown
+from .header import Kind, TensorInfo, nbytes, read_header
 from .metadata import config_of
 from .names import gguf_specs, in_gguf
 from .package import gguf_package

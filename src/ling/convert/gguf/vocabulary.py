@@ -11,7 +11,7 @@ from typing import Any
 from ...data.tokenizer import EOD, Tokenizer
 from ...data.tokenizer_file import PATTERN, read_backend
 from ...errors import GGUFError, TokenizerError
-from .header import shown
+from ...strict_json import shown
 
 log = logging.getLogger("ling.convert")
 
