@@ -103,7 +103,8 @@ def test_dry_run_tells_files_and_sizes_and_writes_nothing(to, tiny, tmp_path):
 def test_fp8_source_comes_as_bf16_within_the_formats_error(tiny, tmp_path):
     lines = []
     convert(tiny / "dcp_in", tmp_path / "fp8", to="fp8", verify=True, log=lines.append)
-    assert "verified: 121 tensors" in lines[-1]
+    assert "verified: " in lines[-1]
+    assert "121 tensors" in lines[-1]
     convert(tmp_path / "fp8", tmp_path / "back")
     a, b = open_source(tiny / "dcp_in"), open_source(tmp_path / "back")
     for name in tensor_specs(b.config):
@@ -125,7 +126,7 @@ def test_verify_names_a_tensor_that_was_written_wrong(tiny, tmp_path, monkeypatc
             self._shard_of[name].put(key, value)
 
     monkeypatch.setattr(hf.SafetensorsSink, "put", spoilt)
-    with pytest.raises(RunError, match=r"lm_head\.weight"):
+    with pytest.raises(CheckpointError, match=r"lm_head\.weight"):
         convert(tiny / "dcp_in", tmp_path / "out", verify=True)
     assert not list(tmp_path.iterdir())
 

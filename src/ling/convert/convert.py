@@ -21,17 +21,18 @@ from ..files import atomic_folder, scratch_folder
 from ..model.weights import DTYPES
 from ..ops.formats import FORMATS
 from . import choices
-from .compare import compare
 from .sink import SINKS, Sink, SinkOptions, layout_for, sink_for
 from .source import Source, open_source
 from .transfer import Log, Progress, size, transfer
+from .verify import verify
 
 MTP_FOLDER = "mtp"
+GGUF_FILE = "model.gguf"
 # For the original tool, whose MTP model goes to a place of its own.
 MTP_ONLY = "only"
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "B": 1}
 # What a folder that `--overwrite` may replace has at least one of.
-_OURS = ("config.json", ".metadata", "latest_checkpointed_iteration.txt", "model.gguf")
+_OURS = ("config.json", ".metadata", "latest_checkpointed_iteration.txt", GGUF_FILE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +86,15 @@ def convert(
         check_space(target, sum(job.files.values()))
         with _place(target, wanted) as folder:
             job.write(folder, log)
+            if wanted.verify:
+                written = folder / GGUF_FILE if wanted.to == "gguf" else folder
+                report = verify(source, written, with_logits=False)
+                (log or _silent)(f"verified: {report['summary']}")
     return job.files
+
+
+def _silent(line: str) -> None:
+    """The log of a caller that wants none."""
 
 
 @dataclass(frozen=True)
@@ -111,10 +120,6 @@ class Job:
         _write(self.source, self.sinks, folder, self.wanted, log)
         if self.tokenizer is not None:
             self.tokenizer.save(folder)
-        if self.wanted.verify:
-            line = compare(self.source, folder, self.wanted.to)
-            if log is not None:
-                log(line)
 
 
 def plan(
@@ -263,4 +268,4 @@ def _place(target: Path, wanted: Options) -> Iterator[Path]:
         return
     with scratch_folder(target) as tmp:
         yield tmp
-        os.replace(tmp / "model.gguf", target)
+        os.replace(tmp / GGUF_FILE, target)

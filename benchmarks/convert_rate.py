@@ -1,0 +1,138 @@
+#!/usr/bin/env python3
+"""Conversion rates: ours, the original algorithm, and a plain copy, in turn on the same files.
+
+    python benchmarks/convert_rate.py --layers 3 --pairs 5 --to bf16
+
+The source is a Megatron checkpoint of full-width Ling-mini layers with random weights. Each round
+runs the three in the order A B C C B A; the page cache is warm (the source is written just before)
+and outputs are deleted in between. Prints one JSON line: medians, and ratios with a 95% interval
+over the rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import shutil
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.distributed.checkpoint as dcp
+from safetensors.torch import save_file
+
+from ling.convert.convert import convert
+from ling.convert.megatron_args import common_state
+from ling.convert.megatron_names import deinterleave, places
+from ling.presets import preset
+
+BLOCK, E4M3_MAX = 128, 448.0
+POWER_OF_TWO = ("gate_proj", "up_proj")
+
+
+def make_source(folder: Path, layers: int) -> None:
+    """A checkpoint as a training writes it: stacks of experts, interleaved projections."""
+    cfg = preset("ling-mini-2.0").replace(
+        num_hidden_layers=layers, num_nextn_predict_layers=0, vocab_size=16384
+    )
+    state: dict[str, torch.Tensor] = {}
+    values = (torch.randn(1 << 22) * 0.02).bfloat16()
+    for name, place in places(cfg).items():
+        if place.key not in state:
+            count = math.prod(place.whole)
+            tensor = values.repeat(-(-count // len(values)))[:count].view(place.whole)
+            state[place.key] = tensor.float() if name.endswith("expert_bias") else tensor.clone()
+    dcp.save(state, checkpoint_id=folder, no_dist=True)
+    torch.save(common_state(cfg, 1), folder / "common.pt")
+
+
+def original(source: Path, target: Path, to: str) -> None:
+    """The original's way: load everything, map everything, cast each tensor, save as one file."""
+    args = torch.load(source / "common.pt", weights_only=False)["args"]
+    cfg = preset("ling-mini-2.0").replace(
+        num_hidden_layers=args.num_layers, num_nextn_predict_layers=0, vocab_size=args.vocab_size
+    )
+    meta = dcp.FileSystemReader(source).read_metadata().state_dict_metadata
+    state = {k: torch.empty(m.size, dtype=m.properties.dtype) for k, m in meta.items()}
+    dcp.load(state, checkpoint_id=source, no_dist=True)
+    out = {}
+    for name, place in places(cfg).items():
+        box = tuple(slice(s, s + n) for s, n in zip(place.start, place.shape, strict=True))
+        value = state[place.key][box].reshape(place.shape[-2:])
+        value = deinterleave(value, cfg) if place.is_qkv else value
+        if to == "fp8" and (".mlp." in name or ".attention." in name) and name.endswith("j.weight"):
+            value, out[name + "_scale_inv"] = padded_cast(value, name)
+        out[name] = value.contiguous().clone()
+    target.mkdir()
+    save_file(out, target / "model-00001-of-00001.safetensors", metadata={"format": "pt"})
+
+
+def padded_cast(x: torch.Tensor, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """The block cast over the whole padded matrix at once."""
+    m, n = x.shape
+    padded = torch.zeros(-(-m // BLOCK) * BLOCK, -(-n // BLOCK) * BLOCK, dtype=x.dtype)
+    padded[:m, :n] = x
+    blocks = padded.view(-1, BLOCK, padded.shape[1] // BLOCK, BLOCK)
+    scale = blocks.abs().float().amax(dim=(1, 3), keepdim=True).clamp(1e-4) / E4M3_MAX
+    if ".experts." in name and any(part in name for part in POWER_OF_TWO):
+        scale = torch.pow(2.0, torch.ceil(torch.log2(scale.clamp(1e-10))))
+    cast = (blocks / scale).to(torch.float8_e4m3fn).view_as(padded)
+    return cast[:m, :n].contiguous(), scale.view(blocks.shape[0], blocks.shape[2])
+
+
+def seconds(run: Callable[[Path], None], scratch: Path) -> float:
+    target = scratch / "out"
+    start = time.perf_counter()
+    run(target)
+    took = time.perf_counter() - start
+    shutil.rmtree(target)
+    return took
+
+
+def interval(ratios: list[float]) -> list[float]:
+    """95% bootstrap interval of the median."""
+    rng = random.Random(0)
+    medians = sorted(statistics.median(rng.choices(ratios, k=len(ratios))) for _ in range(2000))
+    return [round(medians[50], 2), round(medians[1949], 2)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--layers", type=int, default=3)
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--to", choices=["bf16", "fp8"], default="bf16")
+    parser.add_argument("--scratch", help="folder on the disk to measure (default: temporary)")
+    flags = parser.parse_args()
+    warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory(dir=flags.scratch) as name:
+        scratch = Path(name)
+        source = scratch / "source"
+        make_source(source, flags.layers)
+        size = sum(p.stat().st_size for p in source.iterdir())
+        runs: dict[str, Callable[[Path], None]] = {
+            "ours": lambda target: (convert(source, target, to=flags.to), None)[1],
+            "original": lambda target: original(source, target, flags.to),
+            "copy": lambda target: (shutil.copytree(source, target), None)[1],
+        }
+        took: dict[str, list[float]] = {name: [] for name in runs}
+        for _ in range(flags.pairs):
+            for name in (*runs, *reversed(runs)):
+                took[name].append(seconds(runs[name], scratch))
+    report: dict[str, object] = {"to": flags.to, "layers": flags.layers, "source_GB": size / 1e9}
+    for name, times in took.items():
+        report[f"{name}_GB_per_s"] = round(size / 1e9 / statistics.median(times), 3)
+    for name in ("original", "copy"):
+        ratios = [theirs / ours for ours, theirs in zip(took["ours"], took[name], strict=True)]
+        report[f"ours_over_{name}"] = round(statistics.median(ratios), 2)
+        report[f"ours_over_{name}_95"] = interval(ratios)
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()
