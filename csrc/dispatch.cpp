@@ -79,6 +79,7 @@ extern "C" const char* ling_last_error(void) { return ling::last_error; }
 extern "C" int ling_isa(const char** name) {
   const ling::Level* level = ling::level();
   if (!level) return LING_BAD_ISA;
+  if (!name) return ling::fail(LING_BAD_ARGUMENT, "null pointer");
   *name = level->name;
   return LING_OK;
 }

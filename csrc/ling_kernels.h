@@ -46,7 +46,8 @@ LING_API int ling_map_in(const void* data, int64_t bytes);
 // Time to read every whole MiB of a buffer once with all threads: what memory can give.
 LING_API int ling_read_seconds(const void* data, int64_t bytes, double* seconds);
 
-// Sizes in bytes of the two parts of a packed matrix; the group must be a multiple of 8.
+// Sizes in bytes of the two parts of a packed matrix; the group must be a multiple of 16
+// up to 256 (2 for LING_BF16).
 LING_API int ling_packed_size(int32_t kind, int32_t group, int64_t rows, int64_t cols,
                               int64_t* data_bytes, int64_t* scale_bytes);
 // Quantise and pack w [rows, cols] (float32 or bfloat16, row stride in elements). Each group's scale

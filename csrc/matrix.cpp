@@ -112,6 +112,7 @@ extern "C" const int8_t* ling_int4_levels(void) { return kLevels; }
 extern "C" int ling_packed_size(int32_t kind, int32_t group, int64_t rows, int64_t cols,
                                 int64_t* data_bytes, int64_t* scale_bytes) {
   const ling_matrix w = {kind, group, rows, cols, "", ""};
+  if (!data_bytes || !scale_bytes) return fail(LING_BAD_ARGUMENT, "null pointer");
   if (const char* wrong = check_matrix(w)) return fail(LING_BAD_ARGUMENT, wrong);
   *data_bytes = tiles(w) * tile_bytes(w);
   *scale_bytes = tiles(w) * tile_scales(w) * 2;

@@ -495,7 +495,8 @@ void reserve(ling_model& m, int64_t T, int threads) {
     for (const ling_matrix* w : {&l.qkv, &l.dense, &l.gate_up, &l.expert_gate_up, &l.eh_proj})
       if (w->rows) m.in.reserve(*w, T), scratch = std::max(scratch, scratch_bytes(*w));
     for (const ling_matrix* w : {&l.down, &l.expert_down})
-      if (w->rows) m.inner.reserve(*w, shared + n), scratch = std::max(scratch, scratch_bytes(*w));
+      // T + N in every layer: a later, wider one moves the rows of an earlier one apart.
+      if (w->rows) m.inner.reserve(*w, T + N), scratch = std::max(scratch, scratch_bytes(*w));
   }
   m.hidden.reserve(hidden);
   m.scratch_stride = (std::max(scratch, scratch_bytes(c.head)) + 63) / 64 * 64;
@@ -518,12 +519,13 @@ const char* check_segments(const ling_model& m, int64_t T, const ling_segment* s
   if (!s || n < 1) return "no segments";
   int64_t row = 0;
   for (int64_t i = 0; i < n; ++i) {
-    const int64_t length = s[i].stop - s[i].start;
-    if (s[i].start != row || length < 1 || s[i].first < 0) return "segments must cover the rows in order";
+    if (s[i].start != row || s[i].stop <= row || s[i].stop > T || s[i].first < 0)
+      return "segments must cover the rows in order";
+    const int64_t length = s[i].stop - row;
     row = s[i].stop;
+    if (s[i].first > m.c.max_positions - length) return "a position is beyond the rotary tables";
     const int64_t end = s[i].first + length;
-    if (end > m.c.max_positions) return "a position is beyond the rotary tables";
-    if (!s[i].pages || s[i].num_pages * kPage < end) return "a segment has too few pages";
+    if (!s[i].pages || s[i].num_pages < ceil_div(end, kPage)) return "a segment has too few pages";
     for (int64_t p = 0; p < ceil_div(end, kPage); ++p)
       if (s[i].pages[p] < 0 || s[i].pages[p] >= m.c.num_pages) return "a page is out of range";
   }
@@ -542,7 +544,8 @@ void plan_attention(ling_model& m, const ling_segment* s, int64_t n) {
 
 // Runs f(pass) in every thread of a team.
 template <class F>
-void in_team(ling_model& m, int64_t T, const ling_segment* segments, int64_t n, const F& f) {
+void in_team(ling_model& m, int threads, int64_t T, const ling_segment* segments, int64_t n,
+             const F& f) {
   struct Context {
     ling_model& m;
     int64_t T, n;
@@ -555,7 +558,7 @@ void in_team(ling_model& m, int64_t T, const ling_segment* segments, int64_t n, 
         Pass pass = {c.m, team, thread, c.T, c.segments, c.n};
         c.f(pass);
       },
-      &context, num_threads());
+      &context, threads);
 }
 
 const char* check_layer(const ling_model_config& c, const ling_layer& l, bool mtp) {
@@ -573,14 +576,14 @@ const char* check_layer(const ling_model_config& c, const ling_layer& l, bool mt
   }
   if (l.is_moe) {
     const int64_t F = c.expert_width;
-    if (!l.router || !l.expert_bias || F < 1 || F % kTile) return "the router is missing";
+    if (!l.router || !l.expert_bias || !c.num_experts) return "the router is missing";
+    if (F < 1 || F % kTile) return "the expert width is not a multiple of 16";
     if (wrong(l.expert_gate_up, 2 * F, D) || wrong(l.expert_down, D, F))
       return "an expert matrix is missing or misshapen";
-    // One quantised input, and one buffer, serve both.
-    if (l.gate_up.rows && (l.gate_up.kind != l.expert_gate_up.kind || l.gate_up.group != l.expert_gate_up.group ||
-                           l.down.kind != l.expert_down.kind || l.down.group != l.expert_down.group ||
-                           padded_cols(l.down) != padded_cols(l.expert_down)))
-      return "shared and routed experts must have one format and width";
+    // One quantised input serves both.
+    if (l.gate_up.rows && (l.gate_up.kind != l.expert_gate_up.kind ||
+                           l.gate_up.group != l.expert_gate_up.group))
+      return "shared and routed experts must have one format";
   }
   if (mtp && (!l.enorm || !l.hnorm || !l.final_norm || wrong(l.eh_proj, D, 2 * D)))
     return "an MTP tensor is missing or misshapen";
@@ -589,19 +592,26 @@ const char* check_layer(const ling_model_config& c, const ling_layer& l, bool mt
 
 const char* check_config(const ling_model_config& c) {
   if (c.vocab_size < 1 || c.hidden_size < 16 || c.hidden_size % 16 || c.num_layers < 1 ||
-      c.num_mtp_layers < 0 || c.num_kv_heads < 1 || c.num_heads % c.num_kv_heads ||
+      c.num_layers > 4096 || c.num_mtp_layers < 0 || c.num_mtp_layers > 4096 ||
+      c.num_kv_heads < 1 || c.num_kv_heads > 4096 || c.num_heads < 1 || c.num_heads % c.num_kv_heads ||
       c.num_heads / c.num_kv_heads > kMaxRows || c.head_dim % 32 || c.head_dim < 32 ||
       c.head_dim > 1024 || c.rotary_size % 2 || c.rotary_size < 2 || c.rotary_size > c.head_dim)
     return "model sizes out of range";
+  const int64_t many = int64_t(1) << 16;
+  if (c.num_experts < 0 || c.num_experts > many || c.num_experts_per_tok < 0 ||
+      c.num_experts_per_tok > many)
+    return "expert sizes out of range";
   if (c.num_experts && (c.n_group < 1 || c.n_group > 256 || c.num_experts % c.n_group ||
                         c.topk_group < 1 || c.topk_group > c.n_group ||
                         (c.n_group > 1 && c.num_experts / c.n_group < 2) ||
                         c.num_experts_per_tok < 1 ||
                         c.num_experts_per_tok > c.topk_group * (c.num_experts / c.n_group)))
     return "expert sizes out of range";
-  if (!c.embedding || !c.norm || !c.cos || !c.sin || !c.k_pages || !c.v_pages || c.num_pages < 1)
-    return "null pointer in the model";
-  if (c.embedding_kind == LING_I8 ? !c.embedding_scales || c.embedding_group < 16 || c.hidden_size % c.embedding_group
+  if (!c.embedding || !c.norm || !c.cos || !c.sin || !c.k_pages || !c.v_pages || c.num_pages < 1 ||
+      c.num_pages > INT32_MAX)
+    return "null pointer in the model, or pages out of range";
+  if (c.embedding_kind == LING_I8 ? !c.embedding_scales || c.embedding_group < 16 ||
+                                        c.embedding_group % 16 || c.hidden_size % c.embedding_group
                                   : c.embedding_kind != LING_BF16)
     return "unknown embedding kind";
   if (check_matrix(c.head) || c.head.rows != c.vocab_size || c.head.cols != c.hidden_size)
@@ -644,6 +654,13 @@ extern "C" int ling_model_new(const ling_model_config* config, const ling_layer*
     ling_model* m = new ling_model();
     m->c = *config;
     m->layers.assign(layers, layers + n);
+    for (int64_t i = 0; i < n; ++i) {
+      // What a layer does not use was not checked.
+      ling_layer& l = m->layers[i];
+      if (!l.is_moe) l.expert_gate_up = l.expert_down = ling_matrix{};
+      if (!l.gate_up.rows) l.down = ling_matrix{};
+      if (i < config->num_layers) l.eh_proj = ling_matrix{};
+    }
     m->kernels = kernels;
     m->counts.assign(n * config->num_experts, 0);
     *model = m;
@@ -659,9 +676,10 @@ extern "C" int ling_forward(ling_model* model, const int64_t* tokens, int64_t T,
   if (const char* wrong = check_segments(*model, T, segments, num_segments))
     return fail(LING_BAD_ARGUMENT, wrong);
   return guarded([&] {
-    reserve(*model, T, num_threads());
+    const int threads = num_threads();  // once: room is made for so many
+    reserve(*model, T, threads);
     plan_attention(*model, segments, num_segments);
-    in_team(*model, T, segments, num_segments, [&](Pass& pass) {
+    in_team(*model, threads, T, segments, num_segments, [&](Pass& pass) {
       pass.embed(tokens, model->x.data(), model->c.hidden_size);
       for (int64_t i = 0; i < model->c.num_layers; ++i) pass.layer(i);
       pass.final_norm(model->c.norm, hidden);
@@ -680,10 +698,11 @@ extern "C" int ling_mtp(ling_model* model, int64_t j, const int64_t* next_tokens
   return guarded([&] {
     const int64_t D = model->c.hidden_size, at = model->c.num_layers + j;
     const ling_layer& l = model->layers[at];
-    reserve(*model, T, num_threads());
+    const int threads = num_threads();
+    reserve(*model, T, threads);
     float* both = model->both.reserve(T * 2 * D);
     plan_attention(*model, segments, num_segments);
-    in_team(*model, T, segments, num_segments, [&](Pass& pass) {
+    in_team(*model, threads, T, segments, num_segments, [&](Pass& pass) {
       pass.embed(next_tokens, both, 2 * D);
       pass.run(T, [&](int64_t t, int) {
         float* row = both + t * 2 * D;
@@ -712,12 +731,13 @@ extern "C" int ling_logits(ling_model* model, const float* hidden, int64_t rows,
     ling_matrix head = m.c.head;
     if (vocab) head.rows = vocab;
     const int64_t V = head.rows, D = m.c.hidden_size, part = 1 << 14, parts = ceil_div(V, part);
-    reserve(m, 1, num_threads());
+    const int threads = num_threads();
+    reserve(m, 1, threads);
     m.in.reserve(head, rows);
     float** y = m.head_ptr.reserve(rows);
     for (int64_t r = 0; r < rows; ++r) y[r] = logits + r * V;
     m.local_best.resize(rows * parts);
-    in_team(m, rows, nullptr, 0, [&](Pass& pass) {
+    in_team(m, threads, rows, nullptr, 0, [&](Pass& pass) {
       pass.run(rows, [&](int64_t r, int) { m.in.put(*m.kernels, head, r, hidden + r * D); });
       pass.multiply({head, rows, m.in.rows.data(), y, nullptr, nullptr, Epilogue::kStore});
       pass.spent(kHead);

@@ -8,27 +8,26 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import ling.infer.engine as engine_module
 from ling.errors import RequestError, UsageError
 from ling.infer.engine import Engine
+from ling.infer.open import open_runner, runner_for
 from ling.infer.request import SamplingParams
 from ling.infer.sampler import choose
 from ling.model.attention import DenseAttend
 from ling.model.ling import from_config
-from ling.model.weights import load_model
 from ling.presets import preset
 
 random.seed(7)
 PROMPTS = [[random.randrange(384) for _ in range(random.randint(1, 90))] for _ in range(50)]
 
 
-def engine(**options):
+def engine(fmt=None, **options):
     model = from_config(preset("ling-tiny"), seed=0)
     with torch.no_grad():  # larger weights than at the start of training: varied continuations
         for p in model.parameters():
             if p.ndim > 1:
                 p.mul_(4)
-    return Engine(model, **options)
+    return Engine(runner_for(model, fmt), **options)
 
 
 def outputs(e, *, together, temperature, prompts=PROMPTS):
@@ -40,7 +39,7 @@ def outputs(e, *, together, temperature, prompts=PROMPTS):
             e.step()
     while e.has_work:
         e.step()
-    assert len(e.pool.free) == e.pool.num_pages
+    assert e.pool.available == e.pool.num_pages
     return [r.output for r in requests]
 
 
@@ -64,10 +63,10 @@ def test_speculation_gives_the_tokens_of_plain_decoding(alone, num_drafts):
     assert 0 <= e.stats.acceptance <= 1
 
 
-def test_preemption_and_chunking_change_nothing(alone, monkeypatch):
+def test_preemption_and_chunking_change_nothing(alone):
     temperature, want = alone
-    monkeypatch.setattr(engine_module, "MAX_STEP_TOKENS", 37)
     e = engine(num_pages=6, max_model_len=200, speculative="mtp")
+    e.runner.max_step_tokens = 37
     assert outputs(e, together=True, temperature=temperature) == want
 
 
@@ -94,13 +93,13 @@ def test_abort_frees_pages_and_leaves_others_alone(alone):
     assert [r.output for i, r in enumerate(requests) if i != 2] == [
         w for i, w in enumerate(want[:6]) if i != 2
     ]
-    assert len(e.pool.free) == e.pool.num_pages
+    assert e.pool.available == e.pool.num_pages
 
 
 def test_greedy_equals_upstream(fixtures):
     path = fixtures / "model" / "tiny_nomtp_fp32"
     want = json.loads((path / "expected.json").read_text())["greedy"]
-    e = Engine(load_model(path, "float32"))
+    e = Engine(open_runner(path, "float32"))
     n = len(want["output"]) - len(want["prompt"])
     request = e.add(want["prompt"], SamplingParams(temperature=0, max_tokens=n, ignore_eos=True))
     while e.has_work:
@@ -112,7 +111,7 @@ def test_greedy_equals_upstream(fixtures):
 def test_prompt_logprobs_equal_upstream(fixtures, folder):
     path = fixtures / "model" / folder
     io = load_file(path / "io.safetensors")
-    e = Engine(load_model(path, "float32"))
+    e = Engine(open_runner(path, "float32"))
     ids = io["input_ids"][0].tolist()[:30]
     request = e.add(ids, SamplingParams(max_tokens=1, prompt_logprobs=-1, temperature=0))
     while e.has_work:
@@ -128,8 +127,8 @@ def test_paged_attention_equals_dense_attention():
     while e.has_work:
         e.step()
     with torch.no_grad():
-        hidden = e.model(torch.tensor(ids), torch.arange(len(ids)), DenseAttend([0, len(ids)]))
-        want = e.model.logits(hidden)[:-1].log_softmax(-1)
+        hidden = e.runner.model(torch.tensor(ids), torch.arange(len(ids)), DenseAttend([0, len(ids)]))
+        want = e.runner.model.logits(hidden)[:-1].log_softmax(-1)
     assert torch.allclose(torch.stack(request.prompt_logprobs), want, atol=1e-3)
 
 
@@ -186,7 +185,7 @@ def test_bad_prompts_are_refused():
 def test_speculation_needs_an_mtp_layer():
     model = from_config(preset("ling-tiny").replace(num_nextn_predict_layers=0), seed=0)
     with pytest.raises(UsageError, match="num_nextn_predict_layers"):
-        Engine(model, speculative="mtp")
+        Engine(runner_for(model), speculative="mtp")
 
 
 def test_ids_without_a_token_are_never_produced():

@@ -32,6 +32,9 @@ from ..model.weights import read_quantization
 from ..ops.formats import Format
 from .sink import SinkOptions
 
+# Packed weights are read by vector instructions as they lie in the file.
+CACHE_LINE = 64
+
 
 class PackedShards:
     """The files of a packed folder, laid out before anything is written."""
@@ -51,7 +54,7 @@ class PackedShards:
         self.shards: list[ShardFile] = []
         for i, group in enumerate(groups, 1):
             path = folder / f"model-{i:05d}-of-{len(groups):05d}.safetensors"
-            self.shards.append(ShardFile(path, group))
+            self.shards.append(ShardFile(path, group, align=CACHE_LINE))
             self._of.update(dict.fromkeys(group, self.shards[-1]))
         raw = cfg.replace(dtype="bfloat16").to_dict()
         index = {

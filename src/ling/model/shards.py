@@ -41,9 +41,12 @@ class Stored(NamedTuple):
 
 
 class ShardFile:
-    """One safetensors file; `put` may be called by several threads in any order."""
+    """One safetensors file; `put` may be called by several threads in any order.
 
-    def __init__(self, path: Path, tensors: Mapping[str, Stored]) -> None:
+    Data starts at a multiple of `align` bytes; 8 is what the safetensors library writes.
+    """
+
+    def __init__(self, path: Path, tensors: Mapping[str, Stored], align: int = 8) -> None:
         self.path, self.tensors = path, dict(tensors)
         self._offsets: dict[str, int] = {}
         header: dict[str, object] = {"__metadata__": {"format": "pt"}}
@@ -58,8 +61,7 @@ class ShardFile:
             }
             self._offsets[name] = begin
         text = json.dumps(header, separators=(",", ":")).encode()
-        # Data starts on a cache line: packed weights are read by vector instructions as they lie.
-        text += b" " * (-(len(text) + 8) % 64)
+        text += b" " * (-(len(text) + 8) % align)
         self._header = len(text).to_bytes(8, "little") + text
         self.nbytes = len(self._header) + end
         self._fd: int | None = None

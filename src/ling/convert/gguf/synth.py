@@ -6,6 +6,7 @@ model is ever in memory. Which tensor has which type follows llama.cpp's own mix
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import BinaryIO
@@ -14,11 +15,12 @@ import numpy as np
 
 from ...config import ModelConfig
 from ...errors import UsageError
-from ...files import atomic_file
+from ...files import scratch_folder
 from .header import KIND_IDS, KINDS, Kind, nbytes
 from .layout import general_metadata, lay_out
 from .metadata import check_exportable, metadata_of
 from .names import GGUFSpec, gguf_specs
+from .sink import FILE
 from .vocabulary import vocabulary_metadata
 
 # Mixture: (type of most matrices, llama.cpp's `general.file_type`).
@@ -60,12 +62,14 @@ def synth_gguf(
     metadata |= vocabulary_metadata(tokenizer_folder, cfg.vocab_size)
     layout = lay_out(metadata, specs, kinds)
     tiles = _Tiles(seed)
-    with atomic_file(Path(path)) as tmp, tmp.open("wb", buffering=0) as file:
-        file.write(layout.head)
-        for name, place in layout.places.items():
-            file.seek(place.offset)
-            tiles.fill(file, name, place.kind, nbytes(place.shape, place.kind))
-        file.truncate(layout.size)
+    with scratch_folder(Path(path)) as tmp:
+        with (tmp / FILE).open("wb", buffering=0) as file:
+            file.write(layout.head)
+            for name, place in layout.places.items():
+                file.seek(place.offset)
+                tiles.fill(file, name, place.kind, nbytes(place.shape, place.kind))
+            file.truncate(layout.size)
+        os.replace(tmp / FILE, path)
     return layout.size
 
 
