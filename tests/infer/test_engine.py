@@ -8,13 +8,20 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ling.errors import RequestError, UsageError
+from ling.convert.convert import convert
+from ling.convert.synth import synth
+from ling.errors import CheckpointError, RequestError, UsageError
 from ling.infer.engine import Engine
 from ling.infer.open import open_runner, runner_for
 from ling.infer.request import SamplingParams
 from ling.infer.sampler import choose
+from ling.infer.speculative import DraftPolicy
+from ling.infer.streaming import plan
 from ling.model.attention import DenseAttend
 from ling.model.ling import from_config
+from ling.model.packed_folder import PackedFolder
+from ling.ops import native
+from ling.ops.formats import FORMATS
 from ling.presets import preset
 
 random.seed(7)
@@ -192,3 +199,130 @@ def test_ids_without_a_token_are_never_produced():
     e = engine(has_id=lambda i: i < 50, speculative="mtp")
     got = outputs(e, together=True, temperature=1.5, prompts=PROMPTS[:5])
     assert max(max(o) for o in got) < 50
+
+
+# ---- the native runner -------------------------------------------------------------------------
+
+native_format = pytest.mark.parametrize(
+    "fmt",
+    [
+        pytest.param(
+            name, marks=pytest.mark.skipif(native.library() is None, reason="no kernel library")
+        )
+        for name in FORMATS
+    ],
+)
+
+
+@native_format
+def test_native_tokens_do_not_depend_on_batch_drafts_threads_or_pages(fmt):
+    prompts = PROMPTS[:16]
+    want = outputs(engine(fmt), together=False, temperature=0.8, prompts=prompts)
+    for options in (
+        {},
+        {"speculative": "mtp"},
+        {"speculative": "mtp", "num_drafts": 3, "adaptive": False},
+        {"num_pages": 6, "max_model_len": 200, "speculative": "mtp"},
+    ):
+        e = engine(fmt, **options)
+        assert outputs(e, together=True, temperature=0.8, prompts=prompts) == want
+    torch.set_num_threads(1)
+    assert outputs(engine(fmt), together=True, temperature=0.8, prompts=prompts) == want
+
+
+@pytest.mark.skipif(native.library() is None, reason="no kernel library")
+def test_thousand_random_requests_give_lone_tokens_and_all_pages_back():
+    rng = random.Random(3)
+    stems = [[rng.randrange(384) for _ in range(130)] for _ in range(3)]
+    asked = [
+        (
+            rng.choice(stems)[: rng.choice((0, 64, 100, 130))]
+            + [rng.randrange(384) for _ in range(rng.randint(1, 30))],
+            SamplingParams(
+                max_tokens=rng.randint(1, 12),
+                temperature=rng.choice((0.0, 0.8)),
+                seed=i,
+                ignore_eos=True,
+            ),
+        )
+        for i in range(1000)
+    ]
+    busy = engine("int8", num_pages=40, max_model_len=256, speculative="mtp")
+    waiting, live, kept = list(asked), [], []
+    while waiting or busy.has_work:
+        for _ in range(min(rng.randint(0, 6), len(waiting))):
+            prompt, params = waiting.pop()
+            live.append((busy.add(prompt, params), prompt, params))
+        if live and rng.random() < 0.1:
+            busy.abort(live.pop(rng.randrange(len(live)))[0])
+        busy.step()
+        kept += [entry for entry in live if entry[0].finish_reason == "length"]
+        live = [entry for entry in live if entry[0].finish_reason is None]
+    assert busy.pool.available == busy.pool.num_pages
+    assert len(kept) > 600
+    alone = engine("int8", max_model_len=256)
+    for request, prompt, params in kept[::7]:
+        again = alone.add(prompt, params)
+        while alone.has_work:
+            alone.step()
+        assert again.output == request.output
+
+
+def test_equal_prefixes_share_pages_and_salts_do_not():
+    e = engine()
+    prompt = [i % 384 for i in range(200)]
+    params = SamplingParams(max_tokens=4, temperature=0, ignore_eos=True)
+
+    def run(salt):
+        request = e.add(prompt, params, cache_salt=salt)
+        while e.has_work:
+            e.step()
+        return request
+
+    first, second, other = run("a"), run("a"), run("b")
+    assert (first.cached, second.cached, other.cached) == (0, 192, 0)
+    assert first.output == second.output == other.output
+    assert e.pool.available == e.pool.num_pages
+
+
+@pytest.mark.parametrize(("cost", "accepted", "best"), [(1.3, 0.8, 1), (1.9, 0.3, 0)])
+def test_draft_policy_settles_on_the_faster_number(cost, accepted, best):
+    policy, chosen = DraftPolicy(1, adaptive=True), []
+    for _ in range(400):
+        drafts = policy.num_drafts(1)
+        chosen.append(drafts)
+        policy.observe(1, drafts, 1 + accepted * drafts, cost if drafts else 1.0)
+    assert chosen[100:].count(best) > 250
+
+
+@pytest.mark.skipif(native.library() is None, reason="no kernel library")
+@pytest.mark.parametrize("fmt", ["int4", "int8"])
+def test_packed_folder_gives_the_tokens_of_packing_at_load_and_of_a_small_memory(fmt, tmp_path):
+    synth(preset("ling-nano"), tmp_path / "bf16", to="bf16", log=str)
+    convert(tmp_path / "bf16", tmp_path / fmt, to=fmt)
+
+    def tokens(runner):
+        e = Engine(runner, max_model_len=128)
+        request = e.add([5, 6, 7], SamplingParams(max_tokens=40, temperature=0, ignore_eos=True))
+        while e.has_work:
+            e.step()
+        return request.output
+
+    want = tokens(open_runner(tmp_path / fmt))
+    assert want == tokens(open_runner(tmp_path / "bf16", fmt=fmt))
+    budget = plan(PackedFolder(tmp_path / fmt), 1 << 40, 3 * 2**20)
+    small = budget.fixed + budget.per_expert * budget.experts // 2
+    runner = open_runner(tmp_path / fmt, max_memory=small)
+    assert want == tokens(runner)
+    assert runner.streaming is not None
+    with pytest.raises(UsageError, match="max-memory"):
+        tokens(open_runner(tmp_path / fmt, max_memory=1 << 20))
+
+
+def test_packed_folder_with_a_missing_tensor_is_named(tmp_path):
+    synth(preset("ling-tiny"), tmp_path / "m", to="int4", log=str)
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    config["num_hidden_layers"] += 1
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"model\.layers\.4\."):
+        open_runner(tmp_path / "m")
