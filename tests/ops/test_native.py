@@ -42,7 +42,7 @@ def same_bits(a, b):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_packing_equals_the_oracle(fmt, shape, dtype):
-    """Ties between two clips may fall either way where sums round differently: then both fit alike."""
+    """Ties between two clips may fall either way where sums round differently: both fit alike."""
     w = torch.randn(shape).to(dtype)
     got, want = native.pack(w, fmt), formats.pack(w, fmt)
     if fmt.kind != 1:
@@ -157,7 +157,9 @@ def test_a_row_depends_on_nothing_but_itself(fmt):
     assert torch.equal(native.matmul(packed, x), whole)
     for T in ROWS:
         for first in (0, 33 - T):
-            assert torch.equal(native.matmul(packed, x[first : first + T]), whole[first : first + T])
+            assert torch.equal(
+                native.matmul(packed, x[first : first + T]), whole[first : first + T]
+            )
 
 
 @ALL
@@ -204,7 +206,9 @@ def test_odd_activations_give_what_the_oracle_gives(fmt, odd):
 
 
 def test_no_rows_give_no_rows():
-    assert native.matmul(formats.pack(torch.randn(3, 40), FORMATS["int4"]), torch.zeros(0, 40)).shape == (0, 3)
+    assert native.matmul(
+        formats.pack(torch.randn(3, 40), FORMATS["int4"]), torch.zeros(0, 40)
+    ).shape == (0, 3)
 
 
 # ---- levels ------------------------------------------------------------------------------------
@@ -327,7 +331,13 @@ def test_strided_activations_are_read_as_they_are_meant():
 
 def broken(**changes):
     p = packed_of("int8", 20, 100)
-    values = {"format": p.format, "rows": p.rows, "cols": p.cols, "data": p.data, "scales": p.scales}
+    values = {
+        "format": p.format,
+        "rows": p.rows,
+        "cols": p.cols,
+        "data": p.data,
+        "scales": p.scales,
+    }
     return Packed(**{**values, **changes})
 
 
@@ -356,7 +366,8 @@ def test_packed_data_that_does_not_fit_raises(make):
 @pytest.mark.parametrize(
     ("w", "importance"),
     [(torch.randn(4, 64).half(), None), (torch.randn(64), None), (torch.randn(2, 4, 64), None),
-     (torch.randn(4, 64, device="meta"), None), (torch.randn(0, 64), None), (torch.randn(4, 0), None),
+     (torch.randn(4, 64, device="meta"), None), (torch.randn(0, 64), None),
+     (torch.randn(4, 0), None),
      (torch.randn(4, 64), torch.ones(63))],
 )  # fmt: skip
 def test_wrong_weights_raise(w, importance):
