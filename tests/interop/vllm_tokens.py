@@ -39,7 +39,7 @@ def main(model: str, job: dict) -> dict:
         "class": type(net).__module__,
         "tokens": [list(o.outputs[0].token_ids) for o in outputs],
         "router_logits": sorted(logits_dtypes),
-        "drafted": metrics.get("vllm:spec_decode_num_draft_tokens", 0),
+        "drafts": metrics.get("vllm:spec_decode_num_drafts", 0),
         "accepted": metrics.get("vllm:spec_decode_num_accepted_tokens", 0),
     }
 
