@@ -6,13 +6,13 @@ import json
 import math
 import shlex
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ..config import ModelConfig
 from ..data.tokenizer import Tokenizer
 from ..errors import UsageError
-from ..model.weights import SafetensorsFolder, read_config
+from ..hub import resolve_model
+from ..model.weights import SafetensorsFolder, read_config, read_quantization
 from .engine_flags import installed_flags
 
 ENGINES = ("vllm", "sglang")
@@ -74,12 +74,13 @@ def deploy(
 
 
 def inspect_folder(model: str) -> Folder:
-    """Read configuration, tensor names and chat template; refuse formats of our own engine."""
-    path = Path(model)
+    """Read configuration, tensor names and chat template; refuse formats of our own engine.
+
+    A hub name is downloaded first: what decides is in the weights.
+    """
+    path = resolve_model(model)
     cfg = read_config(path)
-    raw = json.loads((path / "config.json").read_text("utf-8"))
-    quantization = raw.get("quantization_config")
-    method = quantization.get("quant_method") if isinstance(quantization, dict) else None
+    method = (read_quantization(path) or {}).get("quant_method")
     if method == "ling":
         raise UsageError(
             f"{path}: int8 and int4 folders are for ling's own engine (`ling serve`); "
@@ -90,7 +91,7 @@ def inspect_folder(model: str) -> Folder:
     if (path / "tokenizer.json").is_file():
         template = Tokenizer.from_folder(path).chat_template
     return Folder(
-        path=str(model),
+        path=str(path),
         config=cfg,
         quantization=method,
         holds_mtp=f"model.layers.{cfg.num_hidden_layers}.eh_proj.weight" in names,

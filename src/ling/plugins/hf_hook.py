@@ -64,4 +64,10 @@ def _register(name: str) -> None:
             *(version, *OLDEST),
         )
         return
-    import_module(f"ling.plugins.{_REGISTERS[name]}").register()
+    try:
+        import_module(f"ling.plugins.{_REGISTERS[name]}").register()
+    except Exception as err:
+        # A release this does not know must still import, for all the other models in it.
+        logging.getLogger("ling").warning(
+            "transformers %s goes on without Ling 2.0: %s: %s", version, type(err).__name__, err
+        )
