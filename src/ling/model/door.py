@@ -1,7 +1,8 @@
 """config.json of a model folder, and the two files through which transformers finds our classes.
 
 transformers asks for remote code when it does not know a model type; these files hold none: they
-import `ling`, or say how to get it. Our own loaders never run them.
+import `ling`. Without it the configuration is a plain holder of config.json's fields, all that vLLM
+and SGLang want, and the model says how to get `ling`. Our own loaders never run them.
 """
 
 from __future__ import annotations
@@ -18,27 +19,38 @@ AUTO_MAP = {
     "AutoConfig": f"{_CONFIG}.BailingMoeV2Config",
     "AutoModelForCausalLM": f"{_MODEL}.{ARCHITECTURE}",
 }
-# transformers looks for missing packages outside of `try`, so the message is this one.
-_DOOR = '''"""Door to the package `ling`, which holds the model's code; there is none here."""
+# transformers looks for missing packages outside of `try`, so these are what answers.
+_CONFIG_DOOR = '''"""Door to the package `ling`; without it, the fields of config.json."""
 
 try:
-    from ling.plugins.{module} import {name}
+    from ling.plugins.hf_config import BailingMoeV2Config
+except ImportError:
+    from transformers.configuration_utils import PretrainedConfig
+
+    class BailingMoeV2Config(PretrainedConfig):
+        model_type = "bailing_moe"
+        rope_parameters = None  # where transformers 5 puts the rotary fields
+
+
+__all__ = ["BailingMoeV2Config"]
+'''
+_MODEL_DOOR = '''"""Door to the package `ling`, which holds the model's code; there is none here."""
+
+try:
+    from ling.plugins.hf_model import BailingMoeV2ForCausalLM
 except ImportError as err:
     raise ImportError(
         "this model runs on the package `ling` (Ling 2.0): install it as its README says, "
         "then `import ling` makes this folder load without trust_remote_code"
     ) from err
 
-__all__ = ["{name}"]
+__all__ = ["BailingMoeV2ForCausalLM"]
 '''
 
 
 def door_files() -> dict[str, str]:
     """The files that `AUTO_MAP` names: name and text."""
-    return {
-        f"{_CONFIG}.py": _DOOR.format(module="hf_config", name="BailingMoeV2Config"),
-        f"{_MODEL}.py": _DOOR.format(module="hf_model", name=ARCHITECTURE),
-    }
+    return {f"{_CONFIG}.py": _CONFIG_DOOR, f"{_MODEL}.py": _MODEL_DOOR}
 
 
 def config_files(values: Mapping[str, Any]) -> dict[str, str]:
