@@ -20,6 +20,7 @@ import ling
 import ling.errors
 from ling.data.tokenizer import train_tokenizer
 from ling.infer.engine import Engine
+from ling.infer.open import open_runner
 from ling.infer.request import SamplingParams
 from ling.model.folder import INDEX
 from ling.model.ling import from_config
@@ -167,7 +168,7 @@ def test_greedy_continuation_equals_upstream(fixtures):
 
 def test_generate_equals_our_engine_alone_and_left_padded(folder):
     tok = AutoTokenizer.from_pretrained(folder, padding_side="left")
-    model, engine = load(folder), Engine(load_model(folder))
+    model, engine = load(folder), Engine(open_runner(folder))
     prompts = ["def", "for i in range(10):\n    pr", "return a"]
     params = SamplingParams(max_tokens=24, temperature=0.0, ignore_eos=True)
     requests = [engine.add(tok(p)["input_ids"], params) for p in prompts]
