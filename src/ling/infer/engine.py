@@ -88,7 +88,7 @@ class Engine:
                 "`speculative` is `mtp`, but the model has no MTP layer "
                 "(`num_nextn_predict_layers` = 0)"
             )
-        longest = cfg.max_position_embeddings
+        longest = cfg.context_length
         if max_model_len is not None and not 1 <= max_model_len <= longest:
             raise UsageError(f"`max_model_len` is {max_model_len}, the model allows 1 to {longest}")
         if num_pages is not None and num_pages < 1:
