@@ -57,8 +57,8 @@ SHAPES = {
     "two MTP layers": TINY.replace(num_nextn_predict_layers=2),
     "no expert bias": TINY.replace(moe_router_enable_expert_bias=False),
 }  # fmt: skip
-# Norm of a row's difference over its norm, after three layers. bfloat16 rounds every activation to 8
-# bits of mantissa; integer formats quantise activations to 8 bits a group; weights are the same.
+# Norm of a row's difference over its norm, after three layers. bfloat16 rounds every activation to
+# 8 bits of mantissa; integer formats quantise activations to 8 bits a group; weights are the same.
 BOUND = {"bf16": 0.02, "int8": 0.04, "int4": 0.04, "int4_g32": 0.04}
 PAGES = [3, 0, 4, 1]
 
@@ -99,9 +99,7 @@ def unpacked(cfg, model, fmt):
                 continue  # the head is packed, the embedding is not
             packed = source.matrix(spec)
             for e in range(max(spec.experts, 1)):
-                for name, value in zip(
-                    spec.parts(e), unpack_matrix(spec, packed, e), strict=True
-                ):
+                for name, value in zip(spec.parts(e), unpack_matrix(spec, packed, e), strict=True):
                     tensor(name).copy_(value)
     return twin
 
@@ -399,6 +397,6 @@ def test_no_model_at_all_raises():
         lib.ling_map_in(None, 1),
         lib.ling_read_seconds(None, 1 << 20, None),
     ):
-        with pytest.raises(KernelError, match="null|no such"):
+        with pytest.raises(KernelError, match=r"null|no such"):
             native.check(lib, status)
     lib.ling_model_free(None)

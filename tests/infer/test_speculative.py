@@ -121,9 +121,7 @@ def generate(monkeypatch, row, draft, model, n=160, **options):
 def test_engine_stops_drafting_where_it_loses_and_keeps_its_tokens(monkeypatch):
     model = from_config(preset("ling-tiny"), seed=0)
     want, *_ = generate(monkeypatch, 0, 0, model)
-    got, wanted, stats = generate(
-        monkeypatch, 0.9, 0.9, model, speculative="mtp", num_drafts=2
-    )
+    got, wanted, stats = generate(monkeypatch, 0.9, 0.9, model, speculative="mtp", num_drafts=2)
     assert got == want
     assert share(wanted[40:], 0) > 0.8
     assert stats.acceptance is not None
@@ -135,9 +133,7 @@ def test_engine_goes_on_drafting_where_it_pays(monkeypatch):
     with torch.no_grad():
         model.lm_head.weight.zero_()
     want, *_ = generate(monkeypatch, 0, 0, model)
-    got, wanted, stats = generate(
-        monkeypatch, 0.1, 0.1, model, speculative="mtp", num_drafts=3
-    )
+    got, wanted, stats = generate(monkeypatch, 0.1, 0.1, model, speculative="mtp", num_drafts=3)
     assert got == want == [0] * 160
     assert stats.acceptance == 1
     assert share(wanted[40:], 3) > 0.8
