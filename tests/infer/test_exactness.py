@@ -26,6 +26,11 @@ PROMPTS = [[rng.randrange(384) for _ in range(n)] for n in (1, 2, 17, 55, 58, 61
 PROMPTS += [STEM + [rng.randrange(384) for _ in range(n)] for n in (1, 5, 30)]
 
 
+def chosen(fmt):
+    """The reference is a hundred times slower, so it runs half of them."""
+    return range(1 if fmt is None else 0, len(PROMPTS), 2 if fmt is None else 1)
+
+
 def engine(fmt, mtp_layers=1, **options):
     cfg = preset("ling-tiny").replace(num_nextn_predict_layers=mtp_layers)
     model = from_config(cfg, seed=0)
@@ -52,7 +57,7 @@ def alone(fmt, temperature, mtp_layers=1):
     """Each request in a fresh cache, one after the other."""
     torch.set_num_threads(2)
     out = []
-    for i in range(len(PROMPTS)):
+    for i in chosen(fmt):
         e = engine(fmt, mtp_layers)
         request = add(e, i, temperature)
         finish(e)
@@ -60,8 +65,8 @@ def alone(fmt, temperature, mtp_layers=1):
     return out
 
 
-def together(e, temperature):
-    requests = [add(e, i, temperature) for i in range(len(PROMPTS))]
+def together(e, fmt, temperature):
+    requests = [add(e, i, temperature) for i in chosen(fmt)]
     finish(e)
     return [r.output for r in requests]
 
@@ -69,26 +74,26 @@ def together(e, temperature):
 @formats
 @temperatures
 def test_requests_in_one_batch(fmt, temperature):
-    assert len({tuple(o) for o in alone(fmt, temperature)}) == len(PROMPTS)
-    assert together(engine(fmt), temperature) == alone(fmt, temperature)
+    assert len({tuple(o) for o in alone(fmt, temperature)}) == len(chosen(fmt))
+    assert together(engine(fmt), fmt, temperature) == alone(fmt, temperature)
 
 
 @formats
 @temperatures
 @pytest.mark.parametrize("step_tokens", [1, 7, 50])
 def test_prompts_in_chunks(fmt, temperature, step_tokens):
-    if fmt is None and step_tokens == 1:
+    if fmt is None and step_tokens < 50:
         pytest.skip("the reference takes minutes")
     e = engine(fmt)
     e.runner.max_step_tokens = step_tokens
-    assert together(e, temperature) == alone(fmt, temperature)
+    assert together(e, fmt, temperature) == alone(fmt, temperature)
 
 
 @formats
 @temperatures
 def test_requests_that_come_while_others_run(fmt, temperature):
     e, requests = engine(fmt), []
-    for i in range(len(PROMPTS)):
+    for i in chosen(fmt):
         requests.append(add(e, i, temperature))
         for _ in range(i % 4):
             e.step()
@@ -104,7 +109,7 @@ def test_pre_empted_requests(fmt, temperature, drafts):
     e, preempted = engine(fmt, num_pages=5, max_model_len=200, **mode), []
     take_back = e._preempt
     e._preempt = lambda request: preempted.append(request.id) or take_back(request)
-    assert together(e, temperature) == alone(fmt, temperature)
+    assert together(e, fmt, temperature) == alone(fmt, temperature)
     assert preempted
 
 
@@ -114,14 +119,14 @@ def test_pre_empted_requests(fmt, temperature, drafts):
 @pytest.mark.parametrize("adaptive", [True, False])
 def test_speculated_tokens(fmt, temperature, drafts, adaptive):
     e = engine(fmt, speculative="mtp", num_drafts=drafts, adaptive=adaptive)
-    assert together(e, temperature) == alone(fmt, temperature)
+    assert together(e, fmt, temperature) == alone(fmt, temperature)
     assert e.stats.drafted > 0
 
 
 @formats
 def test_drafts_of_two_mtp_layers(fmt):
     e = engine(fmt, 2, speculative="mtp", num_drafts=3, adaptive=False)
-    assert together(e, 0.8) == alone(fmt, 0.8, 2)
+    assert together(e, fmt, 0.8) == alone(fmt, 0.8, 2)
     assert e.stats.drafted > 0
 
 
@@ -130,7 +135,7 @@ def test_drafts_of_two_mtp_layers(fmt):
 def test_one_thread(fmt, temperature):
     want = alone(fmt, temperature)
     torch.set_num_threads(1)
-    assert together(engine(fmt, speculative="mtp"), temperature) == want
+    assert together(engine(fmt, speculative="mtp"), fmt, temperature) == want
 
 
 @formats
@@ -138,7 +143,7 @@ def test_one_thread(fmt, temperature):
 def test_prefixes_that_are_cached(fmt, temperature):
     e = engine(fmt, speculative="mtp")
     for _ in range(2):
-        assert together(e, temperature) == alone(fmt, temperature)
+        assert together(e, fmt, temperature) == alone(fmt, temperature)
     request = add(e, len(PROMPTS) - 1, temperature)
     finish(e)
     assert request.cached == 128
@@ -148,13 +153,13 @@ def test_prefixes_that_are_cached(fmt, temperature):
 @formats
 def test_abort_frees_pages_at_once_and_leaves_others_alone(fmt):
     e = engine(fmt, speculative="mtp")
-    requests = [add(e, i, 0.8) for i in range(len(PROMPTS))]
+    requests = [add(e, i, 0.8) for i in chosen(fmt)]
     for _ in range(3):
         e.step()
-    victim = requests[8]
+    victim = requests[4]
     pages = list(victim.held.pages)
     before = e.pool.available
-    assert len(pages) >= pages_for(len(PROMPTS[8]))
+    assert len(pages) >= pages_for(victim.num_prompt)
     e.abort(victim)
     assert e.pool.available == before + len(pages)
     assert victim.finish_reason == "abort"
@@ -163,14 +168,14 @@ def test_abort_frees_pages_at_once_and_leaves_others_alone(fmt):
     finish(e)
     want = alone(fmt, 0.8)
     assert [r.output for r in requests if r is not victim] == [
-        w for i, w in enumerate(want) if i != 8
+        w for i, w in enumerate(want) if i != 4
     ]
 
 
 @formats
 def test_ids_without_a_token_are_neither_chosen_nor_drafted(fmt):
     e, drafted = engine(fmt, has_id=lambda i: i % 3 == 0, speculative="mtp", num_drafts=2), set()
-    requests = [add(e, i, 1.5 * (i % 2)) for i in range(len(PROMPTS))]
+    requests = [add(e, i, 1.5 * (i % 4 > 1)) for i in chosen(fmt)]
     while e.has_work:
         e.step()
         drafted.update(d for r in requests for d in r.drafts)
