@@ -76,18 +76,19 @@ extern const Level level_generic, level_avx2, level_avx512vnni, level_avx512bf16
 const Level* level();
 int fail(int status, const char* text);
 
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-inline int64_t padded_cols(const ling_matrix& w) { return ceil_div(w.cols, w.group) * w.group; }
-inline int64_t tiles(const ling_matrix& w) { return ceil_div(w.rows, kTile); }
-inline int64_t tile_bytes(const ling_matrix& w) {
+// Static: a weak copy compiled for AVX-512 could replace the one that older machines run.
+static inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+static inline int64_t padded_cols(const ling_matrix& w) { return ceil_div(w.cols, w.group) * w.group; }
+static inline int64_t tiles(const ling_matrix& w) { return ceil_div(w.rows, kTile); }
+static inline int64_t tile_bytes(const ling_matrix& w) {
   const int64_t n = kTile * padded_cols(w);
   return w.kind == LING_I4 ? n / 2 : w.kind == LING_I8 ? n : 2 * n;
 }
-inline int64_t tile_scales(const ling_matrix& w) {
+static inline int64_t tile_scales(const ling_matrix& w) {
   return w.kind == LING_BF16 ? 0 : kTile * (padded_cols(w) / w.group);
 }
 // Room that Level::product needs: two unpacked tiles.
-inline int64_t scratch_bytes(const ling_matrix& w) { return 2 * kTile * padded_cols(w) + 64; }
+static inline int64_t scratch_bytes(const ling_matrix& w) { return 2 * kTile * padded_cols(w) + 64; }
 const char* check_matrix(const ling_matrix& w);
 
 // Threads that stay together for a whole forward pass: a stage is a set of tasks, handed out so that

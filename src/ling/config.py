@@ -222,7 +222,7 @@ class ModelConfig:
                 raise ConfigError(f"`rope_scaling.{key}` is {_shown(value)}, expected a number")
             if not math.isfinite(value) or value <= 0:
                 raise ConfigError(f"`rope_scaling.{key}` is {value}, expected a number above 0")
-        if kind == "yarn" and "factor" not in self.rope_scaling:
+        if kind == "yarn" and self.rope_scaling.get("factor") is None:
             raise ConfigError("`rope_scaling.factor` is missing")
 
     def _check_experts(self) -> None:
@@ -250,6 +250,15 @@ class ModelConfig:
     def rotary_size(self) -> int:
         """Rotary channels per head: `rotary_dim`, else the fraction of the head."""
         return self.rotary_dim or int(self.head_dim * self.partial_rotary_factor)
+
+    @property
+    def context_length(self) -> int:
+        """Positions that requests may use: YaRN stretches those of training by its factor."""
+        scaling, trained = self.rope_scaling or {}, self.max_position_embeddings
+        if scaling.get("rope_type", scaling.get("type")) != "yarn":
+            return trained
+        original = scaling.get("original_max_position_embeddings") or trained
+        return max(trained, int(min(original * scaling["factor"], MAX_FIELD)))
 
     @property
     def q_size(self) -> int:

@@ -8,20 +8,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ling.convert.convert import convert
-from ling.convert.synth import synth
-from ling.errors import CheckpointError, RequestError, UsageError
+from ling.errors import RequestError, UsageError
 from ling.infer.engine import Engine
 from ling.infer.open import open_runner, runner_for
 from ling.infer.request import SamplingParams
 from ling.infer.sampler import choose
-from ling.infer.speculative import DraftPolicy
-from ling.infer.streaming import plan
 from ling.model.attention import DenseAttend
 from ling.model.ling import from_config
-from ling.model.packed_folder import PackedFolder
 from ling.ops import native
-from ling.ops.formats import FORMATS
 from ling.presets import preset
 
 random.seed(7)
@@ -35,72 +29,6 @@ def engine(fmt=None, **options):
             if p.ndim > 1:
                 p.mul_(4)
     return Engine(runner_for(model, fmt), **options)
-
-
-def outputs(e, *, together, temperature, prompts=PROMPTS):
-    requests = []
-    for i, prompt in enumerate(prompts):
-        params = SamplingParams(max_tokens=16, temperature=temperature, seed=i, ignore_eos=True)
-        requests.append(e.add(prompt, params))
-        while not together and e.has_work:
-            e.step()
-    while e.has_work:
-        e.step()
-    assert e.pool.available == e.pool.num_pages
-    return [r.output for r in requests]
-
-
-@pytest.fixture(scope="module", params=[0.0, 0.8])
-def alone(request):
-    torch.set_num_threads(2)
-    return request.param, outputs(engine(), together=False, temperature=request.param)
-
-
-def test_batch_gives_the_tokens_of_lone_requests(alone):
-    temperature, want = alone
-    assert outputs(engine(), together=True, temperature=temperature) == want
-
-
-@pytest.mark.parametrize("num_drafts", [1, 3])
-def test_speculation_gives_the_tokens_of_plain_decoding(alone, num_drafts):
-    temperature, want = alone
-    e = engine(speculative="mtp", num_drafts=num_drafts)
-    assert outputs(e, together=True, temperature=temperature) == want
-    assert e.stats.drafted > 0
-    assert 0 <= e.stats.acceptance <= 1
-
-
-def test_preemption_and_chunking_change_nothing(alone):
-    temperature, want = alone
-    e = engine(num_pages=6, max_model_len=200, speculative="mtp")
-    e.runner.max_step_tokens = 37
-    assert outputs(e, together=True, temperature=temperature) == want
-
-
-def test_thread_count_changes_nothing(alone):
-    temperature, want = alone
-    torch.set_num_threads(1)
-    got = outputs(engine(), together=True, temperature=temperature, prompts=PROMPTS[:10])
-    assert got == want[:10]
-
-
-def test_abort_frees_pages_and_leaves_others_alone(alone):
-    temperature, want = alone
-    e = engine()
-    params = [
-        SamplingParams(max_tokens=16, temperature=temperature, seed=i, ignore_eos=True)
-        for i in range(6)
-    ]
-    requests = [e.add(p, s) for p, s in zip(PROMPTS, params, strict=False)]
-    for _ in range(3):
-        e.step()
-    e.abort(requests[2])
-    while e.has_work:
-        e.step()
-    assert [r.output for i, r in enumerate(requests) if i != 2] == [
-        w for i, w in enumerate(want[:6]) if i != 2
-    ]
-    assert e.pool.available == e.pool.num_pages
 
 
 def test_greedy_equals_upstream(fixtures):
@@ -197,39 +125,7 @@ def test_speculation_needs_an_mtp_layer():
         Engine(runner_for(model), speculative="mtp")
 
 
-def test_ids_without_a_token_are_never_produced():
-    e = engine(has_id=lambda i: i < 50, speculative="mtp")
-    got = outputs(e, together=True, temperature=1.5, prompts=PROMPTS[:5])
-    assert max(max(o) for o in got) < 50
-
-
 # ---- the native runner -------------------------------------------------------------------------
-
-native_format = pytest.mark.parametrize(
-    "fmt",
-    [
-        pytest.param(
-            name, marks=pytest.mark.skipif(native.library() is None, reason="no kernel library")
-        )
-        for name in FORMATS
-    ],
-)
-
-
-@native_format
-def test_native_tokens_do_not_depend_on_batch_drafts_threads_or_pages(fmt):
-    prompts = PROMPTS[:16]
-    want = outputs(engine(fmt), together=False, temperature=0.8, prompts=prompts)
-    for options in (
-        {},
-        {"speculative": "mtp"},
-        {"speculative": "mtp", "num_drafts": 3, "adaptive": False},
-        {"num_pages": 6, "max_model_len": 200, "speculative": "mtp"},
-    ):
-        e = engine(fmt, **options)
-        assert outputs(e, together=True, temperature=0.8, prompts=prompts) == want
-    torch.set_num_threads(1)
-    assert outputs(engine(fmt), together=True, temperature=0.8, prompts=prompts) == want
 
 
 @pytest.mark.skipif(native.library() is None, reason="no kernel library")
@@ -263,7 +159,7 @@ def test_thousand_random_requests_give_lone_tokens_and_all_pages_back():
     assert busy.pool.available == busy.pool.num_pages
     assert len(kept) > 600
     alone = engine("int8", max_model_len=256)
-    for request, prompt, params in kept[::7]:
+    for request, prompt, params in kept:
         again = alone.add(prompt, params)
         while alone.has_work:
             alone.step()
@@ -285,46 +181,3 @@ def test_equal_prefixes_share_pages_and_salts_do_not():
     assert (first.cached, second.cached, other.cached) == (0, 192, 0)
     assert first.output == second.output == other.output
     assert e.pool.available == e.pool.num_pages
-
-
-@pytest.mark.parametrize(("cost", "accepted", "best"), [(1.3, 0.8, 1), (1.9, 0.3, 0)])
-def test_draft_policy_settles_on_the_faster_number(cost, accepted, best):
-    policy, chosen = DraftPolicy(1, adaptive=True), []
-    for _ in range(400):
-        drafts = policy.num_drafts(1)
-        chosen.append(drafts)
-        policy.observe(1, drafts, 1 + accepted * drafts, cost if drafts else 1.0)
-    assert chosen[100:].count(best) > 250
-
-
-@pytest.mark.skipif(native.library() is None, reason="no kernel library")
-@pytest.mark.parametrize("fmt", ["int4", "int8"])
-def test_packed_folder_gives_the_same_tokens_in_a_small_memory(fmt, tmp_path):
-    synth(preset("ling-nano"), tmp_path / "bf16", to="bf16", log=str)
-    convert(tmp_path / "bf16", tmp_path / fmt, to=fmt)
-
-    def tokens(runner):
-        e = Engine(runner, max_model_len=128, num_pages=4)
-        request = e.add([5, 6, 7], SamplingParams(max_tokens=40, temperature=0, ignore_eos=True))
-        while e.has_work:
-            e.step()
-        return request.output
-
-    whole = open_runner(tmp_path / fmt)
-    want = tokens(whole)
-    budget = plan(PackedFolder(tmp_path / fmt), 1 << 40, 4 * whole.page_bytes())
-    small = budget.fixed + budget.per_expert * budget.experts // 2
-    runner = open_runner(tmp_path / fmt, max_memory=small)
-    assert want == tokens(runner)
-    assert runner.streaming is not None
-    with pytest.raises(UsageError, match="max-memory"):
-        tokens(open_runner(tmp_path / fmt, max_memory=1 << 20))
-
-
-def test_packed_folder_with_a_missing_tensor_is_named(tmp_path):
-    synth(preset("ling-tiny"), tmp_path / "m", to="int4", log=str)
-    config = json.loads((tmp_path / "m" / "config.json").read_text())
-    config["num_hidden_layers"] += 1
-    (tmp_path / "m" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match=r"model\.layers\.4\."):
-        open_runner(tmp_path / "m")

@@ -118,3 +118,15 @@ def test_not_a_model_folder(tmp_path):
         read_config(tmp_path)
     with pytest.raises(CheckpointError, match="no such model folder"):
         read_config(tmp_path / "nowhere")
+
+
+def test_yarn_stretches_the_context_by_its_factor():
+    cfg = preset("ling-tiny")
+    yarn = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512}
+    assert cfg.context_length == 512
+    assert cfg.replace(rope_scaling=yarn).context_length == 2048
+    assert cfg.replace(rope_scaling={"rope_type": "yarn", "factor": 2}).context_length == 1024
+    assert cfg.replace(rope_scaling=yarn, max_position_embeddings=4096).context_length == 4096
+    assert cfg.replace(rope_scaling={"rope_type": "default", "factor": 2}).context_length == 512
+    with pytest.raises(ConfigError, match="factor"):
+        cfg.replace(rope_scaling={"type": "yarn", "factor": None})

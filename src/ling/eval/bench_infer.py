@@ -78,7 +78,7 @@ class Ours:
         longest = options.context + max(options.tokens, 16) + 64
         pages = options.batch * -(-longest // 64) + 2
         kwargs: dict[str, Any] = {
-            "max_model_len": min(longest, self.runner.config.max_position_embeddings),
+            "max_model_len": min(longest, self.runner.config.context_length),
             "num_pages": pages,
             "speculative": options.speculative,
             "adaptive": False,

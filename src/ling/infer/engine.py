@@ -88,7 +88,7 @@ class Engine:
                 "`speculative` is `mtp`, but the model has no MTP layer "
                 "(`num_nextn_predict_layers` = 0)"
             )
-        longest = cfg.max_position_embeddings
+        longest = cfg.context_length
         if max_model_len is not None and not 1 <= max_model_len <= longest:
             raise UsageError(f"`max_model_len` is {max_model_len}, the model allows 1 to {longest}")
         if num_pages is not None and num_pages < 1:
@@ -189,7 +189,10 @@ class Engine:
             self._draft(work, kept, hidden)
         for w in work:
             request = w.request
-            done = min(request.computed, request.mtp_computed or request.computed)
+            # A page is whole once the MTP layer, too, has filled it.
+            done = request.computed
+            if self.num_drafts:
+                done = min(done, request.mtp_computed)
             self.pool.publish(request.held, request.tokens, request.cache_salt, done)
             if request.finish_reason is not None:
                 self._release(request)
@@ -212,6 +215,7 @@ class Engine:
             request = self.waiting[0]
             if request.params.prompt_logprobs is None:
                 request.computed = self.pool.reuse(request.held, request.tokens, request.cache_salt)
+                request.mtp_computed = request.computed
                 request.cached = max(request.cached, request.computed)
             ahead = min(len(request.tokens) - request.computed, budget) + self.num_drafts
             if not self.pool.take(request.held, request.computed + ahead):

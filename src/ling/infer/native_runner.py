@@ -40,16 +40,23 @@ def why_not(cfg: ModelConfig) -> str | None:
     native.isa()
     if cfg.hidden_size % 32 or cfg.head_dim % 32:
         return f"hidden size {cfg.hidden_size} or head size {cfg.head_dim} is not a multiple of 32"
-    if cfg.num_experts and cfg.num_experts % TILE and cfg.moe_intermediate_size % TILE:
-        return "the expert width is not a multiple of 16"
-    widths = [cfg.intermediate_size, cfg.moe_intermediate_size]
-    if any(w % TILE for w in widths[: 2 if cfg.num_experts else 1]):
-        return f"an MLP width of {widths} is not a multiple of {TILE}"
-    if cfg.num_experts and cfg.moe_shared_expert_intermediate_size % TILE:
-        return "the shared expert's width is not a multiple of 16"
+    for width in _widths(cfg):
+        if width % TILE:
+            return f"an MLP width of {width} is not a multiple of {TILE}"
     if cfg.num_attention_heads // cfg.num_key_value_heads > 64:
         return "more than 64 query heads share a key head"
+    if cfg.head_dim > 1024 or cfg.n_group > 256:
+        return "heads of more than 1024 channels or more than 256 groups of experts"
     return None
+
+
+def _widths(cfg: ModelConfig) -> set[int]:
+    widths = set()
+    if not cfg.is_moe_layer(0):
+        widths.add(cfg.intermediate_size)
+    if cfg.num_experts:
+        widths |= {cfg.moe_intermediate_size, cfg.moe_shared_expert_intermediate_size}
+    return widths
 
 
 class NativeRunner:
@@ -74,7 +81,6 @@ class NativeRunner:
         self.table, self.table_scales = weights.embedding()
         self._keep += [self.table, self.table_scales]
         self.norm = self._float(weights, "model.norm.weight")
-        self.cos, self.sin = self._rotary()
         self.banned: Tensor | None = None
         self._banned_ids: Tensor | None = None
         self.model = ctypes.c_void_p()
@@ -136,9 +142,9 @@ class NativeRunner:
         self._keep.append(w)
         return w.data_ptr()
 
-    def _rotary(self) -> tuple[Tensor, Tensor]:
+    def _rotary(self, positions: int) -> tuple[Tensor, Tensor]:
         freq, factor = inverse_frequencies(self.config)
-        angles = torch.arange(self.config.max_position_embeddings).float()[:, None] * freq[None]
+        angles = torch.arange(positions).float()[:, None] * freq[None]
         return angles.cos() * factor, angles.sin() * factor
 
     # ---- runner --------------------------------------------------------------------------------
@@ -163,6 +169,8 @@ class NativeRunner:
                 f"a KV cache of {num_pages * PAGE} positions takes {need / 1e9:.1f} GB, more than "
                 "there is; lower `max_model_len`"
             ) from None
+        positions = min(cfg.context_length, num_pages * PAGE)
+        self.cos, self.sin = self._rotary(positions)
         scales = self.table_scales
         config = native.ModelConfigC(
             vocab_size=cfg.vocab_size,
@@ -178,7 +186,7 @@ class NativeRunner:
             n_group=cfg.n_group,
             topk_group=cfg.topk_group,
             expert_width=cfg.moe_intermediate_size,
-            max_positions=cfg.max_position_embeddings,
+            max_positions=positions,
             rms_norm_eps=cfg.rms_norm_eps,
             routed_scaling_factor=cfg.routed_scaling_factor,
             norm_topk_prob=int(cfg.norm_topk_prob),

@@ -27,6 +27,8 @@ class _Arm:
             rate = self.tokens / self.seconds
             old = self.tokens_per_s
             self.tokens_per_s = rate if old is None else old + SMOOTHING * (rate - old)
+        elif self.tokens_per_s is None:
+            self.tokens_per_s = 0.0  # requests too short for so many drafts; tried again later
         self.tokens = self.seconds = 0.0
 
 
@@ -43,7 +45,8 @@ class _Bandit:
     def choose(self) -> int:
         if self.left > 0:
             return self.drafts
-        self.arms[self.drafts].close()
+        if self.steps:
+            self.arms[self.drafts].close()
         unknown = [k for k, arm in enumerate(self.arms) if arm.tokens_per_s is None]
         best = max(range(len(self.arms)), key=lambda k: self.arms[k].tokens_per_s or 0.0)
         if unknown:

@@ -18,6 +18,7 @@ from ..config import ModelConfig
 from ..errors import CheckpointError
 from ..ops import formats, native
 from ..ops.formats import FORMATS, TILE, Format, Packed
+from ..strict_json import shown
 
 EMBEDDING = "model.word_embeddings"
 EMBEDDING_GROUP = 32
@@ -170,10 +171,14 @@ def quantization_config(fmt: Format) -> dict[str, object]:
 
 def format_of(quantization: dict[str, object], where: object) -> Format:
     """The format that a packed folder names; `CheckpointError` for one that this version lacks."""
-    name, version = quantization.get("format"), quantization.get("layout_version")
-    if name not in FORMATS or version != formats.LAYOUT_VERSION:
-        raise CheckpointError(
-            f"{where}: format `{name}` of layout version {version} is unknown here "
-            f"(there are {', '.join(FORMATS)}, version {formats.LAYOUT_VERSION}); convert it anew"
-        )
-    return FORMATS[str(name)]
+    known = [f for f in FORMATS.values() if f.integer]
+    for fmt in known:
+        want = quantization_config(fmt)
+        if {key: quantization.get(key) for key in want} == want:
+            return fmt
+    found = ", ".join(f"{key} {shown(quantization.get(key))}" for key in want)
+    names = ", ".join(f.name for f in known)
+    raise CheckpointError(
+        f"{where}: unknown `quantization_config` ({found}); there are {names} of layout version "
+        f"{formats.LAYOUT_VERSION}: convert the model anew"
+    )

@@ -45,7 +45,7 @@ def plain_names(cfg: ModelConfig) -> list[str]:
 class PackedFolder:
     """A folder written by `ling convert --to int4` or the like; tensors are mapped, not read.
 
-    Raises `CheckpointError` naming the first tensor that is missing or misshapen.
+    Raises `CheckpointError` naming the first tensor that is missing or of another shape or dtype.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -59,32 +59,30 @@ class PackedFolder:
         self._check(folder)
 
     def _check(self, folder: str | Path) -> None:
-        for name, shape in packed_names(self.config, self.format).items():
-            if name not in self.source.weight_map:
+        for name, (shape, dtype) in packed_plan(self.config, self.format).items():
+            if name not in self.source:
                 raise CheckpointError(f"{folder}: tensor `{name}` is missing")
             if self.source.shape(name) != shape:
                 raise CheckpointError(
                     f"{folder}: tensor `{name}` has shape {list(self.source.shape(name))}, "
                     f"expected {list(shape)}"
                 )
+            found = self.source.dtype(name)
+            plain = not name.endswith((".qweight", ".scales"))
+            if found != dtype and not (plain and found.is_floating_point):
+                raise CheckpointError(
+                    f"{folder}: tensor `{name}` has dtype {found}, expected {dtype}"
+                )
 
     def matrix(self, spec: PackedSpec) -> Packed:
-        data = self._typed(f"{spec.name}.qweight", torch.uint8)
-        scales = self._typed(f"{spec.name}.scales", torch.bfloat16)
+        data, scales = (self.source.view(f"{spec.name}.{part}") for part in ("qweight", "scales"))
         return Packed(self.format, spec.rows, spec.cols, data, scales)
 
     def plain(self, name: str) -> Tensor:
         return self.source.tensor(name)
 
     def embedding(self) -> tuple[Tensor, Tensor | None]:
-        q = self._typed(f"{EMBEDDING}.qweight", torch.int8)
-        return q, self._typed(f"{EMBEDDING}.scales", torch.bfloat16)
-
-    def _typed(self, name: str, dtype: torch.dtype) -> Tensor:
-        tensor = self.source.view(name)
-        if tensor.dtype != dtype:
-            raise CheckpointError(f"tensor `{name}` has dtype {tensor.dtype}, expected {dtype}")
-        return tensor
+        return self.source.view(f"{EMBEDDING}.qweight"), self.source.view(f"{EMBEDDING}.scales")
 
 
 def packed_names(cfg: ModelConfig, fmt: Format) -> dict[str, tuple[int, ...]]:

@@ -1,0 +1,61 @@
+// Team's stages under ThreadSanitizer. OpenMP's own barriers are unknown to it, so threads.cpp is built
+// without OpenMP here and the team's threads are ours. `test_team THREADS ROUNDS`.
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <thread>
+#include <vector>
+
+#include "internal.h"
+
+namespace {
+
+struct Work {
+  std::vector<int64_t> sizes;                // tasks of each stage
+  std::vector<std::vector<int64_t>> values;  // what each task of each stage wrote: plain memory
+  std::atomic<int64_t> wrong{0};
+};
+
+// A task reads all of what the stage before it wrote, by whichever thread, and writes its own value.
+void walk(Work& w, ling::Team& team, int thread) {
+  for (size_t s = 0; s < w.sizes.size(); ++s)
+    ling::stage(team, thread, w.sizes[s], [&](int64_t task, int) {
+      int64_t sum = 1;
+      if (s > 0)
+        for (int64_t v : w.values[s - 1]) sum += v != 0;
+      if (s > 0 && sum != 1 + w.sizes[s - 1]) w.wrong.fetch_add(1);
+      w.values[s][size_t(task)] += sum;
+    });
+}
+
+bool run(int threads, uint64_t seed) {
+  Work w;
+  for (int s = 0; s < 40; ++s) {
+    seed = seed * 6364136223846793005u + 1442695040888963407u;
+    w.sizes.push_back(int64_t(seed >> 33) % 20);
+    w.values.emplace_back(size_t(w.sizes.back()));
+  }
+  ling::Team team(threads);
+  std::vector<std::thread> others;
+  for (int i = 1; i < threads; ++i) others.emplace_back([&, i] { walk(w, team, i); });
+  walk(w, team, 0);
+  for (std::thread& t : others) t.join();
+  for (size_t s = 0; s < w.sizes.size(); ++s)  // every task ran, and once
+    for (int64_t v : w.values[s])
+      if (v != 1 + (s ? w.sizes[s - 1] : 0)) return false;
+  return w.wrong.load() == 0;
+}
+
+}  // namespace
+
+namespace ling {
+int fail(int status, const char*) { return status; }
+}  // namespace ling
+
+int main(int argc, char** argv) {
+  const int threads = argc > 1 ? atoi(argv[1]) : 2, rounds = argc > 2 ? atoi(argv[2]) : 20;
+  for (int i = 0; i < rounds; ++i)
+    if (!run(threads, uint64_t(i) + 1)) return fprintf(stderr, "round %d: a task ran too early, twice or never\n", i), 1;
+  printf("%d threads: ok\n", threads);
+  return 0;
+}

@@ -1,0 +1,203 @@
+"""A request's tokens are its own: whatever shares its batch, steps, pages and threads."""
+
+from __future__ import annotations
+
+import functools
+import random
+
+import pytest
+import torch
+
+from ling.infer.engine import Engine
+from ling.infer.open import runner_for
+from ling.infer.pages import pages_for
+from ling.infer.request import SamplingParams
+from ling.model.ling import from_config
+from ling.ops import native
+from ling.presets import preset
+
+FMTS = [None, "bf16", "int8", "int4"] if native.library() else [None]
+formats = pytest.mark.parametrize("fmt", FMTS, ids=lambda f: f or "reference")
+temperatures = pytest.mark.parametrize("temperature", [0.0, 0.8])
+rng = random.Random(11)
+STEM = [rng.randrange(384) for _ in range(128)]
+# Short and long, around the borders of pages, and some that share a prefix.
+PROMPTS = [[rng.randrange(384) for _ in range(n)] for n in (1, 2, 17, 55, 58, 61, 64, 65, 120)]
+PROMPTS += [STEM + [rng.randrange(384) for _ in range(n)] for n in (1, 5, 30)]
+
+
+def chosen(fmt):
+    """The reference is a hundred times slower, so it runs half of them."""
+    return range(1 if fmt is None else 0, len(PROMPTS), 2 if fmt is None else 1)
+
+
+def engine(fmt, mtp_layers=1, **options):
+    cfg = preset("ling-tiny").replace(num_nextn_predict_layers=mtp_layers)
+    model = from_config(cfg, seed=0)
+    with torch.no_grad():  # larger weights than at the start of training: varied continuations
+        for p in model.parameters():
+            if p.ndim > 1:
+                p.mul_(4)
+    return Engine(runner_for(model, fmt), **options)
+
+
+def add(e, i, temperature, n=14):
+    params = SamplingParams(max_tokens=n, temperature=temperature, seed=i, ignore_eos=True)
+    return e.add(PROMPTS[i], params)
+
+
+def finish(e):
+    while e.has_work:
+        e.step()
+    assert e.pool.available == e.pool.num_pages
+
+
+@functools.cache
+def alone(fmt, temperature, mtp_layers=1):
+    """Each request in a fresh cache, one after the other."""
+    torch.set_num_threads(2)
+    out = []
+    for i in chosen(fmt):
+        e = engine(fmt, mtp_layers)
+        request = add(e, i, temperature)
+        finish(e)
+        out.append(request.output)
+    return out
+
+
+def together(e, fmt, temperature):
+    requests = [add(e, i, temperature) for i in chosen(fmt)]
+    finish(e)
+    return [r.output for r in requests]
+
+
+@formats
+@temperatures
+def test_requests_in_one_batch(fmt, temperature):
+    assert len({tuple(o) for o in alone(fmt, temperature)}) == len(chosen(fmt))
+    assert together(engine(fmt), fmt, temperature) == alone(fmt, temperature)
+
+
+@formats
+@temperatures
+@pytest.mark.parametrize("step_tokens", [1, 7, 50])
+def test_prompts_in_chunks(fmt, temperature, step_tokens):
+    if fmt is None and step_tokens < 50:
+        pytest.skip("the reference takes minutes")
+    e = engine(fmt)
+    e.runner.max_step_tokens = step_tokens
+    assert together(e, fmt, temperature) == alone(fmt, temperature)
+
+
+@formats
+@temperatures
+def test_requests_that_come_while_others_run(fmt, temperature):
+    e, requests = engine(fmt), []
+    for i in chosen(fmt):
+        requests.append(add(e, i, temperature))
+        for _ in range(i % 4):
+            e.step()
+    finish(e)
+    assert [r.output for r in requests] == alone(fmt, temperature)
+
+
+@formats
+@temperatures
+@pytest.mark.parametrize("drafts", [0, 2])
+def test_pre_empted_requests(fmt, temperature, drafts):
+    mode = {"speculative": "mtp", "num_drafts": drafts} if drafts else {}
+    e, preempted = engine(fmt, num_pages=5, max_model_len=200, **mode), []
+    take_back = e._preempt
+    e._preempt = lambda request: preempted.append(request.id) or take_back(request)
+    assert together(e, fmt, temperature) == alone(fmt, temperature)
+    assert preempted
+
+
+@formats
+@temperatures
+@pytest.mark.parametrize("drafts", [1, 3])
+@pytest.mark.parametrize("adaptive", [True, False])
+def test_speculated_tokens(fmt, temperature, drafts, adaptive):
+    e = engine(fmt, speculative="mtp", num_drafts=drafts, adaptive=adaptive)
+    assert together(e, fmt, temperature) == alone(fmt, temperature)
+    assert e.stats.drafted > 0
+
+
+@formats
+def test_drafts_of_two_mtp_layers(fmt):
+    e = engine(fmt, 2, speculative="mtp", num_drafts=3, adaptive=False)
+    assert together(e, fmt, 0.8) == alone(fmt, 0.8, 2)
+    assert e.stats.drafted > 0
+
+
+@formats
+@temperatures
+def test_one_thread(fmt, temperature):
+    want = alone(fmt, temperature)
+    torch.set_num_threads(1)
+    assert together(engine(fmt, speculative="mtp"), fmt, temperature) == want
+
+
+@formats
+@temperatures
+def test_prefixes_that_are_cached(fmt, temperature):
+    e = engine(fmt, speculative="mtp")
+    for _ in range(2):
+        assert together(e, fmt, temperature) == alone(fmt, temperature)
+    request = add(e, len(PROMPTS) - 1, temperature)
+    finish(e)
+    assert request.cached == 128
+    assert request.output == alone(fmt, temperature)[-1]
+
+
+@formats
+def test_abort_frees_pages_at_once_and_leaves_others_alone(fmt):
+    e = engine(fmt, speculative="mtp")
+    requests = [add(e, i, 0.8) for i in chosen(fmt)]
+    for _ in range(3):
+        e.step()
+    victim = requests[4]
+    pages = list(victim.held.pages)
+    before = e.pool.available
+    assert len(pages) >= pages_for(victim.num_prompt)
+    e.abort(victim)
+    assert e.pool.available == before + len(pages)
+    assert victim.finish_reason == "abort"
+    e.abort(victim)  # twice is once
+    assert e.pool.available == before + len(pages)
+    finish(e)
+    want = alone(fmt, 0.8)
+    assert [r.output for r in requests if r is not victim] == [
+        w for i, w in enumerate(want) if i != 4
+    ]
+
+
+@formats
+def test_ids_without_a_token_are_neither_chosen_nor_drafted(fmt):
+    e, drafted = engine(fmt, has_id=lambda i: i % 3 == 0, speculative="mtp", num_drafts=2), set()
+    requests = [add(e, i, 1.5 * (i % 4 > 1)) for i in chosen(fmt)]
+    while e.has_work:
+        e.step()
+        drafted.update(d for r in requests for d in r.drafts)
+    assert all(t % 3 == 0 for r in requests for t in r.output)
+    assert drafted
+    assert all(t % 3 == 0 for t in drafted)
+
+
+@formats
+def test_log_probabilities_do_not_depend_on_the_batch(fmt):
+    def scores(e, which):
+        requests = [
+            e.add(
+                PROMPTS[i],
+                SamplingParams(
+                    max_tokens=5, temperature=0, logprobs=0, prompt_logprobs=0, ignore_eos=True
+                ),
+            )
+            for i in which
+        ]
+        finish(e)
+        return [torch.stack(r.logprobs + r.prompt_logprobs) for r in requests]
+
+    for got, i in zip(scores(engine(fmt), [3, 5, 7]), [3, 5, 7], strict=True):
+        assert torch.equal(got, scores(engine(fmt), [i])[0])

@@ -1,0 +1,402 @@
+"""Whole forward passes of the native runner against the module, and calls that it must refuse."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import logging
+import threading
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ling.errors import KernelError, UsageError
+from ling.infer.engine import Engine
+from ling.infer.native_runner import NativeRunner, why_not
+from ling.infer.open import open_runner, runner_for
+from ling.infer.pages import Segment
+from ling.infer.request import SamplingParams
+from ling.infer.runner import TorchRunner
+from ling.model.attention import DenseAttend
+from ling.model.ling import from_config
+from ling.model.packed import packed_specs, unpack_matrix
+from ling.model.packed_folder import PackedAtLoad, module_tensors
+from ling.model.weights import load_model
+from ling.ops import native
+from ling.ops.formats import FORMATS
+from ling.presets import preset
+
+pytestmark = pytest.mark.skipif(native.library() is None, reason="the kernel library is not built")
+
+TINY = preset("ling-tiny")
+# Shapes at the kernels' borders: tails of tiles and groups, other head counts, other layer kinds.
+SHAPES = {
+    "tiny": TINY,
+    "twenty experts": TINY.replace(num_experts=20, n_group=5, topk_group=2, num_experts_per_tok=5),
+    "no groups": TINY.replace(n_group=1, topk_group=1, num_experts_per_tok=8),
+    "one expert a token": TINY.replace(num_experts_per_tok=1),
+    "raw weights": TINY.replace(norm_topk_prob=False),
+    "two shared experts": TINY.replace(
+        num_shared_experts=2, moe_shared_expert_intermediate_size=64
+    ),
+    "no shared expert": TINY.replace(num_shared_experts=0, moe_shared_expert_intermediate_size=0),
+    "dense": TINY.replace(num_experts=0, num_nextn_predict_layers=0),
+    "all layers routed": TINY.replace(first_k_dense_replace=0, intermediate_size=100),
+    "every expert": TINY.replace(
+        first_k_dense_replace=0, num_experts=4, n_group=1, topk_group=1, num_experts_per_tok=4
+    ),
+    "no norms of heads": TINY.replace(use_qk_norm=False),
+    "biases": TINY.replace(use_qkv_bias=True, use_bias=True),
+    "tied": TINY.replace(tie_word_embeddings=True),
+    "odd widths": TINY.replace(
+        hidden_size=96, num_attention_heads=3, vocab_size=131, intermediate_size=144,
+        moe_intermediate_size=48, moe_shared_expert_intermediate_size=48,
+    ),
+    "wide heads": TINY.replace(head_dim=96, num_attention_heads=5, rotary_dim=18),
+    "two MTP layers": TINY.replace(num_nextn_predict_layers=2),
+    "no expert bias": TINY.replace(moe_router_enable_expert_bias=False),
+}  # fmt: skip
+# Norm of a row's difference over its norm, after three layers. bfloat16 rounds every activation to
+# 8 bits of mantissa; integer formats quantise activations to 8 bits a group; weights are the same.
+BOUND = {"bf16": 0.02, "int8": 0.04, "int4": 0.04, "int4_g32": 0.04}
+PAGES = [3, 0, 4, 1]
+
+
+def random_model(cfg, scale=4.0):
+    """Larger than at the start of training, with norms, biases and choices that matter."""
+    model = from_config(cfg, seed=0)
+    g = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if p.ndim > 1:
+                p.mul_(scale)
+            elif name.endswith("bias"):
+                p.copy_(torch.randn(p.shape, generator=g) * 0.1)
+            else:
+                p.copy_(0.5 + torch.rand(p.shape, generator=g))
+        for name, b in model.named_buffers():
+            if name.endswith("expert_bias"):
+                b.copy_(torch.randn(b.shape, generator=g) * 0.05)
+        model.model.word_embeddings.weight.copy_(
+            model.model.word_embeddings.weight.bfloat16().float()
+        )
+        for name, p in model.named_parameters():
+            if name.endswith("mlp.gate.weight"):
+                p.copy_(p.bfloat16().float())
+    return model
+
+
+def unpacked(cfg, model, fmt):
+    """The same model with the values that the packed weights stand for."""
+    source = PackedAtLoad(cfg, FORMATS[fmt], module_tensors(model.state_dict()))
+    twin = from_config(cfg, seed=0)
+    twin.load_state_dict(model.state_dict())
+    tensor = module_tensors(twin.state_dict())
+    with torch.no_grad():
+        for spec in packed_specs(cfg).values():
+            if cfg.tie_word_embeddings and spec.name == "lm_head":
+                continue  # the head is packed, the embedding is not
+            packed = source.matrix(spec)
+            for e in range(max(spec.experts, 1)):
+                for name, value in zip(spec.parts(e), unpack_matrix(spec, packed, e), strict=True):
+                    tensor(name).copy_(value)
+    return twin
+
+
+def reference(model, ids):
+    """Hidden states of the main layers and of every MTP layer, in float32."""
+    n = len(ids)
+    tokens, positions, attend = torch.tensor(ids), torch.arange(n), DenseAttend([0, n])
+    with torch.no_grad():
+        out = [model(tokens, positions, attend)]
+        for j in range(model.config.num_nextn_predict_layers):
+            out.append(model.mtp(j, tokens.roll(-1 - j), out[-1], positions, attend))
+    return out
+
+
+def run(runner, ids, chunk):
+    """The same through pages, `chunk` tokens a pass."""
+    n, layers = len(ids), runner.config.num_nextn_predict_layers
+    out = [[] for _ in range(1 + layers)]
+    rolled = [torch.tensor(ids).roll(-1 - j).tolist() for j in range(layers)]
+    for at in range(0, n, chunk):
+        rows = min(chunk, n - at)
+        segment = [Segment(PAGES, at, 0, rows)]
+        hidden = runner.forward(ids[at : at + rows], segment).clone()
+        out[0].append(hidden)
+        for j in range(layers):
+            hidden = runner.mtp(j, rolled[j][at : at + rows], hidden, segment).clone()
+            out[1 + j].append(hidden)
+    return [torch.cat(o) for o in out]
+
+
+def distances(got, want):
+    return (got - want).norm(dim=1) / want.norm(dim=1)
+
+
+@pytest.mark.parametrize("fmt", FORMATS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_hidden_states_are_those_of_the_module(shape, fmt):
+    cfg = SHAPES[shape]
+    model = random_model(cfg)
+    g = torch.Generator().manual_seed(2)
+    ids = torch.randint(cfg.vocab_size, (150,), generator=g).tolist()
+    runner = runner_for(model, fmt)
+    assert isinstance(runner, NativeRunner)
+    runner.allocate(5)
+    got = run(runner, ids, 150)
+    for a, b in zip(got, run(runner, ids, 37), strict=True):
+        assert torch.equal(a, b)
+    chosen = cfg.num_experts_per_tok < cfg.num_experts
+    for have, want in zip(got, reference(unpacked(cfg, model, fmt), ids), strict=True):
+        rows = distances(have, want)
+        if not chosen:
+            assert rows.max() < 2 * BOUND[fmt]
+        # Where rounding flips the choice of an expert a row differs much, and those after it some.
+        assert rows.median() < BOUND[fmt] * (2.5 if shape == "all layers routed" else 1)
+
+
+def test_logits_are_those_of_the_head():
+    model = random_model(TINY)
+    runner = runner_for(model, "bf16")
+    runner.allocate(1)
+    hidden = torch.randn(7, 64)
+    logits, best = runner.logits(hidden)
+    logits = logits.clone()  # valid until the next call
+    want = model.lm_head(hidden.bfloat16().float()).detach()
+    assert torch.allclose(
+        logits, hidden.bfloat16().float() @ model.lm_head.weight.bfloat16().float().t(),
+        rtol=1e-4, atol=1e-4,
+    )  # fmt: skip
+    assert ((logits - want).norm() / want.norm()) < 0.01
+    assert best == logits.argmax(-1).tolist()
+    few, best = runner.logits(hidden, 100)
+    assert torch.equal(few, logits[:, :100])
+    assert best == few.argmax(-1).tolist()
+
+
+def test_equal_scores_go_to_the_lowest_id_that_is_allowed():
+    model = from_config(TINY, seed=0)
+    with torch.no_grad():
+        model.lm_head.weight.copy_(model.lm_head.weight[:1].expand(384, -1))
+    runner = runner_for(model, "int8")
+    runner.allocate(1)
+    hidden = torch.randn(3, 64)
+    assert runner.logits(hidden)[1] == [0, 0, 0]
+    runner.ban(lambda i: i >= 5)
+    assert runner.logits(hidden)[1] == [5, 5, 5]
+
+
+@pytest.mark.parametrize("fmt", ["int4", "bf16"])
+def test_a_token_whose_embedding_is_not_finite_spoils_only_its_own_request(fmt):
+    model = random_model(TINY)
+    with torch.no_grad():
+        model.model.word_embeddings.weight[7] = float("nan")
+    runner = runner_for(model, fmt)
+    runner.allocate(3)
+    clean = [Segment([0], 0, 0, 20)]
+    want = runner.forward(list(range(20, 40)), clean).clone()
+    runner.forward([7] * 64, [Segment([1], 0, 0, 64)])
+    both = runner.forward(
+        [*range(20, 40), *[7] * 10], [Segment([0], 0, 0, 20), Segment([1], 0, 20, 30)]
+    )
+    assert torch.equal(both[:20], want)
+    assert both[20:].isnan().all()
+    # And nothing stays behind in a page that another request gets.
+    again = runner.forward(list(range(20, 40)), [Segment([1], 0, 0, 20)])
+    assert torch.equal(again, want)
+
+
+def test_expert_counts_count_every_choice_once():
+    runner = runner_for(from_config(TINY, seed=0), "int8")
+    runner.allocate(4)
+    runner.forward(list(range(100)), [Segment([0, 1], 0, 0, 100)])
+    counts = runner.expert_counts()
+    assert counts.sum(1).tolist() == [0, 200, 200, 0]
+    assert runner.expert_counts().sum() == 0
+
+
+def test_profile_names_every_stage_once():
+    runner = runner_for(from_config(TINY, seed=0), "int8")
+    runner.allocate(4)
+    runner.forward(list(range(100)), [Segment([0, 1], 0, 0, 100)])
+    first = runner.profile()
+    assert {"qkv", "attention", "router", "gate + up", "down"} <= set(first)
+    assert sum(first.values()) > 0
+    assert sum(runner.profile().values()) == 0
+
+
+def test_two_engines_in_two_threads_give_the_tokens_of_each_alone():
+    prompts = [[i, i + 1, i + 2] * 20 for i in range(6)]
+
+    def tokens(fmt):
+        e = Engine(runner_for(random_model(TINY), fmt), speculative="mtp", num_pages=40)
+        params = SamplingParams(max_tokens=12, temperature=0, ignore_eos=True)
+        requests = [e.add(p, params) for p in prompts]
+        while e.has_work:
+            e.step()
+        return [r.output for r in requests]
+
+    want = {fmt: tokens(fmt) for fmt in ("int8", "int4")}
+    got = {}
+    threads = [threading.Thread(target=lambda f=f: got.update({f: tokens(f)})) for f in want]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert got == want
+
+
+# ---- the upstream fixtures ---------------------------------------------------------------------
+
+
+def test_a_shape_without_kernels_runs_on_the_module_and_says_why(fixtures, caplog):
+    path = fixtures / "model" / "tiny_bf16"
+    assert "head size 16" in why_not(load_model(path).config)
+    with caplog.at_level(logging.WARNING, "ling"):
+        assert isinstance(open_runner(path), TorchRunner)
+    assert len(caplog.records) == 1
+    with pytest.raises(UsageError, match="head size 16"):
+        open_runner(path, fmt="int4")
+
+
+def widened(model, cfg):
+    """The same function with heads of 32 channels: the new ones are zero in every query, key and
+    value, and scores keep their scale because queries are larger by sqrt(2)."""
+    wide = from_config(cfg, seed=0)
+    state, heads = model.state_dict(), cfg.num_attention_heads + 2 * cfg.num_key_value_heads
+    old, new = model.config.head_dim, cfg.head_dim
+    for name, value in state.items():
+        if name.endswith("query_key_value.weight"):
+            out = torch.zeros(heads, new, cfg.hidden_size)
+            out[:, :old] = value.view(heads, old, -1)
+            state[name] = out.flatten(0, 1)
+        elif name.endswith("attention.dense.weight"):
+            out = torch.zeros(cfg.hidden_size, cfg.num_attention_heads, new)
+            out[:, :, :old] = value.view(cfg.hidden_size, -1, old)
+            state[name] = out.flatten(1)
+        elif name.endswith(("query_layernorm.weight", "key_layernorm.weight")):
+            out = torch.zeros(new)
+            # The mean square is over twice the channels, half of them zero.
+            out[:old] = value * (old / new) ** 0.5
+            state[name] = out * ((new / old) ** 0.5 if "query" in name else 1)
+    wide.load_state_dict(state)
+    return wide
+
+
+@pytest.mark.parametrize("folder", ["tiny_nomtp_fp32", "tiny_yarn_fp32"])
+def test_upstream_logits_through_kernels_of_heads_twice_as_wide(fixtures, folder):
+    path = fixtures / "model" / folder
+    model = load_model(path, "float32")
+    cfg = model.config.replace(head_dim=32, rotary_dim=model.config.rotary_size)
+    eps = cfg.rms_norm_eps
+    assert eps <= 1e-5  # the widened norms differ by eps only
+    wide = widened(model, cfg)
+    io = load_file(path / "io.safetensors")
+    ids = io["input_ids"][0].tolist()
+    hidden = reference(wide, ids)[0]
+    want = io["logits"][0]
+    assert torch.allclose(wide.logits(hidden), want, atol=2e-3)
+    runner = runner_for(wide, "bf16")
+    runner.allocate(5)
+    got, _ = runner.logits(run(runner, ids, 16)[0])
+    assert distances(got, want).median() < 0.03  # weights are rounded too
+
+
+def test_upstream_greedy_tokens_through_bf16_kernels(fixtures):
+    path = fixtures / "model" / "tiny_nomtp_fp32"
+    want = json.loads((path / "expected.json").read_text())["greedy"]
+    model = load_model(path, "float32")
+    cfg = model.config.replace(head_dim=32, rotary_dim=model.config.rotary_size)
+    e = Engine(runner_for(widened(model, cfg), "bf16"))
+    n = len(want["prompt"])
+    # Teacher-forced: each token from upstream's own prefix, where its two best are not a tie.
+    ids = want["output"]
+    request = e.add(ids, SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=-1))
+    while e.has_work:
+        e.step()
+    logprobs = torch.stack(request.prompt_logprobs)[n - 1 :]
+    top = logprobs.topk(2, dim=-1)
+    clear = top.values[:, 0] - top.values[:, 1] > 0.05
+    assert clear.sum() >= len(clear) // 2
+    assert (top.indices[:, 0] == torch.tensor(ids[n:]))[clear].all()
+
+
+# ---- wrong calls -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def runner():
+    runner = runner_for(from_config(TINY, seed=0), "int8")
+    runner.allocate(4)
+    return runner
+
+
+@pytest.mark.parametrize(
+    ("tokens", "segments"),
+    [
+        ([384], [Segment([0], 0, 0, 1)]),
+        ([-1], [Segment([0], 0, 0, 1)]),
+        ([1 << 40], [Segment([0], 0, 0, 1)]),
+        ([], []),
+        ([], [Segment([0], 0, 0, 0)]),
+        ([1], []),
+        ([1], [Segment([], 0, 0, 1)]),
+        ([1], [Segment([4], 0, 0, 1)]),
+        ([1], [Segment([-1], 0, 0, 1)]),
+        ([1], [Segment([0], 64, 0, 1)]),
+        ([1], [Segment([0], -1, 0, 1)]),
+        ([1], [Segment([0] * 9, 512, 0, 1)]),
+        ([1], [Segment([0], (1 << 63) - 1, 0, 1)]),
+        ([1], [Segment([0], 0, 1, 2)]),
+        ([1], [Segment([0], 0, 0, 2)]),
+        ([1, 2], [Segment([0], 0, 0, 1)]),
+        ([1, 2], [Segment([0], 0, 0, 2), Segment([1], 0, 0, 2)]),
+        ([1, 2], [Segment([0], 0, 1, 2), Segment([1], 0, 0, 1)]),
+    ],
+)
+def test_wrong_segments_and_tokens_raise(runner, tokens, segments):
+    with pytest.raises(KernelError):
+        runner.forward(tokens, segments)
+    with pytest.raises(KernelError):
+        runner.mtp(0, tokens, torch.randn(max(len(tokens), 2), 64), segments)
+
+
+@pytest.mark.parametrize("j", [-1, 1, 1 << 40])
+def test_an_mtp_layer_that_is_not_there_raises(runner, j):
+    with pytest.raises(KernelError, match="MTP layer"):
+        runner.mtp(j, [1], torch.randn(1, 64), [Segment([0], 0, 0, 1)])
+
+
+def test_wrong_scores_raise(runner):
+    for vocab in (385, 1 << 40):
+        room = torch.empty(1)
+        with pytest.raises(KernelError):
+            native.check(
+                runner.lib,
+                runner.lib.ling_logits(
+                    *(runner.model, torch.randn(1, 64).data_ptr(), 1, vocab),
+                    *(None, room.data_ptr(), (ctypes.c_int64 * 1)()),
+                ),
+            )
+    with pytest.raises(KernelError):
+        runner.logits(torch.empty(0, 64))
+
+
+def test_no_model_at_all_raises():
+    lib = native.required()
+    for status in (
+        lib.ling_forward(None, None, 1, None, 1, None),
+        lib.ling_mtp(None, 0, None, None, 1, None, 1, None),
+        lib.ling_logits(None, None, 1, 0, None, None, None),
+        lib.ling_expert_counts(None, None),
+        lib.ling_model_new(None, None, None),
+        lib.ling_model_stream(None, 0, 0, None, None),
+        lib.ling_model_let_go(None, 0),
+        lib.ling_map_in(None, 1),
+        lib.ling_read_seconds(None, 1 << 20, None),
+    ):
+        with pytest.raises(KernelError, match=r"null|no such"):
+            native.check(lib, status)
+    lib.ling_model_free(None)
