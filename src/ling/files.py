@@ -179,6 +179,23 @@ def inside(folder: Path, name: str) -> Path:
     return path
 
 
+_UNITS = {"GB": 10**9, "MB": 10**6, "KB": 10**3, "G": 10**9, "M": 10**6, "K": 10**3, "B": 1}
+
+
+def parse_bytes(text: str, option: str) -> int:
+    """A size such as `5GB` in bytes, units decimal; `UsageError` names the option otherwise."""
+    for unit, factor in _UNITS.items():
+        if text.strip().upper().endswith(unit):
+            try:
+                value = int(float(text.strip()[: -len(unit)]) * factor)
+            except (ValueError, OverflowError):
+                break
+            if value > 0:
+                return value
+            break
+    raise UsageError(f"`{option}` is `{text}`, expected a size such as 5GB")
+
+
 def read_json(path: Path) -> Any:
     """Parse a JSON file of ours; `UsageError` when it is damaged."""
     try:

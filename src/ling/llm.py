@@ -14,11 +14,11 @@ from torch import Tensor
 from .data.chat import ChatTemplate, builtin_template
 from .data.tokenizer import Tokenizer
 from .errors import RequestError, RunError
+from .files import parse_bytes
 from .hub import resolve_model
 from .infer.engine import Engine, Stats
 from .infer.open import open_runner
 from .infer.request import Request, SamplingParams
-from .infer.streaming import memory_bytes
 
 __all__ = ["LLM", "CompletionOutput", "Logprob", "RequestOutput", "SamplingParams", "StreamChunk"]
 
@@ -95,7 +95,7 @@ class LLM:
         seed: int = 0,
     ) -> None:
         model = resolve_model(model)
-        limit = None if max_memory is None else memory_bytes(max_memory)
+        limit = None if max_memory is None else parse_bytes(max_memory, "--max-memory")
         runner = open_runner(model, dtype, format, limit)
         self.config = runner.config
         folder = Path(tokenizer or model)

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..config import ModelConfig
 from ..data.tokenizer import Tokenizer
 from ..errors import RunError, UsageError
-from ..files import atomic_folder, scratch_folder
+from ..files import atomic_folder, parse_bytes, scratch_folder
 from ..model.weights import DTYPES
 from ..ops.formats import FORMATS
 from . import choices
@@ -30,7 +30,6 @@ MTP_FOLDER = "mtp"
 GGUF_FILE = "model.gguf"
 # For the original tool, whose MTP model goes to a place of its own.
 MTP_ONLY = "only"
-_UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "B": 1}
 # What a folder that `--overwrite` may replace has at least one of.
 _OURS = ("config.json", ".metadata", "latest_checkpointed_iteration.txt", GGUF_FILE)
 
@@ -131,7 +130,7 @@ def plan(
     cfg = _with_token_ids(source.config, tokenizer) if wanted.tokenizer else source.config
     options = SinkOptions(
         dtype=DTYPES[wanted.dtype] if wanted.dtype else None,
-        max_shard_bytes=parse_bytes(wanted.max_shard_size),
+        max_shard_bytes=parse_bytes(wanted.max_shard_size, "--max-shard-size"),
         tokenizer=found,
         gguf_type=wanted.gguf_type,
         importance=_importance(source, found, wanted),
@@ -192,20 +191,6 @@ def _write(
 
 
 # ---- before anything is written ----------------------------------------------------------------
-
-
-def parse_bytes(text: str) -> int:
-    """A size such as `5GB` in bytes; units are decimal."""
-    for unit, factor in _UNITS.items():
-        if text.upper().endswith(unit):
-            try:
-                value = int(float(text[: -len(unit)]) * factor)
-            except (ValueError, OverflowError):
-                break
-            if value > 0:
-                return value
-            break
-    raise UsageError(f"`--max-shard-size` is `{text}`, expected a size such as 5GB")
 
 
 def check_target(source: Path, target: Path, overwrite: bool) -> None:

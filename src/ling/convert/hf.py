@@ -14,7 +14,7 @@ from ..config import ModelConfig
 from ..model.door import config_files
 from ..model.folder import INDEX, SafetensorsFolder
 from ..model.names import tensor_specs
-from ..model.shards import ShardFile, Stored
+from ..model.shards import ShardFile, Stored, plan_shards, shard_name
 from ..model.weights import SCALE, check_names, float_tensor, read_config
 from .layouts import Layout
 from .sink import SinkOptions
@@ -65,13 +65,13 @@ class SafetensorsSink:
     ) -> None:
         self.folder, self._layout = folder, layout
         stored = {n: layout.stored(n, spec) for n, spec in tensor_specs(cfg).items()}
-        plan = plan_shards(stored, options.max_shard_bytes)
+        sizes = {n: sum(s.nbytes for s in parts.values()) for n, parts in stored.items()}
+        plan = plan_shards(sizes, options.max_shard_bytes)
         self._shards: list[ShardFile] = []
         self._shard_of: dict[str, ShardFile] = {}
         for i, names in enumerate(plan, 1):
-            file = f"model-{i:05d}-of-{len(plan):05d}.safetensors"
             tensors = {key: value for name in names for key, value in stored[name].items()}
-            self._shards.append(ShardFile(folder / file, tensors))
+            self._shards.append(ShardFile(folder / shard_name(i, len(plan)), tensors))
             self._shard_of |= dict.fromkeys(names, self._shards[-1])
         mine = self._shards[options.rank :: options.world_size]
         self.names = [name for name in stored if self._shard_of[name] in mine]
@@ -132,20 +132,6 @@ def _mtp_layer(name: str, cfg: ModelConfig) -> int | None:
     match = _LAYER.fullmatch(name)
     layer = int(match[1]) if match else -1
     return layer - cfg.num_hidden_layers if layer >= cfg.num_hidden_layers else None
-
-
-def plan_shards(stored: dict[str, dict[str, Stored]], max_bytes: int) -> list[list[str]]:
-    """Names in order, cut into shards of at most `max_bytes` (one tensor may be larger)."""
-    shards: list[list[str]] = [[]]
-    used = 0
-    for name, parts in stored.items():
-        size = sum(s.nbytes for s in parts.values())
-        if shards[-1] and used + size > max_bytes:
-            shards.append([])
-            used = 0
-        shards[-1].append(name)
-        used += size
-    return shards
 
 
 def _index(places: dict[str, tuple[str, dict[str, Stored]]]) -> dict[str, Any]:

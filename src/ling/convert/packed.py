@@ -27,7 +27,7 @@ from ..model.packed import (
     unpack_matrix,
 )
 from ..model.packed_folder import PackedFolder, packed_plan
-from ..model.shards import ShardFile, Stored
+from ..model.shards import ShardFile, Stored, plan_shards, shard_name
 from ..model.weights import read_quantization
 from ..ops.formats import Format
 from .sink import SinkOptions
@@ -42,19 +42,13 @@ class PackedShards:
     def __init__(self, folder: Path, cfg: ModelConfig, fmt: Format, max_shard_bytes: int) -> None:
         self.folder = folder
         self.plan = {n: Stored(d, s) for n, (s, d) in packed_plan(cfg, fmt).items()}
-        groups: list[dict[str, Stored]] = [{}]
-        used = 0
-        for name, stored in self.plan.items():
-            if groups[-1] and used + stored.nbytes > max_shard_bytes:
-                groups.append({})
-                used = 0
-            groups[-1][name] = stored
-            used += stored.nbytes
+        groups = plan_shards({n: s.nbytes for n, s in self.plan.items()}, max_shard_bytes)
         self._of: dict[str, ShardFile] = {}
         self.shards: list[ShardFile] = []
         for i, group in enumerate(groups, 1):
-            path = folder / f"model-{i:05d}-of-{len(groups):05d}.safetensors"
-            self.shards.append(ShardFile(path, group, align=CACHE_LINE))
+            path = folder / shard_name(i, len(groups))
+            held = {name: self.plan[name] for name in group}
+            self.shards.append(ShardFile(path, held, align=CACHE_LINE))
             self._of.update(dict.fromkeys(group, self.shards[-1]))
         raw = cfg.replace(dtype="bfloat16").to_dict()
         index = {

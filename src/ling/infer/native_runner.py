@@ -21,7 +21,7 @@ from ..model.rope import inverse_frequencies
 from ..ops import native
 from ..ops.formats import TILE, Packed
 from .pages import PAGE, Segment
-from .runner import HasId, banned_mask
+from .runner import Bans
 from .streaming import ExpertStreaming, plan
 
 log = logging.getLogger("ling")
@@ -59,7 +59,7 @@ def _widths(cfg: ModelConfig) -> set[int]:
     return widths
 
 
-class NativeRunner:
+class NativeRunner(Bans):
     """Runs packed weights. The handle keeps every tensor alive that the C++ side points to."""
 
     max_step_tokens = 2048
@@ -81,8 +81,6 @@ class NativeRunner:
         self.table, self.table_scales = weights.embedding()
         self._keep += [self.table, self.table_scales]
         self.norm = self._float(weights, "model.norm.weight")
-        self.banned: Tensor | None = None
-        self._banned_ids: Tensor | None = None
         self.model = ctypes.c_void_p()
         # Fresh pages for every step's scores would cost more than their argmax.
         self._room = torch.empty(0)
@@ -231,13 +229,6 @@ class NativeRunner:
         streaming: ExpertStreaming | None = getattr(self, "streaming", None)
         if streaming is not None:
             streaming.close()
-
-    def ban(self, has_id: HasId | None) -> None:
-        self.banned = banned_mask(self.config, has_id)
-        self._banned_ids = None if self.banned is None else self.banned.nonzero()[:, 0]
-
-    def banned_ids(self) -> Tensor | None:
-        return self._banned_ids
 
     def forward(self, tokens: Sequence[int], segments: Sequence[Segment]) -> Tensor:
         ids, c_segments = torch.tensor(tokens), _segments(segments)

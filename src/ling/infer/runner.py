@@ -60,15 +60,28 @@ class Runner(Protocol):
         """Called between steps, when nothing runs."""
 
 
-def banned_mask(config: ModelConfig, has_id: HasId | None) -> Tensor | None:
-    """uint8 [V], 1 where an id has no token; None when all have one."""
-    if has_id is None:
-        return None
-    mask = torch.tensor([not has_id(i) for i in range(config.vocab_size)], dtype=torch.uint8)
-    return mask if bool(mask.any()) else None
+class Bans:
+    """Ids that a runner never chooses: those without a token."""
+
+    config: ModelConfig
+    banned: Tensor | None = None
+    """uint8 [V], 1 where an id may not be chosen; None when all may."""
+    _ids: Tensor | None = None
+
+    def ban(self, has_id: HasId | None) -> None:
+        self.banned = self._ids = None
+        if has_id is None:
+            return
+        ids = range(self.config.vocab_size)
+        mask = torch.tensor([not has_id(i) for i in ids], dtype=torch.uint8)
+        if bool(mask.any()):
+            self.banned, self._ids = mask, mask.nonzero()[:, 0]
+
+    def banned_ids(self) -> Tensor | None:
+        return self._ids
 
 
-class TorchRunner:
+class TorchRunner(Bans):
     """The reference: the module itself, products in row blocks so that a row's bits are its own."""
 
     max_step_tokens = 512
@@ -78,21 +91,12 @@ class TorchRunner:
         swap(model.eval(), row_blocks)
         self.model, self.config = model, model.config
         self.dtype = model.model.norm.weight.dtype
-        self.banned: Tensor | None = None
-        self._banned_ids: Tensor | None = None
 
     def page_bytes(self) -> int:
         return PageTensors.bytes_per_page(self.config, self.dtype)
 
     def allocate(self, num_pages: int) -> None:
         self.cache = PageTensors(self.config, num_pages, self.dtype)
-
-    def ban(self, has_id: HasId | None) -> None:
-        self.banned = banned_mask(self.config, has_id)
-        self._banned_ids = None if self.banned is None else self.banned.nonzero()[:, 0]
-
-    def banned_ids(self) -> Tensor | None:
-        return self._banned_ids
 
     def step_done(self) -> None:
         pass

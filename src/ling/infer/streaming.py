@@ -30,23 +30,6 @@ REVIEW_STEPS = 32
 FADING = 0.9
 PROBE_BYTES = 32 << 20
 
-_UNITS = {"GB": 10**9, "MB": 10**6, "KB": 10**3, "G": 10**9, "M": 10**6, "B": 1}
-
-
-def memory_bytes(text: str) -> int:
-    """`6GB` in bytes (decimal units); `UsageError` for anything else."""
-    for unit, factor in _UNITS.items():
-        number = text.strip().upper().removesuffix(unit)
-        if number != text.strip().upper():
-            try:
-                value = int(float(number) * factor)
-            except (ValueError, OverflowError):
-                break
-            if value > 0:
-                return value
-            break
-    raise UsageError(f"`--max-memory` is `{text}`, expected a size such as 6GB")
-
 
 @dataclass(frozen=True)
 class Budget:

@@ -95,6 +95,24 @@ class ShardFile:
             self._fd = None
 
 
+def plan_shards(sizes: Mapping[str, int], max_bytes: int) -> list[list[str]]:
+    """Names in order, cut into shards of at most `max_bytes` (one tensor may be larger)."""
+    shards: list[list[str]] = [[]]
+    used = 0
+    for name, size in sizes.items():
+        if shards[-1] and used + size > max_bytes:
+            shards.append([])
+            used = 0
+        shards[-1].append(name)
+        used += size
+    return shards
+
+
+def shard_name(number: int, count: int) -> str:
+    """File name of shard `number` (from 1) of `count`."""
+    return f"model-{number:05d}-of-{count:05d}.safetensors"
+
+
 def raw_bytes(tensor: Tensor) -> memoryview:
     """The tensor's memory; copied only if it is not contiguous."""
     flat = tensor.detach().contiguous().view(-1).view(torch.uint8)

@@ -6,6 +6,7 @@ Peak memory beyond the model itself is one tensor when reading and one shard whe
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from .door import write_config
 from .folder import INDEX, SafetensorsFolder
 from .ling import Ling, to_dtype
 from .names import TensorSpec, in_module, tensor_specs
+from .shards import plan_shards, shard_name
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SCALE = "_scale_inv"
@@ -210,10 +212,14 @@ def save_model(
     target = DTYPES[dtype or cfg.dtype]
     cfg = cfg.replace(dtype=dtype or cfg.dtype)
     specs = tensor_specs(cfg)
-    shards = _plan_shards(cfg, target.itemsize, max_shard_bytes)
+    sizes = {
+        name: (4 if spec.float32 else target.itemsize) * math.prod(spec.shape)
+        for name, spec in specs.items()
+    }
+    shards = plan_shards(sizes, max_shard_bytes)
     weight_map, total = {}, 0
     for i, names in enumerate(shards, 1):
-        file = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
+        file = shard_name(i, len(shards))
         wanted = set(names)
         tensors = {
             # Slices of a stack share memory, which safetensors refuses: copy out.
@@ -229,16 +235,3 @@ def save_model(
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
     write_config(cfg, folder)
-
-
-def _plan_shards(cfg: ModelConfig, itemsize: int, max_bytes: int) -> list[list[str]]:
-    shards: list[list[str]] = [[]]
-    used = 0
-    for name, spec in tensor_specs(cfg).items():
-        size = (4 if spec.float32 else itemsize) * int(torch.Size(spec.shape).numel())
-        if shards[-1] and used + size > max_bytes:
-            shards.append([])
-            used = 0
-        shards[-1].append(name)
-        used += size
-    return shards

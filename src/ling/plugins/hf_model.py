@@ -16,7 +16,6 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub.serialization._base import parse_size_to_int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, DynamicCache, GenerationMixin
@@ -24,6 +23,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from ..errors import CheckpointError, UsageError
+from ..files import parse_bytes
 from ..model.ling import Ling, init_module
 from .hf_attend import CacheAttend
 from .hf_config import BailingMoeV2Config
@@ -312,7 +312,9 @@ class BailingMoeV2ForCausalLM(PreTrainedModel, GenerationMixin):
         state = self.state_dict() if state_dict is None else state_dict
         dtype = str(state["model.norm.weight"].dtype).removeprefix("torch.")
         shard = (
-            max_shard_size if isinstance(max_shard_size, int) else parse_size_to_int(max_shard_size)
+            max_shard_size
+            if isinstance(max_shard_size, int)
+            else parse_bytes(max_shard_size, "max_shard_size")
         )
         write_weights(state, self.config.ling().replace(dtype=dtype), folder, shard)
         self.config.dtype = dtype

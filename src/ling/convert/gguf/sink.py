@@ -14,6 +14,7 @@ from torch import Tensor
 from ...config import ModelConfig
 from ...errors import UsageError
 from ...model.names import tensor_specs
+from ...model.shards import write_all
 from ..sink import SinkOptions
 from .header import KIND_IDS, KINDS, Kind, nbytes
 from .layout import general_metadata, lay_out
@@ -84,7 +85,7 @@ class GGUFSink:
         """Make the file, head and full length included."""
         self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         os.truncate(self._fd, self.files[FILE])
-        _write(self._fd, memoryview(self._head), 0)
+        write_all(self._fd, memoryview(self._head), 0)
 
     def finish(self) -> None:
         """Bring the file to the disk and close it."""
@@ -98,7 +99,7 @@ class GGUFSink:
         # Quantising makes float32 copies, which a whole vocabulary's would be gigabytes of.
         for part in rows.split(max(1, _VALUES_AT_ONCE // rows.shape[-1])):
             data = _encoded(part, place.kind).data
-            _write(self._fd, data, offset)
+            write_all(self._fd, data, offset)
             offset += len(data)
 
 
@@ -124,10 +125,3 @@ def _encoded(tensor: Tensor, kind: Kind) -> np.ndarray:
     gguf = gguf_package()
     rows = tensor.float().contiguous().numpy()
     return gguf.quants.quantize(rows, gguf.GGMLQuantizationType[kind.name.upper()]).reshape(-1)
-
-
-def _write(fd: int, data: memoryview, offset: int) -> None:
-    """At `offset`, whatever other threads write; one call takes 2 GiB at most."""
-    while data:
-        done = os.pwrite(fd, data, offset)
-        data, offset = data[done:], offset + done
