@@ -5,11 +5,14 @@ import json
 import pytest
 
 from ling.config import ModelConfig
+from ling.convert import choices
+from ling.convert.sink import SINKS
 from ling.errors import CheckpointError, ConfigError, ShardIndexError
 from ling.model.ling import from_config
 from ling.model.names import tensor_specs
-from ling.model.size import describe
+from ling.model.size import BYTES_PER_WEIGHT, describe
 from ling.model.weights import load_model, read_config, save_model
+from ling.ops.formats import FORMATS
 from ling.presets import PRESETS, preset
 
 # Spec: architecture §4.
@@ -130,3 +133,10 @@ def test_yarn_stretches_the_context_by_its_factor():
     assert cfg.replace(rope_scaling={"rope_type": "default", "factor": 2}).context_length == 512
     with pytest.raises(ConfigError, match="factor"):
         cfg.replace(rope_scaling={"type": "yarn", "factor": None})
+
+
+def test_inspect_knows_the_bits_of_the_packed_formats():
+    for fmt in FORMATS.values():
+        assert BYTES_PER_WEIGHT[fmt.name] == fmt.bits / 8
+    assert {t for t in choices.TO if t in FORMATS} == {f.name for f in FORMATS.values()}
+    assert set(choices.TO) == set(SINKS)

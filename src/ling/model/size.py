@@ -8,13 +8,15 @@ from typing import Any
 from ..config import ModelConfig
 from .names import tensor_specs
 
-# Bytes per weight of each number format, scales included.
+# Bytes per weight of each number format, scales included. The integer ones repeat ops/formats.py,
+# which takes torch to import (tests/model/test_config.py holds the two together).
 BYTES_PER_WEIGHT = {
     "float32": 4.0,
     "bf16": 2.0,
     "fp8": 1 + 4 / 128**2,
-    "int8": 1 + 2 / 128,
-    "int4": 0.5 + 2 / 32,
+    "int8": 1 + 2 / 64,
+    "int4_g32": 0.5 + 2 / 32,
+    "int4": 0.5 + 2 / 64,
 }
 
 
