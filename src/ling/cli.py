@@ -535,7 +535,7 @@ def _synth(args: list[str]) -> None:
     parser = _parser("synth")
     parser.add_argument("preset", type=str, help="a shape: ling-mini-2.0, dense-8b, ...")
     parser.add_argument("target", type=str, help="folder to write")
-    parser.add_argument("--to", type=str, default="int4", help="bf16, int4, int4_g32 or int8")
+    parser.add_argument("--to", type=str, default="int4", help="bf16, fp8, int4, int4_g32 or int8")
     parser.add_argument("--seed", type=int, default=0)
     ns = parser.parse_args(args)
     from pathlib import Path

@@ -22,6 +22,7 @@ from .sink import SinkOptions, sink_for
 
 BLOCK_VALUES = 1 << 24
 MAX_SHARD_BYTES = 5_000_000_000
+FLOATS = ("bf16", "fp8")
 
 
 def synth(
@@ -34,19 +35,20 @@ def synth(
 ) -> None:
     """Write a folder with random weights of the right size: normal with `initializer_range`.
 
-    `to` is bf16 or one of our integer formats. Raises `UsageError` for another, or if the target
-    exists.
+    `to` is bf16, fp8 or one of our integer formats. Raises `UsageError` for another, or if the
+    target exists.
     """
-    if to != "bf16" and (to not in FORMATS or FORMATS[to].kind == 3):
-        known = [f.name for f in FORMATS.values()]
+    packed = to in FORMATS and FORMATS[to].integer
+    if to not in FLOATS and not packed:
+        known = [*FLOATS, *(f.name for f in FORMATS.values() if f.integer)]
         raise UsageError(f"no format `{to}` to synthesise; there are {', '.join(known)}")
     if target.exists():
         raise UsageError(f"{target}: exists; give another name")
     source = _Random(cfg, seed)
     options = SinkOptions(max_shard_bytes=MAX_SHARD_BYTES)
     with atomic_folder(target) as tmp:
-        if to == "bf16":
-            sink = sink_for("bf16", tmp, cfg, options)
+        if not packed:
+            sink = sink_for(to, tmp, cfg, options)
             log(f"{target}: {sum(sink.files.values()) / 1e9:.1f} GB of random weights")
             for name, spec in tensor_specs(cfg).items():
                 dtype = torch.float32 if spec.float32 else torch.bfloat16
