@@ -103,13 +103,12 @@ class Ours:
             vocab = self.runner.config.vocab_size
             prompt = [self.fresh.randrange(vocab) for _ in range(options.tokens)]
             start = time.perf_counter()
-            self._run([prompt], 1)
+            engine.add(prompt, self.params(1))
+            while engine.has_work:
+                engine.step()
             return options.tokens / (time.perf_counter() - start)
         # The prompt's pages are cached after the first time: only its tail is computed again.
-        requests = [
-            engine.add(p, SamplingParams(temperature=0, max_tokens=options.tokens, ignore_eos=True))
-            for p in self.prompts
-        ]
+        requests = [engine.add(p, self.params()) for p in self.prompts]
         while any(len(r.output) < 1 for r in requests):
             engine.step()
         before, start = sum(len(r.output) for r in requests), time.perf_counter()
@@ -118,13 +117,11 @@ class Ours:
         seconds = time.perf_counter() - start
         return (sum(len(r.output) for r in requests) - before) / seconds
 
-    def _run(self, prompts: list[list[int]], tokens: int) -> None:
-        for prompt in prompts:
-            self.engine.add(
-                prompt, SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True)
-            )
-        while self.engine.has_work:
-            self.engine.step()
+    def params(self, tokens: int | None = None) -> SamplingParams:
+        """Greedy decoding of so many tokens, or of what is measured."""
+        return SamplingParams(
+            temperature=0, max_tokens=tokens or self.options.tokens, ignore_eos=True
+        )
 
 
 def read_rate(buffer: torch.Tensor | None = None) -> float:

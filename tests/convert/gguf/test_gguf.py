@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -240,9 +241,16 @@ def test_tokenizer_that_cuts_words_otherwise_is_refused(tiny, tokenizer_folder, 
 
 
 def test_the_rule_without_possessive_marks_is_the_same_rule(tiny, tokenizer_folder, tmp_path):
-    raw = (tokenizer_folder / "tokenizer.json").read_text("utf-8")
-    (tmp_path / "tokenizer.json").write_text(raw.replace("]?+", "]?").replace("]++", "]+"), "utf-8")
-    sink_for("gguf", tmp_path, tiny, SinkOptions(tokenizer=tmp_path))
+    copy = shutil.copytree(tokenizer_folder, tmp_path / "copy")
+    raw = (copy / "tokenizer.json").read_text("utf-8")
+    plain = raw.replace("]?+", "]?").replace("]++", "]+")
+    assert plain != raw
+    (copy / "tokenizer.json").write_text(plain, "utf-8")
+    sizes = [
+        sink_for("gguf", tmp_path, tiny, SinkOptions(tokenizer=folder)).files
+        for folder in (tokenizer_folder, copy)
+    ]
+    assert sizes[0] == sizes[1]
 
 
 def test_model_without_tokenizer_is_exported_with_a_warning(export, tiny, caplog):

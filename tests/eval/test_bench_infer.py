@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+
+import pytest
+
+from ling.cli import main
+from ling.errors import RunError, UsageError
+from ling.eval import peers
+from ling.eval.bench_infer import BenchOptions, Ours, bench
+from ling.eval.peers import Peer, best_of, interval, llama_cpp
+from ling.ops import native
+
+needs_library = pytest.mark.skipif(native.library() is None, reason="no kernel library")
+
+# Speaks the peer's protocol: a setting, then tokens per second for each request; `slow` is slower.
+FAKE = """
+import json, sys
+if "crash" in sys.argv[1]:
+    sys.exit(3)
+print(json.dumps({"what": "setting", "argv": sys.argv[1:]}), flush=True)
+for line in sys.stdin:
+    request = json.loads(line)
+    rate = 2.0 if "slow" in sys.argv[1] else 4.0
+    print(json.dumps({**request, "tokens_per_s": rate}), flush=True)
+"""
+
+
+@pytest.fixture
+def fake(tmp_path, monkeypatch):
+    script = tmp_path / "peer.py"
+    script.write_text(FAKE)
+    monkeypatch.setattr(peers, "SCRIPT", script)
+    return lambda name: Peer(name, sys.executable, tmp_path / name, 2, "on", "on")
+
+
+@needs_library
+@pytest.mark.parametrize("kind", ["decode", "prefill", "batch"])
+def test_bench_of_a_preset_makes_its_weights_once_and_reports(kind, tmp_path, capsys):
+    args = ["bench", kind, "ling-nano", "--cache", str(tmp_path), "--pairs", "2", "--tokens", "8"]
+    for _ in range(2):
+        assert main([*args, "--json"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    report = json.loads(lines[-1])
+    assert (report["kind"], report["format"], len(report["samples"])) == (kind, "int4", 2)
+    assert report["tokens_per_s"] == statistics.median(report["samples"]) > 0
+    assert report["read_limit_gb_per_s"] > 0
+    assert 0 <= report["python_overhead"] < 1
+    assert sum(s["share"] for s in report["stages"].values()) == pytest.approx(1)
+    assert [p.name for p in tmp_path.iterdir()] == ["ling-nano-int4"]
+
+
+@needs_library
+def test_coin_keeps_about_the_asked_share_of_drafts(tmp_path):
+    options = BenchOptions(kind="decode", tokens=60, pairs=5, speculative="mtp", acceptance=0.75)
+    report = bench("ling-nano", options, cache=str(tmp_path), log=str)
+    assert 0.6 < report["acceptance_measured"] < 0.9
+
+
+@needs_library
+def test_context_is_computed_once_and_reused(tmp_path):
+    bench("ling-nano", BenchOptions(kind="decode", tokens=4, pairs=1), cache=str(tmp_path), log=str)
+    options = BenchOptions(kind="decode", context=200, tokens=4, pairs=1)
+    ours = Ours(tmp_path / "ling-nano-int4", options)
+    ours.measure()
+    request = ours.engine.add(ours.prompts[0], ours.params())
+    ours.engine.step()
+    assert request.cached == 192
+
+
+def test_peers_take_turns_with_us_and_the_fastest_setting_is_kept(fake):
+    options, said = BenchOptions(kind="decode"), []
+    best = best_of([fake("slow"), fake("fast"), fake("crash")], options, said.append)
+    assert best.name == "fast"
+    assert any("crash" in line and "left out" in line for line in said)
+    running = best.start(options)
+    assert "--context" in running.setting["argv"]
+    assert running.measure() == 4.0
+    running.stop()
+    assert running.process.poll() == 0
+
+
+def test_no_setting_that_works_is_an_error(fake):
+    with pytest.raises(RunError, match="no setting"):
+        best_of([fake("crash-a"), fake("crash-b")], BenchOptions(kind="decode"), str)
+
+
+def test_interpreter_without_llama_cpp_is_named(tmp_path):
+    bare = tmp_path / "python"
+    bare.write_text("#!/bin/sh\nexit 1\n")
+    bare.chmod(0o755)
+    with pytest.raises(UsageError, match="llama-cpp-python"):
+        llama_cpp("ling-nano", ["q4_0"], tmp_path, str(bare), str)
+
+
+def test_interval_holds_the_median_of_steady_ratios():
+    low, high = interval([1.9, 2.0, 2.1, 2.0, 2.0, 1.95, 2.05])
+    assert 1.9 <= low <= 2.0 <= high <= 2.1
+
+
+@pytest.mark.parametrize(
+    ("args", "word"),
+    [
+        (["bench", "decode", "ling-nano", "--pairs", "0"], "--pairs"),
+        (["bench", "decode", "ling-nano", "--against", "vim"], "llama.cpp"),
+        (["bench", "fly"], "decode"),
+    ],
+)
+def test_bad_bench_usage_is_one_line(args, word, capsys):
+    assert main(args) == 2
+    error = capsys.readouterr().err
+    assert word in error
+    assert error.count("\n") == 1
