@@ -54,7 +54,8 @@ def make_source(folder: Path, layers: int) -> None:
 
 def original(source: Path, target: Path, to: str) -> None:
     """The original's way: load everything, map everything, cast each tensor, save as one file."""
-    args = torch.load(source / "common.pt", weights_only=False)["args"]
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        args = torch.load(source / "common.pt", weights_only=True)["args"]
     cfg = preset("ling-mini-2.0").replace(
         num_hidden_layers=args.num_layers, num_nextn_predict_layers=0, vocab_size=args.vocab_size
     )

@@ -1,11 +1,12 @@
-"""What each weight format costs in quality: perplexity and KL divergence to bf16, on held-out tokens.
+"""What each weight format costs in quality: perplexity and KL divergence to bf16, on held-out
+tokens.
 
     python benchmarks/format_quality.py MODEL_FOLDER PREFIX [--rows 40] [--gguf FILE.gguf ...]
 
-MODEL_FOLDER holds a trained model in bf16, PREFIX a Megatron .bin/.idx of held-out tokens. Our formats
-run in our kernels (activations in 8 bits, as when serving). GGUF files of the same model, made for
-instance by llama.cpp's own quantiser, are read back to float32 and run in PyTorch: their weights' error
-alone, which flatters them. Prints one JSON line a format; KL is in nats per token.
+MODEL_FOLDER holds a trained model in bf16, PREFIX a Megatron .bin/.idx of held-out tokens. Our
+formats run in our kernels (activations in 8 bits, as when serving). GGUF files of the same model,
+made for instance by llama.cpp's own quantiser, are read back to float32 and run in PyTorch: their
+weights' error alone, which flatters them. Prints one JSON line a format; KL is in nats per token.
 """
 
 from __future__ import annotations
@@ -51,8 +52,12 @@ def gguf_scorer(path: Path) -> tuple[Score, float]:
     source = open_source(path)
     model = from_config(source.config, dtype=torch.float32)
     fill_tensors(model, source.tensor)
-    names = [n for s in packed_specs(source.config).values() for e in range(max(s.experts, 1))
-             for n in s.parts(e)]
+    names = [
+        n
+        for s in packed_specs(source.config).values()
+        for e in range(max(s.experts, 1))
+        for n in s.parts(e)
+    ]
     values = sum(math.prod(source.tensor(n).shape) for n in names)
     bits = 8 * sum(source.stored_bytes(n) for n in names) / values
     return scorer(TorchRunner(model.eval())), bits
@@ -80,7 +85,9 @@ def main() -> None:
     print(json.dumps(report("float32", 32.0, texts, want, want)), flush=True)
     for name, fmt in FORMATS.items():
         score = scorer(open_runner(args.model, fmt=name))
-        print(json.dumps(report(name, fmt.bits, texts, want, [score(t) for t in texts])), flush=True)
+        print(
+            json.dumps(report(name, fmt.bits, texts, want, [score(t) for t in texts])), flush=True
+        )
     for path in args.gguf:
         score, bits = gguf_scorer(path)
         got = [score(t) for t in texts]

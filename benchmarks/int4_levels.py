@@ -2,9 +2,10 @@
 
     python benchmarks/int4_levels.py
 
-Lloyd's algorithm on normal weights: each group takes the scale that minimises its squared error, each
-level then moves to the mean of what it stands for. Prints the error (root mean square, relative to the
-weights') of the levels we use, of uniform ones, and of uniform ones with a minimum per group.
+Lloyd's algorithm on normal weights: each group takes the scale that minimises its squared error,
+each level then moves to the mean of what it stands for. Prints the error (root mean square,
+relative to the weights') of the levels we use, of uniform ones, and of uniform ones with a minimum
+per group.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ UNIFORM_CLIPS = [s * m for m in torch.linspace(5.5, 9, 10).tolist() for s in (1,
 
 
 def fit(w: Tensor, levels: Tensor, clips: list[float]) -> tuple[Tensor, Tensor, Tensor]:
-    """Scale [n], codes [n, G] and squared error [n] of groups w [n, G], by search and least squares."""
+    """Scale [n], codes [n, G] and squared error [n] of groups w [n, G], by search and least
+    squares.
+    """
     largest = w.gather(1, w.abs().argmax(-1, keepdim=True))[:, 0]
     borders = (levels[1:] + levels[:-1]) / 2
     error, scale = torch.full((len(w),), float("inf")), torch.zeros(len(w))
