@@ -13,7 +13,7 @@ from torch import Tensor
 from ..config import ModelConfig
 from ..model.folder import INDEX, SafetensorsFolder
 from ..model.names import tensor_specs
-from ..model.shards import ShardFile, Stored
+from ..model.shards import Extent, ShardFile, Stored
 from ..model.weights import SCALE, check_names, float_tensor, read_config
 from .layouts import Layout
 from .sink import SinkOptions
@@ -72,6 +72,7 @@ class SafetensorsSink:
             tensors = {key: value for name in names for key, value in stored[name].items()}
             self._shards.append(ShardFile(folder / file, tensors))
             self._shard_of |= dict.fromkeys(names, self._shards[-1])
+        self._stored = stored
         mine = self._shards[options.rank :: options.world_size]
         self.names = [name for name in stored if self._shard_of[name] in mine]
         index = _index({n: (self._shard_of[n].path.name, parts) for n, parts in stored.items()})
@@ -82,6 +83,11 @@ class SafetensorsSink:
     def put(self, name: str, tensor: Tensor) -> None:
         for key, value in self._layout.encode(name, tensor).items():
             self._shard_of[name].put(key, value)
+
+    def put_extent(self, name: str, extent: Extent) -> bool:
+        return self._stored[name] == {name: extent.stored} and self._shard_of[name].put_extent(
+            name, extent
+        )
 
     def finish(self) -> None:
         for shard in self._shards:
