@@ -3,14 +3,130 @@
 #define LING_INTERNAL_H
 #include <stdint.h>
 
-// Dot product of two int8 rows; every ISA gives the same integer.
-using ling_dot_i8 = int32_t (*)(const int8_t* a, const int8_t* b, int64_t k);
+#include <atomic>
 
-int32_t ling_dot_i8_generic(const int8_t* a, const int8_t* b, int64_t k);
-int32_t ling_dot_i8_avx2(const int8_t* a, const int8_t* b, int64_t k);
-int32_t ling_dot_i8_avx512vnni(const int8_t* a, const int8_t* b, int64_t k);
+#include "ling_kernels.h"
 
-int ling_fail(int status, const char* text);
-// Calls body(context, i) for i in [0, n), split over the threads.
-void ling_parallel_for(int64_t n, void (*body)(void*, int64_t), void* context);
+namespace ling {
+
+constexpr int64_t kTile = 16;   // rows of a packed tile: the lanes of a vector
+constexpr int64_t kPage = 64;   // positions of a KV page
+constexpr int kMaxRows = 64;    // query rows (tokens × heads of a group) of one attention task
+
+// A row of activations in the form that a matrix kind multiplies with.
+struct Row {
+  const void* values;     // int8 [cols padded to the group], or bfloat16
+  const float* scales;    // per group; null for bfloat16
+  const int32_t* sums;    // per group: sum of the int8 values; null for bfloat16
+};
+
+// What happens to a finished value of row m, column n.
+enum class Epilogue { kStore, kAdd, kScaledAdd, kSwiGLU };
+
+// One product: `w` times `m` rows. y[i] is row i of the result; kScaledAdd multiplies by weight[i];
+// kSwiGLU reads tiles in pairs (gate, up) and writes half as many columns.
+struct Product {
+  ling_matrix w;
+  int64_t m;
+  const Row* x;
+  float* const* y;
+  const float* weight;
+  const float* bias;
+  Epilogue epilogue;
+};
+
+struct AttentionTask {
+  int64_t rows, tokens;         // rows = tokens × group; row r belongs to token r / group
+  int64_t group, head_dim;
+  int64_t first;                // position of token 0
+  const float* const* q;        // rows, already normed and rotated
+  float* const* out;
+  const int32_t* pages;
+  const uint16_t* k;            // of this layer and kv head: page p is at k + p · page_stride
+  const uint16_t* v;
+  int64_t page_stride;
+};
+
+// One instruction-set level: the same functions, compiled with other flags.
+struct Level {
+  const char* name;
+  void (*rms_norm)(const float* x, const float* w, float eps, int64_t n, float* y);
+  void (*quantise_row)(const float* x, int64_t n, int64_t padded, int64_t group, int8_t* q,
+                       float* scales, int32_t* sums);
+  void (*round_row)(const float* x, int64_t n, int64_t padded, uint16_t* q);
+  // Tiles [begin, end) of a product; `scratch` holds scratch_bytes(w).
+  void (*product)(const Product& p, int64_t begin, int64_t end, uint8_t* scratch);
+  void (*router)(const void* w, int64_t tile, const float* const* x, int64_t m, int64_t cols,
+                 float* const* logits);
+  void (*sigmoid)(const float* x, int64_t n, float* y);
+  void (*rotate)(float* x, const float* cos, const float* sin, int64_t half);
+  void (*attention)(const AttentionTask& t, float* scratch);
+  void (*embed_i8)(const int8_t* q, const uint16_t* scales, int64_t n, int64_t group, float* y);
+  // Reads n bytes (a multiple of 256); the result keeps the compiler from leaving the loads out.
+  float (*read)(const void* data, int64_t n);
+  // Tiles [begin, end) of a packed matrix from w (see ling_pack).
+  void (*pack)(int32_t kind, int64_t group, int64_t rows, int64_t cols, const void* w, bool bf16,
+               int64_t stride, const float* importance, int64_t begin, int64_t end, void* data,
+               void* scales);
+};
+
+extern const Level level_generic, level_avx2, level_avx512vnni, level_avx512bf16;
+
+// The level in use, or null with the error set.
+const Level* level();
+int fail(int status, const char* text);
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline int64_t padded_cols(const ling_matrix& w) { return ceil_div(w.cols, w.group) * w.group; }
+inline int64_t tiles(const ling_matrix& w) { return ceil_div(w.rows, kTile); }
+inline int64_t tile_bytes(const ling_matrix& w) {
+  const int64_t n = kTile * padded_cols(w);
+  return w.kind == LING_I4 ? n / 2 : w.kind == LING_I8 ? n : 2 * n;
+}
+inline int64_t tile_scales(const ling_matrix& w) {
+  return w.kind == LING_BF16 ? 0 : kTile * (padded_cols(w) / w.group);
+}
+// Room that Level::product needs: two unpacked tiles.
+inline int64_t scratch_bytes(const ling_matrix& w) { return 2 * kTile * padded_cols(w) + 64; }
+const char* check_matrix(const ling_matrix& w);
+
+// Threads that stay together for a whole forward pass: a stage is a set of tasks, handed out so that
+// each thread walks its own contiguous part and then helps the others.
+class Team {
+ public:
+  using Body = void (*)(void* context, int64_t task, int thread);
+  explicit Team(int threads);
+  // Called by every thread of the team with the same arguments; returns when all tasks are done.
+  void stage(int64_t tasks, Body body, void* context, int thread);
+  // Calls entry(context, team, thread) in every thread.
+  static void run(void (*entry)(void* context, Team& team, int thread), void* context, int threads);
+  const int threads;
+
+ private:
+  void barrier();
+  struct alignas(64) Part {
+    std::atomic<int64_t> next;
+    int64_t end;
+  };
+  static constexpr int kMaxThreads = 256;
+  Part parts_[2][kMaxThreads];
+  alignas(64) std::atomic<int> arrived_{0};
+  alignas(64) std::atomic<int> generation_{0};
+  friend struct TeamAccess;
+  struct alignas(64) Turn { int value; } turn_[kMaxThreads] = {};
+};
+
+int num_threads();
+// body(context, i, thread) for i in [0, n), outside of a team.
+void parallel_for(int64_t n, Team::Body body, void* context);
+
+// Template sugar: a lambda as a stage.
+template <class F>
+void stage(Team& team, int thread, int64_t tasks, const F& f) {
+  team.stage(
+      tasks, [](void* c, int64_t i, int t) { (*static_cast<const F*>(c))(i, t); },
+      const_cast<F*>(&f), thread);
+}
+
+}  // namespace ling
 #endif

@@ -1,28 +1,153 @@
 // The whole C interface. Every function returns 0 or a status; ling_last_error() has the text.
+// Nothing here throws, aborts or keeps a pointer beyond what its comment says.
 #ifndef LING_KERNELS_H
 #define LING_KERNELS_H
 #include <stdint.h>
 
-#define LING_ABI_VERSION 1
+#define LING_ABI_VERSION 2
 #define LING_API __attribute__((visibility("default")))
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-enum { LING_OK = 0, LING_BAD_ARGUMENT = 1, LING_BAD_ISA = 2 };
+enum { LING_OK = 0, LING_BAD_ARGUMENT = 1, LING_BAD_ISA = 2, LING_NO_MEMORY = 3, LING_IO = 4 };
+
+// How a matrix [rows, cols] is stored. Rows come in tiles of 16, the last one padded with zeros;
+// cols are padded with zeros to a multiple of the group.
+//   LING_I4    codes of 4 bits into the 16 levels of `ling_int4_levels`. A tile holds, for every 8
+//              columns, 16 rows × 4 bytes; byte j has column j in its low and 4 + j in its high half.
+//   LING_I8    value + 128 as a byte. A tile holds, for every 4 columns, 16 rows × 4 bytes.
+//   LING_BF16  a tile holds, for every 2 columns, 16 rows × 2 values; `scales` is null, the group 2.
+// scales: bfloat16, tile by tile, for every group 16 values.
+enum { LING_I4 = 1, LING_I8 = 2, LING_BF16 = 3 };
+
+typedef struct {
+  int32_t kind;
+  int32_t group;
+  int64_t rows, cols;
+  const void* data;
+  const void* scales;
+} ling_matrix;
 
 LING_API int ling_abi_version(void);
-// The level in use: "generic", "avx2" or "avx512vnni". LING_ISA caps it; an unknown word is an error.
+// The level in use: "generic", "avx2", "avx512vnni" or "avx512bf16". LING_ISA caps it; an unknown
+// word is an error.
 LING_API int ling_isa(const char** name);
 LING_API int ling_set_num_threads(int n);
 LING_API const char* ling_last_error(void);
 
-// y[t, n] = sum_k x[t, k] * w[n, k] in exact integers, times x_scale[t] * w_scale[n].
-// x int8 [T, K], w int8 [N, K], scales float32, y float32 [T, N]; all contiguous.
-// Values are -127..127 and K at most 131072, so that no sum leaves int32.
-LING_API int ling_gemv_i8_i8(const int8_t* x, const float* x_scale, const int8_t* w,
-                             const float* w_scale, float* y, int64_t T, int64_t N, int64_t K);
+// The 16 levels of LING_I4, ascending, in units of the group's scale.
+LING_API const int8_t* ling_int4_levels(void);
+
+// Map [data, data + bytes) of a file in before it is read; advice, never an error of the system.
+LING_API int ling_map_in(const void* data, int64_t bytes);
+
+// Time to read every whole MiB of a buffer once with all threads: what memory can give.
+LING_API int ling_read_seconds(const void* data, int64_t bytes, double* seconds);
+
+// Sizes in bytes of the two parts of a packed matrix; the group must be a multiple of 16
+// up to 256 (2 for LING_BF16).
+LING_API int ling_packed_size(int32_t kind, int32_t group, int64_t rows, int64_t cols,
+                              int64_t* data_bytes, int64_t* scale_bytes);
+// Quantise and pack w [rows, cols] (float32 or bfloat16, row stride in elements). Each group's scale
+// minimises the squared error, weighed per column by `importance` (or null for equal weights).
+LING_API int ling_pack(int32_t kind, int32_t group, int64_t rows, int64_t cols, const void* w,
+                       int32_t w_is_bf16, int64_t row_stride, const float* importance, void* data,
+                       void* scales);
+// Back to float32 [rows, cols].
+LING_API int ling_unpack(const ling_matrix* w, float* out);
+
+// y[t, n] = sum_k x[t, k] · w[n, k]; x float32 [T, cols], y float32 [T, rows]. Integer kinds quantise
+// x per row and group to 8 bits; LING_BF16 rounds x to bfloat16. A row of y depends on nothing but
+// its own row of x: not on T, not on the number of threads.
+LING_API int ling_matmul(const ling_matrix* w, const float* x, float* y, int64_t T);
+
+// ---- a whole model -----------------------------------------------------------------------------
+
+typedef struct {
+  int64_t vocab_size, hidden_size, num_layers, num_mtp_layers;
+  int64_t num_heads, num_kv_heads, head_dim, rotary_size;
+  int64_t num_experts, num_experts_per_tok, n_group, topk_group;
+  int64_t expert_width;     // F of the routed experts
+  int64_t max_positions;    // rows of the rotary tables
+  float rms_norm_eps, routed_scaling_factor;
+  int32_t norm_topk_prob;
+  int32_t embedding_kind;   // LING_BF16: bfloat16 [V, D]; LING_I8: int8 [V, D] with scales [V, D/group]
+  int32_t embedding_group;
+  const void* embedding;
+  const void* embedding_scales;  // bfloat16
+  const float* norm;             // final norm [D]
+  ling_matrix head;
+  const float* cos;  // [max_positions, rotary_size / 2], attention scaling included
+  const float* sin;
+  // Pages of 64 positions of every cache layer: bfloat16, zeroed by the caller before first use.
+  // K: [layers, pages, kv_heads, head_dim / 2, 64, 2]; V: [layers, pages, kv_heads, 32, head_dim, 2].
+  void* k_pages;
+  void* v_pages;
+  int64_t num_pages;
+} ling_model_config;
+
+typedef struct {
+  const float* input_norm;
+  ling_matrix qkv;
+  const float* qkv_bias;  // or null
+  const float* q_norm;    // or null, then k_norm too
+  const float* k_norm;
+  ling_matrix dense;
+  const float* dense_bias;  // or null
+  const float* post_norm;
+  // Dense MLP, or the shared expert of a MoE layer (rows 0: none). gate and up rows alternate in
+  // tiles of 16.
+  ling_matrix gate_up, down;
+  int32_t is_moe;
+  const void* router;         // bfloat16, tiles of 16 experts: for every column 16 values
+  const float* expert_bias;   // [E]
+  ling_matrix expert_gate_up, expert_down;  // of expert 0; the others follow back to back
+  // MTP layers only.
+  ling_matrix eh_proj;
+  const float* enorm;
+  const float* hnorm;
+  const float* final_norm;
+} ling_layer;
+
+typedef struct {
+  int64_t first;        // position of its first row
+  int64_t start, stop;  // its rows on the flat token axis
+  const int32_t* pages; // pages of positions 0 .. first + stop - start
+  int64_t num_pages;
+} ling_segment;
+
+typedef struct ling_model ling_model;
+
+// The model keeps every pointer of `config` and `layers` (main layers, then MTP layers): the caller
+// keeps the memory alive until ling_model_free.
+LING_API int ling_model_new(const ling_model_config* config, const ling_layer* layers,
+                            ling_model** model);
+LING_API void ling_model_free(ling_model* model);
+
+// Main layers over T tokens; hidden float32 [T, D] after the final norm.
+LING_API int ling_forward(ling_model* model, const int64_t* tokens, int64_t T,
+                          const ling_segment* segments, int64_t num_segments, float* hidden);
+// MTP layer j: next_tokens[t] is the token after position t (+ j); hidden_in and hidden_out [T, D].
+LING_API int ling_mtp(ling_model* model, int64_t j, const int64_t* next_tokens,
+                      const float* hidden_in, int64_t T, const ling_segment* segments,
+                      int64_t num_segments, float* hidden_out);
+// Scores of `rows` hidden states over the first `vocab` ids (0: all): logits [rows, vocab], and in
+// best[row] the lowest id of the largest score among ids whose banned[id] is 0 (banned may be null).
+LING_API int ling_logits(ling_model* model, const float* hidden, int64_t rows, int64_t vocab,
+                         const uint8_t* banned, float* logits, int64_t* best);
+// For models larger than memory: the routed experts of `layer` are mapped from `fd`, their four parts
+// (gate·up data and scales, down data and scales) at these offsets. Experts whose `hot` is 0 are read
+// ahead when a step needs them and let go once the layer is done. `hot` [E] is read at every step.
+LING_API int ling_model_stream(ling_model* model, int64_t layer, int fd, const int64_t offsets[4],
+                               const uint8_t* hot);
+// Let go of every expert of a streamed layer whose `hot` is 0.
+LING_API int ling_model_let_go(ling_model* model, int64_t layer);
+// Counts of routed tokens per expert since the last call: [layers of the model, E] int64.
+LING_API int ling_expert_counts(ling_model* model, int64_t* counts);
+// Seconds per stage since the last call; names[i] stays valid. `n` in: capacity, out: filled.
+LING_API int ling_profile(ling_model* model, const char** names, double* seconds, int64_t* n);
 
 #ifdef __cplusplus
 }

@@ -1,30 +1,241 @@
-// Runs without Python: every level gives the integers of the portable one. Built with sanitizers.
-#include <stdio.h>
-#include <stdlib.h>
+// Runs without Python, built with sanitizers: packing and products of random matrices against their
+// definition, and calls that must be refused. `test_kernels SEED ROUNDS`.
+#include "test.h"
 
-#include <vector>
+namespace {
 
-#include "internal.h"
-#include "ling_kernels.h"
+const int32_t kKinds[] = {LING_I4, LING_I8, LING_BF16};
+const int32_t kGroups[] = {16, 32, 64, 128, 240, 256};
 
-int main() {
-  const char* isa = nullptr;
-  if (ling_isa(&isa)) return fprintf(stderr, "%s\n", ling_last_error()), 1;
-  srand(1);
-  for (int64_t k = 1; k < 300; ++k) {
-    const int64_t T = 1 + k % 3, N = 1 + k % 70;
-    std::vector<int8_t> x(T * k), w(N * k);
-    for (auto& v : x) v = int8_t(rand() % 255 - 127);
-    for (auto& v : w) v = int8_t(rand() % 255 - 127);
-    std::vector<float> xs(T, 0.5f), ws(N, 0.25f), y(T * N);
-    if (ling_gemv_i8_i8(x.data(), xs.data(), w.data(), ws.data(), y.data(), T, N, k)) return 1;
-    for (int64_t t = 0; t < T; ++t)
-      for (int64_t n = 0; n < N; ++n) {
-        const float want = float(ling_dot_i8_generic(&x[t * k], &w[n * k], k)) * (xs[t] * ws[n]);
-        if (want != y[t * N + n]) return fprintf(stderr, "%s: k=%d differs\n", isa, int(k)), 1;
-      }
+struct Case {
+  int32_t kind, group;
+  int64_t rows, cols, T;
+};
+
+Case random_case(Random& r) {
+  Case c;
+  c.kind = r.pick(kKinds);
+  c.group = c.kind == LING_BF16 ? 2 : r.pick(kGroups);
+  c.rows = r.between(1, r.below(4) ? 40 : 150);
+  c.cols = r.between(1, r.below(4) ? 150 : 700);
+  c.T = r.between(1, 20);
+  return c;
+}
+
+float odd_value(Random& r) {
+  const float values[] = {0, -0.0f, 1e-45f, 1e-40f, 1e-38f, 3e-37f, 1e30f, -1e30f, NAN, INFINITY, -INFINITY};
+  return r.pick(values);
+}
+
+void fill(Random& r, Array<float>& x, bool odd) {
+  for (float& v : x) v = r.normal();
+  for (int64_t i = 0, n = odd ? r.below(4) : 0; i < n; ++i) x[r.below(x.size)] = odd_value(r);
+}
+
+int64_t groups_of(const Case& c) { return (c.cols + c.group - 1) / c.group; }
+
+// Largest magnitude of a group: NaN if a value is not finite, 0 below 1e-36.
+float group_top(const float* x, int64_t n) {
+  float top = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    if (!isfinite(x[i])) return NAN;
+    top = fmaxf(top, fabsf(x[i]));
   }
-  if (ling_gemv_i8_i8(nullptr, nullptr, nullptr, nullptr, nullptr, 1, 1, 1) != LING_BAD_ARGUMENT) return 1;
+  return top < 1e-36f ? 0 : top;
+}
+
+void check_packing(const Case& c, const Array<float>& w, const Array<float>& got) {
+  // int4 may cut off the largest value of a group for the sake of the others.
+  const double bound[] = {0, 0.25, 0.012, 0};
+  for (int64_t n = 0; n < c.rows; ++n)
+    for (int64_t k = 0; k < c.cols; ++k) {
+      const float want = w.data()[n * c.cols + k], have = got.data()[n * c.cols + k];
+      if (c.kind == LING_BF16) {
+        const bool same = isnan(want) ? isnan(have) : fabsf(have - want) <= fabsf(want) / 256 || have == want;
+        CHECK(same || fabsf(want) < 1e-37f, "%g became %g", want, have);
+        continue;
+      }
+      const int64_t start = k / c.group * c.group, left = c.cols - start;
+      const float top = group_top(w.data() + n * c.cols + start, left < c.group ? left : c.group);
+      CHECK(isnan(top) ? isnan(have) : fabs(double(have) - want) <= bound[c.kind] * top + 1e-36,
+            "kind %d group %d [%d, %d]: %g became %g, largest %g", c.kind, c.group, int(c.rows),
+            int(c.cols), want, have, top);
+    }
+}
+
+// Codes of a packed matrix: what it stands for when every scale is one.
+Array<float> codes_of(const Matrix& p, const Case& c) {
+  Array<uint16_t> ones(p.scales.size);
+  for (uint16_t& s : ones) s = 0x3f80;
+  ling_matrix m = p.m;
+  m.scales = ones.data();
+  Array<float> codes(c.rows * c.cols);
+  CHECK(!ling_unpack(&m, codes.data()), "unpack");
+  return codes;
+}
+
+// The definition (ling_kernels.h): exact integers in a group, then one fused multiply-add a group.
+float integer_product(const Case& c, const Matrix& p, const float* codes, const float* x, int64_t n) {
+  float sum = 0;
+  for (int64_t g = 0; g < groups_of(c); ++g) {
+    const int64_t start = g * c.group, left = c.cols - start, have = left < c.group ? left : c.group;
+    const float top = group_top(x + start, have), scale = top / 127;
+    int64_t dot = 0;
+    for (int64_t k = 0; k < have; ++k)
+      if (top > 0) dot += int64_t(rintf(x[start + k] * (127 / top))) * int64_t(codes[start + k]);
+    const float ws = from_bf16(p.scales.data()[((n / 16) * groups_of(c) + g) * 16 + n % 16]);
+    sum = fmaf(float(dot), ws * scale, sum);
+  }
+  return sum;
+}
+
+void check_product(const Case& c, const Matrix& p, const Array<float>& x, const Array<float>& y) {
+  Array<float> weights(c.rows * c.cols);
+  CHECK(!ling_unpack(&p.m, weights.data()), "unpack");
+  const Array<float> codes = c.kind == LING_BF16 ? Array<float>() : codes_of(p, c);
+  for (int64_t t = 0; t < c.T; ++t)
+    for (int64_t n = 0; n < c.rows; ++n) {
+      const float got = y.data()[t * c.rows + n], *row = x.data() + t * c.cols;
+      if (c.kind != LING_BF16) {
+        const float want = integer_product(c, p, codes.data() + n * c.cols, row, n);
+        CHECK(got == want || (isnan(got) && isnan(want)), "kind %d group %d [%d, %d] row %d of %d: %g, not %g",
+              c.kind, c.group, int(c.rows), int(c.cols), int(t), int(c.T), got, want);
+        continue;
+      }
+      double want = 0, size = 0;
+      for (int64_t k = 0; k < c.cols; ++k) {
+        const double term = double(weights[n * c.cols + k]) * row[k];
+        want += term, size += fabs(term);
+      }
+      CHECK(fabs(got - want) <= 0.01 * size + 1e-30 || !(size < 1e36), "bfloat16: %g, not %g", got, want);
+    }
+}
+
+void fuzz_matrix(Random& r) {
+  const Case c = random_case(r);
+  const bool odd = r.below(3) == 0;
+  const int64_t stride = c.cols + r.below(5);
+  Array<float> w(c.rows * c.cols, 1), strided((c.rows - 1) * stride + c.cols, 1), back(c.rows * c.cols, 1);
+  fill(r, w, odd);
+  for (int64_t n = 0; n < c.rows; ++n)
+    memcpy(strided.data() + n * stride, w.data() + n * c.cols, size_t(c.cols) * 4);
+  Array<float> importance(c.cols, 1);
+  for (float& v : importance) v = r.uniform();
+  const bool weighed = c.kind == LING_I4 && r.below(2);
+
+  int64_t data_bytes, scale_bytes;
+  CHECK(!ling_packed_size(c.kind, c.group, c.rows, c.cols, &data_bytes, &scale_bytes), "size");
+  Matrix p;
+  p.data = Array<uint8_t>(data_bytes, c.kind == LING_BF16 ? 2 : 1);
+  p.scales = Array<uint16_t>(scale_bytes / 2, 1);
+  p.m = {c.kind, c.group, c.rows, c.cols, p.data.data(), p.scales.data()};
+  CHECK(!ling_pack(c.kind, c.group, c.rows, c.cols, strided.data(), 0, stride,
+                   weighed ? importance.data() : nullptr, p.data.data(), p.scales.data()), "pack");
+  CHECK(!ling_unpack(&p.m, back.data()), "unpack");
+  if (!weighed) check_packing(c, w, back);
+
+  Array<float> x(c.T * c.cols, 1), y(c.T * c.rows, 1);
+  fill(r, x, odd);
+  ling_set_num_threads(int(r.between(1, 3)));
+  CHECK(!ling_matmul(&p.m, x.data(), y.data(), c.T), "matmul");
+  check_product(c, p, x, y);
+  // A row alone has the same bits.
+  const int64_t t = r.below(c.T);
+  Array<float> one(c.rows, 1);
+  CHECK(!ling_matmul(&p.m, x.data() + t * c.cols, one.data(), 1), "matmul");
+  CHECK(!memcmp(one.data(), y.data() + t * c.rows, size_t(c.rows) * 4), "row %d alone differs", int(t));
+}
+
+// bfloat16 weights pack as the same values in float32 do.
+void fuzz_bf16_weights(Random& r) {
+  const Case c = random_case(r);
+  Array<float> w(c.rows * c.cols);
+  Array<uint16_t> half(w.size, 1);
+  for (int64_t i = 0; i < w.size; ++i) w[i] = from_bf16(half[i] = to_bf16(r.normal()));
+  int64_t data_bytes, scale_bytes;
+  CHECK(!ling_packed_size(c.kind, c.group, c.rows, c.cols, &data_bytes, &scale_bytes), "size");
+  Array<uint8_t> a(data_bytes), b(data_bytes);
+  Array<uint16_t> sa(scale_bytes / 2), sb(scale_bytes / 2);
+  CHECK(!ling_pack(c.kind, c.group, c.rows, c.cols, w.data(), 0, c.cols, nullptr, a.data(), sa.data()), "pack");
+  CHECK(!ling_pack(c.kind, c.group, c.rows, c.cols, half.data(), 1, c.cols, nullptr, b.data(), sb.data()), "pack");
+  CHECK(!memcmp(a.data(), b.data(), size_t(data_bytes)) && !memcmp(sa.data(), sb.data(), size_t(scale_bytes)), "bf16");
+}
+
+// Any bytes are valid codes, so a damaged file may give wrong numbers and nothing worse.
+void fuzz_bytes(Random& r) {
+  const Case c = random_case(r);
+  Matrix p = random_matrix(r, c.kind, c.group, c.rows, c.cols);
+  for (uint8_t& b : p.data) b = uint8_t(r.next());
+  for (uint16_t& s : p.scales) s = uint16_t(r.next());
+  Array<float> x(c.T * c.cols), y(c.T * c.rows);
+  fill(r, x, false);
+  CHECK(!ling_matmul(&p.m, x.data(), y.data(), c.T), "matmul");
+  if (c.kind != LING_BF16) check_product(c, p, x, y);
+}
+
+template <class... A>
+void refused(int status, const char* what) {
+  CHECK(status == LING_BAD_ARGUMENT, "%s was not refused", what);
+  CHECK(*ling_last_error(), "%s: no text", what);
+}
+
+void bad_calls(Random& r) {
+  const int64_t huge[] = {0, -1, INT64_MIN, INT64_MAX, (int64_t(1) << 31) + 1, int64_t(1) << 40};
+  Matrix p = random_matrix(r, LING_I8, 32, 20, 50);
+  Array<float> x(50), y(20);
+  int64_t n, m;
+  for (int32_t kind : {0, -1, 4, INT32_MIN, INT32_MAX})
+    refused(ling_packed_size(kind, 32, 16, 16, &n, &m), "kind");
+  for (int32_t group : {0, -16, 8, 15, 24, 257, 272, INT32_MIN, INT32_MAX})
+    refused(ling_packed_size(LING_I4, group, 16, 16, &n, &m), "group");
+  for (int32_t group : {0, 1, 16, -2}) refused(ling_packed_size(LING_BF16, group, 16, 16, &n, &m), "group");
+  for (int64_t bad : huge) {
+    refused(ling_packed_size(LING_I8, 32, bad, 16, &n, &m), "rows");
+    refused(ling_packed_size(LING_I8, 32, 16, bad, &n, &m), "cols");
+    ling_matrix w = p.m;
+    w.rows = bad;
+    refused(ling_matmul(&w, x.data(), y.data(), 1), "rows");
+    refused(ling_unpack(&w, y.data()), "rows");
+    if (bad && bad != -1 + 0) refused(ling_matmul(&p.m, x.data(), y.data(), bad), "T");
+  }
+  refused(ling_matmul(&p.m, x.data(), y.data(), -1), "T");
+  CHECK(!ling_matmul(&p.m, nullptr, nullptr, 0), "no rows");
+  refused(ling_packed_size(LING_I8, 32, 16, 16, nullptr, &m), "null");
+  refused(ling_packed_size(LING_I8, 32, 16, 16, &n, nullptr), "null");
+  refused(ling_matmul(nullptr, x.data(), y.data(), 1), "null");
+  refused(ling_matmul(&p.m, nullptr, y.data(), 1), "null");
+  refused(ling_matmul(&p.m, x.data(), nullptr, 1), "null");
+  refused(ling_unpack(nullptr, y.data()), "null");
+  refused(ling_unpack(&p.m, nullptr), "null");
+  ling_matrix w = p.m;
+  w.data = nullptr;
+  refused(ling_matmul(&w, x.data(), y.data(), 1), "null");
+  w = p.m;
+  w.scales = nullptr;
+  refused(ling_unpack(&w, y.data()), "null");
+  refused(ling_pack(LING_I8, 32, 20, 50, nullptr, 0, 50, nullptr, p.data.data(), p.scales.data()), "null");
+  refused(ling_pack(LING_I8, 32, 1, 50, x.data(), 0, 50, nullptr, nullptr, p.scales.data()), "null");
+  refused(ling_pack(LING_I8, 32, 1, 50, x.data(), 0, 50, nullptr, p.data.data(), nullptr), "null");
+  refused(ling_pack(LING_I8, 32, 1, 50, x.data(), 0, 49, nullptr, p.data.data(), p.scales.data()), "stride");
+  refused(ling_isa(nullptr), "null");
+  for (int threads : {0, -1, 257, INT32_MAX}) refused(ling_set_num_threads(threads), "threads");
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const char* isa = nullptr;
+  CHECK(!ling_isa(&isa), "isa");
+  const uint64_t seed = argc > 1 ? strtoull(argv[1], nullptr, 10) : 1;
+  const int64_t rounds = argc > 2 ? atoll(argv[2]) : 100;
+  Random r = {seed};
+  bad_calls(r);
+  for (int64_t i = 0; i < rounds; ++i) {
+    fuzz_matrix(r);
+    fuzz_bf16_weights(r);
+    fuzz_bytes(r);
+  }
+  fuzz_models(seed, rounds / 10);
   printf("%s: ok\n", isa);
   return 0;
 }

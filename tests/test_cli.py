@@ -48,6 +48,10 @@ def ling(*args, **options):
         (["eval", "nowhere", "--data", "x"], "nowhere"),
         (["merge", "nowhere", "out", "--last", "2"], "nowhere"),
         (["serve", "nowhere", "--port", "99999"], "99999"),
+        (["eval", "nowhere", "--data", "x", "--rows", "0"], "--rows"),
+        (["bench", "train", "--pairs", "0"], "--pairs"),
+        (["quickstart", "--minutes", "-1"], "--minutes"),
+        (["data", "prepare", "nowhere", "--out", "out"], "nowhere"),
     ],
 )
 def test_bad_usage_is_one_line_and_exit_code_2(args, word, tmp_path):
@@ -61,10 +65,40 @@ def test_bad_usage_is_one_line_and_exit_code_2(args, word, tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_inspect_json():
-    report = json.loads(ling("inspect", "ling-mini-2.0", "--json").stdout)
-    assert report["parameters"]["total"] == 16_255_638_528
-    assert report["kv_bytes_per_token"] == 40_960
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        (b"model: ling-tiny\ntrain: [1", "recipe.yaml:2"),
+        (b"model: ling-tiny\ntrain: 3\n", "`train` is `3`"),
+        (b"model: ling-tiny\ntrain: {stpes: 3}\n", "did you mean `steps`"),
+        (b"model: ling-tiny\ntrain: {steps: many}\n", "train.steps"),
+        (b"model: ling-tiny\n", "data.corpus"),
+        (b"\xff\xfe", "recipe.yaml"),
+        (b"", "expected keys"),
+    ],
+)
+def test_unusable_recipe_file_is_named(text, word, tmp_path):
+    (tmp_path / "recipe.yaml").write_bytes(text)
+    done = ling("pretrain", "recipe.yaml", "--out", "run", cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert word in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "counts", "kv_bytes"),
+    [  # spec: architecture §4
+        ("ling-mini-2.0", (16_255_638_528, 1_432_968_192, 789_142_528, 827_861_248), 40_960),
+        ("ling-flash-2.0", (102_889_697_280, 6_152_269_824, 4_864_618_496, 3_306_180_864), 65_536),
+        ("ling-1t", (999_705_309_184, 51_054_407_680, 48_479_105_024, 13_222_584_576), 327_680),
+    ],
+)
+def test_inspect_counts_released_models_to_the_parameter(name, counts, kv_bytes):
+    report = json.loads(ling("inspect", name, "--json").stdout)
+    keys = ("total", "active", "active_non_embedding", "mtp")
+    assert report["parameters"] == dict(zip(keys, counts, strict=True))
+    assert report["kv_bytes_per_token"] == kv_bytes
 
 
 def test_help_is_quick_and_imports_no_torch():

@@ -1,12 +1,15 @@
 """Train, convert and serve Ling 2.0 MoE models.
 
-`import ling` is quick: torch is imported when something that needs it is first touched.
+`import ling` is quick: torch is imported when something that needs it is first touched. It makes
+transformers know Ling 2.0, whenever that is loaded.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from .plugins import hf_hook
 
 if TYPE_CHECKING:
     from .config import ModelConfig
@@ -24,6 +27,8 @@ _HOMES = {
     "preset": ("presets", "preset"),
 }
 __all__ = ["LLM", "ModelConfig", "SamplingParams", "from_config", "load", "preset"]
+
+hf_hook.install()
 
 
 def __getattr__(name: str) -> Any:

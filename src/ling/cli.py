@@ -22,8 +22,10 @@ COMMANDS = {
     "generate": "continue a prompt",
     "chat": "talk to a model in the terminal",
     "serve": "OpenAI-compatible HTTP server",
+    "deploy": "`deploy vllm|sglang MODEL`: the command line that serves it on GPUs",
     "eval": "`--tasks ppl`: perplexity on held-out text",
-    "bench": "`bench train`, `bench decode`: measured speed",
+    "synth": "random weights of a whole shape, straight in a format, for measuring",
+    "bench": "`bench train|decode|prefill|batch`: measured speed, also against llama.cpp",
     "doctor": "what this installation can do, and why not more",
 }
 
@@ -100,7 +102,7 @@ def _parser(command: str, **options: Any) -> Any:
                     if hint:
                         text += hint
                         break
-            raise UsageError(f"{command}: {text}")
+            raise UsageError(f"{command.removesuffix(' RECIPE.yaml')}: {text}")
 
     return Parser(prog=f"ling {command}", description=COMMANDS.get(command.split()[0]), **options)
 
@@ -115,7 +117,7 @@ def _say(value: Any, as_json: bool, text: str) -> None:
 def _pretrain(args: list[str]) -> int:
     from pathlib import Path
 
-    from .config import PretrainConfig
+    from .config import PretrainConfig, check_recipe_file
 
     parser = _parser("pretrain RECIPE.yaml", default_env=False)
     parser.add_argument("--config", action="config", help="the recipe; also as first argument")
@@ -124,6 +126,7 @@ def _pretrain(args: list[str]) -> int:
     if args and not args[0].startswith("-"):
         if not Path(args[0]).is_file():
             raise UsageError(f"{args[0]}: no such recipe")
+        check_recipe_file(args[0])
         args = ["--config", *args]
     args = ["--print_config" if a == "--print-config" else a for a in args]
     parsed = parser.parse_args(args)
@@ -212,30 +215,36 @@ def _download(args: list[str]) -> None:
 
 
 def _convert(args: list[str]) -> None:
-    from .convert.convert import MTP_CHOICES, convert
-    from .convert.sink import SINKS
-    from .hub import resolve_model
+    from .convert import choices
 
     parser = _parser("convert")
-    parser.add_argument("source", type=str, help="model folder, run, DCP or Megatron checkpoint")
-    parser.add_argument("target", type=str, help="folder (or .gguf file) to write")
-    parser.add_argument("--to", type=str, default="bf16", help=", ".join(SINKS))
-    parser.add_argument("--mtp", type=str, default="extra-layer", help=", ".join(MTP_CHOICES))
+    parser.add_argument("source", type=str, help="model folder, run, DCP, Megatron or GGUF file")
+    parser.add_argument("target", type=str, help="folder to write")
+    parser.add_argument("--to", type=str, default="bf16", help=", ".join(choices.TO))
+    parser.add_argument("--mtp", type=str, default="extra-layer", help=", ".join(choices.MTP))
     parser.add_argument("--tokenizer", type=str, default=None, help="tokenizer folder to copy")
     parser.add_argument(
         "--max-shard-size", type=str, default="5GB", help="largest shard (decimal units)"
     )
     parser.add_argument("--workers", type=int, default=None, help="threads (default: all cores)")
+    parser.add_argument("--revision", type=str, default=None, help="of a source on a hub")
     parser.add_argument(
         "--dtype", type=str, default=None, help="of tensors that stay floating point"
     )
     parser.add_argument("--gguf-type", type=str, default="bf16", help="bf16, q8_0, q4_0, ...")
+    parser.add_argument(
+        "--calibrate", type=str, default=None, help="text whose activations weigh int4/int8 errors"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the target")
     parser.add_argument("--dry-run", action="store_true", help="print the files, write nothing")
     parser.add_argument("--verify", action="store_true", help="read back and compare")
     options = vars(parser.parse_args(args))
+    from .convert.convert import convert
+    from .hub import resolve_model
+
     source, target = options.pop("source"), options.pop("target")
-    convert(resolve_model(source), target, log=print, **options)
+    source = resolve_model(source, revision=options.pop("revision"))
+    convert(source, target, log=print, **options)
     if not options["dry_run"]:
         print(f"wrote {target}")
 
@@ -299,7 +308,14 @@ def _inspect(args: list[str]) -> None:
 def _model_options(parser: Any) -> None:
     parser.add_argument("model", type=str, help="model folder or hub name")
     parser.add_argument("--dtype", type=str, default="auto", help="auto, bfloat16 or float32")
+    parser.add_argument(
+        "--format", type=str, default=None, help="pack weights at load: int4, int4_g32, int8, bf16"
+    )
     parser.add_argument("--speculative", type=str, default="off", help="mtp or off")
+    parser.add_argument("--threads", type=int, default=None, help="CPU threads")
+    parser.add_argument(
+        "--max-memory", type=str, default=None, help="run a larger int4/int8 model in, say, 6GB"
+    )
     parser.add_argument(
         "--max-model-len", type=int, default=None, help="longest context, in tokens"
     )
@@ -332,7 +348,25 @@ def _sampling(ns: Any) -> Any:
 def _llm(ns: Any) -> Any:
     from .llm import LLM
 
-    return LLM(ns.model, dtype=ns.dtype, speculative=ns.speculative, max_model_len=ns.max_model_len)
+    _use_threads(ns.threads)
+    return LLM(
+        ns.model,
+        dtype=ns.dtype,
+        format=ns.format,
+        max_memory=ns.max_memory,
+        speculative=ns.speculative,
+        max_model_len=ns.max_model_len,
+    )
+
+
+def _use_threads(threads: int | None) -> None:
+    if threads is None:
+        return
+    if not 1 <= threads <= 256:
+        raise UsageError(f"`--threads` is {threads}, expected 1 to 256")
+    import torch
+
+    torch.set_num_threads(threads)
 
 
 def _generate(args: list[str]) -> None:
@@ -377,6 +411,8 @@ def _chat(args: list[str]) -> None:
     ns = parser.parse_args(args)
     params = _sampling(ns)
     llm = _llm(ns)
+    if llm.tokenizer is None:
+        raise UsageError(f"{ns.model}: no tokenizer.json in this folder, so it cannot chat")
     head = [{"role": "system", "content": ns.system}] if ns.system else []
     messages: list[dict[str, str]] = list(head)
     print("empty line or Ctrl-D ends, /new starts over")
@@ -419,6 +455,7 @@ def _serve(args: list[str]) -> int:
     ns = parser.parse_args(args)
     from .serve.app import serve
 
+    _use_threads(ns.threads)
     return serve(
         ns.model,
         host=ns.host,
@@ -427,11 +464,44 @@ def _serve(args: list[str]) -> int:
         api_key=ns.api_key,
         max_model_len=ns.max_model_len,
         dtype=ns.dtype,
+        format=ns.format,
+        max_memory=ns.max_memory,
         speculative=ns.speculative,
     )
 
 
+def _deploy(args: list[str]) -> None:
+    parser = _parser("deploy")
+    parser.add_argument("engine", type=str, help="vllm or sglang")
+    parser.add_argument("model", type=str, help="model folder, bf16 or fp8")
+    parser.add_argument(
+        "--context", type=int, default=None, help="longest context in tokens; YaRN where needed"
+    )
+    parser.add_argument("--tensor-parallel", type=int, default=1, help="GPUs to split over")
+    parser.add_argument("--speculative", type=str, default="mtp", help="mtp or off")
+    parser.add_argument("--draft-tokens", type=int, default=1, help="tokens drafted per step")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    ns = parser.parse_args(args)
+    from .plugins.deploy import deploy
+
+    report = deploy(
+        ns.engine,
+        ns.model,
+        context=ns.context,
+        tensor_parallel=ns.tensor_parallel,
+        speculative=ns.speculative,
+        draft_tokens=ns.draft_tokens,
+    )
+    text = "\n".join([*(f"# {note}" for note in report["notes"]), report["command"]])
+    _say(report, ns.json, text)
+
+
 # ---- measuring ---------------------------------------------------------------------------------
+
+
+def _at_least_one(name: str, value: int | None) -> None:
+    if value is not None and value < 1:
+        raise UsageError(f"`--{name.replace('_', '-')}` is {value}, expected at least 1")
 
 
 def _eval(args: list[str]) -> None:
@@ -451,6 +521,8 @@ def _eval(args: list[str]) -> None:
     parser.add_argument("--dtype", type=str, default="float32")
     parser.add_argument("--json", action="store_true", help="print JSON")
     ns = parser.parse_args(args)
+    for name in ("rows", "seq_length"):
+        _at_least_one(name, getattr(ns, name))
     if ns.tasks != "ppl":
         raise UsageError(f"no task `{ns.tasks}`; there is `ppl`")
     from .eval.perplexity import perplexity
@@ -459,21 +531,101 @@ def _eval(args: list[str]) -> None:
     _say(report, ns.json, ", ".join(f"{k} {v}" for k, v in report.items()))
 
 
+def _synth(args: list[str]) -> None:
+    parser = _parser("synth")
+    parser.add_argument("preset", type=str, help="a shape: ling-mini-2.0, dense-8b, ...")
+    parser.add_argument("target", type=str, help="folder to write")
+    parser.add_argument("--to", type=str, default="int4", help="bf16, int4, int4_g32 or int8")
+    parser.add_argument("--seed", type=int, default=0)
+    ns = parser.parse_args(args)
+    from pathlib import Path
+
+    from .convert.synth import synth
+    from .presets import preset
+
+    synth(preset(ns.preset), Path(ns.target), to=ns.to, seed=ns.seed)
+    print(f"wrote {ns.target}")
+
+
 def _bench(args: list[str]) -> None:
-    if not args or args[0] not in ("train", "decode"):
-        raise UsageError("bench: expected `ling bench train` or `ling bench decode`")
-    parser = _parser(f"bench {args[0]}")
+    kinds = ("train", "decode", "prefill", "batch")
+    if not args or args[0] not in kinds:
+        raise UsageError(f"bench: expected `ling bench {'|'.join(kinds)} MODEL`")
+    (_bench_train if args[0] == "train" else _bench_inference)(args[0], args[1:])
+
+
+def _bench_train(kind: str, args: list[str]) -> None:
+    parser = _parser("bench train")
     parser.add_argument("model", type=str, nargs="?", default="ling-nano", help="preset")
     parser.add_argument("--pairs", type=int, default=3, help="measured pairs")
     parser.add_argument("--json", action="store_true", help="print only JSON")
-    ns = parser.parse_args(args[1:])
+    ns = parser.parse_args(args)
+    _at_least_one("pairs", ns.pairs)
     from .eval import bench
 
-    report = (
-        bench.train(ns.model, ns.pairs) if args[0] == "train" else bench.decode(ns.model, ns.pairs)
+    _report(bench.train(ns.model, ns.pairs), ns.json)
+
+
+def _bench_inference(kind: str, args: list[str]) -> None:
+    parser = _parser(f"bench {kind}")
+    parser.add_argument(
+        "model", type=str, nargs="?", default="ling-nano", help="model folder, or a preset"
     )
+    parser.add_argument("--format", type=str, default=None, help="int4, int4_g32, int8 or bf16")
+    parser.add_argument("--context", type=int, default=0, help="tokens before the measured ones")
+    parser.add_argument(
+        "--tokens", type=int, default=None, help="tokens measured (64; prefill 512)"
+    )
+    parser.add_argument("--batch", type=int, default=None, help="requests at once (`batch`: 16)")
+    parser.add_argument(
+        "--pairs", type=int, default=5, help="measurements, in turn with the peer's"
+    )
+    parser.add_argument("--speculative", type=str, default="off", help="mtp or off")
+    parser.add_argument(
+        "--acceptance", type=float, default=None, help="keep drafts by a seeded coin of this chance"
+    )
+    parser.add_argument("--against", type=str, default=None, help="llama.cpp")
+    parser.add_argument(
+        "--peer-types", type=str, nargs="+", default=None, help="q4_0, q4_k_m, q8_0"
+    )
+    parser.add_argument(
+        "--peer-python", type=str, default=None, help="interpreter that has llama-cpp-python"
+    )
+    parser.add_argument("--cache", type=str, default=None, help="folder for random weights")
+    parser.add_argument("--threads", type=int, default=None, help="CPU threads")
+    parser.add_argument("--profile", action="store_true", help="time per kernel")
+    parser.add_argument("--json", action="store_true", help="print only JSON")
+    ns = parser.parse_args(args)
+    from .eval import bench_infer
+
+    _use_threads(ns.threads)
+    options = bench_infer.BenchOptions(
+        kind=kind,
+        context=ns.context,
+        tokens=ns.tokens or (512 if kind == "prefill" else 64),
+        batch=ns.batch or (16 if kind == "batch" else 1),
+        pairs=ns.pairs,
+        speculative=ns.speculative,
+        acceptance=ns.acceptance,
+    )
+    report = bench_infer.bench(
+        ns.model,
+        options,
+        fmt=ns.format,
+        against=ns.against,
+        peer_types=ns.peer_types,
+        peer_python=ns.peer_python,
+        cache=ns.cache,
+        log=lambda text: print(text, file=sys.stderr),
+    )
+    _report(report, ns.json)
+    if ns.profile and not ns.json:
+        print("\n".join(bench_infer.stage_lines(report)))
+
+
+def _report(report: dict[str, Any], only_json: bool) -> None:
     print(json.dumps({k: v for k, v in report.items() if k != "line"}))
-    if not ns.json:
+    if not only_json:
         print(report["line"])
 
 

@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import json
 import math
+import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -538,6 +539,36 @@ class PretrainConfig:
     """AdamW and its learning-rate schedule."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     """When checkpoints are written and which are kept."""
+
+
+def check_recipe_file(path: str | Path, kind: type = PretrainConfig) -> None:
+    """Refuse a recipe file that is not YAML of `kind`'s keys, naming the line or the key."""
+    import yaml
+
+    try:
+        tree = yaml.safe_load(Path(path).read_bytes().decode("utf-8"))
+    except (OSError, UnicodeDecodeError) as err:
+        raise UsageError(f"{path}: not a text file ({type(err).__name__})") from None
+    except (yaml.YAMLError, RecursionError) as err:
+        mark = getattr(err, "problem_mark", None)
+        line = "" if mark is None else f":{mark.line + 1}"
+        raise UsageError(f"{path}{line}: not YAML ({getattr(err, 'problem', err)})") from None
+    _check_keys(kind, tree, str(path), "")
+
+
+def _check_keys(kind: Any, tree: Any, path: str, prefix: str) -> None:
+    """Descend into the sections; the values themselves are checked when the recipe is made."""
+    if not isinstance(tree, dict):
+        where = f"`{prefix[:-1]}` is {_shown(tree)}, " if prefix else ""
+        raise UsageError(
+            f"{path}: {where}expected keys such as `{dataclasses.fields(kind)[0].name}:`"
+        )
+    sections = typing.get_type_hints(kind)
+    for key, value in tree.items():
+        if key not in sections:
+            raise UsageError(f"{path}: no key `{prefix}{key}`{nearest(str(key), list(sections))}")
+        if dataclasses.is_dataclass(sections[key]):
+            _check_keys(sections[key], value, path, f"{prefix}{key}.")
 
 
 def _at_least(name: str, value: float, least: float) -> None:

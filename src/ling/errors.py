@@ -9,7 +9,8 @@ LingError
 │   │   ├── ShardIndexError          model.safetensors.index.json
 │   │   ├── TokenizerError           tokenizer files
 │   │   ├── TemplateError            chat template
-│   │   └── DCPError                 torch distributed checkpoint
+│   │   ├── DCPError                 torch distributed checkpoint
+│   │   └── GGUFError                one GGUF file
 │   ├── DataError                    training or evaluation data (path and line)
 │   └── RequestError                 a request to the engine or the server
 ├── KernelError                      the C++ core refused a call
@@ -61,6 +62,10 @@ class TemplateError(CheckpointError):
 
 class DCPError(CheckpointError):
     """A torch distributed checkpoint is damaged or hostile."""
+
+
+class GGUFError(CheckpointError):
+    """A GGUF file is damaged, hostile or of another architecture."""
 
 
 class DataError(InputError):

@@ -17,6 +17,9 @@ from typing import Any
 
 from .errors import RunError, UsageError
 
+# Not the input's fault: a full disk, a quota, a limit on file sizes.
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 @contextlib.contextmanager
 def atomic_folder(final: Path, *, replace: bool = False) -> Iterator[Path]:
@@ -46,9 +49,32 @@ def scratch_folder(final: Path) -> Iterator[Path]:
     try:
         yield tmp
     except OSError as err:
-        raise RunError(f"could not save {final.name}: {err.strerror or err}") from None
+        raise RunError(f"could not save {final}: {err.strerror or err}") from None
     finally:
         shutil.rmtree(tmp, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def atomic_file(final: Path) -> Iterator[Path]:
+    """Yield `<final>.tmp`; rename it to `final` when the block ends well, else remove it.
+
+    Raises `UsageError` if the place is not writable, `RunError` if writing fails (full disk).
+    """
+    tmp = final.with_name(final.name + ".tmp")
+    try:
+        tmp.parent.mkdir(parents=True, exist_ok=True)
+        tmp.touch()
+    except OSError as err:
+        raise UsageError(f"{final}: cannot write here: {err.strerror}") from None
+    try:
+        yield tmp
+        _fsync(tmp)
+        os.replace(tmp, final)
+        _fsync(final.parent)
+    except OSError as err:
+        raise RunError(f"could not save {final.name}: {err.strerror or err}") from None
+    finally:
+        tmp.unlink(missing_ok=True)
 
 
 def _move_into_place(new: Path, final: Path, replace: bool) -> None:
@@ -74,6 +100,9 @@ def write_atomic(path: Path, text: str) -> None:
         _fsync(tmp)
         os.replace(tmp, path)
     except OSError as err:
+        if err.errno in _NO_SPACE:
+            tmp.unlink(missing_ok=True)
+            raise RunError(f"could not save {path}: {err.strerror}") from None
         raise UsageError(f"{path}: cannot write here: {err.strerror}") from None
 
 

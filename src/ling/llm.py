@@ -16,8 +16,9 @@ from .data.tokenizer import Tokenizer
 from .errors import RequestError, RunError
 from .hub import resolve_model
 from .infer.engine import Engine, Stats
+from .infer.open import open_runner
 from .infer.request import Request, SamplingParams
-from .model.weights import load_model
+from .infer.streaming import memory_bytes
 
 __all__ = ["LLM", "CompletionOutput", "Logprob", "RequestOutput", "SamplingParams", "StreamChunk"]
 
@@ -73,9 +74,10 @@ class LLM:
     """A model ready to generate. Safe to use from several threads: one thread runs the engine.
 
     `model` is a folder or a hub name, downloaded on first use; `dtype` "auto", "bfloat16" or
-    "float32" (float32 throughout). A folder without a tokenizer serves token ids, and texts are
-    empty. Without a seed in the request, sampling depends on `seed` and on how many requests came
-    before.
+    "float32" (float32 throughout, in PyTorch); `format` "int4" or "int8" packs the weights as they
+    are loaded, `max_memory` "6GB" runs a packed folder that is larger. A folder without a tokenizer
+    serves token ids, and texts are empty. Without a seed in the request, sampling depends on `seed`
+    and on how many requests came before.
     """
 
     def __init__(
@@ -83,6 +85,8 @@ class LLM:
         model: str | Path,
         *,
         dtype: str = "auto",
+        format: str | None = None,
+        max_memory: str | None = None,
         max_model_len: int | None = None,
         speculative: str = "off",
         num_drafts: int = 1,
@@ -91,14 +95,15 @@ class LLM:
         seed: int = 0,
     ) -> None:
         model = resolve_model(model)
-        network = load_model(model, dtype)
-        self.config = network.config
+        limit = None if max_memory is None else memory_bytes(max_memory)
+        runner = open_runner(model, dtype, format, limit)
+        self.config = runner.config
         folder = Path(tokenizer or model)
         has_tokenizer = tokenizer is not None or (folder / "tokenizer.json").is_file()
         self.tokenizer = Tokenizer.from_folder(folder) if has_tokenizer else None
         tok = self.tokenizer
         self.engine = Engine(
-            network,
+            runner,
             max_model_len=max_model_len,
             num_pages=num_pages,
             speculative=speculative,

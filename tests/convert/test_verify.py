@@ -122,7 +122,7 @@ def test_checksums_find_a_flipped_bit_that_stays_finite(bf16):
     data = bytearray(first(bf16).read_bytes())
     data[-1000] ^= 1
     first(bf16).write_bytes(data)
-    with pytest.raises(CheckpointError, match="is not what checksums.json describes"):
+    with pytest.raises(CheckpointError, match=r"is not what checksums\.json describes"):
         verify(bf16)
     for text in (b"", b"[]", b'{"algorithm": "md5", "tensors": {}}', b'{"algorithm": "sha256"}'):
         (bf16 / CHECKSUMS).write_bytes(text)

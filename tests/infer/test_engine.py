@@ -8,27 +8,33 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import ling.infer.engine as engine_module
-from ling.errors import RequestError, UsageError
+from ling.convert.convert import convert
+from ling.convert.synth import synth
+from ling.errors import CheckpointError, RequestError, UsageError
 from ling.infer.engine import Engine
+from ling.infer.open import open_runner, runner_for
 from ling.infer.request import SamplingParams
 from ling.infer.sampler import choose
+from ling.infer.speculative import DraftPolicy
+from ling.infer.streaming import plan
 from ling.model.attention import DenseAttend
 from ling.model.ling import from_config
-from ling.model.weights import load_model
+from ling.model.packed_folder import PackedFolder
+from ling.ops import native
+from ling.ops.formats import FORMATS
 from ling.presets import preset
 
 random.seed(7)
 PROMPTS = [[random.randrange(384) for _ in range(random.randint(1, 90))] for _ in range(50)]
 
 
-def engine(**options):
+def engine(fmt=None, **options):
     model = from_config(preset("ling-tiny"), seed=0)
     with torch.no_grad():  # larger weights than at the start of training: varied continuations
         for p in model.parameters():
             if p.ndim > 1:
                 p.mul_(4)
-    return Engine(model, **options)
+    return Engine(runner_for(model, fmt), **options)
 
 
 def outputs(e, *, together, temperature, prompts=PROMPTS):
@@ -40,7 +46,7 @@ def outputs(e, *, together, temperature, prompts=PROMPTS):
             e.step()
     while e.has_work:
         e.step()
-    assert len(e.pool.free) == e.pool.num_pages
+    assert e.pool.available == e.pool.num_pages
     return [r.output for r in requests]
 
 
@@ -64,10 +70,10 @@ def test_speculation_gives_the_tokens_of_plain_decoding(alone, num_drafts):
     assert 0 <= e.stats.acceptance <= 1
 
 
-def test_preemption_and_chunking_change_nothing(alone, monkeypatch):
+def test_preemption_and_chunking_change_nothing(alone):
     temperature, want = alone
-    monkeypatch.setattr(engine_module, "MAX_STEP_TOKENS", 37)
     e = engine(num_pages=6, max_model_len=200, speculative="mtp")
+    e.runner.max_step_tokens = 37
     assert outputs(e, together=True, temperature=temperature) == want
 
 
@@ -94,13 +100,13 @@ def test_abort_frees_pages_and_leaves_others_alone(alone):
     assert [r.output for i, r in enumerate(requests) if i != 2] == [
         w for i, w in enumerate(want[:6]) if i != 2
     ]
-    assert len(e.pool.free) == e.pool.num_pages
+    assert e.pool.available == e.pool.num_pages
 
 
 def test_greedy_equals_upstream(fixtures):
     path = fixtures / "model" / "tiny_nomtp_fp32"
     want = json.loads((path / "expected.json").read_text())["greedy"]
-    e = Engine(load_model(path, "float32"))
+    e = Engine(open_runner(path, "float32"))
     n = len(want["output"]) - len(want["prompt"])
     request = e.add(want["prompt"], SamplingParams(temperature=0, max_tokens=n, ignore_eos=True))
     while e.has_work:
@@ -112,7 +118,7 @@ def test_greedy_equals_upstream(fixtures):
 def test_prompt_logprobs_equal_upstream(fixtures, folder):
     path = fixtures / "model" / folder
     io = load_file(path / "io.safetensors")
-    e = Engine(load_model(path, "float32"))
+    e = Engine(open_runner(path, "float32"))
     ids = io["input_ids"][0].tolist()[:30]
     request = e.add(ids, SamplingParams(max_tokens=1, prompt_logprobs=-1, temperature=0))
     while e.has_work:
@@ -128,8 +134,10 @@ def test_paged_attention_equals_dense_attention():
     while e.has_work:
         e.step()
     with torch.no_grad():
-        hidden = e.model(torch.tensor(ids), torch.arange(len(ids)), DenseAttend([0, len(ids)]))
-        want = e.model.logits(hidden)[:-1].log_softmax(-1)
+        hidden = e.runner.model(
+            torch.tensor(ids), torch.arange(len(ids)), DenseAttend([0, len(ids)])
+        )
+        want = e.runner.model.logits(hidden)[:-1].log_softmax(-1)
     assert torch.allclose(torch.stack(request.prompt_logprobs), want, atol=1e-3)
 
 
@@ -186,10 +194,137 @@ def test_bad_prompts_are_refused():
 def test_speculation_needs_an_mtp_layer():
     model = from_config(preset("ling-tiny").replace(num_nextn_predict_layers=0), seed=0)
     with pytest.raises(UsageError, match="num_nextn_predict_layers"):
-        Engine(model, speculative="mtp")
+        Engine(runner_for(model), speculative="mtp")
 
 
 def test_ids_without_a_token_are_never_produced():
     e = engine(has_id=lambda i: i < 50, speculative="mtp")
     got = outputs(e, together=True, temperature=1.5, prompts=PROMPTS[:5])
     assert max(max(o) for o in got) < 50
+
+
+# ---- the native runner -------------------------------------------------------------------------
+
+native_format = pytest.mark.parametrize(
+    "fmt",
+    [
+        pytest.param(
+            name, marks=pytest.mark.skipif(native.library() is None, reason="no kernel library")
+        )
+        for name in FORMATS
+    ],
+)
+
+
+@native_format
+def test_native_tokens_do_not_depend_on_batch_drafts_threads_or_pages(fmt):
+    prompts = PROMPTS[:16]
+    want = outputs(engine(fmt), together=False, temperature=0.8, prompts=prompts)
+    for options in (
+        {},
+        {"speculative": "mtp"},
+        {"speculative": "mtp", "num_drafts": 3, "adaptive": False},
+        {"num_pages": 6, "max_model_len": 200, "speculative": "mtp"},
+    ):
+        e = engine(fmt, **options)
+        assert outputs(e, together=True, temperature=0.8, prompts=prompts) == want
+    torch.set_num_threads(1)
+    assert outputs(engine(fmt), together=True, temperature=0.8, prompts=prompts) == want
+
+
+@pytest.mark.skipif(native.library() is None, reason="no kernel library")
+def test_thousand_random_requests_give_lone_tokens_and_all_pages_back():
+    rng = random.Random(3)
+    stems = [[rng.randrange(384) for _ in range(130)] for _ in range(3)]
+    asked = [
+        (
+            rng.choice(stems)[: rng.choice((0, 64, 100, 130))]
+            + [rng.randrange(384) for _ in range(rng.randint(1, 30))],
+            SamplingParams(
+                max_tokens=rng.randint(1, 12),
+                temperature=rng.choice((0.0, 0.8)),
+                seed=i,
+                ignore_eos=True,
+            ),
+        )
+        for i in range(1000)
+    ]
+    busy = engine("int8", num_pages=40, max_model_len=256, speculative="mtp")
+    waiting, live, kept = list(asked), [], []
+    while waiting or busy.has_work:
+        for _ in range(min(rng.randint(0, 6), len(waiting))):
+            prompt, params = waiting.pop()
+            live.append((busy.add(prompt, params), prompt, params))
+        if live and rng.random() < 0.1:
+            busy.abort(live.pop(rng.randrange(len(live)))[0])
+        busy.step()
+        kept += [entry for entry in live if entry[0].finish_reason == "length"]
+        live = [entry for entry in live if entry[0].finish_reason is None]
+    assert busy.pool.available == busy.pool.num_pages
+    assert len(kept) > 600
+    alone = engine("int8", max_model_len=256)
+    for request, prompt, params in kept[::7]:
+        again = alone.add(prompt, params)
+        while alone.has_work:
+            alone.step()
+        assert again.output == request.output
+
+
+def test_equal_prefixes_share_pages_and_salts_do_not():
+    e = engine()
+    prompt = [i % 384 for i in range(200)]
+    params = SamplingParams(max_tokens=4, temperature=0, ignore_eos=True)
+
+    def run(salt):
+        request = e.add(prompt, params, cache_salt=salt)
+        while e.has_work:
+            e.step()
+        return request
+
+    first, second, other = run("a"), run("a"), run("b")
+    assert (first.cached, second.cached, other.cached) == (0, 192, 0)
+    assert first.output == second.output == other.output
+    assert e.pool.available == e.pool.num_pages
+
+
+@pytest.mark.parametrize(("cost", "accepted", "best"), [(1.3, 0.8, 1), (1.9, 0.3, 0)])
+def test_draft_policy_settles_on_the_faster_number(cost, accepted, best):
+    policy, chosen = DraftPolicy(1, adaptive=True), []
+    for _ in range(400):
+        drafts = policy.num_drafts(1)
+        chosen.append(drafts)
+        policy.observe(1, drafts, 1 + accepted * drafts, cost if drafts else 1.0)
+    assert chosen[100:].count(best) > 250
+
+
+@pytest.mark.skipif(native.library() is None, reason="no kernel library")
+@pytest.mark.parametrize("fmt", ["int4", "int8"])
+def test_packed_folder_gives_the_same_tokens_in_a_small_memory(fmt, tmp_path):
+    synth(preset("ling-nano"), tmp_path / "bf16", to="bf16", log=str)
+    convert(tmp_path / "bf16", tmp_path / fmt, to=fmt)
+
+    def tokens(runner):
+        e = Engine(runner, max_model_len=128, num_pages=4)
+        request = e.add([5, 6, 7], SamplingParams(max_tokens=40, temperature=0, ignore_eos=True))
+        while e.has_work:
+            e.step()
+        return request.output
+
+    whole = open_runner(tmp_path / fmt)
+    want = tokens(whole)
+    budget = plan(PackedFolder(tmp_path / fmt), 1 << 40, 4 * whole.page_bytes())
+    small = budget.fixed + budget.per_expert * budget.experts // 2
+    runner = open_runner(tmp_path / fmt, max_memory=small)
+    assert want == tokens(runner)
+    assert runner.streaming is not None
+    with pytest.raises(UsageError, match="max-memory"):
+        tokens(open_runner(tmp_path / fmt, max_memory=1 << 20))
+
+
+def test_packed_folder_with_a_missing_tensor_is_named(tmp_path):
+    synth(preset("ling-tiny"), tmp_path / "m", to="int4", log=str)
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    config["num_hidden_layers"] += 1
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"model\.layers\.4\."):
+        open_runner(tmp_path / "m")

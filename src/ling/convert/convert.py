@@ -6,24 +6,26 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..config import ModelConfig
 from ..data.tokenizer import Tokenizer
 from ..errors import RunError, UsageError
 from ..files import atomic_folder, scratch_folder
 from ..model.weights import DTYPES
+from ..ops.formats import FORMATS
+from . import choices
 from .sink import SINKS, Sink, SinkOptions, layout_for, sink_for
 from .source import Source, open_source
 from .transfer import Log, Progress, size, transfer
 from .verify import verify
 
-MTP_CHOICES = ("extra-layer", "separate", "drop")
 MTP_FOLDER = "mtp"
 GGUF_FILE = "model.gguf"
 # For the original tool, whose MTP model goes to a place of its own.
@@ -47,12 +49,16 @@ class Options:
     dtype: str | None = None
     gguf_type: str = "bf16"
     verify: bool = False
+    calibrate: str | Path | None = None
+    """Text whose activations weigh the errors of an integer format."""
 
     def __post_init__(self) -> None:
         if self.to not in SINKS:
             raise UsageError(f"no format `{self.to}`; there are {', '.join(SINKS)}")
-        if self.mtp not in (*MTP_CHOICES, MTP_ONLY):
-            raise UsageError(f"`--mtp` is `{self.mtp}`, expected {', '.join(MTP_CHOICES)}")
+        if self.mtp not in (*choices.MTP, MTP_ONLY):
+            raise UsageError(f"`--mtp` is `{self.mtp}`, expected {', '.join(choices.MTP)}")
+        if self.calibrate is not None and (self.to not in FORMATS or not FORMATS[self.to].integer):
+            raise UsageError("`--calibrate` is for the integer formats: `--to int4` or the like")
         if self.workers is not None and self.workers < 1:
             raise UsageError(f"`--workers` is {self.workers}, expected at least 1")
         if self.dtype is not None and self.dtype not in DTYPES:
@@ -128,6 +134,7 @@ def plan(
         max_shard_bytes=parse_bytes(wanted.max_shard_size),
         tokenizer=found,
         gguf_type=wanted.gguf_type,
+        importance=_importance(source, found, wanted),
         rank=rank,
         world_size=world_size,
     )
@@ -138,6 +145,18 @@ def plan(
     if wanted.mtp == "separate":
         sinks[MTP_FOLDER] = _mtp_sink(folder / MTP_FOLDER, cfg, wanted, options)
     return Job(source, wanted, sinks, tokenizer)
+
+
+def _importance(
+    source: Source, tokenizer: Path | None, wanted: Options
+) -> Mapping[str, Tensor] | None:
+    if wanted.calibrate is None or wanted.dry_run:
+        return None
+    if tokenizer is None:
+        raise UsageError("`--calibrate` reads text: give `--tokenizer DIR`")
+    from .calibrate import importance
+
+    return importance(source, Path(wanted.calibrate), tokenizer)
 
 
 def _mtp_sink(folder: Path, cfg: ModelConfig, wanted: Options, options: SinkOptions) -> Sink:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..config import ModelConfig
+from ..model.door import config_files
 from ..model.folder import INDEX, SafetensorsFolder
 from ..model.names import tensor_specs
 from ..model.shards import Extent, ShardFile, Stored
@@ -76,7 +77,7 @@ class SafetensorsSink:
         mine = self._shards[options.rank :: options.world_size]
         self.names = [name for name in stored if self._shard_of[name] in mine]
         index = _index({n: (self._shard_of[n].path.name, parts) for n, parts in stored.items()})
-        self._texts = {"config.json": _json(layout.config_json(cfg)), INDEX: _json(index)}
+        self._texts = {**config_files(layout.config_json(cfg)), INDEX: _json(index)}
         self.files = {s.path.name: s.nbytes for s in self._shards}
         self.files |= {name: len(text.encode()) for name, text in self._texts.items()}
 
@@ -117,7 +118,7 @@ class SeparateMTPSink:
         self._shard = ShardFile(folder / MTP_FILE, tensors)
         own = cfg.replace(num_hidden_layers=1, first_k_dense_replace=0)
         self._texts = {
-            "config.json": _json(layout.config_json(own)),
+            **config_files(layout.config_json(own)),
             INDEX: _json({"weight_map": dict.fromkeys(tensors, MTP_FILE)}),
         }
         self.files = {MTP_FILE: self._shard.nbytes}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -13,6 +13,7 @@ from torch import Tensor
 from ..config import ModelConfig
 from ..errors import UsageError
 from ..model.shards import Extent
+from ..ops.formats import FORMATS
 
 if TYPE_CHECKING:
     from .layouts import Layout
@@ -56,6 +57,9 @@ class SinkOptions:
     max_shard_bytes: int = 5_000_000_000
     tokenizer: Path | None = None
     gguf_type: str = "bf16"
+    """Type of most matrices of a GGUF file: bf16, f32, f16, q8_0, q4_0, q4_1, q5_0, q5_1."""
+    importance: Mapping[str, Tensor] | None = None
+    """Weight of the error of each input column, by packed matrix (convert/calibrate.py)."""
     rank: int = 0
     """Of `world_size` processes that share the work, for formats in shards."""
     world_size: int = 1
@@ -97,12 +101,29 @@ def _megatron(folder: Path, cfg: ModelConfig, options: SinkOptions) -> Sink:
     return MegatronSink(folder, cfg, options)
 
 
+def _gguf(folder: Path, cfg: ModelConfig, options: SinkOptions) -> Sink:
+    from .gguf import GGUFSink
+
+    return GGUFSink(folder, cfg, options)
+
+
+def _packed(to: str) -> MakeSink:
+    def make(folder: Path, cfg: ModelConfig, options: SinkOptions) -> Sink:
+        from .packed import PackedSink
+
+        return PackedSink(folder, cfg, options, FORMATS[to])
+
+    return make
+
+
 SINKS: dict[str, MakeSink] = {
     "bf16": _safetensors("bf16"),
     "float32": _safetensors("float32"),
     "fp8": _safetensors("fp8"),
+    **{name: _packed(name) for name, f in FORMATS.items() if f.integer},
     "dcp": _dcp,
     "megatron": _megatron,
+    "gguf": _gguf,
 }
 
 

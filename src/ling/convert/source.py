@@ -46,21 +46,25 @@ class ExtentSource(Protocol):
 
 
 def open_source(path: str | Path) -> Source:
-    """The reader for a Hugging Face folder, a run, our DCP or a Megatron checkpoint, by looking.
+    """The reader for a GGUF file, a Hugging Face folder (bf16, FP8 or ours in integers), a run, our
+    DCP or a Megatron checkpoint, by looking.
 
     Raises `CheckpointError` when it is none of them or damaged. Reads headers only.
     """
     path = Path(path)
     if not path.exists():
         raise CheckpointError(f"{path}: no such file or folder")
-    if path.is_file():
-        raise CheckpointError(f"{path}: not a checkpoint; expected a folder")
+    if not path.is_dir():
+        from .gguf import GGUFSource
+
+        return GGUFSource(path)
     from .dcp import DCPSource, find_checkpoint
     from .hf import HFSource
     from .megatron import MegatronSource, find_iteration
+    from .packed import PackedSource, is_packed
 
     if iteration := find_iteration(path):
         return MegatronSource(iteration)
     if checkpoint := find_checkpoint(path):
         return DCPSource(checkpoint)
-    return HFSource(path)
+    return PackedSource(path) if is_packed(path) else HFSource(path)

@@ -11,8 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from ..config import OptimConfig
-from ..infer.engine import Engine
-from ..infer.request import SamplingParams
 from ..model.ling import Ling, from_config
 from ..model.moe import Experts
 from ..model.size import flops_per_token
@@ -96,28 +94,3 @@ def _timed(step: Callable[[], None]) -> float:
     start = time.perf_counter()
     step()
     return time.perf_counter() - start
-
-
-def decode(model: str, pairs: int) -> dict[str, Any]:
-    """Greedy decoding of `model` with random weights, alone and in a batch of 16, in turn."""
-    cfg = preset(model)
-    engine = Engine(from_config(cfg, seed=0, dtype=torch.bfloat16))
-
-    def rate(batch: int) -> float:
-        for k in range(batch):
-            engine.add([k + 1] * 8, SamplingParams(temperature=0, max_tokens=32, ignore_eos=True))
-        start = time.perf_counter()
-        while engine.has_work:
-            engine.step()
-        return batch * 32 / (time.perf_counter() - start)
-
-    measured = [(rate(1), rate(16)) for _ in range(pairs + 1)][1:]
-    alone, together = (statistics.median(m[i] for m in measured) for i in (0, 1))
-    line = (
-        f"{model}: {alone:,.1f} tokens/s alone, {together:,.1f} in a batch of 16 "
-        "(reference kernels, bf16)"
-    )
-    return {
-        "model": model, "tokens_per_s": alone, "batch16_tokens_per_s": together,
-        "threads": torch.get_num_threads(), "line": line,
-    }  # fmt: skip

@@ -77,7 +77,9 @@ def download(
     return source.folder()
 
 
-def resolve_model(model: str | Path, *, only: str | None = None) -> Path:
+def resolve_model(
+    model: str | Path, *, only: str | None = None, revision: str | None = None
+) -> Path:
     """The folder of a model given by path or by name; a name is downloaded on first use.
 
     What exists on disk wins over a name. Raises `CheckpointError` for what is neither.
@@ -89,7 +91,7 @@ def resolve_model(model: str | Path, *, only: str | None = None) -> Path:
         if "/" in model and not hint:
             hint = "; a model of a hub is written `hf:org/name` or `modelscope:org/name`"
         raise CheckpointError(f"{model}: no such model folder{hint}")
-    return download(model, only=only, rehash=False)
+    return download(model, revision=revision, only=only, rehash=False)
 
 
 def _hub(

@@ -1,44 +1,36 @@
-"""The KV cache in pages, and attention over it at fixed boundaries.
+"""Which pages of the KV cache belong to whom; full pages are shared between equal prefixes.
 
-Legend: T tokens · H query heads · G kv heads · K head dim.
+A page holds 64 positions of every attention layer. Requests that start with the same tokens (and
+the same salt) share the pages of that prefix. What a page holds is named by the tokens themselves
+and by the serial number of the prefix before it, so a hit is a comparison of token ids, not of
+hashes.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
-from ..config import ModelConfig
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 PAGE = 64
-QUERY_BLOCK = 16
+
+# (serial number of the prefix before it, salt, its 64 tokens)
+Content = tuple[int, str, tuple[int, ...]]
 
 
-class PagePool:
-    """`num_pages` pages of 64 positions for every attention layer, MTP layers included."""
+def pages_for(positions: int) -> int:
+    """Pages that hold so many positions."""
+    return -(-positions // PAGE)
 
-    def __init__(self, cfg: ModelConfig, num_pages: int, dtype: torch.dtype) -> None:
-        shape = (cfg.num_cache_layers, num_pages, cfg.num_key_value_heads, PAGE, cfg.head_dim)
-        # Zeros, not garbage: a masked position adds 0 × value, and 0 × NaN is NaN.
-        self.k, self.v = torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype)
-        self.num_pages = num_pages
-        self.free = list(range(num_pages))[::-1]
 
-    def take(self, pages: list[int], positions: int) -> bool:
-        """Grow `pages` to hold `positions`; False, and nothing taken, when there are too few."""
-        need = -(-positions // PAGE) - len(pages)
-        if need > len(self.free):
-            return False
-        pages += [self.free.pop() for _ in range(need)]
-        return True
+@dataclass
+class Holding:
+    """A request's pages in order; the first `published` of them are known to the pool by content,
+    and `prefix` is the serial number of what these hold."""
 
-    def give_back(self, pages: list[int]) -> None:
-        """Return pages, and forget them."""
-        self.free += pages
-        pages.clear()
+    pages: list[int] = field(default_factory=list)
+    published: int = 0
+    prefix: int = 0
 
 
 @dataclass
@@ -51,54 +43,80 @@ class Segment:
     stop: int
 
 
-class PagedAttend:
-    """Writes K and V of new tokens to their pages, then attends over each request's own pages.
+class PagePool:
+    """`num_pages` pages: free, in use (counted), or kept for their content until space runs out."""
 
-    Query rows go in blocks of 16 tokens and keys in blocks of one page, combined in order by an
-    online softmax in float32: a row's sum has one order, whatever shares the batch, and pages
-    that are masked for it add exactly zero.
-    """
+    def __init__(self, num_pages: int) -> None:
+        self.num_pages = num_pages
+        self.free = list(range(num_pages))[::-1]
+        self.users = [0] * num_pages
+        self.content: dict[int, Content] = {}  # page → what it holds
+        self.index: dict[Content, tuple[int, int]] = {}  # → (page, serial number)
+        # Pages without users whose content may still be wanted, oldest first.
+        self.kept: OrderedDict[int, None] = OrderedDict()
+        self._serial = 0
 
-    def __init__(self, pool: PagePool, segments: list[Segment]) -> None:
-        self.pool, self.segments = pool, segments
+    @property
+    def available(self) -> int:
+        """Pages that a request could take now."""
+        return len(self.free) + len(self.kept)
 
-    def __call__(self, layer: int, q_THK: Tensor, k_TGK: Tensor, v_TGK: Tensor) -> Tensor:
-        out = torch.empty_like(q_THK)
-        for s in self.segments:
-            self._write(layer, s, k_TGK, v_TGK)
-            for a in range(s.start, s.stop, QUERY_BLOCK):
-                b = min(a + QUERY_BLOCK, s.stop)
-                out[a:b] = self._block(layer, s, q_THK[a:b], s.first + a - s.start)
-        return out
+    def take(self, held: Holding, positions: int) -> bool:
+        """Grow a holding to `positions`; False, and nothing taken, when there are too few pages."""
+        need = pages_for(positions) - len(held.pages)
+        if need > self.available:
+            return False
+        held.pages += [self._fresh() for _ in range(need)]
+        return True
 
-    def _write(self, layer: int, s: Segment, k_TGK: Tensor, v_TGK: Tensor) -> None:
-        row, position = s.start, s.first
-        while row < s.stop:
-            offset = position % PAGE
-            n = min(PAGE - offset, s.stop - row)
-            page = s.pages[position // PAGE]
-            self.pool.k[layer, page, :, offset : offset + n] = k_TGK[row : row + n].transpose(0, 1)
-            self.pool.v[layer, page, :, offset : offset + n] = v_TGK[row : row + n].transpose(0, 1)
-            row, position = row + n, position + n
+    def _fresh(self) -> int:
+        if self.free:
+            page = self.free.pop()
+        else:
+            page, _ = self.kept.popitem(last=False)
+            # What was built on it can no longer be reached; it leaves when its own turn comes.
+            del self.index[self.content.pop(page)]
+        self.users[page] = 1
+        return page
 
-    def _block(self, layer: int, s: Segment, q_THK: Tensor, first: int) -> Tensor:
-        n, H, K = q_THK.shape
-        G = self.pool.k.shape[2]
-        q = F.pad(q_THK.float() * K**-0.5, (0, 0, 0, 0, 0, QUERY_BLOCK - n))
-        q = q.view(QUERY_BLOCK, G, H // G, K).permute(1, 0, 2, 3).reshape(G, -1, K)
-        at = first + torch.arange(QUERY_BLOCK).clamp(max=n - 1).repeat_interleave(H // G)
-        top = q.new_full((G, q.shape[1], 1), float("-inf"))
-        total, acc = torch.zeros_like(top), torch.zeros_like(q)
-        for c in range((first + n - 1) // PAGE + 1):
-            k, v = (x[layer, s.pages[c]].float() for x in (self.pool.k, self.pool.v))
-            scores = torch.bmm(q, k.transpose(1, 2))
-            scores.masked_fill_(
-                (torch.arange(c * PAGE, c * PAGE + PAGE)[None] > at[:, None])[None], float("-inf")
-            )
-            new = torch.maximum(top, scores.amax(-1, keepdim=True))
-            p, shrink = (scores - new).exp_(), (top - new).exp_()
-            total = total * shrink + p.sum(-1, keepdim=True)
-            acc = acc * shrink + torch.bmm(p, v)
-            top = new
-        out = (acc / total).view(G, QUERY_BLOCK, H // G, K).permute(1, 0, 2, 3)
-        return out.reshape(QUERY_BLOCK, H, K)[:n].to(q_THK.dtype)
+    def give_back(self, held: Holding) -> None:
+        """Drop a request's hold on its pages."""
+        # Last page first: a prefix outlives what was built on it.
+        for page in reversed(held.pages):
+            self.users[page] -= 1
+            if not self.users[page]:
+                if page in self.content:
+                    self.kept[page] = None
+                else:
+                    self.free.append(page)
+        held.pages, held.published, held.prefix = [], 0, 0
+
+    def reuse(self, held: Holding, tokens: Sequence[int], salt: str) -> int:
+        """Start an empty holding with pages that already hold a prefix of `tokens`.
+
+        Returns the number of positions that need no computing; at least one token does.
+        """
+        for at in range(0, len(tokens) - PAGE, PAGE):
+            found = self.index.get((held.prefix, salt, tuple(tokens[at : at + PAGE])))
+            if found is None:
+                break
+            page, held.prefix = found
+            self.users[page] += 1
+            self.kept.pop(page, None)
+            held.pages.append(page)
+        held.published = len(held.pages)
+        return held.published * PAGE
+
+    def publish(self, held: Holding, tokens: Sequence[int], salt: str, computed: int) -> None:
+        """Offer a request's full pages below position `computed` to others."""
+        while (held.published + 1) * PAGE <= computed:
+            at = held.published * PAGE
+            content = (held.prefix, salt, tuple(tokens[at : at + PAGE]))
+            if content not in self.index:
+                self._serial += 1
+                page = held.pages[held.published]
+                self.index[content] = (page, self._serial)
+                self.content[page] = content
+            # With another copy of the same content around, the chain goes on from that one.
+            held.prefix = self.index[content][1]
+            held.published += 1

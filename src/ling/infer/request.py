@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from ..errors import RequestError
+from .pages import Holding
 
 MAX_N = 64
 
@@ -80,6 +81,15 @@ class SamplingParams:
             )
 
     @property
+    def plain_greedy(self) -> bool:
+        """Whether the token is the largest score itself, without penalties."""
+        return self.greedy and (
+            self.repetition_penalty == 1.0
+            and self.presence_penalty == 0.0
+            and self.frequency_penalty == 0.0
+        )
+
+    @property
     def greedy(self) -> bool:
         """Whether the most likely token is always taken."""
         return self.temperature < 1e-5
@@ -94,10 +104,15 @@ class Request:
     params: SamplingParams
     seed: int
     max_tokens: int
+    cache_salt: str = ""
     num_prompt: int = 0
     computed: int = 0
     drafts: list[int] = field(default_factory=list)
-    pages: list[int] = field(default_factory=list)
+    held: Holding = field(default_factory=Holding)
+    # Positions that the MTP layer has seen, and the hidden states of those it has yet to see.
+    mtp_computed: int = 0
+    backlog: list[Tensor] = field(default_factory=list)
+    cached: int = 0
     finish_reason: str | None = None
     stop_reason: int | None = None
     logprobs: list[Tensor] = field(default_factory=list)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import ModelConfig
-from ..ops import reference
+from . import fused
 from .layers import Linear, RMSNorm
 
 
@@ -77,5 +77,5 @@ class Attention(nn.Module):
         q_THK, k_TGK, v_TGK = qkv.split(self.splits, dim=1)
         if self.use_qk_norm:
             q_THK, k_TGK = self.query_layernorm(q_THK), self.key_layernorm(k_TGK)
-        q_THK, k_TGK = reference.rotate(q_THK, *rope), reference.rotate(k_TGK, *rope)
+        q_THK, k_TGK = fused.rotate(q_THK, *rope), fused.rotate(k_TGK, *rope)
         return self.dense(attend(layer, q_THK, k_TGK, v_TGK).flatten(1))

@@ -16,7 +16,7 @@ from ..config import ModelConfig
 from . import rope as rotary
 from .attention import Attend, Attention
 from .layers import Linear, RMSNorm
-from .moe import MLP, MoE, RoutingTrace
+from .moe import MLP, Experts, MoE, Router, RoutingTrace
 
 Rope = tuple[Tensor, Tensor]
 
@@ -110,7 +110,16 @@ class Ling(nn.Module):
         trace: RoutingTrace | None = None,
     ) -> Tensor:
         """hidden_TD after the final norm; `logits` turns it into scores."""
-        x_TD = self.embed(tokens_T)
+        return self.hidden(self.embed(tokens_T), positions_T, attend, trace)
+
+    def hidden(
+        self,
+        x_TD: Tensor,
+        positions_T: Tensor,
+        attend: Attend,
+        trace: RoutingTrace | None = None,
+    ) -> Tensor:
+        """`forward` from embeddings_TD on."""
         rope = self.rope(positions_T, x_TD.dtype)
         for layer in self.model.layers[: self.config.num_hidden_layers]:
             x_TD = layer(x_TD, rope, attend, trace)
@@ -154,21 +163,28 @@ class Ling(nn.Module):
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator | None = None) -> None:
         """Random initialisation (spec: architecture §3.8)."""
-        std = self.config.initializer_range
-        for name, p in self.named_parameters():
-            if name.endswith("layernorm.weight") or name.endswith("norm.weight"):
-                p.fill_(1.0)
-            elif name.endswith("mlp.gate.weight"):
-                # Kaiming-uniform with a = sqrt(5): uniform within 1/sqrt(fan_in).
-                bound = 1 / math.sqrt(self.config.hidden_size)
-                p.uniform_(-bound, bound, generator=generator)
-            elif name.endswith(".bias"):
+        tied = self.lm_head if self.config.tie_word_embeddings else None
+        for module in self.modules():
+            if module is not tied:
+                init_module(module, self.config.initializer_range, generator)
+
+
+@torch.no_grad()
+def init_module(module: nn.Module, std: float, generator: torch.Generator | None = None) -> None:
+    """Random values for the tensors that `module` itself owns."""
+    if isinstance(module, RMSNorm):
+        module.weight.fill_(1.0)
+    elif isinstance(module, Router):
+        # Kaiming-uniform with a = sqrt(5): uniform within 1/sqrt(fan_in).
+        bound = 1 / math.sqrt(module.weight.shape[1])
+        module.weight.uniform_(-bound, bound, generator=generator)
+        module.expert_bias.zero_()
+    elif isinstance(module, (nn.Linear, nn.Embedding, Experts)):
+        for name, p in module.named_parameters(recurse=False):
+            if name == "bias":
                 p.zero_()
             else:
                 p.normal_(0.0, std, generator=generator)
-        for name, buffer in self.named_buffers():
-            if name.endswith("expert_bias"):
-                buffer.zero_()
 
 
 def from_config(

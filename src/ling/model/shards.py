@@ -50,9 +50,12 @@ class Extent(NamedTuple):
 
 
 class ShardFile:
-    """One safetensors file; `put` may be called by several threads in any order."""
+    """One safetensors file; `put` may be called by several threads in any order.
 
-    def __init__(self, path: Path, tensors: Mapping[str, Stored]) -> None:
+    Data starts at a multiple of `align` bytes; 8 is what the safetensors library writes.
+    """
+
+    def __init__(self, path: Path, tensors: Mapping[str, Stored], align: int = 8) -> None:
         self.path, self.tensors = path, dict(tensors)
         self._offsets: dict[str, int] = {}
         header: dict[str, object] = {"__metadata__": {"format": "pt"}}
@@ -67,7 +70,7 @@ class ShardFile:
             }
             self._offsets[name] = begin
         text = json.dumps(header, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 8)
+        text += b" " * (-(len(text) + 8) % align)
         self._header = len(text).to_bytes(8, "little") + text
         self.nbytes = len(self._header) + end
         self._fd: int | None = None
@@ -91,6 +94,14 @@ class ShardFile:
         """Let the kernel copy one tensor from another file; False where it cannot."""
         assert extent.stored == self.tensors[name], name
         return copy_extent(extent, self._open(), len(self._header) + self._offsets[name])
+
+    def put_part(self, name: str, index: int, tensor: Tensor) -> None:
+        """Write slice `index` of a tensor that is a stack."""
+        dtype, shape = self.tensors[name]
+        assert (tensor.dtype, tuple(tensor.shape)) == (dtype, shape[1:]), name
+        assert index < shape[0], name
+        at = len(self._header) + self._offsets[name] + index * tensor.nbytes
+        write_all(self._open(), raw_bytes(tensor), at)
 
     def close(self) -> None:
         if self._fd is not None:

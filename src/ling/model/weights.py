@@ -6,7 +6,7 @@ Peak memory beyond the model itself is one tensor when reading and one shard whe
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from ..files import inside
 from ..hub import resolve_model
 from ..ops.formats import dequantise_fp8_block
 from ..strict_json import shown
+from .door import write_config
 from .folder import INDEX, SafetensorsFolder
 from .ling import Ling, to_dtype
 from .names import TensorSpec, in_module, tensor_specs
@@ -176,6 +177,15 @@ def load_tensors(model: Ling, source: SafetensorsFolder) -> None:
             target.copy_(float_tensor(source, name))
 
 
+@torch.no_grad()
+def fill_tensors(model: Ling, tensor: Callable[[str], Tensor]) -> None:
+    """Fill the module from `tensor(hf_name)`, casting to the module's dtypes."""
+    own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    for name in tensor_specs(model.config):
+        key, expert = in_module(name)
+        (own[key] if expert is None else own[key][expert]).copy_(tensor(name))
+
+
 def model_tensors(state: Mapping[str, Tensor], cfg: ModelConfig) -> Iterable[tuple[str, Tensor]]:
     """(Hugging Face name, tensor) of a module's state, in layer order, without copies."""
     for name in tensor_specs(cfg):
@@ -191,7 +201,7 @@ def save_model(
     dtype: str | None = None,
     max_shard_bytes: int = 5_000_000_000,
 ) -> None:
-    """Write config.json, shards and index into `folder`, which must exist.
+    """Write config.json (with its door), shards and index into `folder`, which must exist.
 
     `dtype` None keeps the one of `cfg`; float32 tensors of the spec stay float32.
     """
@@ -218,7 +228,7 @@ def save_model(
         total += sum(t.nbytes for t in tensors.values())
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
-    (folder / "config.json").write_text(json.dumps(cfg.to_dict(), indent=2) + "\n", "utf-8")
+    write_config(cfg, folder)
 
 
 def _plan_shards(cfg: ModelConfig, itemsize: int, max_bytes: int) -> list[list[str]]:

@@ -34,7 +34,7 @@ def doctor() -> dict[str, str]:
         "threads": str(torch.get_num_threads()),
         "accelerator": "cuda" if torch.cuda.is_available() else "none",
         "openmp": ", ".join(sorted(_openmp_runtimes())) or "none",
-        "int8 product": kernel,
+        "kernels": kernel,
         "missing extras": ", ".join(missing) or "none",
     }
 

@@ -1,35 +1,47 @@
-"""Number formats for weights, one row each."""
+"""Number formats of packed weights, one row each, and their plain torch definition.
+
+A packed matrix [rows, cols] lies in tiles of 16 rows, the layout that the native kernels read as it
+is (csrc/ling_kernels.h); what is written here is the oracle that they are held to. Weights of a
+group of columns share a bfloat16 scale; 4-bit codes point into 16 fixed levels.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+TILE = 16
+LAYOUT_VERSION = 1
+# A group whose largest magnitude is below counts as zeros.
+TINY = 1e-36
+# Lloyd-Max levels for normal weights whose group scale minimises the squared error; lopsided, since
+# a group's largest magnitude may be given either sign of the scale (docs/concepts/formats.md).
+INT4_LEVELS = (-127, -98, -77, -61, -46, -33, -21, -9, 2, 13, 24, 36, 49, 64, 82, 105)
+# Where the largest magnitude of a group may come to lie, in units of the levels.
+INT4_CLIPS = (-148, -140, -133, -127, -121, -115, -109, -102, 124, 117, 111, 105, 100, 95, 90, 84)
 
 
 @dataclass(frozen=True)
 class Format:
-    """How a weight [N, K] is stored; `max_nrmse` bounds its error on normal weights."""
+    """How a weight matrix is stored.
+
+    `kind` is the number of ling_kernels.h; `bits` per weight include the scales; `max_nrmse` bounds
+    the error on normal weights, relative to their root mean square.
+    """
 
     name: str
+    kind: int
+    group: int
     bits: float
-    quantise: Callable[[Tensor], tuple[Tensor, Tensor]]
-    dequantise: Callable[[Tensor, Tensor], Tensor]
     max_nrmse: float
 
-
-def quantise_int8_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Symmetric int8 per row: values -127..127 and a float32 scale; a zero row has scale 1."""
-    amax = x.float().abs().amax(-1)
-    scale = torch.where(amax > 0, amax / 127, 1.0)
-    return (x.float() / scale[..., None]).round().clamp(-127, 127).to(torch.int8), scale
-
-
-def dequantise_int8_rows(q: Tensor, scale: Tensor) -> Tensor:
-    """float32 values of `quantise_int8_rows`."""
-    return q.float() * scale[..., None]
+    @property
+    def integer(self) -> bool:
+        """Whether weights are integers with scales."""
+        return self.kind != 3
 
 
 def dequantise_fp8_block(q: Tensor, scale: Tensor, block: int = 128) -> Tensor:
@@ -45,13 +57,179 @@ def dequantise_fp8_block(q: Tensor, scale: Tensor, block: int = 128) -> Tensor:
 
 
 FORMATS = {
-    "int8_channel": Format("int8_channel", 8.0, quantise_int8_rows, dequantise_int8_rows, 0.01),
+    f.name: f
+    for f in (
+        Format("int4", 1, 64, 4.25, 0.085),
+        Format("int4_g32", 1, 32, 4.5, 0.078),
+        Format("int8", 2, 64, 8.25, 0.008),
+        Format("bf16", 3, 2, 16.0, 0.003),
+    )
 }
 
 
-def linear_int8(x_TK: Tensor, q_NK: Tensor, scale_N: Tensor) -> Tensor:
-    """Oracle of the native int8 product: rows of x quantised on the fly, exact integer sums."""
-    qx_TK, scale_T = quantise_int8_rows(x_TK)
-    # float64 holds every integer sum exactly.
-    sums = (qx_TK.double() @ q_NK.double().t()).float()
-    return sums * (scale_T[:, None] * scale_N[None])
+@dataclass(frozen=True)
+class Packed:
+    """One matrix, or a stack of them when `data` has a leading dimension.
+
+    `data` uint8 [..., tiles, bytes per tile], `scales` bfloat16 [..., tiles, groups, 16] or None.
+    """
+
+    format: Format
+    rows: int
+    cols: int
+    data: Tensor
+    scales: Tensor | None
+
+    def __getitem__(self, i: int) -> Packed:
+        scales = None if self.scales is None else self.scales[i]
+        return Packed(self.format, self.rows, self.cols, self.data[i], scales)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of weights and scales."""
+        return self.data.nbytes + (0 if self.scales is None else self.scales.nbytes)
+
+
+def packed_shapes(
+    fmt: Format, rows: int, cols: int
+) -> tuple[tuple[int, int], tuple[int, int, int] | None]:
+    """Shapes of `data` and `scales` for a matrix [rows, cols]."""
+    tiles, groups = -(-rows // TILE), -(-cols // fmt.group)
+    values = TILE * groups * fmt.group
+    size = {1: values // 2, 2: values, 3: 2 * values}[fmt.kind]
+    return (tiles, size), None if fmt.kind == 3 else (tiles, groups, TILE)
+
+
+def quantise(
+    w_NK: Tensor, fmt: Format, importance_K: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Codes_NK (int64: level numbers for 4 bits, -127..127 for 8) and scales [N, groups]
+    (bfloat16).
+
+    The scale minimises the squared error, weighed per column by `importance_K`, over a grid of
+    clips with a least-squares refit of each. A group that is not finite gets a NaN scale.
+    """
+    K = w_NK.shape[1]
+    w = F.pad(w_NK.float(), (0, -K % fmt.group)).unflatten(-1, (-1, fmt.group))
+    amax = _amax(w)
+    if fmt.kind == 2:
+        scale = (amax / 127).to(torch.bfloat16)
+        inverse = torch.where(scale > 0, 1 / scale.float(), 0.0)
+        codes = (w * inverse[..., None]).nan_to_num(0, 0, 0).round().clamp(-127, 127).long()
+    else:
+        scale = _best_scale(w, amax, importance_K).to(torch.bfloat16)
+        inverse = torch.where((scale != 0) & ~scale.isnan(), 1 / scale.float(), 0.0)
+        codes = _nearest_level((w * inverse[..., None]).nan_to_num(0, 0, 0))
+    scale = torch.where(amax.isnan(), float("nan"), scale)
+    return codes.flatten(-2)[:, :K], scale
+
+
+def _amax(x: Tensor) -> Tensor:
+    """Largest magnitude of each group: NaN where a value is not finite, 0 where reciprocals are
+    not.
+    """
+    amax = torch.where(x.isfinite().all(-1), x.abs().amax(-1), float("nan"))
+    return torch.where(amax < TINY, 0.0, amax)
+
+
+def _borders() -> Tensor:
+    levels = torch.tensor(INT4_LEVELS, dtype=torch.float32)
+    return (levels[1:] + levels[:-1]) / 2
+
+
+def _nearest_level(x: Tensor) -> Tensor:
+    return torch.bucketize(x, _borders(), right=True)
+
+
+def _best_scale(w_NGB: Tensor, amax_NG: Tensor, importance_K: Tensor | None) -> Tensor:
+    levels = torch.tensor(INT4_LEVELS, dtype=torch.float32)
+    h = torch.ones(1)
+    if importance_K is not None:
+        h = F.pad(importance_K.float(), (0, w_NGB.shape[1] * w_NGB.shape[2] - len(importance_K)))
+        h = h.unflatten(0, w_NGB.shape[1:])
+    largest = w_NGB.gather(-1, w_NGB.abs().argmax(-1, keepdim=True))[..., 0]
+    sign = torch.where(largest < 0, -1.0, 1.0)
+    best, scale = torch.full_like(amax_NG, -1), torch.zeros_like(amax_NG)
+    for clip in INT4_CLIPS:
+        inverse = torch.where(amax_NG > 0, sign * clip / amax_NG, 0.0)
+        # In units of the clip, so that no sum leaves the range of float32.
+        x = (w_NGB * inverse[..., None]).nan_to_num(0, 0, 0)
+        q = levels[_nearest_level(x)]
+        num, den = (h * q * x).sum(-1), (h * q * q).sum(-1)
+        gain = num * num / den / (clip * clip)
+        better, unit = (den > 0) & (gain > best), amax_NG * sign / clip
+        best, scale = torch.where(better, gain, best), torch.where(better, num / den * unit, scale)
+    return torch.where(amax_NG > 0, scale, 0.0)
+
+
+def pack(w_NK: Tensor, fmt: Format, importance_K: Tensor | None = None) -> Packed:
+    """Quantise and lay out a matrix [N, K]."""
+    N, K = w_NK.shape
+    (tiles, size), _ = packed_shapes(fmt, N, K)
+    if fmt.kind == 3:
+        w = F.pad(w_NK.to(torch.bfloat16), (0, K % 2, 0, -N % TILE))
+        data = w.view(tiles, TILE, -1, 2).transpose(1, 2).contiguous()
+        return Packed(fmt, N, K, data.view(torch.uint8).view(tiles, size), None)
+    codes, scale = quantise(w_NK, fmt, importance_K)
+    zero = 8 if fmt.kind == 1 else 0  # whatever a padded column holds, it meets zeros
+    codes = F.pad(codes, (0, -K % fmt.group, 0, -N % TILE), value=zero)
+    scale = F.pad(scale, (0, 0, 0, -N % TILE))
+    if fmt.kind == 1:
+        c = codes.view(tiles, TILE, -1, 2, 4).permute(0, 2, 1, 4, 3)  # tile, block, row, byte, half
+        data = (c[..., 0] | c[..., 1] << 4).to(torch.uint8)
+    else:
+        data = (codes + 128).to(torch.uint8).view(tiles, TILE, -1, 4).transpose(1, 2)
+    scales = scale.view(tiles, TILE, -1).transpose(1, 2).contiguous()
+    return Packed(fmt, N, K, data.reshape(tiles, size), scales)
+
+
+def codes_and_scales(p: Packed) -> tuple[Tensor, Tensor]:
+    """Values_NK in units of their scale (float32, padded columns included) and scales_NG
+    (float32).
+    """
+    assert p.scales is not None
+    tiles = p.data.shape[0]
+    if p.format.kind == 1:
+        data = p.data.view(tiles, -1, TILE, 4)
+        halves = torch.stack((data & 15, data >> 4), dim=3)  # tile, block, row, half, byte
+        levels = torch.tensor(INT4_LEVELS, dtype=torch.float32)
+        values = levels[halves.long()].permute(0, 2, 1, 3, 4).reshape(tiles * TILE, -1)
+    else:
+        data = p.data.view(tiles, -1, TILE, 4).transpose(1, 2).reshape(tiles * TILE, -1)
+        values = data.float() - 128
+    scales = p.scales.transpose(1, 2).reshape(tiles * TILE, -1).float()
+    return values[: p.rows], scales[: p.rows]
+
+
+def unpack(p: Packed) -> Tensor:
+    """float32 [rows, cols]."""
+    if p.format.kind == 3:
+        data = p.data.contiguous().view(torch.bfloat16).view(p.data.shape[0], -1, TILE, 2)
+        return data.transpose(1, 2).reshape(p.data.shape[0] * TILE, -1)[: p.rows, : p.cols].float()
+    values, scales = codes_and_scales(p)
+    return (values.unflatten(-1, (-1, p.format.group)) * scales[..., None]).flatten(-2)[:, : p.cols]
+
+
+def matmul(p: Packed, x_TK: Tensor) -> Tensor:
+    """x_TK @ unpack(p).T as the kernels define it: float32 in and out.
+
+    Integer formats quantise x per row and group to 8 bits, sum a group in exact integers, and add
+    the groups in order; bfloat16 rounds x.
+    """
+    if p.format.kind == 3:
+        return x_TK.to(torch.bfloat16).float() @ unpack(p).t()
+    values, scales_NG = codes_and_scales(p)
+    x = F.pad(x_TK.float(), (0, values.shape[1] - x_TK.shape[1])).unflatten(
+        -1, (-1, p.format.group)
+    )
+    amax = _amax(x)
+    # Not `127 / amax`: torch makes that a reciprocal and a product, which rounds twice.
+    inverse = torch.where(amax > 0, torch.full_like(amax, 127) / amax, 0.0)
+    q = (x * inverse[..., None]).nan_to_num(0, 0, 0).round().clamp(-127, 127)
+    w = values.unflatten(-1, (-1, p.format.group))
+    sums_TNG = torch.einsum("tgk,ngk->tng", q.double(), w.double()).float()  # exact in float64
+    out = torch.zeros(len(x), p.rows)
+    for g in range(w.shape[1]):
+        factor = scales_NG[None, :, g] * (amax[:, g] / 127)[:, None]
+        out = (sums_TNG[..., g].double() * factor.double() + out.double()).float()
+    return out

@@ -6,16 +6,107 @@ import ctypes
 import functools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
+from ctypes import POINTER, Structure, c_char_p, c_double, c_float, c_int32, c_int64, c_void_p
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import KernelError
-from .formats import quantise_int8_rows
+from .formats import Format, Packed, packed_shapes
 
-ABI_VERSION = 1
+ABI_VERSION = 2
+
+
+class Matrix(Structure):
+    """`ling_matrix`."""
+
+    _fields_ = (
+        ("kind", c_int32),
+        ("group", c_int32),
+        ("rows", c_int64),
+        ("cols", c_int64),
+        ("data", c_void_p),
+        ("scales", c_void_p),
+    )
+
+
+class ModelConfigC(Structure):
+    """`ling_model_config`."""
+
+    _fields_ = (
+        *((n, c_int64) for n in ("vocab_size", "hidden_size", "num_layers", "num_mtp_layers")),
+        *((n, c_int64) for n in ("num_heads", "num_kv_heads", "head_dim", "rotary_size")),
+        *((n, c_int64) for n in ("num_experts", "num_experts_per_tok", "n_group", "topk_group")),
+        *((n, c_int64) for n in ("expert_width", "max_positions")),
+        ("rms_norm_eps", c_float),
+        ("routed_scaling_factor", c_float),
+        ("norm_topk_prob", c_int32),
+        ("embedding_kind", c_int32),
+        ("embedding_group", c_int32),
+        ("embedding", c_void_p),
+        ("embedding_scales", c_void_p),
+        ("norm", c_void_p),
+        ("head", Matrix),
+        *((n, c_void_p) for n in ("cos", "sin", "k_pages", "v_pages")),
+        ("num_pages", c_int64),
+    )
+
+
+class LayerC(Structure):
+    """`ling_layer`."""
+
+    _fields_ = (
+        ("input_norm", c_void_p),
+        ("qkv", Matrix),
+        *((n, c_void_p) for n in ("qkv_bias", "q_norm", "k_norm")),
+        ("dense", Matrix),
+        *((n, c_void_p) for n in ("dense_bias", "post_norm")),
+        ("gate_up", Matrix),
+        ("down", Matrix),
+        ("is_moe", c_int32),
+        *((n, c_void_p) for n in ("router", "expert_bias")),
+        ("expert_gate_up", Matrix),
+        ("expert_down", Matrix),
+        ("eh_proj", Matrix),
+        *((n, c_void_p) for n in ("enorm", "hnorm", "final_norm")),
+    )
+
+
+class SegmentC(Structure):
+    """`ling_segment`."""
+
+    _fields_ = (
+        ("first", c_int64),
+        ("start", c_int64),
+        ("stop", c_int64),
+        ("pages", c_void_p),
+        ("num_pages", c_int64),
+    )
+
+
+_SIGNATURES: dict[str, Sequence[Any]] = {
+    "ling_isa": [POINTER(c_char_p)],
+    "ling_set_num_threads": [ctypes.c_int],
+    "ling_read_seconds": [c_void_p, c_int64, POINTER(c_double)],
+    "ling_map_in": [c_void_p, c_int64],
+    "ling_pack": [
+        *(c_int32, c_int32, c_int64, c_int64, c_void_p, c_int32, c_int64),
+        *(c_void_p, c_void_p, c_void_p),
+    ],
+    "ling_unpack": [POINTER(Matrix), c_void_p],
+    "ling_matmul": [POINTER(Matrix), c_void_p, c_void_p, c_int64],
+    "ling_model_new": [POINTER(ModelConfigC), POINTER(LayerC), POINTER(c_void_p)],
+    "ling_forward": [c_void_p, c_void_p, c_int64, c_void_p, c_int64, c_void_p],
+    "ling_mtp": [c_void_p, c_int64, c_void_p, c_void_p, c_int64, c_void_p, c_int64, c_void_p],
+    "ling_logits": [c_void_p, c_void_p, c_int64, c_int64, c_void_p, c_void_p, c_void_p],
+    "ling_model_stream": [c_void_p, c_int64, ctypes.c_int, POINTER(c_int64), c_void_p],
+    "ling_model_let_go": [c_void_p, c_int64],
+    "ling_expert_counts": [c_void_p, c_void_p],
+    "ling_profile": [c_void_p, POINTER(c_char_p), POINTER(c_double), POINTER(c_int64)],
+}
 
 
 @functools.lru_cache(maxsize=1)
@@ -35,9 +126,19 @@ def _checked(lib: ctypes.CDLL, path: Path) -> ctypes.CDLL:
     found = lib.ling_abi_version()
     if found != ABI_VERSION:
         raise KernelError(f"{path} has ABI version {found}, expected {ABI_VERSION}; reinstall ling")
-    lib.ling_last_error.restype = ctypes.c_char_p
-    pointer, size = ctypes.c_void_p, ctypes.c_int64
-    lib.ling_gemv_i8_i8.argtypes = [pointer] * 5 + [size] * 3
+    lib.ling_last_error.restype = c_char_p
+    for name, types in _SIGNATURES.items():
+        getattr(lib, name).argtypes = types
+    lib.ling_model_free.argtypes, lib.ling_model_free.restype = [c_void_p], None
+    return lib
+
+
+def required() -> ctypes.CDLL:
+    """The library, with the thread count that torch uses; `KernelError` when it is not there."""
+    lib = library()
+    if lib is None:
+        raise KernelError("the kernel library is not built")
+    check(lib, lib.ling_set_num_threads(torch.get_num_threads()))
     return lib
 
 
@@ -52,35 +153,99 @@ def isa() -> str:
     lib = library()
     if lib is None:
         return "none"
-    name = ctypes.c_char_p()
+    name = c_char_p()
     check(lib, lib.ling_isa(ctypes.byref(name)))
     return (name.value or b"").decode()
 
 
-def bind_linear_int8(q_NK: Tensor, scale_N: Tensor) -> Callable[[Tensor], Tensor]:
-    """The native `formats.linear_int8` for these weights, which the handle keeps alive.
+def read_rate(data: Tensor) -> float:
+    """Bytes per second at which all threads together read `data` (1 GiB or more) from memory."""
+    lib, seconds = required(), c_double()
+    check(lib, lib.ling_read_seconds(data.data_ptr(), data.nbytes, ctypes.byref(seconds)))
+    return data.nbytes / seconds.value
 
-    Raises `KernelError` for wrong dtypes, shapes or strides, here for weights and per call for x.
-    """
-    lib = library()
-    if lib is None:
-        raise KernelError("the kernel library is not built")
-    N, K = q_NK.shape
-    if q_NK.dtype != torch.int8 or not q_NK.is_contiguous() or not q_NK.is_cpu:
-        raise KernelError("weights must be contiguous int8 on the CPU")
-    if scale_N.dtype != torch.float32 or scale_N.shape != (N,) or not scale_N.is_contiguous():
-        raise KernelError(f"scales must be {N} contiguous float32 values")
-    if bool((q_NK == -128).any()):
-        raise KernelError("weights must lie in -127..127")
 
-    def call(x_TK: Tensor) -> Tensor:
-        if x_TK.ndim != 2 or x_TK.shape[1] != K or not x_TK.is_cpu or not x_TK.is_floating_point():
-            raise KernelError(f"x must be a floating-point matrix with {K} columns on the CPU")
-        qx, scale = quantise_int8_rows(x_TK)
-        y_TN = torch.empty(x_TK.shape[0], N)
-        check(lib, lib.ling_set_num_threads(torch.get_num_threads()))
-        pointers = (t.data_ptr() for t in (qx, scale, q_NK, scale_N, y_TN))
-        check(lib, lib.ling_gemv_i8_i8(*pointers, x_TK.shape[0], N, K))
-        return y_TN
+def map_in(p: Packed) -> None:
+    """Have the pages of a mapped matrix in the page table before it is read."""
+    lib = required()
+    for tensor in (p.data, p.scales):
+        if tensor is not None:
+            check(lib, lib.ling_map_in(tensor.data_ptr(), tensor.nbytes))
 
-    return call
+
+def matrix(p: Packed | None) -> Matrix:
+    """The C view of a packed matrix (the first of a stack); the caller keeps `p` alive."""
+    if p is None:
+        return Matrix()
+    shapes = packed_shapes(p.format, p.rows, p.cols)
+    for tensor, shape, dtype in zip(
+        (p.data, p.scales), shapes, (torch.uint8, torch.bfloat16), strict=True
+    ):
+        if (tensor is None) != (shape is None):
+            raise KernelError(f"a packed `{p.format.name}` matrix lacks data or scales")
+        if tensor is None or shape is None:
+            continue
+        if tuple(tensor.shape[-len(shape) :]) != shape or tensor.dtype != dtype:
+            raise KernelError(
+                f"packed data has shape {list(tensor.shape)} {tensor.dtype}, expected "
+                f"{list(shape)} {dtype}"
+            )
+        if not tensor.is_contiguous() or not tensor.is_cpu:
+            raise KernelError("packed data must be contiguous on the CPU")
+    scales = None if p.scales is None else p.scales.data_ptr()
+    return Matrix(p.format.kind, p.format.group, p.rows, p.cols, p.data.data_ptr(), scales)
+
+
+def pack(
+    w_NK: Tensor,
+    fmt: Format,
+    importance_K: Tensor | None = None,
+    out: Packed | None = None,
+) -> Packed:
+    """Native `formats.pack`, into `out` when given. Takes float32 or bfloat16."""
+    lib = required()
+    if w_NK.dtype not in (torch.float32, torch.bfloat16) or w_NK.ndim != 2 or not w_NK.is_cpu:
+        raise KernelError("weights must be a float32 or bfloat16 matrix on the CPU")
+    if w_NK.stride(1) != 1:
+        w_NK = w_NK.contiguous()
+    N, K = w_NK.shape
+    if out is None:
+        data, scales = packed_shapes(fmt, N, K)
+        out = Packed(
+            fmt,
+            N,
+            K,
+            torch.empty(data, dtype=torch.uint8),
+            None if scales is None else torch.empty(scales, dtype=torch.bfloat16),
+        )
+    m = matrix(out)
+    if (m.rows, m.cols) != (N, K):
+        raise KernelError(f"weights have shape {[N, K]}, their place {[m.rows, m.cols]}")
+    h = None if importance_K is None else importance_K.float().contiguous()
+    if h is not None and h.shape != (K,):
+        raise KernelError(f"importance must be {K} values")
+    bf16 = int(w_NK.dtype == torch.bfloat16)
+    pointer = None if h is None else h.data_ptr()
+    status = lib.ling_pack(
+        *(fmt.kind, fmt.group, N, K, w_NK.data_ptr(), bf16, w_NK.stride(0)),
+        *(pointer, m.data, m.scales),
+    )
+    check(lib, status)
+    return out
+
+
+def unpack(p: Packed) -> Tensor:
+    """Native `formats.unpack`."""
+    lib, out = required(), torch.empty(p.rows, p.cols)
+    check(lib, lib.ling_unpack(ctypes.byref(matrix(p)), out.data_ptr()))
+    return out
+
+
+def matmul(p: Packed, x_TK: Tensor) -> Tensor:
+    """Native `formats.matmul`; raises `KernelError` for other than a float32 CPU matrix."""
+    lib = required()
+    if x_TK.ndim != 2 or x_TK.shape[1] != p.cols or x_TK.dtype != torch.float32 or not x_TK.is_cpu:
+        raise KernelError(f"x must be a float32 matrix with {p.cols} columns on the CPU")
+    x, y = x_TK.contiguous(), torch.empty(x_TK.shape[0], p.rows)
+    check(lib, lib.ling_matmul(ctypes.byref(matrix(p)), x.data_ptr(), y.data_ptr(), len(x)))
+    return y

@@ -1,1 +1,1 @@
-"""Doors for other libraries; imported by nobody here."""
+"""Doors for other libraries; `import ling` installs the hook, nobody else imports them."""

@@ -69,6 +69,8 @@ def serve(
     allow_no_key: bool = False,
     max_model_len: int | None = None,
     dtype: str = "auto",
+    format: str | None = None,
+    max_memory: str | None = None,
     speculative: str = "off",
     drain_s: float = DRAIN_S,
     log_level: str = "warning",
@@ -93,7 +95,13 @@ def serve(
         # Without a key a web page could reach us through a name that it points at this address.
         hosts = LOOPBACK_NAMES | {host.lower()} if is_local and key is None else None
         app = create_app(None, served_model_name=name, api_key=key, allowed_hosts=hosts)
-        options = {"max_model_len": max_model_len, "dtype": dtype, "speculative": speculative}
+        options = {
+            "max_model_len": max_model_len,
+            "dtype": dtype,
+            "format": format,
+            "max_memory": max_memory,
+            "speculative": speculative,
+        }
         logging.basicConfig(level=log_level.upper(), format="%(levelname)s %(name)s %(message)s")
         _run(app, listener, _url(host, listener), str(model), options, drain_s)
     finally:

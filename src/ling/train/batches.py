@@ -19,6 +19,10 @@ from ..data.indexed import IndexedDataset
 from ..data.samples import GPTSamples, Mixture
 from ..errors import DataError
 
+# Token files up to this size are read once before the first step, to find ids without a row;
+# of larger ones every batch is checked.
+SCAN_TOKENS = 1 << 28
+
 
 @dataclass
 class Batch:
@@ -73,11 +77,8 @@ def open_samples(
                 f"`data.seq_length` = {cfg.seq_length}",
                 path=f"{prefix}.bin",
             )
-        top = int(max(dataset.get(i).max() for i in range(min(len(dataset), 64))))
-        if top >= vocab_size:
-            raise DataError(
-                f"token id {top} is outside the vocabulary of {vocab_size}", path=f"{prefix}.bin"
-            )
+        if dataset.num_tokens <= SCAN_TOKENS:
+            dataset.check_ids(vocab_size)
     weights = cfg.weights or [float(d.num_tokens) for d in datasets]
     parts = [
         GPTSamples(

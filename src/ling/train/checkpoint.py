@@ -16,8 +16,9 @@ from typing import Any
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 
-from ..errors import CheckpointError, InputError
+from ..errors import CheckpointError, InputError, RunError
 from ..files import atomic_folder, hash_tree, read_json
 from ..model.dcp import read_tensors
 from ..model.ling import Ling
@@ -48,12 +49,32 @@ def save(
 ) -> None:
     """Write `folder` so that it appears complete or not at all."""
     with atomic_folder(folder) as tmp:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch says that no process group is used
-            dcp.save(state_tensors(model, optimizer), checkpoint_id=tmp, no_dist=True)
+        write_tensors(tmp, state_tensors(model, optimizer))
         (tmp / "config.json").write_text(json.dumps(model.config.to_dict(), indent=2) + "\n")
         (tmp / "state.json").write_text(json.dumps(progress) + "\n")
         (tmp / MANIFEST).write_text(json.dumps(hash_tree(tmp), indent=1) + "\n")
+
+
+def write_tensors(folder: Path, state: dict[str, Tensor]) -> None:
+    """Write tensors as a torch distributed checkpoint; raises `RunError`, as for a full disk."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch says that no process group is used
+            dcp.save(state, checkpoint_id=folder, no_dist=True)
+    except CheckpointException as err:  # a BaseException around whatever went wrong
+        name = folder.name.removesuffix(".tmp")
+        raise RunError(f"could not save checkpoint {name}: {_reason(err)}") from None
+
+
+def _reason(err: CheckpointException) -> str:
+    """The operating system's words when they are in the chain of causes, else torch's."""
+    last: BaseException = next(e for e, _ in err.failures.values())
+    cause: BaseException | None = last
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        last, cause = cause, cause.__cause__ or cause.__context__
+    return f"{last} (is the disk full?)"
 
 
 def load(folder: Path, model: Ling, optimizer: torch.optim.Optimizer) -> dict[str, Any]:

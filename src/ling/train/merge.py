@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import warnings
+import shutil
 from pathlib import Path
 
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
 
-from ..errors import UsageError
+from ..errors import CheckpointError, UsageError
 from ..files import atomic_folder
 from ..model.dcp import DCPFolder
 from . import checkpoint
@@ -29,6 +28,9 @@ def merge(run: str | Path, out: str | Path, *, last: int, schedule: str = "mean"
         raise UsageError(
             f"{run}: holds {len(checkpoint.checkpoints(run))} checkpoints, asked for {last}"
         )
+    for folder in found:
+        if not checkpoint.intact(folder):
+            raise CheckpointError(f"{folder}: damaged, cannot be merged")
     total: dict[str, Tensor] = {}
     for folder, weight in zip(found, merge_weights(last - 1, schedule), strict=True):
         held = DCPFolder(folder)
@@ -37,9 +39,10 @@ def merge(run: str | Path, out: str | Path, *, last: int, schedule: str = "mean"
                 part = held.tensor(name).float() * weight
                 total[name] = total[name] + part if name in total else part
         held.close()
-    with atomic_folder(out) as tmp, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        dcp.save(total, checkpoint_id=tmp, no_dist=True)
+    with atomic_folder(out) as tmp:
+        checkpoint.write_tensors(tmp, total)
+        if (run / "tokenizer").is_dir():
+            shutil.copytree(run / "tokenizer", tmp / "tokenizer")
         (tmp / "config.json").write_text((found[-1] / "config.json").read_text())
         names = [p.name for p in found]
         (tmp / "merged.json").write_text(json.dumps({"from": names, "schedule": schedule}) + "\n")

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ..errors import DataError
+from ..files import write_atomic
 
 
 def gemm_peak(dtype: torch.dtype, size: int = 1024, repeats: int = 6) -> float:
@@ -31,7 +32,7 @@ class MetricsLog:
         self.path = run / "metrics.jsonl"
         kept = [row for row in read_metrics(self.path) if row["step"] < first_step]
         # Steps after the checkpoint run again: their old lines go.
-        self.path.write_text("".join(json.dumps(row) + "\n" for row in kept), "utf-8")
+        write_atomic(self.path, "".join(json.dumps(row) + "\n" for row in kept))
         self._file = self.path.open("a", encoding="utf-8")
         self._board = _tensorboard(run / "tensorboard", first_step)
 
@@ -138,7 +139,7 @@ def draw(run: Path, title: str) -> list[Path]:
         share = torch.tensor([[r[layer] for layer in layers] for r in recent]).float().sum(0)
         share = share / share.mean(-1, keepdim=True)
         figure, axes = plt.subplots(figsize=(8, 0.5 * len(layers) + 2))
-        image = axes.imshow(share, aspect="auto", cmap="coolwarm", vmin=0, vmax=2)
+        image = axes.imshow(share.numpy(), aspect="auto", cmap="coolwarm", vmin=0, vmax=2)
         axes.set(
             xlabel="expert", title=f"{title}: expert load over its layer's mean, last 10% of steps"
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import math
 import shutil
 import signal
@@ -13,21 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
-from ..config import ModelConfig, PretrainConfig
+from ..config import ModelConfig, PretrainConfig, nearest
 from ..data.indexed import IndexedDataset
 from ..data.prepare import prepare
 from ..data.tokenizer import Tokenizer
-from ..errors import RunError, UsageError
-from ..files import make_folder, write_atomic
+from ..errors import DataError, RunError, UsageError
+from ..files import make_folder
 from ..hub import resolve_model
 from ..model.ling import Ling, from_config
 from ..model.size import flops_per_token, parameter_counts
 from ..model.weights import load_model, read_config
 from ..presets import PRESETS, preset
 from . import balance, checkpoint
-from .batches import make_batch, open_samples, run_data_folder
+from .batches import Batch, make_batch, open_samples, run_data_folder
+from .folder import check_data, check_recipe, fingerprints, locked, save_recipe
 from .forward import compute_losses
 from .heldout import HeldOut, held_out_loss
 from .metrics import MetricsLog, Progress, draw, gemm_peak
@@ -43,12 +42,14 @@ def run(recipe: PretrainConfig, out: Path, log: Log = print) -> int:
     0 when done (also when it was done before), 130 or 143 after a signal, once saved. Raises
     `UsageError` for a changed recipe or a folder in use, `RunError` for repeated non-finite steps.
     """
-    make_folder(out)
-    with _locked(out):
-        _check_recipe(recipe, out)
+    with locked(out):
+        check_recipe(recipe, out)
         if recipe.train.threads:
             torch.set_num_threads(recipe.train.threads)
-        return Trainer(recipe, out, log).run()
+        trainer = Trainer(recipe, out, log)
+        # Only now: a recipe that could not start must not stand in the way of a better one.
+        save_recipe(recipe, out)
+        return trainer.run()
 
 
 class Trainer:
@@ -56,18 +57,29 @@ class Trainer:
 
     def __init__(self, recipe: PretrainConfig, out: Path, log: Log) -> None:
         self.recipe, self.out, self.log = recipe, out, log
+        self.tokenizer: Tokenizer | None = None
+        self.eod: int | None = None
         torch.manual_seed(recipe.train.seed)
-        self._open_data()
-        self.model = self._build_model()
+        cfg = self._model_config()  # before the data: reading a corpus takes longest
+        self._open_data(cfg)
+        self.model = self._build_model(cfg)
+        self._open_samples()
         self.optimizer = build_optimizer(self.model, recipe.optim)
         self.steps_done = self.nonfinite = 0
         self.caught: int | None = None
 
     # ---- set-up --------------------------------------------------------------------------------
 
-    def _open_data(self) -> None:
+    def _open_data(self, cfg: ModelConfig) -> None:
         data = self.recipe.data
-        train, valid, folder = list(data.prefix), list(data.valid_prefix), data.tokenizer
+        if data.tokenizer:
+            self._use_tokenizer(data.tokenizer, cfg)
+        elif data.corpus and data.vocab_size > cfg.vocab_size:
+            raise UsageError(
+                f"`data.vocab_size` = {data.vocab_size} is above the model's `vocab_size` = "
+                f"{cfg.vocab_size}"
+            )
+        train, valid = list(data.prefix), list(data.valid_prefix)
         if data.corpus:
             ready = prepare(
                 data.corpus if data.corpus == "stdlib" else [data.corpus],
@@ -78,11 +90,18 @@ class Trainer:
                 log=self.log,
             )
             train, valid = [str(ready.train_prefix)], [str(ready.valid_prefix)]
-            folder = str(ready.tokenizer_folder)
+            self._use_tokenizer(str(ready.tokenizer_folder), cfg)
         self.train_prefixes = train
         self.valid_prefixes = [p for p in valid if self._long_enough(p)]
-        self.tokenizer = Tokenizer.from_folder(folder) if folder else None
-        self.eod = self.tokenizer.eod_token_id if self.tokenizer else None
+
+    def _use_tokenizer(self, folder: str, cfg: ModelConfig) -> None:
+        self.tokenizer = Tokenizer.from_folder(folder)
+        self.eod = self.tokenizer.eod_token_id
+        if self.tokenizer.vocab_size > cfg.vocab_size:
+            raise UsageError(
+                f"the tokenizer has {self.tokenizer.vocab_size} ids, the model `vocab_size` = "
+                f"{cfg.vocab_size}; use a smaller tokenizer or a larger model"
+            )
 
     def _long_enough(self, prefix: str) -> bool:
         """Whether held-out data fills a row; says so when it does not."""
@@ -91,34 +110,60 @@ class Trainer:
             self.log(f"{prefix}: {tokens} tokens are less than a row, no held-out loss")
         return tokens > self.recipe.data.seq_length
 
-    def _build_model(self) -> Ling:
+    def _open_samples(self) -> None:
+        cfg = self.recipe
+        if cfg.data.isolate_documents and self.eod is None:
+            raise UsageError(
+                "`data.isolate_documents` needs `data.tokenizer`: its end-of-document token is "
+                "the border"
+            )
+        self.samples = open_samples(
+            self.train_prefixes,
+            cfg.data,
+            rows=cfg.train.steps * cfg.train.global_batch_size,
+            seed=cfg.train.seed,
+            eod=self.eod,
+            vocab_size=self.model.config.vocab_size,
+        )
+        self.data = fingerprints(self.train_prefixes)
+
+    def _model_config(self) -> ModelConfig:
         name, overrides = self.recipe.model, self.recipe.model_overrides
-        folder = None if name in PRESETS else resolve_model(name)
-        cfg = preset(name) if folder is None else read_config(folder)
-        unknown = sorted(set(overrides) - {f.name for f in dataclasses.fields(ModelConfig)})
-        if unknown:
-            raise UsageError(f"`model_overrides.{unknown[0]}` is not a field of config.json")
+        # A bare word that is no folder is a preset, misspelled at worst; a name with `/` is a
+        # hub's.
+        is_preset = name in PRESETS or ("/" not in name and not Path(name).exists())
+        cfg = preset(name) if is_preset else read_config(resolve_model(name))
+        known = [f.name for f in dataclasses.fields(ModelConfig)]
+        for key in sorted(set(overrides) - set(known)):
+            raise UsageError(
+                f"`model_overrides.{key}` is not a field of config.json{nearest(key, known)}"
+            )
         cfg = cfg.replace(**overrides) if overrides else cfg
-        cfg = self._fit_vocabulary(cfg)
-        has_weights = folder is not None and any(folder.glob("*.safetensors"))
-        if has_weights and not overrides:
-            assert folder is not None
-            model = load_model(folder, dtype="float32")
-        else:
-            model = from_config(cfg, seed=self.recipe.train.seed)
+        if self.recipe.data.seq_length > cfg.max_position_embeddings:
+            raise UsageError(
+                f"`data.seq_length` = {self.recipe.data.seq_length} is above the model's "
+                f"`max_position_embeddings` = {cfg.max_position_embeddings}"
+            )
+        return cfg
+
+    def _build_model(self, cfg: ModelConfig) -> Ling:
+        """Random weights, or those of the folder that `model` names."""
+        name = self.recipe.model
+        model = from_config(self._special_ids(cfg), seed=self.recipe.train.seed)
+        folder = None if name in PRESETS else resolve_model(name)
+        if folder is not None and any(folder.glob("*.safetensors")):
+            try:
+                model.load_state_dict(load_model(folder, dtype="float32").state_dict(), assign=True)
+            except RuntimeError:
+                raise UsageError(
+                    f"`model_overrides` may not change the shapes of the weights in {name}"
+                ) from None
         model.compute_dtype = torch.bfloat16 if self.recipe.train.dtype == "bfloat16" else None
         return model.train()
 
-    def _fit_vocabulary(self, cfg: ModelConfig) -> ModelConfig:
-        """Check that every token has a row, and take the special ids of the tokenizer."""
-        if self.tokenizer is None:
-            return cfg
-        if self.tokenizer.vocab_size > cfg.vocab_size:
-            raise UsageError(
-                f"the tokenizer has {self.tokenizer.vocab_size} ids, the model `vocab_size` = "
-                f"{cfg.vocab_size}; use a smaller tokenizer or a larger model"
-            )
-        if self.eod is None:
+    def _special_ids(self, cfg: ModelConfig) -> ModelConfig:
+        """Take the special ids of the tokenizer."""
+        if self.tokenizer is None or self.eod is None:
             return cfg
         bos = self.tokenizer.token_to_id("<|startoftext|>")
         return cfg.replace(
@@ -134,10 +179,13 @@ class Trainer:
         cfg = self.recipe
         found = checkpoint.newest(self.out, self.log)
         if found is not None:
-            self.steps_done = checkpoint.load(found, self.model, self.optimizer)["step"]
+            progress = checkpoint.load(found, self.model, self.optimizer)
+            check_data(self.train_prefixes, progress.get("data", []), self.data)
+            self.steps_done = progress["step"]
             if self.steps_done >= cfg.train.steps:
                 self.log(f"{self.out}: already done ({self.steps_done} steps)")
-                return 0
+                # A run may be killed between its last step and its picture.
+                return 0 if (self.out / "loss.png").exists() else self._draw()
             self.log(f"resuming {self.out} after step {self.steps_done}")
         counts = parameter_counts(self.model.config)
         self.log(
@@ -146,30 +194,24 @@ class Trainer:
         )
         self.peak = 0.0
         self._measure_peak()
-        rows = cfg.train.steps * cfg.train.global_batch_size
-        self.samples = open_samples(
-            self.train_prefixes,
-            cfg.data,
-            rows=rows,
-            seed=cfg.train.seed,
-            eod=self.eod,
-            vocab_size=self.model.config.vocab_size,
-        )
         metrics = MetricsLog(self.out, self.steps_done + 1)
-        progress = Progress(cfg.train.steps, self.steps_done)
+        bar = Progress(cfg.train.steps, self.steps_done)
         restore = self._catch_signals()
         try:
-            self._loop(metrics, progress)
+            self._loop(metrics, bar)
         finally:
             restore()
             metrics.close()
-            progress.close()
+            bar.close()
         if self.caught is not None:
             self.log(
                 f"stopped after step {self.steps_done}, saved; the same command goes on from here"
             )
             return 128 + self.caught
-        for path in draw(self.out, self.out.name) or []:
+        return self._draw()
+
+    def _draw(self) -> int:
+        for path in draw(self.out, self.out.name):
             self.log(f"picture: {path}")
         return 0
 
@@ -203,9 +245,7 @@ class Trainer:
         counts: dict[int, torch.Tensor] = {}
         for micro in range(micro_batches):
             first = (step - 1) * cfg.global_batch_size + micro * cfg.micro_batch_size
-            rows = [self.samples[i] for i in range(first, first + cfg.micro_batch_size)]
-            batch = make_batch(rows, self.eod if self.recipe.data.isolate_documents else None)
-            losses = compute_losses(self.model, batch)
+            losses = compute_losses(self.model, self._batch(first))
             (losses.total(cfg.mtp_loss_weight, cfg.z_loss_coef) / micro_batches).backward()
             sums["loss"] += float(losses.main.detach()) / micro_batches
             sums["mtp_loss"] += (
@@ -233,6 +273,18 @@ class Trainer:
             "expert_load": {str(layer): c.tolist() for layer, c in counts.items()},
             "skipped": self.nonfinite,
         }
+
+    def _batch(self, first: int) -> Batch:
+        """The micro-batch of rows from `first`; raises `DataError` for ids without a row."""
+        rows = [self.samples[i] for i in range(first, first + self.recipe.train.micro_batch_size)]
+        batch = make_batch(rows, self.eod if self.recipe.data.isolate_documents else None)
+        top = max(int(batch.tokens_BS.max()), int(batch.labels_BS.max()))
+        if top >= self.model.config.vocab_size:
+            raise DataError(
+                f"token id {top} is outside the vocabulary of {self.model.config.vocab_size}",
+                path=", ".join(self.train_prefixes),
+            )
+        return batch
 
     def _update(self, loss: float, counts: dict[int, torch.Tensor], step: int) -> float:
         """Clip, step and balance; a step that is not finite leaves the state untouched."""
@@ -287,10 +339,11 @@ class Trainer:
         progress = {
             "step": self.steps_done,
             "rows": self.steps_done * self.recipe.train.global_batch_size,
+            "data": self.data,
         }
-        checkpoint.save(folder, self.model, self.optimizer, progress)
-        if self.tokenizer is not None:
+        if self.tokenizer is not None:  # first: a checkpoint without it could not be used
             self.tokenizer.save(make_folder(self.out / "tokenizer"))
+        checkpoint.save(folder, self.model, self.optimizer, progress)
         checkpoint.prune(self.out, self.recipe.checkpoint.keep_last)
 
     def _catch_signals(self) -> Callable[[], None]:
@@ -306,49 +359,3 @@ class Trainer:
                 signal.signal(number, handler)
 
         return restore
-
-
-class _locked:
-    """Hold the run folder: a second run into it is refused, a dead run leaves no trace."""
-
-    def __init__(self, out: Path) -> None:
-        self.out = out
-
-    def __enter__(self) -> None:
-        self.file = (self.out / ".lock").open("w")
-        try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UsageError(f"{self.out}: another run is writing here") from None
-
-    def __exit__(self, *error: object) -> None:
-        self.file.close()
-
-
-def _check_recipe(recipe: PretrainConfig, out: Path) -> None:
-    """Save the resolved recipe, or refuse one that differs from the run's."""
-    path, now = out / "config.yaml", dataclasses.asdict(recipe)
-    if not path.exists():
-        write_atomic(path, yaml.safe_dump(now, sort_keys=False))
-        return
-    try:
-        before = _flat(yaml.safe_load(path.read_text("utf-8")))
-    except (yaml.YAMLError, AttributeError, UnicodeDecodeError):
-        raise UsageError(f"{path}: unreadable; use another --out") from None
-    flat = _flat(now)
-    for key in sorted(set(before) | set(flat)):
-        if before.get(key) != flat.get(key):
-            raise UsageError(
-                f"{out}: `{key}` was {before.get(key)} in this run and is now {flat.get(key)}; "
-                "use another --out or the old value"
-            )
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat.update(_flat(value, f"{prefix}{key}."))
-        else:
-            flat[prefix + key] = value
-    return flat

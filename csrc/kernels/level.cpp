@@ -1,0 +1,44 @@
+// Every kernel, compiled once per instruction-set level (LING_LEVEL names it). Only intrinsics, C
+// headers and our own: an inlined template of the standard library, compiled with AVX-512, could replace the
+// copy that older machines run.
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+#include <math.h>
+#include <string.h>
+
+#include "../internal.h"
+
+namespace ling {
+namespace {
+
+#if defined(__AVX512VNNI__)
+#include "simd_avx512.h"
+#elif defined(__AVX2__)
+#include "simd_avx2.h"
+#else
+#include "simd_generic.h"
+#endif
+
+// Levels of the 4-bit codes: Lloyd-Max for normal weights whose group scale minimises the squared
+// error (groups of 32 and 64), largest magnitude 127. See docs/concepts/formats.md.
+const float ling_levels[16] = {-127, -98, -77, -61, -46, -33, -21, -9, 2, 13, 24, 36, 49, 64, 82, 105};
+const uint8_t level_bytes[16] = {1,   30,  51,  67,  82,  95,  107, 119,
+                                 130, 141, 152, 164, 177, 192, 210, 233};  // + 128
+
+#include "rows.h"
+#include "product.h"
+#include "attention.h"
+#include "pack.h"
+
+}  // namespace
+
+#define LING_NAME2(x) level_##x
+#define LING_NAME(x) LING_NAME2(x)
+#define LING_TEXT2(x) #x
+#define LING_TEXT(x) LING_TEXT2(x)
+const Level LING_NAME(LING_LEVEL) = {LING_TEXT(LING_LEVEL), rms_norm, quantise_row, round_row,
+                                     product, router, sigmoid, rotate, attention, embed_i8,
+                                     read_bytes, pack};
+
+}  // namespace ling

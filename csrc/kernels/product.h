@@ -1,0 +1,172 @@
+// Matrix products. Register blocks of MB rows of activations times NT tiles of 16 outputs.
+//
+// Whatever the block, an output is the same sum in the same order: exact integers inside a group,
+// then one fused multiply-add per group (or per pair of columns in bfloat16). So a row's bits do not
+// depend on the rows beside it, nor on the level for the integer kinds.
+
+enum class Form { kBytes, kCodes, kPairs };  // unpacked bytes, 4-bit codes, bfloat16 pairs
+
+constexpr int kRowBlock = 6, kTileBlock = 2;
+constexpr int64_t kPrefetch = 4096;  // bytes ahead: the hardware's own stops at every 4 KiB
+
+template <int MB, int NT, Form form>
+static inline void multiply(const uint8_t* const* data, const uint16_t* const* scales,
+                            int64_t groups, int64_t group, const Row* x, const Levels& levels,
+                            f32 (&acc)[MB][NT]) {
+  for (int m = 0; m < MB; ++m)
+    for (int t = 0; t < NT; ++t) acc[m][t] = zero();
+  if constexpr (form == Form::kPairs) {
+    const uint32_t* xp[MB];
+    for (int m = 0; m < MB; ++m) xp[m] = static_cast<const uint32_t*>(x[m].values);
+    for (int64_t k = 0; k < groups; ++k)
+      for (int t = 0; t < NT; ++t) {
+        const uint16_t* w = reinterpret_cast<const uint16_t*>(data[t]) + 32 * k;
+        if (MB == 1) prefetch(w + kPrefetch / 2);
+        for (int m = 0; m < MB; ++m) acc[m][t] = dot2(acc[m][t], w, xp[m][k]);
+      }
+    return;
+  }
+  const int32_t* xq[MB];
+  for (int m = 0; m < MB; ++m) xq[m] = static_cast<const int32_t*>(x[m].values);
+  const int64_t steps = group / 4;  // of 4 columns
+  for (int64_t g = 0; g < groups; ++g) {
+    i32 d[MB][NT];
+    for (int m = 0; m < MB; ++m)
+      for (int t = 0; t < NT; ++t) d[m][t] = dot_begin(x[m].sums[g]);
+    if constexpr (form == Form::kCodes) {
+      for (int64_t s = g * steps; s < (g + 1) * steps; s += 2)
+        for (int t = 0; t < NT; ++t) {
+          const uint8_t* p = data[t] + 32 * s;
+          prefetch(p + kPrefetch);
+          const u8 v = load_u8(p), low = low_codes(levels, v), high = high_codes(levels, v);
+          for (int m = 0; m < MB; ++m) {
+            d[m][t] = dot4(d[m][t], low, xq[m][s]);
+            d[m][t] = dot4(d[m][t], high, xq[m][s + 1]);
+          }
+        }
+    } else {
+      for (int64_t s = g * steps; s < (g + 1) * steps; ++s)
+        for (int t = 0; t < NT; ++t) {
+          const uint8_t* p = data[t] + 64 * s;
+          if (MB == 1) prefetch(p + kPrefetch);
+          const u8 w = load_u8(p);
+          for (int m = 0; m < MB; ++m) d[m][t] = dot4(d[m][t], w, xq[m][s]);
+        }
+    }
+    for (int t = 0; t < NT; ++t) {
+      const f32 ws = load_bf16(scales[t] + 16 * g);
+      for (int m = 0; m < MB; ++m)
+        acc[m][t] = fma(to_f32(d[m][t]), mul(ws, set(x[m].scales[g])), acc[m][t]);
+    }
+  }
+}
+
+// Hand 16 finished columns of row m to where they go.
+static inline void finish(const Product& p, int64_t m, int64_t tile, f32 v) {
+  const int64_t n = tile * kTile, left = p.w.rows - n;
+  if (p.bias) v = add(v, load_part(p.bias + n, left));
+  float* y = p.y[m] + n;
+  if (p.epilogue == Epilogue::kAdd) v = add(load_part(y, left), v);
+  if (p.epilogue == Epilogue::kScaledAdd) v = fma(v, set(p.weight[m]), load_part(y, left));
+  store_part(y, v, left);
+}
+
+template <int MB, int NT, Form form>
+static inline void block(const Product& p, const uint8_t* const* data,
+                         const uint16_t* const* scales, int64_t tile, int64_t m,
+                         const Levels& levels) {
+  f32 acc[MB][NT];
+  multiply<MB, NT, form>(data, scales, padded_cols(p.w) / p.w.group, p.w.group, p.x + m, levels,
+                         acc);
+  if (p.epilogue == Epilogue::kSwiGLU) {
+    // silu(gate) · up; NT is 2 here: a gate tile and its up tile.
+    for (int i = 0; i < MB; ++i)
+      store(p.y[m + i] + tile / 2 * kTile,
+            mul(mul(acc[i][0], sigmoid16(acc[i][0])), acc[i][NT - 1]));
+    return;
+  }
+  for (int i = 0; i < MB; ++i)
+    for (int t = 0; t < NT; ++t) finish(p, m + i, tile + t, acc[i][t]);
+}
+
+template <int NT, Form form>
+static void all_rows(const Product& p, const uint8_t* const* data, const uint16_t* const* scales,
+                     int64_t tile, const Levels& levels) {
+  int64_t m = 0;
+  for (; m + kRowBlock <= p.m; m += kRowBlock)
+    block<kRowBlock, NT, form>(p, data, scales, tile, m, levels);
+  switch (p.m - m) {
+    case 5: block<5, NT, form>(p, data, scales, tile, m, levels); break;
+    case 4: block<4, NT, form>(p, data, scales, tile, m, levels); break;
+    case 3: block<3, NT, form>(p, data, scales, tile, m, levels); break;
+    case 2: block<2, NT, form>(p, data, scales, tile, m, levels); break;
+    case 1: block<1, NT, form>(p, data, scales, tile, m, levels); break;
+  }
+}
+
+// Codes of one tile to bytes, once for all rows.
+static void expand(const uint8_t* codes, int64_t bytes, const Levels& levels, uint8_t* out) {
+  for (int64_t i = 0; i < bytes; i += 64) {
+    const u8 v = load_u8(codes + i);
+    store_u8(out + 2 * i, low_codes(levels, v));
+    store_u8(out + 2 * i + 64, high_codes(levels, v));
+  }
+}
+
+template <int NT>
+static void some_tiles(const Product& p, int64_t tile, uint8_t* scratch, const Levels& levels) {
+  const uint8_t* data[NT];
+  const uint16_t* scales[NT];
+  const int64_t bytes = tile_bytes(p.w);
+  for (int t = 0; t < NT; ++t) {
+    data[t] = static_cast<const uint8_t*>(p.w.data) + (tile + t) * bytes;
+    scales[t] = static_cast<const uint16_t*>(p.w.scales) + (tile + t) * tile_scales(p.w);
+  }
+  if (p.w.kind == LING_BF16) return all_rows<NT, Form::kPairs>(p, data, nullptr, tile, levels);
+  if (p.w.kind == LING_I8) return all_rows<NT, Form::kBytes>(p, data, scales, tile, levels);
+  if (p.m <= 2 * kRowBlock) return all_rows<NT, Form::kCodes>(p, data, scales, tile, levels);
+  for (int t = 0; t < NT; ++t) {
+    uint8_t* out = scratch + t * 2 * bytes;
+    expand(data[t], bytes, levels, out);
+    data[t] = out;
+  }
+  all_rows<NT, Form::kBytes>(p, data, scales, tile, levels);
+}
+
+static void product(const Product& p, int64_t begin, int64_t end, uint8_t* scratch) {
+  const Levels levels = load_levels(level_bytes);
+  int64_t tile = begin;
+  // A single row is bound by memory, which likes one walk better than two.
+  if (p.m > 1 || p.w.kind == LING_BF16 || p.epilogue == Epilogue::kSwiGLU)
+    for (; tile + kTileBlock <= end; tile += kTileBlock)
+      some_tiles<kTileBlock>(p, tile, scratch, levels);
+  for (; tile < end; ++tile) some_tiles<1>(p, tile, scratch, levels);
+}
+
+// Router logits of 16 experts for RB rows: four sums a row, over columns 0, 1, 2, 3 modulo 4.
+template <int RB>
+static inline void router_rows(const uint16_t* w, const float* const* x, int64_t cols,
+                               float* const* logits, int64_t at) {
+  f32 acc[RB][4];
+  for (int r = 0; r < RB; ++r)
+    for (int j = 0; j < 4; ++j) acc[r][j] = zero();
+  for (int64_t k = 0; k < cols; k += 4) {
+    prefetch(w + 16 * k + kPrefetch / 2);
+    prefetch(w + 16 * k + kPrefetch / 2 + 32);
+    for (int j = 0; j < 4; ++j) {
+      const f32 v = load_bf16(w + 16 * (k + j));
+      for (int r = 0; r < RB; ++r) acc[r][j] = fma(v, set(x[r][k + j]), acc[r][j]);
+    }
+  }
+  for (int r = 0; r < RB; ++r)
+    store(logits[r] + at, add(add(acc[r][0], acc[r][1]), add(acc[r][2], acc[r][3])));
+}
+
+// Router logits of a tile of experts: float32 all the way, bfloat16 weights; cols a multiple of 4.
+static void router(const void* w, int64_t tile, const float* const* x, int64_t m, int64_t cols,
+                   float* const* logits) {
+  const uint16_t* p = static_cast<const uint16_t*>(w) + tile * kTile * cols;
+  int64_t r = 0;
+  for (; r + 4 <= m; r += 4) router_rows<4>(p, x + r, cols, logits + r, tile * kTile);
+  for (; r < m; ++r) router_rows<1>(p, x + r, cols, logits + r, tile * kTile);
+}

@@ -1,0 +1,143 @@
+// Vectors of 16 lanes on AVX2 and FMA: two registers each.
+
+struct f32 { __m256 a, b; };
+struct i32 { __m256i a, b; };
+struct u8 { __m256i a, b; };  // 64 bytes: 16 lanes × 4
+
+static inline f32 load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+static inline void store(float* p, f32 x) { _mm256_storeu_ps(p, x.a), _mm256_storeu_ps(p + 8, x.b); }
+static inline f32 set(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+static inline f32 zero() { return set(0); }
+static inline f32 add(f32 x, f32 y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
+static inline f32 sub(f32 x, f32 y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
+static inline f32 mul(f32 x, f32 y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
+static inline f32 div(f32 x, f32 y) { return {_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)}; }
+static inline f32 fma(f32 x, f32 y, f32 z) {
+  return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
+}
+static inline f32 absolute(f32 x) {
+  const __m256 m = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
+  return {_mm256_and_ps(x.a, m), _mm256_and_ps(x.b, m)};
+}
+static inline f32 maximum(f32 x, f32 y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
+static inline f32 minimum(f32 x, f32 y) { return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)}; }
+static inline i32 round_i32(f32 x) { return {_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)}; }
+static inline f32 to_f32(i32 x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
+static inline i32 add_i32(i32 x, i32 y) {
+  return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)};
+}
+static inline i32 set_i32(int v) { return {_mm256_set1_epi32(v), _mm256_set1_epi32(v)}; }
+static inline i32 zero_i32() { return set_i32(0); }
+static inline f32 power2(i32 n) {
+  const i32 e = add_i32(n, set_i32(127));
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(e.a, 23)),
+          _mm256_castsi256_ps(_mm256_slli_epi32(e.b, 23))};
+}
+static inline void store_i32(int32_t* p, i32 x) {
+  _mm256_storeu_si256((__m256i*)p, x.a), _mm256_storeu_si256((__m256i*)(p + 8), x.b);
+}
+static inline void store_i8(int8_t* p, i32 x) {
+  int32_t t[16];
+  store_i32(t, x);
+  for (int i = 0; i < 16; ++i) p[i] = (int8_t)t[i];
+}
+static inline f32 load_i8(const int8_t* p) {
+  const __m128i v = _mm_loadu_si128((const __m128i*)p);
+  return to_f32({_mm256_cvtepi8_epi32(v), _mm256_cvtepi8_epi32(_mm_srli_si128(v, 8))});
+}
+static inline __m256 half_bf16(const uint16_t* p) {
+  return _mm256_castsi256_ps(
+      _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)), 16));
+}
+static inline f32 load_bf16(const uint16_t* p) { return {half_bf16(p), half_bf16(p + 8)}; }
+static inline void store_bf16(uint16_t* p, f32 x) {
+  uint32_t t[16];
+  store((float*)t, x);
+  for (int i = 0; i < 16; ++i)
+    p[i] = (t[i] & 0x7fffffff) > 0x7f800000 ? 0x7fc0
+                                            : (uint16_t)((t[i] + 0x7fff + ((t[i] >> 16) & 1)) >> 16);
+}
+
+static inline u8 load_u8(const uint8_t* p) {
+  return {_mm256_loadu_si256((const __m256i*)p), _mm256_loadu_si256((const __m256i*)(p + 32))};
+}
+static inline void store_u8(uint8_t* p, u8 x) {
+  _mm256_storeu_si256((__m256i*)p, x.a), _mm256_storeu_si256((__m256i*)(p + 32), x.b);
+}
+static inline void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
+
+struct Levels { __m256i table; };
+static inline Levels load_levels(const uint8_t* levels) {
+  return {_mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)levels))};
+}
+static inline u8 low_codes(const Levels& t, u8 v) {
+  const __m256i m = _mm256_set1_epi8(15);
+  return {_mm256_shuffle_epi8(t.table, _mm256_and_si256(v.a, m)),
+          _mm256_shuffle_epi8(t.table, _mm256_and_si256(v.b, m))};
+}
+static inline u8 high_codes(const Levels& t, u8 v) {
+  return low_codes(t, {_mm256_srli_epi16(v.a, 4), _mm256_srli_epi16(v.b, 4)});
+}
+
+// maddubs saturates at 16 bits; |w - 128| <= 127 times x's sign cannot reach it.
+static inline i32 dot_begin(int32_t) { return zero_i32(); }
+static inline __m256i dot_half(__m256i acc, __m256i w, __m256i x) {
+  const __m256i s = _mm256_xor_si256(w, _mm256_set1_epi8((char)0x80));
+  const __m256i p = _mm256_maddubs_epi16(_mm256_abs_epi8(s), _mm256_sign_epi8(x, s));
+  return _mm256_add_epi32(acc, _mm256_madd_epi16(p, _mm256_set1_epi16(1)));
+}
+static inline i32 dot4(i32 acc, u8 w, int32_t x4) {
+  const __m256i x = _mm256_set1_epi32(x4);
+  return {dot_half(acc.a, w.a, x), dot_half(acc.b, w.b, x)};
+}
+
+static inline __m256 dot2_half(__m256 acc, const uint16_t* w, __m256 x0, __m256 x1) {
+  const __m256i v = _mm256_loadu_si256((const __m256i*)w);
+  acc = _mm256_fmadd_ps(_mm256_castsi256_ps(_mm256_slli_epi32(v, 16)), x0, acc);
+  const __m256i high = _mm256_and_si256(v, _mm256_set1_epi32((int)0xffff0000));
+  return _mm256_fmadd_ps(_mm256_castsi256_ps(high), x1, acc);
+}
+static inline f32 dot2(f32 acc, const uint16_t* w, uint32_t x2) {
+  const __m256 x0 = _mm256_castsi256_ps(_mm256_set1_epi32((int)(x2 << 16)));
+  const __m256 x1 = _mm256_castsi256_ps(_mm256_set1_epi32((int)(x2 & 0xffff0000u)));
+  return {dot2_half(acc.a, w, x0, x1), dot2_half(acc.b, w + 16, x0, x1)};
+}
+
+static inline f32 first_lanes(int limit, f32 x, f32 y) {
+  const __m256i n = _mm256_set1_epi32(limit), i = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  const __m256i j = _mm256_add_epi32(i, _mm256_set1_epi32(8));
+  return {_mm256_blendv_ps(y.a, x.a, _mm256_castsi256_ps(_mm256_cmpgt_epi32(n, i))),
+          _mm256_blendv_ps(y.b, x.b, _mm256_castsi256_ps(_mm256_cmpgt_epi32(n, j)))};
+}
+static inline float reduce_add(f32 x) {
+  float t[16];
+  store(t, x);
+  for (int n = 8; n; n /= 2)
+    for (int i = 0; i < n; ++i) t[i] += t[i + n];
+  return t[0];
+}
+static inline float reduce_max(f32 x) {
+  float t[16];
+  store(t, x);
+  for (int i = 1; i < 16; ++i) t[0] = t[i] > t[0] ? t[i] : t[0];
+  return t[0];
+}
+
+struct Table16 { const float* p; };
+struct Table32 { const float* p; };
+static inline Table16 load_table16(const float* p) { return {p}; }
+static inline Table32 load_table32(const float* p) { return {p}; }
+static inline f32 look_at(const float* p, i32 i) {
+  return {_mm256_i32gather_ps(p, i.a, 4), _mm256_i32gather_ps(p, i.b, 4)};
+}
+static inline f32 look(const Table16& t, i32 i) { return look_at(t.p, i); }
+static inline f32 look(const Table32& t, i32 i) { return look_at(t.p, i); }
+static inline i32 at_least(f32 x, f32 y) {
+  const __m256i a = _mm256_castps_si256(_mm256_cmp_ps(x.a, y.a, _CMP_GE_OQ));
+  const __m256i b = _mm256_castps_si256(_mm256_cmp_ps(x.b, y.b, _CMP_GE_OQ));
+  return {_mm256_srli_epi32(a, 31), _mm256_srli_epi32(b, 31)};
+}
+static inline f32 choose_greater(f32 x, f32 y, f32 p, f32 q) {
+  return {_mm256_blendv_ps(q.a, p.a, _mm256_cmp_ps(x.a, y.a, _CMP_GT_OQ)),
+          _mm256_blendv_ps(q.b, p.b, _mm256_cmp_ps(x.b, y.b, _CMP_GT_OQ))};
+}

@@ -1,0 +1,113 @@
+// Vectors of 16 lanes on AVX-512 (F, BW, VL, DQ, VNNI; BF16 where the level has it).
+
+typedef __m512 f32;
+typedef __m512i i32;
+typedef __m512i u8;  // 64 bytes: 16 lanes × 4
+
+static inline f32 load(const float* p) { return _mm512_loadu_ps(p); }
+static inline void store(float* p, f32 x) { _mm512_storeu_ps(p, x); }
+static inline f32 set(float x) { return _mm512_set1_ps(x); }
+static inline f32 zero() { return _mm512_setzero_ps(); }
+static inline f32 add(f32 a, f32 b) { return _mm512_add_ps(a, b); }
+static inline f32 sub(f32 a, f32 b) { return _mm512_sub_ps(a, b); }
+static inline f32 mul(f32 a, f32 b) { return _mm512_mul_ps(a, b); }
+static inline f32 div(f32 a, f32 b) { return _mm512_div_ps(a, b); }
+static inline f32 fma(f32 a, f32 b, f32 c) { return _mm512_fmadd_ps(a, b, c); }
+static inline f32 absolute(f32 a) { return _mm512_abs_ps(a); }
+// Where either is NaN: the second.
+static inline f32 maximum(f32 a, f32 b) { return _mm512_max_ps(a, b); }
+static inline f32 minimum(f32 a, f32 b) { return _mm512_min_ps(a, b); }
+static inline i32 round_i32(f32 a) { return _mm512_cvtps_epi32(a); }
+static inline f32 to_f32(i32 a) { return _mm512_cvtepi32_ps(a); }
+// a · 2^n for n in -126 .. 127, as bits.
+static inline f32 power2(i32 n) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(n, _mm512_set1_epi32(127)), 23));
+}
+static inline void store_i8(int8_t* p, i32 a) {
+  _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8(a));
+}
+static inline f32 load_i8(const int8_t* p) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)));
+}
+static inline i32 add_i32(i32 a, i32 b) { return _mm512_add_epi32(a, b); }
+static inline i32 zero_i32() { return _mm512_setzero_si512(); }
+static inline void store_i32(int32_t* p, i32 a) { _mm512_storeu_si512(p, a); }
+static inline f32 load_bf16(const uint16_t* p) {
+  return _mm512_castsi512_ps(
+      _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16));
+}
+// Round to nearest even; NaN stays NaN.
+static inline void store_bf16(uint16_t* p, f32 x) {
+  const __m512i b = _mm512_castps_si512(x);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(b, 16), _mm512_set1_epi32(1));
+  __m512i r = _mm512_srli_epi32(
+      _mm512_add_epi32(_mm512_add_epi32(b, _mm512_set1_epi32(0x7fff)), odd), 16);
+  r = _mm512_mask_mov_epi32(r, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), _mm512_set1_epi32(0x7fc0));
+  _mm256_storeu_si256((__m256i*)p, _mm512_cvtepi32_epi16(r));
+}
+
+static inline u8 load_u8(const uint8_t* p) { return _mm512_loadu_si512(p); }
+static inline void store_u8(uint8_t* p, u8 a) { _mm512_storeu_si512(p, a); }
+static inline void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
+
+// Codes in the low and high halves of 64 bytes to their levels (+ 128).
+struct Levels {
+  __m512i table;
+};
+static inline Levels load_levels(const uint8_t* levels) {
+  return {_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)levels))};
+}
+static inline u8 low_codes(const Levels& t, u8 v) {
+  return _mm512_shuffle_epi8(t.table, _mm512_and_si512(v, _mm512_set1_epi8(15)));
+}
+static inline u8 high_codes(const Levels& t, u8 v) {
+  return _mm512_shuffle_epi8(
+      t.table, _mm512_and_si512(_mm512_srli_epi16(v, 4), _mm512_set1_epi8(15)));
+}
+
+// Sums of (w - 128) · x over 4 columns: the unsigned product, with the sum's share taken off first.
+static inline i32 dot_begin(int32_t sum_x) { return _mm512_set1_epi32(-128 * sum_x); }
+// As assembly: for the intrinsic GCC 12 copies every accumulator twice around the inner loop.
+static inline i32 dot4(i32 acc, u8 w, int32_t x4) {
+  asm("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(w), "v"(_mm512_set1_epi32(x4)));
+  return acc;
+}
+
+// acc + w[2i] · x[0] + w[2i + 1] · x[1] on bfloat16 pairs.
+static inline f32 dot2(f32 acc, const uint16_t* w, uint32_t x2) {
+#ifdef __AVX512BF16__
+  asm("vdpbf16ps %2, %1, %0"
+      : "+v"(acc)
+      : "v"(_mm512_loadu_si512(w)), "v"(_mm512_set1_epi32((int)x2)));
+  return acc;
+#else
+  const __m512i v = _mm512_loadu_si512(w), high = _mm512_set1_epi32((int)0xffff0000);
+  const f32 w0 = _mm512_castsi512_ps(_mm512_slli_epi32(v, 16));
+  const f32 w1 = _mm512_castsi512_ps(_mm512_and_si512(v, high));
+  acc = fma(w0, _mm512_castsi512_ps(_mm512_set1_epi32((int)(x2 << 16))), acc);
+  return fma(w1, _mm512_castsi512_ps(_mm512_set1_epi32((int)(x2 & 0xffff0000u))), acc);
+#endif
+}
+
+// Lanes of `limit` positions on: a where lane < limit, else b.
+static inline f32 first_lanes(int limit, f32 a, f32 b) {
+  const __mmask16 m = limit >= 16 ? 0xffff : limit <= 0 ? 0 : (__mmask16)((1u << limit) - 1);
+  return _mm512_mask_mov_ps(b, m, a);
+}
+static inline float reduce_add(f32 x) { return _mm512_reduce_add_ps(x); }
+static inline float reduce_max(f32 x) { return _mm512_reduce_max_ps(x); }
+
+// table[index] for 16 and 32 entries.
+struct Table16 { __m512 t; };
+struct Table32 { __m512 lo, hi; };
+static inline Table16 load_table16(const float* p) { return {load(p)}; }
+static inline Table32 load_table32(const float* p) { return {load(p), load(p + 16)}; }
+static inline f32 look(const Table16& t, i32 i) { return _mm512_permutexvar_ps(i, t.t); }
+static inline f32 look(const Table32& t, i32 i) { return _mm512_permutex2var_ps(t.lo, i, t.hi); }
+// 1 where a >= b.
+static inline i32 at_least(f32 a, f32 b) {
+  return _mm512_maskz_set1_epi32(_mm512_cmp_ps_mask(a, b, _CMP_GE_OQ), 1);
+}
+static inline f32 choose_greater(f32 a, f32 b, f32 if_greater, f32 otherwise) {
+  return _mm512_mask_mov_ps(otherwise, _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ), if_greater);
+}

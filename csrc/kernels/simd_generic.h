@@ -1,0 +1,97 @@
+// Vectors of 16 lanes in plain C++: what every machine has, and the oracle of the other levels.
+
+struct f32 { float v[16]; };
+struct i32 { int32_t v[16]; };
+struct u8 { uint8_t v[64]; };
+
+#define LING_LANES(n) for (int i = 0; i < (n); ++i)
+static inline f32 load(const float* p) { f32 r; memcpy(r.v, p, 64); return r; }
+static inline void store(float* p, f32 x) { memcpy(p, x.v, 64); }
+static inline f32 set(float x) { f32 r; LING_LANES(16) r.v[i] = x; return r; }
+static inline f32 zero() { return set(0); }
+static inline f32 add(f32 x, f32 y) { LING_LANES(16) x.v[i] += y.v[i]; return x; }
+static inline f32 sub(f32 x, f32 y) { LING_LANES(16) x.v[i] -= y.v[i]; return x; }
+static inline f32 mul(f32 x, f32 y) { LING_LANES(16) x.v[i] *= y.v[i]; return x; }
+static inline f32 div(f32 x, f32 y) { LING_LANES(16) x.v[i] /= y.v[i]; return x; }
+static inline f32 fma(f32 x, f32 y, f32 z) { LING_LANES(16) z.v[i] = fmaf(x.v[i], y.v[i], z.v[i]); return z; }
+static inline f32 absolute(f32 x) { LING_LANES(16) x.v[i] = fabsf(x.v[i]); return x; }
+static inline f32 maximum(f32 x, f32 y) { LING_LANES(16) y.v[i] = x.v[i] > y.v[i] ? x.v[i] : y.v[i]; return y; }
+static inline f32 minimum(f32 x, f32 y) { LING_LANES(16) y.v[i] = x.v[i] < y.v[i] ? x.v[i] : y.v[i]; return y; }
+static inline i32 round_i32(f32 x) {
+  i32 r;
+  // What the vector instructions give outside of int32 and for NaN.
+  LING_LANES(16) r.v[i] = fabsf(x.v[i]) < 2147483648.f ? (int32_t)lrintf(x.v[i]) : INT32_MIN;
+  return r;
+}
+static inline f32 to_f32(i32 x) { f32 r; LING_LANES(16) r.v[i] = (float)x.v[i]; return r; }
+static inline i32 add_i32(i32 x, i32 y) { LING_LANES(16) x.v[i] += y.v[i]; return x; }
+static inline i32 zero_i32() { i32 r; LING_LANES(16) r.v[i] = 0; return r; }
+static inline f32 power2(i32 n) {
+  f32 r;
+  LING_LANES(16) {
+    const uint32_t bits = (uint32_t)(n.v[i] + 127) << 23;
+    memcpy(&r.v[i], &bits, 4);
+  }
+  return r;
+}
+static inline void store_i32(int32_t* p, i32 x) { memcpy(p, x.v, 64); }
+static inline void store_i8(int8_t* p, i32 x) { LING_LANES(16) p[i] = (int8_t)x.v[i]; }
+static inline f32 load_i8(const int8_t* p) { f32 r; LING_LANES(16) r.v[i] = (float)p[i]; return r; }
+static inline float from_bf16(uint16_t b) { const uint32_t u = (uint32_t)b << 16; float f; memcpy(&f, &u, 4); return f; }
+static inline f32 load_bf16(const uint16_t* p) { f32 r; LING_LANES(16) r.v[i] = from_bf16(p[i]); return r; }
+static inline void store_bf16(uint16_t* p, f32 x) {
+  LING_LANES(16) {
+    uint32_t t;
+    memcpy(&t, &x.v[i], 4);
+    p[i] = (t & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : (uint16_t)((t + 0x7fff + ((t >> 16) & 1)) >> 16);
+  }
+}
+
+static inline u8 load_u8(const uint8_t* p) { u8 r; memcpy(r.v, p, 64); return r; }
+static inline void store_u8(uint8_t* p, u8 x) { memcpy(p, x.v, 64); }
+static inline void prefetch(const void*) {}
+
+struct Levels { const uint8_t* p; };
+static inline Levels load_levels(const uint8_t* levels) { return {levels}; }
+static inline u8 low_codes(const Levels& t, u8 v) { LING_LANES(64) v.v[i] = t.p[v.v[i] & 15]; return v; }
+static inline u8 high_codes(const Levels& t, u8 v) { LING_LANES(64) v.v[i] = t.p[v.v[i] >> 4]; return v; }
+
+static inline i32 dot_begin(int32_t) { return zero_i32(); }
+static inline i32 dot4(i32 acc, u8 w, int32_t x4) {
+  int8_t x[4];
+  memcpy(x, &x4, 4);
+  LING_LANES(16)
+    for (int j = 0; j < 4; ++j) acc.v[i] += ((int32_t)w.v[4 * i + j] - 128) * x[j];
+  return acc;
+}
+static inline f32 dot2(f32 acc, const uint16_t* w, uint32_t x2) {
+  const float x0 = from_bf16((uint16_t)x2), x1 = from_bf16((uint16_t)(x2 >> 16));
+  LING_LANES(16) {
+    acc.v[i] = fmaf(from_bf16(w[2 * i]), x0, acc.v[i]);
+    acc.v[i] = fmaf(from_bf16(w[2 * i + 1]), x1, acc.v[i]);
+  }
+  return acc;
+}
+
+static inline f32 first_lanes(int limit, f32 x, f32 y) { LING_LANES(16) if (i < limit) y.v[i] = x.v[i]; return y; }
+static inline float reduce_add(f32 x) {
+  for (int n = 8; n; n /= 2) LING_LANES(n) x.v[i] += x.v[i + n];
+  return x.v[0];
+}
+static inline float reduce_max(f32 x) {
+  float m = x.v[0];
+  LING_LANES(16) m = x.v[i] > m ? x.v[i] : m;
+  return m;
+}
+
+struct Table16 { const float* p; };
+struct Table32 { const float* p; };
+static inline Table16 load_table16(const float* p) { return {p}; }
+static inline Table32 load_table32(const float* p) { return {p}; }
+static inline f32 look(const Table16& t, i32 x) { f32 r; LING_LANES(16) r.v[i] = t.p[x.v[i]]; return r; }
+static inline f32 look(const Table32& t, i32 x) { f32 r; LING_LANES(16) r.v[i] = t.p[x.v[i]]; return r; }
+static inline i32 at_least(f32 x, f32 y) { i32 r; LING_LANES(16) r.v[i] = x.v[i] >= y.v[i]; return r; }
+static inline f32 choose_greater(f32 x, f32 y, f32 p, f32 q) {
+  LING_LANES(16) if (x.v[i] > y.v[i]) q.v[i] = p.v[i];
+  return q;
+}

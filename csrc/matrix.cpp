@@ -1,0 +1,168 @@
+// Matrices on their own: sizes, packing, unpacking, and the product with rows of float32.
+#include <stdlib.h>
+#include <string.h>
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
+#include <chrono>
+#include <new>
+#include <vector>
+
+#include "internal.h"
+
+namespace ling {
+namespace {
+
+const int8_t kLevels[16] = {-127, -98, -77, -61, -46, -33, -21, -9, 2, 13, 24, 36, 49, 64, 82, 105};
+
+float from_bf16(uint16_t bits) {
+  const uint32_t u = uint32_t(bits) << 16;
+  float f;
+  memcpy(&f, &u, 4);
+  return f;
+}
+
+// Value k of row r of a tile, before its scale.
+float element(const ling_matrix& w, const uint8_t* tile, int64_t r, int64_t k) {
+  if (w.kind == LING_BF16)
+    return from_bf16(reinterpret_cast<const uint16_t*>(tile)[k / 2 * 32 + r * 2 + k % 2]);
+  if (w.kind == LING_I8) return float(tile[k / 4 * 64 + r * 4 + k % 4]) - 128;
+  const uint8_t byte = tile[k / 8 * 64 + r * 4 + k % 4];
+  return kLevels[k % 8 < 4 ? byte & 15 : byte >> 4];
+}
+
+int matmul(const ling_matrix& w, const float* x, float* y, int64_t T) {
+  const Level* kernels = level();
+  const int64_t padded = padded_cols(w), groups = padded / w.group;
+  std::vector<uint16_t> values(T * padded);  // room for either form
+  std::vector<float> scales(T * groups);
+  std::vector<int32_t> sums(T * groups);
+  std::vector<Row> rows(T);
+  std::vector<float*> out(T);
+  const int threads = num_threads();
+  std::vector<uint8_t> scratch(threads * scratch_bytes(w));
+  for (int64_t t = 0; t < T; ++t) out[t] = y + t * w.rows;
+  auto prepare = [&](int64_t t, int) {
+    uint16_t* q = &values[t * padded];
+    if (w.kind == LING_BF16) {
+      kernels->round_row(x + t * w.cols, w.cols, padded, q);
+      rows[t] = {q, nullptr, nullptr};
+    } else {
+      kernels->quantise_row(x + t * w.cols, w.cols, padded, w.group, reinterpret_cast<int8_t*>(q),
+                            &scales[t * groups], &sums[t * groups]);
+      rows[t] = {q, &scales[t * groups], &sums[t * groups]};
+    }
+  };
+  const Product p = {w, T, rows.data(), out.data(), nullptr, nullptr, Epilogue::kStore};
+  auto multiply = [&](int64_t task, int thread) {
+    const int64_t end = 4 * (task + 1) < tiles(w) ? 4 * (task + 1) : tiles(w);
+    kernels->product(p, 4 * task, end, &scratch[thread * scratch_bytes(w)]);
+  };
+  struct Both {
+    int64_t T, tasks;
+    decltype(prepare)* first;
+    decltype(multiply)* second;
+  } both = {T, ceil_div(tiles(w), 4), &prepare, &multiply};
+  Team::run(
+      [](void* c, Team& team, int thread) {
+        Both& b = *static_cast<Both*>(c);
+        stage(team, thread, b.T, *b.first);
+        stage(team, thread, b.tasks, *b.second);
+      },
+      &both, threads);
+  return LING_OK;
+}
+
+}  // namespace
+}  // namespace ling
+
+using namespace ling;
+
+extern "C" int ling_read_seconds(const void* data, int64_t bytes, double* seconds) {
+  const Level* kernels = level();
+  if (!kernels) return LING_BAD_ISA;
+  if (!data || !seconds || bytes < 1 << 20) return fail(LING_BAD_ARGUMENT, "null, or less than 1 MiB");
+  const int64_t part = 1 << 20;
+  volatile float sink = 0;
+  auto body = [&](int64_t i, int) {
+    sink = kernels->read(static_cast<const uint8_t*>(data) + i * part, part);
+  };
+  const auto start = std::chrono::steady_clock::now();
+  parallel_for(
+      bytes / part, [](void* c, int64_t i, int t) { (*static_cast<decltype(body)*>(c))(i, t); }, &body);
+  *seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return LING_OK;
+}
+
+// Page tables for a mapped file, ahead of the first read: a fault per 64 KiB would slow the first tokens.
+extern "C" int ling_map_in(const void* data, int64_t bytes) {
+  if (!data || bytes < 0) return fail(LING_BAD_ARGUMENT, "null pointer");
+#ifdef __linux__
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(data) / 4096 * 4096;
+  const uintptr_t end = reinterpret_cast<uintptr_t>(data) + bytes;
+  // MADV_POPULATE_READ; kernels before 5.14 do not know it, and then pages come as they are read.
+  madvise(reinterpret_cast<void*>(begin), end - begin, 22);
+#endif
+  return LING_OK;
+}
+
+extern "C" const int8_t* ling_int4_levels(void) { return kLevels; }
+
+extern "C" int ling_packed_size(int32_t kind, int32_t group, int64_t rows, int64_t cols,
+                                int64_t* data_bytes, int64_t* scale_bytes) {
+  const ling_matrix w = {kind, group, rows, cols, "", ""};
+  if (!data_bytes || !scale_bytes) return fail(LING_BAD_ARGUMENT, "null pointer");
+  if (const char* wrong = check_matrix(w)) return fail(LING_BAD_ARGUMENT, wrong);
+  *data_bytes = tiles(w) * tile_bytes(w);
+  *scale_bytes = tiles(w) * tile_scales(w) * 2;
+  return LING_OK;
+}
+
+extern "C" int ling_pack(int32_t kind, int32_t group, int64_t rows, int64_t cols, const void* w,
+                         int32_t w_is_bf16, int64_t row_stride, const float* importance, void* data,
+                         void* scales) {
+  const Level* kernels = level();
+  if (!kernels) return LING_BAD_ISA;
+  const ling_matrix m = {kind, group, rows, cols, data, scales};
+  if (const char* wrong = check_matrix(m)) return fail(LING_BAD_ARGUMENT, wrong);
+  if (!w || row_stride < cols) return fail(LING_BAD_ARGUMENT, "weights: null, or the stride is too small");
+  auto body = [&](int64_t tile, int) {
+    kernels->pack(kind, group, rows, cols, w, w_is_bf16 != 0, row_stride, importance, tile, tile + 1,
+                  data, scales);
+  };
+  parallel_for(
+      tiles(m), [](void* c, int64_t i, int t) { (*static_cast<decltype(body)*>(c))(i, t); }, &body);
+  return LING_OK;
+}
+
+extern "C" int ling_unpack(const ling_matrix* w, float* out) {
+  if (!w || !out) return fail(LING_BAD_ARGUMENT, "null pointer");
+  if (const char* wrong = check_matrix(*w)) return fail(LING_BAD_ARGUMENT, wrong);
+  auto body = [&](int64_t tile, int) {
+    const uint8_t* data = static_cast<const uint8_t*>(w->data) + tile * tile_bytes(*w);
+    const uint16_t* scales = static_cast<const uint16_t*>(w->scales) + tile * tile_scales(*w);
+    for (int64_t r = 0; r < kTile && tile * kTile + r < w->rows; ++r)
+      for (int64_t k = 0; k < w->cols; ++k) {
+        const float scale = w->kind == LING_BF16 ? 1 : from_bf16(scales[k / w->group * kTile + r]);
+        out[(tile * kTile + r) * w->cols + k] = element(*w, data, r, k) * scale;
+      }
+  };
+  parallel_for(
+      tiles(*w), [](void* c, int64_t i, int t) { (*static_cast<decltype(body)*>(c))(i, t); }, &body);
+  return LING_OK;
+}
+
+extern "C" int ling_matmul(const ling_matrix* w, const float* x, float* y, int64_t T) {
+  if (!level()) return LING_BAD_ISA;
+  if (!w) return fail(LING_BAD_ARGUMENT, "null pointer");
+  if (const char* wrong = check_matrix(*w)) return fail(LING_BAD_ARGUMENT, wrong);
+  if (T < 0 || T > (int64_t(1) << 24)) return fail(LING_BAD_ARGUMENT, "the number of rows is out of range");
+  if (T == 0) return LING_OK;
+  if (!x || !y) return fail(LING_BAD_ARGUMENT, "null pointer");
+  try {
+    return matmul(*w, x, y, T);
+  } catch (const std::bad_alloc&) {
+    return fail(LING_NO_MEMORY, "not enough memory for the activations");
+  }
+}

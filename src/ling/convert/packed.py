@@ -1,0 +1,198 @@
+"""Folders in our integer formats: written expert by expert, and read back as Hugging Face
+tensors.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..config import ModelConfig
+from ..model.folder import INDEX
+from ..model.names import tensor_specs
+from ..model.packed import (
+    EMBEDDING,
+    PackedSpec,
+    empty,
+    fill,
+    pack_embedding,
+    packed_specs,
+    quantization_config,
+    unpack_embedding,
+    unpack_matrix,
+)
+from ..model.packed_folder import PackedFolder, packed_plan
+from ..model.shards import ShardFile, Stored
+from ..model.weights import read_quantization
+from ..ops.formats import Format
+from .sink import SinkOptions
+
+# Packed weights are read by vector instructions as they lie in the file.
+CACHE_LINE = 64
+
+
+class PackedShards:
+    """The files of a packed folder, laid out before anything is written."""
+
+    def __init__(self, folder: Path, cfg: ModelConfig, fmt: Format, max_shard_bytes: int) -> None:
+        self.folder = folder
+        self.plan = {n: Stored(d, s) for n, (s, d) in packed_plan(cfg, fmt).items()}
+        groups: list[dict[str, Stored]] = [{}]
+        used = 0
+        for name, stored in self.plan.items():
+            if groups[-1] and used + stored.nbytes > max_shard_bytes:
+                groups.append({})
+                used = 0
+            groups[-1][name] = stored
+            used += stored.nbytes
+        self._of: dict[str, ShardFile] = {}
+        self.shards: list[ShardFile] = []
+        for i, group in enumerate(groups, 1):
+            path = folder / f"model-{i:05d}-of-{len(groups):05d}.safetensors"
+            self.shards.append(ShardFile(path, group, align=CACHE_LINE))
+            self._of.update(dict.fromkeys(group, self.shards[-1]))
+        raw = cfg.replace(dtype="bfloat16").to_dict()
+        index = {
+            "metadata": {"total_size": sum(s.nbytes for s in self.plan.values())},
+            "weight_map": {n: self._of[n].path.name for n in self.plan},
+        }
+        self._texts = {
+            "config.json": raw | {"quantization_config": quantization_config(fmt)},
+            INDEX: index,
+        }
+        self.files = {s.path.name: s.nbytes for s in self.shards}
+        self.files |= {n: len(_text(v).encode()) for n, v in self._texts.items()}
+
+    def put(self, name: str, tensor: Tensor) -> None:
+        """Write a whole tensor of the plan."""
+        self._of[name].put(name, tensor)
+
+    def put_part(self, name: str, index: int, tensor: Tensor) -> None:
+        """Write one slice of a stack."""
+        self._of[name].put_part(name, index, tensor)
+
+    def finish(self) -> None:
+        """Close the files, and write the index and config.json."""
+        for shard in self.shards:
+            shard.close()
+        for name, value in self._texts.items():
+            (self.folder / name).write_text(_text(value), "utf-8")
+
+
+class PackedSink:
+    """Packs Hugging Face tensors as they come; holds one matrix whose other half is not there
+    yet.
+    """
+
+    any_order = True
+
+    def __init__(
+        self,
+        folder: Path,
+        cfg: ModelConfig,
+        options: SinkOptions,
+        fmt: Format,
+    ) -> None:
+        self.format, self.importance = fmt, options.importance or {}
+        self.names = list(tensor_specs(cfg))
+        self._shards = PackedShards(folder, cfg, fmt, options.max_shard_bytes)
+        self.files = self._shards.files
+        self._where: dict[str, list[tuple[PackedSpec, int]]] = {}
+        for spec in packed_specs(cfg).values():
+            for e in range(max(spec.experts, 1)):
+                for name in spec.parts(e):
+                    self._where.setdefault(name, []).append((spec, e))
+        self._waiting: dict[tuple[str, int], dict[str, Tensor]] = {}
+        self._lock = threading.Lock()
+
+    def put(self, name: str, tensor: Tensor) -> None:
+        """Take one tensor; its matrix is packed and written when all its parts are there."""
+        if name == f"{EMBEDDING}.weight":
+            q, scales = pack_embedding(tensor)
+            self._shards.put(f"{EMBEDDING}.qweight", q)
+            self._shards.put(f"{EMBEDDING}.scales", scales)
+        for spec, e in self._where.get(name, []):
+            with self._lock:
+                parts = self._waiting.setdefault((spec.name, e), {})
+                parts[name] = tensor
+                complete = len(parts) == len(spec.sources)
+                if complete:
+                    del self._waiting[spec.name, e]
+            if complete:
+                self._pack(spec, e, [parts[n] for n in spec.parts(e)])
+        if name not in self._where and name in self._shards.plan:
+            self._shards.put(name, tensor.to(self._shards.plan[name].dtype))
+
+    def _pack(self, spec: PackedSpec, expert: int, parts: list[Tensor]) -> None:
+        one = PackedSpec(spec.name, spec.sources, spec.rows, spec.cols)
+        out = empty(one, self.format)
+        key = f"{spec.name}.{expert}" if spec.experts else spec.name
+        fill(out, parts, self.importance.get(key))
+        for suffix, value in ((".qweight", out.data), (".scales", out.scales)):
+            if value is None:
+                continue
+            if spec.experts:
+                self._shards.put_part(spec.name + suffix, expert, value)
+            else:
+                self._shards.put(spec.name + suffix, value)
+
+    def finish(self) -> None:
+        """Write what describes the files."""
+        assert not self._waiting, sorted(self._waiting)[0]
+        self._shards.finish()
+
+
+class PackedSource:
+    """A folder in an integer format, as bfloat16 tensors under Hugging Face names."""
+
+    kind = "packed folder"
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = PackedFolder(folder)
+        self.config = self._folder.config
+        self.tokenizer_folder = folder if (folder / "tokenizer.json").is_file() else None
+        self._where = {
+            name: (spec, e, i)
+            for spec in packed_specs(self.config).values()
+            for e in range(max(spec.experts, 1))
+            for i, name in enumerate(spec.parts(e))
+        }
+
+    def tensor(self, name: str) -> Tensor:
+        """The values that the codes stand for, rounded to bfloat16."""
+        if name == f"{EMBEDDING}.weight":
+            q, scales = self._folder.embedding()
+            assert scales is not None
+            return unpack_embedding(q, scales).to(torch.bfloat16)
+        if name not in self._where:
+            return self._folder.plain(name)
+        spec, e, i = self._where[name]
+        return unpack_matrix(spec, self._folder.matrix(spec), e)[i].to(torch.bfloat16)
+
+    def stored_bytes(self, name: str) -> int:
+        """Bytes on disk: this tensor's share of its matrix."""
+        values = torch.Size(tensor_specs(self.config)[name].shape).numel()
+        if name == f"{EMBEDDING}.weight":
+            return values + values // 16
+        bits = self._folder.format.bits if name in self._where else 16
+        return int(values * bits / 8)
+
+    def close(self) -> None:
+        """Nothing to close: files are mapped."""
+
+
+def is_packed(folder: Path) -> bool:
+    """Whether a folder's config.json says that it is in one of our integer formats."""
+    if not (folder / "config.json").is_file():
+        return False
+    stored = read_quantization(folder)
+    return stored is not None and stored["quant_method"] == "ling"
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, indent=2) + "\n"

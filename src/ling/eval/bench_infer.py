@@ -1,0 +1,336 @@
+"""`ling bench decode|prefill|batch`: inference speed against the limit of the same minutes, and,
+side by side, against llama.cpp.
+
+Both programs hold their model and their prompt in processes of their own and take turns, one
+measurement each, so that a machine that slows down slows both; ratios are of neighbours.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..config import ModelConfig
+from ..errors import UsageError
+from ..files import make_folder
+from ..infer.engine import Engine
+from ..infer.native_runner import NativeRunner
+from ..infer.open import open_runner
+from ..infer.request import Request, SamplingParams
+from ..model.size import decode_bytes, parameter_counts
+from ..ops import native
+from .peers import Peer, best_of, interval, llama_cpp
+
+KINDS = ("decode", "prefill", "batch")
+READ_BYTES = 1 << 30
+MTP_COIN_SEED = 7
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions:
+    """What is measured: `tokens` are generated (or, for prefill, read) at a depth of `context`."""
+
+    kind: str
+    context: int = 0
+    tokens: int = 64
+    batch: int = 1
+    pairs: int = 5
+    speculative: str = "off"
+    acceptance: float | None = None
+    """A draft is kept by a seeded coin of this probability: the speed that this rate would
+    bring.
+    """
+
+    def __post_init__(self) -> None:
+        for name, least in (("context", 0), ("tokens", 2), ("batch", 1), ("pairs", 1)):
+            if getattr(self, name) < least:
+                raise UsageError(f"`--{name}` is {getattr(self, name)}, expected at least {least}")
+
+
+class CoinEngine(Engine):
+    """Keeps drafts by a seeded coin instead of the model's judgement; for speed only."""
+
+    def __init__(self, acceptance: float, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.acceptance, self.coin = acceptance, random.Random(MTP_COIN_SEED)
+
+    def _agrees(self, request: Request, draft: int) -> bool:
+        if self.coin.random() >= self.acceptance:
+            return False
+        request.tokens[-1] = draft  # what follows was computed from it
+        return True
+
+
+class Ours:
+    """Our engine, loaded once and kept at its context."""
+
+    def __init__(self, folder: Path, options: BenchOptions, fmt: str | None = None) -> None:
+        self.options = options
+        self.runner = open_runner(folder, fmt=fmt)
+        longest = options.context + max(options.tokens, 16) + 64
+        pages = options.batch * -(-longest // 64) + 2
+        kwargs: dict[str, Any] = {
+            "max_model_len": min(longest, self.runner.config.max_position_embeddings),
+            "num_pages": pages,
+            "speculative": options.speculative,
+            "adaptive": False,
+        }
+        self.engine = (
+            Engine(self.runner, **kwargs)
+            if options.acceptance is None
+            else CoinEngine(options.acceptance, self.runner, **kwargs)
+        )
+        generator = random.Random(0)
+        vocab = self.runner.config.vocab_size
+        self.prompts = [
+            [generator.randrange(vocab) for _ in range(options.context + 1)]
+            for _ in range(options.batch)
+        ]
+        self.fresh = random.Random(1)
+
+    def measure(self) -> float:
+        """Tokens per second of one measurement."""
+        options, engine = self.options, self.engine
+        if options.kind == "prefill":
+            vocab = self.runner.config.vocab_size
+            prompt = [self.fresh.randrange(vocab) for _ in range(options.tokens)]
+            start = time.perf_counter()
+            self._run([prompt], 1)
+            return options.tokens / (time.perf_counter() - start)
+        # The prompt's pages are cached after the first time: only its tail is computed again.
+        requests = [
+            engine.add(p, SamplingParams(temperature=0, max_tokens=options.tokens, ignore_eos=True))
+            for p in self.prompts
+        ]
+        while any(len(r.output) < 1 for r in requests):
+            engine.step()
+        before, start = sum(len(r.output) for r in requests), time.perf_counter()
+        while engine.has_work:
+            engine.step()
+        seconds = time.perf_counter() - start
+        return (sum(len(r.output) for r in requests) - before) / seconds
+
+    def _run(self, prompts: list[list[int]], tokens: int) -> None:
+        for prompt in prompts:
+            self.engine.add(
+                prompt, SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True)
+            )
+        while self.engine.has_work:
+            self.engine.step()
+
+
+def read_rate(buffer: torch.Tensor | None = None) -> float:
+    """Bytes per second that all threads together read from memory: the limit of decoding."""
+    data = torch.ones(READ_BYTES, dtype=torch.uint8) if buffer is None else buffer
+    return native.read_rate(data)
+
+
+def run(
+    folder: Path,
+    name: str,
+    options: BenchOptions,
+    *,
+    fmt: str | None = None,
+    peers: list[Peer] | None = None,
+    log: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Measure, in turn with each peer's every variant; returns the report that `--json` prints."""
+    # The peer alone first: both at once need not fit in memory until one setting is chosen.
+    started = [best_of(peers, options, log).start(options)] if peers else []
+    ours = Ours(folder, options, fmt)
+    cfg = ours.runner.config
+    buffer = torch.ones(READ_BYTES, dtype=torch.uint8)
+    ours.measure()
+    for peer in started:
+        peer.measure()
+    if isinstance(ours.runner, NativeRunner):
+        ours.runner.profile()
+    mine: list[float] = []
+    limits: list[float] = []
+    theirs: dict[str, list[float]] = {p.name: [] for p in started}
+    python = native_seconds = 0.0
+    for k in range(options.pairs):
+        order: list[Any] = [*started, None] if k % 2 else [None, *started]
+        for peer in order:
+            if peer is not None:
+                theirs[peer.name].append(peer.measure())
+                continue
+            begin = time.perf_counter()
+            mine.append(ours.measure())
+            python += time.perf_counter() - begin
+        limits.append(read_rate(buffer))
+    stages: dict[str, float] = {}
+    if isinstance(ours.runner, NativeRunner):
+        stages = ours.runner.profile()
+        native_seconds = sum(stages.values())
+    for peer in started:
+        peer.stop()
+    report = _report(name, cfg, ours, options, mine, limits, theirs)
+    if stages:
+        report["python_overhead"] = max(0.0, 1 - native_seconds / python)
+        report["stages"] = _stages(stages)
+    return report
+
+
+def _report(
+    name: str,
+    cfg: ModelConfig,
+    ours: Ours,
+    options: BenchOptions,
+    mine: list[float],
+    limits: list[float],
+    theirs: dict[str, list[float]],
+) -> dict[str, Any]:
+    rate, limit = statistics.median(mine), statistics.median(limits)
+    report: dict[str, Any] = {
+        "model": name,
+        **asdict(options),
+        "format": ours.runner.format_name if isinstance(ours.runner, NativeRunner) else "torch",
+        "tokens_per_s": rate,
+        "samples": mine,
+        "read_limit_gb_per_s": limit / 1e9,
+        "threads": torch.get_num_threads(),
+        "isa": native.isa(),
+        "peak_memory_gb": _peak_memory() / 1e9,
+    }
+    if isinstance(ours.runner, NativeRunner) and options.kind == "decode":
+        size = decode_bytes(cfg, ours.runner.bits_per_weight, options.context + options.tokens // 2)
+        report["bytes_per_token"] = size
+        report["share_of_limit"] = rate * size / limit
+    if options.kind == "prefill":
+        peak = int8_peak()
+        report["int8_peak_gops"] = peak / 1e9
+        ops = 2 * parameter_counts(cfg)["active_non_embedding"] * rate
+        report["share_of_peak"] = ops / peak
+    if options.speculative != "off":
+        report["acceptance_measured"] = ours.engine.stats.acceptance
+    if theirs:
+        best = max(theirs, key=lambda n: statistics.median(theirs[n]))
+        ratios = [a / b for a, b in zip(mine, theirs[best], strict=True)]
+        report |= {
+            "against": best,
+            "theirs": statistics.median(theirs[best]),
+            "ratio": statistics.median(ratios),
+            "interval": list(interval(ratios)),
+            "variants": {n: statistics.median(v) for n, v in theirs.items()},
+        }
+    report["line"] = line(report)
+    return report
+
+
+def line(report: dict[str, Any]) -> str:
+    """What a person reads."""
+    text = f"{report['model']} {report['kind']} ({report['format']}"
+    text += f", context {report['context']}" if report["context"] else ""
+    text += f", batch {report['batch']}" if report["batch"] > 1 else ""
+    text += f"): {report['tokens_per_s']:,.1f} tokens/s"
+    if "share_of_limit" in report:
+        text += (
+            f", {report['bytes_per_token'] / 1e9:.2f} GB a token, "
+            f"{report['share_of_limit']:.0%} of the {report['read_limit_gb_per_s']:.1f} GB/s "
+            "read here"
+        )
+    if "share_of_peak" in report:
+        text += (
+            f", {report['share_of_peak']:.0%} of the int8 GEMM peak "
+            f"({report['int8_peak_gops']:,.0f} GOP/s)"
+        )
+    if "ratio" in report:
+        low, high = report["interval"]
+        text += (
+            f"; {report['ratio']:.2f} x [{low:.2f}, {high:.2f}] {report['against']} "
+            f"({report['theirs']:,.1f})"
+        )
+    return text
+
+
+def _stages(stages: dict[str, float]) -> dict[str, dict[str, float]]:
+    total = sum(stages.values()) or 1.0
+    return {k: {"seconds": v, "share": v / total} for k, v in stages.items()}
+
+
+def stage_lines(report: dict[str, Any]) -> Iterator[str]:
+    """The profile as a table."""
+    for name, row in report.get("stages", {}).items():
+        yield f"  {name:<24} {row['seconds']:8.3f} s {row['share']:6.1%}"
+    if "python_overhead" in report:
+        yield f"  {'outside of the kernels':<24} {'':10} {report['python_overhead']:6.1%}"
+
+
+def int8_peak(size: int = 2048) -> float:
+    """Operations per second of torch's own int8 product: what the machine can be expected to
+    give.
+    """
+    a = torch.randint(-127, 127, (size, size), dtype=torch.int8)
+    b = torch.randint(-127, 127, (size, size), dtype=torch.int8)
+    best = 0.0
+    for _ in range(4):
+        start = time.perf_counter()
+        torch._int_mm(a, b)
+        best = max(best, 2 * size**3 / (time.perf_counter() - start))
+    return best
+
+
+def _peak_memory() -> int:
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def bench(
+    model: str,
+    options: BenchOptions,
+    *,
+    fmt: str | None = None,
+    against: str | None = None,
+    peer_types: list[str] | None = None,
+    peer_python: str | None = None,
+    cache: str | None = None,
+    log: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """What `ling bench decode|prefill|batch` does. MODEL may be a preset: then both sides get
+    random weights of its shape, made once in the cache folder.
+
+    Raises `UsageError` for an unknown peer, or when its interpreter lacks llama-cpp-python.
+    """
+    place = Path(cache) if cache else cache_folder()
+    if against not in (None, "llama.cpp"):
+        raise UsageError(f"`--against` is `{against}`, there is llama.cpp")
+    folder, fmt = _our_folder(model, fmt, place, log)
+    peers: list[Peer] = []
+    if against is not None:
+        types = peer_types or (["q8_0"] if fmt == "int8" else ["q4_0", "q4_k_m"])
+        peers = llama_cpp(model, types, place, peer_python, log)
+    return run(folder, Path(model).name, options, fmt=fmt, peers=peers, log=log)
+
+
+def cache_folder() -> Path:
+    """Where random weights are kept: `LING_CACHE`, else the user's cache folder."""
+    given = os.environ.get("LING_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(given) if given else Path(base) / "ling"
+
+
+def _our_folder(
+    model: str, fmt: str | None, cache: Path, log: Callable[[str], None]
+) -> tuple[Path, str | None]:
+    """The folder to measure, and the format to pack to at load (None: as it is)."""
+    from ..convert.synth import synth
+    from ..presets import PRESETS, preset
+
+    if model not in PRESETS:
+        return Path(model), fmt
+    fmt = fmt or "int4"
+    folder = cache / f"{model}-{fmt}"
+    if not folder.exists():
+        make_folder(cache)
+        synth(preset(model), folder, to=fmt, log=log)
+    return folder, None if fmt != "bf16" else fmt

@@ -1,0 +1,113 @@
+"""From a model folder to the runner that runs it best, and why not a faster one."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+
+from ..errors import UsageError
+from ..model.folder import SafetensorsFolder
+from ..model.ling import Ling
+from ..model.packed import EMBEDDING, packed_specs, unpack_embedding, unpack_matrix
+from ..model.packed_folder import PackedAtLoad, PackedFolder, module_tensors
+from ..model.weights import (
+    check_names,
+    fill_tensors,
+    float_tensor,
+    load_model,
+    read_config,
+    read_quantization,
+)
+from ..ops.formats import FORMATS
+from .native_runner import NativeRunner, why_not
+from .runner import Runner, TorchRunner
+
+log = logging.getLogger("ling")
+
+
+def open_runner(
+    folder: str | Path,
+    dtype: str = "auto",
+    fmt: str | None = None,
+    max_memory: int | None = None,
+) -> Runner:
+    """Load a model folder for inference.
+
+    `max_memory` (bytes) runs a packed folder that is larger, by keeping its hot experts only.
+    `fmt` packs weights at load ("int4", "int8", ...; by default they stay what they are), `dtype`
+    "float32" computes in float32 throughout, in plain PyTorch. Raises `UsageError` for a format
+    that cannot be had, `CheckpointError` for a folder that is not sound.
+    """
+    if fmt is not None and fmt not in FORMATS:
+        raise UsageError(f"no format `{fmt}`; there are {', '.join(FORMATS)}")
+    if dtype not in ("auto", "bfloat16", "float32"):
+        raise UsageError(f"`dtype` is `{dtype}`, expected auto, bfloat16 or float32")
+    cfg = read_config(folder)
+    stored = read_quantization(folder)
+    if stored is not None and stored["quant_method"] == "ling":
+        return _open_packed(folder, dtype, fmt, max_memory)
+    if max_memory is not None:
+        raise UsageError(
+            "`--max-memory` needs a folder in int4 or int8: make one with `ling convert --to int4`"
+        )
+    if (dtype == "float32" or (cfg.dtype == "float32" and dtype == "auto")) and fmt is None:
+        return TorchRunner(load_model(folder, "float32"))
+    reason = why_not(cfg)
+    if reason is not None:
+        if fmt not in (None, "bf16"):
+            raise UsageError(f"format `{fmt}` needs the native kernels: {reason}")
+        _say(reason)
+        return TorchRunner(load_model(folder, dtype))
+    source = SafetensorsFolder(folder)
+    check_names(cfg, source)
+    packed = PackedAtLoad(cfg, FORMATS[fmt or "bf16"], lambda name: float_tensor(source, name))
+    return NativeRunner(packed)
+
+
+def runner_for(model: Ling, fmt: str | None = None) -> Runner:
+    """A runner over a module's weights: native in format `fmt` when given, else the reference."""
+    if fmt is None:
+        return TorchRunner(model)
+    reason = why_not(model.config)
+    if reason is not None:
+        raise UsageError(f"format `{fmt}` needs the native kernels: {reason}")
+    state = model.state_dict()
+    return NativeRunner(PackedAtLoad(model.config, FORMATS[fmt], module_tensors(state)))
+
+
+def _open_packed(folder: str | Path, dtype: str, fmt: str | None, max_memory: int | None) -> Runner:
+    packed = PackedFolder(folder)
+    if fmt is not None and fmt != packed.format.name:
+        raise UsageError(
+            f"{folder}: is in format `{packed.format.name}`; for `{fmt}` convert the original"
+        )
+    reason = "`dtype` float32" if dtype == "float32" else why_not(packed.config)
+    if reason is None:
+        return NativeRunner(packed, max_memory)
+    _say(reason)
+    return TorchRunner(unpacked_model(packed, torch.float32 if dtype == "float32" else None))
+
+
+def unpacked_model(packed: PackedFolder, dtype: torch.dtype | None = None) -> Ling:
+    """The module with the values that a packed folder stands for (float32 products of codes)."""
+    cfg = packed.config
+    values: dict[str, torch.Tensor] = {}
+    table, scales = packed.embedding()
+    assert scales is not None
+    values[f"{EMBEDDING}.weight"] = unpack_embedding(table, scales)
+    for spec in packed_specs(cfg).values():
+        matrix = packed.matrix(spec)
+        for e in range(max(spec.experts, 1)):
+            values.update(zip(spec.parts(e), unpack_matrix(spec, matrix, e), strict=True))
+    model = Ling(cfg).to(dtype or torch.bfloat16)
+    for name, buffer in model.named_buffers():
+        if name.endswith("expert_bias"):
+            buffer.data = buffer.data.float()
+    fill_tensors(model, lambda n: values[n] if n in values else packed.plain(n))
+    return model.eval()
+
+
+def _say(reason: str) -> None:
+    log.warning("running on plain PyTorch: %s", reason)

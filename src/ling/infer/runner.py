@@ -1,0 +1,123 @@
+"""Runners: batch of token ids in, hidden states and scores out, over a paged KV cache.
+
+Two of them: `TorchRunner` runs the model in plain PyTorch (the oracle; float32), `NativeRunner`
+hands a whole forward pass to the C++ core in one call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..config import ModelConfig
+from ..model.ling import Ling
+from ..model.swap import row_blocks, swap
+from .pages import Segment
+from .torch_pages import PagedAttend, PageTensors
+
+HasId = Callable[[int], bool]
+
+
+class Runner(Protocol):
+    """What the engine needs of a model. Hidden states are [rows, D] and belong to the runner."""
+
+    config: ModelConfig
+    max_step_tokens: int
+    # Drafts are chosen among the first so many ids (0: all). Ids of a byte-level BPE come in the
+    # order of their merges, so the first are the frequent ones.
+    draft_vocab: int
+
+    def page_bytes(self) -> int:
+        """KV bytes of one page, all layers."""
+
+    def allocate(self, num_pages: int) -> None:
+        """Make the KV cache; called once, before anything runs."""
+
+    def ban(self, has_id: HasId | None) -> None:
+        """Never choose an id that `has_id` denies."""
+
+    def forward(self, tokens: Sequence[int], segments: Sequence[Segment]) -> Tensor:
+        """Hidden states after the final norm."""
+
+    def mtp(
+        self, j: int, next_tokens: Sequence[int], hidden: Tensor, segments: Sequence[Segment]
+    ) -> Tensor:
+        """Hidden states of MTP layer `j` (model/ling.py: `Ling.mtp`)."""
+
+    def logits(self, hidden: Tensor, vocab: int = 0) -> tuple[Tensor, list[int]]:
+        """float32 scores [rows, vocab] over the first `vocab` ids (0: all), and in each row the
+        lowest id of the largest score that is not banned. The scores are valid until the next
+        call.
+        """
+
+    def banned_ids(self) -> Tensor | None:
+        """Ids never to choose."""
+
+    def step_done(self) -> None:
+        """Called between steps, when nothing runs."""
+
+
+def banned_mask(config: ModelConfig, has_id: HasId | None) -> Tensor | None:
+    """uint8 [V], 1 where an id has no token; None when all have one."""
+    if has_id is None:
+        return None
+    mask = torch.tensor([not has_id(i) for i in range(config.vocab_size)], dtype=torch.uint8)
+    return mask if bool(mask.any()) else None
+
+
+class TorchRunner:
+    """The reference: the module itself, products in row blocks so that a row's bits are its own."""
+
+    max_step_tokens = 512
+    draft_vocab = 0
+
+    def __init__(self, model: Ling) -> None:
+        swap(model.eval(), row_blocks)
+        self.model, self.config = model, model.config
+        self.dtype = model.model.norm.weight.dtype
+        self.banned: Tensor | None = None
+        self._banned_ids: Tensor | None = None
+
+    def page_bytes(self) -> int:
+        return PageTensors.bytes_per_page(self.config, self.dtype)
+
+    def allocate(self, num_pages: int) -> None:
+        self.cache = PageTensors(self.config, num_pages, self.dtype)
+
+    def ban(self, has_id: HasId | None) -> None:
+        self.banned = banned_mask(self.config, has_id)
+        self._banned_ids = None if self.banned is None else self.banned.nonzero()[:, 0]
+
+    def banned_ids(self) -> Tensor | None:
+        return self._banned_ids
+
+    def step_done(self) -> None:
+        pass
+
+    @torch.inference_mode()
+    def forward(self, tokens: Sequence[int], segments: Sequence[Segment]) -> Tensor:
+        attend = PagedAttend(self.cache, segments)
+        return self.model(torch.tensor(tokens), _positions(segments), attend)
+
+    @torch.inference_mode()
+    def mtp(
+        self, j: int, next_tokens: Sequence[int], hidden: Tensor, segments: Sequence[Segment]
+    ) -> Tensor:
+        attend = PagedAttend(self.cache, segments)
+        positions = _positions(segments)
+        return self.model.mtp(j, torch.tensor(next_tokens), hidden, positions, attend)
+
+    @torch.inference_mode()
+    def logits(self, hidden: Tensor, vocab: int = 0) -> tuple[Tensor, list[int]]:
+        logits = self.model.logits(hidden)[:, : vocab or None]
+        allowed = logits
+        if self.banned is not None:
+            allowed = logits.masked_fill(self.banned[: logits.shape[1]].bool(), float("-inf"))
+        return logits, allowed.argmax(-1).tolist()
+
+
+def _positions(segments: Sequence[Segment]) -> Tensor:
+    return torch.cat([torch.arange(s.first, s.first + s.stop - s.start) for s in segments])

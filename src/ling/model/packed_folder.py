@@ -1,0 +1,146 @@
+"""Model folders in our integer formats, and any model's weights as packed matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..config import ModelConfig
+from ..errors import CheckpointError
+from ..ops.formats import Format, Packed, packed_shapes
+from .folder import SafetensorsFolder
+from .names import in_module, tensor_specs
+from .packed import EMBEDDING, EMBEDDING_GROUP, PackedSpec, format_of, pack_matrix, packed_specs
+from .weights import read_config, read_quantization
+
+
+class PackedWeights(Protocol):
+    """What the native engine loads: matrices packed, everything else as it is."""
+
+    config: ModelConfig
+    format: Format
+
+    def matrix(self, spec: PackedSpec) -> Packed:
+        """One packed matrix or stack."""
+
+    def plain(self, name: str) -> Tensor:
+        """A norm, router or bias under its Hugging Face name."""
+
+    def embedding(self) -> tuple[Tensor, Tensor | None]:
+        """bfloat16 [V, D] and None, or int8 [V, D] with bfloat16 scales [V, D / 32]."""
+
+
+def plain_names(cfg: ModelConfig) -> list[str]:
+    """Hugging Face names of what a packed folder stores as it is."""
+    packed = {name for spec in packed_specs(cfg).values() for name in spec.sources}
+    packed.add(f"{EMBEDDING}.weight")
+    experts = ".mlp.experts."
+    return [n for n in tensor_specs(cfg) if n not in packed and experts not in n]
+
+
+class PackedFolder:
+    """A folder written by `ling convert --to int4` or the like; tensors are mapped, not read.
+
+    Raises `CheckpointError` naming the first tensor that is missing or misshapen.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.config = read_config(folder)
+        quantization = read_quantization(folder)
+        if quantization is None or quantization.get("quant_method") != "ling":
+            raise CheckpointError(f"{folder}: not a folder in an integer format of ours")
+        self.format = format_of(quantization, folder)
+        self.source = SafetensorsFolder(folder)
+        self.specs = packed_specs(self.config)
+        self._check(folder)
+
+    def _check(self, folder: str | Path) -> None:
+        for name, shape in packed_names(self.config, self.format).items():
+            if name not in self.source.weight_map:
+                raise CheckpointError(f"{folder}: tensor `{name}` is missing")
+            if self.source.shape(name) != shape:
+                raise CheckpointError(
+                    f"{folder}: tensor `{name}` has shape {list(self.source.shape(name))}, "
+                    f"expected {list(shape)}"
+                )
+
+    def matrix(self, spec: PackedSpec) -> Packed:
+        data = self._typed(f"{spec.name}.qweight", torch.uint8)
+        scales = self._typed(f"{spec.name}.scales", torch.bfloat16)
+        return Packed(self.format, spec.rows, spec.cols, data, scales)
+
+    def plain(self, name: str) -> Tensor:
+        return self.source.tensor(name)
+
+    def embedding(self) -> tuple[Tensor, Tensor | None]:
+        q = self._typed(f"{EMBEDDING}.qweight", torch.int8)
+        return q, self._typed(f"{EMBEDDING}.scales", torch.bfloat16)
+
+    def _typed(self, name: str, dtype: torch.dtype) -> Tensor:
+        tensor = self.source.view(name)
+        if tensor.dtype != dtype:
+            raise CheckpointError(f"tensor `{name}` has dtype {tensor.dtype}, expected {dtype}")
+        return tensor
+
+
+def packed_names(cfg: ModelConfig, fmt: Format) -> dict[str, tuple[int, ...]]:
+    """Every tensor of a packed folder and its shape, in the order they are written."""
+    shapes: dict[str, tuple[int, ...]] = {
+        f"{EMBEDDING}.qweight": (cfg.vocab_size, cfg.hidden_size),
+        f"{EMBEDDING}.scales": (cfg.vocab_size, cfg.hidden_size // EMBEDDING_GROUP),
+    }
+    every = tensor_specs(cfg)
+    shapes.update({name: every[name].shape for name in plain_names(cfg)})
+    for spec in packed_specs(cfg).values():
+        data, scales = packed_shapes(fmt, spec.rows, spec.cols)
+        lead = (spec.experts,) if spec.experts else ()
+        shapes[f"{spec.name}.qweight"] = (*lead, *data)
+        if scales is not None:
+            shapes[f"{spec.name}.scales"] = (*lead, *scales)
+    return shapes
+
+
+def packed_plan(cfg: ModelConfig, fmt: Format) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """Shape and dtype of every tensor of a packed folder."""
+    plain = tensor_specs(cfg)
+
+    def dtype(name: str) -> torch.dtype:
+        if name.endswith(".qweight"):
+            return torch.int8 if name.startswith(EMBEDDING) else torch.uint8
+        if name.endswith(".scales"):
+            return torch.bfloat16
+        return torch.float32 if plain[name].float32 else torch.bfloat16
+
+    return {name: (shape, dtype(name)) for name, shape in packed_names(cfg, fmt).items()}
+
+
+class PackedAtLoad:
+    """Weights of any model, packed in memory as they are read; `tensor` takes Hugging Face
+    names.
+    """
+
+    def __init__(self, config: ModelConfig, fmt: Format, tensor: Callable[[str], Tensor]) -> None:
+        self.config, self.format, self.tensor = config, fmt, tensor
+
+    def matrix(self, spec: PackedSpec) -> Packed:
+        return pack_matrix(spec, self.format, self.tensor)
+
+    def plain(self, name: str) -> Tensor:
+        return self.tensor(name)
+
+    def embedding(self) -> tuple[Tensor, Tensor | None]:
+        return self.tensor(f"{EMBEDDING}.weight").to(torch.bfloat16), None
+
+
+def module_tensors(state: dict[str, Tensor]) -> Callable[[str], Tensor]:
+    """Tensors of a module's state under their Hugging Face names."""
+
+    def tensor(name: str) -> Tensor:
+        key, expert = in_module(name)
+        return state[key] if expert is None else state[key][expert]
+
+    return tensor

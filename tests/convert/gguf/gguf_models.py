@@ -1,0 +1,24 @@
+"""Weights and a text for the GGUF tests."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ling.config import ModelConfig
+from ling.model.ling import from_config
+from ling.model.names import tensor_specs
+from ling.model.weights import model_tensors
+
+WORDS = "def add(first, second):\n    return first + second\n\n\nprint(add(12, 30))  # 中文\n"
+
+
+def named_tensors(cfg: ModelConfig, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Random weights under Hugging Face names; the expert bias is not zero."""
+    torch.manual_seed(0)
+    state = from_config(cfg, seed=0).state_dict()
+    found = {}
+    for name, tensor in model_tensors(state, cfg):
+        keep = tensor_specs(cfg)[name].float32
+        found[name] = torch.randn_like(tensor) if keep else tensor.to(dtype)
+    return found

@@ -1,0 +1,283 @@
+"""What a run folder survives: bad recipes, full disks, signals, damage, foreign files."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ling.config import CheckpointConfig, DataConfig, OptimConfig, PretrainConfig, TrainConfig
+from ling.data.indexed import IndexedWriter
+from ling.errors import CheckpointError, DataError, RunError, UsageError
+from ling.train import checkpoint, trainer
+from ling.train.merge import merge
+from ling.train.metrics import read_metrics
+
+
+def write_tokens(prefix, top=300, tokens=4000, seed=0):
+    ids = np.random.RandomState(seed).randint(0, top, tokens)
+    with IndexedWriter(prefix, np.uint16) as writer:
+        for document in np.split(ids, 40):
+            writer.add_document(document.tolist())
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    write_tokens(tmp_path / "text")
+
+    def make(steps=6, interval=2, model="ling-tiny", prefix="text", **data):
+        return PretrainConfig(
+            model=model,
+            data=DataConfig(prefix=[str(tmp_path / prefix)], seq_length=32, **data),
+            train=TrainConfig(
+                steps=steps, global_batch_size=2, micro_batch_size=2, dtype="float32", threads=1
+            ),
+            optim=OptimConfig(lr=1e-3),
+            checkpoint=CheckpointConfig(interval_steps=interval, keep_last=2),
+        )
+
+    return make
+
+
+def quiet(text):
+    pass
+
+
+def losses(out):
+    return [(r["step"], r["loss"], r["grad_norm"]) for r in read_metrics(out / "metrics.jsonl")]
+
+
+def steps(out):
+    return [p.name for p in checkpoint.checkpoints(out)]
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"model": "ling-tny"}, "did you mean `ling-tiny`"),
+        ({"prefix": "nowhere"}, "nowhere"),
+        ({"isolate_documents": True}, "data.tokenizer"),
+        ({"valid_prefix": ["nowhere"]}, "nowhere"),
+    ],
+)
+def test_recipe_that_cannot_start_leaves_no_folder(recipe, tmp_path, change, word):
+    with pytest.raises((UsageError, DataError), match=word):
+        trainer.run(recipe(**change), tmp_path / "run", quiet)
+    assert not (tmp_path / "run").exists()
+
+
+def test_corrected_recipe_is_not_refused_for_the_wrong_one(recipe, tmp_path):
+    (tmp_path / "run").mkdir()
+    with pytest.raises(UsageError):
+        trainer.run(recipe(model="ling-tny"), tmp_path / "run", quiet)
+    assert trainer.run(recipe(steps=1), tmp_path / "run", quiet) == 0
+
+
+def test_ids_outside_the_vocabulary_are_found_before_the_first_step(recipe, tmp_path, monkeypatch):
+    write_tokens(tmp_path / "late")
+    with (tmp_path / "late.bin").open("r+b") as file:
+        file.seek(-2, os.SEEK_END)
+        file.write((384).to_bytes(2, "little"))
+    with pytest.raises(DataError, match="384 is outside the vocabulary of 384"):
+        trainer.run(recipe(prefix="late"), tmp_path / "run", quiet)
+    # Files too large to be read first are checked batch by batch.
+    monkeypatch.setattr("ling.train.batches.SCAN_TOKENS", 0)
+    with pytest.raises(DataError, match="384 is outside the vocabulary of 384"):
+        trainer.run(recipe(steps=80, prefix="late"), tmp_path / "run", quiet)
+
+
+def test_changed_data_is_refused_on_resume(recipe, tmp_path):
+    out = tmp_path / "run"
+    assert trainer.run(recipe(), out, quiet) == 0
+    write_tokens(tmp_path / "text", seed=1)
+    with pytest.raises(UsageError, match=r"text: its files changed"):
+        trainer.run(recipe(), out, quiet)
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_step_that_is_not_finite_changes_nothing(recipe, tmp_path, monkeypatch, what):
+    run = trainer.Trainer(recipe(), tmp_path, quiet)
+    run.peak = 1.0
+    before = {k: v.clone() for k, v in run.model.state_dict().items()}
+    whole = trainer.compute_losses
+
+    def spoiled(model, batch):
+        found = whole(model, batch)
+        if what == "loss":
+            found.main = found.main + float("inf")
+        else:
+            found.main.register_hook(lambda g: g * float("nan"))
+        return found
+
+    monkeypatch.setattr(trainer, "compute_losses", spoiled)
+    assert run._step(1)["skipped"] == 1
+    for name, tensor in run.model.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    assert not any(run.optimizer.state.values())
+    monkeypatch.setattr(trainer, "compute_losses", whole)
+    assert run._step(2)["skipped"] == 0
+
+
+def test_steps_without_finite_loss_end_the_run_with_a_clean_checkpoint(
+    recipe, tmp_path, monkeypatch
+):
+    whole, calls = trainer.compute_losses, []
+
+    def spoiled(model, batch):
+        found = whole(model, batch)
+        calls.append(0)
+        if len(calls) > 3:
+            found.main = found.main * float("nan")
+        return found
+
+    monkeypatch.setattr(trainer, "compute_losses", spoiled)
+    with pytest.raises(RunError, match=r"step 8: .* not finite 5 times"):
+        trainer.run(recipe(steps=20), tmp_path / "run", quiet)
+    monkeypatch.setattr(trainer, "compute_losses", whole)
+    assert trainer.run(recipe(steps=20), tmp_path / "run", quiet) == 0
+    assert all(np.isfinite(loss) for _, loss, _ in losses(tmp_path / "run")[8:])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_saves_the_step_and_tells_how_to_go_on(recipe, tmp_path, monkeypatch, number):
+    assert trainer.run(recipe(), tmp_path / "whole", quiet) == 0
+    step, said = trainer.Trainer._step, []
+
+    def kill_in_step_3(self, n):
+        if n == 3:
+            os.kill(os.getpid(), number)
+        return step(self, n)
+
+    monkeypatch.setattr(trainer.Trainer, "_step", kill_in_step_3)
+    assert trainer.run(recipe(), tmp_path / "run", said.append) == 128 + number
+    assert steps(tmp_path / "run")[-1] == "step-3"
+    assert "the same command goes on" in said[-1]
+    monkeypatch.undo()
+    assert trainer.run(recipe(), tmp_path / "run", quiet) == 0
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+
+
+def test_full_disk_keeps_the_last_checkpoint(recipe, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    assert trainer.run(recipe(), tmp_path / "whole", quiet) == 0
+
+    def full(state, checkpoint_id, **more):
+        (Path(checkpoint_id) / "__0_0.distcp").write_bytes(b"half")
+        cause = OSError(28, "No space left on device")
+        raise checkpoint.CheckpointException("save", {0: (cause, None)})
+
+    save = checkpoint.dcp.save
+    saves = iter([save, full])
+    monkeypatch.setattr(checkpoint.dcp, "save", lambda *a, **k: next(saves)(*a, **k))
+    with pytest.raises(RunError, match="could not save checkpoint step-4: No space left"):
+        trainer.run(recipe(), out, quiet)
+    assert sorted(p.name for p in (out / "checkpoints").iterdir()) == ["step-2"]
+    monkeypatch.undo()
+    assert trainer.run(recipe(), out, quiet) == 0
+    assert losses(out) == losses(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("damage", ["truncated", "emptied", "deleted", "flipped", "manifest"])
+def test_damaged_checkpoint_is_named_and_passed_over(recipe, tmp_path, damage):
+    out, said = tmp_path / "run", []
+    assert trainer.run(recipe(), out, quiet) == 0
+    folder, before = out / "checkpoints/step-6", losses(out)
+    data = next(folder.glob("*.distcp"))
+    raw = data.read_bytes()
+    if damage == "manifest":
+        (folder / "manifest.json").write_text("{")
+    elif damage == "deleted":
+        data.unlink()
+    else:
+        bad = {"truncated": raw[:-100], "emptied": b"", "flipped": bytes([raw[0] ^ 1]) + raw[1:]}
+        data.write_bytes(bad[damage])
+    assert trainer.run(recipe(), out, said.append) == 0
+    assert "step-6 is damaged" in said[0]
+    assert losses(out) == before
+    for manifest in out.glob("checkpoints/*/manifest.json"):
+        manifest.write_text("{}")
+    with pytest.raises(CheckpointError, match="no checkpoint is intact"):
+        trainer.run(recipe(), out, quiet)
+
+
+def test_leftovers_are_cleared_and_foreign_files_left_alone(recipe, tmp_path):
+    out = tmp_path / "run"
+    for name in ("step-4.tmp", "step-99", "mine"):
+        (out / "checkpoints" / name).mkdir(parents=True)
+        (out / "checkpoints" / name / "file").write_text("x")
+    (out / "notes.txt").write_text("mine")
+    assert trainer.run(recipe(), out, quiet) == 0
+    assert steps(out) == ["step-4", "step-6"]
+    assert sorted(p.name for p in (out / "checkpoints").iterdir()) == [
+        "mine", "step-4", "step-6", "step-99",
+    ]  # fmt: skip
+    assert (out / "notes.txt").read_text() == "mine"
+
+
+def test_second_run_into_a_folder_is_refused(recipe, tmp_path):
+    out = tmp_path / "run"
+    out.mkdir()
+    with (out / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(UsageError, match="another run is writing here"):
+            trainer.run(recipe(), out, quiet)
+    assert trainer.run(recipe(steps=1), out, quiet) == 0
+
+
+def test_run_killed_after_its_last_step_gets_its_picture(recipe, tmp_path):
+    assert trainer.run(recipe(), tmp_path / "run", quiet) == 0
+    (tmp_path / "run/loss.png").unlink()
+    assert trainer.run(recipe(), tmp_path / "run", quiet) == 0
+    assert (tmp_path / "run/loss.png").is_file()
+
+
+def test_metrics_are_there_after_every_step_at_full_precision(recipe, tmp_path):
+    out: Path = tmp_path / "run"
+    seen: list[list[int]] = []
+    step = trainer.Trainer._step
+
+    class Watched(trainer.Trainer):
+        def _step(self, n):
+            lines = (out / "metrics.jsonl").read_text().splitlines()
+            seen.append([json.loads(line)["step"] for line in lines])
+            return step(self, n)
+
+    out.mkdir()
+    Watched(recipe(), out, quiet).run()
+    assert seen == [list(range(1, n)) for n in range(1, 7)]
+    row = read_metrics(out / "metrics.jsonl")[0]
+    assert row["loss"] == float(repr(row["loss"])) != round(row["loss"], 6)
+    assert {"step", "loss", "mtp_loss", "tokens", "lr", "grad_norm", "tokens_per_s"} <= set(row)
+    assert row["tokens"] == 64
+
+
+def test_model_folder_is_the_start_and_overrides_may_not_change_its_shapes(recipe, tmp_path):
+    from ling.convert.convert import convert
+
+    assert trainer.run(recipe(), tmp_path / "run", quiet) == 0
+    convert(tmp_path / "run", tmp_path / "hf", to="float32")
+    more = recipe(model=str(tmp_path / "hf"))
+    again = trainer.Trainer(more, tmp_path / "more", quiet)
+    trained = trainer.Trainer(recipe(), tmp_path / "x", quiet)
+    checkpoint.load(tmp_path / "run/checkpoints/step-6", trained.model, trained.optimizer)
+    for name, tensor in trained.model.state_dict().items():
+        assert torch.equal(again.model.state_dict()[name], tensor), name
+    object.__setattr__(more, "model_overrides", {"moe_intermediate_size": 64})
+    with pytest.raises(UsageError, match="shapes of the weights"):
+        trainer.Trainer(more, tmp_path / "more", quiet)
+
+
+def test_damaged_checkpoint_is_not_merged(recipe, tmp_path):
+    out = tmp_path / "run"
+    assert trainer.run(recipe(), out, quiet) == 0
+    data = next((out / "checkpoints/step-4").glob("*.distcp"))
+    data.write_bytes(data.read_bytes()[:-1] + b"?")
+    with pytest.raises(CheckpointError, match="step-4: damaged"):
+        merge(out, tmp_path / "m", last=2)
+    assert not (tmp_path / "m").exists()
