@@ -28,7 +28,13 @@ QUANTISED = {"q8_0": 0.02, "q4_0": 0.35, "q4_1": 0.2, "q5_0": 0.17, "q5_1": 0.1}
 
 
 @pytest.mark.parametrize(
-    ("kind", "dtype"), [("bf16", torch.bfloat16), ("f32", torch.float32), ("f32", torch.bfloat16)]
+    ("kind", "dtype"),
+    [
+        ("bf16", torch.bfloat16),
+        ("f32", torch.float32),
+        ("f32", torch.bfloat16),
+        ("f16", torch.float16),
+    ],
 )
 def test_export_reads_back_bit_for_bit_with_mtp(export, tiny, kind, dtype):
     tensors = named_tensors(tiny, dtype)
@@ -38,7 +44,8 @@ def test_export_reads_back_bit_for_bit_with_mtp(export, tiny, kind, dtype):
     for name, spec in tensor_specs(tiny).items():
         got = source.tensor(name)
         assert torch.equal(got.float(), tensors[name].float()), name
-        assert got.dtype == (torch.float32 if spec.float32 or kind == "f32" else torch.bfloat16)
+        stored = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[kind]
+        assert got.dtype == (torch.float32 if spec.float32 else stored)
         assert source.stored_bytes(name) >= got.numel() * 2
     source.close()
 
@@ -230,6 +237,12 @@ def test_tokenizer_that_cuts_words_otherwise_is_refused(tiny, tokenizer_folder, 
     (tmp_path / "tokenizer.json").write_text(json.dumps(raw), "utf-8")
     with pytest.raises(TokenizerError, match="cuts words"):
         sink_for("gguf", tmp_path, tiny, SinkOptions(tokenizer=tmp_path))
+
+
+def test_the_rule_without_possessive_marks_is_the_same_rule(tiny, tokenizer_folder, tmp_path):
+    raw = (tokenizer_folder / "tokenizer.json").read_text("utf-8")
+    (tmp_path / "tokenizer.json").write_text(raw.replace("]?+", "]?").replace("]++", "]+"), "utf-8")
+    sink_for("gguf", tmp_path, tiny, SinkOptions(tokenizer=tmp_path))
 
 
 def test_model_without_tokenizer_is_exported_with_a_warning(export, tiny, caplog):

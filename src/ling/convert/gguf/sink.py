@@ -15,7 +15,7 @@ from ...config import ModelConfig
 from ...errors import UsageError
 from ...model.names import tensor_specs
 from ..sink import SinkOptions
-from .header import KIND_IDS, KINDS, Kind
+from .header import KIND_IDS, KINDS, Kind, nbytes
 from .layout import general_metadata, lay_out
 from .metadata import check_exportable, metadata_of
 from .names import GGUFSpec, gguf_specs, in_gguf
@@ -36,6 +36,7 @@ FILE_TYPES = {
     "bf16": 32,
 }
 FILE = "model.gguf"
+_VALUES_AT_ONCE = 1 << 22
 PLAIN = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -92,8 +93,13 @@ class GGUFSink:
 
     def _put(self, key: str, index: int, tensor: Tensor) -> None:
         place = self._places[key]
-        data = _encoded(tensor, place.kind).data
-        _write(self._fd, data, place.offset + index * len(data))
+        offset = place.offset + index * nbytes(tuple(tensor.shape), place.kind)
+        rows = tensor.reshape(-1, tensor.shape[-1])
+        # Quantising makes float32 copies, which a whole vocabulary's would be gigabytes of.
+        for part in rows.split(max(1, _VALUES_AT_ONCE // rows.shape[-1])):
+            data = _encoded(part, place.kind).data
+            _write(self._fd, data, offset)
+            offset += len(data)
 
 
 def _kind(name: str, spec: GGUFSpec, kind: str) -> Kind:

@@ -26,8 +26,8 @@ from .vocabulary import write_tokenizer
 class GGUFSource:
     """A checked file, read one tensor (one expert) at a time; nothing is mapped.
 
-    `config.dtype` is float32 for a file of float32 matrices and bfloat16 for every other, also
-    for quantised ones. Raises `GGUFError`.
+    `config.dtype` is that of the file's matrices, and bfloat16 where they are quantised. Raises
+    `GGUFError`.
     """
 
     kind = "GGUF file"
@@ -108,8 +108,8 @@ def _check_tensors(held: dict[str, TensorInfo], cfg: ModelConfig) -> None:
 
 
 def _dtype(held: dict[str, TensorInfo]) -> str:
-    matrices = {info.kind.name for name, info in held.items() if "attn_qkv" in name}
-    return "float32" if matrices == {"f32"} else "bfloat16"
+    kind = held["blk.0.attn_qkv.weight"].kind.name
+    return {"f32": "float32", "f16": "float16"}.get(kind, "bfloat16")
 
 
 def _dequantised(data: np.ndarray, kind: Kind, shape: tuple[int, ...]) -> Tensor:

@@ -63,7 +63,11 @@ def _check_rule(folder: Path, raw: dict[str, Any]) -> None:
     step = raw["pre_tokenizer"]
     steps = step.get("pretokenizers", [step])
     patterns = [s["pattern"].get("Regex") for s in steps if s["type"] == "Split"]
-    if patterns != [PATTERN] or raw["model"].get("ignore_merges"):
+    # Possessive or not, the rule cuts alike; llama.cpp's is not.
+    plain = [str(p).replace("?+", "?").replace("++", "+") for p in patterns]
+    if plain != [PATTERN.replace("?+", "?").replace("++", "+")] or raw["model"].get(
+        "ignore_merges"
+    ):
         raise TokenizerError(
             f"{folder}: llama.cpp has no name for the way this tokenizer cuts words; only the "
             "rule of Ling 2.0 can be exported"
