@@ -4,9 +4,10 @@
     python benchmarks/convert_rate.py --layers 3 --pairs 5 --to bf16
 
 The source is a Megatron checkpoint of full-width Ling-mini layers with random weights. Each round
-runs the three in the order A B C C B A; the page cache is warm (the source is written just before)
-and outputs are deleted in between. Prints one JSON line: medians, and ratios with a 95% interval
-over the rounds.
+runs the three in the order A B C C B A; outputs are deleted in between. The page cache is warm: the
+source was written just before. Ours brings its files to the disk before it gives them their name,
+so the copy does too; `--scratch /dev/shm` leaves the disk out. Prints one JSON line: medians, and
+ratios with a 95% interval over the rounds.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import random
 import shutil
 import statistics
@@ -33,6 +35,7 @@ from ling.convert.megatron_names import deinterleave, places
 from ling.presets import preset
 
 BLOCK, E4M3_MAX = 128, 448.0
+CAST = ("_proj.weight", "query_key_value.weight", "attention.dense.weight")
 POWER_OF_TWO = ("gate_proj", "up_proj")
 
 
@@ -67,7 +70,7 @@ def original(source: Path, target: Path, to: str) -> None:
         box = tuple(slice(s, s + n) for s, n in zip(place.start, place.shape, strict=True))
         value = state[place.key][box].reshape(place.shape[-2:])
         value = deinterleave(value, cfg) if place.is_qkv else value
-        if to == "fp8" and (".mlp." in name or ".attention." in name) and name.endswith("j.weight"):
+        if to == "fp8" and name.endswith(CAST):
             value, out[name + "_scale_inv"] = padded_cast(value, name)
         out[name] = value.contiguous().clone()
     target.mkdir()
@@ -81,7 +84,8 @@ def padded_cast(x: torch.Tensor, name: str) -> tuple[torch.Tensor, torch.Tensor]
     padded[:m, :n] = x
     blocks = padded.view(-1, BLOCK, padded.shape[1] // BLOCK, BLOCK)
     scale = blocks.abs().float().amax(dim=(1, 3), keepdim=True).clamp(1e-4) / E4M3_MAX
-    if ".experts." in name and any(part in name for part in POWER_OF_TWO):
+    routed = ".mlp.experts." in name and any(part in name for part in POWER_OF_TWO)
+    if routed or name.endswith("attention.dense.weight"):
         scale = torch.pow(2.0, torch.ceil(torch.log2(scale.clamp(1e-10))))
     cast = (blocks / scale).to(torch.float8_e4m3fn).view_as(padded)
     return cast[:m, :n].contiguous(), scale.view(blocks.shape[0], blocks.shape[2])
@@ -94,6 +98,14 @@ def seconds(run: Callable[[Path], None], scratch: Path) -> float:
     took = time.perf_counter() - start
     shutil.rmtree(target)
     return took
+
+
+def copy(source: Path, target: Path) -> None:
+    """`cp -r`, and wait for the disk."""
+    shutil.copytree(source, target)
+    for path in target.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
 
 
 def interval(ratios: list[float]) -> list[float]:
@@ -119,7 +131,7 @@ def main() -> None:
         runs: dict[str, Callable[[Path], None]] = {
             "ours": lambda target: (convert(source, target, to=flags.to), None)[1],
             "original": lambda target: original(source, target, flags.to),
-            "copy": lambda target: (shutil.copytree(source, target), None)[1],
+            "copy": lambda target: copy(source, target),
         }
         took: dict[str, list[float]] = {name: [] for name in runs}
         for _ in range(flags.pairs):

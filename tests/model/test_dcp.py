@@ -97,6 +97,17 @@ def test_region_over_several_chunks(tmp_path):
     assert torch.equal(held.region("x", (1, 2), (4, 2)), value[1:5, 2:4])
 
 
+def test_extent_is_given_only_for_bytes_in_one_piece(saved):
+    value = torch.randn(4, 6, 8)
+    folder = saved({"x": value, "turned": value.transpose(0, 2)})
+    held = DCPFolder(folder)
+    found = held.extent("x", (2, 3, 0), (1, 3, 8))
+    assert found is not None
+    raw = os.pread(found.fd, found.stored.nbytes, found.offset)
+    assert raw == bytes(raw_bytes(value[2:3, 3:6]))
+    assert held.extent("x", (0, 3, 0), (2, 3, 8)) is None
+
+
 def test_large_boxes_are_cut_and_torch_reads_them(tmp_path, monkeypatch):
     monkeypatch.setattr(ours, "MAX_CHUNK_BYTES", 1000)
     value = torch.randn(1, 50, 16)

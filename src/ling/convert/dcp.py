@@ -12,7 +12,7 @@ from ..config import ModelConfig
 from ..errors import DCPError
 from ..model.dcp import DCPFolder, DCPWriter
 from ..model.names import in_module, tensor_specs
-from ..model.shards import Stored
+from ..model.shards import Extent, Stored
 from ..model.weights import DTYPES, read_config
 from .sink import SinkOptions
 
@@ -46,6 +46,14 @@ class DCPSource:
         if expert is None:
             return self._held.tensor(key)
         return self._held.region(key, (expert,), (1, *shape[1:]))[0]
+
+    def extent(self, name: str) -> Extent | None:
+        key, expert, shape = self._places[name]
+        start = (expert or 0, *(0 for _ in shape[1:])) if shape else ()
+        found = self._held.extent(key, start, shape if expert is None else (1, *shape[1:]))
+        if found is None or expert is None:
+            return found
+        return found._replace(stored=Stored(found.stored.dtype, shape[1:]))
 
     def stored_bytes(self, name: str) -> int:
         key, expert, shape = self._places[name]

@@ -14,7 +14,7 @@ from ..config import ModelConfig
 from ..model.door import config_files
 from ..model.folder import INDEX, SafetensorsFolder
 from ..model.names import tensor_specs
-from ..model.shards import ShardFile, Stored, plan_shards, shard_name
+from ..model.shards import Extent, ShardFile, Stored, plan_shards, shard_name
 from ..model.weights import SCALE, check_names, float_tensor, read_config
 from .layouts import Layout
 from .sink import SinkOptions
@@ -73,6 +73,7 @@ class SafetensorsSink:
             tensors = {key: value for name in names for key, value in stored[name].items()}
             self._shards.append(ShardFile(folder / shard_name(i, len(plan)), tensors))
             self._shard_of |= dict.fromkeys(names, self._shards[-1])
+        self._stored = stored
         mine = self._shards[options.rank :: options.world_size]
         self.names = [name for name in stored if self._shard_of[name] in mine]
         index = _index({n: (self._shard_of[n].path.name, parts) for n, parts in stored.items()})
@@ -83,6 +84,11 @@ class SafetensorsSink:
     def put(self, name: str, tensor: Tensor) -> None:
         for key, value in self._layout.encode(name, tensor).items():
             self._shard_of[name].put(key, value)
+
+    def put_extent(self, name: str, extent: Extent) -> bool:
+        return self._stored[name] == {name: extent.stored} and self._shard_of[name].put_extent(
+            name, extent
+        )
 
     def finish(self) -> None:
         for shard in self._shards:

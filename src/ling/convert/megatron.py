@@ -11,7 +11,7 @@ from torch import Tensor
 from ..errors import ConfigError, DCPError
 from ..model.dcp import DCPFolder
 from ..model.names import tensor_specs
-from ..model.shards import Stored
+from ..model.shards import Extent, Stored
 from .megatron_args import FILE, config_from_args, read_args
 from .megatron_names import Place, deinterleave, is_weight, places, spellings
 
@@ -119,6 +119,13 @@ class MegatronSource:
         if parts[0].key.endswith("layer_norm_weight"):
             return self._one_norm(parts, values)
         return torch.cat(values)
+
+    def extent(self, name: str) -> Extent | None:
+        parts = self._parts[name]
+        if len(parts) != 1 or parts[0].is_qkv:
+            return None
+        found = self._held.extent(parts[0].key, parts[0].start, parts[0].shape)
+        return found and found._replace(stored=Stored(found.stored.dtype, self._specs[name].shape))
 
     def _one_norm(self, parts: tuple[Place, ...], values: list[Tensor]) -> Tensor:
         if all(torch.equal(values[0], v) for v in values):

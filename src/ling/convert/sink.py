@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from ..config import ModelConfig
 from ..errors import UsageError
+from ..model.shards import Extent
 from ..ops.formats import FORMATS
 
 if TYPE_CHECKING:
@@ -35,6 +36,15 @@ class Sink(Protocol):
 
     def finish(self) -> None:
         """All tensors are there: close the files, write what describes them."""
+        ...
+
+
+@runtime_checkable
+class ExtentSink(Protocol):
+    """A writer that can take a tensor from where it lies."""
+
+    def put_extent(self, name: str, extent: Extent) -> bool:
+        """Like `put`; False when it has to be put after all."""
         ...
 
 

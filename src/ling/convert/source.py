@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
 from ..config import ModelConfig
 from ..errors import CheckpointError
+from ..model.shards import Extent
 
 
 class Source(Protocol):
@@ -33,6 +34,15 @@ class Source(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class ExtentSource(Protocol):
+    """A reader that can say where a tensor lies, so that it need not pass through memory."""
+
+    def extent(self, name: str) -> Extent | None:
+        """Its place, when what lies there is the tensor as `tensor` gives it."""
+        ...
 
 
 def open_source(path: str | Path) -> Source:

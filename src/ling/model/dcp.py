@@ -22,7 +22,7 @@ from ..errors import DCPError
 from ..files import inside
 from .archive import Placed, archive_around, place_tensor
 from .pickle_data import Global, Record, read_pickle
-from .shards import Stored, raw_bytes, write_all
+from .shards import Extent, Stored, raw_bytes, write_all
 
 MAX_METADATA_BYTES = 256 << 20
 # Larger tensors are written in several chunks: an archive of 4 GiB would need another layout.
@@ -147,6 +147,29 @@ class DCPFolder:
         except DCPError as err:
             raise DCPError(f"{self.folder}: tensor `{key}`: {err}") from None
 
+    def extent(self, key: str, start: tuple[int, ...], shape: tuple[int, ...]) -> Extent | None:
+        """Where the box lies, if it does so in one piece."""
+        held = self.tensors[key]
+        near = held.chunks.get(start)
+        candidates = held.chunks.values() if near is None else (near,)
+        chunk = next((c for c in candidates if _contains(c, start, shape)), None)
+        if chunk is None or 0 in shape:
+            return None
+        try:
+            placed = self._place(held, chunk)
+        except DCPError as err:
+            raise DCPError(f"{self.folder}: tensor `{key}`: {err}") from None
+        expected, step = [], 1
+        for n in reversed(shape):
+            expected.append(step)
+            step *= n
+        strides = zip(shape, placed.strides, reversed(expected), strict=True)
+        if any(n > 1 and stride != wanted for n, stride, wanted in strides):
+            return None
+        first = _distance(start, chunk, placed)
+        at = chunk.begin + placed.position + first * held.dtype.itemsize
+        return Extent(self._open(chunk.file), at, Stored(held.dtype, shape))
+
     def _gather(
         self, key: str, held: DCPTensor, start: tuple[int, ...], shape: tuple[int, ...]
     ) -> Tensor:
@@ -175,8 +198,7 @@ class DCPFolder:
         """A box inside one chunk: only the bytes from its first to its last element."""
         placed = self._place(held, chunk)
         fd = self._open(chunk.file)
-        inner = [s - o for s, o in zip(start, chunk.offsets, strict=True)]
-        first = sum(i * s for i, s in zip(inner, placed.strides, strict=True))
+        first = _distance(start, chunk, placed)
         span = 1 + sum((n - 1) * s for n, s in zip(shape, placed.strides, strict=True))
         flat = torch.empty(0 if 0 in shape else span, dtype=held.dtype)
         at = chunk.begin + placed.position + first * held.dtype.itemsize
@@ -196,6 +218,17 @@ class DCPFolder:
                 )
             self._placed[where] = placed
         return placed
+
+
+def _contains(chunk: Chunk, start: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    boxes = zip(start, shape, chunk.offsets, chunk.sizes, strict=True)
+    return all(o <= s and s + n <= o + c for s, n, o, c in boxes)
+
+
+def _distance(start: tuple[int, ...], chunk: Chunk, placed: Placed) -> int:
+    """Elements from the first of a chunk's archive to that at `start`."""
+    steps = zip(start, chunk.offsets, placed.strides, strict=True)
+    return sum((s - o) * stride for s, o, stride in steps)
 
 
 def read_tensors(folder: Path, into: Mapping[str, Tensor]) -> None:

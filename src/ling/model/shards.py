@@ -5,6 +5,7 @@ Nothing but the tensor in hand is in memory, and the bytes do not depend on the 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
@@ -38,6 +39,14 @@ class Stored(NamedTuple):
     @property
     def nbytes(self) -> int:
         return self.dtype.itemsize * torch.Size(self.shape).numel()
+
+
+class Extent(NamedTuple):
+    """A tensor that lies contiguously in an open file."""
+
+    fd: int
+    offset: int
+    stored: Stored
 
 
 class ShardFile:
@@ -80,6 +89,11 @@ class ShardFile:
         """Write one tensor; its dtype and shape are those announced."""
         assert (tensor.dtype, tuple(tensor.shape)) == self.tensors[name], name
         write_all(self._open(), raw_bytes(tensor), len(self._header) + self._offsets[name])
+
+    def put_extent(self, name: str, extent: Extent) -> bool:
+        """Let the kernel copy one tensor from another file; False where it cannot."""
+        assert extent.stored == self.tensors[name], name
+        return copy_extent(extent, self._open(), len(self._header) + self._offsets[name])
 
     def put_part(self, name: str, index: int, tensor: Tensor) -> None:
         """Write slice `index` of a tensor that is a stack."""
@@ -124,3 +138,21 @@ def write_all(fd: int, data: memoryview, offset: int) -> None:
     while data:
         count = os.pwrite(fd, data, offset)
         data, offset = data[count:], offset + count
+
+
+def copy_extent(extent: Extent, fd: int, offset: int) -> bool:
+    """Copy within the kernel; False when these two files do not allow it."""
+    done, nbytes = 0, extent.stored.nbytes
+    while done < nbytes:
+        try:
+            count = os.copy_file_range(
+                extent.fd, fd, nbytes - done, extent.offset + done, offset + done
+            )
+        except OSError as err:
+            if err.errno in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+                return False
+            raise
+        if not count:  # the file ends early, or its kind reads as empty here
+            return False
+        done += count
+    return True
