@@ -25,7 +25,7 @@ COMMANDS = {
     "deploy": "`deploy vllm|sglang MODEL`: the command line that serves it on GPUs",
     "eval": "`--tasks ppl`: perplexity on held-out text",
     "synth": "random weights of a whole shape, straight in a format, for measuring",
-    "bench": "`bench train|decode|prefill|batch`: measured speed, also against llama.cpp",
+    "bench": "`bench train|decode|prefill|batch|start`: measured speed, also against llama.cpp",
     "doctor": "what this installation can do, and why not more",
 }
 
@@ -548,7 +548,7 @@ def _synth(args: list[str]) -> None:
 
 
 def _bench(args: list[str]) -> None:
-    kinds = ("train", "decode", "prefill", "batch")
+    kinds = ("train", "decode", "prefill", "batch", "start")
     if not args or args[0] not in kinds:
         raise UsageError(f"bench: expected `ling bench {'|'.join(kinds)} MODEL`")
     (_bench_train if args[0] == "train" else _bench_inference)(args[0], args[1:])
@@ -620,7 +620,9 @@ def _bench_inference(kind: str, args: list[str]) -> None:
     )
     _report(report, ns.json)
     if ns.profile and not ns.json:
-        print("\n".join(bench_infer.stage_lines(report)))
+        from .eval.roofline import stage_lines
+
+        print("\n".join(stage_lines(report)))
 
 
 def _report(report: dict[str, Any], only_json: bool) -> None:

@@ -1,5 +1,5 @@
-"""`ling bench decode|prefill|batch`: inference speed against the limit of the same minutes, and,
-side by side, against llama.cpp.
+"""`ling bench decode|prefill|batch|start`: inference speed against the limit of the same minutes,
+and, side by side, against llama.cpp.
 
 Both programs hold their model and their prompt in processes of their own and take turns, one
 measurement each, so that a machine that slows down slows both; ratios are of neighbours.
@@ -10,26 +10,27 @@ from __future__ import annotations
 import os
 import random
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..config import ModelConfig
-from ..errors import UsageError
+from ..errors import RunError, UsageError
 from ..files import make_folder
 from ..infer.engine import Engine
 from ..infer.native_runner import NativeRunner
 from ..infer.open import open_runner
 from ..infer.request import Request, SamplingParams
-from ..model.size import decode_bytes, parameter_counts
 from ..ops import native
 from .peers import Peer, best_of, interval, llama_cpp
+from .roofline import Recorder, Step, roofline, stage_costs
 
-KINDS = ("decode", "prefill", "batch")
+KINDS = ("decode", "prefill", "batch", "start")
 READ_BYTES = 1 << 30
 MTP_COIN_SEED = 7
 
@@ -98,24 +99,42 @@ class Ours:
 
     def measure(self) -> float:
         """Tokens per second of one measurement."""
-        options, engine = self.options, self.engine
-        if options.kind == "prefill":
-            vocab = self.runner.config.vocab_size
-            prompt = [self.fresh.randrange(vocab) for _ in range(options.tokens)]
-            start = time.perf_counter()
-            engine.add(prompt, self.params(1))
-            while engine.has_work:
-                engine.step()
-            return options.tokens / (time.perf_counter() - start)
-        # The prompt's pages are cached after the first time: only its tail is computed again.
-        requests = [engine.add(p, self.params()) for p in self.prompts]
-        while any(len(r.output) < 1 for r in requests):
-            engine.step()
+        requests = self._begin()
         before, start = sum(len(r.output) for r in requests), time.perf_counter()
-        while engine.has_work:
-            engine.step()
+        while self.engine.has_work:
+            self.engine.step()
         seconds = time.perf_counter() - start
+        if self.options.kind == "prefill":
+            return self.options.tokens / seconds
         return (sum(len(r.output) for r in requests) - before) / seconds
+
+    def _begin(self) -> list[Request]:
+        """Requests up to what is measured: a fresh prompt, or prompts that have been read. Of
+        these only the tails are computed again after the first time: the pages before are
+        cached."""
+        if self.options.kind == "prefill":
+            vocab = self.runner.config.vocab_size
+            prompt = [self.fresh.randrange(vocab) for _ in range(self.options.tokens)]
+            return [self.engine.add(prompt, self.params(1))]
+        requests = [self.engine.add(p, self.params()) for p in self.prompts]
+        while any(len(r.output) < 1 for r in requests):
+            self.engine.step()
+        return requests
+
+    def mean_step(self) -> tuple[Step, float]:
+        """What the steps of one more measurement did, with experts counted as they were chosen;
+        and how many tokens a step brought."""
+        assert isinstance(self.runner, NativeRunner)
+        recorder = Recorder(self.runner)
+        requests = self._begin()
+        before = sum(len(r.output) for r in requests)
+        self.engine.runner = recorder
+        while self.engine.has_work:
+            self.engine.step()
+        self.engine.runner = self.runner
+        made = sum(len(r.output) for r in requests) - before
+        tokens = self.options.tokens if self.options.kind == "prefill" else made
+        return recorder.mean(), tokens / recorder.steps
 
     def params(self, tokens: int | None = None) -> SamplingParams:
         """Greedy decoding of so many tokens, or of what is measured."""
@@ -143,7 +162,6 @@ def run(
     # The peer alone first: both at once need not fit in memory until one setting is chosen.
     started = [best_of(peers, options, log).start(options)] if peers else []
     ours = Ours(folder, options, fmt)
-    cfg = ours.runner.config
     buffer = torch.ones(READ_BYTES, dtype=torch.uint8)
     ours.measure()
     for peer in started:
@@ -153,7 +171,7 @@ def run(
     mine: list[float] = []
     limits: list[float] = []
     theirs: dict[str, list[float]] = {p.name: [] for p in started}
-    python = native_seconds = 0.0
+    python = 0.0
     for k in range(options.pairs):
         order: list[Any] = [*started, None] if k % 2 else [None, *started]
         for peer in order:
@@ -167,19 +185,41 @@ def run(
     stages: dict[str, float] = {}
     if isinstance(ours.runner, NativeRunner):
         stages = ours.runner.profile()
-        native_seconds = sum(stages.values())
     for peer in started:
         peer.stop()
-    report = _report(name, cfg, ours, options, mine, limits, theirs)
-    if stages:
-        report["python_overhead"] = max(0.0, 1 - native_seconds / python)
-        report["stages"] = _stages(stages)
+    report = _report(name, ours, options, mine, limits, theirs)
+    if isinstance(ours.runner, NativeRunner):
+        report["python_overhead"] = max(0.0, 1 - sum(stages.values()) / python)
+        report |= _limits(ours, report, stages, python)
+    report["line"] = line(report)
     return report
+
+
+def _limits(
+    ours: Ours, report: dict[str, Any], stages: dict[str, float], seconds: float
+) -> dict[str, Any]:
+    """How near the kernels came to what the machine can do."""
+    assert isinstance(ours.runner, NativeRunner)
+    step, tokens = ours.mean_step()
+    limit, peak = report["read_limit_gb_per_s"] * 1e9, int8_peak()
+    costs = stage_costs(ours.runner.config, ours.runner.bits_per_weight, step)
+    nbytes, ops = (sum(c[i] for c in costs.values()) for i in (0, 1))
+    step_seconds = tokens / report["tokens_per_s"]
+    per_step = {name: s / seconds * step_seconds for name, s in stages.items()}
+    return {
+        "tokens_per_step": tokens,
+        "seconds_per_step": step_seconds,
+        "experts_per_step": step.experts,
+        "bytes_per_token": nbytes / tokens,
+        "share_of_limit": nbytes / limit / step_seconds,
+        "int8_peak_gops": peak / 1e9,
+        "share_of_peak": ops / peak / step_seconds,
+        "stages": roofline(costs, per_step, limit, peak),
+    }
 
 
 def _report(
     name: str,
-    cfg: ModelConfig,
     ours: Ours,
     options: BenchOptions,
     mine: list[float],
@@ -198,15 +238,6 @@ def _report(
         "isa": native.isa(),
         "peak_memory_gb": _peak_memory() / 1e9,
     }
-    if isinstance(ours.runner, NativeRunner) and options.kind == "decode":
-        size = decode_bytes(cfg, ours.runner.bits_per_weight, options.context + options.tokens // 2)
-        report["bytes_per_token"] = size
-        report["share_of_limit"] = rate * size / limit
-    if options.kind == "prefill":
-        peak = int8_peak()
-        report["int8_peak_gops"] = peak / 1e9
-        ops = 2 * parameter_counts(cfg)["active_non_embedding"] * rate
-        report["share_of_peak"] = ops / peak
     if options.speculative != "off":
         report["acceptance_measured"] = ours.engine.stats.acceptance
     if theirs:
@@ -219,7 +250,6 @@ def _report(
             "interval": list(interval(ratios)),
             "variants": {n: statistics.median(v) for n, v in theirs.items()},
         }
-    report["line"] = line(report)
     return report
 
 
@@ -229,13 +259,13 @@ def line(report: dict[str, Any]) -> str:
     text += f", context {report['context']}" if report["context"] else ""
     text += f", batch {report['batch']}" if report["batch"] > 1 else ""
     text += f"): {report['tokens_per_s']:,.1f} tokens/s"
-    if "share_of_limit" in report:
+    if "share_of_limit" in report and report["kind"] != "prefill":
         text += (
             f", {report['bytes_per_token'] / 1e9:.2f} GB a token, "
             f"{report['share_of_limit']:.0%} of the {report['read_limit_gb_per_s']:.1f} GB/s "
             "read here"
         )
-    if "share_of_peak" in report:
+    if "share_of_peak" in report and report["kind"] == "prefill":
         text += (
             f", {report['share_of_peak']:.0%} of the int8 GEMM peak "
             f"({report['int8_peak_gops']:,.0f} GOP/s)"
@@ -247,19 +277,6 @@ def line(report: dict[str, Any]) -> str:
             f"({report['theirs']:,.1f})"
         )
     return text
-
-
-def _stages(stages: dict[str, float]) -> dict[str, dict[str, float]]:
-    total = sum(stages.values()) or 1.0
-    return {k: {"seconds": v, "share": v / total} for k, v in stages.items()}
-
-
-def stage_lines(report: dict[str, Any]) -> Iterator[str]:
-    """The profile as a table."""
-    for name, row in report.get("stages", {}).items():
-        yield f"  {name:<24} {row['seconds']:8.3f} s {row['share']:6.1%}"
-    if "python_overhead" in report:
-        yield f"  {'outside of the kernels':<24} {'':10} {report['python_overhead']:6.1%}"
 
 
 def int8_peak(size: int = 2048) -> float:
@@ -282,6 +299,29 @@ def _peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+START = """
+import sys
+import ling
+prompt = {"prompt_token_ids": [1]}
+llm = ling.LLM(sys.argv[1], format=sys.argv[2] or None)
+llm.generate([prompt], ling.SamplingParams(temperature=0, max_tokens=1, ignore_eos=True))
+"""
+
+
+def start(folder: Path, name: str, times: int, fmt: str | None = None) -> dict[str, Any]:
+    """Seconds from starting Python to the first token, each time in a process of its own."""
+    command, samples = [sys.executable, "-c", START, str(folder.resolve()), fmt or ""], []
+    for _ in range(times):
+        begin = time.perf_counter()
+        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        samples.append(time.perf_counter() - begin)
+        if done.returncode:
+            raise RunError(f"{name}: {done.stderr.strip().splitlines()[-1]}")
+    seconds = statistics.median(samples)
+    text = f"{name}: {seconds:.2f} s from the start of Python to the first token"
+    return {"model": name, "seconds": seconds, "samples": samples, "line": text}
+
+
 def bench(
     model: str,
     options: BenchOptions,
@@ -293,7 +333,7 @@ def bench(
     cache: str | None = None,
     log: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """What `ling bench decode|prefill|batch` does. MODEL may be a preset: then both sides get
+    """What `ling bench decode|prefill|batch|start` does. MODEL may be a preset: then both sides get
     random weights of its shape, made once in the cache folder.
 
     Raises `UsageError` for an unknown peer, or when its interpreter lacks llama-cpp-python.
@@ -302,6 +342,8 @@ def bench(
     if against not in (None, "llama.cpp"):
         raise UsageError(f"`--against` is `{against}`, there is llama.cpp")
     folder, fmt = _our_folder(model, fmt, place, log)
+    if options.kind == "start":
+        return start(folder, Path(model).name, options.pairs, fmt)
     peers: list[Peer] = []
     if against is not None:
         types = peer_types or (["q8_0"] if fmt == "int8" else ["q4_0", "q4_k_m"])

@@ -76,21 +76,6 @@ def kv_bytes_per_token(cfg: ModelConfig) -> int:
     return cfg.num_hidden_layers * 2 * cfg.kv_size * 2
 
 
-def decode_bytes(cfg: ModelConfig, bits_per_weight: float, context: int) -> int:
-    """Bytes that decoding one token must read: active weights, head included, and the KV cache.
-
-    The router is bfloat16; the embedding is one row, and norms are nothing beside it.
-    """
-    router = (
-        cfg.num_experts
-        * cfg.hidden_size
-        * sum(cfg.is_moe_layer(n) for n in range(cfg.num_hidden_layers))
-    )
-    counts = parameter_counts(cfg)
-    packed = counts["active_non_embedding"] + cfg.vocab_size * cfg.hidden_size - router
-    return int(packed * bits_per_weight / 8) + 2 * router + context * kv_bytes_per_token(cfg)
-
-
 def flops_per_token(cfg: ModelConfig, seq_length: int) -> int:
     """Model FLOPs of one training token: 3 × forward matrix FLOPs of active parameters.
 
