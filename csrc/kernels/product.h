@@ -9,6 +9,14 @@ enum class Form { kBytes, kCodes, kPairs };  // unpacked bytes, 4-bit codes, bfl
 constexpr int kRowBlock = 6, kTileBlock = 2;
 constexpr int64_t kPrefetch = 4096;  // bytes ahead: the hardware's own stops at every 4 KiB
 
+// Where a walk through NT tiles side by side, now at byte `at` of each, will be a little later: further
+// on in them, or at the beginning of the next NT.
+template <int NT>
+static inline int64_t ahead(int64_t at, int64_t tile) {
+  const int64_t there = at + (kPrefetch < tile ? kPrefetch : tile);
+  return there < tile ? there : there + (NT - 1) * tile;
+}
+
 template <int MB, int NT, Form form>
 static inline void multiply(const uint8_t* const* data, const uint16_t* const* scales,
                             int64_t groups, int64_t group, const Row* x, const Levels& levels,
@@ -18,12 +26,14 @@ static inline void multiply(const uint8_t* const* data, const uint16_t* const* s
   if constexpr (form == Form::kPairs) {
     const uint32_t* xp[MB];
     for (int m = 0; m < MB; ++m) xp[m] = static_cast<const uint32_t*>(x[m].values);
-    for (int64_t k = 0; k < groups; ++k)
+    for (int64_t k = 0; k < groups; ++k) {
+      const int64_t next = ahead<NT>(64 * k, 64 * groups);
       for (int t = 0; t < NT; ++t) {
         const uint16_t* w = reinterpret_cast<const uint16_t*>(data[t]) + 32 * k;
-        if (MB == 1) prefetch(w + kPrefetch / 2);
+        if (MB < kRowBlock) prefetch(data[t] + next);
         for (int m = 0; m < MB; ++m) acc[m][t] = dot2(acc[m][t], w, xp[m][k]);
       }
+    }
     return;
   }
   const int32_t* xq[MB];
@@ -33,11 +43,13 @@ static inline void multiply(const uint8_t* const* data, const uint16_t* const* s
     i32 d[MB][NT];
     for (int m = 0; m < MB; ++m)
       for (int t = 0; t < NT; ++t) d[m][t] = dot_begin(x[m].sums[g]);
+    constexpr int64_t kStep = form == Form::kCodes ? 32 : 64;  // bytes of 4 columns
+    const int64_t next = ahead<NT>(kStep * g * steps, kStep * groups * steps) - kStep * g * steps;
     if constexpr (form == Form::kCodes) {
       for (int64_t s = g * steps; s < (g + 1) * steps; s += 2)
         for (int t = 0; t < NT; ++t) {
           const uint8_t* p = data[t] + 32 * s;
-          prefetch(p + kPrefetch);
+          prefetch(p + next);
           const u8 v = load_u8(p), low = low_codes(levels, v), high = high_codes(levels, v);
           for (int m = 0; m < MB; ++m) {
             d[m][t] = dot4(d[m][t], low, xq[m][s]);
@@ -48,7 +60,7 @@ static inline void multiply(const uint8_t* const* data, const uint16_t* const* s
       for (int64_t s = g * steps; s < (g + 1) * steps; ++s)
         for (int t = 0; t < NT; ++t) {
           const uint8_t* p = data[t] + 64 * s;
-          if (MB == 1) prefetch(p + kPrefetch);
+          if (MB < kRowBlock) prefetch(p + next);
           const u8 w = load_u8(p);
           for (int m = 0; m < MB; ++m) d[m][t] = dot4(d[m][t], w, xq[m][s]);
         }

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import RequestError, UsageError
+from .memory import free_pages
 from .pages import PagePool, Segment, pages_for
 from .request import Request, SamplingParams
 from .runner import HasId, Runner
@@ -106,9 +107,10 @@ class Engine:
         self.stats, self._count = Stats(), 0
 
     def _default_pages(self) -> int:
-        """Room for the longest request, and for as many more as a gigabyte holds."""
-        one = pages_for(self.max_model_len + self.num_drafts + 1)
-        return max(one, min(DEFAULT_CACHE_BYTES // self.runner.page_bytes(), 16 * one))
+        """Room for the longest request, and for as many more as a gigabyte holds, if it is free."""
+        one, size = pages_for(self.max_model_len + self.num_drafts + 1), self.runner.page_bytes()
+        more = min(DEFAULT_CACHE_BYTES // size, 16 * one)
+        return max(one, min(more, free_pages(size, self.runner.mapped_bytes)))
 
     # ---- requests ------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from ..model.packed_folder import PackedFolder, PackedWeights
 from ..model.rope import inverse_frequencies
 from ..ops import native
 from ..ops.formats import TILE, Packed
+from .memory import check_cache
 from .pages import PAGE, Segment
 from .runner import Bans
 from .streaming import ExpertStreaming, plan
@@ -67,6 +68,7 @@ class NativeRunner(Bans):
     def __init__(self, weights: PackedWeights, max_memory: int | None = None) -> None:
         self.config = cfg = weights.config
         self.weights, self.max_memory = weights, max_memory
+        self.mapped_bytes = weights.mapped_bytes if max_memory is None else 0
         self.streaming: ExpertStreaming | None = None
         self.draft_vocab = DRAFT_VOCAB if cfg.vocab_size > 2 * DRAFT_VOCAB else 0
         self.lib = native.required()
@@ -153,6 +155,8 @@ class NativeRunner(Bans):
 
     def allocate(self, num_pages: int) -> None:
         cfg = self.config
+        if self.max_memory is None:
+            check_cache(num_pages, self.page_bytes(), self.mapped_bytes)
         per_layer = (num_pages, cfg.num_key_value_heads)
         try:
             self.k = torch.zeros(

@@ -21,6 +21,7 @@ from ..model.weights import (
     read_quantization,
 )
 from ..ops.formats import FORMATS
+from .memory import check_mapping, check_packing
 from .native_runner import NativeRunner, why_not
 from .runner import Runner, TorchRunner
 
@@ -52,16 +53,20 @@ def open_runner(
         raise UsageError(
             "`--max-memory` needs a folder in int4 or int8: make one with `ling convert --to int4`"
         )
+    name = str(folder)
     if (dtype == "float32" or (cfg.dtype == "float32" and dtype == "auto")) and fmt is None:
+        check_packing(name, cfg, "float32")
         return TorchRunner(load_model(folder, "float32"))
     reason = why_not(cfg)
     if reason is not None:
         if fmt not in (None, "bf16"):
             raise UsageError(f"format `{fmt}` needs the native kernels: {reason}")
         _say(reason)
+        check_packing(name, cfg, "bf16")
         return TorchRunner(load_model(folder, dtype))
     source = SafetensorsFolder(folder)
     check_names(cfg, source)
+    check_packing(name, cfg, fmt or "bf16")
     packed = PackedAtLoad(cfg, FORMATS[fmt or "bf16"], lambda name: float_tensor(source, name))
     return NativeRunner(packed)
 
@@ -85,8 +90,11 @@ def _open_packed(folder: str | Path, dtype: str, fmt: str | None, max_memory: in
         )
     reason = "`dtype` float32" if dtype == "float32" else why_not(packed.config)
     if reason is None:
+        if max_memory is None:
+            check_mapping(str(folder), packed.mapped_bytes)
         return NativeRunner(packed, max_memory)
     _say(reason)
+    check_packing(str(folder), packed.config, "float32" if dtype == "float32" else "bf16")
     return TorchRunner(unpacked_model(packed, torch.float32 if dtype == "float32" else None))
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..config import ModelConfig
 from ..model.ling import Ling
 from ..model.swap import row_blocks, swap
+from .memory import check_cache
 from .pages import Segment
 from .torch_pages import PagedAttend, PageTensors
 
@@ -25,6 +26,8 @@ class Runner(Protocol):
     """What the engine needs of a model. Hidden states are [rows, D] and belong to the runner."""
 
     config: ModelConfig
+    mapped_bytes: int
+    """Weights that stay in their file."""
     max_step_tokens: int
     # Drafts are chosen among the first so many ids (0: all). Ids of a byte-level BPE come in the
     # order of their merges, so the first are the frequent ones.
@@ -84,6 +87,7 @@ class Bans:
 class TorchRunner(Bans):
     """The reference: the module itself, products in row blocks so that a row's bits are its own."""
 
+    mapped_bytes = 0
     max_step_tokens = 512
     draft_vocab = 0
 
@@ -96,6 +100,7 @@ class TorchRunner(Bans):
         return PageTensors.bytes_per_page(self.config, self.dtype)
 
     def allocate(self, num_pages: int) -> None:
+        check_cache(num_pages, self.page_bytes(), self.mapped_bytes)
         self.cache = PageTensors(self.config, num_pages, self.dtype)
 
     def step_done(self) -> None:

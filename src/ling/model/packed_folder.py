@@ -23,6 +23,8 @@ class PackedWeights(Protocol):
 
     config: ModelConfig
     format: Format
+    mapped_bytes: int
+    """What stays in its file, so that the system counts its memory as free."""
 
     def matrix(self, spec: PackedSpec) -> Packed:
         """One packed matrix or stack."""
@@ -57,6 +59,7 @@ class PackedFolder:
         self.source = SafetensorsFolder(folder)
         self.specs = packed_specs(self.config)
         self._check(folder)
+        self.mapped_bytes = sum(self.source.nbytes(name) for name in self.source.weight_map)
 
     def _check(self, folder: str | Path) -> None:
         for name, (shape, dtype) in packed_plan(self.config, self.format).items():
@@ -120,6 +123,8 @@ class PackedAtLoad:
     """Weights of any model, packed in memory as they are read; `tensor` takes Hugging Face
     names.
     """
+
+    mapped_bytes = 0
 
     def __init__(self, config: ModelConfig, fmt: Format, tensor: Callable[[str], Tensor]) -> None:
         self.config, self.format, self.tensor = config, fmt, tensor

@@ -1,0 +1,92 @@
+"""Whether a model and its KV cache fit in memory; refused before they would not."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ..config import ModelConfig
+from ..errors import UsageError
+from ..model.size import describe
+from .pages import PAGE
+
+MEMINFO = Path("/proc/meminfo")
+CGROUP = Path("/sys/fs/cgroup")
+NO_LIMIT = 1 << 40
+
+
+def available() -> int | None:
+    """Bytes that can be had without swapping, reclaimable page cache included; None if unknown.
+
+    The least of what the kernel says and what the control group (a container) leaves.
+    """
+    found = [n for n in (_meminfo(), _cgroup()) if n is not None]
+    return min(found) if found else None
+
+
+def _meminfo() -> int | None:
+    try:
+        for line in MEMINFO.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
+        return None
+
+
+def _cgroup() -> int | None:
+    try:
+        limit = int((CGROUP / "memory.max").read_text())
+        used = int((CGROUP / "memory.current").read_text())
+        lines = (CGROUP / "memory.stat").read_text().splitlines()
+        stat = dict(line.split() for line in lines)
+        return limit - used + int(stat["active_file"]) + int(stat["inactive_file"])
+    except (OSError, ValueError, KeyError):  # no version 2 group, or "max"
+        return None
+
+
+def check_packing(name: str, cfg: ModelConfig, fmt: str) -> None:
+    """Refuse weights that would be made in memory and do not fit; names the formats that do."""
+    room, sizes = available(), describe(cfg)["bytes"]
+    if room is None or sizes[fmt] <= room:
+        return
+    fit = [n for n in ("int8", "int4_g32", "int4") if sizes[n] <= room]
+    advice = "convert it with `ling convert --to int4`, and run that with `--max-memory`"
+    if fit:
+        advice = f"`--format {fit[0]}` takes {sizes[fit[0]] / 1e9:.1f} GB"
+    raise UsageError(
+        f"{name}: takes {sizes[fmt] / 1e9:.1f} GB in {fmt}, and {room / 1e9:.1f} GB of memory are "
+        f"free: {advice}"
+    )
+
+
+def check_mapping(name: str, nbytes: int) -> None:
+    """Refuse weights whose file does not fit, before it pushes everything else out."""
+    room = available()
+    if room is not None and nbytes > room:
+        raise UsageError(
+            f"{name}: has {nbytes / 1e9:.1f} GB, and {room / 1e9:.1f} GB of memory are free: "
+            f"`--max-memory {0.9 * room / 1e9:.1f}GB` keeps only what is used most"
+        )
+
+
+def free_pages(page_bytes: int, mapped: int) -> int:
+    """KV pages that fit beside `mapped` bytes of weights, which the system counts as free."""
+    room = available()
+    return NO_LIMIT if room is None else max(0, room - mapped) // page_bytes
+
+
+def check_cache(num_pages: int, page_bytes: int, mapped: int) -> None:
+    """Refuse a KV cache that does not fit; says how long a context would."""
+    free = free_pages(page_bytes, mapped)
+    if num_pages <= free:
+        return
+    # One page is kept back: drafts may reach into it.
+    raise UsageError(
+        f"a KV cache of {num_pages * PAGE} positions takes {num_pages * page_bytes / 1e9:.1f} GB, "
+        f"and {free * page_bytes / 1e9:.1f} GB of memory are free beside the weights: "
+        f"`--max-model-len {max(0, free - 1) * PAGE}` fits"
+    )

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import pytest
+
+from ling.cli import main
+from ling.convert.synth import synth
+from ling.errors import UsageError
+from ling.infer import memory
+from ling.infer.engine import Engine
+from ling.infer.open import open_runner
+from ling.infer.pages import PAGE
+from ling.model.ling import from_config
+from ling.model.weights import save_model
+from ling.ops import native
+from ling.presets import preset
+
+GB = 10**9
+needs_library = pytest.mark.skipif(native.library() is None, reason="no kernel library")
+
+
+@pytest.fixture
+def free(monkeypatch):
+    def room(nbytes):
+        monkeypatch.setattr(memory, "available", lambda: nbytes)
+
+    return room
+
+
+@pytest.fixture
+def folder(tmp_path):
+    cfg = preset("ling-tiny")
+    (tmp_path / "m").mkdir()
+    save_model(from_config(cfg, seed=0), cfg, tmp_path / "m")
+    return tmp_path / "m"
+
+
+def test_available_is_the_least_of_machine_and_control_group(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    (tmp_path / "meminfo").write_text("MemTotal: 9000 kB\nMemAvailable:   5000 kB\n")
+    assert memory.available() == 5000 * 1024
+    (tmp_path / "memory.current").write_text("3000000\n")
+    (tmp_path / "memory.stat").write_text("anon 5\nactive_file 500000\ninactive_file 250000\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory.available() == 5000 * 1024
+    (tmp_path / "memory.max").write_text("4000000\n")
+    assert memory.available() == 1_750_000
+
+
+def test_weights_that_do_not_fit_are_refused_with_a_format_that_does(free):
+    cfg = preset("ling-mini-2.0")
+    free(20 * GB)
+    with pytest.raises(UsageError, match=r"34\.\d GB in bf16, and 20\.0 GB .* `--format int8`"):
+        memory.check_packing("m", cfg, "bf16")
+    memory.check_packing("m", cfg, "int8")
+    free(3 * GB)
+    with pytest.raises(UsageError, match="ling convert --to int4"):
+        memory.check_packing("m", cfg, "int4")
+
+
+@pytest.mark.parametrize("options", [{"dtype": "float32"}, {}])
+def test_nothing_is_read_when_memory_lacks(options, folder, free):
+    free(1000)
+    with pytest.raises(UsageError, match="GB of memory are free"):
+        open_runner(folder, **options)
+
+
+@needs_library
+def test_a_packed_folder_that_does_not_fit_names_max_memory(tmp_path, free):
+    synth(preset("ling-tiny"), tmp_path / "p", to="int4", log=str)
+    free(1000)
+    with pytest.raises(UsageError, match="--max-memory"):
+        open_runner(tmp_path / "p")
+
+
+def test_a_context_that_does_not_fit_says_which_does(folder, free, capsys):
+    runner = open_runner(folder)
+    free(5 * runner.page_bytes())
+    with pytest.raises(UsageError, match=f"--max-model-len {4 * PAGE}` fits"):
+        runner.allocate(6)
+    runner.allocate(5)
+    assert main(["generate", str(folder), "-p", "x"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_context_that_is_named_does_fit(folder, free):
+    runner = open_runner(folder)
+    free(5 * runner.page_bytes())
+    engine = Engine(runner, max_model_len=4 * PAGE)
+    assert (engine.max_model_len, engine.pool.num_pages) == (4 * PAGE, 5)
