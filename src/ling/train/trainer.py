@@ -20,6 +20,7 @@ from ..data.tokenizer import Tokenizer
 from ..errors import DataError, RunError, UsageError
 from ..files import make_folder
 from ..hub import resolve_model
+from ..model.folder import refuse_checkpoint
 from ..model.ling import Ling, from_config
 from ..model.size import flops_per_token, parameter_counts
 from ..model.weights import load_model, read_config
@@ -137,7 +138,10 @@ class Trainer:
         # A bare word that is no folder is a preset, misspelled at worst; a name with `/` is a
         # hub's.
         is_preset = name in PRESETS or ("/" not in name and not Path(name).exists())
-        cfg = preset(name) if is_preset else read_config(resolve_model(name))
+        folder = None if is_preset else resolve_model(name)
+        cfg = preset(name) if folder is None else read_config(folder)
+        if folder is not None and not any(folder.glob("*.safetensors")):
+            refuse_checkpoint(folder)  # its config alone would be taken, with random weights
         known = [f.name for f in dataclasses.fields(ModelConfig)]
         for key in sorted(set(overrides) - set(known)):
             raise UsageError(
