@@ -112,6 +112,14 @@ def test_help_is_quick_and_imports_no_torch():
     assert best < 1.0  # 0.1 s on a quiet machine
 
 
+def test_package_runs_as_a_module():
+    done = subprocess.run(
+        [sys.executable, "-m", "ling", "trian"], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: no command `trian`")
+
+
 def test_print_config_shows_the_resolved_recipe():
     recipe = REPOSITORY / "recipes/pretrain/tiny.yaml"
     done = ling("pretrain", recipe, "--train.steps", "7", "--print-config")

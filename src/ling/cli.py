@@ -122,6 +122,11 @@ def _pretrain(args: list[str]) -> int:
     parser = _parser("pretrain RECIPE.yaml", default_env=False)
     parser.add_argument("--config", action="config", help="the recipe; also as first argument")
     parser.add_argument("--out", type=str, default=None, help="run folder (default runs/<recipe>)")
+    parser.add_argument(
+        "--allow-data-reset",
+        action="store_true",
+        help="resume with other data, seed, batch or world size: the data starts anew",
+    )
     parser.add_class_arguments(PretrainConfig, nested_key=None, as_group=False)
     if args and not args[0].startswith("-"):
         if not Path(args[0]).is_file():
@@ -132,13 +137,10 @@ def _pretrain(args: list[str]) -> int:
     parsed = parser.parse_args(args)
     recipe_path = parsed.config[0].relative if parsed.config else None
     out = Path(parsed.out or f"runs/{Path(recipe_path).stem if recipe_path else 'pretrain'}")
-    values = {
-        k: v for k, v in vars(parser.instantiate(parsed)).items() if k not in ("config", "out")
-    }
-    recipe = _build_recipe(values)
+    recipe = _build_recipe(vars(parser.instantiate(parsed)))
     from .train.trainer import run
 
-    return run(recipe, out)
+    return run(recipe, out, allow_data_reset=parsed.allow_data_reset)
 
 
 def _build_recipe(values: dict[str, Any]) -> Any:
@@ -148,6 +150,7 @@ def _build_recipe(values: dict[str, Any]) -> Any:
     from . import config
 
     hints = typing.get_type_hints(config.PretrainConfig)
+    values = {key: values[key] for key in hints}  # without the command's own flags
     for key, kind in hints.items():
         if dataclasses.is_dataclass(kind) and isinstance(values.get(key), dict):
             values[key] = cast("type[Any]", kind)(**values[key])

@@ -362,3 +362,25 @@ def test_folder_of_30_000_tensors_opens_in_well_under_a_second(tmp_path):
 
 def test_metadata_is_that_of_the_files(folder):
     assert SafetensorsFolder(folder).metadata == {"format": "pt"}
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ["checkpoints/step-4/manifest.json", "config.yaml"],
+        [".metadata", "config.json"],
+        [".metadata", "common.pt"],
+        ["latest_checkpointed_iteration.txt"],
+    ],
+    ids=" ".join,
+)
+def test_training_checkpoint_is_refused_with_the_command_that_converts_it(tmp_path, made, files):
+    place = tmp_path / "my run"
+    for name in files:
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_bytes((made / name).read_bytes() if name == "config.json" else b"x")
+    refused(CheckpointError, place, f"`ling convert '{place}' OUT`")
+    (place / files[0]).unlink()
+    with pytest.raises(CheckpointError) as caught:
+        load_model(place)
+    assert "ling convert" not in str(caught.value)

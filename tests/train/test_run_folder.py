@@ -7,6 +7,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ import torch
 from ling.config import CheckpointConfig, DataConfig, OptimConfig, PretrainConfig, TrainConfig
 from ling.data.indexed import IndexedWriter
 from ling.errors import CheckpointError, DataError, RunError, UsageError
-from ling.train import checkpoint, trainer
+from ling.train import checkpoint, folder, trainer
 from ling.train.merge import merge
 from ling.train.metrics import read_metrics
 
@@ -31,12 +32,17 @@ def write_tokens(prefix, top=300, tokens=4000, seed=0):
 def recipe(tmp_path):
     write_tokens(tmp_path / "text")
 
-    def make(steps=6, interval=2, model="ling-tiny", prefix="text", **data):
+    def make(steps=6, interval=2, model="ling-tiny", prefix="text", batch=2, seed=42, **data):
         return PretrainConfig(
             model=model,
-            data=DataConfig(prefix=[str(tmp_path / prefix)], seq_length=32, **data),
+            data=DataConfig(prefix=[str(tmp_path / prefix)], **{"seq_length": 32, **data}),
             train=TrainConfig(
-                steps=steps, global_batch_size=2, micro_batch_size=2, dtype="float32", threads=1
+                steps=steps,
+                global_batch_size=batch,
+                micro_batch_size=2,
+                dtype="float32",
+                threads=1,
+                seed=seed,
             ),
             optim=OptimConfig(lr=1e-3),
             checkpoint=CheckpointConfig(interval_steps=interval, keep_last=2),
@@ -47,6 +53,23 @@ def recipe(tmp_path):
 
 def quiet(text):
     pass
+
+
+def stop_after(count):
+    """In place of `_catch_signals`: as if SIGTERM came during the `count`-th step."""
+
+    def catch(self):
+        step, left = self._step, iter(range(count))
+
+        def counted(n):
+            if next(left) == count - 1:
+                self.caught = signal.SIGTERM
+            return step(n)
+
+        self._step = counted
+        return lambda: None
+
+    return catch
 
 
 def losses(out):
@@ -92,12 +115,91 @@ def test_ids_outside_the_vocabulary_are_found_before_the_first_step(recipe, tmp_
         trainer.run(recipe(steps=80, prefix="late"), tmp_path / "run", quiet)
 
 
-def test_changed_data_is_refused_on_resume(recipe, tmp_path):
-    out = tmp_path / "run"
-    assert trainer.run(recipe(), out, quiet) == 0
+def rewrite_one_token(prefix):
+    """In the middle of a file, which keeps its size."""
+    with prefix.with_suffix(".bin").open("r+b") as file:
+        file.seek(4000)
+        token = file.read(2)
+        file.seek(4000)
+        file.write(bytes([token[0] ^ 1]) + token[1:])
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("content", "the files of .*text changed"),
+        ("size", "the files of .*text changed"),
+        ({"prefix": "moved"}, r"`data\.prefix` was .*text.* is now .*moved"),
+        ({"seed": 7}, r"`train\.seed` was 42 in this run and is now 7"),
+        ({"batch": 4}, r"`train\.global_batch_size` was 2 in this run and is now 4"),
+        ({"seq_length": 16}, r"`data\.seq_length` was 32 in this run and is now 16"),
+        ("ranks", "`world size` was 1 in this run and is now 2"),
+    ],
+    ids=str,
+)
+def test_other_data_is_refused_by_name_or_starts_anew(recipe, tmp_path, monkeypatch, change, named):
+    out, said, first_rows = tmp_path / "run", [], []
+    monkeypatch.setattr(trainer.Trainer, "_catch_signals", stop_after(3))
+    assert trainer.run(recipe(), out, quiet) == 128 + signal.SIGTERM
+    monkeypatch.undo()
+    weights = (out / "checkpoints/step-3/manifest.json").read_text()
+    if change == "content":
+        rewrite_one_token(tmp_path / "text")
+    elif change == "size":
+        write_tokens(tmp_path / "text", tokens=4400)
+    elif change == "ranks":
+        two = {"is_available": lambda: True, "is_initialized": lambda: True}
+        monkeypatch.setattr(folder, "dist", SimpleNamespace(**two, get_world_size=lambda: 2))
+    write_tokens(tmp_path / "moved")
+    other = recipe(**change) if isinstance(change, dict) else recipe()
+    config = (out / "config.yaml").read_text()
+    with pytest.raises(UsageError, match=f"{named}.*--allow-data-reset"):
+        trainer.run(other, out, quiet)
+    assert (out / "config.yaml").read_text() == config
+    assert (out / "checkpoints/step-3/manifest.json").read_text() == weights
+
+    batch = trainer.Trainer._batch
+    monkeypatch.setattr(
+        trainer.Trainer, "_batch", lambda self, n: first_rows.append(n) or batch(self, n)
+    )
+    assert trainer.run(other, out, said.append, allow_data_reset=True) == 0
+    assert [line for line in said if "the data starts anew" in line] == said[:1]
+    assert said[1].endswith("after step 3")
+    assert first_rows[0] == 0
+    rows = read_metrics(out / "metrics.jsonl")
+    assert [r["step"] for r in rows] == [1, 2, 3, 4, 5, 6]
+    per_step = other.train.global_batch_size * other.data.seq_length
+    assert [r["tokens"] for r in rows] == [64, 128, 192, *(192 + k * per_step for k in (1, 2, 3))]
+    # From here on the new data is the run's own: the flag is neither needed nor does it reset.
+    assert trainer.run(other, out, said.append) == 0
+
+
+def test_reset_data_resumes_where_it_was(recipe, tmp_path, monkeypatch):
+    other = recipe(seed=7, steps=9)
+    for name, stops in (("whole", [3]), ("killed", [3, 2])):
+        monkeypatch.setattr(trainer.Trainer, "_catch_signals", stop_after(3))
+        assert trainer.run(recipe(steps=9), tmp_path / name, quiet) == 128 + signal.SIGTERM
+        for steps_more in stops[1:]:
+            monkeypatch.setattr(trainer.Trainer, "_catch_signals", stop_after(steps_more))
+            code = trainer.run(other, tmp_path / name, quiet, allow_data_reset=True)
+            assert code == 128 + signal.SIGTERM
+        monkeypatch.undo()
+        assert trainer.run(other, tmp_path / name, quiet, allow_data_reset=True) == 0
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+
+
+def test_parts_of_a_large_data_file_stand_for_the_whole(tmp_path, monkeypatch):
+    write_tokens(tmp_path / "text")
+    monkeypatch.setattr(folder, "_BLOCK_BYTES", 512)
+    before = folder._fingerprint(str(tmp_path / "text"))
+    rewrite_one_token(tmp_path / "text")
+    assert folder._fingerprint(str(tmp_path / "text")) != before
+    monkeypatch.setattr(folder, "_MAX_BLOCKS", 2)
+    edges = folder._fingerprint(str(tmp_path / "text"))
+    rewrite_one_token(tmp_path / "text")
+    assert folder._fingerprint(str(tmp_path / "text")) == edges
     write_tokens(tmp_path / "text", seed=1)
-    with pytest.raises(UsageError, match=r"text: its files changed"):
-        trainer.run(recipe(), out, quiet)
+    assert folder._fingerprint(str(tmp_path / "text")) != edges
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -189,6 +190,38 @@ def test_merge_averages_every_tensor(run, tmp_path):
     for name in merged.weight_map:
         mean = torch.stack([p.tensor(name) for p in parts]).mean(0)
         assert torch.allclose(merged.tensor(name), mean, atol=1e-6), name
+
+
+@pytest.mark.parametrize("part", ["", "checkpoints/step-24"])
+def test_run_in_place_of_a_model_is_told_the_command(run, tmp_path, part):
+    folder, prefix = run / part, run / "data/valid_text_document"
+    commands = [
+        ["generate", folder, "-p", "x"],
+        ["serve", folder, "--port", "0"],
+        ["eval", folder, "--data", prefix],
+        ["pretrain", RECIPE, "--model", folder, "--out", tmp_path / "more"],
+    ]
+    if not part:  # a checkpoint's config.json can be inspected
+        commands.append(["inspect", folder])
+    told = set()
+    for words in commands:
+        done = subprocess.run(
+            [sys.executable, "-m", "ling", *map(str, words)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert (done.returncode, done.stdout) == (2, ""), words
+        assert done.stderr.startswith(f"error: {folder}: ")
+        assert done.stderr.count("\n") == 1
+        told.add(done.stderr.split("`")[1])
+    assert len(told) == 1
+    words = shlex.split(told.pop())
+    assert words == ["ling", "convert", str(folder), "OUT"]
+    words = [*words[1:3], str(tmp_path / "hf")]
+    assert subprocess.run([sys.executable, "-m", "ling", *words]).returncode == 0
+    report = perplexity(tmp_path / "hf", [str(prefix)], seq_length=32, rows=1)
+    assert report["loss"] > 0
 
 
 def test_metadata_lists_every_tensor(run):

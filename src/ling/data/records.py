@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,8 @@ _KINDS = {
     b"\x80\x03": "a pickle",
     b"\x80\x04": "a pickle",
     b"\x80\x05": "a pickle",
+    b"(lp0": "a pickle",
+    b"(dp0": "a pickle",
 }
 
 
@@ -38,6 +41,8 @@ def require_file(path: Path) -> None:
         raise DataError("a folder, expected a file", path=path)
     if not stat.S_ISREG(mode):
         raise DataError("a pipe or device, expected a regular file", path=path)
+    if not os.access(path, os.R_OK):
+        raise DataError("permission denied", path=path)
 
 
 def require_text(path: Path) -> None:
@@ -51,7 +56,7 @@ def require_text(path: Path) -> None:
         if head.startswith(magic):
             raise DataError(f"{kind}, expected plain UTF-8 text", path=path)
     if b"\0" in head:
-        raise DataError("binary data, expected plain UTF-8 text", path=path)
+        raise DataError("binary data or UTF-16, expected plain UTF-8 text", path=path)
 
 
 def read_text(path: Path) -> str:
@@ -105,14 +110,22 @@ def _parse(text: str, path: Path, line: int) -> dict[str, Any]:
     except RecursionError:
         raise DataError("nested too deeply", path=path, line=line) from None
     except ValueError as err:
-        array = line == 1 and text.lstrip().startswith("[")
-        reason = "a JSON array; write one object a line" if array else f"not JSON ({err})"
-        raise DataError(reason, path=path, line=line) from None
+        reason = _whole_file_cause(text) if line == 1 else None
+        raise DataError(reason or f"not JSON ({err})", path=path, line=line) from None
     if isinstance(record, list) and line == 1:
         raise DataError("a JSON array; write one object a line", path=path, line=line)
     if not isinstance(record, dict):
         raise DataError("expected a JSON object", path=path, line=line)
     return record
+
+
+def _whole_file_cause(text: str) -> str | None:
+    """What a file is whose first line is no JSON by itself."""
+    if text.lstrip().startswith("["):
+        return "a JSON array; write one object a line"
+    if text.strip() == "{":
+        return "a JSON object over several lines; write one object a line"
+    return None
 
 
 class _TwiceError(ValueError):

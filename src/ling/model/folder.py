@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections import defaultdict
 from pathlib import Path
 
@@ -21,6 +22,21 @@ SHARD_NAME = re.compile(r"[\w.-]+\.safetensors", re.ASCII)
 MAX_INDEX_BYTES = 32 << 20
 # Code in pickles would run on reading; these are never opened, only named in the refusal.
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+def refuse_checkpoint(folder: Path) -> None:
+    """Raise `CheckpointError` with the command to convert it when `folder` is a run of ours, one of
+    its checkpoints or a Megatron checkpoint: none of them is a model yet."""
+    is_run = any(folder.glob("checkpoints/step-*/manifest.json"))
+    is_checkpoint = (folder / ".metadata").is_file() and any(
+        (folder / beside).is_file() for beside in ("config.json", "common.pt")
+    )
+    if is_run or is_checkpoint or (folder / "latest_checkpointed_iteration.txt").is_file():
+        what = "a run" if is_run else "a training checkpoint"
+        raise CheckpointError(
+            f"{folder}: {what}, not a model yet; convert it first: "
+            f"`ling convert {shlex.quote(str(folder))} OUT`"
+        )
 
 
 class SafetensorsFolder:
@@ -70,6 +86,7 @@ class SafetensorsFolder:
     def _from_single_file(self) -> dict[str, str]:
         path = self.folder / SINGLE_FILE
         if not path.exists() and not path.is_symlink():
+            refuse_checkpoint(self.folder)
             pickles = [p.name for pattern in _PICKLES for p in self.folder.glob(pattern)]
             hint = f"; pickles such as {shown(pickles[0])} are never opened" if pickles else ""
             raise CheckpointError(f"{self.folder}: neither {INDEX} nor {SINGLE_FILE} is here{hint}")

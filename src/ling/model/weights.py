@@ -22,7 +22,7 @@ from ..hub import resolve_model
 from ..ops.formats import dequantise_fp8_block
 from ..strict_json import shown
 from .door import write_config
-from .folder import INDEX, SafetensorsFolder
+from .folder import INDEX, SafetensorsFolder, refuse_checkpoint
 from .ling import Ling, to_dtype
 from .names import TensorSpec, in_module, tensor_specs
 from .shards import plan_shards, shard_name
@@ -127,6 +127,7 @@ def read_config(folder: str | Path) -> ModelConfig:
         except OSError as err:
             raise CheckpointError(f"{folder / name}: {err.strerror}") from None
     if not (folder / "config.json").is_file():
+        refuse_checkpoint(folder)
         raise CheckpointError(f"{folder}: not a model folder, it has no config.json")
     return ModelConfig.from_file(folder / "config.json")
 

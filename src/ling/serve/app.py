@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 API_KEY_VARIABLE = "LING_API_KEY"
 DRAIN_S = 30.0
 KEEP_ALIVE_S = 15.0
+REQUEST_TIMEOUT_S = 30.0
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -73,12 +74,14 @@ def serve(
     max_memory: str | None = None,
     speculative: str = "off",
     drain_s: float = DRAIN_S,
+    request_timeout_s: float = REQUEST_TIMEOUT_S,
     log_level: str = "warning",
 ) -> int:
     """Serve `model` until a signal; returns the exit code 0.
 
     The key may also come from the environment variable LING_API_KEY. The first SIGTERM or SIGINT
-    lets running requests end for up to `drain_s` seconds, the second ends the process at once.
+    lets running requests end for up to `drain_s` seconds, the second ends the process at once. A
+    client has `request_timeout_s` to send a whole request, else the server hangs up.
     Raises `UsageError` for an unusable address or key before the model is touched, and what loading
     raises.
     """
@@ -103,7 +106,8 @@ def serve(
             "speculative": speculative,
         }
         logging.basicConfig(level=log_level.upper(), format="%(levelname)s %(name)s %(message)s")
-        _run(app, listener, _url(host, listener), str(model), options, drain_s)
+        url = _url(host, listener)
+        _run(app, listener, url, str(model), options, drain_s, request_timeout_s)
     finally:
         listener.close()
     return 0
@@ -116,10 +120,17 @@ def _run(
     model: str,
     options: dict[str, Any],
     drain_s: float,
+    request_timeout_s: float,
 ) -> None:
     import uvicorn
 
+    from .connection import Connection
+    from .guard import MAX_HEAD_BYTES
+
     service: Service = app.state.service
+
+    # uvicorn makes the connections, so their class carries the limit.
+    timed = type("Timed", (Connection,), {"request_timeout_s": request_timeout_s})
 
     class Server(uvicorn.Server):
         """uvicorn with our life cycle: ready line, drain on the first signal, end on the second."""
@@ -150,7 +161,10 @@ def _run(
 
     config = uvicorn.Config(
         app,
-        http="h11",
+        http=timed,
+        # There are no WebSockets here, and their library would take connections off our clock.
+        ws="none",
+        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         lifespan="off",
         access_log=False,
         log_config=None,

@@ -18,6 +18,9 @@ from .problems import as_request_error, problem_response, request_id
 log = logging.getLogger("ling.serve")
 
 OPEN_PATHS = ("/health",)
+# h11 stops at this size only when a head comes in several pieces.
+MAX_HEAD_BYTES = 16 << 10
+MAX_URL_BYTES = 8 << 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +84,9 @@ class Guard:
             await reply(scope, receive, send)
 
     def _check_head(self, scope: Scope) -> None:
+        if scope["http_version"] not in ("1.0", "1.1"):
+            raise RequestError("only HTTP/1.1 is spoken here")
+        _check_sizes(scope)
         headers = Headers(scope=scope)
         rules = self._rules
         if "content-length" in headers and "transfer-encoding" in headers:
@@ -127,6 +133,14 @@ class Guard:
             return first
 
         return replay
+
+
+def _check_sizes(scope: Scope) -> None:
+    url = len(scope.get("raw_path") or b"") + len(scope["query_string"])
+    if url > MAX_URL_BYTES:
+        raise RequestError(f"the URL is longer than {MAX_URL_BYTES} bytes", status=414)
+    if url + sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEAD_BYTES:
+        raise RequestError(f"the headers are longer than {MAX_HEAD_BYTES} bytes", status=431)
 
 
 def _too_large(limit: int) -> RequestError:

@@ -25,8 +25,10 @@ _CODES = {
     404: "not_found",
     405: "method_not_allowed",
     413: "request_too_large",
+    414: "url_too_long",
     415: "unsupported_media_type",
     429: "rate_limit_exceeded",
+    431: "headers_too_large",
     500: "internal_error",
 }
 MAX_MESSAGE = 500

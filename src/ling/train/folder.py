@@ -10,13 +10,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
 import yaml
 
 from ..config import PretrainConfig
 from ..errors import UsageError
 from ..files import make_folder, write_atomic
 
-_EDGE_BYTES = 1 << 20
+# Of larger files than all blocks together, that many blocks are hashed, evenly spaced.
+_BLOCK_BYTES, _MAX_BLOCKS = 1 << 20, 256
+_BATCH_KEYS = ("train.seed", "train.global_batch_size", "train.micro_batch_size")
 
 
 @contextlib.contextmanager
@@ -41,7 +44,10 @@ def locked(out: Path) -> Iterator[None]:
 
 
 def check_recipe(recipe: PretrainConfig, out: Path) -> None:
-    """Refuse a recipe that differs from the one the run was started with, naming the key."""
+    """Refuse a recipe that differs from the one the run was started with, naming the key.
+
+    Keys that decide the order of the rows are left to `data_change`: the checkpoint knows better.
+    """
     path = out / "config.yaml"
     if not path.exists():
         return
@@ -51,7 +57,7 @@ def check_recipe(recipe: PretrainConfig, out: Path) -> None:
         raise UsageError(f"{path}: unreadable; use another --out") from None
     now = _flat(dataclasses.asdict(recipe))
     for key in sorted(set(before) | set(now)):
-        if before.get(key) != now.get(key):
+        if not _orders_rows(key) and before.get(key) != now.get(key):
             raise UsageError(
                 f"{out}: `{key}` was {before.get(key)} in this run and is now {now.get(key)}; "
                 "use another --out or the old value"
@@ -59,35 +65,44 @@ def check_recipe(recipe: PretrainConfig, out: Path) -> None:
 
 
 def save_recipe(recipe: PretrainConfig, out: Path) -> None:
-    """Keep the resolved recipe; called once everything it names has been opened."""
-    path = out / "config.yaml"
-    if not path.exists():
-        write_atomic(path, yaml.safe_dump(dataclasses.asdict(recipe), sort_keys=False))
+    """Keep the resolved recipe; called once everything it names has been opened and compared."""
+    text = yaml.safe_dump(dataclasses.asdict(recipe), sort_keys=False)
+    write_atomic(out / "config.yaml", text)
 
 
-def fingerprints(prefixes: Sequence[str]) -> list[str]:
-    """A short hash of each prefix's files: their sizes, and the first and last MiB of both."""
-    return [_edges([Path(f"{prefix}.{end}") for end in ("idx", "bin")]) for prefix in prefixes]
+def data_state(recipe: PretrainConfig, prefixes: Sequence[str]) -> dict[str, Any]:
+    """What decides which row comes when, by name; each checkpoint keeps it beside its position."""
+    keys = {k: v for k, v in _flat(dataclasses.asdict(recipe)).items() if _orders_rows(k)}
+    ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    return {**keys, "world size": ranks, "files": [_fingerprint(p) for p in prefixes]}
 
 
-def check_data(prefixes: Sequence[str], before: Sequence[str], now: Sequence[str]) -> None:
-    """Refuse data files that changed since the checkpoint: the run would mix two data sets."""
-    for prefix, old, new in zip(prefixes, before, now, strict=False):
+def data_change(before: dict[str, Any], now: dict[str, Any], prefixes: Sequence[str]) -> str | None:
+    """The first difference of two `data_state`s in words; None: the position still counts."""
+    for key in now:
+        if key != "files" and before.get(key) != now[key]:
+            return f"`{key}` was {before.get(key)} in this run and is now {now[key]}"
+    for prefix, old, new in zip(prefixes, before["files"], now["files"], strict=True):
         if old != new:
-            raise UsageError(
-                f"{prefix}: its files changed since this run read them; "
-                "restore them or use another --out"
-            )
+            return f"the files of {prefix} changed since this run read them"
+    return None
 
 
-def _edges(paths: list[Path]) -> str:
+def _orders_rows(key: str) -> bool:
+    return key.startswith("data.") or key in _BATCH_KEYS
+
+
+def _fingerprint(prefix: str) -> str:
+    """A short hash of sizes and contents; evenly spaced parts stand for very large files."""
     digest = hashlib.sha256()
-    for path in paths:
+    for path in (Path(f"{prefix}.idx"), Path(f"{prefix}.bin")):
         size = path.stat().st_size
+        digest.update(b"%d:" % size)
+        blocks = min(-(-size // _BLOCK_BYTES), _MAX_BLOCKS)
         with path.open("rb") as file:
-            digest.update(b"%d:" % size + file.read(_EDGE_BYTES))
-            file.seek(max(size - _EDGE_BYTES, 0))
-            digest.update(file.read(_EDGE_BYTES))
+            for i in range(blocks):
+                file.seek(i * max(size - _BLOCK_BYTES, 0) // max(blocks - 1, 1))
+                digest.update(file.read(_BLOCK_BYTES))
     return digest.hexdigest()[:16]
 
 

@@ -20,13 +20,14 @@ from ..data.tokenizer import Tokenizer
 from ..errors import DataError, RunError, UsageError
 from ..files import make_folder
 from ..hub import resolve_model
+from ..model.folder import refuse_checkpoint
 from ..model.ling import Ling, from_config
 from ..model.size import flops_per_token, parameter_counts
 from ..model.weights import load_model, read_config
 from ..presets import PRESETS, preset
 from . import balance, checkpoint
 from .batches import Batch, make_batch, open_samples, run_data_folder
-from .folder import check_data, check_recipe, fingerprints, locked, save_recipe
+from .folder import check_recipe, data_change, data_state, locked, save_recipe
 from .forward import compute_losses
 from .heldout import HeldOut, held_out_loss
 from .metrics import MetricsLog, Progress, draw, gemm_peak
@@ -36,27 +37,31 @@ Log = Callable[[str], None]
 PEAK_INTERVAL_STEPS = 50
 
 
-def run(recipe: PretrainConfig, out: Path, log: Log = print) -> int:
+def run(
+    recipe: PretrainConfig, out: Path, log: Log = print, *, allow_data_reset: bool = False
+) -> int:
     """Train until `train.steps`, or continue a run; returns the exit code.
 
     0 when done (also when it was done before), 130 or 143 after a signal, once saved. Raises
     `UsageError` for a changed recipe or a folder in use, `RunError` for repeated non-finite steps.
+    With `allow_data_reset` other data, seed, batch or world size are no error: the data starts
+    anew under the weights and optimizer of the run.
     """
     with locked(out):
         check_recipe(recipe, out)
         if recipe.train.threads:
             torch.set_num_threads(recipe.train.threads)
-        trainer = Trainer(recipe, out, log)
-        # Only now: a recipe that could not start must not stand in the way of a better one.
-        save_recipe(recipe, out)
-        return trainer.run()
+        return Trainer(recipe, out, log, allow_data_reset=allow_data_reset).run()
 
 
 class Trainer:
     """State of one run. Parallelism is applied from outside, to `model`, before `run`."""
 
-    def __init__(self, recipe: PretrainConfig, out: Path, log: Log) -> None:
+    def __init__(
+        self, recipe: PretrainConfig, out: Path, log: Log, *, allow_data_reset: bool = False
+    ) -> None:
         self.recipe, self.out, self.log = recipe, out, log
+        self.allow_data_reset = allow_data_reset
         self.tokenizer: Tokenizer | None = None
         self.eod: int | None = None
         torch.manual_seed(recipe.train.seed)
@@ -66,6 +71,7 @@ class Trainer:
         self._open_samples()
         self.optimizer = build_optimizer(self.model, recipe.optim)
         self.steps_done = self.nonfinite = 0
+        self.rows = self.tokens = 0  # `rows` is the position in the data, which may start anew
         self.caught: int | None = None
 
     # ---- set-up --------------------------------------------------------------------------------
@@ -125,14 +131,17 @@ class Trainer:
             eod=self.eod,
             vocab_size=self.model.config.vocab_size,
         )
-        self.data = fingerprints(self.train_prefixes)
+        self.data = data_state(cfg, self.train_prefixes)
 
     def _model_config(self) -> ModelConfig:
         name, overrides = self.recipe.model, self.recipe.model_overrides
         # A bare word that is no folder is a preset, misspelled at worst; a name with `/` is a
         # hub's.
         is_preset = name in PRESETS or ("/" not in name and not Path(name).exists())
-        cfg = preset(name) if is_preset else read_config(resolve_model(name))
+        folder = None if is_preset else resolve_model(name)
+        cfg = preset(name) if folder is None else read_config(folder)
+        if folder is not None and not any(folder.glob("*.safetensors")):
+            refuse_checkpoint(folder)  # its config alone would be taken, with random weights
         known = [f.name for f in dataclasses.fields(ModelConfig)]
         for key in sorted(set(overrides) - set(known)):
             raise UsageError(
@@ -177,15 +186,14 @@ class Trainer:
     def run(self) -> int:
         """Resume, train, save, measure, draw."""
         cfg = self.recipe
-        found = checkpoint.newest(self.out, self.log)
-        if found is not None:
-            progress = checkpoint.load(found, self.model, self.optimizer)
-            check_data(self.train_prefixes, progress.get("data", []), self.data)
-            self.steps_done = progress["step"]
-            if self.steps_done >= cfg.train.steps:
-                self.log(f"{self.out}: already done ({self.steps_done} steps)")
-                # A run may be killed between its last step and its picture.
-                return 0 if (self.out / "loss.png").exists() else self._draw()
+        self._resume()
+        # Only now: a recipe that could not start must not stand in the way of a better one.
+        save_recipe(cfg, self.out)
+        if self.steps_done >= cfg.train.steps:
+            self.log(f"{self.out}: already done ({self.steps_done} steps)")
+            # A run may be killed between its last step and its picture.
+            return 0 if (self.out / "loss.png").exists() else self._draw()
+        if self.steps_done:
             self.log(f"resuming {self.out} after step {self.steps_done}")
         counts = parameter_counts(self.model.config)
         self.log(
@@ -209,6 +217,25 @@ class Trainer:
             )
             return 128 + self.caught
         return self._draw()
+
+    def _resume(self) -> None:
+        """Take up the newest checkpoint, if any; its position counts in its own data only."""
+        found = checkpoint.newest(self.out, self.log)
+        if found is None:
+            return
+        progress = checkpoint.load(found, self.model, self.optimizer)
+        self.steps_done, self.tokens = progress["step"], progress["tokens"]
+        self.rows = progress["rows"]
+        change = data_change(progress["data"], self.data, self.train_prefixes)
+        if change is None:
+            return
+        if not self.allow_data_reset:
+            raise UsageError(
+                f"{self.out}: {change}; go back to what it was, use another --out, or start the "
+                "data anew under these weights with --allow-data-reset"
+            )
+        self.rows = 0
+        self.log(f"{change}: the data starts anew, weights and optimizer are kept")
 
     def _draw(self) -> int:
         for path in draw(self.out, self.out.name):
@@ -244,8 +271,8 @@ class Trainer:
         sums = {"loss": 0.0, "mtp_loss": 0.0, "z_loss": 0.0}
         counts: dict[int, torch.Tensor] = {}
         for micro in range(micro_batches):
-            first = (step - 1) * cfg.global_batch_size + micro * cfg.micro_batch_size
-            losses = compute_losses(self.model, self._batch(first))
+            batch = self._batch(self.rows + micro * cfg.micro_batch_size)
+            losses = compute_losses(self.model, batch)
             (losses.total(cfg.mtp_loss_weight, cfg.z_loss_coef) / micro_batches).backward()
             sums["loss"] += float(losses.main.detach()) / micro_batches
             sums["mtp_loss"] += (
@@ -256,6 +283,8 @@ class Trainer:
                 counts[layer] = counts[layer] + c if layer in counts else c
         norm = self._update(sums["loss"] + sums["mtp_loss"], counts, step)
         tokens = cfg.global_batch_size * self.recipe.data.seq_length
+        self.rows += cfg.global_batch_size
+        self.tokens += tokens
         seconds = time.perf_counter() - start
         rate = tokens / seconds
         flops = flops_per_token(self.model.config, self.recipe.data.seq_length)
@@ -264,7 +293,7 @@ class Trainer:
             "loss": sums["loss"],
             "mtp_loss": sums["mtp_loss"] if self.model.config.num_nextn_predict_layers else None,
             "z_loss": sums["z_loss"],
-            "tokens": step * tokens,
+            "tokens": self.tokens,
             "lr": lr,
             "grad_norm": norm,
             "tokens_per_s": rate,
@@ -338,7 +367,8 @@ class Trainer:
         shutil.rmtree(folder, ignore_errors=True)
         progress = {
             "step": self.steps_done,
-            "rows": self.steps_done * self.recipe.train.global_batch_size,
+            "rows": self.rows,
+            "tokens": self.tokens,
             "data": self.data,
         }
         if self.tokenizer is not None:  # first: a checkpoint without it could not be used
