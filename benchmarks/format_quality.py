@@ -66,7 +66,7 @@ def gguf_scorer(path: Path) -> tuple[Score, float]:
 def rows(prefix: str, count: int) -> Iterator[list[int]]:
     """Rows of held-out tokens."""
     data = IndexedDataset(prefix)
-    flat = [t for i in range(len(data)) for t in data[i].tolist()]
+    flat = [t for i in range(len(data)) for t in data.get(i).tolist()]
     for at in range(0, min(count * ROW, len(flat) - ROW), ROW):
         yield flat[at : at + ROW]
 

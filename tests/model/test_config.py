@@ -10,7 +10,7 @@ from ling.convert.sink import SINKS
 from ling.errors import CheckpointError, ConfigError, ShardIndexError
 from ling.model.ling import from_config
 from ling.model.names import tensor_specs
-from ling.model.size import BYTES_PER_WEIGHT, describe
+from ling.model.size import BYTES_PER_WEIGHT, HEAD_FORMAT, describe
 from ling.model.weights import load_model, read_config, save_model
 from ling.ops.formats import FORMATS
 from ling.presets import PRESETS, preset
@@ -138,5 +138,6 @@ def test_yarn_stretches_the_context_by_its_factor():
 def test_inspect_knows_the_bits_of_the_packed_formats():
     for fmt in FORMATS.values():
         assert BYTES_PER_WEIGHT[fmt.name] == fmt.bits / 8
+        assert HEAD_FORMAT.get(fmt.name) == fmt.head
     assert {t for t in choices.TO if t in FORMATS} == {f.name for f in FORMATS.values()}
     assert set(choices.TO) == set(SINKS)

@@ -202,7 +202,8 @@ def _limits(
     assert isinstance(ours.runner, NativeRunner)
     step, tokens = ours.mean_step()
     limit, peak = report["read_limit_gb_per_s"] * 1e9, int8_peak()
-    costs = stage_costs(ours.runner.config, ours.runner.bits_per_weight, step)
+    runner = ours.runner
+    costs = stage_costs(runner.config, runner.bits_per_weight, step, runner.head_bits)
     nbytes, ops = (sum(c[i] for c in costs.values()) for i in (0, 1))
     step_seconds = tokens / report["tokens_per_s"]
     per_step = {name: s / seconds * step_seconds for name, s in stages.items()}

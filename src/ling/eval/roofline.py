@@ -105,15 +105,17 @@ class Cost(NamedTuple):
         return Cost(self.bytes + other.bytes, self.ops + other.ops)
 
 
-def stage_costs(cfg: ModelConfig, bits_per_weight: float, step: Step) -> dict[str, Cost]:
+def stage_costs(
+    cfg: ModelConfig, bits_per_weight: float, step: Step, head_bits: float | None = None
+) -> dict[str, Cost]:
     """The least that each stage (csrc/model.cpp) reads and computes in one step.
 
     Activations stay in the caches, embeddings are a row each and norms nothing beside the rest, so
     none of them counts. The router is bfloat16, as is the KV cache.
     """
     costs = _layers(cfg, bits_per_weight, step, range(cfg.num_hidden_layers))
-    head = cfg.vocab_size * cfg.hidden_size
-    costs["head"] = _matrix(head, bits_per_weight, step.head_rows)
+    head, head_bits = cfg.vocab_size * cfg.hidden_size, head_bits or bits_per_weight
+    costs["head"] = _matrix(head, head_bits, step.head_rows)
     if step.drafted is None:
         return costs
     rows, experts, logits = step.drafted
@@ -123,7 +125,7 @@ def stage_costs(cfg: ModelConfig, bits_per_weight: float, step: Step) -> dict[st
         costs[name] = costs[name].plus(cost)
     eh_proj = _matrix(2 * cfg.hidden_size**2, bits_per_weight, rows)
     costs["dense"] = costs["dense"].plus(eh_proj)
-    costs["head"] = costs["head"].plus(_matrix(logits * cfg.hidden_size, bits_per_weight, 1))
+    costs["head"] = costs["head"].plus(_matrix(logits * cfg.hidden_size, head_bits, 1))
     return costs
 
 

@@ -91,6 +91,11 @@ def _layer(cfg: ModelConfig, n: int) -> Iterator[PackedSpec]:
         yield single("eh_proj", h, 2 * h)
 
 
+def format_in(fmt: Format, spec: PackedSpec) -> Format:
+    """The format of one matrix in a model of format `fmt`."""
+    return FORMATS[fmt.head] if fmt.head and spec.name == "lm_head" else fmt
+
+
 def interleave(gate_FD: Tensor, up_FD: Tensor) -> Tensor:
     """Rows of both in alternating tiles of 16."""
     both = torch.stack((gate_FD.unflatten(0, (-1, TILE)), up_FD.unflatten(0, (-1, TILE))), dim=1)
@@ -104,7 +109,8 @@ def separate(both_ND: Tensor) -> list[Tensor]:
 
 
 def empty(spec: PackedSpec, fmt: Format) -> Packed:
-    """Room for a matrix or a stack."""
+    """Room for a matrix or a stack in a model of format `fmt`."""
+    fmt = format_in(fmt, spec)
     data, scales = formats.packed_shapes(fmt, spec.rows, spec.cols)
     lead = (spec.experts,) if spec.experts else ()
     return Packed(

@@ -14,7 +14,15 @@ from ..errors import CheckpointError
 from ..ops.formats import Format, Packed, packed_shapes
 from .folder import SafetensorsFolder
 from .names import in_module, tensor_specs
-from .packed import EMBEDDING, EMBEDDING_GROUP, PackedSpec, format_of, pack_matrix, packed_specs
+from .packed import (
+    EMBEDDING,
+    EMBEDDING_GROUP,
+    PackedSpec,
+    format_in,
+    format_of,
+    pack_matrix,
+    packed_specs,
+)
 from .weights import read_config, read_quantization
 
 
@@ -79,7 +87,7 @@ class PackedFolder:
 
     def matrix(self, spec: PackedSpec) -> Packed:
         data, scales = (self.source.view(f"{spec.name}.{part}") for part in ("qweight", "scales"))
-        return Packed(self.format, spec.rows, spec.cols, data, scales)
+        return Packed(format_in(self.format, spec), spec.rows, spec.cols, data, scales)
 
     def plain(self, name: str) -> Tensor:
         return self.source.tensor(name)
@@ -97,7 +105,7 @@ def packed_names(cfg: ModelConfig, fmt: Format) -> dict[str, tuple[int, ...]]:
     every = tensor_specs(cfg)
     shapes.update({name: every[name].shape for name in plain_names(cfg)})
     for spec in packed_specs(cfg).values():
-        data, scales = packed_shapes(fmt, spec.rows, spec.cols)
+        data, scales = packed_shapes(format_in(fmt, spec), spec.rows, spec.cols)
         lead = (spec.experts,) if spec.experts else ()
         shapes[f"{spec.name}.qweight"] = (*lead, *data)
         if scales is not None:

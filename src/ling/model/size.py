@@ -18,6 +18,9 @@ BYTES_PER_WEIGHT = {
     "int4_g32": 0.5 + 2 / 32,
     "int4": 0.5 + 2 / 64,
 }
+# What the output matrix and the embedding are, where they differ from the rest.
+HEAD_FORMAT = {"fp8": "bf16", "int4_g32": "int8"}
+EMBEDDING_BYTES = {"fp8": 2.0} | dict.fromkeys(("int8", "int4_g32", "int4"), 1 + 2 / 32)
 
 
 def parameter_counts(cfg: ModelConfig) -> dict[str, int]:
@@ -91,14 +94,25 @@ def flops_per_token(cfg: ModelConfig, seq_length: int) -> int:
     return 3 * (2 * matrices + attention)
 
 
+def stored_bytes(cfg: ModelConfig, fmt: str) -> int:
+    """Bytes of all weights in a number format; norms and routers counted as the rest."""
+    counts, table = parameter_counts(cfg), cfg.vocab_size * cfg.hidden_size
+    rest = counts["total"] + cfg.num_nextn_predict_layers * counts["mtp"] - table
+    # A tied head is a matrix of its own in the formats that hold it in another shape.
+    head = 0 if cfg.tie_word_embeddings and fmt not in EMBEDDING_BYTES else table
+    rest -= 0 if cfg.tie_word_embeddings else table
+    size = BYTES_PER_WEIGHT[fmt]
+    other = head * BYTES_PER_WEIGHT[HEAD_FORMAT.get(fmt, fmt)]
+    return int(rest * size + other + table * EMBEDDING_BYTES.get(fmt, size))
+
+
 def describe(cfg: ModelConfig) -> dict[str, Any]:
     """What `ling inspect --json` prints."""
     counts = parameter_counts(cfg)
-    stored = counts["total"] + cfg.num_nextn_predict_layers * counts["mtp"]
     return {
         "parameters": counts,
         "kv_bytes_per_token": kv_bytes_per_token(cfg),
-        "bytes": {name: int(stored * size) for name, size in BYTES_PER_WEIGHT.items()},
+        "bytes": {name: stored_bytes(cfg, name) for name in BYTES_PER_WEIGHT},
         "num_nextn_predict_layers": cfg.num_nextn_predict_layers,
         "max_position_embeddings": cfg.max_position_embeddings,
         "config": cfg.to_dict(),

@@ -29,7 +29,8 @@ class Format:
     """How a weight matrix is stored.
 
     `kind` is the number of ling_kernels.h; `bits` per weight include the scales; `max_nrmse` bounds
-    the error on normal weights, relative to their root mean square.
+    the error on normal weights, relative to their root mean square. `head` names another format
+    for the output matrix: small, and the one whose errors cost most (docs/concepts/formats.md).
     """
 
     name: str
@@ -37,6 +38,7 @@ class Format:
     group: int
     bits: float
     max_nrmse: float
+    head: str | None = None
 
     @property
     def integer(self) -> bool:
@@ -60,7 +62,7 @@ FORMATS = {
     f.name: f
     for f in (
         Format("int4", 1, 64, 4.25, 0.085),
-        Format("int4_g32", 1, 32, 4.5, 0.078),
+        Format("int4_g32", 1, 32, 4.5, 0.078, head="int8"),
         Format("int8", 2, 64, 8.25, 0.008),
         Format("bf16", 3, 2, 16.0, 0.003),
     )
