@@ -30,7 +30,7 @@ from ..model.packed_folder import PackedFolder, packed_plan
 from ..model.shards import ShardFile, Stored, plan_shards, shard_name
 from ..model.weights import read_quantization
 from ..ops.formats import Format
-from .sink import SinkOptions
+from .sink import SinkOptions, check_finite
 
 # Packed weights are read by vector instructions as they lie in the file.
 CACHE_LINE = 64
@@ -83,8 +83,6 @@ class PackedSink:
     yet.
     """
 
-    any_order = True
-
     def __init__(
         self,
         folder: Path,
@@ -106,6 +104,7 @@ class PackedSink:
 
     def put(self, name: str, tensor: Tensor) -> None:
         """Take one tensor; its matrix is packed and written when all its parts are there."""
+        check_finite(name, tensor, self.format.name)
         if name == f"{EMBEDDING}.weight":
             q, scales = pack_embedding(tensor)
             self._shards.put(f"{EMBEDDING}.qweight", q)
@@ -175,6 +174,12 @@ class PackedSource:
             return values + values // 16
         bits = self._folder.format.bits if name in self._where else 16
         return int(values * bits / 8)
+
+    def stored_as(self, name: str) -> str:
+        """The folder's format for matrices; the embedding always has 8 bits."""
+        if name == f"{EMBEDDING}.weight":
+            return "int8"
+        return self._folder.format.name if name in self._where else "float"
 
     def close(self) -> None:
         """Nothing to close: files are mapped."""
