@@ -19,11 +19,15 @@ from ling.convert import ranks
 from ling.convert.convert import convert
 from ling.convert.ranks import convert_part
 from ling.convert.source import open_source
+from ling.convert.synth import synth
 from ling.data.tokenizer import train_tokenizer
 from ling.errors import CheckpointError, RunError, UsageError
 from ling.files import hash_tree
 from ling.model.names import tensor_specs
+from ling.model.packed import EMBEDDING_GROUP, EMBEDDING_ROWS, pack_embedding
 from ling.model.weights import load_model
+from ling.ops.formats import Format, quantise
+from ling.presets import preset
 
 TOOL = Path(__file__).parents[2] / "tools" / "convert_dcp_to_safe_tensors.py"
 FROM_UPSTREAM = {
@@ -367,6 +371,30 @@ print(written, (peak() - before) * 1024)
     written, grown = map(int, done.stdout.split())
     assert written > 150e6
     assert grown < 40e6
+
+
+def test_packed_folder_that_shrinks_is_an_error_not_a_signal(tmp_path):
+    synth(preset("ling-tiny"), tmp_path / "int4", to="int4", log=str)
+    source = open_source(tmp_path / "int4")
+    names = list(tensor_specs(source.config))
+    first = [source.tensor(name) for name in names]
+    (shard,) = (tmp_path / "int4").glob("*.safetensors")
+    convert(tmp_path / "int4", tmp_path / "bf16")
+    back = open_source(tmp_path / "bf16")
+    assert all(torch.equal(x, back.tensor(n)) for n, x in zip(names, first, strict=True))
+    os.truncate(shard, 10_000)
+    for name in names:
+        with pytest.raises(CheckpointError, match="changed since it was opened"):
+            source.tensor(name)
+
+
+def test_embedding_is_packed_by_rows_as_the_whole_would_be():
+    w = torch.randn(2 * EMBEDDING_ROWS + 5, 64, generator=torch.Generator().manual_seed(0))
+    q, scales = pack_embedding(w)
+    fmt = Format("embedding", 2, EMBEDDING_GROUP, 8.5, 0.01)
+    expected, expected_scales = quantise(w, fmt)
+    assert torch.equal(q.long(), expected)
+    assert torch.equal(scales, expected_scales)
 
 
 def test_ranks_share_the_shards_in_any_order(tiny, tmp_path):

@@ -111,6 +111,10 @@ class SafetensorsFolder:
         to the file meanwhile."""
         return self._files[self.weight_map[name]].read(name, into)
 
+    def part(self, name: str, index: int) -> Tensor:
+        """Slice `index` of one tensor that is a stack, copied as by `tensor`."""
+        return self._files[self.weight_map[name]].part(name, index)
+
     def view(self, name: str) -> Tensor:
         """One tensor, as stored, over the mapped file: no bytes are read before they are used.
 
