@@ -59,7 +59,8 @@ def main(argv: list[str]) -> int:
     }
     mtp = "extra-layer" if flags.mtp_as_extra_layer else "drop"
     rank, world_size = (_environment(n, d) for n, d in (("RANK", 0), ("WORLD_SIZE", 1)))
-    if flags.mtp_path and rank == 0:
+    # A rank that was stopped runs again, and may have written these before.
+    if flags.mtp_path and rank == 0 and not (world_size > 1 and Path(flags.mtp_path).exists()):
         convert(iteration, flags.mtp_path, mtp="only", **options)
     if world_size == 1:
         convert(iteration, flags.target_path, mtp=mtp, **options)
@@ -73,7 +74,7 @@ def main(argv: list[str]) -> int:
 
 def _environment(name: str, default: int) -> int:
     text = os.environ.get(name, str(default))
-    if not text.isdigit():
+    if not (text.isascii() and text.isdigit()):
         raise UsageError(f"{name} is `{text}`, expected a number")
     return int(text)
 

@@ -26,6 +26,8 @@ QUANT_METHODS = ("fp8", "ling")
 FP8_SCHEME: dict[str, Any] = {"fmt": "e4m3", "weight_block_size": [128, 128]}
 # Larger numbers only come from damaged or hostile files; the largest released value is 157,184.
 MAX_FIELD = 1 << 24
+# Layers times experts, whose names are made before a file is looked at; Ling-1T has 20,480.
+MAX_SLICES = 1 << 17
 
 _POSITIVE = [
     "vocab_size",
@@ -188,6 +190,11 @@ class ModelConfig:
             raise ConfigError(f"`dtype` is {_shown(self.dtype)}, expected bfloat16 or float32")
         if self.rms_norm_eps <= 0 or self.rope_theta <= 0:
             raise ConfigError("`rms_norm_eps` and `rope_theta` must be above 0")
+        if self.num_cache_layers * max(self.num_experts, 1) > MAX_SLICES:
+            raise ConfigError(
+                f"{self.num_cache_layers} layers of `num_experts` = {self.num_experts}, the limit "
+                f"is {MAX_SLICES} together"
+            )
         if self.num_attention_heads % self.num_key_value_heads:
             raise ConfigError(
                 f"`num_attention_heads` = {self.num_attention_heads} is not a multiple of "

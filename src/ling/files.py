@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -30,20 +31,28 @@ def atomic_folder(final: Path, *, replace: bool = False) -> Iterator[Path]:
     """
     with scratch_folder(final) as tmp:
         yield tmp
-        for path in tmp.rglob("*"):
-            if path.is_file():
-                _fsync(path)
-        _move_into_place(tmp, final, replace)
-        _fsync(final.parent)
+        put_in_place(tmp, final, replace=replace)
+
+
+def put_in_place(folder: Path, final: Path, *, replace: bool = False) -> None:
+    """Rename a complete folder to `final` once all of it is on the disk."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            _fsync(path)
+    _move_into_place(folder, final, replace)
+    _fsync(final.parent)
 
 
 @contextlib.contextmanager
 def scratch_folder(final: Path) -> Iterator[Path]:
-    """Yield a new folder `<final>.tmp`, removed when the block ends; errors as `atomic_folder`."""
+    """Yield a new folder `<final>.tmp`, removed when the block ends; errors as `atomic_folder`.
+
+    What a stopped process left there is removed; a process that still writes there is not disturbed
+    (`UsageError`).
+    """
     tmp = final.with_name(final.name + ".tmp")
     try:
-        shutil.rmtree(tmp, ignore_errors=True)
-        tmp.mkdir(parents=True)
+        lock = _claim(tmp)
     except OSError as err:
         raise UsageError(f"{final}: cannot write here: {err.strerror}") from None
     try:
@@ -51,7 +60,38 @@ def scratch_folder(final: Path) -> Iterator[Path]:
     except OSError as err:
         raise RunError(f"could not save {final}: {err.strerror or err}") from None
     finally:
-        shutil.rmtree(tmp, ignore_errors=True)
+        if _is_at(lock, tmp):
+            shutil.rmtree(tmp, ignore_errors=True)
+        os.close(lock)
+
+
+def _claim(folder: Path) -> int:
+    """Make an empty folder and lock it; the lock ends with the descriptor or its process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    if not _lock(lock) or not _is_at(lock, folder):
+        os.close(lock)
+        raise UsageError(f"{folder}: another process is writing there")
+    for path in list(folder.iterdir()):
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    return lock
+
+
+def _lock(fd: int) -> bool:
+    """Lock a descriptor unless another process has; network file systems may know no locks."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as err:
+        return not isinstance(err, BlockingIOError)
+    return True
+
+
+def _is_at(fd: int, path: Path) -> bool:
+    """Whether the path still is what the descriptor was opened on."""
+    try:
+        return os.path.samestat(os.fstat(fd), os.lstat(path))
+    except OSError:
+        return False
 
 
 @contextlib.contextmanager

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 import torch
 
-from ling.convert.calibrate import importance
+from ling.convert.calibrate import MAX_TEXT_BYTES, _beginning, importance
 from ling.convert.convert import convert
 from ling.convert.source import open_source
 from ling.convert.synth import synth
@@ -72,3 +75,21 @@ def test_what_cannot_be_calibrated_is_named(model, tmp_path):
     with pytest.raises(UsageError, match="integer"):
         convert(folder, tmp_path / "o", to="fp8", calibrate=text)
     assert not (tmp_path / "o").exists()
+
+
+def test_odd_texts_are_refused_or_cut(model, tmp_path):
+    folder, text, tokenizer = model
+    source = open_source(folder)
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path / "fifo", Path("/dev/zero"), tmp_path):
+        with pytest.raises(DataError, match="not a regular file"):
+            importance(source, path, tokenizer, log=str)
+    long = tmp_path / "long.txt"
+    long.write_text("中" * MAX_TEXT_BYTES)
+    assert len(_beginning(long)) == MAX_TEXT_BYTES // 3
+    long.write_bytes("中".encode()[:-1])
+    with pytest.raises(DataError, match="cannot be read as text"):
+        _beginning(long)
+    source.config = source.config.replace(vocab_size=100)
+    with pytest.raises(DataError, match=r"holds token \d+, but the model has 100"):
+        importance(source, text, tokenizer, log=str)

@@ -14,14 +14,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from ling.convert import ranks
 from ling.convert.convert import convert
 from ling.convert.ranks import convert_part
 from ling.convert.source import open_source
+from ling.convert.synth import synth
+from ling.data.tokenizer import train_tokenizer
 from ling.errors import CheckpointError, RunError, UsageError
 from ling.files import hash_tree
 from ling.model.names import tensor_specs
+from ling.model.packed import EMBEDDING_GROUP, EMBEDDING_ROWS, pack_embedding
 from ling.model.weights import load_model
+from ling.ops.formats import Format, quantise
+from ling.presets import preset
 
 TOOL = Path(__file__).parents[2] / "tools" / "convert_dcp_to_safe_tensors.py"
 FROM_UPSTREAM = {
@@ -198,7 +205,109 @@ def test_existing_target_needs_overwrite_and_must_be_a_checkpoint(tiny, tmp_path
         convert(tiny / "hf_bf16", tmp_path / "mine", overwrite=True)
     with pytest.raises(UsageError, match="holds the source"):
         convert(tmp_path / "empty", tmp_path / "empty", overwrite=True)
+    convert(tiny / "hf_bf16", tmp_path / "training", to="megatron")
+    with pytest.raises(UsageError, match="holds the source or is a part of it"):
+        convert(tmp_path / "training", tmp_path / "training" / "iter_0000001", overwrite=True)
+    shutil.rmtree(tmp_path / "training")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "mine"]
+
+
+@pytest.mark.parametrize("to", ["bf16", "gguf"])
+def test_folder_with_the_name_of_a_gguf_file_is_never_replaced(to, tiny, tmp_path):
+    (tmp_path / "a.gguf").mkdir()
+    (tmp_path / "a.gguf" / "thesis.txt").write_text("")
+    (tmp_path / "b.gguf").mkdir()
+    with pytest.raises(UsageError, match=r"is a folder|not a checkpoint"):
+        convert(tiny / "hf_bf16", tmp_path / "a.gguf", to=to, overwrite=True)
+    if to == "gguf":
+        with pytest.raises(UsageError, match="is a folder"):
+            convert(tiny / "hf_bf16", tmp_path / "b.gguf", to=to)
+    assert (tmp_path / "a.gguf" / "thesis.txt").exists()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.gguf", "b.gguf"]
+
+
+def test_file_is_not_replaced_by_a_folder(tiny, tmp_path):
+    (tmp_path / "model.gguf").write_text("mine")
+    with pytest.raises(UsageError, match="not a checkpoint"):
+        convert(tiny / "hf_bf16", tmp_path / "model.gguf", overwrite=True)
+    assert (tmp_path / "model.gguf").read_text() == "mine"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_link_as_target_stands_for_what_it_points_to(tiny, tmp_path):
+    convert(tiny / "hf_bf16_mtp", tmp_path / "v1")
+    (tmp_path / "latest").symlink_to("v1")
+    (tmp_path / "new").symlink_to("v2")
+    convert(tiny / "hf_bf16", tmp_path / "latest", overwrite=True)
+    convert(tiny / "hf_bf16", tmp_path / "new")
+    assert hash_tree(tmp_path / "v1") == hash_tree(tmp_path / "v2")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["latest", "new", "v1", "v2"]
+    assert (tmp_path / "latest").is_symlink()
+
+
+def test_two_conversions_to_one_target_do_not_mix(tiny, tmp_path):
+    from ling.files import atomic_folder
+
+    with atomic_folder(tmp_path / "out") as first:
+        (first / "half").write_text("")
+        with pytest.raises(UsageError, match="another process"):
+            convert(tiny / "hf_bf16", tmp_path / "out")
+        assert (first / "half").exists()
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["half"]
+
+
+def test_more_shards_than_open_files_are_allowed(tiny, tmp_path):
+    code = (
+        "import resource, sys; from ling.convert.convert import convert\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))\n"
+        "convert(*sys.argv[1:], max_shard_size='1KB')\n"
+    )
+    command = [sys.executable, "-c", code, str(tiny / "dcp_in"), str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "out").glob("*.safetensors"))) > 64
+
+
+def test_values_that_a_format_cannot_hold_are_refused(tiny, tmp_path, tensors):
+    source = tmp_path / "source"
+    shutil.copytree(tiny / "hf_bf16", source)
+    (shard,) = source.glob("*.safetensors")
+    weights = tensors(source)
+    weights["model.layers.0.attention.dense.weight"][1, 2] = 1e6
+    save_file(weights, shard)
+    for options in ({"dtype": "float16"}, {"to": "dcp", "dtype": "float16"}):
+        with pytest.raises(CheckpointError, match=r"attention\.dense\.weight.*65504"):
+            convert(source, tmp_path / "out", **options)
+    weights["model.layers.0.attention.dense.weight"][1, 2] = float("nan")
+    save_file(weights, shard)
+    for to in ("int4", "int8", "fp8"):
+        with pytest.raises(CheckpointError, match=r"attention\.dense\.weight.*NaN"):
+            convert(source, tmp_path / "out", to=to)
+    assert [p.name for p in tmp_path.iterdir()] == ["source"]
+
+
+def test_tokenizer_larger_than_the_vocabulary_is_refused(tiny, tmp_path):
+    train_tokenizer([f"word{i} " * 9 for i in range(999)], 2000).save(tmp_path)
+    with pytest.raises(UsageError, match=r"\d+ tokens, but the model has \d+"):
+        convert(tiny / "hf_bf16", tmp_path / "out", tokenizer=tmp_path)
+
+
+def test_names_that_are_numbers_nobody_means_are_refused(tiny, tmp_path):
+    run = tmp_path / "run"
+    (run / "checkpoints" / "step-last").mkdir(parents=True)
+    (run / "checkpoints" / "step-last" / "manifest.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        open_source(run)
+    source = tmp_path / "source"
+    shutil.copytree(tiny / "hf_bf16", source)
+    (shard,) = source.glob("*.safetensors")
+    name = f"model.layers.{'9' * 5000}.x"
+    save_file({name: torch.zeros(2)}, shard)
+    (source / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {name: shard.name}})
+    )
+    with pytest.raises(CheckpointError, match="missing"):
+        open_source(source)
 
 
 def test_full_disk_is_told_before_anything_is_written(tiny, tmp_path, monkeypatch):
@@ -222,6 +331,9 @@ def test_full_disk_is_told_before_anything_is_written(tiny, tmp_path, monkeypatc
         ({"max_shard_size": "0GB"}, "0GB"),
         ({"dtype": "int3"}, "int3"),
         ({"to": "float32", "dtype": "bfloat16"}, "contradicts"),
+        ({"to": "int4", "dtype": "float16"}, "no effect"),
+        ({"to": "gguf", "dtype": "float16"}, "no effect"),
+        ({"gguf_type": "q8_0"}, "for `--to gguf`"),
     ],
 )
 def test_impossible_wishes_are_refused(options, word, tiny, tmp_path):
@@ -271,6 +383,30 @@ print(written, (peak() - before) * 1024)
     assert grown < 40e6
 
 
+def test_packed_folder_that_shrinks_is_an_error_not_a_signal(tmp_path):
+    synth(preset("ling-tiny"), tmp_path / "int4", to="int4", log=str)
+    source = open_source(tmp_path / "int4")
+    names = list(tensor_specs(source.config))
+    first = [source.tensor(name) for name in names]
+    (shard,) = (tmp_path / "int4").glob("*.safetensors")
+    convert(tmp_path / "int4", tmp_path / "bf16")
+    back = open_source(tmp_path / "bf16")
+    assert all(torch.equal(x, back.tensor(n)) for n, x in zip(names, first, strict=True))
+    os.truncate(shard, 10_000)
+    for name in names:
+        with pytest.raises(CheckpointError, match="changed since it was opened"):
+            source.tensor(name)
+
+
+def test_embedding_is_packed_by_rows_as_the_whole_would_be():
+    w = torch.randn(2 * EMBEDDING_ROWS + 5, 64, generator=torch.Generator().manual_seed(0))
+    q, scales = pack_embedding(w)
+    fmt = Format("embedding", 2, EMBEDDING_GROUP, 8.5, 0.01)
+    expected, expected_scales = quantise(w, fmt)
+    assert torch.equal(q.long(), expected)
+    assert torch.equal(scales, expected_scales)
+
+
 def test_ranks_share_the_shards_in_any_order(tiny, tmp_path):
     options = {"max_shard_size": "60KB"}
     convert(tiny / "dcp_in", tmp_path / "one", **options)
@@ -290,6 +426,29 @@ def test_parts_of_another_conversion_are_not_mixed_in(tiny, tmp_path):
     assert convert_part(tiny / "dcp_in", tmp_path / "out", rank=0, **parts)
     convert(tiny / "dcp_in", tmp_path / "one", max_shard_size="60KB")
     assert hash_tree(tmp_path / "one") == hash_tree(tmp_path / "out")
+
+
+def test_rank_killed_after_the_last_rename_does_not_empty_the_target(tiny, tmp_path, monkeypatch):
+    convert(tiny / "hf_bf16", tmp_path / "out")
+    parts = {"world_size": 2, "max_shard_size": "60KB", "overwrite": True}
+    with monkeypatch.context() as patched:
+        patched.setattr(ranks.shutil, "rmtree", lambda *a, **k: None)  # as if killed just before
+        assert not convert_part(tiny / "dcp_in", tmp_path / "out", rank=0, **parts)
+        assert convert_part(tiny / "dcp_in", tmp_path / "out", rank=1, **parts)
+    before = hash_tree(tmp_path / "out")
+    assert convert_part(tiny / "dcp_in", tmp_path / "out", rank=1, **parts)
+    assert hash_tree(tmp_path / "out") == before
+    assert len(before) > 4
+    assert not list(tmp_path.glob("*.parts-*"))
+
+
+def test_ranks_refuse_what_they_cannot_share(tiny, tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(tiny / "dcp_in", source)
+    with pytest.raises(UsageError, match="separate"):
+        convert_part(source, tmp_path / "out", rank=0, world_size=2, mtp="separate")
+    with pytest.raises(UsageError, match="into the source"):
+        convert_part(source, source / "out", rank=0, world_size=2)
 
 
 # ---- the original tool's command line ----------------------------------------------------------
@@ -340,6 +499,15 @@ def test_original_tool_splits_between_processes(tiny, tmp_path):
         assert (tmp_path / "out").exists() == (rank == "1")
     (theirs,) = (tiny / "hf_bf16").glob("*.safetensors")
     assert (tmp_path / "out" / theirs.name).read_bytes() == theirs.read_bytes()
+
+
+def test_stopped_rank_that_wrote_the_mtp_model_runs_again(tiny, tmp_path):
+    base = ["--checkpoint-path", tiny / "dcp_in", "--target-path", tmp_path / "out"]
+    base += ["--mtp-path", tmp_path / "mtp"]
+    for rank in ("0", "0", "1"):
+        done = tool(*base, RANK=rank, WORLD_SIZE="2")
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "config.json").exists()
 
 
 @pytest.mark.parametrize(

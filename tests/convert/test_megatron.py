@@ -374,3 +374,10 @@ def test_fifo_in_place_of_common_pt_does_not_wait(tmp_path):
     os.mkfifo(tmp_path / "common.pt")
     with pytest.raises(DCPError, match="regular"):
         read_args(tmp_path)
+
+
+def test_argument_that_holds_itself_is_one_error(weights, args, megatron):
+    endless: list = []
+    endless.append(endless)
+    with pytest.raises(DCPError, match=r"common\.pt"):
+        open_source(megatron(weights, {**args, "num_experts": endless}))

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from ling.convert.convert import convert
 from ling.convert.probe import logits, probe_tokens
 from ling.convert.source import open_source
 from ling.convert.verify import verify
@@ -49,12 +50,25 @@ def edit(folder, change):
     save_file(tensors, file, metadata={"format": "pt"})
 
 
+def test_unquantised_gguf_is_compared_exactly(bf16, tmp_path):
+    pytest.importorskip("gguf")
+    convert(bf16, tmp_path / "model.gguf", to="gguf", verify=True)
+    assert verify(bf16, tmp_path / "model.gguf")["formats"].keys() == {"float"}
+    edit(bf16, lambda t: t[QKV][0, 0].mul_(1.02))
+    with pytest.raises(CheckpointError, match=f"`{QKV}` differs"):
+        verify(bf16, tmp_path / "model.gguf")
+
+
 def test_float32_and_bfloat16_of_one_model_agree_after_rounding(bf16, tmp_path):
     float32 = save(tmp_path / "float32", "float32")
     report = verify(bf16, float32)
     assert report["formats"].keys() == {"float"}
     assert 0 < report["logits"]["max_difference"] < 0.1
     assert verify(bf16, bf16)["logits"]["max_difference"] == 0
+    float16 = tmp_path / "float16"
+    convert(bf16, float16, dtype="float16")
+    verify(bf16, float16)
+    convert(float16, tmp_path / "back", verify=True)
     edit(float32, lambda t: t[QKV][0, 0].add_(1e-3))
     with pytest.raises(CheckpointError, match=rf"`{QKV}` differs between .* more than float"):
         verify(bf16, float32)

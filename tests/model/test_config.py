@@ -50,6 +50,8 @@ def test_config_survives_its_own_json(name):
         ({"n_group": 7}, "n_group"),
         ({"topk_group": 9}, "topk_group"),
         ({"num_experts_per_tok": 129}, "num_experts_per_tok"),
+        ({"num_experts": 1 << 20, "n_group": 1, "topk_group": 1}, "limit"),
+        ({"num_hidden_layers": 1 << 20}, "limit"),
         ({"head_dim": 127}, "head_dim"),
         ({"rope_theta": float("nan")}, "rope_theta"),
         ({"hidden_act": "gelu"}, "hidden_act"),

@@ -404,3 +404,68 @@ def test_disk_full_while_writing_leaves_nothing(folder, tmp_path, monkeypatch):
     with pytest.raises(RunError, match="No space left"):
         convert(folder, tmp_path / "out")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["dcp"]
+
+
+def pickled_record(kind, **state):
+    """A pickle's code for an object of `kind` with these attributes, each given as code."""
+    code = b"c" + "\n".join((*kind, "")).encode() + b")R}("
+    return code + b"".join(text_code(k) + v for k, v in state.items()) + b"ub"
+
+
+def text_code(text):
+    return b"X" + len(text).to_bytes(4, "little") + text.encode()
+
+
+@pytest.mark.parametrize("where", ["fqn", "dtype", "file", "storage key", "storage type"])
+def test_tuple_of_a_million_tuples_does_not_end_the_process(where, folder, tmp_path):
+    """Python's hash of it overflows the stack, hence another process."""
+    deep, of = b")" + b"\x85" * 1_000_000, "torch.distributed.checkpoint.metadata"
+    size = b"ctorch\nSize\n(K\x01t\x85R"
+    key = pickled_record(
+        (of, "MetadataIndex"), fqn=deep if where == "fqn" else text_code("a"), offset=size
+    )
+    kind = ("torch.distributed.checkpoint.filesystem", "_StorageInfo")
+    info = pickled_record(kind, relative_path=deep, offset=b"K\0", length=b"K\0")
+    dtype = deep if where == "dtype" else b"ctorch\nfloat32\n"
+    tensor = pickled_record(
+        (of, "TensorStorageMetadata"),
+        chunks=b"]("
+        + pickled_record((of, "ChunkStorageMetadata"), offsets=size, sizes=size)
+        + b"e",
+        properties=pickled_record((of, "TensorProperties"), dtype=dtype),
+        size=size,
+    )
+    tensors = b"}(" + text_code("a") + tensor + b"u"
+    storage = b"}(" + key + info + b"u"
+    data = pickled_record((of, "Metadata"), storage_data=storage, state_dict_metadata=tensors)
+    run = "DCPFolder(Path(sys.argv[1]))"
+    if where.startswith("storage"):
+        parts = {"storage type": b"ctorch\nFloatStorage\n", "storage key": text_code("0")}
+        parts[where] = deep
+        storage = (
+            b"(" + text_code("storage") + b"".join(parts.values()) + text_code("cpu") + b"K\1tQ"
+        )
+        data = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"K\0K\1\x85K\1\x85\x89NtR"
+        with zipfile.ZipFile(tmp_path / "x", "w") as archive:
+            archive.writestr("archive/data.pkl", b"\x80\x02" + data + b".")
+        run = "d = open(sys.argv[2], 'rb').read(); place_tensor(lambda i, n: d[i:i+n], len(d))"
+    (folder / ".metadata").write_bytes(b"\x80\x04" + data + b".")
+    code = (
+        "import sys; from pathlib import Path; from ling.model.archive import place_tensor\n"
+        "from ling.errors import DCPError; from ling.model.dcp import DCPFolder\n"
+        f"try: {run}\nexcept DCPError: print('refused')"
+    )
+    command = [sys.executable, "-c", code, str(folder), str(tmp_path / "x")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "refused\n", done.stderr[-500:]
+
+
+def test_thousands_of_chunks_are_not_compared_in_pairs(tmp_path):
+    count = ours._MAX_PARTS + 1
+    boxes = [("x", (i,), (1,)) for i in range(count)]
+    writer = DCPWriter(tmp_path, {"x": Stored(torch.int8, (count,))}, boxes)
+    for i in range(count):
+        writer.put("x", (i,), torch.zeros(1, dtype=torch.int8))
+    writer.finish()
+    with pytest.raises(DCPError, match="the limit is"):
+        DCPFolder(tmp_path).tensor("x")

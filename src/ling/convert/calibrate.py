@@ -8,6 +8,7 @@ importance matrix do, arXiv 2306.00978).
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from ..data.tokenizer import Tokenizer
 from ..errors import DataError
+from ..files import open_regular
 from ..model.attention import DenseAttend
 from ..model.layers import Linear
 from ..model.ling import Ling, from_config
@@ -26,6 +28,7 @@ from ..ops import reference
 from .source import Source
 
 MAX_TOKENS = 16384
+MAX_TEXT_BYTES = 16 * MAX_TOKENS
 ROW = 512
 # Below so many rows an expert's own measurement is noise: its layer's is used.
 ENOUGH_ROWS = 64
@@ -85,7 +88,7 @@ def _packed_key(name: str) -> str:
 
 @torch.no_grad()
 def importance(
-    source: Source, text: Path, tokenizer_folder: Path, log: Callable[[str], None] = print
+    source: Source, text: Path, tokenizer_folder: Path, log: Callable[[str], None]
 ) -> dict[str, Tensor]:
     """Mean square per input column, by packed matrix name (with `.e` for an expert of a stack).
 
@@ -93,12 +96,13 @@ def importance(
     held in bfloat16 meanwhile.
     """
     tokenizer = Tokenizer.from_folder(tokenizer_folder)
-    try:
-        ids = tokenizer.encode(text.read_text("utf-8"))[:MAX_TOKENS]
-    except (OSError, UnicodeDecodeError) as err:
-        raise DataError(f"cannot be read as text ({err})", path=text) from None
+    ids = tokenizer.encode(_beginning(text))[:MAX_TOKENS]
     if len(ids) < ROW:
         raise DataError(f"{len(ids)} tokens are less than the {ROW} needed to calibrate", path=text)
+    if max(ids) >= source.config.vocab_size:
+        raise DataError(
+            f"holds token {max(ids)}, but the model has {source.config.vocab_size}", path=text
+        )
     model = from_config(source.config, dtype=torch.bfloat16)
     fill_tensors(model, source.tensor)
     meter = _Meter()
@@ -108,6 +112,18 @@ def importance(
         _forward(model, rows)
     log(f"calibrated on {len(ids) // ROW * ROW} tokens of {text}")
     return _collected(source, meter)
+
+
+def _beginning(text: Path) -> str:
+    """As much of the file as could be needed, without a character that is cut off at the end."""
+    try:
+        with open_regular(text) as fd, open(fd, "rb", closefd=False) as file:
+            data = file.read(MAX_TEXT_BYTES)
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        return decoder.decode(data, final=len(data) < MAX_TEXT_BYTES)
+    except (OSError, UnicodeDecodeError) as err:
+        why = getattr(err, "strerror", None) or err
+        raise DataError(f"cannot be read as text ({why})", path=text) from None
 
 
 def _meter(model: Ling, meter: _Meter) -> None:

@@ -56,12 +56,23 @@ class Options:
             raise UsageError(f"no format `{self.to}`; there are {', '.join(SINKS)}")
         if self.mtp not in (*choices.MTP, MTP_ONLY):
             raise UsageError(f"`--mtp` is `{self.mtp}`, expected {', '.join(choices.MTP)}")
-        if self.calibrate is not None and (self.to not in FORMATS or not FORMATS[self.to].integer):
+        if self.calibrate is not None and not self._integer:
             raise UsageError("`--calibrate` is for the integer formats: `--to int4` or the like")
         if self.workers is not None and self.workers < 1:
             raise UsageError(f"`--workers` is {self.workers}, expected at least 1")
+        if self.gguf_type != "bf16" and self.to != "gguf":
+            raise UsageError(f"`--gguf-type {self.gguf_type}` is for `--to gguf`")
+        self._check_dtype()
+
+    @property
+    def _integer(self) -> bool:
+        return self.to in FORMATS and FORMATS[self.to].integer
+
+    def _check_dtype(self) -> None:
         if self.dtype is not None and self.dtype not in DTYPES:
             raise UsageError(f"`--dtype` is `{self.dtype}`, expected {', '.join(DTYPES)}")
+        if self.dtype is not None and (self.to == "gguf" or self._integer):
+            raise UsageError(f"`--dtype` has no effect on `--to {self.to}`")
         if self.to == "float32" and self.dtype not in (None, "float32"):
             raise UsageError(f"`--to float32` contradicts `--dtype {self.dtype}`")
 
@@ -75,10 +86,10 @@ def convert(
     and when the new one is complete. Memory: one tensor per worker, in and out. `options` are the
     fields of `Options`.
     """
-    wanted, target = Options(**options), Path(target)
+    wanted, target = Options(**options), place_of(Path(target))
     with contextlib.closing(open_source(source)) as opened:
-        check_target(Path(source), target, wanted.overwrite)
-        job = plan(opened, target.with_name(target.name + ".tmp"), wanted)
+        check_target(Path(source), target, wanted)
+        job = plan(opened, target.with_name(target.name + ".tmp"), wanted, log=log)
         if wanted.dry_run:
             _show(opened, target, job.files, log)
             return job.files
@@ -122,32 +133,43 @@ class Job:
 
 
 def plan(
-    source: Source, folder: Path, wanted: Options, *, rank: int = 0, world_size: int = 1
+    source: Source,
+    folder: Path,
+    wanted: Options,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    log: Log | None = None,
 ) -> Job:
     """The writers for `folder`, checked as far as can be without reading tensors."""
     found = Path(wanted.tokenizer) if wanted.tokenizer else source.tokenizer_folder
     tokenizer = Tokenizer.from_folder(found) if found else None
     cfg = _with_token_ids(source.config, tokenizer) if wanted.tokenizer else source.config
+    if wanted.tokenizer and tokenizer and tokenizer.vocab_size > cfg.vocab_size:
+        raise UsageError(
+            f"{found}: {tokenizer.vocab_size} tokens, but the model has {cfg.vocab_size}"
+        )
     options = SinkOptions(
         dtype=DTYPES[wanted.dtype] if wanted.dtype else None,
         max_shard_bytes=parse_bytes(wanted.max_shard_size, "--max-shard-size"),
         tokenizer=found,
         gguf_type=wanted.gguf_type,
-        importance=_importance(source, found, wanted),
+        importance=_importance(source, found, wanted, log),
         rank=rank,
         world_size=world_size,
     )
     if wanted.mtp == MTP_ONLY:
         return Job(source, wanted, {"": _mtp_sink(folder, cfg, wanted, options)}, tokenizer)
     main = cfg if wanted.mtp == "extra-layer" else cfg.replace(num_nextn_predict_layers=0)
-    sinks = {"": sink_for(wanted.to, folder, main, options)}
+    sinks = {}
     if wanted.mtp == "separate":
         sinks[MTP_FOLDER] = _mtp_sink(folder / MTP_FOLDER, cfg, wanted, options)
+    sinks[""] = sink_for(wanted.to, folder, main, options)
     return Job(source, wanted, sinks, tokenizer)
 
 
 def _importance(
-    source: Source, tokenizer: Path | None, wanted: Options
+    source: Source, tokenizer: Path | None, wanted: Options, log: Log | None
 ) -> Mapping[str, Tensor] | None:
     if wanted.calibrate is None or wanted.dry_run:
         return None
@@ -155,7 +177,7 @@ def _importance(
         raise UsageError("`--calibrate` reads text: give `--tokenizer DIR`")
     from .calibrate import importance
 
-    return importance(source, Path(wanted.calibrate), tokenizer)
+    return importance(source, Path(wanted.calibrate), tokenizer, log or _silent)
 
 
 def _mtp_sink(folder: Path, cfg: ModelConfig, wanted: Options, options: SinkOptions) -> Sink:
@@ -193,24 +215,44 @@ def _write(
 # ---- before anything is written ----------------------------------------------------------------
 
 
-def check_target(source: Path, target: Path, overwrite: bool) -> None:
+def place_of(target: Path) -> Path:
+    """What a link or `.` stands for: the new target is made beside it and renamed."""
+    return target.resolve() if os.path.islink(target) or target.name in ("", "..") else target
+
+
+def check_target(source: Path, target: Path, wanted: Options) -> None:
     """`UsageError` unless the target is free, empty, or a checkpoint that may be replaced."""
+    try:
+        _check_target(source, target, wanted)
+    except OSError as err:
+        raise UsageError(f"{target}: {err.strerror}") from None
+
+
+def _check_target(source: Path, target: Path, wanted: Options) -> None:
+    as_file = _is_file(target, wanted)
+    if as_file and target.is_dir():
+        raise UsageError(f"{target}: is a folder; give the file another name")
     empty = target.is_dir() and not any(target.iterdir())
     if empty or not target.exists():
         return
-    if not overwrite:
+    if not wanted.overwrite:
         raise UsageError(f"{target}: exists; give another name or --overwrite")
-    inner, outer = source.resolve(), target.resolve()
-    if inner.is_relative_to(outer):
-        raise UsageError(f"{target}: holds the source; give another name")
-    if not (_is_checkpoint(target) or target.suffix == ".gguf"):
+    theirs, ours = source.resolve(), target.resolve()
+    if theirs.is_relative_to(ours) or ours.is_relative_to(theirs):
+        raise UsageError(f"{target}: holds the source or is a part of it; give another name")
+    if not (target.is_file() if as_file else _is_checkpoint(target)):
         raise UsageError(
             f"{target}: not a checkpoint, --overwrite would delete it; remove it first"
         )
 
 
+def _is_file(target: Path, wanted: Options) -> bool:
+    """Whether only the GGUF file takes the target's name."""
+    return wanted.to == "gguf" and target.suffix == ".gguf"
+
+
 def _is_checkpoint(folder: Path) -> bool:
-    return any((folder / name).exists() for name in _OURS)
+    return folder.is_dir() and any((folder / name).exists() for name in _OURS)
 
 
 def check_space(target: Path, needed: int) -> None:
@@ -247,7 +289,7 @@ def _with_token_ids(cfg: ModelConfig, tokenizer: Tokenizer | None) -> ModelConfi
 @contextlib.contextmanager
 def _place(target: Path, wanted: Options) -> Iterator[Path]:
     """`<target>.tmp`, which becomes the target; of a `.gguf` target only the file in it does."""
-    if not (wanted.to == "gguf" and target.suffix == ".gguf"):
+    if not _is_file(target, wanted):
         with atomic_folder(target, replace=wanted.overwrite) as tmp:
             yield tmp
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import torch
@@ -14,14 +15,17 @@ from ..model.dcp import DCPFolder, DCPWriter
 from ..model.names import in_module, tensor_specs
 from ..model.shards import Extent, Stored
 from ..model.weights import DTYPES, read_config
-from .sink import SinkOptions
+from .sink import SinkOptions, cast
+
+_STEP = r"step-[0-9]{1,18}"
 
 
 def find_checkpoint(path: Path) -> Path | None:
     """The checkpoint that `path` is, or the newest finished one of the run that it is."""
     if (path / ".metadata").is_file():
         return path
-    found = [p for p in (path / "checkpoints").glob("step-*") if (p / "manifest.json").is_file()]
+    steps = [p for p in (path / "checkpoints").glob("step-*") if re.fullmatch(_STEP, p.name)]
+    found = [p for p in steps if (p / "manifest.json").is_file()]
     return max(found, key=lambda p: int(p.name.removeprefix("step-")), default=None)
 
 
@@ -60,6 +64,10 @@ class DCPSource:
         dtype = self._held.tensors[key].dtype
         return Stored(dtype, shape if expert is None else shape[1:]).nbytes
 
+    def stored_as(self, name: str) -> str:
+        """Always floats, as they were trained."""
+        return "float"
+
     def close(self) -> None:
         self._held.close()
 
@@ -92,8 +100,6 @@ def _check(held: DCPFolder, key: str, shape: tuple[int, ...]) -> None:
 class DCPSink:
     """Our DCP layout, an expert per chunk; torch's own loader reads it too."""
 
-    any_order = True
-
     def __init__(self, folder: Path, cfg: ModelConfig, options: SinkOptions) -> None:
         dtype = options.dtype or DTYPES[cfg.dtype]
         self.folder = folder
@@ -117,7 +123,8 @@ class DCPSink:
 
     def put(self, name: str, tensor: Tensor) -> None:
         key, start, shape = self._box(name)
-        self._writer.put(key, start, tensor.reshape(shape))
+        value = cast(name, tensor, self._writer.tensors[key].dtype)
+        self._writer.put(key, start, value.reshape(shape))
 
     def finish(self) -> None:
         self._writer.finish()

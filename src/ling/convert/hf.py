@@ -20,7 +20,7 @@ from .layouts import Layout
 from .sink import SinkOptions
 
 MTP_FILE = "mtp_layers_parameters.safetensors"
-_LAYER = re.compile(r"model\.layers\.(\d+)\.(.*)")
+_LAYER = re.compile(r"model\.layers\.([0-9]{1,9})\.(.*)")
 
 
 class HFSource:
@@ -40,12 +40,15 @@ class HFSource:
 
     def tensor(self, name: str) -> Tensor:
         value = float_tensor(self._held, name)
-        fp8 = self._held.dtype(name) == torch.float8_e4m3fn
-        return value.to(torch.bfloat16) if fp8 else value
+        return value.to(torch.bfloat16) if self.stored_as(name) == "fp8" else value
 
     def stored_bytes(self, name: str) -> int:
         parts = (name, name + SCALE)
         return sum(self._held.nbytes(part) for part in parts if part in self._held)
+
+    def stored_as(self, name: str) -> str:
+        """Each tensor by its own dtype."""
+        return "fp8" if self._held.dtype(name) == torch.float8_e4m3fn else "float"
 
     def close(self) -> None:
         """Nothing stays open between readings."""
@@ -57,8 +60,6 @@ class SafetensorsSink:
     Of several ranks each writes every `world_size`-th shard; `finish` closes a rank's shards,
     `describe` writes index and config.json.
     """
-
-    any_order = True
 
     def __init__(
         self, folder: Path, cfg: ModelConfig, layout: Layout, options: SinkOptions
@@ -99,8 +100,6 @@ class SafetensorsSink:
 
 class SeparateMTPSink:
     """The MTP layers as a model of their own: one file, layers counted from 0 (spec: §2)."""
-
-    any_order = True
 
     def __init__(self, folder: Path, cfg: ModelConfig, layout: Layout) -> None:
         self.folder, self._layout = folder, layout

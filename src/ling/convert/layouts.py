@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from ..config import ModelConfig
-from ..errors import CheckpointError
 from ..model.names import TensorSpec
 from ..model.shards import Stored
 from ..model.weights import SCALE
 from ..ops.fp8 import BLOCK, quantise_fp8_block
+from .sink import cast, check_finite
 
 _FP8 = re.compile(
     r".*\.(attention\.(query_key_value|dense)|mlp\.(|shared_experts\.|experts\.\d+\.)"
@@ -55,7 +55,7 @@ class PlainLayout:
 
     def encode(self, name: str, tensor: Tensor) -> dict[str, Tensor]:
         keep = name.endswith(".expert_bias")
-        return {name: tensor.to(torch.float32 if keep else self.dtype)}
+        return {name: cast(name, tensor, torch.float32 if keep else self.dtype)}
 
     def config_json(self, cfg: ModelConfig) -> dict[str, Any]:
         return cfg.replace(dtype=str(self.dtype).removeprefix("torch.")).to_dict()
@@ -81,8 +81,7 @@ class FP8Layout(PlainLayout):
             return super().encode(name, tensor)
         power_of_two = _POWER_OF_TWO.fullmatch(name) is not None
         values, scales = quantise_fp8_block(tensor, power_of_two=power_of_two)
-        if not bool(scales.isfinite().all()):
-            raise CheckpointError(f"tensor `{name}` holds NaN or infinity, FP8 cannot")
+        check_finite(name, scales, "FP8")
         return {name: values, name + SCALE: scales}
 
     def config_json(self, cfg: ModelConfig) -> dict[str, Any]:

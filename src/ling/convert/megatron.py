@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError, DCPError
+from ..errors import DCPError
 from ..model.dcp import DCPFolder
 from ..model.names import tensor_specs
 from ..model.shards import Extent, Stored
@@ -16,7 +16,7 @@ from .megatron_args import FILE, config_from_args, read_args
 from .megatron_names import Place, deinterleave, is_weight, places, spellings
 
 LATEST = "latest_checkpointed_iteration.txt"
-_MTP = re.compile(r"mtp\.layers\.(\d+)\.")
+_MTP = re.compile(r"mtp\.layers\.([0-9]{1,9})\.")
 _QKV = ("q", "k", "v")
 
 
@@ -54,7 +54,7 @@ class MegatronSource:
         tied = "output_layer.weight" not in keys
         try:
             config = config_from_args(args, tied=tied, mtp_layers=len(mtp))
-        except ConfigError as err:
+        except (ValueError, RecursionError) as err:  # lists may hold themselves
             raise DCPError(f"{folder / FILE}: {err}") from None
         embedding = self._held.tensors.get("embedding.word_embeddings.weight")
         if embedding is not None:
@@ -140,6 +140,10 @@ class MegatronSource:
         return sum(
             Stored(self._held.tensors[p.key].dtype, p.shape).nbytes for p in self._parts[name]
         )
+
+    def stored_as(self, name: str) -> str:
+        """Always floats, as they were trained."""
+        return "float"
 
     def close(self) -> None:
         self._held.close()

@@ -17,7 +17,7 @@ from ..model.weights import DTYPES
 from .megatron import LATEST
 from .megatron_args import FILE, common_state
 from .megatron_names import interleave, places
-from .sink import SinkOptions
+from .sink import SinkOptions, cast
 
 ITERATION = 1
 _METADATA = {
@@ -33,8 +33,6 @@ class MegatronSink:
 
     An expert's gate, up and down are a chunk each; Megatron loads them for any parallelism.
     """
-
-    any_order = True
 
     def __init__(self, folder: Path, cfg: ModelConfig, options: SinkOptions) -> None:
         dtype = options.dtype or DTYPES[cfg.dtype]
@@ -60,7 +58,8 @@ class MegatronSink:
     def put(self, name: str, tensor: Tensor) -> None:
         place = self._places[name]
         self._folder.mkdir(exist_ok=True)
-        value = interleave(tensor, self._cfg) if place.is_qkv else tensor
+        value = cast(name, tensor, self._writer.tensors[place.key].dtype)
+        value = interleave(value, self._cfg) if place.is_qkv else value
         self._writer.put(place.key, place.start, value.reshape(place.shape))
 
     def finish(self) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ..model.folder import INDEX
 from ..model.names import tensor_specs
 from ..model.packed import (
     EMBEDDING,
+    EMBEDDING_ROWS,
     PackedSpec,
     empty,
     fill,
@@ -29,8 +31,8 @@ from ..model.packed import (
 from ..model.packed_folder import PackedFolder, packed_plan
 from ..model.shards import ShardFile, Stored, plan_shards, shard_name
 from ..model.weights import read_quantization
-from ..ops.formats import Format
-from .sink import SinkOptions
+from ..ops.formats import Format, Packed
+from .sink import SinkOptions, check_finite
 
 # Packed weights are read by vector instructions as they lie in the file.
 CACHE_LINE = 64
@@ -83,8 +85,6 @@ class PackedSink:
     yet.
     """
 
-    any_order = True
-
     def __init__(
         self,
         folder: Path,
@@ -106,6 +106,7 @@ class PackedSink:
 
     def put(self, name: str, tensor: Tensor) -> None:
         """Take one tensor; its matrix is packed and written when all its parts are there."""
+        check_finite(name, tensor, self.format.name)
         if name == f"{EMBEDDING}.weight":
             q, scales = pack_embedding(tensor)
             self._shards.put(f"{EMBEDDING}.qweight", q)
@@ -123,8 +124,7 @@ class PackedSink:
             self._shards.put(name, tensor.to(self._shards.plan[name].dtype))
 
     def _pack(self, spec: PackedSpec, expert: int, parts: list[Tensor]) -> None:
-        one = PackedSpec(spec.name, spec.sources, spec.rows, spec.cols)
-        out = empty(one, self.format)
+        out = empty(replace(spec, experts=0), self.format)
         key = f"{spec.name}.{expert}" if spec.experts else spec.name
         fill(out, parts, self.importance.get(key))
         for suffix, value in ((".qweight", out.data), (".scales", out.scales)):
@@ -159,14 +159,18 @@ class PackedSource:
 
     def tensor(self, name: str) -> Tensor:
         """The values that the codes stand for, rounded to bfloat16."""
+        held = self._folder.source
         if name == f"{EMBEDDING}.weight":
-            q, scales = self._folder.embedding()
-            assert scales is not None
-            return unpack_embedding(q, scales).to(torch.bfloat16)
+            q, scales = (held.tensor(f"{EMBEDDING}.{part}") for part in ("qweight", "scales"))
+            parts = zip(q.split(EMBEDDING_ROWS), scales.split(EMBEDDING_ROWS), strict=True)
+            return torch.cat([unpack_embedding(*part).to(torch.bfloat16) for part in parts])
         if name not in self._where:
             return self._folder.plain(name)
         spec, e, i = self._where[name]
-        return unpack_matrix(spec, self._folder.matrix(spec), e)[i].to(torch.bfloat16)
+        keys = (f"{spec.name}.qweight", f"{spec.name}.scales")
+        data, scales = (held.part(k, e) if spec.experts else held.tensor(k) for k in keys)
+        packed = Packed(self._folder.format, spec.rows, spec.cols, data, scales)
+        return unpack_matrix(replace(spec, experts=0), packed)[i].to(torch.bfloat16)
 
     def stored_bytes(self, name: str) -> int:
         """Bytes on disk: this tensor's share of its matrix."""
@@ -176,8 +180,14 @@ class PackedSource:
         bits = self._folder.format.bits if name in self._where else 16
         return int(values * bits / 8)
 
+    def stored_as(self, name: str) -> str:
+        """The folder's format for matrices; the embedding always has 8 bits."""
+        if name == f"{EMBEDDING}.weight":
+            return "int8"
+        return self._folder.format.name if name in self._where else "float"
+
     def close(self) -> None:
-        """Nothing to close: files are mapped."""
+        """Nothing stays open between readings."""
 
 
 def is_packed(folder: Path) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -17,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
-from ..files import atomic_folder
-from .convert import Options, check_space, check_target, plan
+from ..files import atomic_folder, put_in_place
+from .convert import Options, check_space, check_target, place_of, plan
 from .sink import SinkOptions, layout_for
 from .source import open_source
 from .transfer import Log
@@ -37,12 +38,16 @@ def convert_part(
 
     All ranks give the same arguments. Formats without shards are refused.
     """
-    wanted, source, target = Options(**options), Path(source), Path(target)
+    wanted, source, target = Options(**options), Path(source), place_of(Path(target))
     if not 0 <= rank < world_size:
         raise UsageError(f"RANK is {rank}, expected 0 to {world_size - 1} (WORLD_SIZE)")
     if layout_for(wanted.to, SinkOptions()) is None:
         raise UsageError(f"`{wanted.to}` is not written in shards, run one process")
-    check_target(source, target, wanted.overwrite)
+    if wanted.mtp == "separate":
+        raise UsageError("`--mtp separate` has no shards to share, run one process")
+    if target.resolve().is_relative_to(source.resolve()):
+        raise UsageError(f"{target}: several processes cannot write into the source")
+    check_target(source, target, wanted)
     parts = _parts_folder(source, target, wanted, world_size)
     mine = parts / f"rank-{rank}"
     if not mine.exists():
@@ -57,7 +62,8 @@ def convert_part(
 
 def _parts_folder(source: Path, target: Path, wanted: Options, world_size: int) -> Path:
     """Named by what is converted and how, so that parts of another conversion are never mixed."""
-    stats = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in source.rglob("*")]
+    found = [(p.name, p.lstat()) for p in (source, *source.rglob("*"))]
+    stats = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in found]
     text = json.dumps([str(wanted), world_size, str(source.resolve()), sorted(stats)])
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
     return target.with_name(f"{target.name}.parts-{digest}")
@@ -82,9 +88,8 @@ def _put_together(parts: Path, target: Path, world_size: int) -> bool:
     for folder in folders:
         for path in folder.iterdir():
             os.replace(path, whole / path.name)  # index and config.json are the same in all
-    with atomic_folder(target, replace=True) as empty:
-        empty.rmdir()
-        whole.rename(empty)
-    for stale in target.parent.glob(f"{target.name}.parts-*"):
+    if any(whole.iterdir()):  # else it is in place, and only the rest was left to do
+        put_in_place(whole, target, replace=True)
+    for stale in target.parent.glob(f"{glob.escape(target.name)}.parts-*"):
         shutil.rmtree(stale, ignore_errors=True)
     return True

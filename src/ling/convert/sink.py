@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..config import ModelConfig
-from ..errors import UsageError
+from ..errors import CheckpointError, UsageError
 from ..model.shards import Extent
 from ..ops.formats import FORMATS
 
@@ -22,11 +22,9 @@ if TYPE_CHECKING:
 class Sink(Protocol):
     """Writes one format into a folder, which exists when the first `put` comes.
 
-    Every name of `names` is put once. With `any_order` several threads put, in any order; else
-    one thread puts in the order of `names`.
+    Every name of `names` is put once, by several threads, in about that order.
     """
 
-    any_order: bool
     names: list[str]
     """Names of `tensor_specs(config)` that this writer wants, in the order it likes best."""
     files: dict[str, int]
@@ -63,6 +61,25 @@ class SinkOptions:
     rank: int = 0
     """Of `world_size` processes that share the work, for formats in shards."""
     world_size: int = 1
+
+
+def check_finite(name: str, tensor: Tensor, what: str) -> None:
+    """`CheckpointError` when a format that turns NaN and infinity into something else gets one."""
+    if not _is_finite(tensor):
+        raise CheckpointError(f"tensor `{name}` holds NaN or infinity, {what} cannot")
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether all values are; the extremes tell, and cost no copy."""
+    return all(bool(extreme.isfinite()) for extreme in tensor.aminmax())
+
+
+def cast(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """The tensor in another dtype; `CheckpointError` for values that float16 cannot hold."""
+    value = tensor.to(dtype)
+    if dtype == torch.float16 and tensor.dtype != dtype and not _is_finite(value):
+        raise CheckpointError(f"tensor `{name}` holds values beyond 65504, the end of float16")
+    return value
 
 
 MakeSink = Callable[[Path, ModelConfig, SinkOptions], Sink]

@@ -33,6 +33,11 @@ class Source(Protocol):
         """Bytes that reading it takes from the disk."""
         ...
 
+    def stored_as(self, name: str) -> str:
+        """Of what precision the values on the disk are: "float", "fp8", "gguf" (in blocks) or a row
+        of `ops.formats`."""
+        ...
+
     def close(self) -> None: ...
 
 

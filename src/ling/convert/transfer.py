@@ -5,13 +5,11 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from .sink import ExtentSink, Sink
 from .source import ExtentSource, Source
@@ -66,20 +64,6 @@ def transfer(source: Source, sink: Sink, workers: int, progress: Progress) -> No
 
     The first error of any worker is raised once all have stopped.
     """
-    move = _move_any_order if sink.any_order else _move_in_order
-    with ThreadPoolExecutor(workers, initializer=_one_thread_each, initargs=(workers,)) as pool:
-        move(source, sink, pool, workers, progress)
-
-
-def _one_thread_each(workers: int) -> None:
-    # The workers share the cores; torch's own threads on top would only wait for each other.
-    if workers > 1:
-        torch.set_num_threads(1)
-
-
-def _move_any_order(
-    source: Source, sink: Sink, pool: ThreadPoolExecutor, workers: int, progress: Progress
-) -> None:
     names = _Shared(iter(sink.names))
 
     def work() -> None:
@@ -88,8 +72,8 @@ def _move_any_order(
                 sink.put(name, source.tensor(name))
             progress.add(source.stored_bytes(name))
 
-    futures = [pool.submit(work) for _ in range(workers)]
-    _finish(futures, names)
+    with ThreadPoolExecutor(workers, initializer=_one_thread_each, initargs=(workers,)) as pool:
+        _finish([pool.submit(work) for _ in range(workers)], names)
 
 
 def _copy(source: Source, sink: Sink, name: str) -> bool:
@@ -100,23 +84,10 @@ def _copy(source: Source, sink: Sink, name: str) -> bool:
     return extent is not None and sink.put_extent(name, extent)
 
 
-def _move_in_order(
-    source: Source, sink: Sink, pool: ThreadPoolExecutor, workers: int, progress: Progress
-) -> None:
-    waiting: deque[tuple[str, Future[Tensor]]] = deque()
-    names = iter(sink.names)
-    try:
-        while True:
-            while len(waiting) < workers and (name := next(names, None)) is not None:
-                waiting.append((name, pool.submit(source.tensor, name)))
-            if not waiting:
-                return
-            name, future = waiting.popleft()
-            sink.put(name, future.result())
-            progress.add(source.stored_bytes(name))
-    finally:
-        for _, future in waiting:
-            future.cancel()
+def _one_thread_each(workers: int) -> None:
+    # The workers share the cores; torch's own threads on top would only wait for each other.
+    if workers > 1:
+        torch.set_num_threads(1)
 
 
 class _Shared:

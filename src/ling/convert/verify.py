@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,9 +12,8 @@ from tqdm import tqdm
 
 from ..errors import CheckpointError
 from ..model.checksums import check_checksums
-from ..model.folder import SafetensorsFolder
 from ..model.names import tensor_specs
-from ..model.weights import FP8_BLOCK, read_quantization
+from ..model.weights import FP8_BLOCK
 from ..ops.formats import FORMATS
 from .probe import layer_bytes, logits, probe_tokens
 from .source import Source, open_source
@@ -35,8 +34,8 @@ def verify(
     """Check names, shapes, types, scales, values and checksums of `a`; with `b`, compare the two.
 
     Two checkpoints agree when every tensor's error is within its formats' bound: none between
-    floats (after rounding to the narrower), a block's rounding for FP8, `max_nrmse` of the row in
-    `ops.formats` for integers. Raises `CheckpointError` naming the first tensor that is wrong.
+    floats (after rounding to the dtype of one), a block's rounding for FP8, `max_nrmse` of the row
+    in `ops.formats` for integers. Raises `CheckpointError` naming the first tensor that is wrong.
     Holds two tensors at a time, and for the logits one decoder layer.
     """
     with contextlib.ExitStack() as stack:
@@ -71,26 +70,15 @@ def _check(path: Path, source: Source, progress: bool) -> dict[str, Any]:
     }
 
 
-class _Side:
-    """One of two checkpoints, and how it stores each tensor."""
+class _Side(NamedTuple):
+    """One of two checkpoints."""
 
-    def __init__(self, path: Path, source: Source) -> None:
-        self.path, self.source, self.config = path, source, source.config
-        self._folder = None
-        self._format = "gguf" if path.is_file() else "float"
-        if (path / "config.json").is_file() and not (path / ".metadata").is_file():
-            self._format = str((read_quantization(path) or {}).get("format", "float"))
-            self._folder = SafetensorsFolder(path)
-
-    def format(self, name: str) -> str:
-        """ "float", "fp8", "gguf" or a row of `ops.formats`."""
-        if self._folder is None or name not in self._folder:
-            return self._format
-        return "fp8" if self._folder.dtype(name) == torch.float8_e4m3fn else "float"
+    path: Path
+    source: Source
 
 
 def _compare(a: _Side, b: _Side, progress: bool) -> dict[str, Any]:
-    ours, theirs = tensor_specs(a.config), tensor_specs(b.config)
+    ours, theirs = tensor_specs(a.source.config), tensor_specs(b.source.config)
     both = [name for name in ours if name in theirs]
     only = {
         "only_a": [n for n in ours if n not in theirs],
@@ -104,7 +92,7 @@ def _compare(a: _Side, b: _Side, progress: bool) -> dict[str, Any]:
                 f"{list(theirs[name].shape)} in {b.path}"
             )
         x, y = a.source.tensor(name), b.source.tensor(name)
-        formats = {a.format(name), b.format(name)} - {"float"}
+        formats = {a.source.stored_as(name), b.source.stored_as(name)} - {"float"}
         kind = "+".join(sorted(formats)) or "float"
         error = _nrmse(x, y)
         if not _within(x, y, error, formats):
@@ -133,19 +121,15 @@ def _largest(x: Tensor) -> float:
 
 def _within(x: Tensor, y: Tensor, error: float, formats: set[str]) -> bool:
     if not formats:
-        narrow = x.dtype if x.dtype.itemsize <= y.dtype.itemsize else y.dtype
-        return torch.equal(x.to(narrow), y.to(narrow))
+        return any(torch.equal(x.to(dtype), y.to(dtype)) for dtype in (x.dtype, y.dtype))
     if formats == {"fp8"}:
         return _within_fp8(x.float(), y.float())
     return error <= sum(_bound(f) for f in formats)
 
 
 def _bound(name: str) -> float:
-    if name in FORMATS:
-        return FORMATS[name].max_nrmse
-    if name in ("gguf", "fp8"):
-        return _GGUF_NRMSE if name == "gguf" else _E4M3_RELATIVE
-    raise CheckpointError(f"no format `{name}`; there are {', '.join(FORMATS)}")
+    others = {"gguf": _GGUF_NRMSE, "fp8": _E4M3_RELATIVE}
+    return others[name] if name in others else FORMATS[name].max_nrmse
 
 
 def _within_fp8(x: Tensor, y: Tensor) -> bool:

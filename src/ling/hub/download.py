@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -84,7 +85,7 @@ def resolve_model(
 
     What exists on disk wins over a name. Raises `CheckpointError` for what is neither.
     """
-    if isinstance(model, Path) or Path(model).exists():
+    if isinstance(model, Path) or os.path.exists(model):
         return Path(model)
     if not is_hub_name(model):
         hint = nearest(model, list(ALIASES))

@@ -133,9 +133,9 @@ def place_tensor(read: Read, length: int) -> Placed:
     if "byteorder" in members and read(*members["byteorder"]) != b"little":
         raise DCPError("tensor in big-endian byte order")
     value = read_pickle(read(*members["data.pkl"]), _ALLOWED.__contains__)
-    if isinstance(value, Record) and value.kind == _PARAMETER:
-        value = value.args[0]
     try:
+        if isinstance(value, Record) and value.kind == _PARAMETER:
+            value = value.args[0]
         return _placed(value, members)
     except (AttributeError, TypeError, ValueError, IndexError, KeyError):
         raise DCPError("damaged archive: no plain tensor in it") from None
@@ -144,6 +144,8 @@ def place_tensor(read: Read, length: int) -> Placed:
 def _placed(value: Any, members: dict[str, tuple[int, int]]) -> Placed:
     storage, offset, shape, strides = value.args[:4]
     kind, key = storage.args[1], storage.args[2]
+    if not isinstance(kind, Global) or not isinstance(key, str):  # hashing other things may crash
+        raise ValueError
     dtype, (begin, size) = _STORAGES[kind], members[f"data/{key}"]
     numbers = (offset, *shape, *strides)
     if value.kind != _REBUILD or storage.kind is not None or len(shape) != len(strides):

@@ -7,6 +7,7 @@ of a tensor is read at its place, so that an expert costs an expert and not its 
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 import stat
@@ -28,6 +29,8 @@ MAX_METADATA_BYTES = 256 << 20
 # Larger tensors are written in several chunks: an archive of 4 GiB would need another layout.
 MAX_CHUNK_BYTES = 1 << 30
 _MAX_DIM = 1 << 40
+# Chunks that one reading joins; every pair of them is compared.
+_MAX_PARTS = 2048
 
 _META, _PLAN = "torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.planner"
 _MCORE = "megatron.core.dist_checkpointing.strategies.torch"
@@ -183,6 +186,8 @@ class DCPFolder:
                 parts.append((chunk, tuple(b[0] for b in box), tuple(h - lo for lo, h in box)))
         if len(parts) == 1 and parts[0][2] == shape:
             return self._read(held, *parts[0])
+        if len(parts) > _MAX_PARTS:
+            raise DCPError(f"in {len(parts)} chunks, the limit is {_MAX_PARTS}")
         _check_cover(parts, shape)
         out = torch.empty(shape, dtype=held.dtype)
         for chunk, low, size in parts:
@@ -266,15 +271,17 @@ def _read_metadata(path: Path) -> dict[str, DCPTensor]:
         return _tensors(read_pickle(data, lambda g: g in _ALLOWED or g in _DTYPES))
     except DCPError as err:
         raise DCPError(f".metadata: {err}") from None
-    except (AttributeError, TypeError, ValueError, IndexError, KeyError):
+    except (AttributeError, TypeError, ValueError, IndexError, KeyError, RecursionError):
         raise DCPError(".metadata: not the metadata of a checkpoint") from None
 
 
 def _tensors(metadata: Record) -> dict[str, DCPTensor]:
     infos = {}
     for index, info in (metadata.field("storage_data") or {}).items():
-        if index.field("offset") is not None:
-            infos[index.field("fqn"), _size(index.field("offset"))] = info
+        key, offset = index.field("fqn"), index.field("offset")
+        # Only text: hashing a tuple of a million tuples would end the process, here and below.
+        if isinstance(key, str) and offset is not None:
+            infos[key, _size(offset)] = info
     found = {}
     for key, record in metadata.field("state_dict_metadata").items():
         if record.kind.name != "TensorStorageMetadata" or not isinstance(key, str):
@@ -285,6 +292,8 @@ def _tensors(metadata: Record) -> dict[str, DCPTensor]:
             chunks[offsets] = _chunk(offsets, sizes, infos.get((key, offsets)), key)
         properties = record.field("properties").state
         dtype = properties["dtype"] if isinstance(properties, dict) else properties[0]
+        if not isinstance(dtype, Global):
+            raise ValueError
         found[key] = DCPTensor(_DTYPES[dtype], _size(record.field("size")), chunks)
     return found
 
@@ -338,7 +347,7 @@ def _check_cover(
     parts: list[tuple[Chunk, tuple[int, ...], tuple[int, ...]]], shape: tuple[int, ...]
 ) -> None:
     """Boxes that are disjoint and together have the volume of the region."""
-    volume = sum(torch.Size(size).numel() for _, _, size in parts)
+    volume = sum(math.prod(size) for _, _, size in parts)
     apart = all(
         any(
             a + n <= b or b + m <= a
@@ -347,7 +356,7 @@ def _check_cover(
         for i, (_, low, size) in enumerate(parts)
         for _, other, other_size in parts[:i]
     )
-    if volume != torch.Size(shape).numel() or not apart:
+    if volume != math.prod(shape) or not apart:
         raise DCPError("its chunks overlap or leave a hole")
 
 

@@ -27,7 +27,7 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 def refuse_checkpoint(folder: Path) -> None:
     """Raise `CheckpointError` with the command to convert it when `folder` is a run of ours, one of
     its checkpoints or a Megatron checkpoint: none of them is a model yet."""
-    is_run = any(folder.glob("checkpoints/step-*/manifest.json"))
+    is_run = any(folder.glob("checkpoints/step-[0-9]*/manifest.json"))
     is_checkpoint = (folder / ".metadata").is_file() and any(
         (folder / beside).is_file() for beside in ("config.json", "common.pt")
     )
@@ -127,6 +127,10 @@ class SafetensorsFolder:
         """One tensor, as stored, copied into memory of its own or `into`; safe whatever happens
         to the file meanwhile."""
         return self._files[self.weight_map[name]].read(name, into)
+
+    def part(self, name: str, index: int) -> Tensor:
+        """Slice `index` of one tensor that is a stack, copied as by `tensor`."""
+        return self._files[self.weight_map[name]].part(name, index)
 
     def view(self, name: str) -> Tensor:
         """One tensor, as stored, over the mapped file: no bytes are read before they are used.

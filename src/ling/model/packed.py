@@ -22,6 +22,7 @@ from ..strict_json import shown
 
 EMBEDDING = "model.word_embeddings"
 EMBEDDING_GROUP = 32
+EMBEDDING_ROWS = 2048
 
 
 @dataclass(frozen=True)
@@ -153,15 +154,20 @@ def unpack_matrix(spec: PackedSpec, packed: Packed, expert: int = 0) -> list[Ten
 
 def pack_embedding(w_VD: Tensor) -> tuple[Tensor, Tensor]:
     """int8 [V, D] and bfloat16 scales [V, D / 32]."""
-    codes, scales = formats.quantise(w_VD, Format("embedding", 2, EMBEDDING_GROUP, 8.5, 0.01))
-    return codes.to(torch.int8), scales
+    fmt = Format("embedding", 2, EMBEDDING_GROUP, 8.5, 0.01)
+    q_VD = torch.empty(w_VD.shape, dtype=torch.int8)
+    scales = torch.empty(len(w_VD), w_VD.shape[1] // EMBEDDING_GROUP, dtype=torch.bfloat16)
+    # Rows at a time: quantising takes ten times a matrix, and this is the largest of all.
+    for i in range(0, len(w_VD), EMBEDDING_ROWS):
+        at = slice(i, i + EMBEDDING_ROWS)
+        q_VD[at], scales[at] = formats.quantise(w_VD[at], fmt)
+    return q_VD, scales
 
 
 def unpack_embedding(q_VD: Tensor, scales: Tensor) -> Tensor:
     """float32 [V, D]."""
-    return (q_VD.float().unflatten(-1, (-1, EMBEDDING_GROUP)) * scales.float()[..., None]).flatten(
-        -2
-    )
+    grouped = q_VD.float().unflatten(-1, (-1, EMBEDDING_GROUP))
+    return grouped.mul_(scales.float()[..., None]).flatten(-2)
 
 
 def quantization_config(fmt: Format) -> dict[str, object]:

@@ -83,6 +83,16 @@ class SafetensorsFile:
             into = torch.empty(entry.shape, dtype=entry.dtype)
         assert (into.dtype, into.shape) == (entry.dtype, entry.shape)
         assert into.is_contiguous()
+        return self._read(entry, into)
+
+    def part(self, name: str, index: int) -> Tensor:
+        """Slice `index` of a tensor that is a stack, in memory of its own."""
+        dtype, shape, offset, nbytes = self.entries[name]
+        size = nbytes // shape[0]
+        one = Entry(dtype, shape[1:], offset + index * size, size)
+        return self._read(one, torch.empty(one.shape, dtype=dtype))
+
+    def _read(self, entry: Entry, into: Tensor) -> Tensor:
         if not entry.nbytes:
             return into
         target = into.detach().view(-1).view(torch.uint8).numpy().data

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import threading
 from collections.abc import Mapping
@@ -38,7 +39,7 @@ class Stored(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        return self.dtype.itemsize * torch.Size(self.shape).numel()
+        return self.dtype.itemsize * math.prod(self.shape)  # torch's product would wrap around
 
 
 class Extent(NamedTuple):
@@ -52,7 +53,8 @@ class Extent(NamedTuple):
 class ShardFile:
     """One safetensors file; `put` may be called by several threads in any order.
 
-    Data starts at a multiple of `align` bytes; 8 is what the safetensors library writes.
+    Data starts at a multiple of `align` bytes; 8 is what the safetensors library writes. The file
+    is closed when its last tensor is there, for small shards are more than a process may hold open.
     """
 
     def __init__(self, path: Path, tensors: Mapping[str, Stored], align: int = 8) -> None:
@@ -73,6 +75,7 @@ class ShardFile:
         text += b" " * (-(len(text) + 8) % align)
         self._header = len(text).to_bytes(8, "little") + text
         self.nbytes = len(self._header) + end
+        self._missing = end
         self._fd: int | None = None
         self._lock = threading.Lock()
 
@@ -88,20 +91,34 @@ class ShardFile:
     def put(self, name: str, tensor: Tensor) -> None:
         """Write one tensor; its dtype and shape are those announced."""
         assert (tensor.dtype, tuple(tensor.shape)) == self.tensors[name], name
-        write_all(self._open(), raw_bytes(tensor), len(self._header) + self._offsets[name])
+        self._write(raw_bytes(tensor), self._offsets[name])
 
     def put_extent(self, name: str, extent: Extent) -> bool:
         """Let the kernel copy one tensor from another file; False where it cannot."""
         assert extent.stored == self.tensors[name], name
-        return copy_extent(extent, self._open(), len(self._header) + self._offsets[name])
+        at = len(self._header) + self._offsets[name]
+        if not copy_extent(extent, self._open(), at):
+            return False
+        self._wrote(extent.stored.nbytes)
+        return True
 
     def put_part(self, name: str, index: int, tensor: Tensor) -> None:
         """Write slice `index` of a tensor that is a stack."""
         dtype, shape = self.tensors[name]
         assert (tensor.dtype, tuple(tensor.shape)) == (dtype, shape[1:]), name
         assert index < shape[0], name
-        at = len(self._header) + self._offsets[name] + index * tensor.nbytes
-        write_all(self._open(), raw_bytes(tensor), at)
+        self._write(raw_bytes(tensor), self._offsets[name] + index * tensor.nbytes)
+
+    def _write(self, data: memoryview, offset: int) -> None:
+        nbytes = len(data)
+        write_all(self._open(), data, len(self._header) + offset)
+        self._wrote(nbytes)
+
+    def _wrote(self, nbytes: int) -> None:
+        with self._lock:
+            self._missing -= nbytes
+            if not self._missing:
+                self.close()
 
     def close(self) -> None:
         if self._fd is not None:

@@ -158,7 +158,21 @@ METADATA = {
     "no expert count": ({KEY + "expert_count": None}, "`bailingmoe2.expert_count` is missing"),
     "text for a number": ({KEY + "embedding_length": "64"}, "hidden_size"),
     "list for a number": ({KEY + "block_count": [1, 2]}, "block_count"),
-    "2^31 blocks": ({KEY + "block_count": 1 << 31}, "blocks of"),
+    "2^31 blocks": ({KEY + "block_count": 1 << 31}, "num_hidden_layers"),
+    "2^20 blocks": ({KEY + "block_count": 1 << 20}, "limit"),
+    "tokens a number": (
+        {"tokenizer.ggml.tokens": 7, KEY + "vocab_size": None},
+        "vocab_size",
+    ),
+    "text for a factor": (
+        {
+            KEY + "rope.scaling.type": "yarn",
+            KEY + "rope.scaling.factor": 2.0,
+            KEY + "rope.scaling.original_context_length": 8,
+            KEY + "rope.scaling.attn_factor": "1",
+        },
+        "attn_factor",
+    ),
     "2^31 experts": ({KEY + "expert_count": 1 << 31}, "experts"),
     "no block left": ({KEY + "nextn_predict_layers": 4}, "MTP layers"),
     "rotary above the head": ({KEY + "rope.dimension_count": 256}, "rope.dimension_count"),

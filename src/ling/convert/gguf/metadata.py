@@ -31,8 +31,6 @@ OWN_FIELDS = (
     "use_cache",
     "output_router_logits",
 )
-MAX_SLICES = 1 << 18
-"""Layers times experts; Ling-1T has 20,480."""
 _SIGMOID = 2
 _INTS = {
     "context_length": "max_position_embeddings",
@@ -169,10 +167,11 @@ class _Keys:
         mtp = self.get("nextn_predict_layers", 0)
         fields: dict[str, Any] = {"mtp_loss_scaling_factor": 0.1 if mtp else 0.0}
         fields |= self._foreign_ids() | self._own_fields()
+        tokens = self.metadata.get("tokenizer.ggml.tokens")
         defaults = {
             "leading_dense_block_count": 0,
             "nextn_predict_layers": 0,
-            "vocab_size": len(self.metadata.get("tokenizer.ggml.tokens", ())),
+            "vocab_size": len(tokens) if isinstance(tokens, list) else 0,
             "attention.value_length": self.get("attention.key_length"),
         }
         for key, field in _INTS.items():
@@ -182,7 +181,6 @@ class _Keys:
         fields["norm_topk_prob"] = self.get("expert_weights_norm", False)
         fields |= self._shared(fields["moe_intermediate_size"]) | self._groups(fields)
         fields["rope_scaling"] = self._rope_scaling()
-        self._bound(fields)
         return self._with_rotary(fields)
 
     def _foreign_ids(self) -> dict[str, int]:
@@ -241,17 +239,11 @@ class _Keys:
             if value := self.get(f"rope.scaling.yarn_{key}", 0.0):
                 scaling[key] = value
         relative = self.get("rope.scaling.attn_factor", 1.0)
+        if not isinstance(relative, float):
+            raise GGUFError(f"`{ARCH}.rope.scaling.attn_factor` is {shown(relative)}")
         if relative != 1.0 and isinstance(factor, float) and factor > 0:
             scaling["attention_factor"] = relative * _usual_attention_factor(factor)
         return scaling
-
-    def _bound(self, fields: dict[str, Any]) -> None:
-        """Refuse counts that only damage explains, before every tensor's name is made."""
-        blocks, experts = self.get("block_count"), fields["num_experts"]
-        if type(experts) is not int or experts < 1 or blocks * experts > MAX_SLICES:
-            raise GGUFError(
-                f"{shown(blocks)} blocks of {shown(experts)} experts, the limit is {MAX_SLICES}"
-            )
 
     def _with_rotary(self, fields: dict[str, Any]) -> ModelConfig:
         head, rotary = fields["head_dim"], self.get("rope.dimension_count")

@@ -15,7 +15,7 @@ from ...config import ModelConfig
 from ...errors import UsageError
 from ...model.names import tensor_specs
 from ...model.shards import write_all
-from ..sink import SinkOptions
+from ..sink import SinkOptions, cast, check_finite
 from .header import KIND_IDS, KINDS, Kind, nbytes
 from .layout import general_metadata, lay_out
 from .metadata import check_exportable, metadata_of
@@ -47,8 +47,6 @@ class GGUFSink:
     Raises `UsageError` for a type or a model that cannot be exported, before anything is written.
     """
 
-    any_order = True
-
     def __init__(self, folder: Path, cfg: ModelConfig, options: SinkOptions) -> None:
         kind = options.gguf_type
         if kind not in FILE_TYPES:
@@ -58,9 +56,9 @@ class GGUFSink:
         check_exportable(cfg)
         if kind not in PLAIN:
             gguf_package()  # say that it is absent now, not after the first gigabyte
-        if options.tokenizer is None:
-            log.warning("no tokenizer: llama.cpp will take token ids only")
+        self._silent = options.tokenizer is None
         name = folder.name.removesuffix(".tmp").removesuffix(".gguf")
+        name = os.fsencode(name).decode("utf-8", "replace")
         metadata = general_metadata(name, FILE_TYPES[kind]) | metadata_of(cfg)
         metadata |= vocabulary_metadata(options.tokenizer, cfg.vocab_size)
         specs = gguf_specs(cfg)
@@ -83,6 +81,8 @@ class GGUFSink:
 
     def _open(self) -> None:
         """Make the file, head and full length included."""
+        if self._silent:
+            log.warning("no tokenizer: llama.cpp will take token ids only")
         self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         os.truncate(self._fd, self.files[FILE])
         write_all(self._fd, memoryview(self._head), 0)
@@ -98,7 +98,7 @@ class GGUFSink:
         rows = tensor.reshape(-1, tensor.shape[-1])
         # Quantising makes float32 copies, which a whole vocabulary's would be gigabytes of.
         for part in rows.split(max(1, _VALUES_AT_ONCE // rows.shape[-1])):
-            data = _encoded(part, place.kind).data
+            data = _encoded(key, part, place.kind).data
             write_all(self._fd, data, offset)
             offset += len(data)
 
@@ -117,11 +117,12 @@ def _kind(name: str, spec: GGUFSpec, kind: str) -> Kind:
     return chosen if spec.shape[-1] % chosen.block == 0 else KINDS[KIND_IDS["bf16"]]
 
 
-def _encoded(tensor: Tensor, kind: Kind) -> np.ndarray:
-    """The bytes of a tensor in a type."""
+def _encoded(name: str, tensor: Tensor, kind: Kind) -> np.ndarray:
+    """The bytes of a tensor in a type; those that cannot hold its values are refused."""
     if kind.name in PLAIN:
-        flat = tensor.to(PLAIN[kind.name]).contiguous().reshape(-1)
+        flat = cast(name, tensor, PLAIN[kind.name]).contiguous().reshape(-1)
         return flat.view(torch.uint8).numpy()
+    check_finite(name, tensor, kind.name)
     gguf = gguf_package()
     rows = tensor.float().contiguous().numpy()
     return gguf.quants.quantize(rows, gguf.GGMLQuantizationType[kind.name.upper()]).reshape(-1)

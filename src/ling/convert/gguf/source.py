@@ -66,6 +66,10 @@ class GGUFSource:
         """Bytes of the file that hold `name`."""
         return self._place(name)[2]
 
+    def stored_as(self, name: str) -> str:
+        """ "gguf" where values are quantised."""
+        return "float" if self._place(name)[0].kind.name in PLAIN else "gguf"
+
     def close(self) -> None:
         """Give back the file and the rebuilt tokenizer folder."""
         if self._scratch is not None:
