@@ -7,6 +7,7 @@
 enum class Form { kBytes, kCodes, kPairs };  // unpacked bytes, 4-bit codes, bfloat16 pairs
 
 constexpr int kRowBlock = 6, kTileBlock = 2;
+constexpr int kFewRows = 3;  // up to so many, a product waits for its weights
 constexpr int64_t kPrefetch = 4096;  // bytes ahead: the hardware's own stops at every 4 KiB
 
 // Where a walk through NT tiles side by side, now at byte `at` of each, will be a little later: further
@@ -30,7 +31,7 @@ static inline void multiply(const uint8_t* const* data, const uint16_t* const* s
       const int64_t next = ahead<NT>(64 * k, 64 * groups);
       for (int t = 0; t < NT; ++t) {
         const uint16_t* w = reinterpret_cast<const uint16_t*>(data[t]) + 32 * k;
-        if (MB < kRowBlock) prefetch(data[t] + next);
+        if (MB <= kFewRows) prefetch(data[t] + next);
         for (int m = 0; m < MB; ++m) acc[m][t] = dot2(acc[m][t], w, xp[m][k]);
       }
     }
@@ -60,7 +61,7 @@ static inline void multiply(const uint8_t* const* data, const uint16_t* const* s
       for (int64_t s = g * steps; s < (g + 1) * steps; ++s)
         for (int t = 0; t < NT; ++t) {
           const uint8_t* p = data[t] + 64 * s;
-          if (MB < kRowBlock) prefetch(p + next);
+          if (MB <= kFewRows) prefetch(p + next);
           const u8 w = load_u8(p);
           for (int m = 0; m < MB; ++m) d[m][t] = dot4(d[m][t], w, xq[m][s]);
         }
