@@ -33,6 +33,10 @@ static inline f32 power2(i32 n) {
   return {_mm256_castsi256_ps(_mm256_slli_epi32(e.a, 23)),
           _mm256_castsi256_ps(_mm256_slli_epi32(e.b, 23))};
 }
+template <int n>
+static inline i32 shift_left(i32 x) {
+  return {_mm256_slli_epi32(x.a, n), _mm256_slli_epi32(x.b, n)};
+}
 static inline void store_i32(int32_t* p, i32 x) {
   _mm256_storeu_si256((__m256i*)p, x.a), _mm256_storeu_si256((__m256i*)(p + 8), x.b);
 }

@@ -30,6 +30,8 @@ static inline f32 load_i8(const int8_t* p) {
   return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)));
 }
 static inline i32 add_i32(i32 a, i32 b) { return _mm512_add_epi32(a, b); }
+template <int n>
+static inline i32 shift_left(i32 a) { return _mm512_slli_epi32(a, n); }
 static inline i32 zero_i32() { return _mm512_setzero_si512(); }
 static inline void store_i32(int32_t* p, i32 a) { _mm512_storeu_si512(p, a); }
 static inline f32 load_bf16(const uint16_t* p) {

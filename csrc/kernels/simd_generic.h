@@ -34,6 +34,11 @@ static inline f32 power2(i32 n) {
   }
   return r;
 }
+template <int n>
+static inline i32 shift_left(i32 x) {
+  LING_LANES(16) x.v[i] = (int32_t)((uint32_t)x.v[i] << n);
+  return x;
+}
 static inline void store_i32(int32_t* p, i32 x) { memcpy(p, x.v, 64); }
 static inline void store_i8(int8_t* p, i32 x) { LING_LANES(16) p[i] = (int8_t)x.v[i]; }
 static inline f32 load_i8(const int8_t* p) { f32 r; LING_LANES(16) r.v[i] = (float)p[i]; return r; }

@@ -27,7 +27,7 @@ from ling.files import hash_tree
 from ling.model.names import tensor_specs
 from ling.model.packed import EMBEDDING_GROUP, EMBEDDING_ROWS, pack_embedding
 from ling.model.weights import load_model
-from ling.ops.formats import Format, quantise
+from ling.ops.formats import FORMATS, Format, quantise
 from ling.presets import preset
 
 TOOL = Path(__file__).parents[2] / "tools" / "convert_dcp_to_safe_tensors.py"
@@ -381,6 +381,15 @@ print(written, (peak() - before) * 1024)
     written, grown = map(int, done.stdout.split())
     assert written > 150e6
     assert grown < 40e6
+
+
+@pytest.mark.parametrize("fmt", ["int8", "int4", "int4_g32"])
+def test_integer_folders_stay_within_their_bounds_and_come_back(fmt, tiny, tmp_path):
+    convert(tiny / "hf_bf16", tmp_path / fmt, to=fmt, verify=True)
+    convert(tmp_path / fmt, tmp_path / "bf16", verify=True)
+    head = [open_source(p).tensor("lm_head.weight") for p in (tiny / "hf_bf16", tmp_path / "bf16")]
+    error = float((head[1].float() - head[0].float()).norm() / head[0].float().norm())
+    assert error < FORMATS[FORMATS[fmt].head or fmt].max_nrmse
 
 
 def test_packed_folder_that_shrinks_is_an_error_not_a_signal(tmp_path):

@@ -22,6 +22,7 @@ from ..model.packed import (
     PackedSpec,
     empty,
     fill,
+    format_in,
     pack_embedding,
     packed_specs,
     quantization_config,
@@ -106,7 +107,8 @@ class PackedSink:
 
     def put(self, name: str, tensor: Tensor) -> None:
         """Take one tensor; its matrix is packed and written when all its parts are there."""
-        check_finite(name, tensor, self.format.name)
+        if name not in self._where:  # of a matrix, the scales tell
+            check_finite(name, tensor, self.format.name)
         if name == f"{EMBEDDING}.weight":
             q, scales = pack_embedding(tensor)
             self._shards.put(f"{EMBEDDING}.qweight", q)
@@ -127,6 +129,10 @@ class PackedSink:
         out = empty(replace(spec, experts=0), self.format)
         key = f"{spec.name}.{expert}" if spec.experts else spec.name
         fill(out, parts, self.importance.get(key))
+        if out.scales is None or bool(out.scales.isnan().any()):
+            # A scale is NaN where a weight is not finite; say which tensor holds it.
+            for name, part in zip(spec.parts(expert), parts, strict=True):
+                check_finite(name, part, self.format.name)
         for suffix, value in ((".qweight", out.data), (".scales", out.scales)):
             if value is None:
                 continue
@@ -169,7 +175,7 @@ class PackedSource:
         spec, e, i = self._where[name]
         keys = (f"{spec.name}.qweight", f"{spec.name}.scales")
         data, scales = (held.part(k, e) if spec.experts else held.tensor(k) for k in keys)
-        packed = Packed(self._folder.format, spec.rows, spec.cols, data, scales)
+        packed = Packed(format_in(self._folder.format, spec), spec.rows, spec.cols, data, scales)
         return unpack_matrix(replace(spec, experts=0), packed)[i].to(torch.bfloat16)
 
     def stored_bytes(self, name: str) -> int:
@@ -177,7 +183,9 @@ class PackedSource:
         values = torch.Size(tensor_specs(self.config)[name].shape).numel()
         if name == f"{EMBEDDING}.weight":
             return values + values // 16
-        bits = self._folder.format.bits if name in self._where else 16
+        bits = 16.0
+        if name in self._where:
+            bits = format_in(self._folder.format, self._where[name][0]).bits
         return int(values * bits / 8)
 
     def stored_as(self, name: str) -> str:

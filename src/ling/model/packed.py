@@ -126,8 +126,7 @@ def empty(spec: PackedSpec, fmt: Format) -> Packed:
 def fill(out: Packed, parts: list[Tensor], importance_K: Tensor | None = None) -> None:
     """Pack one matrix from its Hugging Face tensors into `out`."""
     w = parts[0] if len(parts) == 1 else interleave(*parts)
-    if w.dtype not in (torch.float32, torch.bfloat16):
-        w = w.float()
+    w = _packable(w)
     if native.library() is not None:
         native.pack(w, out.format, importance_K, out)
         return
@@ -135,6 +134,10 @@ def fill(out: Packed, parts: list[Tensor], importance_K: Tensor | None = None) -
     out.data.copy_(packed.data)
     if out.scales is not None and packed.scales is not None:
         out.scales.copy_(packed.scales)
+
+
+def _packable(w: Tensor) -> Tensor:
+    return w if w.dtype in (torch.float32, torch.bfloat16) else w.float()
 
 
 def pack_matrix(spec: PackedSpec, fmt: Format, tensor: Callable[[str], Tensor]) -> Packed:
@@ -157,10 +160,15 @@ def pack_embedding(w_VD: Tensor) -> tuple[Tensor, Tensor]:
     fmt = Format("embedding", 2, EMBEDDING_GROUP, 8.5, 0.01)
     q_VD = torch.empty(w_VD.shape, dtype=torch.int8)
     scales = torch.empty(len(w_VD), w_VD.shape[1] // EMBEDDING_GROUP, dtype=torch.bfloat16)
+    pack = formats.pack if native.library() is None else native.pack
     # Rows at a time: quantising takes ten times a matrix, and this is the largest of all.
     for i in range(0, len(w_VD), EMBEDDING_ROWS):
-        at = slice(i, i + EMBEDDING_ROWS)
-        q_VD[at], scales[at] = formats.quantise(w_VD[at], fmt)
+        rows = _packable(w_VD[i : i + EMBEDDING_ROWS])
+        at, packed = slice(i, i + len(rows)), pack(rows, fmt)
+        assert packed.scales is not None
+        bytes_ND = packed.data.view(len(packed.data), -1, TILE, 4).transpose(1, 2).flatten(2)
+        q_VD[at] = (bytes_ND ^ 0x80).view(torch.int8).flatten(0, 1)[: len(rows)]
+        scales[at] = packed.scales.transpose(1, 2).flatten(0, 1)[: len(rows)]
     return q_VD, scales
 
 
