@@ -127,6 +127,13 @@ def test_print_config_shows_the_resolved_recipe():
     assert "steps: 7" in done.stdout
 
 
+def test_printed_config_is_a_recipe(tmp_path):
+    recipe = REPOSITORY / "recipes/pretrain/tiny.yaml"
+    printed = ling("pretrain", recipe, "--optim.lr", "0.5", "--print-config").stdout
+    (tmp_path / "again.yaml").write_text(printed)
+    assert ling("pretrain", tmp_path / "again.yaml", "--print-config").stdout == printed
+
+
 @pytest.mark.parametrize(
     "recipe", sorted((REPOSITORY / "recipes").rglob("*.yaml")), ids=lambda p: p.stem
 )

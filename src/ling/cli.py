@@ -117,7 +117,7 @@ def _say(value: Any, as_json: bool, text: str) -> None:
 def _pretrain(args: list[str]) -> int:
     from pathlib import Path
 
-    from .config import PretrainConfig, check_recipe_file
+    from .config import PretrainConfig, check_recipe_file, recipe_yaml
 
     parser = _parser("pretrain RECIPE.yaml", default_env=False)
     parser.add_argument("--config", action="config", help="the recipe; also as first argument")
@@ -133,11 +133,15 @@ def _pretrain(args: list[str]) -> int:
             raise UsageError(f"{args[0]}: no such recipe")
         check_recipe_file(args[0])
         args = ["--config", *args]
-    args = ["--print_config" if a == "--print-config" else a for a in args]
-    parsed = parser.parse_args(args)
+    # The parser's own flag would print this command's flags too, which are no keys of a recipe.
+    only_print = "--print-config" in args
+    parsed = parser.parse_args([a for a in args if a != "--print-config"])
     recipe_path = parsed.config[0].relative if parsed.config else None
     out = Path(parsed.out or f"runs/{Path(recipe_path).stem if recipe_path else 'pretrain'}")
     recipe = _build_recipe(vars(parser.instantiate(parsed)))
+    if only_print:
+        print(recipe_yaml(recipe), end="")
+        return 0
     from .train.trainer import run
 
     return run(recipe, out, allow_data_reset=parsed.allow_data_reset)
@@ -592,6 +596,9 @@ def _bench_inference(kind: str, args: list[str]) -> None:
         "--peer-types", type=str, nargs="+", default=None, help="q4_0, q4_k_m, q8_0"
     )
     parser.add_argument(
+        "--peer-settings", type=str, default="", help='only these, such as "flash=on repack=on"'
+    )
+    parser.add_argument(
         "--peer-python", type=str, default=None, help="interpreter that has llama-cpp-python"
     )
     parser.add_argument("--cache", type=str, default=None, help="folder for random weights")
@@ -617,6 +624,7 @@ def _bench_inference(kind: str, args: list[str]) -> None:
         fmt=ns.format,
         against=ns.against,
         peer_types=ns.peer_types,
+        peer_settings=ns.peer_settings,
         peer_python=ns.peer_python,
         cache=ns.cache,
         log=lambda text: print(text, file=sys.stderr),

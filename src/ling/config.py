@@ -557,6 +557,13 @@ class PretrainConfig:
     """When checkpoints are written and which are kept."""
 
 
+def recipe_yaml(recipe: PretrainConfig) -> str:
+    """The recipe with every key, as `check_recipe_file` takes it."""
+    import yaml
+
+    return yaml.safe_dump(dataclasses.asdict(recipe), sort_keys=False)
+
+
 def check_recipe_file(path: str | Path, kind: type = PretrainConfig) -> None:
     """Refuse a recipe file that is not YAML of `kind`'s keys, naming the line or the key."""
     import yaml

@@ -8,7 +8,7 @@ import pytest
 
 from ling.cli import main
 from ling.errors import RunError, UsageError
-from ling.eval import peers
+from ling.eval import bench_infer, peers
 from ling.eval.bench_infer import BenchOptions, Ours, bench
 from ling.eval.peers import Peer, best_of, interval, llama_cpp
 from ling.ops import native
@@ -93,6 +93,20 @@ def test_interpreter_without_llama_cpp_is_named(tmp_path):
     bare.chmod(0o755)
     with pytest.raises(UsageError, match="llama-cpp-python"):
         llama_cpp("ling-nano", ["q4_0"], tmp_path, str(bare), str)
+
+
+@needs_library
+def test_only_the_asked_settings_of_a_peer_run(tmp_path, monkeypatch):
+    every = [Peer(f"llama.cpp Q4_0 flash={f}", "p", tmp_path, 2, f, "on") for f in ("off", "on")]
+    monkeypatch.setattr(bench_infer, "llama_cpp", lambda *_: every)
+    ran = []
+    monkeypatch.setattr(bench_infer, "run", lambda *_, peers, **__: ran.extend(peers) or {})
+    options = BenchOptions(kind="decode", tokens=4, pairs=1)
+    kwargs = {"cache": str(tmp_path), "log": str, "against": "llama.cpp"}
+    bench("ling-tiny", options, peer_settings="flash=on", **kwargs)
+    assert ran == every[1:]
+    with pytest.raises(UsageError, match=r"there are llama\.cpp Q4_0 flash=off"):
+        bench("ling-tiny", options, peer_settings="flash=maybe", **kwargs)
 
 
 def test_interval_holds_the_median_of_steady_ratios():

@@ -330,6 +330,7 @@ def bench(
     fmt: str | None = None,
     against: str | None = None,
     peer_types: list[str] | None = None,
+    peer_settings: str = "",
     peer_python: str | None = None,
     cache: str | None = None,
     log: Callable[[str], None] = print,
@@ -348,7 +349,11 @@ def bench(
     peers: list[Peer] = []
     if against is not None:
         types = peer_types or (["q8_0"] if fmt == "int8" else ["q4_0", "q4_k_m"])
-        peers = llama_cpp(model, types, place, peer_python, log)
+        every = llama_cpp(model, types, place, peer_python, log)
+        peers = [p for p in every if p.name.endswith(peer_settings)]
+        if not peers:
+            names = ", ".join(p.name for p in every)
+            raise UsageError(f"`--peer-settings` is `{peer_settings}`, there are {names}")
     return run(folder, Path(model).name, options, fmt=fmt, peers=peers, log=log)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch.distributed as dist
 import yaml
 
-from ..config import PretrainConfig
+from ..config import PretrainConfig, recipe_yaml
 from ..errors import UsageError
 from ..files import make_folder, write_atomic
 
@@ -66,8 +66,7 @@ def check_recipe(recipe: PretrainConfig, out: Path) -> None:
 
 def save_recipe(recipe: PretrainConfig, out: Path) -> None:
     """Keep the resolved recipe; called once everything it names has been opened and compared."""
-    text = yaml.safe_dump(dataclasses.asdict(recipe), sort_keys=False)
-    write_atomic(out / "config.yaml", text)
+    write_atomic(out / "config.yaml", recipe_yaml(recipe))
 
 
 def data_state(recipe: PretrainConfig, prefixes: Sequence[str]) -> dict[str, Any]:
