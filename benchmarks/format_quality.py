@@ -20,14 +20,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ling.config import ModelConfig
 from ling.data.indexed import IndexedDataset
 from ling.infer.open import open_runner
 from ling.infer.pages import Segment, pages_for
 from ling.infer.runner import Runner, TorchRunner
 from ling.model.ling import from_config
-from ling.model.packed import packed_specs
+from ling.model.packed import format_in, packed_specs
 from ling.model.weights import fill_tensors
-from ling.ops.formats import FORMATS
+from ling.ops.formats import FORMATS, Format
 
 ROW = 512
 Score = Callable[[list[int]], Tensor]
@@ -63,6 +64,16 @@ def gguf_scorer(path: Path) -> tuple[Score, float]:
     return scorer(TorchRunner(model.eval())), bits
 
 
+def packed_bits(cfg: ModelConfig, fmt: Format) -> float:
+    """Bits per packed weight, head included."""
+    bits = total = 0.0
+    for spec in packed_specs(cfg).values():
+        count = spec.rows * spec.cols * max(spec.experts, 1)
+        bits += count * format_in(fmt, spec).bits
+        total += count
+    return bits / total
+
+
 def rows(prefix: str, count: int) -> Iterator[list[int]]:
     """Rows of held-out tokens."""
     data = IndexedDataset(prefix)
@@ -84,10 +95,9 @@ def main() -> None:
     want = [exact(t) for t in texts]
     print(json.dumps(report("float32", 32.0, texts, want, want)), flush=True)
     for name, fmt in FORMATS.items():
-        score = scorer(open_runner(args.model, fmt=name))
-        print(
-            json.dumps(report(name, fmt.bits, texts, want, [score(t) for t in texts])), flush=True
-        )
+        runner = open_runner(args.model, fmt=name)
+        score, bits = scorer(runner), packed_bits(runner.config, fmt)
+        print(json.dumps(report(name, bits, texts, want, [score(t) for t in texts])), flush=True)
     for path in args.gguf:
         score, bits = gguf_scorer(path)
         got = [score(t) for t in texts]
