@@ -20,6 +20,9 @@ pytest.importorskip("vllm")
 
 import ling
 from ling.convert.convert import convert
+from ling.data.tokenizer import Tokenizer
+from ling.infer.engine import Engine
+from ling.infer.open import open_runner
 
 pytestmark = pytest.mark.skipif(
     "ling" not in entry_points(group="vllm.general_plugins").names,
@@ -61,12 +64,20 @@ def ours(folder, dtype):
 
 
 def our_acceptance(folder):
-    """Share of drafts that our engine keeps: one token drafted per step, as vLLM with k = 1."""
-    llm = ling.LLM(str(folder), dtype="float32", speculative="mtp")
-    llm.generate(
-        PROMPTS, ling.SamplingParams(temperature=0, max_tokens=MAX_TOKENS, ignore_eos=True)
+    """Share of drafts that our engine keeps: one token drafted every step, as vLLM with k = 1."""
+    tokenizer = Tokenizer.from_folder(folder)
+    engine = Engine(
+        open_runner(folder, "float32"),
+        speculative="mtp",
+        adaptive=False,  # `ling.LLM` drafts only while that pays, and so other positions
+        has_id=tokenizer.has_id,
     )
-    return llm.stats.acceptance
+    params = ling.SamplingParams(temperature=0, max_tokens=MAX_TOKENS, ignore_eos=True)
+    for prompt in PROMPTS:
+        engine.add(tokenizer.encode(prompt), params)
+    while engine.has_work:
+        engine.step()
+    return engine.stats.acceptance
 
 
 def theirs(folder, prompts, env=None, **engine):
