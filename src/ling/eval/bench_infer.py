@@ -158,39 +158,37 @@ def run(
     peers: list[Peer] | None = None,
     log: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Measure, in turn with each peer's every variant; returns the report that `--json` prints."""
+    """Measure, in turn with the peer's best setting; returns the report that `--json` prints."""
     # The peer alone first: both at once need not fit in memory until one setting is chosen.
-    started = [best_of(peers, options, log).start(options)] if peers else []
+    peer = best_of(peers, options, log).start(options) if peers else None
     ours = Ours(folder, options, fmt)
     buffer = torch.ones(READ_BYTES, dtype=torch.uint8)
     ours.measure()
-    for peer in started:
+    if peer is not None:
         peer.measure()
     if isinstance(ours.runner, NativeRunner):
         ours.runner.profile()
     mine: list[float] = []
+    theirs: list[float] = []
     limits: list[float] = []
-    theirs: dict[str, list[float]] = {p.name: [] for p in started}
-    python = 0.0
+    seconds = 0.0
     for k in range(options.pairs):
-        order: list[Any] = [*started, None] if k % 2 else [None, *started]
-        for peer in order:
-            if peer is not None:
-                theirs[peer.name].append(peer.measure())
-                continue
-            begin = time.perf_counter()
-            mine.append(ours.measure())
-            python += time.perf_counter() - begin
+        if peer is not None and k % 2:
+            theirs.append(peer.measure())
+        begin = time.perf_counter()
+        mine.append(ours.measure())
+        seconds += time.perf_counter() - begin
+        if peer is not None and not k % 2:
+            theirs.append(peer.measure())
         limits.append(read_rate(buffer))
-    stages: dict[str, float] = {}
+    report = _report(name, ours, options, mine, limits)
     if isinstance(ours.runner, NativeRunner):
         stages = ours.runner.profile()
-    for peer in started:
+        report["python_overhead"] = max(0.0, 1 - sum(stages.values()) / seconds)
+        report |= _limits(ours, report, stages, seconds)
+    if peer is not None:
         peer.stop()
-    report = _report(name, ours, options, mine, limits, theirs)
-    if isinstance(ours.runner, NativeRunner):
-        report["python_overhead"] = max(0.0, 1 - sum(stages.values()) / python)
-        report |= _limits(ours, report, stages, python)
+        report |= _ratio(peer.name, mine, theirs)
     report["line"] = line(report)
     return report
 
@@ -225,7 +223,6 @@ def _report(
     options: BenchOptions,
     mine: list[float],
     limits: list[float],
-    theirs: dict[str, list[float]],
 ) -> dict[str, Any]:
     rate, limit = statistics.median(mine), statistics.median(limits)
     report: dict[str, Any] = {
@@ -241,17 +238,17 @@ def _report(
     }
     if options.speculative != "off":
         report["acceptance_measured"] = ours.engine.stats.acceptance
-    if theirs:
-        best = max(theirs, key=lambda n: statistics.median(theirs[n]))
-        ratios = [a / b for a, b in zip(mine, theirs[best], strict=True)]
-        report |= {
-            "against": best,
-            "theirs": statistics.median(theirs[best]),
-            "ratio": statistics.median(ratios),
-            "interval": list(interval(ratios)),
-            "variants": {n: statistics.median(v) for n, v in theirs.items()},
-        }
     return report
+
+
+def _ratio(name: str, mine: list[float], theirs: list[float]) -> dict[str, Any]:
+    ratios = [a / b for a, b in zip(mine, theirs, strict=True)]
+    return {
+        "against": name,
+        "theirs": statistics.median(theirs),
+        "ratio": statistics.median(ratios),
+        "interval": list(interval(ratios)),
+    }
 
 
 def line(report: dict[str, Any]) -> str:
