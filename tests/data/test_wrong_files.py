@@ -15,6 +15,7 @@ from ling.data import records
 
 ROWS = "".join(json.dumps({"text": f"line {i}"}) + "\n" for i in range(20))
 ARRAY = json.dumps([{"text": "a"}, {"text": "b"}])
+TEXT, RECORDS = ("jsonl", "json", "txt"), ("jsonl", "json")
 WRONG = {
     "empty file": b"",
     "gzip": gzip.compress(ROWS.encode()),
@@ -58,19 +59,14 @@ def refusal(source, capsys) -> str:
     return error
 
 
-@pytest.mark.parametrize("ending", ["jsonl", "json", "txt"])
-@pytest.mark.parametrize("cause", WRONG)
-def test_wrong_content_is_named(tmp_path, capsys, cause, ending):
+@pytest.mark.parametrize(
+    ("cause", "content", "ending"),
+    [(cause, WRONG[cause], ending) for cause in WRONG for ending in TEXT]
+    + [(cause, WRONG_LINES[cause], ending) for cause in WRONG_LINES for ending in RECORDS],
+)
+def test_wrong_content_is_named(tmp_path, capsys, cause, content, ending):
     file = tmp_path / f"text.{ending}"
-    file.write_bytes(WRONG[cause])
-    assert cause in refusal(file, capsys)
-
-
-@pytest.mark.parametrize("ending", ["jsonl", "json"])
-@pytest.mark.parametrize("cause", WRONG_LINES)
-def test_wrong_records_are_named(tmp_path, capsys, cause, ending):
-    file = tmp_path / f"text.{ending}"
-    file.write_bytes(WRONG_LINES[cause])
+    file.write_bytes(content)
     assert cause in refusal(file, capsys)
 
 
