@@ -47,7 +47,10 @@ Choice choose() {
   if (cap >= 2 && avx512) best = &level_avx512vnni;
 #endif
 #ifdef LING_HAVE_AVX512BF16
-  if (cap >= 3 && avx512 && __builtin_cpu_supports("avx512bf16")) best = &level_avx512bf16;
+  // Cooper Lake alone has the one without the other; it runs as avx512vnni.
+  if (cap >= 3 && avx512 && __builtin_cpu_supports("avx512bf16") &&
+      __builtin_cpu_supports("avx512vbmi"))
+    best = &level_avx512bf16;
 #endif
 #endif
   return {best, nullptr};
