@@ -1,7 +1,9 @@
-// Quantising and packing weights: a group of columns of a tile of 16 rows at a time. Rows are scaled
-// one by one and then turned (`transpose4`), so that a lane holds a row and no sum crosses lanes.
+// Quantising and packing weights: a tile of 16 rows, and as many groups as fit 256 columns, at a time;
+// step by step for all of them, so that a group's divisions pass while others are at work. Rows are
+// scaled one by one and then turned (`transpose4`): a lane holds a row and no sum crosses lanes.
 
-constexpr int64_t kMaxGroup = 256;
+constexpr int64_t kSpan = 256;  // the largest group
+constexpr int64_t kMaxGroups = kSpan / 16;
 constexpr int kClips = 12;
 // Where a group's largest magnitude may come to lie, in units of the levels: on the side of -127 or on
 // that of 105. How these were chosen: docs/concepts/formats.md.
@@ -13,57 +15,70 @@ static inline f32 load16(const uint32_t* p) { return load(reinterpret_cast<const
 template <class Bits> struct SignedOf { using type = int32_t; };
 template <> struct SignedOf<uint16_t> { using type = int16_t; };
 
-// A group of a tile as bit patterns, columns padded with zeros. Rows that do not exist, that are not
+// Groups of a tile as bit patterns, columns padded with zeros. Groups that do not exist, that are not
 // finite or whose magnitudes are all below 1e-36 are zeros.
 template <class Bits>
-struct Group {
-  const Bits* row[kTile];
-  float amax[kTile];  // largest magnitude: NaN where a value is not finite, 0 below 1e-36
-  float sign[kTile];  // of what has it; positive where both signs do
-  Bits padded[kTile][kMaxGroup];
-};
+struct Span {
+  int64_t group, groups;
+  alignas(64) Bits row[kTile][kSpan];
+  float amax[kMaxGroups][kTile];  // largest magnitude: NaN where a value is not finite, 0 below 1e-36
+  float sign[kMaxGroups][kTile];  // of what has it; positive where both signs do
+  alignas(64) uint8_t bytes[kTile][kSpan + 64];  // room for 32 codes of half as many
+  u8 block[kSpan / 4];  // turned: of 16 rows the bytes of columns 4 b .. 4 b + 3
 
-template <class Bits>
-static void load_group(Group<Bits>& g, const Bits* w, int64_t rows, int64_t stride, int64_t have,
-                       int64_t group) {
-  using Signed = typename SignedOf<Bits>::type;
-  static const Bits zeros[kMaxGroup] = {};
-  Bits top[kTile], bottom[kTile];
-  for (int64_t r = 0; r < kTile; ++r) {
-    const Bits* p = r < rows ? w + r * stride : zeros;
-    if (r < rows && have < group) {
-      for (int64_t k = 0; k < group; ++k) g.padded[r][k] = k < have ? p[k] : 0;
-      p = g.padded[r];
-    }
-    g.row[r] = p;
-    // Signed integers order positive floats, unsigned ones negative floats by their magnitude.
-    Signed positive = 0;
-    Bits negative = (Bits)(Bits(1) << (8 * sizeof(Bits) - 1));
-    for (int64_t k = 0; k < group; ++k) {
-      positive = (Signed)p[k] > positive ? (Signed)p[k] : positive;
-      negative = p[k] > negative ? p[k] : negative;
-    }
-    top[r] = (Bits)positive;
-    bottom[r] = negative;
+  int64_t cols() const { return group * groups; }
+  void turn() {
+    for (int64_t k = 0; k < cols(); k += 16) transpose4(&bytes[0][k], sizeof bytes[0], &block[k / 4]);
   }
-  const f32 above = load16(top), below = absolute(load16(bottom));
-  f32 amax = choose_greater(below, above, below, above);
-  amax = choose_greater(set(1e-36f), amax, zero(), amax);
-  // 0 · inf and 0 · NaN are NaN.
-  store(g.amax, fma(above, zero(), fma(below, zero(), amax)));
-  store(g.sign, choose_greater(below, above, set(-1), set(1)));
-  for (int64_t r = 0; r < kTile; ++r)
-    if (!(g.amax[r] > 0)) g.row[r] = zeros;
-}
-
-// Bytes of a group by row, and turned: block k / 4 holds columns k .. k + 3 of 16 rows.
-struct Bytes {
-  alignas(64) uint8_t row[kTile][kMaxGroup];
-  u8 block[kMaxGroup / 4], magnitude[kMaxGroup / 4];
+  // bytes = f(weights times a factor of their row and group), 32 columns at a time, or the group's last 16.
+  template <class F>
+  void scale(const float (*factors)[kTile], const F& f) {
+    for (int64_t r = 0; r < kTile; ++r)
+      for (int64_t g = 0; g < groups; ++g) {
+        const f32 factor = set(factors[g][r]);
+        for (int64_t k = g * group; k < (g + 1) * group; k += 32) {
+          const f32 low = mul(load16(row[r] + k), factor);
+          const bool whole = k + 16 < (g + 1) * group;
+          f(&bytes[r][k], low, whole ? mul(load16(row[r] + k + 16), factor) : low, whole);
+        }
+      }
+  }
 };
 
-static void turn(Bytes& b, int64_t group) {
-  for (int64_t k = 0; k < group; k += 16) transpose4(&b.row[0][k], kMaxGroup, &b.block[k / 4]);
+// `cols` columns at w, of which `have` exist, and of them `rows` rows.
+template <class Bits>
+static void load_span(Span<Bits>& s, const Bits* w, int64_t rows, int64_t stride, int64_t have) {
+  using Signed = typename SignedOf<Bits>::type;
+  const int64_t cols = s.cols();
+  Bits top[kMaxGroups][kTile], bottom[kMaxGroups][kTile];
+  for (int64_t r = 0; r < kTile; ++r) {
+    Bits* row = s.row[r];
+    const int64_t n = r >= rows ? 0 : have < cols ? have : cols;
+    // A copy, for rows that are a power of two apart share a set of the cache, which holds fewer.
+    if (n) memcpy(row, w + r * stride, (size_t)n * sizeof(Bits));
+    memset(row + n, 0, (size_t)(cols - n) * sizeof(Bits));
+    for (int64_t g = 0; g < s.groups; ++g, row += s.group) {
+      // Signed integers order positive floats, unsigned ones negative floats by their magnitude.
+      Signed positive = 0;
+      Bits negative = (Bits)(Bits(1) << (8 * sizeof(Bits) - 1));
+      for (int64_t k = 0; k < s.group; ++k) {
+        positive = (Signed)row[k] > positive ? (Signed)row[k] : positive;
+        negative = row[k] > negative ? row[k] : negative;
+      }
+      top[g][r] = (Bits)positive;
+      bottom[g][r] = negative;
+    }
+  }
+  for (int64_t g = 0; g < s.groups; ++g) {
+    const f32 above = load16(top[g]), below = absolute(load16(bottom[g]));
+    f32 amax = choose_greater(below, above, below, above);
+    amax = choose_greater(set(1e-36f), amax, zero(), amax);
+    // 0 · inf and 0 · NaN are NaN.
+    store(s.amax[g], fma(above, zero(), fma(below, zero(), amax)));
+    store(s.sign[g], choose_greater(below, above, set(-1), set(1)));
+    for (int64_t r = 0; r < kTile; ++r)
+      if (!(s.amax[g][r] > 0)) memset(s.row[r] + g * s.group, 0, (size_t)s.group * sizeof(Bits));
+  }
 }
 
 // Levels (with the sign of x) that x = -127 .. 127 is nearest to when 127 comes to lie at a clip.
@@ -87,13 +102,13 @@ struct Search {
 };
 
 // Sums over a group of h · x · q and h · q² for the levels q of one clip.
-static void weighed_sums(const Nearest& nearest, const Bytes& x, const float* h, int64_t group,
-                         f32* num, f32* den) {
+static void weighed_sums(const Nearest& nearest, const u8* x, const float* h, int64_t group, f32* num,
+                         f32* den) {
   float n[kTile] = {}, d[kTile] = {};
   for (int64_t k = 0; k < group; k += 4) {
     uint8_t xs[64], qs[64];
-    store_u8(xs, x.block[k / 4]);
-    store_u8(qs, nearest_level(nearest, x.block[k / 4]));
+    store_u8(xs, x[k / 4]);
+    store_u8(qs, nearest_level(nearest, x[k / 4]));
     for (int64_t j = 0; j < 4; ++j)
       for (int64_t r = 0; r < kTile; ++r) {
         const float v = (float)(int8_t)xs[4 * r + j], q = (float)(int8_t)qs[4 * r + j];
@@ -105,26 +120,31 @@ static void weighed_sums(const Nearest& nearest, const Bytes& x, const float* h,
   *den = load(d);
 }
 
+// The same with h = 1, for two clips.
+static inline void sums(const Nearest* nearest, const u8* x, int64_t group, f32* num, f32* den) {
+  i32 product[2] = {zero_i32(), zero_i32()}, square[2] = {zero_i32(), zero_i32()};
+  for (int64_t b = 0; b < group / 4; ++b) {
+    const u8 size = magnitudes(x[b]);
+    for (int i = 0; i < 2; ++i) {
+      const u8 q = nearest_level(nearest[i], x[b]), q_size = magnitudes(q);
+      product[i] = dot_bytes(product[i], size, q);
+      square[i] = dot_bytes(square[i], q_size, q_size);
+    }
+  }
+  for (int i = 0; i < 2; ++i) num[i] = to_f32(product[i]), den[i] = to_f32(square[i]);
+}
+
 // The scale, in units of amax / 127, that minimises the weighed squared error over the clips: each
 // takes the nearest levels and then the scale that fits them best. x holds a group in 8 bits, whose
 // rounding costs less than a bfloat16 scale does. The error is sum h · x² - num² / den.
-static f32 best_scale(const Search& search, const Bytes& x, const float* h, int64_t group) {
+static f32 best_scale(const Search& search, const u8* x, const float* h, int64_t group) {
+  f32 num[kClips], den[kClips];
+  for (int c = 0; c < kClips; c += 2)
+    if (!h) sums(search.nearest + c, x, group, num + c, den + c);
+  for (int c = 0; h && c < kClips; ++c) weighed_sums(search.nearest[c], x, h, group, num + c, den + c);
   f32 best = set(-1), scale = zero();
-  for (const Nearest& nearest : search.nearest) {
-    f32 num, den;
-    if (h) {
-      weighed_sums(nearest, x, h, group, &num, &den);
-    } else {
-      i32 products = zero_i32(), squares = zero_i32();
-      for (int64_t b = 0; b < group / 4; ++b) {
-        const u8 q = nearest_level(nearest, x.block[b]);
-        products = dot_bytes(products, x.magnitude[b], q);
-        squares = dot_bytes(squares, magnitudes(q), magnitudes(q));
-      }
-      num = to_f32(products);
-      den = to_f32(squares);
-    }
-    const f32 fit = div(num, den), gain = mul(num, fit);
+  for (int c = 0; c < kClips; ++c) {
+    const f32 fit = div(num[c], den[c]), gain = mul(num[c], fit);
     // With most weight on small values a fit may be next to nothing, or NaN without any: neither.
     const f32 counts = choose_greater(absolute(fit), set(0.5f), gain, set(-2));
     scale = choose_greater(counts, best, fit, scale);
@@ -133,69 +153,53 @@ static f32 best_scale(const Search& search, const Bytes& x, const float* h, int6
   return scale;
 }
 
-template <class Bits>
-static void pack_i4(int64_t group, int64_t rows, int64_t cols, const Bits* w, int64_t stride,
-                    const float* importance, uint8_t* data, uint16_t* scales) {
-  static const Search search;
-  static const Codes codes = make_codes(ling_levels);
-  Group<Bits> g;
-  Bytes b;
-  float h[kMaxGroup], inverse[kTile];
-  for (int64_t start = 0; start < cols; start += group, scales += kTile) {
-    const int64_t left = cols - start, have = left < group ? left : group;
-    load_group(g, w + start, rows, stride, have, group);
-    const f32 amax = load(g.amax), unit = mul(load(g.sign), amax);
-    store(inverse, div(set(127), unit));
-    for (int64_t r = 0; r < kTile; ++r) {
-      const f32 factor = set(g.amax[r] > 0 ? inverse[r] : 0);
-      for (int64_t k = 0; k < group; k += 16)
-        store_i8((int8_t*)&b.row[r][k], round_i32(mul(load16(g.row[r] + k), factor)));
-    }
-    turn(b, group);
-    for (int64_t k = 0; k < group / 4; ++k) b.magnitude[k] = magnitudes(b.block[k]);
-    for (int64_t k = 0; importance && k < group; ++k) h[k] = k < have ? importance[start + k] : 0;
-    f32 scale = best_scale(search, b, importance ? h : nullptr, group);
-    scale = mul(scale, div(unit, set(127)));
-    store_bf16(scales, choose_greater(amax, zero(), scale, amax));  // NaN stays NaN
-    scale = load_bf16(scales);
-    store(inverse, choose_greater(absolute(scale), zero(), div(set(1), scale), zero()));
-    for (int64_t r = 0; r < kTile; ++r) {
-      const f32 factor = set(inverse[r]);
-      for (int64_t k = 0; k < group; k += 32) {
-        const f32 low = mul(load16(g.row[r] + k), factor);
-        const f32 high = k + 16 < group ? mul(load16(g.row[r] + k + 16), factor) : zero();
-        store_codes(&b.row[r][k], codes, low, high);
-      }
-    }
-    turn(b, group);
-    for (int64_t k = 0; k < group; k += 8)
-      store_u8(data + (start + k) * 8, join_codes(b.block[k / 4], b.block[k / 4 + 1]));
-  }
+static inline void store_bytes(uint8_t* p, f32 low, f32 high, bool both) {
+  store_i8((int8_t*)p, round_i32(low));
+  if (both) store_i8((int8_t*)p + 16, round_i32(high));
 }
 
 template <class Bits>
-static void pack_i8(int64_t group, int64_t rows, int64_t cols, const Bits* w, int64_t stride,
-                    uint8_t* data, uint16_t* scales) {
-  Group<Bits> g;
-  Bytes b;
-  float inverse[kTile];
-  for (int64_t start = 0; start < cols; start += group, scales += kTile) {
-    const int64_t left = cols - start;
-    load_group(g, w + start, rows, stride, left < group ? left : group, group);
-    store_bf16(scales, div(load(g.amax), set(127)));
-    const f32 scale = load_bf16(scales);
-    store(inverse, choose_greater(scale, zero(), div(set(1), scale), zero()));
-    for (int64_t r = 0; r < kTile; ++r) {
-      const f32 factor = set(inverse[r]);
-      for (int64_t k = 0; k < group; k += 16) {
-        const f32 v = mul(load16(g.row[r] + k), factor);
-        store_i8((int8_t*)&b.row[r][k], round_i32(maximum(set(-127), minimum(set(127), v))));
-      }
-    }
-    turn(b, group);
-    for (int64_t k = 0; k < group; k += 4)
-      store_u8(data + (start + k) * 16, flip_sign(b.block[k / 4]));
+static void pack_i4(Span<Bits>& s, const float* importance, int64_t have, uint8_t* data,
+                    uint16_t* scales) {
+  static const Search search;
+  static const Codes codes = make_codes(ling_levels);
+  float h[kSpan], factor[kMaxGroups][kTile];
+  for (int64_t g = 0; g < s.groups; ++g) {
+    const f32 amax = load(s.amax[g]), to_bytes = div(mul(load(s.sign[g]), set(127)), amax);
+    store(factor[g], choose_greater(amax, zero(), to_bytes, zero()));
   }
+  s.scale(factor, store_bytes);
+  s.turn();
+  for (int64_t k = 0; importance && k < s.cols(); ++k) h[k] = k < have ? importance[k] : 0;
+  for (int64_t g = 0; g < s.groups; ++g) {
+    const int64_t start = g * s.group;
+    const f32 amax = load(s.amax[g]), unit = div(mul(load(s.sign[g]), amax), set(127));
+    const f32 found = best_scale(search, s.block + start / 4, importance ? h + start : nullptr, s.group);
+    // NaN stays NaN.
+    store_bf16(scales + g * kTile, choose_greater(amax, zero(), mul(found, unit), amax));
+    const f32 scale = load_bf16(scales + g * kTile);
+    store(factor[g], choose_greater(absolute(scale), zero(), div(set(1), scale), zero()));
+  }
+  s.scale(factor, [](uint8_t* p, f32 low, f32 high, bool) { store_codes(p, codes, low, high); });
+  s.turn();
+  for (int64_t k = 0; k < s.cols(); k += 8)
+    store_u8(data + k * 8, join_codes(s.block[k / 4], s.block[k / 4 + 1]));
+}
+
+template <class Bits>
+static void pack_i8(Span<Bits>& s, uint8_t* data, uint16_t* scales) {
+  float factor[kMaxGroups][kTile];
+  for (int64_t g = 0; g < s.groups; ++g) {
+    store_bf16(scales + g * kTile, div(load(s.amax[g]), set(127)));
+    const f32 scale = load_bf16(scales + g * kTile);
+    store(factor[g], choose_greater(scale, zero(), div(set(1), scale), zero()));
+  }
+  s.scale(factor, [](uint8_t* p, f32 low, f32 high, bool both) {
+    const f32 top = set(127), bottom = set(-127);
+    store_bytes(p, maximum(bottom, minimum(top, low)), maximum(bottom, minimum(top, high)), both);
+  });
+  s.turn();
+  for (int64_t k = 0; k < s.cols(); k += 4) store_u8(data + k * 16, flip_sign(s.block[k / 4]));
 }
 
 static inline float round_bf16(float x, uint16_t* bits) {
@@ -227,12 +231,18 @@ static void pack_bf16(int64_t rows, int64_t cols, const void* w, bool bf16, int6
 template <class Bits>
 static void pack_integers(const ling_matrix& m, const Bits* w, int64_t stride,
                           const float* importance, int64_t tile, uint8_t* data, uint16_t* scales) {
-  const int64_t rows = m.rows - tile * kTile;
-  w += tile * kTile * stride;
-  if (m.kind == LING_I4)
-    pack_i4(m.group, rows, m.cols, w, stride, importance, data, scales);
-  else
-    pack_i8(m.group, rows, m.cols, w, stride, data, scales);
+  Span<Bits> s;
+  s.group = m.group;
+  const int64_t all = ceil_div(m.cols, m.group), most = kSpan / m.group;
+  for (int64_t first = 0; first < all; first += most) {
+    s.groups = all - first < most ? all - first : most;
+    const int64_t start = first * m.group, left = m.cols - start;
+    load_span(s, w + tile * kTile * stride + start, m.rows - tile * kTile, stride, left);
+    if (m.kind == LING_I4)
+      pack_i4(s, importance ? importance + start : nullptr, left, data + start * 8, scales + first * kTile);
+    else
+      pack_i8(s, data + start * 16, scales + first * kTile);
+  }
 }
 
 static void pack(int32_t kind, int64_t group, int64_t rows, int64_t cols, const void* w, bool bf16,
