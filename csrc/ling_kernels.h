@@ -55,6 +55,11 @@ LING_API int ling_packed_size(int32_t kind, int32_t group, int64_t rows, int64_t
 LING_API int ling_pack(int32_t kind, int32_t group, int64_t rows, int64_t cols, const void* w,
                        int32_t w_is_bf16, int64_t row_stride, const float* importance, void* data,
                        void* scales);
+// The same for two matrices [rows / 2, cols] of one stride whose tiles alternate: the first tile of a,
+// the first of b, and so on; rows / 2 is a multiple of 16.
+LING_API int ling_pack_pair(int32_t kind, int32_t group, int64_t rows, int64_t cols, const void* a,
+                            const void* b, int32_t w_is_bf16, int64_t row_stride,
+                            const float* importance, void* data, void* scales);
 // Back to float32 [rows, cols].
 LING_API int ling_unpack(const ling_matrix* w, float* out);
 

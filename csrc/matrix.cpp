@@ -74,6 +74,27 @@ int matmul(const ling_matrix& w, const float* x, float* y, int64_t T) {
   return LING_OK;
 }
 
+// A matrix from `count` parts whose tiles take turns.
+int pack(const ling_matrix& m, const void* const* parts, int count, bool bf16, int64_t stride,
+         const float* importance) {
+  const Level* kernels = level();
+  if (!kernels) return LING_BAD_ISA;
+  if (const char* wrong = check_matrix(m)) return fail(LING_BAD_ARGUMENT, wrong);
+  for (int i = 0; i < count; ++i)
+    if (!parts[i] || stride < m.cols)
+      return fail(LING_BAD_ARGUMENT, "weights: null, or the stride is too small");
+  auto body = [&](int64_t tile, int) {
+    // Where the matrix would begin if its tiles were those of the part, next to each other.
+    const int64_t from = tile / count, shift = tile - from;
+    kernels->pack(m.kind, m.group, m.rows / count, m.cols, parts[tile % count], bf16, stride,
+                  importance, from, from + 1, (uint8_t*)m.data + shift * tile_bytes(m),
+                  (uint16_t*)m.scales + shift * tile_scales(m));
+  };
+  parallel_for(
+      tiles(m), [](void* c, int64_t i, int t) { (*static_cast<decltype(body)*>(c))(i, t); }, &body);
+  return LING_OK;
+}
+
 }  // namespace
 }  // namespace ling
 
@@ -122,18 +143,18 @@ extern "C" int ling_packed_size(int32_t kind, int32_t group, int64_t rows, int64
 extern "C" int ling_pack(int32_t kind, int32_t group, int64_t rows, int64_t cols, const void* w,
                          int32_t w_is_bf16, int64_t row_stride, const float* importance, void* data,
                          void* scales) {
-  const Level* kernels = level();
-  if (!kernels) return LING_BAD_ISA;
   const ling_matrix m = {kind, group, rows, cols, data, scales};
-  if (const char* wrong = check_matrix(m)) return fail(LING_BAD_ARGUMENT, wrong);
-  if (!w || row_stride < cols) return fail(LING_BAD_ARGUMENT, "weights: null, or the stride is too small");
-  auto body = [&](int64_t tile, int) {
-    kernels->pack(kind, group, rows, cols, w, w_is_bf16 != 0, row_stride, importance, tile, tile + 1,
-                  data, scales);
-  };
-  parallel_for(
-      tiles(m), [](void* c, int64_t i, int t) { (*static_cast<decltype(body)*>(c))(i, t); }, &body);
-  return LING_OK;
+  const void* const parts[] = {w};
+  return pack(m, parts, 1, w_is_bf16 != 0, row_stride, importance);
+}
+
+extern "C" int ling_pack_pair(int32_t kind, int32_t group, int64_t rows, int64_t cols, const void* a,
+                              const void* b, int32_t w_is_bf16, int64_t row_stride,
+                              const float* importance, void* data, void* scales) {
+  if (rows % (2 * kTile)) return fail(LING_BAD_ARGUMENT, "the rows of a pair are not whole tiles");
+  const ling_matrix m = {kind, group, rows, cols, data, scales};
+  const void* const parts[] = {a, b};
+  return pack(m, parts, 2, w_is_bf16 != 0, row_stride, importance);
 }
 
 extern "C" int ling_unpack(const ling_matrix* w, float* out) {

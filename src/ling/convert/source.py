@@ -12,6 +12,10 @@ from ..errors import CheckpointError
 from ..model.shards import Extent
 
 
+# Rows are read from multiples of this: a block of FP8, and whole tiles of packed matrices.
+ROWS = 128
+
+
 class Source(Protocol):
     """Tensors of a checkpoint under the Hugging Face names of `model/names.py`, one at a time.
 
@@ -48,6 +52,33 @@ class ExtentSource(Protocol):
     def extent(self, name: str) -> Extent | None:
         """Its place, when what lies there is the tensor as `tensor` gives it."""
         ...
+
+
+class Rows(Protocol):
+    """A matrix on the disk, of which a few rows are in memory at a time."""
+
+    def read(self, first: int, count: int) -> Tensor:
+        """Rows from `first`, a multiple of `ROWS`, on; good until the next call."""
+        ...
+
+
+@runtime_checkable
+class RowSource(Protocol):
+    """A reader that need not have a whole matrix in memory."""
+
+    def rows(self, name: str) -> Rows:
+        """What `tensor` gives, for a name whose tensor is a matrix."""
+        ...
+
+
+class TensorRows:
+    """Rows of a tensor that is in memory."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor = tensor
+
+    def read(self, first: int, count: int) -> Tensor:
+        return self._tensor[first : first + count]
 
 
 def open_source(path: str | Path) -> Source:

@@ -102,18 +102,23 @@ def _check_dtype(source: SafetensorsFolder, name: str, expected: set[torch.dtype
 def float_tensor(source: SafetensorsFolder, name: str) -> Tensor:
     """A tensor that `check_names` let pass: as stored, or float32 where FP8 is stored.
 
-    Raises `CheckpointError` for a scale that is not a finite number above 0.
+    Errors as `fp8_scales`.
     """
     value = source.tensor(name)
     if value.dtype != torch.float8_e4m3fn:
         return value
+    return dequantise_fp8_block(value, fp8_scales(source, name), FP8_BLOCK)
+
+
+def fp8_scales(source: SafetensorsFolder, name: str) -> Tensor:
+    """The scales of an FP8 tensor; `CheckpointError` for one that is not a finite number above 0."""
     scale = source.tensor(name + SCALE)
     if not bool((scale.isfinite() & (scale > 0)).all()):
         raise CheckpointError(
             f"{source.path(name)}: tensor `{name}{SCALE}` holds a scale that is not a finite "
             "number above 0"
         )
-    return dequantise_fp8_block(value, scale, FP8_BLOCK)
+    return scale
 
 
 def read_config(folder: str | Path) -> ModelConfig:
