@@ -4,42 +4,39 @@
 
 constexpr int64_t kSpan = 256;  // the largest group
 constexpr int64_t kMaxGroups = kSpan / 16;
-constexpr int kClips = 12;
+constexpr int kClips = 10;
 // Where a group's largest magnitude may come to lie, in units of the levels: on the side of -127 or on
 // that of 105. How these were chosen: docs/concepts/formats.md.
-static const int clip_of[kClips] = {-140, -133, -130, -124, -118, -109, -105, -98, 114, 108, 105, 100};
+static const int clip_of[kClips] = {-140, -133, -130, -124, -118, -105, 114, 108, 105, 100};
 
 static inline f32 load16(const uint16_t* p) { return load_bf16(p); }
 static inline f32 load16(const uint32_t* p) { return load(reinterpret_cast<const float*>(p)); }
-
-template <class Bits> struct SignedOf { using type = int32_t; };
-template <> struct SignedOf<uint16_t> { using type = int16_t; };
 
 // Groups of a tile as bit patterns, columns padded with zeros. Groups that do not exist, that are not
 // finite or whose magnitudes are all below 1e-36 are zeros.
 template <class Bits>
 struct Span {
   int64_t group, groups;
-  alignas(64) Bits row[kTile][kSpan];
+  // Both have room for 32 columns where a group ends after 16.
+  alignas(64) Bits row[kTile][kSpan + 32];
   float amax[kMaxGroups][kTile];  // largest magnitude: NaN where a value is not finite, 0 below 1e-36
-  float sign[kMaxGroups][kTile];  // of what has it; positive where both signs do
-  alignas(64) uint8_t bytes[kTile][kSpan + 64];  // room for 32 codes of half as many
+  float sign[kMaxGroups][kTile];  // of what has it; negative where both signs do
+  alignas(64) uint8_t bytes[kTile][kSpan + 64];
   u8 block[kSpan / 4];  // turned: of 16 rows the bytes of columns 4 b .. 4 b + 3
 
   int64_t cols() const { return group * groups; }
   void turn() {
     for (int64_t k = 0; k < cols(); k += 16) transpose4(&bytes[0][k], sizeof bytes[0], &block[k / 4]);
   }
-  // bytes = f(weights times a factor of their row and group), 32 columns at a time, or the group's last 16.
+  // f(to, x, y) for weights times a factor of their row and group, 32 columns in the order of `load32`.
   template <class F>
   void scale(const float (*factors)[kTile], const F& f) {
     for (int64_t r = 0; r < kTile; ++r)
       for (int64_t g = 0; g < groups; ++g) {
         const f32 factor = set(factors[g][r]);
         for (int64_t k = g * group; k < (g + 1) * group; k += 32) {
-          const f32 low = mul(load16(row[r] + k), factor);
-          const bool whole = k + 16 < (g + 1) * group;
-          f(&bytes[r][k], low, whole ? mul(load16(row[r] + k + 16), factor) : low, whole);
+          const Two v = load32(row[r] + k);
+          f(&bytes[r][k], mul(v.x, factor), mul(v.y, factor));
         }
       }
   }
@@ -48,34 +45,30 @@ struct Span {
 // `cols` columns at w, of which `have` exist, and of them `rows` rows.
 template <class Bits>
 static void load_span(Span<Bits>& s, const Bits* w, int64_t rows, int64_t stride, int64_t have) {
-  using Signed = typename SignedOf<Bits>::type;
+  constexpr int last = 8 * sizeof(Bits) - 1;
   const int64_t cols = s.cols();
-  Bits top[kMaxGroups][kTile], bottom[kMaxGroups][kTile];
+  Bits largest[kMaxGroups][kTile];
   for (int64_t r = 0; r < kTile; ++r) {
     Bits* row = s.row[r];
     const int64_t n = r >= rows ? 0 : have < cols ? have : cols;
     // A copy, for rows that are a power of two apart share a set of the cache, which holds fewer.
     if (n) memcpy(row, w + r * stride, (size_t)n * sizeof(Bits));
-    memset(row + n, 0, (size_t)(cols - n) * sizeof(Bits));
+    memset(row + n, 0, (size_t)(cols + 16 - n) * sizeof(Bits));
     for (int64_t g = 0; g < s.groups; ++g, row += s.group) {
-      // Signed integers order positive floats, unsigned ones negative floats by their magnitude.
-      Signed positive = 0;
-      Bits negative = (Bits)(Bits(1) << (8 * sizeof(Bits) - 1));
+      // With the sign moved behind the magnitude floats are ordered as integers.
+      Bits top = 0;
       for (int64_t k = 0; k < s.group; ++k) {
-        positive = (Signed)row[k] > positive ? (Signed)row[k] : positive;
-        negative = row[k] > negative ? row[k] : negative;
+        const Bits turned = (Bits)(row[k] << 1 | row[k] >> last);
+        top = turned > top ? turned : top;
       }
-      top[g][r] = (Bits)positive;
-      bottom[g][r] = negative;
+      largest[g][r] = (Bits)(top >> 1 | top << last);
     }
   }
   for (int64_t g = 0; g < s.groups; ++g) {
-    const f32 above = load16(top[g]), below = absolute(load16(bottom[g]));
-    f32 amax = choose_greater(below, above, below, above);
-    amax = choose_greater(set(1e-36f), amax, zero(), amax);
+    const f32 top = load16(largest[g]), size = absolute(top);
+    store(s.sign[g], choose_greater(zero(), top, set(-1), set(1)));
     // 0 · inf and 0 · NaN are NaN.
-    store(s.amax[g], fma(above, zero(), fma(below, zero(), amax)));
-    store(s.sign[g], choose_greater(below, above, set(-1), set(1)));
+    store(s.amax[g], fma(top, zero(), choose_greater(set(1e-36f), size, zero(), size)));
     for (int64_t r = 0; r < kTile; ++r)
       if (!(s.amax[g][r] > 0)) memset(s.row[r] + g * s.group, 0, (size_t)s.group * sizeof(Bits));
   }
@@ -153,11 +146,6 @@ static f32 best_scale(const Search& search, const u8* x, const float* h, int64_t
   return scale;
 }
 
-static inline void store_bytes(uint8_t* p, f32 low, f32 high, bool both) {
-  store_i8((int8_t*)p, round_i32(low));
-  if (both) store_i8((int8_t*)p + 16, round_i32(high));
-}
-
 template <class Bits>
 static void pack_i4(Span<Bits>& s, const float* importance, int64_t have, uint8_t* data,
                     uint16_t* scales) {
@@ -168,7 +156,7 @@ static void pack_i4(Span<Bits>& s, const float* importance, int64_t have, uint8_
     const f32 amax = load(s.amax[g]), to_bytes = div(mul(load(s.sign[g]), set(127)), amax);
     store(factor[g], choose_greater(amax, zero(), to_bytes, zero()));
   }
-  s.scale(factor, store_bytes);
+  s.scale(factor, [](uint8_t* p, f32 x, f32 y) { store_bytes(p, x, y); });
   s.turn();
   for (int64_t k = 0; importance && k < s.cols(); ++k) h[k] = k < have ? importance[k] : 0;
   for (int64_t g = 0; g < s.groups; ++g) {
@@ -180,7 +168,7 @@ static void pack_i4(Span<Bits>& s, const float* importance, int64_t have, uint8_
     const f32 scale = load_bf16(scales + g * kTile);
     store(factor[g], choose_greater(absolute(scale), zero(), div(set(1), scale), zero()));
   }
-  s.scale(factor, [](uint8_t* p, f32 low, f32 high, bool) { store_codes(p, codes, low, high); });
+  s.scale(factor, [](uint8_t* p, f32 x, f32 y) { store_codes(p, codes, x, y); });
   s.turn();
   for (int64_t k = 0; k < s.cols(); k += 8)
     store_u8(data + k * 8, join_codes(s.block[k / 4], s.block[k / 4 + 1]));
@@ -194,9 +182,9 @@ static void pack_i8(Span<Bits>& s, uint8_t* data, uint16_t* scales) {
     const f32 scale = load_bf16(scales + g * kTile);
     store(factor[g], choose_greater(scale, zero(), div(set(1), scale), zero()));
   }
-  s.scale(factor, [](uint8_t* p, f32 low, f32 high, bool both) {
+  s.scale(factor, [](uint8_t* p, f32 x, f32 y) {
     const f32 top = set(127), bottom = set(-127);
-    store_bytes(p, maximum(bottom, minimum(top, low)), maximum(bottom, minimum(top, high)), both);
+    store_bytes(p, maximum(bottom, minimum(top, x)), maximum(bottom, minimum(top, y)));
   });
   s.turn();
   for (int64_t k = 0; k < s.cols(); k += 4) store_u8(data + k * 16, flip_sign(s.block[k / 4]));

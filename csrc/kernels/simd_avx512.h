@@ -165,6 +165,28 @@ static inline void transpose4(const uint8_t* p, int64_t stride, u8* out) {
   out[0] = _mm512_unpacklo_epi64(a, c), out[1] = _mm512_unpackhi_epi64(a, c);
   out[2] = _mm512_unpacklo_epi64(b, d), out[3] = _mm512_unpackhi_epi64(b, d);
 }
+// 32 columns, the even ones and the odd ones: so bfloat16 needs no shuffles.
+struct Two { f32 x, y; };
+static inline Two load32(const uint16_t* p) {
+  const __m512i v = _mm512_loadu_si512(p);
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(v, 16)),
+          _mm512_castsi512_ps(_mm512_and_si512(v, _mm512_set1_epi32((int)0xffff0000)))};
+}
+static inline Two load32(const uint32_t* p) {
+  const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  const f32 a = load((const float*)p), b = load((const float*)p + 16);
+  return {_mm512_permutex2var_ps(a, even, b),
+          _mm512_permutex2var_ps(a, _mm512_add_epi32(even, _mm512_set1_epi32(1)), b)};
+}
+// 16-bit numbers that were packed from even and odd columns, 8 columns in each quarter, as bytes in order.
+static inline void store_columns(uint8_t* p, __m512i v) {
+  const __m128i order = _mm_setr_epi8(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15);
+  const __m256i bytes = _mm512_cvtepi16_epi8(v);
+  _mm256_storeu_si256((__m256i*)p, _mm256_shuffle_epi8(bytes, _mm256_broadcastsi128_si256(order)));
+}
+static inline void store_bytes(uint8_t* p, f32 x, f32 y) {
+  store_columns(p, _mm512_packs_epi32(round_i32(x), round_i32(y)));
+}
 // Codes of the levels nearest to 32 values: of values in units of 1 / kCodeUnit the upper five bits tell
 // all but on which side of one border they are.
 struct Codes { __m512i code, below; };
@@ -186,8 +208,5 @@ static inline void store_codes(uint8_t* p, const Codes& t, f32 x, f32 y) {
   const __m512i bin = _mm512_srai_epi16(v, 11), code = _mm512_permutexvar_epi16(bin, t.code);
   const __mmask32 above = _mm512_cmpgt_epi16_mask(v, _mm512_permutexvar_epi16(bin, t.below));
   const __m512i c = _mm512_mask_add_epi16(code, above, code, _mm512_set1_epi16(1));
-  // Packing works within quarters of a register: values 0-3, 16-19, 4-7, and so on.
-  const __m256i order = _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7);
-  const __m256i codes = _mm256_permutevar8x32_epi32(_mm512_cvtepi16_epi8(c), order);
-  _mm256_storeu_si256((__m256i*)p, codes);
+  store_columns(p, c);
 }

@@ -40,8 +40,8 @@ from .source import ROWS, Rows, TensorRows
 
 # Packed weights are read by vector instructions as they lie in the file.
 CACHE_LINE = 64
-# Two mebibytes of bfloat16: about what a core's own cache holds, and few enough calls.
-PIECE_VALUES = 1 << 20
+# Four mebibytes of bfloat16: a core's own cache holds about that, and calls are few.
+PIECE_VALUES = 1 << 21
 
 
 class PackedShards:

@@ -20,9 +20,9 @@ TINY = 1e-36
 # Lloyd-Max levels for normal weights whose group scale minimises the squared error; lopsided, since
 # a group's largest magnitude may be given either sign of the scale (docs/concepts/formats.md).
 INT4_LEVELS = (-127, -98, -77, -61, -46, -33, -21, -9, 2, 13, 24, 36, 49, 64, 82, 105)
-# Where the largest magnitude of a group may come to lie, in units of the levels: these twelve do as well
+# Where the largest magnitude of a group may come to lie, in units of the levels: these ten do nearly as well
 # as sixty (benchmarks/int4_levels.py).
-INT4_CLIPS = (-140, -133, -130, -124, -118, -109, -105, -98, 114, 108, 105, 100)
+INT4_CLIPS = (-140, -133, -130, -124, -118, -105, 114, 108, 105, 100)
 # Fixed point in which a weight, in units of its scale, meets the borders between two codes.
 CODE_UNIT = 200
 
@@ -154,7 +154,7 @@ def _best_scale(w_NGB: Tensor, amax_NG: Tensor, importance_K: Tensor | None) -> 
     if importance_K is not None:
         h = F.pad(importance_K.float(), (0, w_NGB.shape[1] * w_NGB.shape[2] - len(importance_K)))
         h = h.unflatten(0, w_NGB.shape[1:])
-    sign = torch.where(-w_NGB.amin(-1) > w_NGB.amax(-1), -1.0, 1.0)
+    sign = torch.where(-w_NGB.amin(-1) >= w_NGB.amax(-1), -1.0, 1.0)
     unit = sign * amax_NG
     # The search sees weights in 8 bits, the largest of each group as 127.
     inverse = torch.where(amax_NG > 0, torch.full_like(unit, 127) / unit, 0.0)
