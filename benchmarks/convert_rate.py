@@ -9,8 +9,8 @@ source was written just before. Ours brings its files to the disk before it give
 so the copy does too; `--scratch /dev/shm` leaves the disk out. Prints one JSON line: medians, and
 ratios with a 95% interval over the rounds.
 
-With `--to int4` (or another integer format) the source is a bf16 folder, ours runs in turn with `cp -r`
-and `sync`, and rates are bytes read and written.
+With `--to int4` (or another integer format) the source is a bf16 folder, ours runs in turn with
+`cp -r` and `sync`, and rates are bytes read and written.
 """
 
 from __future__ import annotations
@@ -139,7 +139,9 @@ def measure(runs: dict[str, Run], scratch: Path, pairs: int) -> dict[str, list[f
     return took
 
 
-def add_ratios(report: dict[str, object], took: dict[str, list[float]], moved: dict[str, int]) -> None:
+def add_ratios(
+    report: dict[str, object], took: dict[str, list[float]], moved: dict[str, int]
+) -> None:
     """Rates in GB/s of `moved` bytes, and ours relative to each other one."""
     for name, times in took.items():
         report[f"{name}_GB_per_s"] = round(moved[name] / 1e9 / statistics.median(times), 3)

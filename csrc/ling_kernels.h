@@ -60,6 +60,10 @@ LING_API int ling_pack(int32_t kind, int32_t group, int64_t rows, int64_t cols, 
 LING_API int ling_pack_pair(int32_t kind, int32_t group, int64_t rows, int64_t cols, const void* a,
                             const void* b, int32_t w_is_bf16, int64_t row_stride,
                             const float* importance, void* data, void* scales);
+// FP8 (E4M3, no infinities) [rows, cols] times its block's scale, to bfloat16; scales are [rows / block,
+// cols / block], rounded up.
+LING_API int ling_widen_f8(const uint8_t* q, int64_t rows, int64_t cols, const float* scales,
+                           int64_t block, uint16_t* out);
 // Back to float32 [rows, cols].
 LING_API int ling_unpack(const ling_matrix* w, float* out);
 

@@ -1,4 +1,5 @@
 // Matrices on their own: sizes, packing, unpacking, and the product with rows of float32.
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #ifdef __linux__
@@ -72,6 +73,25 @@ int matmul(const ling_matrix& w, const float* x, float* y, int64_t T) {
       },
       &both, threads);
   return LING_OK;
+}
+
+// Values of E4M3 by their bits.
+struct F8Table {
+  float value[256];
+  F8Table() {
+    for (int i = 0; i < 256; ++i) {
+      const int exponent = i >> 3 & 15, mantissa = i & 7;
+      const float size = exponent ? ldexpf(float(8 + mantissa), exponent - 10) : ldexpf(float(mantissa), -9);
+      value[i] = (i & 127) == 127 ? NAN : i & 128 ? -size : size;
+    }
+  }
+};
+
+// Nearest even; NaN stays NaN.
+uint16_t to_bf16(float f) {
+  uint32_t u;
+  memcpy(&u, &f, 4);
+  return (u & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : uint16_t((u + 0x7fff + (u >> 16 & 1)) >> 16);
 }
 
 // A matrix from `count` parts whose tiles take turns.
@@ -155,6 +175,24 @@ extern "C" int ling_pack_pair(int32_t kind, int32_t group, int64_t rows, int64_t
   const ling_matrix m = {kind, group, rows, cols, data, scales};
   const void* const parts[] = {a, b};
   return pack(m, parts, 2, w_is_bf16 != 0, row_stride, importance);
+}
+
+extern "C" int ling_widen_f8(const uint8_t* q, int64_t rows, int64_t cols, const float* scales,
+                             int64_t block, uint16_t* out) {
+  if (!q || !scales || !out) return fail(LING_BAD_ARGUMENT, "null pointer");
+  if (rows < 1 || cols < 1 || block < 1) return fail(LING_BAD_ARGUMENT, "sizes out of range");
+  static const F8Table table;
+  auto body = [&](int64_t r, int) {
+    const float* scale = scales + r / block * ceil_div(cols, block);
+    for (int64_t first = 0; first < cols; first += block, ++scale) {
+      const int64_t end = first + block < cols ? first + block : cols;
+      const float s = *scale;
+      for (int64_t k = r * cols + first; k < r * cols + end; ++k) out[k] = to_bf16(table.value[q[k]] * s);
+    }
+  };
+  parallel_for(
+      rows, [](void* c, int64_t i, int t) { (*static_cast<decltype(body)*>(c))(i, t); }, &body);
+  return LING_OK;
 }
 
 extern "C" int ling_unpack(const ling_matrix* w, float* out) {

@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ling.convert import ranks
+from ling.convert import packed, ranks, transfer
 from ling.convert.convert import convert
 from ling.convert.ranks import convert_part
 from ling.convert.source import open_source
@@ -414,6 +414,23 @@ def test_embedding_is_packed_by_rows_as_the_whole_would_be():
     expected, expected_scales = quantise(w, fmt)
     assert torch.equal(q.long(), expected)
     assert torch.equal(scales, expected_scales)
+
+
+@pytest.mark.parametrize("stored", ["bf16", "fp8"])
+def test_matrices_read_a_few_rows_at_a_time_are_those_read_whole(tmp_path, monkeypatch, stored):
+    cfg = preset("ling-tiny").replace(vocab_size=300, moe_intermediate_size=144)
+    synth(cfg, tmp_path / "in", to=stored, log=str)
+    source = open_source(tmp_path / "in")
+    monkeypatch.setattr(packed, "PIECE_VALUES", 1)  # pieces of 128 rows
+    monkeypatch.setattr(packed, "EMBEDDING_ROWS", 128)
+    convert(tmp_path / "in", tmp_path / "by_rows", to="int4_g32", workers=2)
+    monkeypatch.undo()
+    for name in ("lm_head.weight", "model.layers.1.mlp.experts.3.up_proj.weight"):
+        rows, whole = source.rows(name), source.tensor(name)
+        assert torch.equal(rows.read(128, 10), whole[128:138])
+    monkeypatch.setattr(transfer, "RowSource", str)
+    convert(tmp_path / "in", tmp_path / "whole", to="int4_g32")
+    assert hash_tree(tmp_path / "by_rows") == hash_tree(tmp_path / "whole")
 
 
 def test_ranks_share_the_shards_in_any_order(tiny, tmp_path):

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from ling.errors import KernelError
+from ling.model.packed import interleave
 from ling.ops import formats, native
 from ling.ops.doctor import doctor
 from ling.ops.formats import FORMATS, Packed
@@ -119,6 +120,45 @@ def test_odd_weights_pack_as_the_oracle_packs_them(fmt, odd):
         largest = w.abs().max().clamp(min=1e-35)
         assert ((got - want).abs() <= 0.02 * largest).all()
         assert ((got - w).abs() <= 0.15 * largest).all()
+
+
+@ALL
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows", [16, 48])
+def test_a_pair_is_packed_as_its_interleaved_rows(fmt, rows, dtype):
+    a, b = torch.randn(2, rows, 130).to(dtype)
+    want = native.pack(interleave(a, b), fmt)
+    got = native.pack(torch.zeros(2 * rows, 130), fmt)
+    native.pack_pair(a, b, out=got)
+    assert torch.equal(got.data, want.data)
+    assert fmt.kind == 3 or torch.equal(got.scales, want.scales)
+
+
+def test_unequal_pairs_are_refused():
+    out = packed_of("int4", 32, 64)
+    a = torch.randn(16, 64)
+    for b in (torch.randn(16, 65), a.bfloat16(), torch.randn(16, 70)[:, :64], torch.randn(8, 64)):
+        with pytest.raises(KernelError):
+            native.pack_pair(a, b, out=out)
+    with pytest.raises(KernelError, match="place"):
+        native.pack_pair(a, a, out=packed_of("int4", 48, 64))
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-40, 3e-3, 1e38])
+def test_widened_fp8_equals_the_oracle_for_every_value(scale):
+    q = torch.arange(256, dtype=torch.uint8).repeat(130, 2)[:, :300].contiguous()
+    q, scales = q.view(torch.float8_e4m3fn), (torch.rand(2, 3) + 0.1) * scale
+    got = native.widen_fp8(q, scales)
+    assert same_bits(got, formats.dequantise_fp8_block(q, scales).to(torch.bfloat16))
+    assert got.isnan().sum() > 0
+
+
+def test_fp8_with_scales_that_do_not_fit_is_refused():
+    q = torch.zeros(130, 300).to(torch.float8_e4m3fn)
+    for values, scales in ((q, torch.ones(1, 3)), (q.float(), torch.ones(2, 3)),
+                           (q, torch.ones(2, 3).double())):  # fmt: skip
+        with pytest.raises(KernelError):
+            native.widen_fp8(values, scales)
 
 
 # ---- products ----------------------------------------------------------------------------------

@@ -19,10 +19,10 @@ from ..model.weights import (
     FP8_BLOCK,
     SCALE,
     check_names,
-    float_tensor,
     fp8_scales,
     read_config,
 )
+from ..ops import native
 from ..ops.formats import dequantise_fp8_block
 from .layouts import Layout
 from .sink import SinkOptions
@@ -48,8 +48,9 @@ class HFSource:
         self.tokenizer_folder = folder if (folder / "tokenizer.json").is_file() else None
 
     def tensor(self, name: str) -> Tensor:
-        value = float_tensor(self._held, name)
-        return value.to(torch.bfloat16) if self.stored_as(name) == "fp8" else value
+        value = self._held.tensor(name)
+        fp8 = value.dtype == torch.float8_e4m3fn
+        return _fp8_as_bfloat16(value, fp8_scales(self._held, name)) if fp8 else value
 
     def rows(self, name: str) -> Rows:
         return _HFRows(self._held, name)
@@ -81,7 +82,13 @@ class _HFRows:
         if self._scales is None:
             return values
         scales = self._scales[first // FP8_BLOCK : -(-(first + count) // FP8_BLOCK)]
-        return dequantise_fp8_block(values, scales, FP8_BLOCK).to(torch.bfloat16)
+        return _fp8_as_bfloat16(values, scales)
+
+
+def _fp8_as_bfloat16(values_MN: Tensor, scales: Tensor) -> Tensor:
+    if native.library() is None:
+        return dequantise_fp8_block(values_MN, scales, FP8_BLOCK).to(torch.bfloat16)
+    return native.widen_fp8(values_MN, scales, FP8_BLOCK)
 
 
 class SafetensorsSink:

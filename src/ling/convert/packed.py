@@ -87,8 +87,8 @@ class PackedShards:
 
 
 class PackedSink:
-    """Packs Hugging Face tensors as they come, some rows at a time; a matrix waits until both of its
-    halves are there.
+    """Packs Hugging Face tensors as they come, some rows at a time; a matrix waits until both of
+    its halves are there.
     """
 
     def __init__(

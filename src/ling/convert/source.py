@@ -11,7 +11,6 @@ from ..config import ModelConfig
 from ..errors import CheckpointError
 from ..model.shards import Extent
 
-
 # Rows are read from multiples of this: a block of FP8, and whole tiles of packed matrices.
 ROWS = 128
 

@@ -137,7 +137,7 @@ def fill(out: Packed, parts: list[Tensor], importance_K: Tensor | None = None) -
     elif len(parts) == 1:
         native.pack(parts[0], out.format, importance_K, out)
     else:
-        native.pack_pair(*parts, importance_K, out=out)
+        native.pack_pair(parts[0], parts[1], importance_K, out=out)
 
 
 def _packable(w: Tensor) -> Tensor:

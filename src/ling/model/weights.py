@@ -111,7 +111,7 @@ def float_tensor(source: SafetensorsFolder, name: str) -> Tensor:
 
 
 def fp8_scales(source: SafetensorsFolder, name: str) -> Tensor:
-    """The scales of an FP8 tensor; `CheckpointError` for one that is not a finite number above 0."""
+    """Scales of an FP8 tensor; `CheckpointError` for one that is not a finite number above 0."""
     scale = source.tensor(name + SCALE)
     if not bool((scale.isfinite() & (scale > 0)).all()):
         raise CheckpointError(

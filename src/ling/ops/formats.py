@@ -20,8 +20,8 @@ TINY = 1e-36
 # Lloyd-Max levels for normal weights whose group scale minimises the squared error; lopsided, since
 # a group's largest magnitude may be given either sign of the scale (docs/concepts/formats.md).
 INT4_LEVELS = (-127, -98, -77, -61, -46, -33, -21, -9, 2, 13, 24, 36, 49, 64, 82, 105)
-# Where the largest magnitude of a group may come to lie, in units of the levels: these ten do nearly as well
-# as sixty (benchmarks/int4_levels.py).
+# Where the largest magnitude of a group may come to lie, in units of the levels
+# (docs/concepts/formats.md).
 INT4_CLIPS = (-140, -133, -130, -124, -118, -105, 114, 108, 105, 100)
 # Fixed point in which a weight, in units of its scale, meets the borders between two codes.
 CODE_UNIT = 200

@@ -100,6 +100,7 @@ _SIGNATURES: dict[str, Sequence[Any]] = {
         *(c_int32, c_int32, c_int64, c_int64, c_void_p, c_void_p, c_int32, c_int64),
         *(c_void_p, c_void_p, c_void_p),
     ],
+    "ling_widen_f8": [c_void_p, c_int64, c_int64, c_void_p, c_int64, c_void_p],
     "ling_unpack": [POINTER(Matrix), c_void_p],
     "ling_matmul": [POINTER(Matrix), c_void_p, c_void_p, c_int64],
     "ling_model_new": [POINTER(ModelConfigC), POINTER(LayerC), POINTER(c_void_p)],
@@ -260,6 +261,19 @@ def _importance(importance_K: Tensor | None, cols: int) -> Tensor | None:
     if h is not None and h.shape != (cols,):
         raise KernelError(f"importance must be {cols} values")
     return h
+
+
+def widen_fp8(q_MN: Tensor, scale: Tensor, block: int = 128) -> Tensor:
+    """Native `formats.dequantise_fp8_block`, rounded to bfloat16."""
+    M, N = q_MN.shape
+    if q_MN.dtype != torch.float8_e4m3fn or scale.dtype != torch.float32:
+        raise KernelError(f"FP8 values and float32 scales, not {q_MN.dtype} and {scale.dtype}")
+    if tuple(scale.shape) != (-(-M // block), -(-N // block)) or not q_MN.is_cpu:
+        raise KernelError(f"scales have shape {list(scale.shape)}, values {[M, N]} on the CPU")
+    q, s, out = q_MN.contiguous(), scale.contiguous(), torch.empty(M, N, dtype=torch.bfloat16)
+    lib = required()
+    check(lib, lib.ling_widen_f8(q.data_ptr(), M, N, s.data_ptr(), block, out.data_ptr()))
+    return out
 
 
 def unpack(p: Packed) -> Tensor:
