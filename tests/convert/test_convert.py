@@ -192,6 +192,66 @@ def test_killed_conversion_leaves_no_target_and_the_next_run_completes(tiny, tmp
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
+@pytest.mark.parametrize("suffix", [".tmp", ".old"])
+def test_a_folder_of_the_users_is_not_removed_for_its_name(tiny, tmp_path, suffix):
+    convert(tiny / "hf_bf16", tmp_path / "out")
+    mine = tmp_path / f"out{suffix}"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("")
+    with pytest.raises(UsageError, match=rf"out\{suffix}: in the way") as err:
+        convert(tiny / "hf_bf16_mtp", tmp_path / "out", overwrite=True)
+    assert "\n" not in str(err.value)
+    assert (mine / "thesis.txt").exists()
+    assert open_source(tmp_path / "out").config.num_nextn_predict_layers == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", mine.name]
+
+
+def killed_at(rename, *arguments):
+    """Convert in another process that is killed before its so-manieth `os.rename`."""
+    code = (
+        "import os, signal, sys; from ling.convert.convert import convert\n"
+        "rename, count = os.rename, [0]\n"
+        "def stop(*a):\n"
+        "    count[0] += 1\n"
+        f"    if count[0] == {rename}: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    rename(*a)\n"
+        "os.rename = stop\n"
+        "convert(*sys.argv[1:], overwrite=True)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], check=False)
+    assert done.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("rename", [1, 2])
+def test_kill_while_replacing_loses_neither_target(tiny, tmp_path, rename):
+    out = tmp_path / "out"
+    convert(tiny / "hf_bf16", out)
+    before = hash_tree(out)
+    killed_at(rename, tiny / "hf_bf16_mtp", out)
+    lines = []
+    if rename == 2:
+        assert not out.exists()
+        for read in (open_source, load_model):
+            with pytest.raises(CheckpointError, match="a stopped conversion left it in"):
+                read(out)
+    with pytest.raises(UsageError, match="exists"):
+        convert(tiny / "hf_bf16_mtp", out, log=lines.append)
+    assert hash_tree(out) == before
+    assert [line for line in lines if "put back" in line] == lines
+    assert len(lines) == (rename == 2)
+    convert(tiny / "hf_bf16_mtp", out, overwrite=True)
+    assert open_source(out).config.num_nextn_predict_layers == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_folders_that_only_look_like_parts_stay(tiny, tmp_path):
+    mine = tmp_path / "out.parts-of-my-thesis"
+    mine.mkdir()
+    assert convert_part(tiny / "dcp_in", tmp_path / "out", rank=0, world_size=1)
+    assert mine.exists()
+    assert not list((tmp_path / "out").glob(".*"))
+
+
 def test_existing_target_needs_overwrite_and_must_be_a_checkpoint(tiny, tmp_path):
     (tmp_path / "empty").mkdir()
     convert(tiny / "hf_bf16", tmp_path / "empty")

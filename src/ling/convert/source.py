@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..config import ModelConfig
 from ..errors import CheckpointError
+from ..files import stopped
 from ..model.shards import Extent
 
 # Rows are read from multiples of this: a block of FP8, and whole tiles of packed matrices.
@@ -88,7 +89,7 @@ def open_source(path: str | Path) -> Source:
     """
     path = Path(path)
     if not path.exists():
-        raise CheckpointError(f"{path}: no such file or folder")
+        raise CheckpointError(f"{path}: no such file or folder{stopped(path)}")
     if not path.is_dir():
         from .gguf import GGUFSource
 

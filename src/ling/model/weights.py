@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..config import ModelConfig, check_quantization, read_raw
 from ..errors import CheckpointError, UsageError
-from ..files import inside
+from ..files import inside, stopped
 from ..hub import resolve_model
 from ..ops.formats import dequantise_fp8_block
 from ..strict_json import shown
@@ -125,7 +125,7 @@ def read_config(folder: str | Path) -> ModelConfig:
     """The configuration of a model folder; says what is wrong when it is not one."""
     folder = Path(folder)
     if not folder.is_dir():
-        raise CheckpointError(f"{folder}: no such model folder")
+        raise CheckpointError(f"{folder}: no such model folder{stopped(folder)}")
     for name in _TEXT_FILES:
         try:
             inside(folder, name)
