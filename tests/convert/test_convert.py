@@ -16,7 +16,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ling.convert import packed, ranks, transfer
+from ling.convert import ranks, transfer
+from ling.convert import source as sources
 from ling.convert.convert import convert
 from ling.convert.ranks import convert_part
 from ling.convert.source import open_source
@@ -481,8 +482,7 @@ def test_matrices_read_a_few_rows_at_a_time_are_those_read_whole(tmp_path, monke
     cfg = preset("ling-tiny").replace(vocab_size=300, moe_intermediate_size=144)
     synth(cfg, tmp_path / "in", to=stored, log=str)
     source = open_source(tmp_path / "in")
-    monkeypatch.setattr(packed, "PIECE_VALUES", 1)  # pieces of 128 rows
-    monkeypatch.setattr(packed, "EMBEDDING_ROWS", 128)
+    monkeypatch.setattr(sources, "PIECE_VALUES", 1)  # pieces of 128 rows
     convert(tmp_path / "in", tmp_path / "by_rows", to="int4_g32", workers=2)
     monkeypatch.undo()
     for name in ("lm_head.weight", "model.layers.1.mlp.experts.3.up_proj.weight"):

@@ -26,7 +26,7 @@ from ..ops import native
 from ..ops.formats import dequantise_fp8_block
 from .layouts import Layout
 from .sink import SinkOptions
-from .source import Rows
+from .source import Rows, pieces
 
 MTP_FILE = "mtp_layers_parameters.safetensors"
 _LAYER = re.compile(r"model\.layers\.([0-9]{1,9})\.(.*)")
@@ -102,6 +102,7 @@ class SafetensorsSink:
         self, folder: Path, cfg: ModelConfig, layout: Layout, options: SinkOptions
     ) -> None:
         self.folder, self._layout = folder, layout
+        self._shapes = {n: spec.shape for n, spec in tensor_specs(cfg).items()}
         stored = {n: layout.stored(n, spec) for n, spec in tensor_specs(cfg).items()}
         sizes = {n: sum(s.nbytes for s in parts.values()) for n, parts in stored.items()}
         plan = plan_shards(sizes, options.max_shard_bytes)
@@ -122,6 +123,18 @@ class SafetensorsSink:
     def put(self, name: str, tensor: Tensor) -> None:
         for key, value in self._layout.encode(name, tensor).items():
             self._shard_of[name].put(key, value)
+
+    def takes_rows(self, name: str) -> bool:
+        """Every matrix."""
+        return len(self._shapes[name]) == 2
+
+    def put_rows(self, name: str, rows: Rows) -> None:
+        """`put` for a matrix."""
+        at: dict[str, int] = {}
+        for first, count in pieces(*self._shapes[name]):
+            for key, value in self._layout.encode(name, rows.read(first, count)).items():
+                self._shard_of[name].put_piece(key, at.setdefault(key, 0), value)
+                at[key] += value.nbytes
 
     def put_extent(self, name: str, extent: Extent) -> bool:
         return self._stored[name] == {name: extent.stored} and self._shard_of[name].put_extent(

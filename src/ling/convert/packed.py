@@ -16,11 +16,10 @@ import torch
 from torch import Tensor
 
 from ..config import ModelConfig
-from ..model.folder import INDEX
+from ..model.folder import INDEX, SafetensorsFolder
 from ..model.names import tensor_specs
 from ..model.packed import (
     EMBEDDING,
-    EMBEDDING_ROWS,
     PackedSpec,
     empty,
     fill,
@@ -34,14 +33,12 @@ from ..model.packed import (
 from ..model.packed_folder import PackedFolder, packed_plan
 from ..model.shards import ShardFile, Stored, plan_shards, shard_name
 from ..model.weights import read_quantization
-from ..ops.formats import Format, Packed
+from ..ops.formats import TILE, Format, Packed
 from .sink import SinkOptions, check_finite
-from .source import ROWS, Rows, TensorRows
+from .source import Rows, TensorRows, pieces
 
 # Packed weights are read by vector instructions as they lie in the file.
 CACHE_LINE = 64
-# Four mebibytes of bfloat16: a core's own cache holds about that, and calls are few.
-PIECE_VALUES = 1 << 21
 
 
 class PackedShards:
@@ -102,7 +99,7 @@ class PackedSink:
         self.names = list(tensor_specs(cfg))
         self._shards = PackedShards(folder, cfg, fmt, options.max_shard_bytes)
         self.files = self._shards.files
-        self._embedding_rows = cfg.vocab_size
+        self._vocab_size, self._hidden_size = cfg.vocab_size, cfg.hidden_size
         self._where: dict[str, list[tuple[PackedSpec, int]]] = {}
         for spec in packed_specs(cfg).values():
             for e in range(max(spec.experts, 1)):
@@ -139,8 +136,8 @@ class PackedSink:
 
     def _pack_embedding(self, rows: Rows) -> None:
         name = f"{EMBEDDING}.weight"
-        for first in range(0, self._embedding_rows, EMBEDDING_ROWS):
-            values = rows.read(first, min(EMBEDDING_ROWS, self._embedding_rows - first))
+        for first, count in pieces(self._vocab_size, self._hidden_size):
+            values = rows.read(first, count)
             q, scales = pack_embedding(values)
             self._check(scales, [(name, values)])
             for suffix, value in ((".qweight", q), (".scales", scales)):
@@ -150,14 +147,12 @@ class PackedSink:
     def _pack(self, spec: PackedSpec, expert: int, parts: list[Rows]) -> None:
         """A matrix in pieces that stay in the cache from reading to writing."""
         rows, names = spec.rows // len(parts), spec.parts(expert)
-        step = max(PIECE_VALUES // (spec.cols * len(parts)) // ROWS, 1) * ROWS
         key = f"{spec.name}.{expert}" if spec.experts else spec.name
         at = {".qweight": 0, ".scales": 0}
         out = None
-        for first in range(0, rows, step):
-            count = min(step, rows - first)
+        for first, count in pieces(rows, spec.cols * len(parts)):
             values = [part.read(first, count) for part in parts]
-            if out is None or count < step:
+            if out is None or out.rows != count * len(parts):
                 piece = replace(spec, rows=count * len(parts), experts=0)
                 out = empty(piece, self.format)
             fill(out, values, self.importance.get(key))
@@ -190,6 +185,7 @@ class PackedSource:
         self._folder = PackedFolder(folder)
         self.config = self._folder.config
         self.tokenizer_folder = folder if (folder / "tokenizer.json").is_file() else None
+        self._shapes = {name: spec.shape for name, spec in tensor_specs(self.config).items()}
         self._where = {
             name: (spec, e, i)
             for spec in packed_specs(self.config).values()
@@ -199,22 +195,23 @@ class PackedSource:
 
     def tensor(self, name: str) -> Tensor:
         """The values that the codes stand for, rounded to bfloat16."""
-        held = self._folder.source
-        if name == f"{EMBEDDING}.weight":
-            q, scales = (held.tensor(f"{EMBEDDING}.{part}") for part in ("qweight", "scales"))
-            parts = zip(q.split(EMBEDDING_ROWS), scales.split(EMBEDDING_ROWS), strict=True)
-            return torch.cat([unpack_embedding(*part).to(torch.bfloat16) for part in parts])
-        if name not in self._where:
+        if name != f"{EMBEDDING}.weight" and name not in self._where:
             return self._folder.plain(name)
-        spec, e, i = self._where[name]
-        keys = (f"{spec.name}.qweight", f"{spec.name}.scales")
-        data, scales = (held.part(k, e) if spec.experts else held.tensor(k) for k in keys)
-        packed = Packed(format_in(self._folder.format, spec), spec.rows, spec.cols, data, scales)
-        return unpack_matrix(replace(spec, experts=0), packed)[i].to(torch.bfloat16)
+        rows, out = self.rows(name), torch.empty(self._shapes[name], dtype=torch.bfloat16)
+        for first, count in pieces(*out.shape):
+            out[first : first + count] = rows.read(first, count)
+        return out
+
+    def rows(self, name: str) -> Rows:
+        if name == f"{EMBEDDING}.weight":
+            return _EmbeddingRows(self._folder)
+        if name not in self._where:
+            return TensorRows(self._folder.plain(name))
+        return _PackedRows(self._folder, *self._where[name])
 
     def stored_bytes(self, name: str) -> int:
         """Bytes on disk: this tensor's share of its matrix."""
-        values = torch.Size(tensor_specs(self.config)[name].shape).numel()
+        values = torch.Size(self._shapes[name]).numel()
         if name == f"{EMBEDDING}.weight":
             return values + values // 16
         bits = 16.0
@@ -230,6 +227,45 @@ class PackedSource:
 
     def close(self) -> None:
         """Nothing stays open between readings."""
+
+
+class _EmbeddingRows:
+    def __init__(self, folder: PackedFolder) -> None:
+        self._held = folder.source
+
+    def read(self, first: int, count: int) -> Tensor:
+        q, scales = (
+            _rows(self._held, f"{EMBEDDING}.{part}", first, count) for part in ("qweight", "scales")
+        )
+        return unpack_embedding(q, scales).to(torch.bfloat16)
+
+
+class _PackedRows:
+    """Rows of one of the tensors that a packed matrix was made of."""
+
+    def __init__(self, folder: PackedFolder, spec: PackedSpec, expert: int, part: int) -> None:
+        self._held, self._format = folder.source, format_in(folder.format, spec)
+        self._spec, self._part = spec, part
+        keys = [f"{spec.name}.{suffix}" for suffix in ("qweight", "scales")]
+        # One of a stack is small; of others only the tiles in question are read.
+        self._keys = keys
+        self._whole = [self._held.part(k, expert) for k in keys] if spec.experts else None
+
+    def read(self, first: int, count: int) -> Tensor:
+        parts = len(self._spec.sources)
+        at, tiles = first * parts // TILE, -(-count * parts // TILE)
+        if self._whole is not None:
+            data, scales = (x[at : at + tiles] for x in self._whole)
+        else:
+            data, scales = (_rows(self._held, key, at, tiles) for key in self._keys)
+        piece = replace(self._spec, rows=count * parts, experts=0)
+        packed = Packed(self._format, piece.rows, piece.cols, data, scales)
+        return unpack_matrix(piece, packed)[self._part].to(torch.bfloat16)
+
+
+def _rows(held: SafetensorsFolder, key: str, first: int, count: int) -> Tensor:
+    into = torch.empty(count, *held.shape(key)[1:], dtype=held.dtype(key))
+    return held.rows(key, first, into)
 
 
 def is_packed(folder: Path) -> bool:

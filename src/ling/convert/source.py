@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -14,6 +15,8 @@ from ..model.shards import Extent
 
 # Rows are read from multiples of this: a block of FP8, and whole tiles of packed matrices.
 ROWS = 128
+# Values at a time: with their float32 copies and results about what a core's own cache holds.
+PIECE_VALUES = 1 << 20
 
 
 class Source(Protocol):
@@ -69,6 +72,13 @@ class RowSource(Protocol):
     def rows(self, name: str) -> Rows:
         """What `tensor` gives, for a name whose tensor is a matrix."""
         ...
+
+
+def pieces(rows: int, cols: int) -> Iterator[tuple[int, int]]:
+    """First row and number of rows of each part in which a matrix is read."""
+    step = max(PIECE_VALUES // cols // ROWS, 1) * ROWS
+    for first in range(0, rows, step):
+        yield first, min(step, rows - first)
 
 
 class TensorRows:

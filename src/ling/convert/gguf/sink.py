@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 from pathlib import Path
@@ -16,6 +17,7 @@ from ...errors import UsageError
 from ...model.names import tensor_specs
 from ...model.shards import write_all
 from ..sink import SinkOptions, cast, check_finite
+from ..source import Rows, TensorRows, pieces
 from .header import KIND_IDS, KINDS, Kind, nbytes
 from .layout import general_metadata, lay_out
 from .metadata import check_exportable, metadata_of
@@ -37,12 +39,11 @@ FILE_TYPES = {
     "bf16": 32,
 }
 FILE = "model.gguf"
-_VALUES_AT_ONCE = 1 << 22
 PLAIN = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
 
 class GGUFSink:
-    """Writes `model.gguf` into a folder; memory is one tensor of the source, not a whole stack.
+    """Writes `model.gguf` into a folder; memory is some rows of a tensor, not a whole stack.
 
     Raises `UsageError` for a type or a model that cannot be exported, before anything is written.
     """
@@ -66,18 +67,27 @@ class GGUFSink:
         self._head, self._places, size = lay_out(metadata, specs, kinds)
         self._path, self._tied, self._fd = folder / FILE, cfg.tie_word_embeddings, -1
         self._opening = threading.Lock()
-        self.names = list(tensor_specs(cfg))
+        self._shapes = {name: spec.shape for name, spec in tensor_specs(cfg).items()}
+        self.names = list(self._shapes)
         self.files = {FILE: size}
 
     def put(self, name: str, tensor: Tensor) -> None:
         """Write one Hugging Face tensor: a whole GGUF tensor or one slice of a stack."""
+        self.put_rows(name, TensorRows(tensor.reshape(-1, tensor.shape[-1])))
+
+    def takes_rows(self, name: str) -> bool:
+        """Every matrix."""
+        return len(self._shapes[name]) == 2
+
+    def put_rows(self, name: str, rows: Rows) -> None:
+        """`put` for a matrix, of which quantising makes float32 copies."""
         with self._opening:
             if self._fd < 0:
                 self._open()
         key, expert = in_gguf(name)
-        self._put(key, expert or 0, tensor)
+        self._put(key, expert or 0, self._shapes[name], rows)
         if key == "token_embd.weight" and self._tied:
-            self._put("output.weight", 0, tensor)
+            self._put("output.weight", 0, self._shapes[name], rows)
 
     def _open(self) -> None:
         """Make the file, head and full length included."""
@@ -92,13 +102,11 @@ class GGUFSink:
         os.fsync(self._fd)
         os.close(self._fd)
 
-    def _put(self, key: str, index: int, tensor: Tensor) -> None:
+    def _put(self, key: str, index: int, shape: tuple[int, ...], rows: Rows) -> None:
         place = self._places[key]
-        offset = place.offset + index * nbytes(tuple(tensor.shape), place.kind)
-        rows = tensor.reshape(-1, tensor.shape[-1])
-        # Quantising makes float32 copies, which a whole vocabulary's would be gigabytes of.
-        for part in rows.split(max(1, _VALUES_AT_ONCE // rows.shape[-1])):
-            data = _encoded(key, part, place.kind).data
+        offset = place.offset + index * nbytes(shape, place.kind)
+        for first, count in pieces(math.prod(shape[:-1]), shape[-1]):
+            data = _encoded(key, rows.read(first, count), place.kind).data
             write_all(self._fd, data, offset)
             offset += len(data)
 
