@@ -10,7 +10,8 @@ so the copy does too; `--scratch /dev/shm` leaves the disk out. Prints one JSON 
 ratios with a 95% interval over the rounds.
 
 With `--to int4` (or another integer format) the source is a bf16 folder, ours runs in turn with
-`cp -r` and `sync`, and rates are bytes read and written.
+`cp -r` and `sync`, and rates are bytes read and written. `by_cpu` is their ratio were all cores
+ours: by processor seconds, ours spread over the cores, where other programs take some of them.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ import shutil
 import statistics
 import subprocess
 import tempfile
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.distributed.checkpoint as dcp
@@ -106,13 +107,21 @@ def size_of(folder: Path) -> int:
     return sum(p.stat().st_size for p in folder.iterdir())
 
 
-def seconds(run: Callable[[Path], None], scratch: Path) -> float:
+class Took(NamedTuple):
+    """Seconds of a run: on the clock, and of processors."""
+
+    wall: float
+    cpu: float
+
+
+def seconds(run: Run, scratch: Path) -> Took:
     target = scratch / "out"
-    start = time.perf_counter()
+    before = os.times()
     run(target)
-    took = time.perf_counter() - start
+    after = os.times()
     shutil.rmtree(target)
-    return took
+    cpu = sum(after[:4]) - sum(before[:4])  # children included
+    return Took(after.elapsed - before.elapsed, cpu)
 
 
 def copy(source: Path, target: Path) -> None:
@@ -130,9 +139,9 @@ def interval(ratios: list[float]) -> list[float]:
     return [round(medians[50], 2), round(medians[1949], 2)]
 
 
-def measure(runs: dict[str, Run], scratch: Path, pairs: int) -> dict[str, list[float]]:
+def measure(runs: dict[str, Run], scratch: Path, pairs: int) -> dict[str, list[Took]]:
     """Seconds of each, in the order A B C C B A, so many times."""
-    took: dict[str, list[float]] = {name: [] for name in runs}
+    took: dict[str, list[Took]] = {name: [] for name in runs}
     for _ in range(pairs):
         for name in (*runs, *reversed(runs)):
             took[name].append(seconds(runs[name], scratch))
@@ -140,14 +149,15 @@ def measure(runs: dict[str, Run], scratch: Path, pairs: int) -> dict[str, list[f
 
 
 def add_ratios(
-    report: dict[str, object], took: dict[str, list[float]], moved: dict[str, int]
+    report: dict[str, object], took: dict[str, list[Took]], moved: dict[str, int]
 ) -> None:
     """Rates in GB/s of `moved` bytes, and ours relative to each other one."""
     for name, times in took.items():
-        report[f"{name}_GB_per_s"] = round(moved[name] / 1e9 / statistics.median(times), 3)
+        wall = statistics.median(t.wall for t in times)
+        report[f"{name}_GB_per_s"] = round(moved[name] / 1e9 / wall, 3)
     for name in list(took)[1:]:
         scale = moved["ours"] / moved[name]
-        ratios = [scale * b / a for a, b in zip(took["ours"], took[name], strict=True)]
+        ratios = [scale * b.wall / a.wall for a, b in zip(took["ours"], took[name], strict=True)]
         report[f"ours_over_{name}"] = round(statistics.median(ratios), 2)
         report[f"ours_over_{name}_95"] = interval(ratios)
 
@@ -180,7 +190,11 @@ def to_integers(scratch: Path, to: str, layers: int, pairs: int) -> dict[str, ob
         "ours": lambda target: (convert(source, target, to=to), None)[1],
         "cp": lambda target: cp(source, target),
     }
-    add_ratios(report, measure(runs, scratch, pairs), moved)
+    took = measure(runs, scratch, pairs)
+    add_ratios(report, took, moved)
+    ours, theirs = (statistics.median(t.cpu for t in took[name]) for name in runs)
+    cores = len(os.sched_getaffinity(0))
+    report["by_cpu"] = round(moved["ours"] / (ours / cores) / (moved["cp"] / theirs), 2)
     return report
 
 
