@@ -50,6 +50,7 @@ struct AttentionTask {
 // One instruction-set level: the same functions, compiled with other flags.
 struct Level {
   const char* name;
+  bool matrix_unit;  // products of many integer rows are faster when these lie evenly
   void (*rms_norm)(const float* x, const float* w, float eps, int64_t n, float* y);
   void (*quantise_row)(const float* x, int64_t n, int64_t padded, int64_t group, int8_t* q,
                        float* scales, int32_t* sums);
@@ -70,7 +71,7 @@ struct Level {
                void* scales);
 };
 
-extern const Level level_generic, level_avx2, level_avx512vnni, level_avx512bf16;
+extern const Level level_generic, level_avx2, level_avx512vnni, level_avx512bf16, level_avx512amx;
 
 // The level in use, or null with the error set.
 const Level* level();
@@ -87,8 +88,10 @@ static inline int64_t tile_bytes(const ling_matrix& w) {
 static inline int64_t tile_scales(const ling_matrix& w) {
   return w.kind == LING_BF16 ? 0 : kTile * (padded_cols(w) / w.group);
 }
-// Room that Level::product needs: two unpacked tiles.
-static inline int64_t scratch_bytes(const ling_matrix& w) { return 2 * kTile * padded_cols(w) + 64; }
+// Room that Level::product needs: two unpacked tiles; and scales of 128 rows for the matrix unit.
+static inline int64_t scratch_bytes(const ling_matrix& w) {
+  return 2 * kTile * padded_cols(w) + 128 * 4 * (padded_cols(w) / w.group) + 64;
+}
 const char* check_matrix(const ling_matrix& w);
 
 // Threads that stay together for a whole forward pass: a stage is a set of tasks, handed out so that

@@ -31,8 +31,8 @@ typedef struct {
 } ling_matrix;
 
 LING_API int ling_abi_version(void);
-// The level in use: "generic", "avx2", "avx512vnni" or "avx512bf16". LING_ISA caps it; an unknown
-// word is an error.
+// The level in use: "generic", "avx2", "avx512vnni", "avx512bf16" or "avx512amx". LING_ISA caps it;
+// an unknown word is an error.
 LING_API int ling_isa(const char** name);
 LING_API int ling_set_num_threads(int n);
 LING_API const char* ling_last_error(void);

@@ -135,6 +135,7 @@ struct ling_model {
   Buffer<const float*> norm_ptr;
   Buffer<float*> logit_ptr, qkv_ptr, x_ptr, hidden_ptr, row_x_ptr, head_ptr;
   Buffer<Row> routed;
+  Buffer<uint8_t> routed_values;
   Buffer<uint8_t> scratch;
   Buffer<float> attention_scratch;
   int64_t scratch_stride = 0, attention_stride = 0;
@@ -152,6 +153,10 @@ namespace ling {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+
+// Below, an expert has too few rows for the matrix unit.
+constexpr int64_t kGatherFrom = 128;
+bool gathers(const ling_model& m, int64_t T) { return m.kernels->matrix_unit && T >= kGatherFrom; }
 
 // What one forward pass knows; every thread runs the same chain of stages over it.
 struct Pass {
@@ -372,6 +377,16 @@ struct Pass {
     advise_cold(l, layer, true);
   }
 
+  // Rows of an expert side by side, as the matrix unit reads them.
+  void gather_rows(const ling_layer& l) {
+    const int64_t bytes = padded_cols(l.expert_gate_up);
+    run(T * c().num_experts_per_tok, [&](int64_t i, int) {
+      uint8_t* to = m.routed_values.data() + i * bytes;
+      memcpy(to, m.routed.data()[i].values, bytes);
+      m.routed.data()[i].values = to;
+    });
+  }
+
   // Cold experts that this step uses: read ahead together, or let go.
   void advise_cold(const ling_layer& l, int64_t layer, bool wanted) {
     if (m.streams.empty() || m.streams[layer].fd < 0) return;
@@ -395,7 +410,7 @@ struct Pass {
     return w;
   }
 
-  static int64_t chunk(const Product& p) { return p.m <= 8 ? 16 : 4; }
+  int64_t chunk(const Product& p) const { return p.m <= 8 || m.kernels->matrix_unit ? 16 : 4; }
 
   void plan_tasks() {
     m.task_start.assign(1, 0);
@@ -427,7 +442,8 @@ struct Pass {
     // A column belongs to one task, so a token's sum has one order: shared, then ascending experts.
     // Few rows: long walks through memory; many: short ones, so that threads end together.
     const int64_t n = ceil_div(c().hidden_size, kTile);
-    const int64_t step = T > 128 ? 4 : std::max<int64_t>(2, ceil_div(n, 2 * team.threads));
+    const int64_t step = T > 128 ? std::max<int64_t>(4, ceil_div(n, 4 * team.threads))
+                                 : std::max<int64_t>(2, ceil_div(n, 2 * team.threads));
     run(ceil_div(n, step), [&](int64_t task, int) {
       const int64_t end = (task + 1) * step < n ? (task + 1) * step : n;
       for (const Product& p : m.down_products) m.kernels->product(p, task * step, end, scratch());
@@ -449,6 +465,7 @@ struct Pass {
         plan_experts(l, layer);
       });
       spent(kRouter);
+      if (l.expert_gate_up.kind != LING_BF16 && gathers(m, T)) gather_rows(l), spent(kPrepare);
     } else {
       run(1, [&](int64_t, int) {
         m.products.clear(), m.down_products.clear();
@@ -490,6 +507,8 @@ void reserve(ling_model& m, int64_t T, int threads) {
   m.routed.reserve(N), m.row_x_ptr.reserve(N), m.hidden_ptr.reserve(T + N);
   int64_t hidden = 0, scratch = 64;
   for (const ling_layer& l : m.layers) {
+    if (l.is_moe && l.expert_gate_up.kind != LING_BF16 && gathers(m, T))
+      m.routed_values.reserve(N * padded_cols(l.expert_gate_up));
     const int64_t shared = l.gate_up.rows ? T : 0, n = l.is_moe ? N : 0;
     hidden = std::max(hidden, shared * m.width(l) + n * c.expert_width);
     for (const ling_matrix* w : {&l.qkv, &l.dense, &l.gate_up, &l.expert_gate_up, &l.eh_proj})

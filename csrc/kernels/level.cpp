@@ -25,6 +25,10 @@ namespace {
 const float ling_levels[16] = {-127, -98, -77, -61, -46, -33, -21, -9, 2, 13, 24, 36, 49, 64, 82, 105};
 const uint8_t level_bytes[16] = {1,   30,  51,  67,  82,  95,  107, 119,
                                  130, 141, 152, 164, 177, 192, 210, 233};  // + 128
+#ifdef __AMX_INT8__
+const int8_t signed_level_bytes[16] = {-127, -98, -77, -61, -46, -33, -21, -9,
+                                       2,    13,  24,  36,  49,  64,  82,  105};
+#endif
 
 #include "rows.h"
 #include "product.h"
@@ -33,11 +37,17 @@ const uint8_t level_bytes[16] = {1,   30,  51,  67,  82,  95,  107, 119,
 
 }  // namespace
 
+#ifdef __AMX_INT8__
+const bool matrix_unit = true;
+#else
+const bool matrix_unit = false;
+#endif
+
 #define LING_NAME2(x) level_##x
 #define LING_NAME(x) LING_NAME2(x)
 #define LING_TEXT2(x) #x
 #define LING_TEXT(x) LING_TEXT2(x)
-const Level LING_NAME(LING_LEVEL) = {LING_TEXT(LING_LEVEL), rms_norm, quantise_row, round_row,
+const Level LING_NAME(LING_LEVEL) = {LING_TEXT(LING_LEVEL), matrix_unit, rms_norm, quantise_row, round_row,
                                      product, router, sigmoid, rotate, attention, embed_i8,
                                      read_bytes, pack};
 

@@ -84,6 +84,8 @@ static inline void finish(const Product& p, int64_t m, int64_t tile, f32 v) {
   store_part(y, v, left);
 }
 
+static inline f32 swiglu(f32 gate, f32 up) { return mul(mul(gate, sigmoid16(gate)), up); }
+
 template <int MB, int NT, Form form>
 static inline void block(const Product& p, const uint8_t* const* data,
                          const uint16_t* const* scales, int64_t tile, int64_t m,
@@ -92,10 +94,9 @@ static inline void block(const Product& p, const uint8_t* const* data,
   multiply<MB, NT, form>(data, scales, padded_cols(p.w) / p.w.group, p.w.group, p.x + m, levels,
                          acc);
   if (p.epilogue == Epilogue::kSwiGLU) {
-    // silu(gate) · up; NT is 2 here: a gate tile and its up tile.
+    // NT is 2 here: a gate tile and its up tile.
     for (int i = 0; i < MB; ++i)
-      store(p.y[m + i] + tile / 2 * kTile,
-            mul(mul(acc[i][0], sigmoid16(acc[i][0])), acc[i][NT - 1]));
+      store(p.y[m + i] + tile / 2 * kTile, swiglu(acc[i][0], acc[i][NT - 1]));
     return;
   }
   for (int i = 0; i < MB; ++i)
@@ -146,7 +147,14 @@ static void some_tiles(const Product& p, int64_t tile, uint8_t* scratch, const L
   all_rows<NT, Form::kBytes>(p, data, scales, tile, levels);
 }
 
+#ifdef __AMX_INT8__
+#include "amx.h"
+#endif
+
 static void product(const Product& p, int64_t begin, int64_t end, uint8_t* scratch) {
+#ifdef __AMX_INT8__
+  if (unit_fits(p)) return unit_product(p, begin, end, scratch);
+#endif
   const Levels levels = load_levels(level_bytes);
   int64_t tile = begin;
   // A single row is bound by memory, which likes one walk better than two.

@@ -5,6 +5,9 @@ from __future__ import annotations
 import ctypes
 import json
 import logging
+import os
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -155,6 +158,41 @@ def test_hidden_states_are_those_of_the_module(shape, fmt):
             assert rows.max() < 2 * BOUND[fmt]
         # Where rounding flips the choice of an expert a row differs much, and those after it some.
         assert rows.median() < BOUND[fmt] * (2.5 if shape == "all layers routed" else 1)
+
+
+LONG_PREFILL = """
+import hashlib, torch
+from ling.infer.open import runner_for
+from ling.infer.pages import Segment
+from ling.model.ling import from_config
+from ling.ops import native
+from ling.presets import preset
+cfg = preset("ling-tiny")
+for fmt in ("int4", "int8"):
+    runner = runner_for(from_config(cfg, seed=0), fmt)
+    runner.allocate(8)
+    ids = torch.arange(300).remainder(cfg.vocab_size).tolist()
+    hidden = runner.forward(ids, [Segment(list(range(5)), 0, 0, 300)])
+    print(fmt, hashlib.sha256(hidden.numpy().tobytes()).hexdigest())
+print(native.isa())
+"""
+
+
+def test_a_long_prefill_has_the_same_bits_with_and_without_the_matrix_unit():
+    """From so many rows on, those of an expert are brought together for it."""
+
+    def run_at(level):
+        env = {**os.environ, "LING_ISA": level}
+        done = subprocess.run(
+            [sys.executable, "-c", LONG_PREFILL], env=env, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    unit = run_at("avx512amx")
+    if unit[-1] != "avx512amx":
+        pytest.skip("no matrix unit")
+    assert run_at("avx512bf16")[:-1] == unit[:-1]
 
 
 def test_logits_are_those_of_the_head():

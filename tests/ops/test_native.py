@@ -24,7 +24,7 @@ INTEGER = pytest.mark.parametrize(
 INT4 = pytest.mark.parametrize(
     "fmt", [f for f in FORMATS.values() if f.kind == 1], ids=lambda f: f.name
 )
-LEVELS = ("generic", "avx2", "avx512vnni", "avx512bf16")
+LEVELS = ("generic", "avx2", "avx512vnni", "avx512bf16", "avx512amx")
 # Ragged and whole: tails of tiles, of tile pairs, of groups, of blocks of columns.
 SHAPES = [(1, 1), (16, 64), (15, 63), (17, 65), (33, 130), (100, 256), (31, 1000)]
 # Around the borders of the kernels' blocks of rows.
@@ -283,7 +283,7 @@ print(lib.ling_last_error().decode())
     done = run_at(word, code)
     assert done.stdout.splitlines() == [
         "2 2",
-        "LING_ISA must be generic, avx2, avx512vnni or avx512bf16",
+        "LING_ISA must be generic, avx2, avx512vnni, avx512bf16 or avx512amx",
     ]
 
 
