@@ -82,6 +82,25 @@ def test_peers_take_turns_with_us_and_the_fastest_setting_is_kept(fake):
     assert running.process.poll() == 0
 
 
+@needs_library
+def test_models_that_do_not_fit_together_are_loaded_for_their_turns(fake, tmp_path, monkeypatch):
+    options = BenchOptions(kind="decode", tokens=4, pairs=3)
+    bench("ling-nano", options, cache=str(tmp_path), log=str)
+    peer, started, read_in = fake("fast"), [], []
+    peer.model.touch()
+    start = Peer.start
+    monkeypatch.setattr(Peer, "start", lambda *a: started.append(start(*a)) or started[-1])
+    monkeypatch.setattr(bench_infer.Ours, "map_in", lambda self: read_in.append(1))
+    for room, processes in ((1 << 50, 1), (1 << 20, 3)):
+        started.clear()
+        monkeypatch.setattr(bench_infer, "available", lambda room=room: room)
+        report = bench_infer.run(tmp_path / "ling-nano-int4", "x", options, peers=[peer], log=str)
+        assert len(started) == processes
+        assert report["theirs"] == 4.0
+        assert all(p.process.poll() == 0 for p in started)
+    assert len(read_in) == 3
+
+
 def test_no_setting_that_works_is_an_error(fake):
     with pytest.raises(RunError, match="no setting"):
         best_of([fake("crash-a"), fake("crash-b")], BenchOptions(kind="decode"), str)

@@ -2,7 +2,9 @@
 and, side by side, against llama.cpp.
 
 Both programs hold their model and their prompt in processes of their own and take turns, one
-measurement each, so that a machine that slows down slows both; ratios are of neighbours.
+measurement each, so that a machine that slows down slows both; ratios are of neighbours. Where both
+models do not fit in memory, the peer is started for each of its turns, and our file is read in
+again after it.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import torch
 from ..errors import RunError, UsageError
 from ..files import make_folder
 from ..infer.engine import Engine
+from ..infer.memory import available
 from ..infer.native_runner import NativeRunner
 from ..infer.open import open_runner
 from ..infer.request import Request, SamplingParams
@@ -121,6 +124,15 @@ class Ours:
             self.engine.step()
         return requests
 
+    def profile(self) -> dict[str, float]:
+        """Seconds per kernel since the last call; empty on plain PyTorch."""
+        return self.runner.profile() if isinstance(self.runner, NativeRunner) else {}
+
+    def map_in(self) -> None:
+        """Have the weights in memory again."""
+        if isinstance(self.runner, NativeRunner):
+            self.runner.map_in()
+
     def mean_step(self) -> tuple[Step, float]:
         """What the steps of one more measurement did, with experts counted as they were chosen;
         and how many tokens a step brought."""
@@ -149,6 +161,13 @@ def read_rate(buffer: torch.Tensor | None = None) -> float:
     return native.read_rate(data)
 
 
+def fit_together(folder: Path, peer: Peer) -> bool:
+    """Whether both models can stay in memory while they take turns."""
+    room = available()
+    ours = sum(f.stat().st_size for f in folder.glob("*.safetensors"))
+    return room is None or ours + peer.model.stat().st_size + 2 * READ_BYTES < room
+
+
 def run(
     folder: Path,
     name: str,
@@ -160,35 +179,55 @@ def run(
 ) -> dict[str, Any]:
     """Measure, in turn with the peer's best setting; returns the report that `--json` prints."""
     # The peer alone first: both at once need not fit in memory until one setting is chosen.
-    peer = best_of(peers, options, log).start(options) if peers else None
+    best = best_of(peers, options, log) if peers else None
+    turns = best is not None and not fit_together(folder, best)
+    if turns:
+        log("both models together exceed the memory: each is loaded for its turn")
+    peer = None if best is None or turns else best.start(options)
     ours = Ours(folder, options, fmt)
     buffer = torch.ones(READ_BYTES, dtype=torch.uint8)
     ours.measure()
     if peer is not None:
         peer.measure()
-    if isinstance(ours.runner, NativeRunner):
-        ours.runner.profile()
+
+    def measure_peer() -> float:
+        assert best is not None
+        running = peer or best.start(options)
+        if peer is None:
+            running.measure()
+        rate = running.measure()
+        if peer is None:
+            running.stop()
+        return rate
+
     mine: list[float] = []
     theirs: list[float] = []
     limits: list[float] = []
+    stages: dict[str, float] = {}
     seconds = 0.0
     for k in range(options.pairs):
-        if peer is not None and k % 2:
-            theirs.append(peer.measure())
+        if best is not None and k % 2:
+            theirs.append(measure_peer())
+        if turns:  # the peer's weights pushed ours out of the page cache
+            ours.map_in()
+            ours.measure()
+        ours.profile()
         begin = time.perf_counter()
         mine.append(ours.measure())
         seconds += time.perf_counter() - begin
-        if peer is not None and not k % 2:
-            theirs.append(peer.measure())
+        for stage, spent in ours.profile().items():
+            stages[stage] = stages.get(stage, 0.0) + spent
+        if best is not None and not k % 2:
+            theirs.append(measure_peer())
         limits.append(read_rate(buffer))
     report = _report(name, ours, options, mine, limits)
     if isinstance(ours.runner, NativeRunner):
-        stages = ours.runner.profile()
         report["python_overhead"] = max(0.0, 1 - sum(stages.values()) / seconds)
         report |= _limits(ours, report, stages, seconds)
+    if best is not None:
+        report |= _ratio(best.name, mine, theirs)
     if peer is not None:
         peer.stop()
-        report |= _ratio(peer.name, mine, theirs)
     report["line"] = line(report)
     return report
 

@@ -96,6 +96,12 @@ class NativeRunner(Bans):
             native.map_in(packed)
         return native.matrix(packed)
 
+    def map_in(self) -> None:
+        """Read the weights' file in again, as far as the system dropped it."""
+        for held in self._keep:
+            if isinstance(held, Packed):
+                native.map_in(held)
+
     def _float(self, weights: PackedWeights, name: str) -> int:
         tensor = weights.plain(name).float().contiguous()
         self._keep.append(tensor)
