@@ -138,6 +138,7 @@ def test_interval_holds_the_median_of_steady_ratios():
     [
         (["bench", "decode", "ling-nano", "--pairs", "0"], "--pairs"),
         (["bench", "decode", "ling-nano", "--against", "vim"], "llama.cpp"),
+        (["bench", "start", "ling-nano", "--against", "llama.cpp"], "leave out"),
         (["bench", "fly"], "decode"),
     ],
 )

@@ -379,6 +379,8 @@ def bench(
     place = Path(cache) if cache else cache_folder()
     if against not in (None, "llama.cpp"):
         raise UsageError(f"`--against` is `{against}`, there is llama.cpp")
+    if against and options.kind == "start":
+        raise UsageError("`ling bench start` measures this package alone: leave out `--against`")
     folder, fmt = _our_folder(model, fmt, place, log)
     if options.kind == "start":
         return start(folder, Path(model).name, options.pairs, fmt)
