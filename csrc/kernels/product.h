@@ -46,25 +46,32 @@ static inline void multiply(const uint8_t* const* data, const uint16_t* const* s
       for (int t = 0; t < NT; ++t) d[m][t] = dot_begin(x[m].sums[g]);
     constexpr int64_t kStep = form == Form::kCodes ? 32 : 64;  // bytes of 4 columns
     const int64_t next = ahead<NT>(kStep * g * steps, kStep * groups * steps) - kStep * g * steps;
+    // Weights of all tiles first, then row by row: so every value of a row is spread out once.
     if constexpr (form == Form::kCodes) {
-      for (int64_t s = g * steps; s < (g + 1) * steps; s += 2)
+      for (int64_t s = g * steps; s < (g + 1) * steps; s += 2) {
+        u8 low[NT], high[NT];
         for (int t = 0; t < NT; ++t) {
           const uint8_t* p = data[t] + 32 * s;
           prefetch(p + next);
-          const u8 v = load_u8(p), low = low_codes(levels, v), high = high_codes(levels, v);
-          for (int m = 0; m < MB; ++m) {
-            d[m][t] = dot4(d[m][t], low, xq[m][s]);
-            d[m][t] = dot4(d[m][t], high, xq[m][s + 1]);
-          }
+          const u8 v = load_u8(p);
+          low[t] = low_codes(levels, v), high[t] = high_codes(levels, v);
         }
+        for (int m = 0; m < MB; ++m) {
+          for (int t = 0; t < NT; ++t) d[m][t] = dot4(d[m][t], low[t], xq[m][s]);
+          for (int t = 0; t < NT; ++t) d[m][t] = dot4(d[m][t], high[t], xq[m][s + 1]);
+        }
+      }
     } else {
-      for (int64_t s = g * steps; s < (g + 1) * steps; ++s)
+      for (int64_t s = g * steps; s < (g + 1) * steps; ++s) {
+        u8 w[NT];
         for (int t = 0; t < NT; ++t) {
           const uint8_t* p = data[t] + 64 * s;
           if (MB <= kFewRows) prefetch(p + next);
-          const u8 w = load_u8(p);
-          for (int m = 0; m < MB; ++m) d[m][t] = dot4(d[m][t], w, xq[m][s]);
+          w[t] = load_u8(p);
         }
+        for (int m = 0; m < MB; ++m)
+          for (int t = 0; t < NT; ++t) d[m][t] = dot4(d[m][t], w[t], xq[m][s]);
+      }
     }
     for (int t = 0; t < NT; ++t) {
       const f32 ws = load_bf16(scales[t] + 16 * g);
