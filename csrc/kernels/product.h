@@ -8,6 +8,7 @@ enum class Form { kBytes, kCodes, kPairs };  // unpacked bytes, 4-bit codes, bfl
 
 constexpr int kRowBlock = 6, kTileBlock = 2;
 constexpr int kFewRows = 3;  // up to so many, a product waits for its weights
+constexpr int kRowsOfCodes = 36;  // beyond, codes are unpacked once for all rows
 constexpr int64_t kPrefetch = 4096;  // bytes ahead: the hardware's own stops at every 4 KiB
 
 // Where a walk through NT tiles side by side, now at byte `at` of each, will be a little later: further
@@ -145,7 +146,7 @@ static void some_tiles(const Product& p, int64_t tile, uint8_t* scratch, const L
   }
   if (p.w.kind == LING_BF16) return all_rows<NT, Form::kPairs>(p, data, nullptr, tile, levels);
   if (p.w.kind == LING_I8) return all_rows<NT, Form::kBytes>(p, data, scales, tile, levels);
-  if (p.m <= 2 * kRowBlock) return all_rows<NT, Form::kCodes>(p, data, scales, tile, levels);
+  if (p.m <= kRowsOfCodes) return all_rows<NT, Form::kCodes>(p, data, scales, tile, levels);
   for (int t = 0; t < NT; ++t) {
     uint8_t* out = scratch + t * 2 * bytes;
     expand(data[t], bytes, levels, out);

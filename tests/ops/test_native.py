@@ -28,7 +28,7 @@ LEVELS = ("generic", "avx2", "avx512vnni", "avx512bf16", "avx512amx")
 # Ragged and whole: tails of tiles, of tile pairs, of groups, of blocks of columns.
 SHAPES = [(1, 1), (16, 64), (15, 63), (17, 65), (33, 130), (100, 256), (31, 1000)]
 # Around the borders of the kernels' blocks of rows.
-ROWS = (1, 2, 5, 6, 7, 8, 13, 33)
+ROWS = (1, 2, 5, 6, 7, 8, 13, 33, 40)
 
 
 def same_bits(a, b):
