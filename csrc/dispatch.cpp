@@ -69,11 +69,10 @@ Choice choose() {
   if (cap >= 2 && avx512) best = &level_avx512vnni;
 #endif
 #ifdef LING_HAVE_AVX512BF16
-  const bool bf16 = avx512 && __builtin_cpu_supports("avx512bf16");
-  if (cap >= 3 && bf16) best = &level_avx512bf16;
-#ifdef LING_HAVE_AVX512AMX
-  if (cap >= 4 && bf16 && matrix_unit()) best = &level_avx512amx;
+  if (cap >= 3 && avx512 && __builtin_cpu_supports("avx512bf16")) best = &level_avx512bf16;
 #endif
+#ifdef LING_HAVE_AVX512AMX
+  if (cap >= 4 && avx512 && matrix_unit()) best = &level_avx512amx;
 #endif
 #endif
   return {best, nullptr};

@@ -24,7 +24,7 @@ if platform.machine() in ("x86_64", "AMD64"):
         "avx2": ["-mavx2", "-mfma"],
         "avx512vnni": AVX512,
         "avx512bf16": [*AVX512, "-mavx512bf16"],
-        "avx512amx": [*AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-int8"],
+        "avx512amx": [*AVX512, "-mamx-tile", "-mamx-int8"],
     }
 # As CMakeLists.txt: levels must round alike; GCC warns of its own intrinsics.
 COMMON = ["-std=c++17", "-g1", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off", f"-I{CSRC}"]
