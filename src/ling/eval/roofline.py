@@ -116,8 +116,8 @@ def stage_costs(
     """The least that each stage (csrc/model.cpp) reads and computes in one step.
 
     Activations stay in the caches, embeddings are a row each and norms nothing beside the rest, so
-    none of them counts. The router is bfloat16, as is the KV cache unless `page_bytes`, of a page in
-    all layers, says otherwise.
+    none of them counts. The router is bfloat16, as is the KV cache unless `page_bytes` (of one page
+    in all layers) says otherwise.
     """
     page_bytes = page_bytes or kv_page_bytes(cfg, 2)
     costs = _layers(cfg, bits_per_weight, step, range(cfg.num_hidden_layers), page_bytes)
