@@ -2,9 +2,9 @@
 
     python benchmarks/kv_cache.py FOLDER [--contexts 4096 16384] [--pairs 20]
 
-FOLDER is a model in int4 or int8 (`ling synth ling-mini-2.0 FOLDER`). The caches hold noise instead of
-a prompt. Prints one JSON line for each context and kind: a decode step of one token, or 256 tokens of
-prompt; medians, and ratios of neighbours (bf16's time over int8's).
+FOLDER is a model in int4 or int8 (`ling synth ling-mini-2.0 FOLDER`). The caches hold noise instead
+of a prompt. Prints one JSON line for each context and kind: a decode step of one token, or 256
+tokens of prompt; medians, and ratios of neighbours (bf16's time over int8's).
 """
 
 from __future__ import annotations
