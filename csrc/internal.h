@@ -42,9 +42,10 @@ struct AttentionTask {
   const float* const* q;        // rows, already normed and rotated
   float* const* out;
   const int32_t* pages;
-  const uint16_t* k;            // of this layer and kv head: page p is at k + p · page_stride
-  const uint16_t* v;
-  int64_t page_stride;
+  int32_t kind;                 // of the pages: LING_BF16 or LING_I8
+  const uint8_t* k;             // of this layer and kv head: page p is at k + p · page_stride
+  const uint8_t* v;
+  int64_t page_stride;          // bytes
 };
 
 // One instruction-set level: the same functions, compiled with other flags.
@@ -93,6 +94,14 @@ static inline int64_t scratch_bytes(const ling_matrix& w) {
   return 2 * kTile * padded_cols(w) + 128 * 4 * (padded_cols(w) / w.group) + 64;
 }
 const char* check_matrix(const ling_matrix& w);
+// One kv head's keys or values of a page.
+static inline int64_t kv_bytes(int32_t kind, int64_t head_dim) {
+  return kind == LING_I8 ? kPage * (head_dim + int64_t(sizeof(float))) : kPage * head_dim * 2;
+}
+// Floats that Level::attention needs: queries, scores and weights of every row, and a pair of values.
+static inline int64_t attention_room(int64_t head_dim) {
+  return kMaxRows * (head_dim / 2 + kPage + kPage / 2) + head_dim;
+}
 
 // Threads that stay together for a whole forward pass: a stage is a set of tasks, handed out so that
 // each thread walks its own contiguous part and then helps the others.

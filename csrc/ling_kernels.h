@@ -4,7 +4,7 @@
 #define LING_KERNELS_H
 #include <stdint.h>
 
-#define LING_ABI_VERSION 2
+#define LING_ABI_VERSION 3
 #define LING_API __attribute__((visibility("default")))
 
 #ifdef __cplusplus
@@ -81,11 +81,16 @@ typedef struct {
   ling_matrix head;
   const float* cos;  // [max_positions, rotary_size / 2], attention scaling included
   const float* sin;
-  // Pages of 64 positions of every cache layer: bfloat16, zeroed by the caller before first use.
-  // K: [layers, pages, kv_heads, head_dim / 2, 64, 2]; V: [layers, pages, kv_heads, 32, head_dim, 2].
+  // Pages of 64 positions of every cache layer, [layers, pages, kv_heads] of K and of V each; aligned to
+  // 4 bytes, and what lies where nothing was written does not matter.
+  //   LING_BF16  K: bfloat16 [head_dim / 2, 64, 2]; V: [32, head_dim, 2].
+  //   LING_I8    K: four tiles of LING_I8, 16 positions times head_dim columns each; V: head_dim / 16
+  //              tiles, 16 channels times 64 positions each; then float32 [64], a scale a position:
+  //              the largest magnitude over 127, NaN where the key or value is not finite.
   void* k_pages;
   void* v_pages;
   int64_t num_pages;
+  int32_t kv_kind;
 } ling_model_config;
 
 typedef struct {

@@ -222,9 +222,35 @@ struct Pass {
     });
   }
 
-  int64_t page_stride() const { return c().num_kv_heads * c().head_dim * kPage; }
-  uint16_t* page(void* pool, int64_t cache_layer) const {
-    return static_cast<uint16_t*>(pool) + cache_layer * c().num_pages * page_stride();
+  int64_t kv_head_bytes() const { return kv_bytes(c().kv_kind, c().head_dim); }
+  int64_t page_stride() const { return c().num_kv_heads * kv_head_bytes(); }
+  // One kv head's pages of a layer: the first of them; the others follow at the stride.
+  uint8_t* pages(void* pool, int64_t cache_layer, int64_t kv_head) const {
+    return static_cast<uint8_t*>(pool) + cache_layer * c().num_pages * page_stride() +
+           kv_head * kv_head_bytes();
+  }
+
+  // Key and value of position `at` into one kv head's page.
+  void cache_bf16(uint8_t* k_page, uint8_t* v_page, int64_t at, const float* key, const float* value) {
+    const int64_t K = c().head_dim;
+    uint16_t* k = reinterpret_cast<uint16_t*>(k_page);
+    uint16_t* v = reinterpret_cast<uint16_t*>(v_page);
+    uint16_t row[1024];
+    m.kernels->round_row(key, K, K, row);
+    for (int64_t d = 0; d < K; ++d) k[d / 2 * 2 * kPage + 2 * at + d % 2] = row[d];
+    m.kernels->round_row(value, K, K, row);
+    for (int64_t d = 0; d < K; ++d) v[at / 2 * 2 * K + 2 * d + at % 2] = row[d];
+  }
+  void cache_i8(uint8_t* k, uint8_t* v, int64_t at, const float* key, const float* value) {
+    const int64_t K = c().head_dim;
+    int8_t row[1024];
+    int32_t sum;
+    m.kernels->quantise_row(key, K, K, K, row, reinterpret_cast<float*>(k + kPage * K) + at, &sum);
+    for (int64_t d = 0; d < K; ++d)
+      k[at / kTile * kTile * K + d / 4 * 64 + at % kTile * 4 + d % 4] = uint8_t(row[d] + 128);
+    m.kernels->quantise_row(value, K, K, K, row, reinterpret_cast<float*>(v + kPage * K) + at, &sum);
+    for (int64_t d = 0; d < K; ++d)
+      v[d / kTile * kTile * kPage + at / 4 * 64 + d % kTile * 4 + at % 4] = uint8_t(row[d] + 128);
   }
 
   // QK-norm and rotary of one token, then its key and value into their page.
@@ -240,14 +266,14 @@ struct Pass {
     }
     const int64_t at = position % kPage;
     const int64_t base = s.pages[position / kPage] * page_stride();
-    uint16_t row[1024];
     for (int64_t g = 0; g < G; ++g) {
-      uint16_t* k = page(c().k_pages, cache_layer) + base + g * K * kPage;
-      uint16_t* v = page(c().v_pages, cache_layer) + base + g * K * kPage;
-      m.kernels->round_row(qkv + (H + g) * K, K, K, row);
-      for (int64_t d = 0; d < K; ++d) k[d / 2 * 2 * kPage + 2 * at + d % 2] = row[d];
-      m.kernels->round_row(qkv + (H + G + g) * K, K, K, row);
-      for (int64_t d = 0; d < K; ++d) v[at / 2 * 2 * K + 2 * d + at % 2] = row[d];
+      uint8_t* k = pages(c().k_pages, cache_layer, g) + base;
+      uint8_t* v = pages(c().v_pages, cache_layer, g) + base;
+      const float *key = qkv + (H + g) * K, *value = qkv + (H + G + g) * K;
+      if (c().kv_kind == LING_I8)
+        cache_i8(k, v, at, key, value);
+      else
+        cache_bf16(k, v, at, key, value);
     }
   }
 
@@ -264,9 +290,8 @@ struct Pass {
         out[r] = m.attn.data() + t * H * K + h * K;
       }
       const AttentionTask task = {b.count * group, b.count, group, K, s.first + b.first, q, out,
-                                  s.pages, page(c().k_pages, cache_layer) + b.kv_head * K * kPage,
-                                  page(c().v_pages, cache_layer) + b.kv_head * K * kPage,
-                                  page_stride()};
+                                  s.pages, c().kv_kind, pages(c().k_pages, cache_layer, b.kv_head),
+                                  pages(c().v_pages, cache_layer, b.kv_head), page_stride()};
       m.kernels->attention(task, m.attention_scratch.data() + thread * m.attention_stride);
     });
     spent(kAttention);
@@ -520,7 +545,7 @@ void reserve(ling_model& m, int64_t T, int threads) {
   m.hidden.reserve(hidden);
   m.scratch_stride = (std::max(scratch, scratch_bytes(c.head)) + 63) / 64 * 64;
   m.scratch.reserve(threads * m.scratch_stride);
-  m.attention_stride = kMaxRows * (c.head_dim / 2 + kPage + kPage / 2) + c.head_dim + 64;
+  m.attention_stride = attention_room(c.head_dim) + 64;
   m.attention_scratch.reserve(threads * m.attention_stride);
   // Nothing may allocate, so throw, once the threads run.
   m.products.reserve(c.num_experts + 1), m.down_products.reserve(c.num_experts + 1);
@@ -629,6 +654,9 @@ const char* check_config(const ling_model_config& c) {
   if (!c.embedding || !c.norm || !c.cos || !c.sin || !c.k_pages || !c.v_pages || c.num_pages < 1 ||
       c.num_pages > INT32_MAX)
     return "null pointer in the model, or pages out of range";
+  if (c.kv_kind != LING_BF16 && c.kv_kind != LING_I8) return "unknown kind of KV pages";
+  if (reinterpret_cast<uintptr_t>(c.k_pages) % 4 || reinterpret_cast<uintptr_t>(c.v_pages) % 4)
+    return "KV pages must be aligned to 4 bytes";
   if (c.embedding_kind == LING_I8 ? !c.embedding_scales || c.embedding_group < 16 ||
                                         c.embedding_group % 16 || c.hidden_size % c.embedding_group
                                   : c.embedding_kind != LING_BF16)

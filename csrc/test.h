@@ -97,5 +97,6 @@ inline Matrix random_matrix(Random& r, int32_t kind, int32_t group, int64_t rows
 }
 
 void fuzz_models(uint64_t seed, int64_t rounds);
+void fuzz_attention(uint64_t seed, int64_t rounds);
 
 #endif

@@ -235,6 +235,7 @@ int main(int argc, char** argv) {
     fuzz_bf16_weights(r);
     fuzz_bytes(r);
   }
+  fuzz_attention(seed, rounds);
   fuzz_models(seed, rounds / 10);
   printf("%s: ok\n", isa);
   return 0;

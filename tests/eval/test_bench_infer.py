@@ -53,6 +53,18 @@ def test_bench_of_a_preset_makes_its_weights_once_and_reports(kind, tmp_path, ca
 
 
 @needs_library
+def test_bench_with_an_int8_cache_reads_less_and_says_so(tmp_path):
+    def report(kv):
+        options = BenchOptions(kind="decode", context=300, tokens=4, pairs=1, kv_cache_dtype=kv)
+        return bench("ling-nano", options, cache=str(tmp_path), log=str)
+
+    plain, small = report("bf16"), report("int8")
+    assert small["stages"]["attention"]["gb"] < 0.6 * plain["stages"]["attention"]["gb"]
+    assert "int8 KV cache" in small["line"]
+    assert "KV cache" not in plain["line"]
+
+
+@needs_library
 def test_coin_keeps_about_the_asked_share_of_drafts(tmp_path):
     options = BenchOptions(kind="decode", tokens=60, pairs=5, speculative="mtp", acceptance=0.75)
     report = bench("ling-nano", options, cache=str(tmp_path), log=str)

@@ -48,12 +48,13 @@ def level_job(name, flags, out):
 
 @pytest.fixture(scope="module")
 def fuzzer(tmp_path_factory):
-    """test_kernels.cpp and test_model.cpp with the whole core, address and undefined sanitizers."""
+    """The test programs with the whole core, address and undefined sanitizers."""
     folder = tmp_path_factory.mktemp("sanitizers")
     checks = ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fopenmp"]
     have = [f"-DLING_HAVE_{name.upper()}" for name in LEVELS]
     jobs = [level_job(name, checks, folder / f"{name}.o") for name in LEVELS]
-    for name in ("test_model", "model", "matrix", "threads", "dispatch", "test_kernels"):
+    sources = ("model", "matrix", "threads", "dispatch")
+    for name in (*sources, "test_model", "test_attention", "test_kernels"):
         jobs.append([*COMMON, *checks, *have, "-c", str(CSRC / f"{name}.cpp"),
                      "-o", str(folder / f"{name}.o")])  # fmt: skip
     compile_all(jobs)

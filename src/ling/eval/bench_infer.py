@@ -25,7 +25,7 @@ import torch
 from ..errors import RunError, UsageError
 from ..files import make_folder
 from ..infer.engine import Engine
-from ..infer.memory import available
+from ..infer.memory import available, check_kv_cache_dtype
 from ..infer.native_runner import NativeRunner
 from ..infer.open import open_runner
 from ..infer.request import Request, SamplingParams
@@ -52,8 +52,10 @@ class BenchOptions:
     """A draft is kept by a seeded coin of this probability: the speed that this rate would
     bring.
     """
+    kv_cache_dtype: str = "bf16"
 
     def __post_init__(self) -> None:
+        check_kv_cache_dtype(self.kv_cache_dtype)
         for name, least in (("context", 0), ("tokens", 2), ("batch", 1), ("pairs", 1)):
             if getattr(self, name) < least:
                 raise UsageError(f"`--{name}` is {getattr(self, name)}, expected at least {least}")
@@ -78,7 +80,8 @@ class Ours:
 
     def __init__(self, folder: Path, options: BenchOptions, fmt: str | None = None) -> None:
         self.options = options
-        self.runner = open_runner(folder, fmt=fmt)
+        kv = options.kv_cache_dtype
+        self.runner = open_runner(folder, fmt=fmt, kv_cache_dtype=kv)
         longest = options.context + max(options.tokens, 16) + 64
         pages = options.batch * -(-longest // 64) + 2
         kwargs: dict[str, Any] = {
@@ -240,7 +243,9 @@ def _limits(
     step, tokens = ours.mean_step()
     limit, peak = report["read_limit_gb_per_s"] * 1e9, int8_peak()
     runner = ours.runner
-    costs = stage_costs(runner.config, runner.bits_per_weight, step, runner.head_bits)
+    costs = stage_costs(
+        *(runner.config, runner.bits_per_weight, step, runner.head_bits), runner.page_bytes()
+    )
     nbytes, ops = (sum(c[i] for c in costs.values()) for i in (0, 1))
     step_seconds = tokens / report["tokens_per_s"]
     per_step = {name: s / seconds * step_seconds for name, s in stages.items()}
@@ -294,6 +299,7 @@ def line(report: dict[str, Any]) -> str:
     """What a person reads."""
     text = f"{report['model']} {report['kind']} ({report['format']}"
     text += f", context {report['context']}" if report["context"] else ""
+    text += ", int8 KV cache" if report.get("kv_cache_dtype") == "int8" else ""
     text += f", batch {report['batch']}" if report["batch"] > 1 else ""
     text += f"): {report['tokens_per_s']:,.1f} tokens/s"
     if "share_of_limit" in report and report["kind"] != "prefill":
@@ -340,14 +346,17 @@ START = """
 import sys
 import ling
 prompt = {"prompt_token_ids": [1]}
-llm = ling.LLM(sys.argv[1], format=sys.argv[2] or None)
+llm = ling.LLM(sys.argv[1], format=sys.argv[2] or None, kv_cache_dtype=sys.argv[3])
 llm.generate([prompt], ling.SamplingParams(temperature=0, max_tokens=1, ignore_eos=True))
 """
 
 
-def start(folder: Path, name: str, times: int, fmt: str | None = None) -> dict[str, Any]:
+def start(
+    folder: Path, name: str, times: int, fmt: str | None = None, kv_cache_dtype: str = "bf16"
+) -> dict[str, Any]:
     """Seconds from starting Python to the first token, each time in a process of its own."""
-    command, samples = [sys.executable, "-c", START, str(folder.resolve()), fmt or ""], []
+    command = [sys.executable, "-c", START, str(folder.resolve()), fmt or "", kv_cache_dtype]
+    samples = []
     for _ in range(times):
         begin = time.perf_counter()
         done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -383,7 +392,7 @@ def bench(
         raise UsageError("`ling bench start` measures this package alone: leave out `--against`")
     folder, fmt = _our_folder(model, fmt, place, log)
     if options.kind == "start":
-        return start(folder, Path(model).name, options.pairs, fmt)
+        return start(folder, Path(model).name, options.pairs, fmt, options.kv_cache_dtype)
     peers: list[Peer] = []
     if against is not None:
         types = peer_types or (["q8_0"] if fmt == "int8" else ["q4_0", "q4_k_m"])

@@ -13,6 +13,21 @@ from .pages import PAGE
 MEMINFO = Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup")
 NO_LIMIT = 1 << 40
+KV_CACHE_DTYPES = ("bf16", "int8")
+
+
+def check_kv_cache_dtype(name: str) -> None:
+    """Refuse another type of KV cache than there are."""
+    if name not in KV_CACHE_DTYPES:
+        raise UsageError(f"`kv_cache_dtype` is `{name}`, expected {' or '.join(KV_CACHE_DTYPES)}")
+
+
+def kv_page_bytes(cfg: ModelConfig, value_bytes: int) -> int:
+    """KV bytes of one page, all layers. Values of one byte have a float32 scale for every position
+    and kv head.
+    """
+    head = cfg.head_dim * value_bytes + (4 if value_bytes == 1 else 0)
+    return cfg.num_cache_layers * 2 * cfg.num_key_value_heads * PAGE * head
 
 
 def available() -> int | None:
@@ -79,14 +94,20 @@ def free_pages(page_bytes: int, mapped: int) -> int:
     return NO_LIMIT if room is None else max(0, room - mapped) // page_bytes
 
 
-def check_cache(num_pages: int, page_bytes: int, mapped: int) -> None:
-    """Refuse a KV cache that does not fit; says how long a context would."""
+def check_cache(num_pages: int, page_bytes: int, mapped: int, int8_page_bytes: int) -> None:
+    """Refuse a KV cache that does not fit; says how long a context would, and whether pages of
+    `int8_page_bytes` would fit.
+    """
     free = free_pages(page_bytes, mapped)
     if num_pages <= free:
         return
+    advice = ""
+    if int8_page_bytes < page_bytes and num_pages <= free_pages(int8_page_bytes, mapped):
+        need = num_pages * int8_page_bytes / 1e9
+        advice = f"`--kv-cache-dtype int8` takes {need:.1f} GB, or "
     # One page is kept back: drafts may reach into it.
     raise UsageError(
         f"a KV cache of {num_pages * PAGE} positions takes {num_pages * page_bytes / 1e9:.1f} GB, "
-        f"and {free * page_bytes / 1e9:.1f} GB of memory are free beside the weights: "
+        f"and {free * page_bytes / 1e9:.1f} GB of memory are free beside the weights: {advice}"
         f"`--max-model-len {max(0, free - 1) * PAGE}` fits"
     )

@@ -134,6 +134,18 @@ def _amax(x: Tensor) -> Tensor:
     return torch.where(amax < TINY, 0.0, amax)
 
 
+def quantise_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """int8 codes and float32 scales of the last dimension: the largest magnitude over 127.
+
+    A row that is not finite has a NaN scale and codes of zero.
+    """
+    amax = _amax(x.float())
+    # Not `127 / amax`: torch makes that a reciprocal and a product, which rounds twice.
+    inverse = torch.where(amax > 0, torch.full_like(amax, 127) / amax, 0.0)
+    codes = (x.float() * inverse[..., None]).nan_to_num(0, 0, 0).round().clamp(-127, 127)
+    return codes.to(torch.int8), amax / 127
+
+
 def _borders() -> Tensor:
     levels = torch.tensor(INT4_LEVELS, dtype=torch.float32)
     return (levels[1:] + levels[:-1]) / 2
@@ -224,14 +236,11 @@ def matmul(p: Packed, x_TK: Tensor) -> Tensor:
     x = F.pad(x_TK.float(), (0, values.shape[1] - x_TK.shape[1])).unflatten(
         -1, (-1, p.format.group)
     )
-    amax = _amax(x)
-    # Not `127 / amax`: torch makes that a reciprocal and a product, which rounds twice.
-    inverse = torch.where(amax > 0, torch.full_like(amax, 127) / amax, 0.0)
-    q = (x * inverse[..., None]).nan_to_num(0, 0, 0).round().clamp(-127, 127)
+    q, scales_TG = quantise_rows(x)
     w = values.unflatten(-1, (-1, p.format.group))
     sums_TNG = torch.einsum("tgk,ngk->tng", q.double(), w.double()).float()  # exact in float64
     out = torch.zeros(len(x), p.rows)
     for g in range(w.shape[1]):
-        factor = scales_NG[None, :, g] * (amax[:, g] / 127)[:, None]
+        factor = scales_NG[None, :, g] * scales_TG[:, g, None]
         out = (sums_TNG[..., g].double() * factor.double() + out.double()).float()
     return out

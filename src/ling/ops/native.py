@@ -17,7 +17,7 @@ from torch import Tensor
 from ..errors import KernelError
 from .formats import Format, Packed, packed_shapes
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 
 
 class Matrix(Structure):
@@ -52,6 +52,7 @@ class ModelConfigC(Structure):
         ("head", Matrix),
         *((n, c_void_p) for n in ("cos", "sin", "k_pages", "v_pages")),
         ("num_pages", c_int64),
+        ("kv_kind", c_int32),
     )
 
 
