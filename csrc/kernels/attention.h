@@ -21,7 +21,8 @@ static inline void page_scores(const uint32_t* const* q, const uint16_t* k, int6
   for (int64_t d = 0; d < pairs; ++d) {
     if (next) fetch(next, d);
     for (int j = 0; j < 4; ++j)
-      for (int r = 0; r < RB; ++r) acc[r][j] = dot2(acc[r][j], k + 128 * d + 32 * j, q[r][d]);
+      for (int r = 0; r < RB; ++r)
+        acc[r][j] = dot2(acc[r][j], load_pairs(k + 128 * d + 32 * j), q[r][d]);
   }
   for (int r = 0; r < RB; ++r)
     for (int j = 0; j < 4; ++j) store(scores[r] + 16 * j, acc[r][j]);
@@ -38,7 +39,7 @@ static inline void page_values(const uint32_t* const* p, const uint16_t* v, int6
     if (next) fetch(next, c);
     for (int j = 0; j < NV; ++j)
       for (int r = 0; r < RB; ++r)
-        acc[r][j] = dot2(acc[r][j], v + 2 * head_dim * c + 32 * j, p[r][c]);
+        acc[r][j] = dot2(acc[r][j], load_pairs(v + 2 * head_dim * c + 32 * j), p[r][c]);
   }
   for (int r = 0; r < RB; ++r)
     for (int j = 0; j < NV; ++j) store(out[r] + 16 * j, acc[r][j]);
