@@ -176,10 +176,11 @@ extern "C" int ling_pack_f8(int64_t rows, int64_t cols, const uint8_t* values, i
     memcpy(static_cast<float*>(scales) + to * groups, block_scales + row / 128 * groups, groups * 4);
     const int64_t whole = rows - row < kTile ? 0 : cols / 4 * 4;
     for (int64_t k = 0; k < whole; k += 4)
-      for (int64_t r = 0; r < kTile; ++r) {
-        const uint8_t* from = values + (row + r) * row_stride + k;
-        memcpy(out + f8_at(r, k), from, 2);
-        memcpy(out + f8_at(r, k + 2), from + 2, 2);
+      for (int64_t r = 0; r < kTile; r += 4) {
+        uint16_t from[4][2], to[2][4];  // rows × pairs of columns, and the other way round
+        for (int i = 0; i < 4; ++i) memcpy(from[i], values + (row + r + i) * row_stride + k, 4);
+        for (int i = 0; i < 4; ++i) to[0][i] = from[i][0], to[1][i] = from[i][1];
+        memcpy(out + f8_at(r, k), to, sizeof to);
       }
     for (int64_t k = whole; k < padded_cols(m); ++k)
       for (int64_t r = 0; r < kTile; ++r)

@@ -105,7 +105,8 @@ static inline void store_pairs(uint16_t* p, b16 x) {
 }
 
 // E4M3 of 4 columns (LING_F8) to bfloat16 pairs of the first and the last two. A value above 2^-6 has
-// the bits of its low half as they are and a high byte that depends on its high half alone.
+// the bits of its low half as they are and a high byte that depends on its high half alone; others are
+// one in some thousands of a trained matrix.
 static inline void widen_f8_half(__m256i v, __m256i* first, __m256i* last) {
   const __m256i nibble = _mm256_set1_epi8(15), sign = _mm256_set1_epi8((char)0x80);
   const auto table = [](const uint8_t* t) {
@@ -114,13 +115,15 @@ static inline void widen_f8_half(__m256i v, __m256i* first, __m256i* last) {
   const __m256i next = _mm256_add_epi8(v, _mm256_set1_epi8(1));
   const __m256i odd = _mm256_cmpeq_epi8(_mm256_and_si256(next, _mm256_set1_epi8(0x70)),
                                         _mm256_setzero_si256());
-  const __m256i which = _mm256_and_si256(next, nibble);
   __m256i low = _mm256_andnot_si256(nibble, _mm256_slli_epi16(v, 4));
   __m256i high = _mm256_and_si256(nibble, _mm256_srli_epi16(v, 4));
   high = _mm256_shuffle_epi8(table(f8_high), high);
-  low = _mm256_blendv_epi8(low, _mm256_shuffle_epi8(table(f8_odd_low), which), odd);
-  high = _mm256_blendv_epi8(high, _mm256_shuffle_epi8(table(f8_odd_high), which), odd);
-  high = _mm256_or_si256(high, _mm256_and_si256(v, sign));
+  if (__builtin_expect(!_mm256_testz_si256(odd, odd), 0)) {
+    const __m256i which = _mm256_and_si256(next, nibble);
+    low = _mm256_blendv_epi8(low, _mm256_shuffle_epi8(table(f8_odd_low), which), odd);
+    high = _mm256_blendv_epi8(high, _mm256_shuffle_epi8(table(f8_odd_high), which), odd);
+    high = _mm256_or_si256(high, _mm256_and_si256(v, sign));
+  }
   *first = _mm256_unpacklo_epi8(low, high);
   *last = _mm256_unpackhi_epi8(low, high);
 }

@@ -81,7 +81,8 @@ static inline b16 load_pairs(const uint16_t* p) { return _mm512_loadu_si512(p); 
 static inline void store_pairs(uint16_t* p, b16 x) { _mm512_storeu_si512(p, x); }
 
 // E4M3 of 4 columns (LING_F8) to bfloat16 pairs of the first and the last two. A value above 2^-6 has
-// the bits of its low half as they are and a high byte that depends on its high half alone.
+// the bits of its low half as they are and a high byte that depends on its high half alone; others are
+// one in some thousands of a trained matrix.
 static inline void widen_f8(u8 v, b16* first, b16* last) {
   const __m512i nibble = _mm512_set1_epi8(15), sign = _mm512_set1_epi8((char)0x80);
   const auto table = [](const uint8_t* t) {
@@ -89,13 +90,15 @@ static inline void widen_f8(u8 v, b16* first, b16* last) {
   };
   const __m512i next = _mm512_add_epi8(v, _mm512_set1_epi8(1));
   const __mmask64 odd = _mm512_testn_epi8_mask(next, _mm512_set1_epi8(0x70));
-  const __m512i which = _mm512_and_si512(next, nibble);
   __m512i low = _mm512_andnot_si512(nibble, _mm512_slli_epi16(v, 4));
   __m512i high = _mm512_and_si512(nibble, _mm512_srli_epi16(v, 4));
   high = _mm512_shuffle_epi8(table(f8_high), high);
-  low = _mm512_mask_shuffle_epi8(low, odd, table(f8_odd_low), which);
-  high = _mm512_mask_shuffle_epi8(high, odd, table(f8_odd_high), which);
-  high = _mm512_ternarylogic_epi32(high, v, sign, 0xf8);  // high | (v & sign)
+  if (__builtin_expect(odd != 0, 0)) {
+    const __m512i which = _mm512_and_si512(next, nibble);
+    low = _mm512_mask_shuffle_epi8(low, odd, table(f8_odd_low), which);
+    high = _mm512_mask_shuffle_epi8(high, odd, table(f8_odd_high), which);
+    high = _mm512_ternarylogic_epi32(high, v, sign, 0xf8);  // high | (v & sign)
+  }
   *first = _mm512_unpacklo_epi8(low, high);
   *last = _mm512_unpackhi_epi8(low, high);
 }
