@@ -282,14 +282,21 @@ def test_fp8_gate_and_up_alternate_and_keep_blocks_of_their_own():
 
 
 @pytest.mark.parametrize(
-    ("values", "scales", "turns"),
-    [((32, 64), (1, 1), 1), ((16, 64), (1, 1), 2), ((20, 200), (1, 1), 1), ((20, 200), (2, 2), 1)],
+    ("values", "scales", "turn"),
+    [
+        ((32, 64), (1, 1), (0, 1)),
+        ((10, 200), (1, 2), (0, 2)),
+        ((20, 200), (1, 2), (1, 1)),
+        ((20, 200), (1, 2), (-1, 1)),
+        ((20, 200), (1, 1), (0, 1)),
+        ((20, 200), (2, 2), (0, 1)),
+    ],
 )
-def test_fp8_tensors_of_another_shape_are_refused(values, scales, turns):
+def test_fp8_tensors_of_another_shape_are_refused(values, scales, turn):
     packed = formats.pack(torch.zeros(20, 200), FORMATS["fp8"])
     with pytest.raises(KernelError, match="FP8 weights"):
         native.lay_out_fp8(
-            torch.zeros(values).to(torch.float8_e4m3fn), torch.ones(scales), packed, 0, turns
+            torch.zeros(values).to(torch.float8_e4m3fn), torch.ones(scales), packed, *turn
         )
     with pytest.raises(KernelError, match="float8_e4m3fn"):
         native.lay_out_fp8(torch.zeros(20, 200), torch.ones(1, 2), packed)

@@ -251,7 +251,8 @@ def lay_out_fp8(
 ) -> None:
     """Native `formats.lay_out_fp8` into `out`, where tiles of `parts` such matrices take turns."""
     lib, m, (N, K) = required(), matrix(out), values_NK.shape
-    if (m.rows, m.cols) != (parts * N, K) or (parts > 1 and N % TILE) or out.format.kind != 4:
+    fits = (m.rows, m.cols) == (parts * N, K) and 0 <= part < parts and out.format.kind == 4
+    if not fits or (parts > 1 and N % TILE):
         raise KernelError(f"FP8 weights have shape {[N, K]}, their place {[m.rows, m.cols]}")
     if values_NK.dtype != torch.float8_e4m3fn or values_NK.stride(1) != 1 or not values_NK.is_cpu:
         raise KernelError("FP8 weights must be float8_e4m3fn on the CPU, whole rows in memory")
