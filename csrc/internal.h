@@ -15,7 +15,7 @@ constexpr int kMaxRows = 64;    // query rows (tokens × heads of a group) of on
 
 // A row of activations in the form that a matrix kind multiplies with.
 struct Row {
-  const void* values;     // int8 [cols padded to the group], or bfloat16
+  const void* values;     // int8 [cols padded to the group]; bfloat16 where floats(kind)
   const float* scales;    // per group; null for bfloat16
   const int32_t* sums;    // per group: sum of the int8 values; null for bfloat16
 };
@@ -84,14 +84,18 @@ static inline int64_t padded_cols(const ling_matrix& w) { return ceil_div(w.cols
 static inline int64_t tiles(const ling_matrix& w) { return ceil_div(w.rows, kTile); }
 static inline int64_t tile_bytes(const ling_matrix& w) {
   const int64_t n = kTile * padded_cols(w);
-  return w.kind == LING_I4 ? n / 2 : w.kind == LING_I8 ? n : 2 * n;
+  return w.kind == LING_I4 ? n / 2 : w.kind == LING_BF16 ? 2 * n : n;
 }
-static inline int64_t tile_scales(const ling_matrix& w) {
-  return w.kind == LING_BF16 ? 0 : kTile * (padded_cols(w) / w.group);
+static inline int64_t tile_scale_bytes(const ling_matrix& w) {
+  if (w.kind == LING_BF16) return 0;
+  return padded_cols(w) / w.group * (w.kind == LING_F8 ? 4 : 2 * kTile);
 }
+// Whether activations meet this kind as bfloat16 instead of as integers.
+static inline bool floats(int32_t kind) { return kind == LING_BF16 || kind == LING_F8; }
 // Room that Level::product needs: two unpacked tiles; and scales of 128 rows for the matrix unit.
 static inline int64_t scratch_bytes(const ling_matrix& w) {
-  return 2 * kTile * padded_cols(w) + 128 * 4 * (padded_cols(w) / w.group) + 64;
+  const int64_t padded = padded_cols(w);
+  return (w.kind == LING_F8 ? 4 : 2) * kTile * padded + 128 * 4 * (padded / w.group) + 64;
 }
 const char* check_matrix(const ling_matrix& w);
 // One kv head's keys or values of a page.

@@ -60,15 +60,15 @@ struct Activations {
 
   // Called for every matrix that will use it, so the widest decides where rows lie.
   void reserve(const ling_matrix& w, int64_t n) {
-    stride = std::max(stride, padded_cols(w) * (w.kind == LING_BF16 ? 2 : 1));
-    if (w.kind != LING_BF16) groups = std::max(groups, padded_cols(w) / w.group);
+    stride = std::max(stride, padded_cols(w) * (floats(w.kind) ? 2 : 1));
+    if (!floats(w.kind)) groups = std::max(groups, padded_cols(w) / w.group);
     values.reserve(n * stride);
     scales.reserve(n * groups), sums.reserve(n * groups);
     rows.reserve(n);
   }
   void put(const Level& k, const ling_matrix& w, int64_t i, const float* x) {
     uint8_t* q = values.data() + i * stride;
-    if (w.kind == LING_BF16) {
+    if (floats(w.kind)) {
       k.round_row(x, w.cols, padded_cols(w), reinterpret_cast<uint16_t*>(q));
       rows.data()[i] = {q, nullptr, nullptr};
       return;
@@ -109,7 +109,7 @@ void advise_expert(const ling_layer& l, const Stream& s, int64_t expert, bool wa
   for (int i = 0; i < 2; ++i) {
     const int64_t n = tiles(*w[i]);
     advise(w[i]->data, n * tile_bytes(*w[i]), expert, s.fd, s.offsets[2 * i], wanted);
-    advise(w[i]->scales, n * tile_scales(*w[i]) * 2, expert, s.fd, s.offsets[2 * i + 1], wanted);
+    advise(w[i]->scales, n * tile_scale_bytes(*w[i]), expert, s.fd, s.offsets[2 * i + 1], wanted);
   }
 }
 
@@ -156,7 +156,9 @@ using Clock = std::chrono::steady_clock;
 
 // Below, an expert has too few rows for the matrix unit.
 constexpr int64_t kGatherFrom = 128;
-bool gathers(const ling_model& m, int64_t T) { return m.kernels->matrix_unit && T >= kGatherFrom; }
+bool gathers(const ling_model& m, const ling_layer& l, int64_t T) {
+  return m.kernels->matrix_unit && T >= kGatherFrom && !floats(l.expert_gate_up.kind);
+}
 
 // What one forward pass knows; every thread runs the same chain of stages over it.
 struct Pass {
@@ -431,7 +433,7 @@ struct Pass {
 
   static ling_matrix expert(ling_matrix w, int64_t e) {
     w.data = static_cast<const uint8_t*>(w.data) + e * tiles(w) * tile_bytes(w);
-    w.scales = static_cast<const uint16_t*>(w.scales) + e * tiles(w) * tile_scales(w);
+    w.scales = static_cast<const uint8_t*>(w.scales) + e * tiles(w) * tile_scale_bytes(w);
     return w;
   }
 
@@ -490,7 +492,7 @@ struct Pass {
         plan_experts(l, layer);
       });
       spent(kRouter);
-      if (l.expert_gate_up.kind != LING_BF16 && gathers(m, T)) gather_rows(l), spent(kPrepare);
+      if (gathers(m, l, T)) gather_rows(l), spent(kPrepare);
     } else {
       run(1, [&](int64_t, int) {
         m.products.clear(), m.down_products.clear();
@@ -532,7 +534,7 @@ void reserve(ling_model& m, int64_t T, int threads) {
   m.routed.reserve(N), m.row_x_ptr.reserve(N), m.hidden_ptr.reserve(T + N);
   int64_t hidden = 0, scratch = 64;
   for (const ling_layer& l : m.layers) {
-    if (l.is_moe && l.expert_gate_up.kind != LING_BF16 && gathers(m, T))
+    if (l.is_moe && gathers(m, l, T))
       m.routed_values.reserve(N * padded_cols(l.expert_gate_up));
     const int64_t shared = l.gate_up.rows ? T : 0, n = l.is_moe ? N : 0;
     hidden = std::max(hidden, shared * m.width(l) + n * c.expert_width);

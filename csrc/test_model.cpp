@@ -40,7 +40,7 @@ struct Kind {
 };
 
 Kind random_kind(Random& r) {
-  const Kind kinds[] = {{LING_I4, 64}, {LING_I4, 32}, {LING_I8, 64}, {LING_I8, 16}, {LING_BF16, 2}};
+  const Kind kinds[] = {{LING_I4, 64}, {LING_I4, 32}, {LING_I8, 64}, {LING_I8, 16}, {LING_BF16, 2}, {LING_F8, 128}};
   return r.pick(kinds);
 }
 

@@ -120,7 +120,7 @@ static int64_t unit_stride(const Product& p) {
 }
 
 static bool unit_fits(const Product& p) {
-  return p.m >= kUnitFrom && p.w.kind != LING_BF16 && p.w.group <= 64 &&
+  return p.m >= kUnitFrom && !floats(p.w.kind) && p.w.group <= 64 &&
          unit_stride(p);
 }
 
@@ -161,7 +161,7 @@ static void unit_product(const Product& p, int64_t begin, int64_t end, uint8_t* 
       for (int64_t i = 0; i < together; ++i) {
         const uint8_t* data = static_cast<const uint8_t*>(p.w.data) + (tile + i) * bytes;
         const uint16_t* ws =
-            static_cast<const uint16_t*>(p.w.scales) + (tile + i) * tile_scales(p.w);
+            static_cast<const uint16_t*>(p.w.scales) + (tile + i) * kTile * groups;
         __builtin_memset(y[i], 0, sizeof y[i][0] * (size_t)some);
         for (int64_t g = 0; g < groups; g += part) {
           const int64_t n = groups - g < part ? groups - g : part;

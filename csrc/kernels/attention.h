@@ -83,7 +83,7 @@ struct PagesBF16 {
       LING_FETCH(4, next, d);
       for (int j = 0; j < 4; ++j)
         for (int r = 0; r < RB; ++r)
-          acc[r][j] = dot2(acc[r][j], k + 128 * d + 32 * j, q[(r0 + r) * pairs + d]);
+          acc[r][j] = dot2(acc[r][j], load_pairs(k + 128 * d + 32 * j), q[(r0 + r) * pairs + d]);
     }
     for (int r = 0; r < RB; ++r)
       for (int j = 0; j < 4; ++j) store(to + r * kPage + 16 * j, acc[r][j]);
@@ -100,7 +100,7 @@ struct PagesBF16 {
       LING_FETCH(4, next, c);
       for (int j = 0; j < NV; ++j)
         for (int r = 0; r < RB; ++r)
-          acc[r][j] = dot2(acc[r][j], v + 2 * head_dim * c + 32 * j, w[r][c]);
+          acc[r][j] = dot2(acc[r][j], load_pairs(v + 2 * head_dim * c + 32 * j), w[r][c]);
     }
     for (int r = 0; r < RB; ++r)
       for (int j = 0; j < NV; ++j) store(out[r] + 16 * j, acc[r][j]);

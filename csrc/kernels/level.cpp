@@ -12,6 +12,14 @@
 namespace ling {
 namespace {
 
+// E4M3 to bfloat16, byte by byte: the high byte by the upper half (sign, upper bits of the exponent).
+const uint8_t f8_high[16] = {60,  61,  62,  63,  64,  65,  66,  67,
+                             188, 189, 190, 191, 192, 193, 194, 195};
+// What does not go so, by ((byte + 1) & 127) < 16: NaN, then the magnitudes from 0 on.
+const uint8_t f8_odd_high[16] = {0x7f, 0, 59, 59, 59, 60, 60, 60, 60, 60, 60, 60, 60, 60, 60, 60};
+const uint8_t f8_odd_low[16] = {0xc0, 0,    0,    0x80, 0xc0, 0,    0x20, 0x40,
+                                0x60, 0x80, 0x90, 0xa0, 0xb0, 0xc0, 0xd0, 0xe0};
+
 #if defined(__AVX512VNNI__)
 #include "simd_avx512.h"
 #elif defined(__AVX2__)

@@ -316,7 +316,7 @@ def _model_options(parser: Any) -> None:
     parser.add_argument("model", type=str, help="model folder or hub name")
     parser.add_argument("--dtype", type=str, default="auto", help="auto, bfloat16 or float32")
     parser.add_argument(
-        "--format", type=str, default=None, help="pack weights at load: int4, int4_g32, int8, bf16"
+        "--format", type=str, help="pack weights at load: int4, int4_g32, int8, fp8, bf16"
     )
     parser.add_argument("--speculative", type=str, default="off", help="mtp or off")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads")
@@ -587,7 +587,7 @@ def _bench_inference(kind: str, args: list[str]) -> None:
     parser.add_argument(
         "model", type=str, nargs="?", default="ling-nano", help="model folder, or a preset"
     )
-    parser.add_argument("--format", type=str, default=None, help="int4, int4_g32, int8 or bf16")
+    parser.add_argument("--format", type=str, default=None, help="int4, int4_g32, int8, fp8, bf16")
     parser.add_argument("--context", type=int, default=0, help="tokens before the measured ones")
     parser.add_argument(
         "--tokens", type=int, default=None, help="tokens measured (64; prefill 512)"

@@ -63,7 +63,7 @@ SHAPES = {
 }  # fmt: skip
 # Norm of a row's difference over its norm, after three layers. bfloat16 rounds every activation to
 # 8 bits of mantissa; integer formats quantise activations to 8 bits a group; weights are the same.
-BOUND = {"bf16": 0.02, "int8": 0.04, "int4": 0.04, "int4_g32": 0.04}
+BOUND = {"bf16": 0.02, "fp8": 0.02, "int8": 0.04, "int4": 0.04, "int4_g32": 0.04}
 PAGES = [3, 0, 4, 1]
 
 

@@ -126,7 +126,7 @@ class PackedSink:
             self._shards.put(name, tensor.to(self._shards.plan[name].dtype))
 
     def _pack(self, spec: PackedSpec, expert: int, parts: list[Tensor]) -> None:
-        out = empty(replace(spec, experts=0), self.format)
+        out = empty(replace(spec, experts=0), format_in(self.format, spec))
         key = f"{spec.name}.{expert}" if spec.experts else spec.name
         fill(out, parts, self.importance.get(key))
         if out.scales is None or bool(out.scales.isnan().any()):

@@ -63,17 +63,21 @@ def _cgroup() -> int | None:
         return None
 
 
-def check_packing(name: str, cfg: ModelConfig, fmt: str) -> None:
-    """Refuse weights that would be made in memory and do not fit; names the formats that do."""
+def check_packing(name: str, cfg: ModelConfig, fmt: str, nbytes: int | None = None) -> None:
+    """Refuse weights that would be made in memory and do not fit; names the formats that do.
+
+    `nbytes` is their size where the configuration and format alone do not tell.
+    """
     room, sizes = available(), describe(cfg)["bytes"]
-    if room is None or sizes[fmt] <= room:
+    need = sizes[fmt] if nbytes is None else nbytes
+    if room is None or need <= room:
         return
     fit = [n for n in ("int8", "int4_g32", "int4") if sizes[n] <= room]
     advice = "convert it with `ling convert --to int4`, and run that with `--max-memory`"
     if fit:
         advice = f"`--format {fit[0]}` takes {sizes[fit[0]] / 1e9:.1f} GB"
     raise UsageError(
-        f"{name}: takes {sizes[fmt] / 1e9:.1f} GB in {fmt}, and {room / 1e9:.1f} GB of memory are "
+        f"{name}: takes {need / 1e9:.1f} GB in {fmt}, and {room / 1e9:.1f} GB of memory are "
         f"free: {advice}"
     )
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..config import ModelConfig
 from ..errors import RequestError, UsageError
-from ..model.packed import format_in, packed_specs
+from ..model.packed import packed_specs
 from ..model.packed_folder import PackedFolder, PackedWeights
 from ..model.rope import inverse_frequencies
 from ..ops import native
@@ -83,11 +83,11 @@ class NativeRunner(Bans):
         self.specs = packed_specs(cfg)
         self.format_name = weights.format.name
         self.bits_per_weight = weights.format.bits
-        self.head_bits = format_in(weights.format, self.specs["lm_head"]).bits
         self.layers = (native.LayerC * cfg.num_cache_layers)(
             *(self._layer(weights, n) for n in range(cfg.num_cache_layers))
         )
-        self.head = self._hold(weights.matrix(self.specs["lm_head"]))
+        head = weights.matrix(self.specs["lm_head"])
+        self.head, self.head_bits = self._hold(head), head.format.bits
         self.table, self.table_scales = weights.embedding()
         self._keep += [self.table, self.table_scales]
         self.norm = self._float(weights, "model.norm.weight")

@@ -11,7 +11,7 @@ from ..errors import UsageError
 from ..model.folder import SafetensorsFolder
 from ..model.ling import Ling
 from ..model.packed import EMBEDDING, packed_specs, unpack_embedding, unpack_matrix
-from ..model.packed_folder import PackedAtLoad, PackedFolder, module_tensors
+from ..model.packed_folder import FP8Folder, PackedAtLoad, PackedFolder, module_tensors
 from ..model.weights import (
     check_names,
     fill_tensors,
@@ -39,9 +39,9 @@ def open_runner(
 
     `max_memory` (bytes) runs a packed folder that is larger, by keeping its hot experts only.
     `kv_cache_dtype` "int8" keeps keys and values in 8 bits, a scale for each position and head.
-    `fmt` packs weights at load ("int4", "int8", ...; by default they stay what they are), `dtype`
-    "float32" computes in float32 throughout, in plain PyTorch. Raises `UsageError` for a format
-    that cannot be had, `CheckpointError` for a folder that is not sound.
+    `fmt` packs weights at load ("int4", "int8", ...; by default they stay what they are: bf16, or
+    FP8 as released), `dtype` "float32" computes in float32 throughout, in plain PyTorch. Raises
+    `UsageError` for a format that cannot be had, `CheckpointError` for a folder that is not sound.
     """
     if fmt is not None and fmt not in FORMATS:
         raise UsageError(f"no format `{fmt}`; there are {', '.join(FORMATS)}")
@@ -69,6 +69,10 @@ def open_runner(
         return TorchRunner(load_model(folder, dtype), kv_cache_dtype)
     source = SafetensorsFolder(folder)
     check_names(cfg, source)
+    if FP8Folder.is_one(source) and fmt in (None, "fp8"):
+        stored_fp8 = FP8Folder(cfg, source)
+        check_packing(name, cfg, "fp8", stored_fp8.nbytes)
+        return NativeRunner(stored_fp8, None, kv_cache_dtype)
     check_packing(name, cfg, fmt or "bf16")
     packed = PackedAtLoad(cfg, FORMATS[fmt or "bf16"], lambda name: float_tensor(source, name))
     return NativeRunner(packed, None, kv_cache_dtype)

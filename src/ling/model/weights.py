@@ -104,16 +104,23 @@ def float_tensor(source: SafetensorsFolder, name: str) -> Tensor:
 
     Raises `CheckpointError` for a scale that is not a finite number above 0.
     """
-    value = source.tensor(name)
-    if value.dtype != torch.float8_e4m3fn:
-        return value
+    if source.dtype(name) != torch.float8_e4m3fn:
+        return source.tensor(name)
+    return dequantise_fp8_block(*fp8_tensor(source, name), FP8_BLOCK)
+
+
+def fp8_tensor(source: SafetensorsFolder, name: str) -> tuple[Tensor, Tensor]:
+    """Values and block scales of a tensor stored in FP8 that `check_names` let pass.
+
+    Raises `CheckpointError` for a scale that is not a finite number above 0.
+    """
     scale = source.tensor(name + SCALE)
     if not bool((scale.isfinite() & (scale > 0)).all()):
         raise CheckpointError(
             f"{source.path(name)}: tensor `{name}{SCALE}` holds a scale that is not a finite "
             "number above 0"
         )
-    return dequantise_fp8_block(value, scale, FP8_BLOCK)
+    return source.tensor(name), scale
 
 
 def read_config(folder: str | Path) -> ModelConfig:
