@@ -69,7 +69,8 @@ static inline void store_u8(uint8_t* p, u8 x) {
   _mm256_storeu_si256((__m256i*)p, x.a), _mm256_storeu_si256((__m256i*)(p + 32), x.b);
 }
 // Into the second level: it has more misses under way at a time than the first.
-static inline void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T1); }
+// As assembly: GCC may drop the calls of a function that only prefetches.
+static inline void prefetch(const void* p) { asm volatile("prefetcht1 %0" ::"m"(*(const char*)p)); }
 
 struct Levels { __m256i table; };
 static inline Levels load_levels(const uint8_t* levels) {

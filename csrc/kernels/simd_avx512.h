@@ -51,7 +51,8 @@ static inline void store_bf16(uint16_t* p, f32 x) {
 static inline u8 load_u8(const uint8_t* p) { return _mm512_loadu_si512(p); }
 static inline void store_u8(uint8_t* p, u8 a) { _mm512_storeu_si512(p, a); }
 // Into the second level: it has more misses under way at a time than the first.
-static inline void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T1); }
+// As assembly: GCC may drop the calls of a function that only prefetches.
+static inline void prefetch(const void* p) { asm volatile("prefetcht1 %0" ::"m"(*(const char*)p)); }
 
 // Codes in the low and high halves of 64 bytes to their levels (+ 128).
 struct Levels {
