@@ -8,6 +8,9 @@ runs the three in the order A B C C B A; outputs are deleted in between. The pag
 source was written just before. Ours brings its files to the disk before it gives them their name,
 so the copy does too; `--scratch /dev/shm` leaves the disk out. Prints one JSON line: medians, and
 ratios with a 95% interval over the rounds.
+
+With `--to int4` (or another integer format) the source is a bf16 folder, ours runs in turn with
+`cp -r` and `sync`, and rates are bytes read and written.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import os
 import random
 import shutil
 import statistics
+import subprocess
 import tempfile
 import time
 import warnings
@@ -34,6 +38,7 @@ from ling.convert.megatron_args import common_state
 from ling.convert.megatron_names import deinterleave, places
 from ling.presets import preset
 
+Run = Callable[[Path], None]
 BLOCK, E4M3_MAX = 128, 448.0
 CAST = ("_proj.weight", "query_key_value.weight", "attention.dense.weight")
 POWER_OF_TWO = ("gate_proj", "up_proj")
@@ -91,6 +96,16 @@ def padded_cast(x: torch.Tensor, name: str) -> tuple[torch.Tensor, torch.Tensor]
     return cast[:m, :n].contiguous(), scale.view(blocks.shape[0], blocks.shape[2])
 
 
+def cp(source: Path, target: Path) -> None:
+    """The program, and its files brought to the disk."""
+    subprocess.run(["cp", "-r", source, target], check=True)
+    subprocess.run(["sync", *target.iterdir()], check=True)
+
+
+def size_of(folder: Path) -> int:
+    return sum(p.stat().st_size for p in folder.iterdir())
+
+
 def seconds(run: Callable[[Path], None], scratch: Path) -> float:
     target = scratch / "out"
     start = time.perf_counter()
@@ -115,36 +130,71 @@ def interval(ratios: list[float]) -> list[float]:
     return [round(medians[50], 2), round(medians[1949], 2)]
 
 
+def measure(runs: dict[str, Run], scratch: Path, pairs: int) -> dict[str, list[float]]:
+    """Seconds of each, in the order A B C C B A, so many times."""
+    took: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(pairs):
+        for name in (*runs, *reversed(runs)):
+            took[name].append(seconds(runs[name], scratch))
+    return took
+
+
+def add_ratios(
+    report: dict[str, object], took: dict[str, list[float]], moved: dict[str, int]
+) -> None:
+    """Rates in GB/s of `moved` bytes, and ours relative to each other one."""
+    for name, times in took.items():
+        report[f"{name}_GB_per_s"] = round(moved[name] / 1e9 / statistics.median(times), 3)
+    for name in list(took)[1:]:
+        scale = moved["ours"] / moved[name]
+        ratios = [scale * b / a for a, b in zip(took["ours"], took[name], strict=True)]
+        report[f"ours_over_{name}"] = round(statistics.median(ratios), 2)
+        report[f"ours_over_{name}_95"] = interval(ratios)
+
+
+def from_megatron(scratch: Path, to: str, layers: int, pairs: int) -> dict[str, object]:
+    """To bf16 or FP8 from a Megatron checkpoint: ours, the original's way, a copy."""
+    source = scratch / "source"
+    make_source(source, layers)
+    runs: dict[str, Run] = {
+        "ours": lambda target: (convert(source, target, to=to), None)[1],
+        "original": lambda target: original(source, target, to),
+        "copy": lambda target: copy(source, target),
+    }
+    report: dict[str, object] = {"to": to, "layers": layers, "source_GB": size_of(source) / 1e9}
+    add_ratios(report, measure(runs, scratch, pairs), dict.fromkeys(runs, size_of(source)))
+    return report
+
+
+def to_integers(scratch: Path, to: str, layers: int, pairs: int) -> dict[str, object]:
+    """To an integer format from a bf16 folder: ours and `cp -r`, by bytes read and written."""
+    megatron, source, target = (scratch / name for name in ("megatron", "source", "out"))
+    make_source(megatron, layers)
+    convert(megatron, source)
+    shutil.rmtree(megatron)
+    report: dict[str, object] = {"to": to, "layers": layers, "source_GB": size_of(source) / 1e9}
+    convert(source, target, to=to)
+    moved = {"ours": size_of(source) + size_of(target), "cp": 2 * size_of(source)}
+    shutil.rmtree(target)
+    runs: dict[str, Run] = {
+        "ours": lambda target: (convert(source, target, to=to), None)[1],
+        "cp": lambda target: cp(source, target),
+    }
+    add_ratios(report, measure(runs, scratch, pairs), moved)
+    return report
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--layers", type=int, default=3)
     parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--to", choices=["bf16", "fp8"], default="bf16")
+    parser.add_argument("--to", choices=["bf16", "fp8", "int4", "int4_g32", "int8"], default="bf16")
     parser.add_argument("--scratch", help="folder on the disk to measure (default: temporary)")
     flags = parser.parse_args()
     warnings.simplefilter("ignore")
+    compare = to_integers if flags.to.startswith("int") else from_megatron
     with tempfile.TemporaryDirectory(dir=flags.scratch) as name:
-        scratch = Path(name)
-        source = scratch / "source"
-        make_source(source, flags.layers)
-        size = sum(p.stat().st_size for p in source.iterdir())
-        runs: dict[str, Callable[[Path], None]] = {
-            "ours": lambda target: (convert(source, target, to=flags.to), None)[1],
-            "original": lambda target: original(source, target, flags.to),
-            "copy": lambda target: copy(source, target),
-        }
-        took: dict[str, list[float]] = {name: [] for name in runs}
-        for _ in range(flags.pairs):
-            for name in (*runs, *reversed(runs)):
-                took[name].append(seconds(runs[name], scratch))
-    report: dict[str, object] = {"to": flags.to, "layers": flags.layers, "source_GB": size / 1e9}
-    for name, times in took.items():
-        report[f"{name}_GB_per_s"] = round(size / 1e9 / statistics.median(times), 3)
-    for name in ("original", "copy"):
-        ratios = [theirs / ours for ours, theirs in zip(took["ours"], took[name], strict=True)]
-        report[f"ours_over_{name}"] = round(statistics.median(ratios), 2)
-        report[f"ours_over_{name}_95"] = interval(ratios)
-    print(json.dumps(report))
+        print(json.dumps(compare(Path(name), flags.to, flags.layers, flags.pairs)))
 
 
 if __name__ == "__main__":

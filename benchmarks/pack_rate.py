@@ -35,7 +35,8 @@ def main() -> None:
         for fmt in FORMATS.values()
     }
     runs["cast to fp8"] = lambda: quantise_fp8_block(w)
-    runs["decode fp8"] = lambda: dequantise_fp8_block(q, scale)
+    runs["decode fp8"] = lambda: native.widen_fp8(q, scale)
+    runs["... in torch"] = lambda: dequantise_fp8_block(q, scale).to(torch.bfloat16)
     for name, run in runs.items():
         print(f"{name:<16} {rate(run, w.numel()) / 1e6:6.0f} million weights a second")
 

@@ -68,11 +68,14 @@ Choice choose() {
 #ifdef LING_HAVE_AVX512VNNI
   if (cap >= 2 && avx512) best = &level_avx512vnni;
 #endif
+  // Cooper Lake alone has bfloat16 without VBMI; it runs as avx512vnni.
+  const bool vbmi = avx512 && __builtin_cpu_supports("avx512vbmi");
+  (void)vbmi;
 #ifdef LING_HAVE_AVX512BF16
-  if (cap >= 3 && avx512 && __builtin_cpu_supports("avx512bf16")) best = &level_avx512bf16;
+  if (cap >= 3 && vbmi && __builtin_cpu_supports("avx512bf16")) best = &level_avx512bf16;
 #endif
 #ifdef LING_HAVE_AVX512AMX
-  if (cap >= 4 && avx512 && matrix_unit()) best = &level_avx512amx;
+  if (cap >= 4 && vbmi && matrix_unit()) best = &level_avx512amx;
 #endif
 #endif
   return {best, nullptr};

@@ -58,6 +58,11 @@ LING_API int ling_packed_size(int32_t kind, int32_t group, int64_t rows, int64_t
 LING_API int ling_pack(int32_t kind, int32_t group, int64_t rows, int64_t cols, const void* w,
                        int32_t w_is_bf16, int64_t row_stride, const float* importance, void* data,
                        void* scales);
+// The same for two matrices [rows / 2, cols] of one stride whose tiles alternate: the first tile of a,
+// the first of b, and so on; rows / 2 is a multiple of 16.
+LING_API int ling_pack_pair(int32_t kind, int32_t group, int64_t rows, int64_t cols, const void* a,
+                            const void* b, int32_t w_is_bf16, int64_t row_stride,
+                            const float* importance, void* data, void* scales);
 // Lay out E4M3 values [rows, cols] (row stride in bytes) and their float32 scales
 // [ceil(rows / 128), ceil(cols / 128)] as LING_F8, bytes and scales as they are: tile i of the values
 // becomes tile first + i · step of a matrix of (at least) first + tiles · step tiles, so that gate and
@@ -65,6 +70,10 @@ LING_API int ling_pack(int32_t kind, int32_t group, int64_t rows, int64_t cols, 
 LING_API int ling_pack_f8(int64_t rows, int64_t cols, const uint8_t* values, int64_t row_stride,
                           const float* block_scales, int64_t first, int64_t step, void* data,
                           void* scales);
+// FP8 (E4M3, no infinities) [rows, cols] times its block's scale, to bfloat16; scales are [rows / block,
+// cols / block], rounded up.
+LING_API int ling_widen_f8(const uint8_t* q, int64_t rows, int64_t cols, const float* scales,
+                           int64_t block, uint16_t* out);
 // Back to float32 [rows, cols].
 LING_API int ling_unpack(const ling_matrix* w, float* out);
 

@@ -97,6 +97,42 @@ int matmul(const ling_matrix& w, const float* x, float* y, int64_t T) {
   return LING_OK;
 }
 
+struct F8Table {
+  float value[256];
+  F8Table() {
+    for (int i = 0; i < 256; ++i) value[i] = from_f8(uint8_t(i));
+  }
+};
+
+// Nearest even; NaN stays NaN.
+uint16_t to_bf16(float f) {
+  uint32_t u;
+  memcpy(&u, &f, 4);
+  return (u & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : uint16_t((u + 0x7fff + (u >> 16 & 1)) >> 16);
+}
+
+// A matrix from `count` parts whose tiles take turns.
+int pack(const ling_matrix& m, const void* const* parts, int count, bool bf16, int64_t stride,
+         const float* importance) {
+  const Level* kernels = level();
+  if (!kernels) return LING_BAD_ISA;
+  if (const char* wrong = check_matrix(m)) return fail(LING_BAD_ARGUMENT, wrong);
+  if (m.kind == LING_F8) return fail(LING_BAD_ARGUMENT, "FP8 is laid out by ling_pack_f8");
+  for (int i = 0; i < count; ++i)
+    if (!parts[i] || stride < m.cols)
+      return fail(LING_BAD_ARGUMENT, "weights: null, or the stride is too small");
+  auto body = [&](int64_t tile, int) {
+    // Where the matrix would begin if its tiles were those of the part, next to each other.
+    const int64_t from = tile / count, shift = tile - from;
+    kernels->pack(m.kind, m.group, m.rows / count, m.cols, parts[tile % count], bf16, stride,
+                  importance, from, from + 1, (uint8_t*)m.data + shift * tile_bytes(m),
+                  (uint8_t*)m.scales + shift * tile_scale_bytes(m));
+  };
+  parallel_for(
+      tiles(m), [](void* c, int64_t i, int t) { (*static_cast<decltype(body)*>(c))(i, t); }, &body);
+  return LING_OK;
+}
+
 }  // namespace
 }  // namespace ling
 
@@ -146,18 +182,35 @@ extern "C" int ling_packed_size(int32_t kind, int32_t group, int64_t rows, int64
 extern "C" int ling_pack(int32_t kind, int32_t group, int64_t rows, int64_t cols, const void* w,
                          int32_t w_is_bf16, int64_t row_stride, const float* importance, void* data,
                          void* scales) {
-  const Level* kernels = level();
-  if (!kernels) return LING_BAD_ISA;
   const ling_matrix m = {kind, group, rows, cols, data, scales};
-  if (const char* wrong = check_matrix(m)) return fail(LING_BAD_ARGUMENT, wrong);
-  if (kind == LING_F8) return fail(LING_BAD_ARGUMENT, "FP8 is laid out by ling_pack_f8");
-  if (!w || row_stride < cols) return fail(LING_BAD_ARGUMENT, "weights: null, or the stride is too small");
-  auto body = [&](int64_t tile, int) {
-    kernels->pack(kind, group, rows, cols, w, w_is_bf16 != 0, row_stride, importance, tile, tile + 1,
-                  data, scales);
+  const void* const parts[] = {w};
+  return pack(m, parts, 1, w_is_bf16 != 0, row_stride, importance);
+}
+
+extern "C" int ling_pack_pair(int32_t kind, int32_t group, int64_t rows, int64_t cols, const void* a,
+                              const void* b, int32_t w_is_bf16, int64_t row_stride,
+                              const float* importance, void* data, void* scales) {
+  if (rows % (2 * kTile)) return fail(LING_BAD_ARGUMENT, "the rows of a pair are not whole tiles");
+  const ling_matrix m = {kind, group, rows, cols, data, scales};
+  const void* const parts[] = {a, b};
+  return pack(m, parts, 2, w_is_bf16 != 0, row_stride, importance);
+}
+
+extern "C" int ling_widen_f8(const uint8_t* q, int64_t rows, int64_t cols, const float* scales,
+                             int64_t block, uint16_t* out) {
+  if (!q || !scales || !out) return fail(LING_BAD_ARGUMENT, "null pointer");
+  if (rows < 1 || cols < 1 || block < 1) return fail(LING_BAD_ARGUMENT, "sizes out of range");
+  static const F8Table table;
+  auto body = [&](int64_t r, int) {
+    const float* scale = scales + r / block * ceil_div(cols, block);
+    for (int64_t first = 0; first < cols; first += block, ++scale) {
+      const int64_t end = first + block < cols ? first + block : cols;
+      const float s = *scale;
+      for (int64_t k = r * cols + first; k < r * cols + end; ++k) out[k] = to_bf16(table.value[q[k]] * s);
+    }
   };
   parallel_for(
-      tiles(m), [](void* c, int64_t i, int t) { (*static_cast<decltype(body)*>(c))(i, t); }, &body);
+      rows, [](void* c, int64_t i, int t) { (*static_cast<decltype(body)*>(c))(i, t); }, &body);
   return LING_OK;
 }
 

@@ -267,6 +267,17 @@ void bad_calls(Random& r) {
   refused(ling_pack(LING_I8, 32, 20, 50, nullptr, 0, 50, nullptr, p.data.data(), p.scales.data()), "null");
   refused(ling_pack(LING_I8, 32, 1, 50, x.data(), 0, 50, nullptr, nullptr, p.scales.data()), "null");
   refused(ling_pack(LING_I8, 32, 1, 50, x.data(), 0, 50, nullptr, p.data.data(), nullptr), "null");
+  uint8_t q[2] = {};
+  uint16_t wide[2];
+  refused(ling_widen_f8(nullptr, 1, 2, x.data(), 128, wide), "null");
+  refused(ling_widen_f8(q, 1, 2, nullptr, 128, wide), "null");
+  refused(ling_widen_f8(q, 1, 2, x.data(), 128, nullptr), "null");
+  refused(ling_widen_f8(q, 0, 2, x.data(), 128, wide), "rows");
+  refused(ling_widen_f8(q, 1, 2, x.data(), 0, wide), "block");
+  refused(ling_pack_pair(LING_I8, 32, 20, 50, x.data(), x.data(), 0, 50, nullptr, p.data.data(),
+                         p.scales.data()), "half a tile");
+  refused(ling_pack_pair(LING_I8, 32, 32, 50, x.data(), nullptr, 0, 50, nullptr, p.data.data(),
+                         p.scales.data()), "null");
   refused(ling_pack(LING_I8, 32, 1, 50, x.data(), 0, 49, nullptr, p.data.data(), p.scales.data()), "stride");
   refused(ling_pack(LING_F8, 128, 1, 50, x.data(), 0, 50, nullptr, p.data.data(), p.scales.data()), "FP8");
   Matrix f8 = random_matrix(r, LING_F8, 128, 16, 50);

@@ -5,6 +5,7 @@
 #include <immintrin.h>
 #endif
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "../internal.h"
@@ -19,6 +20,27 @@ const uint8_t f8_high[16] = {60,  61,  62,  63,  64,  65,  66,  67,
 const uint8_t f8_odd_high[16] = {0x7f, 0, 59, 59, 59, 60, 60, 60, 60, 60, 60, 60, 60, 60, 60, 60};
 const uint8_t f8_odd_low[16] = {0xc0, 0,    0,    0x80, 0xc0, 0,    0x20, 0x40,
                                 0x60, 0x80, 0x90, 0xa0, 0xb0, 0xc0, 0xd0, 0xe0};
+
+// Weights in units of their scale become integers to be compared with the borders of codes: at 200 to a
+// unit what is beyond all borders saturates 16 bits, and 5 bits tell any two borders apart.
+constexpr int kCodeUnit = 200;
+
+// A function of signed bytes with at most two changes in each 16 of them, as tables of 16.
+struct Bins {
+  int8_t low[16], mid[16], high[16], below_mid[16], below_high[16];  // the last value before each
+  explicit Bins(const int8_t* q) {
+    for (int i = 0; i < 16; ++i) {
+      const int first = (int8_t)(16 * i), last = first + 15;
+      const auto change = [&](int at) {
+        while (at < last && q[at + 128] == q[at + 129]) ++at;
+        return at;
+      };
+      const int one = change(first), two = one < last ? change(one + 1) : last;
+      low[i] = q[first + 128], mid[i] = q[(one < last ? one + 1 : last) + 128], high[i] = q[last + 128];
+      below_mid[i] = (int8_t)one, below_high[i] = (int8_t)two;
+    }
+  }
+};
 
 #if defined(__AVX512VNNI__)
 #include "simd_avx512.h"

@@ -1,45 +1,193 @@
-// Quantising and packing weights, tile by tile.
+// Quantising and packing weights: a tile of 16 rows, and as many groups as fit 256 columns, at a time;
+// step by step for all of them, so that a group's divisions pass while others are at work. Rows are
+// scaled one by one and then turned (`transpose4`): a lane holds a row and no sum crosses lanes.
 
-// Bins of 10 over -158 .. 162: each holds at most one border between two levels, none at its edge.
-struct Borders {
-  float border[32], low[32], high[32], code[32];
+constexpr int64_t kSpan = 256;  // the largest group
+constexpr int64_t kMaxGroups = kSpan / 16;
+constexpr int kClips = 10;
+// Where a group's largest magnitude may come to lie, in units of the levels: on the side of -127 or on
+// that of 105. How these were chosen: docs/concepts/formats.md.
+static const int clip_of[kClips] = {-140, -133, -130, -124, -118, -105, 114, 108, 105, 100};
+
+static inline f32 load16(const uint16_t* p) { return load_bf16(p); }
+static inline f32 load16(const uint32_t* p) { return load(reinterpret_cast<const float*>(p)); }
+
+// Groups of a tile as bit patterns, columns padded with zeros. Groups that do not exist, that are not
+// finite or whose magnitudes are all below 1e-36 are zeros.
+template <class Bits>
+struct Span {
+  int64_t group, groups;
+  // Both have room for 32 columns where a group ends after 16.
+  alignas(64) Bits row[kTile][kSpan + 32];
+  float amax[kMaxGroups][kTile];  // largest magnitude: NaN where a value is not finite, 0 below 1e-36
+  float sign[kMaxGroups][kTile];  // of what has it; negative where both signs do
+  alignas(64) uint8_t bytes[kTile][kSpan + 64];
+  u8 block[kSpan / 4];  // turned: of 16 rows the bytes of columns 4 b .. 4 b + 3
+
+  int64_t cols() const { return group * groups; }
+  void turn() {
+    for (int64_t k = 0; k < cols(); k += 16) transpose4(&bytes[0][k], sizeof bytes[0], &block[k / 4]);
+  }
+  // f(to, x, y) for weights times a factor of their row and group, 32 columns in the order of `load32`.
+  template <class F>
+  void scale(const float (*factors)[kTile], const F& f) {
+    for (int64_t r = 0; r < kTile; ++r)
+      for (int64_t g = 0; g < groups; ++g) {
+        const f32 factor = set(factors[g][r]);
+        for (int64_t k = g * group; k < (g + 1) * group; k += 32) {
+          const Two v = load32(row[r] + k);
+          f(&bytes[r][k], mul(v.x, factor), mul(v.y, factor));
+        }
+      }
+  }
 };
 
-static Borders make_borders() {
-  Borders b;
-  for (int i = 0; i < 32; ++i) {
-    const float from = 10.0f * (float)i - 158, to = from + 10;
-    int code = 0;
-    while (code < 15 && (ling_levels[code] + ling_levels[code + 1]) * 0.5f <= from) ++code;
-    const float border = code < 15 ? (ling_levels[code] + ling_levels[code + 1]) * 0.5f : to;
-    b.code[i] = (float)code;
-    b.border[i] = border < to ? border : 1e30f;
-    b.low[i] = ling_levels[code];
-    b.high[i] = ling_levels[code < 15 ? code + 1 : 15];
+// `cols` columns at w, of which `have` exist, and of them `rows` rows.
+template <class Bits>
+static void load_span(Span<Bits>& s, const Bits* w, int64_t rows, int64_t stride, int64_t have) {
+  constexpr int last = 8 * sizeof(Bits) - 1;
+  const int64_t cols = s.cols();
+  Bits largest[kMaxGroups][kTile];
+  for (int64_t r = 0; r < kTile; ++r) {
+    Bits* row = s.row[r];
+    const int64_t n = r >= rows ? 0 : have < cols ? have : cols;
+    // A copy, for rows that are a power of two apart share a set of the cache, which holds fewer.
+    if (n) memcpy(row, w + r * stride, (size_t)n * sizeof(Bits));
+    memset(row + n, 0, (size_t)(cols + 16 - n) * sizeof(Bits));
+    for (int64_t g = 0; g < s.groups; ++g, row += s.group) {
+      // With the sign moved behind the magnitude floats are ordered as integers.
+      Bits top = 0;
+      for (int64_t k = 0; k < s.group; ++k) {
+        const Bits turned = (Bits)(row[k] << 1 | row[k] >> last);
+        top = turned > top ? turned : top;
+      }
+      largest[g][r] = (Bits)(top >> 1 | top << last);
+    }
   }
-  return b;
+  for (int64_t g = 0; g < s.groups; ++g) {
+    const f32 top = load16(largest[g]), size = absolute(top);
+    store(s.sign[g], choose_greater(zero(), top, set(-1), set(1)));
+    // 0 · inf and 0 · NaN are NaN.
+    store(s.amax[g], fma(top, zero(), choose_greater(set(1e-36f), size, zero(), size)));
+    for (int64_t r = 0; r < kTile; ++r)
+      if (!(s.amax[g][r] > 0)) memset(s.row[r] + g * s.group, 0, (size_t)s.group * sizeof(Bits));
+  }
 }
 
-// Of values between -158 and 162.
-static inline i32 bin_of(f32 x) { return round_i32(fma(x, set(0.1f), set(15.3f))); }
-
-// A group of weights in float32, padded with zeros.
-static void load_group(const void* w, bool bf16, int64_t at, int64_t have, int64_t group, float* x) {
-  int64_t i = 0;
-  if (bf16) {
-    const uint16_t* p = static_cast<const uint16_t*>(w) + at;
-    for (; i + 16 <= have; i += 16) store(x + i, load_bf16(p + i));
-    for (; i < have; ++i) {
-      uint16_t t[16] = {p[i]};
-      float f[16];
-      store(f, load_bf16(t));
-      x[i] = f[0];
-    }
-  } else {
-    const float* p = static_cast<const float*>(w) + at;
-    for (; i < have; ++i) x[i] = p[i];
+// Levels (with the sign of x) that x = -127 .. 127 is nearest to when 127 comes to lie at a clip.
+static void clip_levels(int clip, int8_t* to) {
+  for (int x = -128; x < 128; ++x) {
+    int code = 0;
+    while (code < 15 && 2 * x * clip >= 127 * (int)(ling_levels[code] + ling_levels[code + 1])) ++code;
+    to[x + 128] = (int8_t)(x < 0 ? -ling_levels[code] : ling_levels[code]);
   }
-  for (; i < group; ++i) x[i] = 0;
+}
+
+struct Search {
+  Nearest nearest[kClips];
+  Search() {
+    for (int c = 0; c < kClips; ++c) {
+      int8_t levels[256];
+      clip_levels(clip_of[c], levels);
+      nearest[c] = make_nearest(levels);
+    }
+  }
+};
+
+// Sums over a group of h · x · q and h · q² for the levels q of one clip.
+static void weighed_sums(const Nearest& nearest, const u8* x, const float* h, int64_t group, f32* num,
+                         f32* den) {
+  float n[kTile] = {}, d[kTile] = {};
+  for (int64_t k = 0; k < group; k += 4) {
+    uint8_t xs[64], qs[64];
+    store_u8(xs, x[k / 4]);
+    store_u8(qs, nearest_level(nearest, x[k / 4]));
+    for (int64_t j = 0; j < 4; ++j)
+      for (int64_t r = 0; r < kTile; ++r) {
+        const float v = (float)(int8_t)xs[4 * r + j], q = (float)(int8_t)qs[4 * r + j];
+        n[r] += h[k + j] * (v < 0 ? -v : v) * q;
+        d[r] += h[k + j] * q * q;
+      }
+  }
+  *num = load(n);
+  *den = load(d);
+}
+
+// The same with h = 1, for two clips.
+static inline void sums(const Nearest* nearest, const u8* x, int64_t group, f32* num, f32* den) {
+  i32 product[2] = {zero_i32(), zero_i32()}, square[2] = {zero_i32(), zero_i32()};
+  for (int64_t b = 0; b < group / 4; ++b) {
+    const u8 size = magnitudes(x[b]);
+    for (int i = 0; i < 2; ++i) {
+      const u8 q = nearest_level(nearest[i], x[b]), q_size = magnitudes(q);
+      product[i] = dot_bytes(product[i], size, q);
+      square[i] = dot_bytes(square[i], q_size, q_size);
+    }
+  }
+  for (int i = 0; i < 2; ++i) num[i] = to_f32(product[i]), den[i] = to_f32(square[i]);
+}
+
+// The scale, in units of amax / 127, that minimises the weighed squared error over the clips: each
+// takes the nearest levels and then the scale that fits them best. x holds a group in 8 bits, whose
+// rounding costs less than a bfloat16 scale does. The error is sum h · x² - num² / den.
+static f32 best_scale(const Search& search, const u8* x, const float* h, int64_t group) {
+  f32 num[kClips], den[kClips];
+  for (int c = 0; c < kClips; c += 2)
+    if (!h) sums(search.nearest + c, x, group, num + c, den + c);
+  for (int c = 0; h && c < kClips; ++c) weighed_sums(search.nearest[c], x, h, group, num + c, den + c);
+  f32 best = set(-1), scale = zero();
+  for (int c = 0; c < kClips; ++c) {
+    const f32 fit = div(num[c], den[c]), gain = mul(num[c], fit);
+    // With most weight on small values a fit may be next to nothing, or NaN without any: neither.
+    const f32 counts = choose_greater(absolute(fit), set(0.5f), gain, set(-2));
+    scale = choose_greater(counts, best, fit, scale);
+    best = choose_greater(counts, best, counts, best);
+  }
+  return scale;
+}
+
+template <class Bits>
+static void pack_i4(Span<Bits>& s, const float* importance, int64_t have, uint8_t* data,
+                    uint16_t* scales) {
+  static const Search search;
+  static const Codes codes = make_codes(ling_levels);
+  float h[kSpan], factor[kMaxGroups][kTile];
+  for (int64_t g = 0; g < s.groups; ++g) {
+    const f32 amax = load(s.amax[g]), to_bytes = div(mul(load(s.sign[g]), set(127)), amax);
+    store(factor[g], choose_greater(amax, zero(), to_bytes, zero()));
+  }
+  s.scale(factor, [](uint8_t* p, f32 x, f32 y) { store_bytes(p, x, y); });
+  s.turn();
+  for (int64_t k = 0; importance && k < s.cols(); ++k) h[k] = k < have ? importance[k] : 0;
+  for (int64_t g = 0; g < s.groups; ++g) {
+    const int64_t start = g * s.group;
+    const f32 amax = load(s.amax[g]), unit = div(mul(load(s.sign[g]), amax), set(127));
+    const f32 found = best_scale(search, s.block + start / 4, importance ? h + start : nullptr, s.group);
+    // NaN stays NaN.
+    store_bf16(scales + g * kTile, choose_greater(amax, zero(), mul(found, unit), amax));
+    const f32 scale = load_bf16(scales + g * kTile);
+    store(factor[g], choose_greater(absolute(scale), zero(), div(set(1), scale), zero()));
+  }
+  s.scale(factor, [](uint8_t* p, f32 x, f32 y) { store_codes(p, codes, x, y); });
+  s.turn();
+  for (int64_t k = 0; k < s.cols(); k += 8)
+    store_u8(data + k * 8, join_codes(s.block[k / 4], s.block[k / 4 + 1]));
+}
+
+template <class Bits>
+static void pack_i8(Span<Bits>& s, uint8_t* data, uint16_t* scales) {
+  float factor[kMaxGroups][kTile];
+  for (int64_t g = 0; g < s.groups; ++g) {
+    store_bf16(scales + g * kTile, div(load(s.amax[g]), set(127)));
+    const f32 scale = load_bf16(scales + g * kTile);
+    store(factor[g], choose_greater(scale, zero(), div(set(1), scale), zero()));
+  }
+  s.scale(factor, [](uint8_t* p, f32 x, f32 y) {
+    const f32 top = set(127), bottom = set(-127);
+    store_bytes(p, maximum(bottom, minimum(top, x)), maximum(bottom, minimum(top, y)));
+  });
+  s.turn();
+  for (int64_t k = 0; k < s.cols(); k += 4) store_u8(data + k * 16, flip_sign(s.block[k / 4]));
 }
 
 static inline float round_bf16(float x, uint16_t* bits) {
@@ -49,127 +197,6 @@ static inline float round_bf16(float x, uint16_t* bits) {
   store(f, load_bf16(t));
   *bits = t[0];
   return f[0];
-}
-
-// Everything below holds 16 rows, one a lane: a group then needs no sums across lanes.
-struct Tables {
-  Table32 border, low, high, code;
-};
-
-static inline f32 nearest_level(const Tables& t, f32 x) {
-  const i32 bin = bin_of(x);
-  return choose_greater(look(t.border, bin), x, look(t.low, bin), look(t.high, bin));
-}
-
-// The scale that minimises the weighed squared error over a grid of clips; for each, the levels are
-// the nearest ones and the scale is then refitted by least squares. x [group][16] is finite, amax is
-// above 0, and the group's largest magnitude has the given sign.
-static f32 best_scale(const float* x, const float* h, int64_t group, f32 amax, f32 sign,
-                      const Tables& t) {
-  // The largest magnitude may lie on either side of the lopsided levels: -127 or 105.
-  static const float grid[] = {-148, -140, -133, -127, -121, -115, -109, -102,
-                               124,  117,  111,  105,  100,  95,   90,   84};
-  f32 best = set(-1), scale = zero();
-  for (float clip : grid) {
-    const f32 inverse = div(mul(sign, set(clip)), amax);
-    f32 num = zero(), den = zero();
-    for (int64_t k = 0; k < group; ++k) {
-      const f32 scaled = mul(load(x + 16 * k), inverse), q = nearest_level(t, scaled);
-      const f32 hq = h ? mul(q, set(h[k])) : q;
-      num = fma(hq, scaled, num);
-      den = fma(hq, q, den);
-    }
-    // The error is sum h·x² - n²/d, here in units of the clip so that no sum leaves float32's range.
-    // Without weight on any column it is NaN, which is never better.
-    const f32 gain = div(div(mul(num, num), den), set(clip * clip));
-    const f32 refit = mul(div(num, den), div(mul(amax, sign), set(clip)));
-    scale = choose_greater(gain, best, refit, scale);
-    best = choose_greater(gain, best, gain, best);
-  }
-  return scale;
-}
-
-// Transposes a group of a tile's rows to x [group][16]; returns the largest magnitudes as group_amax
-// does, and the sign of what has them. Rows that have none become zeros.
-static f32 load_rows(const void* w, bool bf16, int64_t row, int64_t rows, int64_t stride,
-                     int64_t start, int64_t have, int64_t group, float* x, f32* sign) {
-  float one[256];
-  for (int64_t r = 0; r < kTile; ++r) {
-    load_group(w, bf16, (row + r) * stride + start, row + r < rows ? have : 0, group, one);
-    for (int64_t k = 0; k < group; ++k) x[16 * k + r] = one[k];
-  }
-  f32 top = zero(), largest = zero(), odd = zero();
-  for (int64_t k = 0; k < group; ++k) {
-    const f32 v = load(x + 16 * k), size = absolute(v);
-    largest = choose_greater(size, top, v, largest);
-    top = choose_greater(size, top, size, top);
-    odd = fma(v, zero(), odd);  // 0 · inf and 0 · NaN are NaN
-  }
-  *sign = choose_greater(zero(), largest, set(-1), set(1));
-  top = choose_greater(set(1e-36f), top, zero(), top);
-  const f32 amax = add(top, odd);
-  for (int64_t k = 0; k < group; ++k)
-    store(x + 16 * k, choose_greater(amax, zero(), load(x + 16 * k), zero()));
-  return amax;
-}
-
-static void pack_i4(int64_t group, int64_t rows, int64_t cols, const void* w, bool bf16,
-                    int64_t stride, const float* importance, int64_t tile, uint8_t* data,
-                    uint16_t* scales) {
-  static const Borders b = make_borders();
-  const Tables t = {load_table32(b.border), load_table32(b.low), load_table32(b.high),
-                    load_table32(b.code)};
-  float x[256 * kTile], h[256];
-  for (int64_t g = 0; g < ceil_div(cols, group); ++g) {
-    const int64_t start = g * group, left = cols - start, have = left < group ? left : group;
-    f32 sign;
-    const f32 amax = load_rows(w, bf16, tile * kTile, rows, stride, start, have, group, x, &sign);
-    if (importance) load_group(importance, false, start, have, group, h);
-    const f32 safe = choose_greater(amax, zero(), amax, set(1));
-    const f32 found = best_scale(x, importance ? h : nullptr, group, safe, sign, t);
-    uint16_t* s = scales + g * kTile;
-    store_bf16(s, choose_greater(amax, zero(), found, amax));  // NaN stays NaN
-    const f32 scale = load_bf16(s);
-    const f32 inverse = choose_greater(absolute(scale), zero(), div(set(1), scale), zero());
-    const auto code = [&](int64_t k) {
-      f32 scaled = mul(load(x + 16 * k), inverse);
-      scaled = maximum(set(-157), minimum(set(157), scaled));
-      const i32 bin = bin_of(scaled);
-      return add_i32(round_i32(look(t.code, bin)), at_least(scaled, look(t.border, bin)));
-    };
-    for (int64_t k = 0; k < group; k += 8) {
-      const auto byte = [&](int64_t j) {
-        return add_i32(code(k + j), shift_left<4>(code(k + 4 + j)));
-      };
-      const i32 low = add_i32(byte(0), shift_left<8>(byte(1)));
-      const i32 high = add_i32(byte(2), shift_left<8>(byte(3)));
-      int32_t word[kTile];
-      store_i32(word, add_i32(low, shift_left<16>(high)));
-      __builtin_memcpy(data + (start + k) * 8, word, sizeof word);
-    }
-  }
-}
-
-static void pack_i8(int64_t group, int64_t rows, int64_t cols, const void* w, bool bf16,
-                    int64_t stride, int64_t tile, uint8_t* data, uint16_t* scales) {
-  float x[256];
-  int32_t q[256];
-  for (int64_t r = 0; r < kTile; ++r) {
-    const int64_t row = tile * kTile + r;
-    for (int64_t g = 0; g < ceil_div(cols, group); ++g) {
-      const int64_t start = g * group, left = cols - start, have = left < group ? left : group;
-      load_group(w, bf16, row * stride + start, row < rows ? have : 0, group, x);
-      const float amax = group_amax(x, group);
-      const float scale = round_bf16(amax / 127, &scales[g * kTile + r]);
-      const f32 inverse = set(scale > 0 ? 1 / scale : 0);
-      for (int64_t i = 0; i < group; i += 16) {
-        f32 v = scale > 0 ? mul(load(x + i), inverse) : zero();
-        store_i32(q + i, round_i32(maximum(set(-127), minimum(set(127), v))));
-      }
-      for (int64_t k = 0; k < group; ++k)
-        data[(start + k) / 4 * 64 + r * 4 + k % 4] = (uint8_t)(q[k] + 128);
-    }
-  }
 }
 
 static void pack_bf16(int64_t rows, int64_t cols, const void* w, bool bf16, int64_t stride,
@@ -189,6 +216,23 @@ static void pack_bf16(int64_t rows, int64_t cols, const void* w, bool bf16, int6
   }
 }
 
+template <class Bits>
+static void pack_integers(const ling_matrix& m, const Bits* w, int64_t stride,
+                          const float* importance, int64_t tile, uint8_t* data, uint16_t* scales) {
+  Span<Bits> s;
+  s.group = m.group;
+  const int64_t all = ceil_div(m.cols, m.group), most = kSpan / m.group;
+  for (int64_t first = 0; first < all; first += most) {
+    s.groups = all - first < most ? all - first : most;
+    const int64_t start = first * m.group, left = m.cols - start;
+    load_span(s, w + tile * kTile * stride + start, m.rows - tile * kTile, stride, left);
+    if (m.kind == LING_I4)
+      pack_i4(s, importance ? importance + start : nullptr, left, data + start * 8, scales + first * kTile);
+    else
+      pack_i8(s, data + start * 16, scales + first * kTile);
+  }
+}
+
 static void pack(int32_t kind, int64_t group, int64_t rows, int64_t cols, const void* w, bool bf16,
                  int64_t stride, const float* importance, int64_t begin, int64_t end, void* data,
                  void* scales) {
@@ -196,11 +240,11 @@ static void pack(int32_t kind, int64_t group, int64_t rows, int64_t cols, const 
   for (int64_t tile = begin; tile < end; ++tile) {
     uint8_t* to = static_cast<uint8_t*>(data) + tile * tile_bytes(m);
     uint16_t* s = static_cast<uint16_t*>(scales) + tile * tile_scale_bytes(m) / 2;
-    if (kind == LING_I4)
-      pack_i4(group, rows, cols, w, bf16, stride, importance, tile, to, s);
-    else if (kind == LING_I8)
-      pack_i8(group, rows, cols, w, bf16, stride, tile, to, s);
-    else
+    if (kind == LING_BF16)
       pack_bf16(rows, cols, w, bf16, stride, tile, reinterpret_cast<uint16_t*>(to));
+    else if (bf16)
+      pack_integers(m, static_cast<const uint16_t*>(w), stride, importance, tile, to, s);
+    else
+      pack_integers(m, static_cast<const uint32_t*>(w), stride, importance, tile, to, s);
   }
 }

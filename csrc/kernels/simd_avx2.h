@@ -164,21 +164,88 @@ static inline float reduce_max(f32 x) {
   return t[0];
 }
 
-struct Table16 { const float* p; };
-struct Table32 { const float* p; };
-static inline Table16 load_table16(const float* p) { return {p}; }
-static inline Table32 load_table32(const float* p) { return {p}; }
-static inline f32 look_at(const float* p, i32 i) {
-  return {_mm256_i32gather_ps(p, i.a, 4), _mm256_i32gather_ps(p, i.b, 4)};
-}
-static inline f32 look(const Table16& t, i32 i) { return look_at(t.p, i); }
-static inline f32 look(const Table32& t, i32 i) { return look_at(t.p, i); }
-static inline i32 at_least(f32 x, f32 y) {
-  const __m256i a = _mm256_castps_si256(_mm256_cmp_ps(x.a, y.a, _CMP_GE_OQ));
-  const __m256i b = _mm256_castps_si256(_mm256_cmp_ps(x.b, y.b, _CMP_GE_OQ));
-  return {_mm256_srli_epi32(a, 31), _mm256_srli_epi32(b, 31)};
-}
 static inline f32 choose_greater(f32 x, f32 y, f32 p, f32 q) {
   return {_mm256_blendv_ps(q.a, p.a, _mm256_cmp_ps(x.a, y.a, _CMP_GT_OQ)),
           _mm256_blendv_ps(q.b, p.b, _mm256_cmp_ps(x.b, y.b, _CMP_GT_OQ))};
+}
+
+struct Nearest { __m128i low, mid, high, below_mid, below_high; };
+static inline Nearest make_nearest(const int8_t* q) {
+  const Bins b(q);
+  const auto table = [](const int8_t* p) { return _mm_loadu_si128((const __m128i*)p); };
+  return {table(b.low), table(b.mid), table(b.high), table(b.below_mid), table(b.below_high)};
+}
+static inline __m256i nearest_half(const Nearest& t, __m256i x) {
+  const __m256i bin = _mm256_and_si256(_mm256_srli_epi16(x, 4), _mm256_set1_epi8(15));
+  const auto look = [&](__m128i table) {
+    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table), bin);
+  };
+  const __m256i is_mid = _mm256_cmpgt_epi8(x, look(t.below_mid));
+  const __m256i is_high = _mm256_cmpgt_epi8(x, look(t.below_high));
+  const __m256i q = _mm256_blendv_epi8(look(t.low), look(t.mid), is_mid);
+  return _mm256_blendv_epi8(q, look(t.high), is_high);
+}
+static inline u8 nearest_level(const Nearest& t, u8 x) {
+  return {nearest_half(t, x.a), nearest_half(t, x.b)};
+}
+static inline u8 magnitudes(u8 x) { return {_mm256_abs_epi8(x.a), _mm256_abs_epi8(x.b)}; }
+static inline u8 flip_sign(u8 x) {
+  const __m256i m = _mm256_set1_epi8((char)0x80);
+  return {_mm256_xor_si256(x.a, m), _mm256_xor_si256(x.b, m)};
+}
+static inline u8 join_codes(u8 x, u8 y) {
+  return {_mm256_or_si256(x.a, _mm256_slli_epi16(y.a, 4)),
+          _mm256_or_si256(x.b, _mm256_slli_epi16(y.b, 4))};
+}
+// Both within 127, so that maddubs does not saturate.
+static inline i32 dot_bytes(i32 acc, u8 x, u8 y) {
+  const __m256i one = _mm256_set1_epi16(1);
+  return add_i32(acc, {_mm256_madd_epi16(_mm256_maddubs_epi16(x.a, y.a), one),
+                       _mm256_madd_epi16(_mm256_maddubs_epi16(x.b, y.b), one)});
+}
+static inline void transpose4(const uint8_t* p, int64_t stride, u8* out) {
+  const auto rows = [&](int64_t r) {
+    return _mm256_inserti128_si256(
+        _mm256_castsi128_si256(_mm_loadu_si128((const __m128i*)(p + r * stride))),
+        _mm_loadu_si128((const __m128i*)(p + (r + 4) * stride)), 1);
+  };
+  for (int h = 0; h < 2; ++h) {
+    const __m256i r0 = rows(8 * h), r1 = rows(8 * h + 1), r2 = rows(8 * h + 2), r3 = rows(8 * h + 3);
+    const __m256i a = _mm256_unpacklo_epi32(r0, r1), b = _mm256_unpackhi_epi32(r0, r1);
+    const __m256i c = _mm256_unpacklo_epi32(r2, r3), d = _mm256_unpackhi_epi32(r2, r3);
+    const __m256i turned[] = {_mm256_unpacklo_epi64(a, c), _mm256_unpackhi_epi64(a, c),
+                              _mm256_unpacklo_epi64(b, d), _mm256_unpackhi_epi64(b, d)};
+    for (int i = 0; i < 4; ++i) (h ? out[i].b : out[i].a) = turned[i];
+  }
+}
+// 32 columns, and where their bytes and codes go.
+struct Two { f32 x, y; };
+static inline Two load32(const uint16_t* p) { return {load_bf16(p), load_bf16(p + 16)}; }
+static inline Two load32(const uint32_t* p) {
+  return {load((const float*)p), load((const float*)p + 16)};
+}
+static inline void store_bytes(uint8_t* p, f32 x, f32 y) {
+  store_i8((int8_t*)p, round_i32(x));
+  store_i8((int8_t*)p + 16, round_i32(y));
+}
+struct Codes { int16_t below[15]; };
+static inline Codes make_codes(const float* levels) {
+  Codes r;
+  for (int i = 0; i < 15; ++i)
+    r.below[i] = (int16_t)((int)(levels[i] + levels[i + 1]) * (kCodeUnit / 2) - 1);
+  return r;
+}
+static inline void store_codes(uint8_t* p, const Codes& t, f32 x, f32 y) {
+  const i32 a = round_i32(mul(x, set(kCodeUnit))), b = round_i32(mul(y, set(kCodeUnit)));
+  // Packing works within halves of a register: values 0-3, 8-11, 4-7, 12-15, and so on.
+  const __m256i v = _mm256_packs_epi32(a.a, a.b), w = _mm256_packs_epi32(b.a, b.b);
+  __m256i c = _mm256_setzero_si256(), d = c;
+  for (int i = 0; i < 15; ++i) {
+    const __m256i border = _mm256_set1_epi16(t.below[i]);
+    c = _mm256_sub_epi16(c, _mm256_cmpgt_epi16(v, border));
+    d = _mm256_sub_epi16(d, _mm256_cmpgt_epi16(w, border));
+  }
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  const __m256i codes = _mm256_packus_epi16(c, d);
+  _mm256_storeu_si256((__m256i*)p, _mm256_permutevar8x32_epi32(codes, order));
 }

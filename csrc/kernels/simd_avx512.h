@@ -126,17 +126,113 @@ static inline f32 first_lanes(int limit, f32 a, f32 b) {
 static inline float reduce_add(f32 x) { return _mm512_reduce_add_ps(x); }
 static inline float reduce_max(f32 x) { return _mm512_reduce_max_ps(x); }
 
-// table[index] for 16 and 32 entries.
-struct Table16 { __m512 t; };
-struct Table32 { __m512 lo, hi; };
-static inline Table16 load_table16(const float* p) { return {load(p)}; }
-static inline Table32 load_table32(const float* p) { return {load(p), load(p + 16)}; }
-static inline f32 look(const Table16& t, i32 i) { return _mm512_permutexvar_ps(i, t.t); }
-static inline f32 look(const Table32& t, i32 i) { return _mm512_permutex2var_ps(t.lo, i, t.hi); }
-// 1 where a >= b.
-static inline i32 at_least(f32 a, f32 b) {
-  return _mm512_maskz_set1_epi32(_mm512_cmp_ps_mask(a, b, _CMP_GE_OQ), 1);
-}
 static inline f32 choose_greater(f32 a, f32 b, f32 if_greater, f32 otherwise) {
   return _mm512_mask_mov_ps(otherwise, _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ), if_greater);
+}
+
+// What signed bytes are to be read as (`make_nearest` has the table): by bins that hold at most one
+// change where bytes can be looked up in 64 entries, else at most two.
+#ifdef __AVX512VBMI__
+struct Nearest { __m512i low, high, border; };
+static inline Nearest make_nearest(const int8_t* q) {
+  alignas(64) int8_t low[64], high[64], border[64];
+  for (int i = 0; i < 64; ++i) {
+    const int first = (int8_t)(4 * i);
+    low[i] = q[first + 128], high[i] = q[first + 3 + 128];
+    int at = first;
+    while (at < first + 3 && q[at + 128] == low[i]) ++at;
+    border[i] = (int8_t)at;
+  }
+  return {_mm512_load_si512(low), _mm512_load_si512(high), _mm512_load_si512(border)};
+}
+static inline u8 nearest_level(const Nearest& t, u8 x) {
+  const __m512i bin = _mm512_srli_epi16(x, 2);  // of each byte the lower 6 bits count
+  const __mmask64 m = _mm512_cmpge_epi8_mask(x, _mm512_permutexvar_epi8(bin, t.border));
+  return _mm512_mask_permutexvar_epi8(_mm512_permutexvar_epi8(bin, t.low), m, bin, t.high);
+}
+#else
+struct Nearest { __m128i low, mid, high, below_mid, below_high; };
+static inline Nearest make_nearest(const int8_t* q) {
+  const Bins b(q);
+  const auto table = [](const int8_t* p) { return _mm_loadu_si128((const __m128i*)p); };
+  return {table(b.low), table(b.mid), table(b.high), table(b.below_mid), table(b.below_high)};
+}
+static inline u8 nearest_level(const Nearest& t, u8 x) {
+  const __m512i bin = _mm512_and_si512(_mm512_srli_epi16(x, 4), _mm512_set1_epi8(15));
+  const auto all = [](__m128i table) { return _mm512_broadcast_i32x4(table); };
+  const __mmask64 is_mid = _mm512_cmpgt_epi8_mask(x, _mm512_shuffle_epi8(all(t.below_mid), bin));
+  const __mmask64 is_high = _mm512_cmpgt_epi8_mask(x, _mm512_shuffle_epi8(all(t.below_high), bin));
+  const __m512i q = _mm512_mask_shuffle_epi8(_mm512_shuffle_epi8(all(t.low), bin), is_mid,
+                                             all(t.mid), bin);
+  return _mm512_mask_shuffle_epi8(q, is_high, all(t.high), bin);
+}
+#endif
+static inline u8 magnitudes(u8 x) { return _mm512_abs_epi8(x); }
+static inline u8 flip_sign(u8 x) { return _mm512_xor_si512(x, _mm512_set1_epi8((char)0x80)); }
+// Of two columns of codes the low and the high halves of bytes.
+static inline u8 join_codes(u8 x, u8 y) { return _mm512_or_si512(x, _mm512_slli_epi16(y, 4)); }
+// acc + sums over 4 columns of products of unsigned and signed bytes, both within 127.
+static inline i32 dot_bytes(i32 acc, u8 x, u8 y) {
+  asm("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(x), "v"(y));
+  return acc;
+}
+// 16 columns of bytes of 16 rows to four vectors of 4 columns each, a row a lane.
+static inline void transpose4(const uint8_t* p, int64_t stride, u8* out) {
+  const auto rows = [&](int64_t r) {
+    const auto row = [&](int64_t i) { return _mm_loadu_si128((const __m128i*)(p + i * stride)); };
+    __m512i v = _mm512_castsi128_si512(row(r));
+    v = _mm512_inserti32x4(v, row(r + 4), 1);
+    v = _mm512_inserti32x4(v, row(r + 8), 2);
+    return _mm512_inserti32x4(v, row(r + 12), 3);
+  };
+  const __m512i r0 = rows(0), r1 = rows(1), r2 = rows(2), r3 = rows(3);
+  const __m512i a = _mm512_unpacklo_epi32(r0, r1), b = _mm512_unpackhi_epi32(r0, r1);
+  const __m512i c = _mm512_unpacklo_epi32(r2, r3), d = _mm512_unpackhi_epi32(r2, r3);
+  out[0] = _mm512_unpacklo_epi64(a, c), out[1] = _mm512_unpackhi_epi64(a, c);
+  out[2] = _mm512_unpacklo_epi64(b, d), out[3] = _mm512_unpackhi_epi64(b, d);
+}
+// 32 columns, the even ones and the odd ones: so bfloat16 needs no shuffles.
+struct Two { f32 x, y; };
+static inline Two load32(const uint16_t* p) {
+  const __m512i v = _mm512_loadu_si512(p);
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(v, 16)),
+          _mm512_castsi512_ps(_mm512_and_si512(v, _mm512_set1_epi32((int)0xffff0000)))};
+}
+static inline Two load32(const uint32_t* p) {
+  const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  const f32 a = load((const float*)p), b = load((const float*)p + 16);
+  return {_mm512_permutex2var_ps(a, even, b),
+          _mm512_permutex2var_ps(a, _mm512_add_epi32(even, _mm512_set1_epi32(1)), b)};
+}
+// 16-bit numbers that were packed from even and odd columns, 8 columns in each quarter, as bytes in order.
+static inline void store_columns(uint8_t* p, __m512i v) {
+  const __m128i order = _mm_setr_epi8(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15);
+  const __m256i bytes = _mm512_cvtepi16_epi8(v);
+  _mm256_storeu_si256((__m256i*)p, _mm256_shuffle_epi8(bytes, _mm256_broadcastsi128_si256(order)));
+}
+static inline void store_bytes(uint8_t* p, f32 x, f32 y) {
+  store_columns(p, _mm512_packs_epi32(round_i32(x), round_i32(y)));
+}
+// Codes of the levels nearest to 32 values: of values in units of 1 / kCodeUnit the upper five bits tell
+// all but on which side of one border they are.
+struct Codes { __m512i code, below; };
+static inline Codes make_codes(const float* levels) {
+  alignas(64) int16_t code[32], below[32];
+  for (int i = 0; i < 32; ++i) {
+    const int first = (i < 16 ? i : i - 32) * 2048;
+    const auto border = [&](int c) { return (int)(levels[c] + levels[c + 1]) * (kCodeUnit / 2); };
+    code[i] = 0;
+    while (code[i] < 15 && border(code[i]) <= first) ++code[i];
+    const bool any = code[i] < 15 && border(code[i]) < first + 2048;
+    below[i] = any ? (int16_t)(border(code[i]) - 1) : INT16_MAX;
+  }
+  return {_mm512_load_si512(code), _mm512_load_si512(below)};
+}
+static inline void store_codes(uint8_t* p, const Codes& t, f32 x, f32 y) {
+  const __m512i v = _mm512_packs_epi32(round_i32(mul(x, set(kCodeUnit))),
+                                       round_i32(mul(y, set(kCodeUnit))));
+  const __m512i bin = _mm512_srai_epi16(v, 11), code = _mm512_permutexvar_epi16(bin, t.code);
+  const __mmask32 above = _mm512_cmpgt_epi16_mask(v, _mm512_permutexvar_epi16(bin, t.below));
+  const __m512i c = _mm512_mask_add_epi16(code, above, code, _mm512_set1_epi16(1));
+  store_columns(p, c);
 }

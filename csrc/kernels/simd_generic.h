@@ -107,14 +107,50 @@ static inline float reduce_max(f32 x) {
   return m;
 }
 
-struct Table16 { const float* p; };
-struct Table32 { const float* p; };
-static inline Table16 load_table16(const float* p) { return {p}; }
-static inline Table32 load_table32(const float* p) { return {p}; }
-static inline f32 look(const Table16& t, i32 x) { f32 r; LING_LANES(16) r.v[i] = t.p[x.v[i]]; return r; }
-static inline f32 look(const Table32& t, i32 x) { f32 r; LING_LANES(16) r.v[i] = t.p[x.v[i]]; return r; }
-static inline i32 at_least(f32 x, f32 y) { i32 r; LING_LANES(16) r.v[i] = x.v[i] >= y.v[i]; return r; }
 static inline f32 choose_greater(f32 x, f32 y, f32 p, f32 q) {
   LING_LANES(16) if (x.v[i] > y.v[i]) q.v[i] = p.v[i];
   return q;
+}
+
+// What x is to be read as, for x = -128 .. 127.
+struct Nearest { int8_t q[256]; };
+static inline Nearest make_nearest(const int8_t* q) { Nearest r; memcpy(r.q, q, 256); return r; }
+static inline u8 nearest_level(const Nearest& t, u8 x) {
+  LING_LANES(64) x.v[i] = (uint8_t)t.q[(int8_t)x.v[i] + 128];
+  return x;
+}
+static inline u8 magnitudes(u8 x) { LING_LANES(64) x.v[i] = (uint8_t)abs((int8_t)x.v[i]); return x; }
+static inline u8 flip_sign(u8 x) { LING_LANES(64) x.v[i] ^= 0x80; return x; }
+static inline u8 join_codes(u8 x, u8 y) { LING_LANES(64) x.v[i] |= (uint8_t)(y.v[i] << 4); return x; }
+static inline i32 dot_bytes(i32 acc, u8 x, u8 y) {
+  LING_LANES(16)
+    for (int j = 0; j < 4; ++j) acc.v[i] += x.v[4 * i + j] * (int8_t)y.v[4 * i + j];
+  return acc;
+}
+static inline void transpose4(const uint8_t* p, int64_t stride, u8* out) {
+  LING_LANES(64) memcpy(out[i % 4].v + i / 4 * 4, p + i / 4 * stride + i % 4 * 4, 4);
+}
+// 32 columns, and where their bytes and codes go.
+struct Two { f32 x, y; };
+static inline Two load32(const uint16_t* p) { return {load_bf16(p), load_bf16(p + 16)}; }
+static inline Two load32(const uint32_t* p) {
+  return {load((const float*)p), load((const float*)p + 16)};
+}
+static inline void store_bytes(uint8_t* p, f32 x, f32 y) {
+  store_i8((int8_t*)p, round_i32(x));
+  store_i8((int8_t*)p + 16, round_i32(y));
+}
+struct Codes { int32_t border[15]; };
+static inline Codes make_codes(const float* levels) {
+  Codes r;
+  LING_LANES(15) r.border[i] = (int32_t)(levels[i] + levels[i + 1]) * (kCodeUnit / 2);
+  return r;
+}
+static inline void store_codes(uint8_t* p, const Codes& t, f32 x, f32 y) {
+  const i32 a = round_i32(mul(x, set(kCodeUnit))), b = round_i32(mul(y, set(kCodeUnit)));
+  LING_LANES(32) {
+    const int32_t v = i < 16 ? a.v[i] : b.v[i - 16];
+    p[i] = 0;
+    for (int j = 0; j < 15; ++j) p[i] += v >= t.border[j];
+  }
 }

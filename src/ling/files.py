@@ -18,6 +18,8 @@ from typing import Any
 
 from .errors import RunError, UsageError
 
+# Lies in the folders that are ours to remove, which a user's own of the same name is not.
+_MARK = ".written-by-ling"
 # Not the input's fault: a full disk, a quota, a limit on file sizes.
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -40,17 +42,90 @@ def put_in_place(folder: Path, final: Path, *, replace: bool = False) -> None:
         if path.is_file():
             _fsync(path)
     _move_into_place(folder, final, replace)
+    (final / _MARK).unlink(missing_ok=True)
     _fsync(final.parent)
+
+
+def set_aside(final: Path) -> Path | None:
+    """Where the folder is that a process was about to replace when it was killed: `final` itself is
+    missing then, and `put_back` returns it.
+    """
+    held = _aside(final) / final.name
+    return held if not os.path.lexists(final) and held.is_dir() and _is_ours(held.parent) else None
+
+
+def stopped(final: Path) -> str:
+    """For a message that `final` is missing: where it is, if that is known."""
+    held = set_aside(final)
+    return "" if held is None else f"; a stopped conversion left it in {held}, move it back"
+
+
+def put_back(final: Path) -> bool:
+    """Undo half a replacement, unless its process still is at it; whether there was one."""
+    held = set_aside(final)
+    if held is None or _is_locked(_scratch(final)):
+        return False
+    os.rename(held, final)
+    _remove(held.parent)
+    return True
+
+
+def check_aside(final: Path) -> None:
+    """`UsageError` when the place where a replaced `final` lies for a moment is someone else's."""
+    aside = _aside(final)
+    if os.path.lexists(aside) and not _is_ours(aside):
+        raise UsageError(
+            f"{aside}: in the way of replacing {final.name}, and not ours to remove; rename it"
+        )
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder of ours, its mark last: a process may be killed on the way."""
+    _empty(folder)
+    shutil.rmtree(folder)
+
+
+def _empty(folder: Path) -> None:
+    """Remove all but the mark."""
+    for path in list(folder.iterdir()):
+        if path.name != _MARK:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _is_locked(folder: Path) -> bool:
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return not _lock(fd)
+    finally:
+        os.close(fd)
+
+
+def _scratch(final: Path) -> Path:
+    return final.with_name(final.name + ".tmp")
+
+
+def _aside(final: Path) -> Path:
+    return final.with_name(final.name + ".old")
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder has our mark, or is empty."""
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    return (folder / _MARK).is_file() or not any(folder.iterdir())
 
 
 @contextlib.contextmanager
 def scratch_folder(final: Path) -> Iterator[Path]:
     """Yield a new folder `<final>.tmp`, removed when the block ends; errors as `atomic_folder`.
 
-    What a stopped process left there is removed; a process that still writes there is not disturbed
-    (`UsageError`).
+    What a stopped process left there is removed; a process that still writes there is not
+    disturbed, and a folder of that name that is not ours stays as it is (`UsageError`).
     """
-    tmp = final.with_name(final.name + ".tmp")
+    tmp = _scratch(final)
     try:
         lock = _claim(tmp)
     except OSError as err:
@@ -61,7 +136,8 @@ def scratch_folder(final: Path) -> Iterator[Path]:
         raise RunError(f"could not save {final}: {err.strerror or err}") from None
     finally:
         if _is_at(lock, tmp):
-            shutil.rmtree(tmp, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                _remove(tmp)
         os.close(lock)
 
 
@@ -72,8 +148,11 @@ def _claim(folder: Path) -> int:
     if not _lock(lock) or not _is_at(lock, folder):
         os.close(lock)
         raise UsageError(f"{folder}: another process is writing there")
-    for path in list(folder.iterdir()):
-        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    if not _is_ours(folder):
+        os.close(lock)
+        raise UsageError(f"{folder}: in the way, and not ours to remove; rename it")
+    (folder / _MARK).touch()
+    _empty(folder)
     return lock
 
 
@@ -121,15 +200,21 @@ def _move_into_place(new: Path, final: Path, replace: bool) -> None:
     if not (replace and final.exists()):
         os.rename(new, final)  # an empty folder there does not hinder
         return
-    aside = final.with_name(final.name + ".old")
-    shutil.rmtree(aside, ignore_errors=True)
-    os.rename(final, aside)
+    check_aside(final)
+    aside = _aside(final)
+    if aside.exists():
+        _remove(aside)
+    aside.mkdir()
+    (aside / _MARK).touch()
+    # A process that is killed between the two renames leaves no `final`: `put_back`.
+    os.rename(final, aside / final.name)
     try:
         os.rename(new, final)
     except OSError:
-        os.rename(aside, final)
+        os.rename(aside / final.name, final)
+        _remove(aside)
         raise
-    shutil.rmtree(aside)
+    _remove(aside)
 
 
 def write_atomic(path: Path, text: str) -> None:
@@ -159,7 +244,7 @@ def make_folder(path: Path) -> Path:
 
 def hash_tree(folder: Path) -> dict[str, str]:
     """SHA-256 of every file below `folder`, by relative path."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != _MARK)
     hashes = {}
     for path in files:
         with path.open("rb") as file:

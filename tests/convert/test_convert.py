@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ling.convert import ranks
+from ling.convert import packed, ranks, transfer
 from ling.convert.convert import convert
 from ling.convert.ranks import convert_part
 from ling.convert.source import open_source
@@ -190,6 +190,66 @@ def test_killed_conversion_leaves_no_target_and_the_next_run_completes(tiny, tmp
     assert not (tmp_path / "out").exists()
     convert(tiny / "dcp_in", tmp_path / "out")
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("suffix", [".tmp", ".old"])
+def test_a_folder_of_the_users_is_not_removed_for_its_name(tiny, tmp_path, suffix):
+    convert(tiny / "hf_bf16", tmp_path / "out")
+    mine = tmp_path / f"out{suffix}"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("")
+    with pytest.raises(UsageError, match=rf"out\{suffix}: in the way") as err:
+        convert(tiny / "hf_bf16_mtp", tmp_path / "out", overwrite=True)
+    assert "\n" not in str(err.value)
+    assert (mine / "thesis.txt").exists()
+    assert open_source(tmp_path / "out").config.num_nextn_predict_layers == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", mine.name]
+
+
+def killed_at(rename, *arguments):
+    """Convert in another process that is killed before its so-manieth `os.rename`."""
+    code = (
+        "import os, signal, sys; from ling.convert.convert import convert\n"
+        "rename, count = os.rename, [0]\n"
+        "def stop(*a):\n"
+        "    count[0] += 1\n"
+        f"    if count[0] == {rename}: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    rename(*a)\n"
+        "os.rename = stop\n"
+        "convert(*sys.argv[1:], overwrite=True)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], check=False)
+    assert done.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("rename", [1, 2])
+def test_kill_while_replacing_loses_neither_target(tiny, tmp_path, rename):
+    out = tmp_path / "out"
+    convert(tiny / "hf_bf16", out)
+    before = hash_tree(out)
+    killed_at(rename, tiny / "hf_bf16_mtp", out)
+    lines = []
+    if rename == 2:
+        assert not out.exists()
+        for read in (open_source, load_model):
+            with pytest.raises(CheckpointError, match="a stopped conversion left it in"):
+                read(out)
+    with pytest.raises(UsageError, match="exists"):
+        convert(tiny / "hf_bf16_mtp", out, log=lines.append)
+    assert hash_tree(out) == before
+    assert [line for line in lines if "put back" in line] == lines
+    assert len(lines) == (rename == 2)
+    convert(tiny / "hf_bf16_mtp", out, overwrite=True)
+    assert open_source(out).config.num_nextn_predict_layers == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_folders_that_only_look_like_parts_stay(tiny, tmp_path):
+    mine = tmp_path / "out.parts-of-my-thesis"
+    mine.mkdir()
+    assert convert_part(tiny / "dcp_in", tmp_path / "out", rank=0, world_size=1)
+    assert mine.exists()
+    assert not list((tmp_path / "out").glob(".*"))
 
 
 def test_existing_target_needs_overwrite_and_must_be_a_checkpoint(tiny, tmp_path):
@@ -414,6 +474,23 @@ def test_embedding_is_packed_by_rows_as_the_whole_would_be():
     expected, expected_scales = quantise(w, fmt)
     assert torch.equal(q.long(), expected)
     assert torch.equal(scales, expected_scales)
+
+
+@pytest.mark.parametrize("stored", ["bf16", "fp8"])
+def test_matrices_read_a_few_rows_at_a_time_are_those_read_whole(tmp_path, monkeypatch, stored):
+    cfg = preset("ling-tiny").replace(vocab_size=300, moe_intermediate_size=144)
+    synth(cfg, tmp_path / "in", to=stored, log=str)
+    source = open_source(tmp_path / "in")
+    monkeypatch.setattr(packed, "PIECE_VALUES", 1)  # pieces of 128 rows
+    monkeypatch.setattr(packed, "EMBEDDING_ROWS", 128)
+    convert(tmp_path / "in", tmp_path / "by_rows", to="int4_g32", workers=2)
+    monkeypatch.undo()
+    for name in ("lm_head.weight", "model.layers.1.mlp.experts.3.up_proj.weight"):
+        rows, whole = source.rows(name), source.tensor(name)
+        assert torch.equal(rows.read(128, 10), whole[128:138])
+    monkeypatch.setattr(transfer, "RowSource", str)
+    convert(tmp_path / "in", tmp_path / "whole", to="int4_g32")
+    assert hash_tree(tmp_path / "by_rows") == hash_tree(tmp_path / "whole")
 
 
 def test_ranks_share_the_shards_in_any_order(tiny, tmp_path):

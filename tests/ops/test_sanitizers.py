@@ -23,8 +23,8 @@ if platform.machine() in ("x86_64", "AMD64"):
     LEVELS |= {
         "avx2": ["-mavx2", "-mfma"],
         "avx512vnni": AVX512,
-        "avx512bf16": [*AVX512, "-mavx512bf16"],
-        "avx512amx": [*AVX512, "-mamx-tile", "-mamx-int8"],
+        "avx512bf16": [*AVX512, "-mavx512bf16", "-mavx512vbmi"],
+        "avx512amx": [*AVX512, "-mavx512vbmi", "-mamx-tile", "-mamx-int8"],
     }
 # As CMakeLists.txt: levels must round alike; GCC warns of its own intrinsics.
 COMMON = ["-std=c++17", "-g1", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off", f"-I{CSRC}"]

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..config import ModelConfig
 from ..data.tokenizer import Tokenizer
 from ..errors import RunError, UsageError
-from ..files import atomic_folder, parse_bytes, scratch_folder
+from ..files import atomic_folder, check_aside, parse_bytes, put_back, scratch_folder
 from ..model.weights import DTYPES
 from ..ops.formats import FORMATS
 from . import choices
@@ -87,6 +87,7 @@ def convert(
     fields of `Options`.
     """
     wanted, target = Options(**options), place_of(Path(target))
+    restore(target, log)
     with contextlib.closing(open_source(source)) as opened:
         check_target(Path(source), target, wanted)
         job = plan(opened, target.with_name(target.name + ".tmp"), wanted, log=log)
@@ -220,6 +221,15 @@ def place_of(target: Path) -> Path:
     return target.resolve() if os.path.islink(target) or target.name in ("", "..") else target
 
 
+def restore(target: Path, log: Log | None) -> None:
+    """Give the target back that a conversion with `overwrite` was about to replace when killed."""
+    try:
+        if put_back(target):
+            (log or _silent)(f"{target}: put back; a conversion was stopped while replacing it")
+    except OSError as err:
+        raise UsageError(f"{target}: cannot write here: {err.strerror}") from None
+
+
 def check_target(source: Path, target: Path, wanted: Options) -> None:
     """`UsageError` unless the target is free, empty, or a checkpoint that may be replaced."""
     try:
@@ -244,6 +254,8 @@ def _check_target(source: Path, target: Path, wanted: Options) -> None:
         raise UsageError(
             f"{target}: not a checkpoint, --overwrite would delete it; remove it first"
         )
+    if not as_file:
+        check_aside(target)
 
 
 def _is_file(target: Path, wanted: Options) -> bool:

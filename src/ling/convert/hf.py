@@ -15,9 +15,18 @@ from ..model.door import config_files
 from ..model.folder import INDEX, SafetensorsFolder
 from ..model.names import tensor_specs
 from ..model.shards import Extent, ShardFile, Stored, plan_shards, shard_name
-from ..model.weights import SCALE, check_names, float_tensor, read_config
+from ..model.weights import (
+    FP8_BLOCK,
+    SCALE,
+    check_names,
+    fp8_scales,
+    read_config,
+)
+from ..ops import native
+from ..ops.formats import dequantise_fp8_block
 from .layouts import Layout
 from .sink import SinkOptions
+from .source import Rows
 
 MTP_FILE = "mtp_layers_parameters.safetensors"
 _LAYER = re.compile(r"model\.layers\.([0-9]{1,9})\.(.*)")
@@ -39,8 +48,12 @@ class HFSource:
         self.tokenizer_folder = folder if (folder / "tokenizer.json").is_file() else None
 
     def tensor(self, name: str) -> Tensor:
-        value = float_tensor(self._held, name)
-        return value.to(torch.bfloat16) if self.stored_as(name) == "fp8" else value
+        value = self._held.tensor(name)
+        fp8 = value.dtype == torch.float8_e4m3fn
+        return _fp8_as_bfloat16(value, fp8_scales(self._held, name)) if fp8 else value
+
+    def rows(self, name: str) -> Rows:
+        return _HFRows(self._held, name)
 
     def stored_bytes(self, name: str) -> int:
         parts = (name, name + SCALE)
@@ -52,6 +65,30 @@ class HFSource:
 
     def close(self) -> None:
         """Nothing stays open between readings."""
+
+
+class _HFRows:
+    """Rows as stored, FP8 as bfloat16; each reading into the same memory."""
+
+    def __init__(self, held: SafetensorsFolder, name: str) -> None:
+        self._held, self._name, self._dtype = held, name, held.dtype(name)
+        self._scales = fp8_scales(held, name) if self._dtype == torch.float8_e4m3fn else None
+        self._memory: Tensor | None = None
+
+    def read(self, first: int, count: int) -> Tensor:
+        if self._memory is None or len(self._memory) < count:
+            self._memory = torch.empty(count, self._held.shape(self._name)[1], dtype=self._dtype)
+        values = self._held.rows(self._name, first, self._memory[:count])
+        if self._scales is None:
+            return values
+        scales = self._scales[first // FP8_BLOCK : -(-(first + count) // FP8_BLOCK)]
+        return _fp8_as_bfloat16(values, scales)
+
+
+def _fp8_as_bfloat16(values_MN: Tensor, scales: Tensor) -> Tensor:
+    if native.library() is None:
+        return dequantise_fp8_block(values_MN, scales, FP8_BLOCK).to(torch.bfloat16)
+    return native.widen_fp8(values_MN, scales, FP8_BLOCK)
 
 
 class SafetensorsSink:

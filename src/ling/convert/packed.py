@@ -5,7 +5,9 @@ tensors.
 from __future__ import annotations
 
 import json
+import math
 import threading
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,9 +36,12 @@ from ..model.shards import ShardFile, Stored, plan_shards, shard_name
 from ..model.weights import read_quantization
 from ..ops.formats import Format, Packed
 from .sink import SinkOptions, check_finite
+from .source import ROWS, Rows, TensorRows
 
 # Packed weights are read by vector instructions as they lie in the file.
 CACHE_LINE = 64
+# Four mebibytes of bfloat16: a core's own cache holds about that, and calls are few.
+PIECE_VALUES = 1 << 21
 
 
 class PackedShards:
@@ -69,9 +74,9 @@ class PackedShards:
         """Write a whole tensor of the plan."""
         self._of[name].put(name, tensor)
 
-    def put_part(self, name: str, index: int, tensor: Tensor) -> None:
-        """Write one slice of a stack."""
-        self._of[name].put_part(name, index, tensor)
+    def put_piece(self, name: str, at: int, tensor: Tensor) -> None:
+        """Write contiguous values of a tensor, from byte `at` of it."""
+        self._of[name].put_piece(name, at, tensor)
 
     def finish(self) -> None:
         """Close the files, and write the index and config.json."""
@@ -82,8 +87,8 @@ class PackedShards:
 
 
 class PackedSink:
-    """Packs Hugging Face tensors as they come; holds one matrix whose other half is not there
-    yet.
+    """Packs Hugging Face tensors as they come, some rows at a time; a matrix waits until both of
+    its halves are there.
     """
 
     def __init__(
@@ -97,49 +102,78 @@ class PackedSink:
         self.names = list(tensor_specs(cfg))
         self._shards = PackedShards(folder, cfg, fmt, options.max_shard_bytes)
         self.files = self._shards.files
+        self._embedding_rows = cfg.vocab_size
         self._where: dict[str, list[tuple[PackedSpec, int]]] = {}
         for spec in packed_specs(cfg).values():
             for e in range(max(spec.experts, 1)):
                 for name in spec.parts(e):
                     self._where.setdefault(name, []).append((spec, e))
-        self._waiting: dict[tuple[str, int], dict[str, Tensor]] = {}
+        self._waiting: dict[tuple[str, int], dict[str, Rows]] = {}
         self._lock = threading.Lock()
+
+    def takes_rows(self, name: str) -> bool:
+        """Every matrix."""
+        return name in self._where or name == f"{EMBEDDING}.weight"
 
     def put(self, name: str, tensor: Tensor) -> None:
         """Take one tensor; its matrix is packed and written when all its parts are there."""
-        if name not in self._where:  # of a matrix, the scales tell
-            check_finite(name, tensor, self.format.name)
+        if self.takes_rows(name):
+            return self.put_rows(name, TensorRows(tensor))
+        check_finite(name, tensor, self.format.name)
+        if name in self._shards.plan:
+            self._shards.put(name, tensor.to(self._shards.plan[name].dtype))
+
+    def put_rows(self, name: str, rows: Rows) -> None:
+        """`put` for a matrix."""
         if name == f"{EMBEDDING}.weight":
-            q, scales = pack_embedding(tensor)
-            self._shards.put(f"{EMBEDDING}.qweight", q)
-            self._shards.put(f"{EMBEDDING}.scales", scales)
+            self._pack_embedding(rows)
         for spec, e in self._where.get(name, []):
             with self._lock:
                 parts = self._waiting.setdefault((spec.name, e), {})
-                parts[name] = tensor
+                parts[name] = rows
                 complete = len(parts) == len(spec.sources)
                 if complete:
                     del self._waiting[spec.name, e]
             if complete:
                 self._pack(spec, e, [parts[n] for n in spec.parts(e)])
-        if name not in self._where and name in self._shards.plan:
-            self._shards.put(name, tensor.to(self._shards.plan[name].dtype))
 
-    def _pack(self, spec: PackedSpec, expert: int, parts: list[Tensor]) -> None:
-        out = empty(replace(spec, experts=0), format_in(self.format, spec))
+    def _pack_embedding(self, rows: Rows) -> None:
+        name = f"{EMBEDDING}.weight"
+        for first in range(0, self._embedding_rows, EMBEDDING_ROWS):
+            values = rows.read(first, min(EMBEDDING_ROWS, self._embedding_rows - first))
+            q, scales = pack_embedding(values)
+            self._check(scales, [(name, values)])
+            for suffix, value in ((".qweight", q), (".scales", scales)):
+                at = first * value[0].nbytes
+                self._shards.put_piece(EMBEDDING + suffix, at, value)
+
+    def _pack(self, spec: PackedSpec, expert: int, parts: list[Rows]) -> None:
+        """A matrix in pieces that stay in the cache from reading to writing."""
+        rows, names = spec.rows // len(parts), spec.parts(expert)
+        step = max(PIECE_VALUES // (spec.cols * len(parts)) // ROWS, 1) * ROWS
         key = f"{spec.name}.{expert}" if spec.experts else spec.name
-        fill(out, parts, self.importance.get(key))
-        if out.scales is None or bool(out.scales.isnan().any()):
-            # A scale is NaN where a weight is not finite; say which tensor holds it.
-            for name, part in zip(spec.parts(expert), parts, strict=True):
+        at = {".qweight": 0, ".scales": 0}
+        out = None
+        for first in range(0, rows, step):
+            count = min(step, rows - first)
+            values = [part.read(first, count) for part in parts]
+            if out is None or count < step:
+                piece = replace(spec, rows=count * len(parts), experts=0)
+                out = empty(piece, format_in(self.format, spec))
+            fill(out, values, self.importance.get(key))
+            assert out.scales is not None
+            self._check(out.scales, zip(names, values, strict=True))
+            for suffix, value in ((".qweight", out.data), (".scales", out.scales)):
+                name = spec.name + suffix
+                start = expert * (self._shards.plan[name].nbytes // max(spec.experts, 1))
+                self._shards.put_piece(name, start + at[suffix], value)
+                at[suffix] += value.nbytes
+
+    def _check(self, scales: Tensor, parts: Iterable[tuple[str, Tensor]]) -> None:
+        """A scale is NaN where a weight is not finite; then say which tensor holds it."""
+        if math.isnan(scales.sum()):
+            for name, part in parts:
                 check_finite(name, part, self.format.name)
-        for suffix, value in ((".qweight", out.data), (".scales", out.scales)):
-            if value is None:
-                continue
-            if spec.experts:
-                self._shards.put_part(spec.name + suffix, expert, value)
-            else:
-                self._shards.put(spec.name + suffix, value)
 
     def finish(self) -> None:
         """Write what describes the files."""

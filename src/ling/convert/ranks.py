@@ -19,7 +19,7 @@ from typing import Any
 
 from ..errors import UsageError
 from ..files import atomic_folder, put_in_place
-from .convert import Options, check_space, check_target, place_of, plan
+from .convert import Options, check_space, check_target, place_of, plan, restore
 from .sink import SinkOptions, layout_for
 from .source import open_source
 from .transfer import Log
@@ -47,6 +47,7 @@ def convert_part(
         raise UsageError("`--mtp separate` has no shards to share, run one process")
     if target.resolve().is_relative_to(source.resolve()):
         raise UsageError(f"{target}: several processes cannot write into the source")
+    restore(target, log)
     check_target(source, target, wanted)
     parts = _parts_folder(source, target, wanted, world_size)
     mine = parts / f"rank-{rank}"
@@ -90,6 +91,6 @@ def _put_together(parts: Path, target: Path, world_size: int) -> bool:
             os.replace(path, whole / path.name)  # index and config.json are the same in all
     if any(whole.iterdir()):  # else it is in place, and only the rest was left to do
         put_in_place(whole, target, replace=True)
-    for stale in target.parent.glob(f"{glob.escape(target.name)}.parts-*"):
+    for stale in target.parent.glob(f"{glob.escape(target.name)}.parts-{'[0-9a-f]' * 12}"):
         shutil.rmtree(stale, ignore_errors=True)
     return True

@@ -17,6 +17,7 @@ from ..ops.formats import FORMATS
 
 if TYPE_CHECKING:
     from .layouts import Layout
+    from .source import Rows
 
 
 class Sink(Protocol):
@@ -43,6 +44,19 @@ class ExtentSink(Protocol):
 
     def put_extent(self, name: str, extent: Extent) -> bool:
         """Like `put`; False when it has to be put after all."""
+        ...
+
+
+@runtime_checkable
+class RowSink(Protocol):
+    """A writer that can take some tensors a few rows at a time."""
+
+    def takes_rows(self, name: str) -> bool:
+        """Whether `put_rows` may stand for `put`."""
+        ...
+
+    def put_rows(self, name: str, rows: Rows) -> None:
+        """Like `put`."""
         ...
 
 

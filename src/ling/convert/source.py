@@ -9,7 +9,11 @@ from torch import Tensor
 
 from ..config import ModelConfig
 from ..errors import CheckpointError
+from ..files import stopped
 from ..model.shards import Extent
+
+# Rows are read from multiples of this: a block of FP8, and whole tiles of packed matrices.
+ROWS = 128
 
 
 class Source(Protocol):
@@ -50,6 +54,33 @@ class ExtentSource(Protocol):
         ...
 
 
+class Rows(Protocol):
+    """A matrix on the disk, of which a few rows are in memory at a time."""
+
+    def read(self, first: int, count: int) -> Tensor:
+        """Rows from `first`, a multiple of `ROWS`, on; good until the next call."""
+        ...
+
+
+@runtime_checkable
+class RowSource(Protocol):
+    """A reader that need not have a whole matrix in memory."""
+
+    def rows(self, name: str) -> Rows:
+        """What `tensor` gives, for a name whose tensor is a matrix."""
+        ...
+
+
+class TensorRows:
+    """Rows of a tensor that is in memory."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor = tensor
+
+    def read(self, first: int, count: int) -> Tensor:
+        return self._tensor[first : first + count]
+
+
 def open_source(path: str | Path) -> Source:
     """The reader for a GGUF file, a Hugging Face folder (bf16, FP8 or ours in integers), a run, our
     DCP or a Megatron checkpoint, by looking.
@@ -58,7 +89,7 @@ def open_source(path: str | Path) -> Source:
     """
     path = Path(path)
     if not path.exists():
-        raise CheckpointError(f"{path}: no such file or folder")
+        raise CheckpointError(f"{path}: no such file or folder{stopped(path)}")
     if not path.is_dir():
         from .gguf import GGUFSource
 

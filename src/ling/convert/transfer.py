@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from .sink import ExtentSink, Sink
-from .source import ExtentSource, Source
+from .sink import ExtentSink, RowSink, Sink
+from .source import ExtentSource, RowSource, Source
 
 Log = Callable[[str], None]
 LINE_INTERVAL_S = 10.0
@@ -60,34 +60,53 @@ def size(count: float) -> str:
 
 
 def transfer(source: Source, sink: Sink, workers: int, progress: Progress) -> None:
-    """Put every tensor that `sink` wants; each worker holds one at a time.
+    """Put every tensor that `sink` wants; each worker holds one at a time, or some of its rows.
 
     The first error of any worker is raised once all have stopped.
     """
-    names = _Shared(iter(sink.names))
+    names, move = _Shared(iter(sink.names)), _way(source, sink)
 
     def work() -> None:
         for name in names:
-            if not _copy(source, sink, name):
-                sink.put(name, source.tensor(name))
+            move(name)
             progress.add(source.stored_bytes(name))
 
-    with ThreadPoolExecutor(workers, initializer=_one_thread_each, initargs=(workers,)) as pool:
+    with ThreadPoolExecutor(workers, initializer=_one_thread_each) as pool:
         _finish([pool.submit(work) for _ in range(workers)], names)
 
 
-def _copy(source: Source, sink: Sink, name: str) -> bool:
-    """Bytes that stay as they are go from file to file within the kernel."""
-    if not (isinstance(source, ExtentSource) and isinstance(sink, ExtentSink)):
-        return False
-    extent = source.extent(name)
-    return extent is not None and sink.put_extent(name, extent)
+def _way(source: Source, sink: Sink) -> Callable[[str], None]:
+    """How these two move a tensor: within the kernel, by rows, or whole."""
+
+    def whole(name: str) -> None:
+        sink.put(name, source.tensor(name))
+
+    if isinstance(source, ExtentSource) and isinstance(sink, ExtentSink):
+        # Bytes that stay as they are go from file to file.
+        extents, to_extent = source, sink
+
+        def by_extent(name: str) -> None:
+            extent = extents.extent(name)
+            if extent is None or not to_extent.put_extent(name, extent):
+                whole(name)
+
+        return by_extent
+    if isinstance(source, RowSource) and isinstance(sink, RowSink):
+        rows, to_rows = source, sink
+
+        def by_rows(name: str) -> None:
+            if to_rows.takes_rows(name):
+                to_rows.put_rows(name, rows.rows(name))
+            else:
+                whole(name)
+
+        return by_rows
+    return whole
 
 
-def _one_thread_each(workers: int) -> None:
+def _one_thread_each() -> None:
     # The workers share the cores; torch's own threads on top would only wait for each other.
-    if workers > 1:
-        torch.set_num_threads(1)
+    torch.set_num_threads(1)
 
 
 class _Shared:

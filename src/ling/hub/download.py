@@ -11,6 +11,7 @@ from typing import Protocol
 
 from ..config import nearest
 from ..errors import CheckpointError, RunError, UsageError
+from ..files import stopped
 from .files import RemoteFile, needed
 from .names import ALIASES, HubName, hub_name, is_hub_name
 
@@ -91,7 +92,7 @@ def resolve_model(
         hint = nearest(model, list(ALIASES))
         if "/" in model and not hint:
             hint = "; a model of a hub is written `hf:org/name` or `modelscope:org/name`"
-        raise CheckpointError(f"{model}: no such model folder{hint}")
+        raise CheckpointError(f"{model}: no such model folder{stopped(Path(model)) or hint}")
     return download(model, revision=revision, only=only, rehash=False)
 
 

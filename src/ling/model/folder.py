@@ -128,6 +128,10 @@ class SafetensorsFolder:
         to the file meanwhile."""
         return self._files[self.weight_map[name]].read(name, into)
 
+    def rows(self, name: str, first: int, into: Tensor) -> Tensor:
+        """Rows of one matrix from `first` on, as many as `into` has, copied there."""
+        return self._files[self.weight_map[name]].rows(name, first, into)
+
     def part(self, name: str, index: int) -> Tensor:
         """Slice `index` of one tensor that is a stack, copied as by `tensor`."""
         return self._files[self.weight_map[name]].part(name, index)

@@ -131,15 +131,19 @@ def fill(out: Packed, parts: list[Tensor], importance_K: Tensor | None = None) -
         # Blocks are those of each tensor, as in a released checkpoint.
         fill_fp8(out, [quantise_fp8_block(_packable(part)) for part in parts])
         return
-    w = parts[0] if len(parts) == 1 else interleave(*parts)
-    w = _packable(w)
-    if native.library() is not None:
-        native.pack(w, out.format, importance_K, out)
-        return
-    packed = formats.pack(w, out.format, importance_K)
-    out.data.copy_(packed.data)
-    if out.scales is not None and packed.scales is not None:
-        out.scales.copy_(packed.scales)
+    parts = [_packable(p) for p in parts]
+    if len({p.dtype for p in parts}) > 1:
+        parts = [p.float() for p in parts]
+    if native.library() is None:
+        w = parts[0] if len(parts) == 1 else interleave(*parts)
+        packed = formats.pack(w, out.format, importance_K)
+        out.data.copy_(packed.data)
+        if out.scales is not None and packed.scales is not None:
+            out.scales.copy_(packed.scales)
+    elif len(parts) == 1:
+        native.pack(parts[0], out.format, importance_K, out)
+    else:
+        native.pack_pair(parts[0], parts[1], importance_K, out=out)
 
 
 def fill_fp8(out: Packed, parts: list[tuple[Tensor, Tensor]]) -> None:
@@ -175,7 +179,7 @@ def unpack_matrix(spec: PackedSpec, packed: Packed, expert: int = 0) -> list[Ten
 
 
 def pack_embedding(w_VD: Tensor) -> tuple[Tensor, Tensor]:
-    """int8 [V, D] and bfloat16 scales [V, D / 32]."""
+    """int8 [V, D] and bfloat16 scales [V, D / 32], each row by itself."""
     fmt = Format("embedding", 2, EMBEDDING_GROUP, 8.5, 0.01)
     q_VD = torch.empty(w_VD.shape, dtype=torch.int8)
     scales = torch.empty(len(w_VD), w_VD.shape[1] // EMBEDDING_GROUP, dtype=torch.bfloat16)
@@ -185,8 +189,10 @@ def pack_embedding(w_VD: Tensor) -> tuple[Tensor, Tensor]:
         rows = _packable(w_VD[i : i + EMBEDDING_ROWS])
         at, packed = slice(i, i + len(rows)), pack(rows, fmt)
         assert packed.scales is not None
-        bytes_ND = packed.data.view(len(packed.data), -1, TILE, 4).transpose(1, 2).flatten(2)
-        q_VD[at] = (bytes_ND ^ 0x80).view(torch.int8).flatten(0, 1)[: len(rows)]
+        # Four columns of a row at a time, as one integer.
+        turned = packed.data.view(torch.int32).unflatten(-1, (-1, TILE)).transpose(1, 2)
+        q = turned.flatten(0, 1)[: len(rows)].contiguous().view(torch.uint8)
+        q_VD[at] = q.bitwise_xor_(0x80).view(torch.int8)
         scales[at] = packed.scales.transpose(1, 2).flatten(0, 1)[: len(rows)]
     return q_VD, scales
 

@@ -85,6 +85,15 @@ class SafetensorsFile:
         assert into.is_contiguous()
         return self._read(entry, into)
 
+    def rows(self, name: str, first: int, into: Tensor) -> Tensor:
+        """As many rows as `into` has, a contiguous matrix of the tensor's type, from `first` on."""
+        dtype, shape, offset, nbytes = self.entries[name]
+        assert (into.dtype, into.shape[1:]) == (dtype, torch.Size(shape[1:]))
+        assert 0 <= first <= shape[0] - len(into)
+        assert into.is_contiguous()
+        at = offset + first * (nbytes // shape[0]) if shape[0] else offset
+        return self._read(Entry(dtype, tuple(into.shape), at, into.nbytes), into)
+
     def part(self, name: str, index: int) -> Tensor:
         """Slice `index` of a tensor that is a stack, in memory of its own."""
         dtype, shape, offset, nbytes = self.entries[name]

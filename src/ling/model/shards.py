@@ -102,12 +102,12 @@ class ShardFile:
         self._wrote(extent.stored.nbytes)
         return True
 
-    def put_part(self, name: str, index: int, tensor: Tensor) -> None:
-        """Write slice `index` of a tensor that is a stack."""
-        dtype, shape = self.tensors[name]
-        assert (tensor.dtype, tuple(tensor.shape)) == (dtype, shape[1:]), name
-        assert index < shape[0], name
-        self._write(raw_bytes(tensor), self._offsets[name] + index * tensor.nbytes)
+    def put_piece(self, name: str, at: int, tensor: Tensor) -> None:
+        """Write contiguous values of a tensor, from byte `at` of it."""
+        held = self.tensors[name]
+        assert tensor.dtype == held.dtype, name
+        assert 0 <= at <= held.nbytes - tensor.nbytes, name
+        self._write(raw_bytes(tensor), self._offsets[name] + at)
 
     def _write(self, data: memoryview, offset: int) -> None:
         nbytes = len(data)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..config import ModelConfig, check_quantization, read_raw
 from ..errors import CheckpointError, UsageError
-from ..files import inside
+from ..files import inside, stopped
 from ..hub import resolve_model
 from ..ops.formats import dequantise_fp8_block
 from ..strict_json import shown
@@ -102,7 +102,7 @@ def _check_dtype(source: SafetensorsFolder, name: str, expected: set[torch.dtype
 def float_tensor(source: SafetensorsFolder, name: str) -> Tensor:
     """A tensor that `check_names` let pass: as stored, or float32 where FP8 is stored.
 
-    Raises `CheckpointError` for a scale that is not a finite number above 0.
+    Errors as `fp8_scales`.
     """
     if source.dtype(name) != torch.float8_e4m3fn:
         return source.tensor(name)
@@ -112,22 +112,27 @@ def float_tensor(source: SafetensorsFolder, name: str) -> Tensor:
 def fp8_tensor(source: SafetensorsFolder, name: str) -> tuple[Tensor, Tensor]:
     """Values and block scales of a tensor stored in FP8 that `check_names` let pass.
 
-    Raises `CheckpointError` for a scale that is not a finite number above 0.
+    Errors as `fp8_scales`.
     """
+    return source.tensor(name), fp8_scales(source, name)
+
+
+def fp8_scales(source: SafetensorsFolder, name: str) -> Tensor:
+    """Scales of an FP8 tensor; `CheckpointError` for one that is not a finite number above 0."""
     scale = source.tensor(name + SCALE)
     if not bool((scale.isfinite() & (scale > 0)).all()):
         raise CheckpointError(
             f"{source.path(name)}: tensor `{name}{SCALE}` holds a scale that is not a finite "
             "number above 0"
         )
-    return source.tensor(name), scale
+    return scale
 
 
 def read_config(folder: str | Path) -> ModelConfig:
     """The configuration of a model folder; says what is wrong when it is not one."""
     folder = Path(folder)
     if not folder.is_dir():
-        raise CheckpointError(f"{folder}: no such model folder")
+        raise CheckpointError(f"{folder}: no such model folder{stopped(folder)}")
     for name in _TEXT_FILES:
         try:
             inside(folder, name)

@@ -23,8 +23,11 @@ TINY = 1e-36
 # Lloyd-Max levels for normal weights whose group scale minimises the squared error; lopsided, since
 # a group's largest magnitude may be given either sign of the scale (docs/concepts/formats.md).
 INT4_LEVELS = (-127, -98, -77, -61, -46, -33, -21, -9, 2, 13, 24, 36, 49, 64, 82, 105)
-# Where the largest magnitude of a group may come to lie, in units of the levels.
-INT4_CLIPS = (-148, -140, -133, -127, -121, -115, -109, -102, 124, 117, 111, 105, 100, 95, 90, 84)
+# Where the largest magnitude of a group may come to lie, in units of the levels
+# (docs/concepts/formats.md).
+INT4_CLIPS = (-140, -133, -130, -124, -118, -105, 114, 108, 105, 100)
+# Fixed point in which a weight, in units of its scale, meets the borders between two codes.
+CODE_UNIT = 200
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,8 @@ def quantise(
     (bfloat16).
 
     The scale minimises the squared error, weighed per column by `importance_K`, over a grid of
-    clips with a least-squares refit of each. A group that is not finite gets a NaN scale.
+    clips with a least-squares refit of each; the search sees weights in 8 bits. A group that is not
+    finite gets a NaN scale.
     """
     K = w_NK.shape[1]
     w = F.pad(w_NK.float(), (0, -K % fmt.group)).unflatten(-1, (-1, fmt.group))
@@ -159,12 +163,13 @@ def quantise_rows(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _borders() -> Tensor:
-    levels = torch.tensor(INT4_LEVELS, dtype=torch.float32)
-    return (levels[1:] + levels[:-1]) / 2
+    """Twice the borders between neighbouring levels: whole numbers."""
+    levels = torch.tensor(INT4_LEVELS)
+    return levels[1:] + levels[:-1]
 
 
 def _nearest_level(x: Tensor) -> Tensor:
-    return torch.bucketize(x, _borders(), right=True)
+    return torch.bucketize((x * CODE_UNIT).round(), _borders() * (CODE_UNIT // 2), right=True)
 
 
 def _best_scale(w_NGB: Tensor, amax_NG: Tensor, importance_K: Tensor | None) -> Tensor:
@@ -173,19 +178,21 @@ def _best_scale(w_NGB: Tensor, amax_NG: Tensor, importance_K: Tensor | None) -> 
     if importance_K is not None:
         h = F.pad(importance_K.float(), (0, w_NGB.shape[1] * w_NGB.shape[2] - len(importance_K)))
         h = h.unflatten(0, w_NGB.shape[1:])
-    largest = w_NGB.gather(-1, w_NGB.abs().argmax(-1, keepdim=True))[..., 0]
-    sign = torch.where(largest < 0, -1.0, 1.0)
+    sign = torch.where(-w_NGB.amin(-1) >= w_NGB.amax(-1), -1.0, 1.0)
+    unit = sign * amax_NG
+    # The search sees weights in 8 bits, the largest of each group as 127.
+    inverse = torch.where(amax_NG > 0, torch.full_like(unit, 127) / unit, 0.0)
+    x = (w_NGB * inverse[..., None]).nan_to_num(0, 0, 0).round()
     best, scale = torch.full_like(amax_NG, -1), torch.zeros_like(amax_NG)
     for clip in INT4_CLIPS:
-        inverse = torch.where(amax_NG > 0, sign * clip / amax_NG, 0.0)
-        # In units of the clip, so that no sum leaves the range of float32.
-        x = (w_NGB * inverse[..., None]).nan_to_num(0, 0, 0)
-        q = levels[_nearest_level(x)]
+        q = levels[torch.bucketize(2 * clip * x, 127 * _borders(), right=True)]
         num, den = (h * q * x).sum(-1), (h * q * q).sum(-1)
-        gain = num * num / den / (clip * clip)
-        better, unit = (den > 0) & (gain > best), amax_NG * sign / clip
-        best, scale = torch.where(better, gain, best), torch.where(better, num / den * unit, scale)
-    return torch.where(amax_NG > 0, scale, 0.0)
+        fit = num / den
+        gain = num * fit
+        # With most weight on small values a fit may be next to nothing, or NaN without any.
+        better = (fit.abs() > 0.5) & (gain > best)
+        best, scale = torch.where(better, gain, best), torch.where(better, fit, scale)
+    return torch.where(amax_NG > 0, scale * (unit / 127), 0.0)
 
 
 def pack(w_NK: Tensor, fmt: Format, importance_K: Tensor | None = None) -> Packed:

@@ -102,6 +102,11 @@ _SIGNATURES: dict[str, Sequence[Any]] = {
         *(c_int64, c_int64, c_void_p, c_int64, c_void_p),
         *(c_int64, c_int64, c_void_p, c_void_p),
     ],
+    "ling_pack_pair": [
+        *(c_int32, c_int32, c_int64, c_int64, c_void_p, c_void_p, c_int32, c_int64),
+        *(c_void_p, c_void_p, c_void_p),
+    ],
+    "ling_widen_f8": [c_void_p, c_int64, c_int64, c_void_p, c_int64, c_void_p],
     "ling_unpack": [POINTER(Matrix), c_void_p],
     "ling_matmul": [POINTER(Matrix), c_void_p, c_void_p, c_int64],
     "ling_model_new": [POINTER(ModelConfigC), POINTER(LayerC), POINTER(c_void_p)],
@@ -209,42 +214,36 @@ def pack(
     out: Packed | None = None,
 ) -> Packed:
     """Native `formats.pack`, into `out` when given. Takes float32 or bfloat16."""
-    lib = required()
-    if w_NK.dtype not in (torch.float32, torch.bfloat16) or w_NK.ndim != 2 or not w_NK.is_cpu:
-        raise KernelError("weights must be a float32 or bfloat16 matrix on the CPU")
-    if w_NK.stride(1) != 1:
-        w_NK = w_NK.contiguous()
-    N, K = w_NK.shape
-    if out is None:
-        out = _room(fmt, N, K)
+    w_NK = _rows(w_NK)
+    out = out or _room(fmt, *w_NK.shape)
     if fmt.kind == 4:
         lay_out_fp8(*quantise_fp8_block(w_NK), out)
         return out
-    m = matrix(out)
-    if (m.rows, m.cols) != (N, K):
-        raise KernelError(f"weights have shape {[N, K]}, their place {[m.rows, m.cols]}")
-    h = None if importance_K is None else importance_K.float().contiguous()
-    if h is not None and h.shape != (K,):
-        raise KernelError(f"importance must be {K} values")
-    bf16 = int(w_NK.dtype == torch.bfloat16)
-    pointer = None if h is None else h.data_ptr()
+    lib, m = required(), _place(out, *w_NK.shape)
+    h = _importance(importance_K, m.cols)
     status = lib.ling_pack(
-        *(fmt.kind, fmt.group, N, K, w_NK.data_ptr(), bf16, w_NK.stride(0)),
-        *(pointer, m.data, m.scales),
+        *(m.kind, m.group, m.rows, m.cols, w_NK.data_ptr(), int(w_NK.dtype == torch.bfloat16)),
+        *(w_NK.stride(0), None if h is None else h.data_ptr(), m.data, m.scales),
     )
     check(lib, status)
     return out
 
 
-def _room(fmt: Format, rows: int, cols: int) -> Packed:
-    data, scales = packed_shapes(fmt, rows, cols)
-    return Packed(
-        fmt,
-        rows,
-        cols,
-        torch.empty(data, dtype=torch.uint8),
-        None if scales is None else torch.empty(scales, dtype=fmt.scale_dtype),
+def pack_pair(
+    a_NK: Tensor, b_NK: Tensor, importance_K: Tensor | None = None, *, out: Packed
+) -> None:
+    """Pack two matrices of one type whose tiles alternate (`model/packed.py`: `interleave`)."""
+    a_NK, b_NK = _rows(a_NK), _rows(b_NK)
+    if (a_NK.shape, a_NK.dtype, a_NK.stride()) != (b_NK.shape, b_NK.dtype, b_NK.stride()):
+        raise KernelError("the two matrices differ in shape, type or stride")
+    lib, m = required(), _place(out, 2 * a_NK.shape[0], a_NK.shape[1])
+    h = _importance(importance_K, m.cols)
+    status = lib.ling_pack_pair(
+        *(m.kind, m.group, m.rows, m.cols, a_NK.data_ptr(), b_NK.data_ptr()),
+        *(int(a_NK.dtype == torch.bfloat16), a_NK.stride(0)),
+        *(None if h is None else h.data_ptr(), m.data, m.scales),
     )
+    check(lib, status)
 
 
 def lay_out_fp8(
@@ -265,6 +264,50 @@ def lay_out_fp8(
         *(part, parts, m.data, m.scales),
     )
     check(lib, status)
+
+
+def _room(fmt: Format, rows: int, cols: int) -> Packed:
+    data, scales = packed_shapes(fmt, rows, cols)
+    return Packed(
+        fmt,
+        rows,
+        cols,
+        torch.empty(data, dtype=torch.uint8),
+        None if scales is None else torch.empty(scales, dtype=fmt.scale_dtype),
+    )
+
+
+def _rows(w_NK: Tensor) -> Tensor:
+    if w_NK.dtype not in (torch.float32, torch.bfloat16) or w_NK.ndim != 2 or not w_NK.is_cpu:
+        raise KernelError("weights must be a float32 or bfloat16 matrix on the CPU")
+    return w_NK if w_NK.stride(1) == 1 else w_NK.contiguous()
+
+
+def _place(out: Packed, rows: int, cols: int) -> Matrix:
+    m = matrix(out)
+    if (m.rows, m.cols) != (rows, cols):
+        raise KernelError(f"weights have shape {[rows, cols]}, their place {[m.rows, m.cols]}")
+    return m
+
+
+def _importance(importance_K: Tensor | None, cols: int) -> Tensor | None:
+    h = None if importance_K is None else importance_K.float().contiguous()
+    if h is not None and h.shape != (cols,):
+        raise KernelError(f"importance must be {cols} values")
+    return h
+
+
+def widen_fp8(q_MN: Tensor, scale: Tensor, block: int = 128) -> Tensor:
+    """Native `formats.dequantise_fp8_block`, rounded to bfloat16."""
+    M, N = q_MN.shape
+    if q_MN.dtype != torch.float8_e4m3fn or scale.dtype != torch.float32:
+        raise KernelError(f"FP8 values and float32 scales, not {q_MN.dtype} and {scale.dtype}")
+    if tuple(scale.shape) != (-(-M // block), -(-N // block)) or not q_MN.is_cpu:
+        raise KernelError(f"scales have shape {list(scale.shape)}, values {[M, N]} on the CPU")
+    q, s, out = q_MN.contiguous(), scale.contiguous(), torch.empty(M, N, dtype=torch.bfloat16)
+    lib = required()
+    check(lib, lib.ling_widen_f8(q.data_ptr(), M, N, s.data_ptr(), block, out.data_ptr()))
+    return out
 
 
 def unpack(p: Packed) -> Tensor:
