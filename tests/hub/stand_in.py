@@ -30,6 +30,18 @@ class StandIn:
         """Files that are served with one byte changed."""
         self.claimed_size: dict[str, int] = {}
         """Sizes that the listing gives instead of the true ones."""
+        self.commit = COMMIT
+        """What the listing calls the commit."""
+        self.extra: list[dict[str, object]] = []
+        """More entries of the listing, as they are: `path`, `size`, `sha256`, `sha1`."""
+        self.answer: bytes | None = None
+        """The body of every answer of the API, instead of what it should be."""
+        self.location: dict[str, str] = {}
+        """Where requests for these files are sent; "listing" is the API itself."""
+        self.headers: dict[str, str] = {}
+        """Added to, or put in place of, the headers of small files."""
+        self.longer: dict[str, int] = {}
+        """Files that go on for so many bytes beyond their size."""
         self._release = threading.Event()
 
     def __enter__(self) -> StandIn:
@@ -94,6 +106,10 @@ class _Handler(BaseHTTPRequestHandler):
             return self._file(path.removeprefix("/storage/"))
         if hub.token is not None and authorization != f"Bearer {hub.token}":
             return self._json({"error": "Invalid username or password."}, 401)
+        if "listing" in hub.location and path.startswith("/api/"):
+            return self._send(302, b"", {"Location": hub.location["listing"]})
+        if hub.answer is not None and path.startswith("/api/"):
+            return self._send(200, hub.answer, {"Content-Type": "application/json"})
         if path.startswith(f"/api/models/{hub.repository}"):
             return self._hf_api(path.removeprefix(f"/api/models/{hub.repository}"))
         if path.startswith(f"/{hub.repository}/resolve/"):
@@ -125,15 +141,27 @@ class _Handler(BaseHTTPRequestHandler):
             | ({"lfs": {"sha256": hub.sha256(n), "size": s, "pointerSize": 130}} if large else {})
             for n, s, large in entries
         ]
-        self._json({"id": hub.repository, "sha": COMMIT, "private": False, "siblings": siblings})
+        siblings += [
+            {"rfilename": e["path"], "size": e["size"], "blobId": e.get("sha1")}
+            | (
+                {"lfs": {"sha256": e["sha256"], "size": e["size"], "pointerSize": 1}}
+                if "sha256" in e
+                else {}
+            )
+            for e in hub.extra
+        ]
+        self._json({"id": hub.repository, "sha": hub.commit, "siblings": siblings})
 
     def _hf_file(self, name: str) -> None:
         hub = self.hub
         if name not in hub.files:
             return self._json({"error": "Entry"}, 404, {"X-Error-Code": "EntryNotFound"})
         headers = {"X-Repo-Commit": COMMIT}
+        if name in hub.location:
+            return self._send(302, b"", {**headers, "Location": hub.location[name]})
         if not hub.is_large(name):
-            return self._file(name, {**headers, "ETag": f'"{hub.git_sha1(name)}"'})
+            own = {**headers, "ETag": f'"{hub.git_sha1(name)}"', **hub.headers}
+            return self._file(name, own)
         headers |= {"X-Linked-ETag": f'"{hub.sha256(name)}"', "X-Linked-Size": str(hub.size(name))}
         # Another host name, so that a client must not send its token on.
         port = hub.url.rsplit(":", 1)[1]
@@ -150,12 +178,18 @@ class _Handler(BaseHTTPRequestHandler):
             {"Path": n, "Name": n, "Type": "blob", "Size": hub.size(n), "Sha256": hub.sha256(n)}
             for n in hub.files
         ]
+        files += [
+            {"Path": e["path"], "Name": e["path"], "Type": "blob", "Size": e["size"]}
+            | {"Sha256": e.get("sha256", "")}
+            for e in hub.extra
+        ]
         self._json({"Code": 200, "Success": True, "Data": {"Files": files}})
 
     # ---- bodies --------------------------------------------------------------------------------
 
     def _file(self, name: str, headers: dict[str, str] | None = None) -> None:
         hub, data = self.hub, self.hub.files[name]
+        data += bytes(hub.longer.get(name, 0))
         if name in hub.corrupt:
             data = data[:-1] + bytes([data[-1] ^ 1])
         total, begin, status = len(data), 0, 200

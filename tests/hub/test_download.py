@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -92,6 +94,38 @@ class Client:
         process = self.start(*args, **env)
         out, err = process.communicate(timeout=120)
         return subprocess.CompletedProcess(args, process.returncode, out, err)
+
+    @contextmanager
+    def session(self):
+        """A function like `run`, for many runs in one process: most of a run is its start."""
+        process = subprocess.Popen(
+            [sys.executable, "-c", SESSION],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=self.env,
+            cwd=self.home,
+        )
+
+        def run(*args):
+            print(json.dumps([str(a) for a in args]), file=process.stdin, flush=True)
+            return subprocess.CompletedProcess(args, *json.loads(process.stdout.readline()))
+
+        yield run
+        process.stdin.close()
+        assert process.wait(60) == 0
+
+
+SESSION = """
+import contextlib, io, json, os, sys
+from ling.cli import main
+answers = os.fdopen(os.dup(1), "w")
+for line in sys.stdin:
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(json.loads(line))
+    print(json.dumps([code, out.getvalue(), err.getvalue()]), file=answers, flush=True)
+"""
 
 
 @pytest.fixture
@@ -336,3 +370,219 @@ def test_repository_without_safetensors_is_refused(client, hub):
     done = client.run("download", "hf:org/name")
     assert done.returncode == 2
     assert "no safetensors" in error(done)
+
+
+# ---- a hub that means harm ----------------------------------------------------------------------
+
+
+def outside(client):
+    """Whatever is there besides the cache and the settings of the libraries."""
+    known = {"hub", "config", "models", "here", ".lock"}
+    return sorted(p.name for p in client.home.iterdir() if p.name not in known)
+
+
+def failed(done, code=1):
+    """The one line of what must fail."""
+    assert done.returncode == code, (done.args, done.stdout, done.stderr)
+    return error(done)
+
+
+@pytest.mark.parametrize("kind", HUBS)
+def test_names_that_lead_elsewhere_are_not_taken(client, hub, files, kind):
+    names = ["../evil.json", "/tmp/evil.json", "a/../../evil.json", "..\\evil.json", "~/evil.json"]
+    names += ["evil.json\n", "evil.json\0", "C:evil.json", "%2e%2e%2fevil.json", ""]
+    hub.extra = [{"path": name, "size": 2, "sha1": "0" * 40} for name in names]
+    done = client.run("download", f"{kind}:org/name")
+    assert done.returncode == 0, done.stderr
+    assert {p.name for p in Path(done.stdout.strip()).iterdir()} == wanted(files)
+    assert outside(client) == []
+    assert not list(client.home.rglob("*evil*"))
+
+
+def test_what_is_no_hash_commit_or_size_never_becomes_a_name(client, hub):
+    with client.session() as run:
+        for kind in ("sha256", "sha1"):
+            for value in ("../../../../evil", "/tmp/evil-of-ling", "a" * 63, "", 7):
+                hub.extra = [{"path": "x.safetensors", "size": 1, kind: value}]
+                assert "with the hash" in failed(run("download", "hf:org/name"))
+        for size in ("12", -1, 1.5, 2**63, True):
+            hub.extra = [{"path": "x.json", "size": size, "sha1": "0" * 40}]
+            assert "of size" in failed(run("download", "hf:org/name"))
+        hub.extra = [{"path": SHARD, "size": 1, "sha256": "0" * 64}]
+        assert "twice" in failed(run("download", "hf:org/name"))
+        hub.extra = []
+        for commit in ("../../../../evil", "/tmp/evil-of-ling", "", "main", None, 7):
+            hub.commit = commit
+            assert "commit" in failed(run("download", "hf:org/name"))
+    assert list(client.home.iterdir()) == []
+    assert not Path("/tmp/evil-of-ling.part").exists()
+
+
+def test_headers_do_not_name_files(client, hub, files):
+    hub.headers = {"ETag": '"../../../../evil"', "X-Repo-Commit": "../../../evil"}
+    done = client.run("download", "hf:org/name")
+    assert done.returncode == 0, done.stderr
+    assert {p.name for p in Path(done.stdout.strip()).iterdir()} == wanted(files)
+    assert not list(client.home.rglob("*evil*"))
+
+
+@pytest.mark.parametrize("kind", HUBS)
+def test_sizes_that_do_not_match_are_refused(client, hub, kind):
+    with client.session() as run:
+        for name in (SHARD, "config.json"):
+            for by in (-5, 5):
+                hub.claimed_size = {name: len(hub.files[name]) + by}
+                failed(run("download", f"{kind}:org/name"))
+                assert not list(client.home.rglob(name))
+                for folder in ("hub", "models"):
+                    shutil.rmtree(client.home / folder, ignore_errors=True)
+    assert outside(client) == []
+
+
+def test_a_body_that_does_not_end_stops_at_the_listed_size(client, hub):
+    hub.files[BIG] = os.urandom(1000)
+    with client.session() as run:
+        for name in (BIG, "config.json"):
+            hub.longer = {name: 3 * CHUNK}
+            line = failed(run("download", "hf:org/name", "--local-dir", "here"))
+            assert "more came than" in line
+            assert not (client.home / "here" / name).exists()
+            assert not (client.home / "here" / f"{name}.part").exists()
+
+
+@pytest.mark.parametrize("kind", HUBS)
+def test_a_listing_of_a_hundred_thousand_files_is_gone_through(client, hub, files, kind):
+    hub.extra = [{"path": f"images/{i}.png", "size": 1} for i in range(100_000)]
+    start = time.perf_counter()
+    done = client.run("download", f"{kind}:org/name")
+    assert done.returncode == 0, done.stderr
+    assert time.perf_counter() - start < 60
+    hub.extra = [{"path": f"{i}.json", "size": 1} for i in range(100_000)]
+    assert "the limit is" in failed(client.run("download", f"{kind}:org/name"))
+
+
+def test_redirects_lead_to_the_web_only(client, hub):
+    with client.session() as run:
+        for to in ("file:///etc/passwd", "ftp://127.0.0.1/x", "data:,x"):
+            for name in (SHARD, "config.json", "listing"):
+                hub.location = {name: to}
+                failed(run("download", "hf:org/name"))
+                assert not list(client.home.rglob(name))
+                shutil.rmtree(client.home / "hub", ignore_errors=True)
+    assert outside(client) == []
+
+
+def test_another_host_gets_no_token_and_wrong_bytes_get_no_name(client, hub):
+    hub.token = "secret"
+    client.env["HF_TOKEN"] = "secret"
+    port = hub.url.rsplit(":", 1)[1]
+    with client.session() as run:
+        for name in ("config.json", SHARD):
+            for data in (b"x" * len(hub.files[name]), b""):
+                hub.files["other"] = data
+                hub.location = {name: f"http://localhost:{port}/storage/other"}
+                failed(run("download", "hf:org/name"))
+                assert not list(client.home.rglob(name))
+                shutil.rmtree(client.home / "hub")
+    assert hub.authorized_storage == 0
+
+
+ANSWERS = [b"<html>busy</html>", b"", b"[]", b"null", b"7", b'{"sha": [], "siblings": 3}', b"\xff"]
+ANSWERS += [b'{"siblings": [1, null]}', b'{"Code": 200, "Data": {"Files": [7]}}', b"[" * 100_000]
+ANSWERS += [b'{"Code": 200, "Data": null}', b'{"sha": "main", "siblings": [{"rfilename": []}]}']
+
+
+@pytest.mark.parametrize("kind", HUBS)
+def test_answers_that_are_none_are_one_line(client, hub, kind):
+    with client.session() as run:
+        for hub.answer in ANSWERS:
+            done = run("download", f"{kind}:org/name")
+            # To ModelScope's library some of them are a repository without files.
+            line = failed(done, code=done.returncode or 1)
+            assert done.returncode == 1 or "no safetensors" in line
+            assert f"{kind}:org/name" in line
+    assert outside(client) == []
+
+
+def test_full_disk_is_one_line_and_the_next_try_goes_on(client, hub):
+    hub.files[BIG] = os.urandom(3 * CHUNK)
+    code = (
+        "import resource, sys; from ling.cli import main\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({2 * CHUNK}, {2 * CHUNK}))\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", code, "download", "hf:org/name"],
+        env=client.env, cwd=client.home, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert "hf:org/name" in failed(process)
+    assert not list(client.home.rglob(BIG))
+    done = client.run("download", "hf:org/name")
+    assert done.returncode == 0, done.stderr
+    assert (Path(done.stdout.strip()) / BIG).read_bytes() == hub.files[BIG]
+
+
+# ---- a cache that someone else wrote to ---------------------------------------------------------
+
+
+@pytest.fixture
+def cache(client):
+    return client.home / "hub" / "models--org--name"
+
+
+@pytest.fixture
+def mine(tmp_path_factory):
+    path = tmp_path_factory.mktemp("user") / "mine"
+    path.write_text("mine")
+    return path
+
+
+def test_what_stands_for_a_partial_file_is_not_followed(client, hub, cache, mine):
+    part = cache / "blobs" / f"{hub.sha256(SHARD)}.part"
+    part.parent.mkdir(parents=True)
+    with client.session() as run:
+        part.symlink_to(mine)
+        assert "a link is in the way" in failed(run("download", "hf:org/name"))
+        assert mine.read_text() == "mine"
+        part.unlink()
+        os.mkfifo(part)
+        assert str(part) in failed(run("download", "hf:org/name"))
+
+
+@pytest.mark.parametrize("local", [False, True], ids=["cache", "local-dir"])
+def test_a_link_in_the_place_of_a_file_is_replaced_not_written_through(
+    client, hub, cache, mine, local
+):
+    folder = client.home / "here" if local else cache / "snapshots" / COMMIT
+    folder.mkdir(parents=True)
+    for name in (SHARD, "config.json"):
+        (folder / name).symlink_to(mine)
+    done = client.run("download", "hf:org/name", *(["--local-dir", "here"] if local else []))
+    assert done.returncode == 0, done.stderr
+    assert mine.read_text() == "mine"
+    assert all((folder / n).read_bytes() == hub.files[n] for n in (SHARD, "config.json"))
+
+
+def test_refs_and_revisions_that_lead_elsewhere_are_refused(client, hub, cache):
+    (client.home / "evil").mkdir()
+    (client.home / "evil" / "config.json").write_text("{}")
+    (cache / "refs").mkdir(parents=True)
+    with client.session() as run:
+        for text in ("../../../evil", "/etc", "x" * 1000, "", "\0"):
+            (cache / "refs" / "main").write_text(text)
+            done = run("download", "hf:org/name", "--offline")
+            assert "config.json is not in" in failed(done, code=2)
+        for revision in ("../../x", "/etc/passwd", "a\nb", "-x", "a/../../b"):
+            done = run("download", "hf:org/name", f"--revision={revision}")
+            assert "`--revision` is" in failed(done, code=2)
+    assert not hub.requests
+
+
+def test_the_library_finds_what_was_downloaded(client, hub, cache):
+    assert client.run("download", "hf:org/name").returncode == 0
+    code = "from huggingface_hub import snapshot_download as s; print(s('org/name'))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=client.env | {"HF_HUB_OFFLINE": "1"}, text=True,
+        capture_output=True, timeout=60,
+    )  # fmt: skip
+    assert done.stdout.strip() == str(cache / "snapshots" / COMMIT), done.stderr

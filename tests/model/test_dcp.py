@@ -460,12 +460,77 @@ def test_tuple_of_a_million_tuples_does_not_end_the_process(where, folder, tmp_p
     assert done.stdout == "refused\n", done.stderr[-500:]
 
 
-def test_thousands_of_chunks_are_not_compared_in_pairs(tmp_path):
-    count = ours._MAX_PARTS + 1
-    boxes = [("x", (i,), (1,)) for i in range(count)]
-    writer = DCPWriter(tmp_path, {"x": Stored(torch.int8, (count,))}, boxes)
-    for i in range(count):
-        writer.put("x", (i,), torch.zeros(1, dtype=torch.int8))
+def in_pieces(folder, boxes, shape):
+    writer = DCPWriter(folder, {"x": Stored(torch.int8, shape)}, [("x", *box) for box in boxes])
+    whole = torch.arange(torch.Size(shape).numel()).view(shape).to(torch.int8)
+    for start, size in boxes:
+        box = tuple(slice(s, s + n) for s, n in zip(start, size, strict=True))
+        writer.put("x", start, whole[box])
     writer.finish()
+    return whole
+
+
+def test_thousands_of_regular_chunks_are_read_without_comparing_pairs(tmp_path, monkeypatch):
+    boxes = [((i, 2 * j), (1, 2)) for i in range(60) for j in range(50)]
+    whole = in_pieces(tmp_path, boxes, (60, 100))
+    monkeypatch.setattr(ours, "_pairs_apart", None)
+    assert torch.equal(DCPFolder(tmp_path).tensor("x"), whole)
+
+
+@pytest.mark.parametrize("by_column", [False, True])
+def test_a_region_looks_only_at_the_chunks_around_it(tmp_path, monkeypatch, by_column):
+    """Else reading a stack expert by expert goes over all chunks for each."""
+    boxes = [((i, j), (1, 1)) for i in range(200) for j in range(10)]
+    shape = (200, 10)
+    if by_column:
+        boxes, shape = [(b[::-1], n) for b, n in boxes], shape[::-1]
+    whole = in_pieces(tmp_path, boxes, shape)
+    held, seen, near = DCPFolder(tmp_path), [], ours._ChunkIndex.near
+
+    def counted(self, *box):
+        seen.append(near(self, *box))
+        return seen[-1]
+
+    monkeypatch.setattr(ours._ChunkIndex, "near", counted)
+    for i in range(200):
+        start, size = ((0, i), (10, 1)) if by_column else ((i, 0), (1, 10))
+        box = tuple(slice(s, s + n) for s, n in zip(start, size, strict=True))
+        assert torch.equal(held.region("x", start, size), whole[box])
+        held.extent("x", start, size)
+    assert sum(map(len, seen)) <= 2 * len(boxes)
+
+
+@pytest.mark.parametrize("cells", [1 << 24, 0])
+def test_chunks_that_overlap_are_refused_on_the_grid_and_in_pairs(tmp_path, monkeypatch, cells):
+    monkeypatch.setattr(ours, "_MAX_CELLS", cells)
+    # As many elements as there are, but one row twice and one not at all.
+    in_pieces(tmp_path, [((0, 0), (2, 3)), ((1, 0), (1, 3)), ((3, 0), (1, 3))], (4, 3))
+    with pytest.raises(DCPError, match="overlap or leave a hole"):
+        DCPFolder(tmp_path).tensor("x")
+    other = tmp_path / "other"
+    other.mkdir()
+    whole = in_pieces(other, [((0, 0), (2, 1)), ((0, 1), (1, 2)), ((1, 1), (1, 2))], (2, 3))
+    assert torch.equal(DCPFolder(other).tensor("x"), whole)
+
+
+def test_thousands_of_irregular_chunks_are_not_compared_in_pairs(tmp_path, monkeypatch):
+    count = ours._MAX_PARTS + 1
+    in_pieces(tmp_path, [((i,), (1,)) for i in range(count)], (count,))
+    monkeypatch.setattr(ours, "_MAX_CELLS", count)
     with pytest.raises(DCPError, match="the limit is"):
         DCPFolder(tmp_path).tensor("x")
+
+
+def test_twenty_thousand_chunks_are_found_in_time_that_grows_with_their_number(tmp_path):
+    boxes = [((i, j), (1, 1)) for i in range(1000) for j in range(20)]
+    path = tmp_path / "many"
+    path.mkdir()
+    writer = DCPWriter(path, {"x": Stored(torch.int8, (1000, 20))}, [("x", *b) for b in boxes])
+    writer.finish()
+    with (path / DCPWriter.FILE).open("r+b") as file:
+        file.truncate(1 << 30)  # sparse: places are looked up, values are not read
+    start = time.monotonic()
+    held = DCPFolder(path)
+    for i in range(1000):
+        assert len(list(held._near("x", (i, 0), (1, 20)))) == 20
+    assert time.monotonic() - start < 30

@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from ..errors import RunError
@@ -16,16 +17,30 @@ _NEEDED = re.compile(
     r"[\w-][\w.-]*\.(safetensors|json|jinja)|merges\.txt|tokenizer\.model", re.ASCII
 )
 _CHUNK_BYTES = 8 << 20
+_SHA256, _GIT = re.compile(r"[0-9a-fA-F]{64}"), re.compile(r"[0-9a-fA-F]{40}|[0-9a-fA-F]{64}")
+# The largest releases have a few hundred shards.
+MAX_FILES = 10_000
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """One file as the hub lists it. A hub gives `sha256` for large files, else maybe `git_sha1`."""
+    """One file as the hub lists it. A hub gives `sha256` for large files, else maybe `git_sha1`.
+
+    Raises `RunError` for what no hub lists: hashes become names of files.
+    """
 
     name: str
     size: int
     sha256: str | None = None
     git_sha1: str | None = None
+
+    def __post_init__(self) -> None:
+        sized = type(self.size) is int and 0 <= self.size < 1 << 63
+        if not isinstance(self.name, str) or not sized:
+            raise RunError(f"the hub lists {self.name!r:.80} of size {self.size!r:.40}")
+        for kind, digest in ((_SHA256, self.sha256), (_GIT, self.git_sha1)):
+            if digest is not None and not (isinstance(digest, str) and kind.fullmatch(digest)):
+                raise RunError(f"the hub lists {self.name!r:.80} with the hash {digest!r:.80}")
 
     def is_whole(self, folder: Path) -> bool:
         """Whether a file of this name and size is in the folder."""
@@ -49,8 +64,17 @@ class RemoteFile:
 
 
 def needed(files: Iterable[RemoteFile]) -> list[RemoteFile]:
-    """The weights, configuration and tokenizer files among `files`, by name."""
-    return sorted((f for f in files if _NEEDED.fullmatch(f.name)), key=lambda f: f.name)
+    """The weights, configuration and tokenizer files among `files`, by name.
+
+    Raises `RunError` when there are more than any model has, or two of one name.
+    """
+    found = sorted((f for f in files if _NEEDED.fullmatch(f.name)), key=lambda f: f.name)
+    if len(found) > MAX_FILES:
+        raise RunError(f"the hub lists {len(found)} files of a model, the limit is {MAX_FILES}")
+    for one, other in pairwise(found):
+        if one.name == other.name:
+            raise RunError(f"the hub lists {one.name} twice")
+    return found
 
 
 def first_line(err: BaseException) -> str:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..errors import RunError, UsageError
+from ..errors import LingError, RunError, UsageError
 from .files import RemoteFile, first_line
 
 _DEFAULT_REVISION = "master"
@@ -34,7 +34,7 @@ class ModelScope:
         self.revision = revision or _DEFAULT_REVISION
         with self._as_ling_errors():
             found = self._api.list_repo_files(self.repository, "model", revision=self.revision)
-        return [RemoteFile(f.path, f.size, sha256=f.sha256) for f in found]
+            return [RemoteFile(f.path, f.size, sha256=f.sha256 or None) for f in found]
 
     def folder(self) -> Path:
         """The local folder, or the snapshot where the library's own cache has it."""
@@ -76,7 +76,9 @@ class ModelScope:
         except errors.FileDownloadError as err:
             name, reason = next(iter(err.failed_files.items()))
             raise RunError(f"{where}: {name}: {first_line(reason)}; run again to go on") from None
-        except (errors.HubError, OSError) as err:
+        except LingError:
+            raise
+        except Exception as err:  # also what the library makes of an answer that is none
             raise RunError(f"{where}: {first_line(err)}; run again to go on") from None
 
 

@@ -12,10 +12,12 @@ import os
 import pickle
 import stat
 import threading
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,7 +31,9 @@ MAX_METADATA_BYTES = 256 << 20
 # Larger tensors are written in several chunks: an archive of 4 GiB would need another layout.
 MAX_CHUNK_BYTES = 1 << 30
 _MAX_DIM = 1 << 40
-# Chunks that one reading joins; every pair of them is compared.
+# Of the grid that all borders of the chunks of one reading make; regular chunks are a cell each.
+_MAX_CELLS = 1 << 24
+# Chunks that one reading joins when that grid is larger; every pair of them is compared.
 _MAX_PARTS = 2048
 
 _META, _PLAN = "torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.planner"
@@ -109,6 +113,7 @@ class DCPFolder:
         self.folder = folder
         self._fds: dict[str, int] = {}
         self._placed: dict[tuple[str, int], Placed] = {}
+        self._indexes: dict[str, _ChunkIndex] = {}
         self._lock = threading.Lock()
         try:
             self.tensors = _read_metadata(folder / ".metadata")
@@ -154,7 +159,7 @@ class DCPFolder:
         """Where the box lies, if it does so in one piece."""
         held = self.tensors[key]
         near = held.chunks.get(start)
-        candidates = held.chunks.values() if near is None else (near,)
+        candidates = self._near(key, start, shape) if near is None else (near,)
         chunk = next((c for c in candidates if _contains(c, start, shape)), None)
         if chunk is None or 0 in shape:
             return None
@@ -173,11 +178,18 @@ class DCPFolder:
         at = chunk.begin + placed.position + first * held.dtype.itemsize
         return Extent(self._open(chunk.file), at, Stored(held.dtype, shape))
 
+    def _near(self, key: str, start: tuple[int, ...], shape: tuple[int, ...]) -> Iterable[Chunk]:
+        with self._lock:
+            if key not in self._indexes:
+                self._indexes[key] = _ChunkIndex(self.tensors[key])
+            index = self._indexes[key]
+        return index.near(start, shape)
+
     def _gather(
         self, key: str, held: DCPTensor, start: tuple[int, ...], shape: tuple[int, ...]
     ) -> Tensor:
         parts = []
-        for chunk in held.chunks.values():
+        for chunk in self._near(key, start, shape):
             box = [
                 (max(s, o), min(s + n, o + c))
                 for s, n, o, c in zip(start, shape, chunk.offsets, chunk.sizes, strict=True)
@@ -186,8 +198,6 @@ class DCPFolder:
                 parts.append((chunk, tuple(b[0] for b in box), tuple(h - lo for lo, h in box)))
         if len(parts) == 1 and parts[0][2] == shape:
             return self._read(held, *parts[0])
-        if len(parts) > _MAX_PARTS:
-            raise DCPError(f"in {len(parts)} chunks, the limit is {_MAX_PARTS}")
         _check_cover(parts, shape)
         out = torch.empty(shape, dtype=held.dtype)
         for chunk, low, size in parts:
@@ -223,6 +233,28 @@ class DCPFolder:
                 )
             self._placed[where] = placed
         return placed
+
+
+class _ChunkIndex:
+    """The chunks of a tensor in the order of each dimension: a reading looks at few of them."""
+
+    def __init__(self, tensor: DCPTensor) -> None:
+        self._by_dim = []
+        for dim in range(len(tensor.shape)):
+            chunks = sorted(tensor.chunks.values(), key=lambda c: c.offsets[dim])
+            widest = max((c.sizes[dim] for c in chunks), default=0)
+            self._by_dim.append(([c.offsets[dim] for c in chunks], widest, chunks))
+        self._all = list(tensor.chunks.values())
+
+    def near(self, start: tuple[int, ...], shape: tuple[int, ...]) -> list[Chunk]:
+        """All chunks that reach into the box, and some more."""
+        found = self._all
+        for first, count, (offsets, widest, chunks) in zip(start, shape, self._by_dim, strict=True):
+            low = bisect_right(offsets, first - widest)
+            high = bisect_left(offsets, first + max(count, 1))
+            if high - low < len(found):
+                found = chunks[low:high]
+        return found
 
 
 def _contains(chunk: Chunk, start: tuple[int, ...], shape: tuple[int, ...]) -> bool:
@@ -348,16 +380,42 @@ def _check_cover(
 ) -> None:
     """Boxes that are disjoint and together have the volume of the region."""
     volume = sum(math.prod(size) for _, _, size in parts)
-    apart = all(
+    if volume != math.prod(shape) or not _apart([(low, size) for _, low, size in parts]):
+        raise DCPError("its chunks overlap or leave a hole")
+
+
+def _apart(boxes: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> bool:
+    """Whether no two boxes (start, shape) share an element."""
+    borders = [
+        sorted({edge for low, size in boxes for edge in (low[d], low[d] + size[d])})
+        for d in range(len(boxes[0][0]) if boxes else 0)
+    ]
+    counts = [len(edges) for edges in borders]
+    if math.prod(counts) > _MAX_CELLS:
+        return _pairs_apart(boxes)
+    cell_of = [{edge: i for i, edge in enumerate(edges)} for edges in borders]
+    taken = np.zeros(counts, dtype=bool)
+    for low, size in boxes:
+        cells = tuple(
+            slice(cells[a], cells[a + n]) for a, n, cells in zip(low, size, cell_of, strict=True)
+        )
+        if taken[cells].any():
+            return False
+        taken[cells] = True
+    return True
+
+
+def _pairs_apart(boxes: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> bool:
+    if len(boxes) > _MAX_PARTS:
+        raise DCPError(f"in {len(boxes)} irregular chunks, the limit is {_MAX_PARTS}")
+    return all(
         any(
             a + n <= b or b + m <= a
             for a, n, b, m in zip(low, size, other, other_size, strict=True)
         )
-        for i, (_, low, size) in enumerate(parts)
-        for _, other, other_size in parts[:i]
+        for i, (low, size) in enumerate(boxes)
+        for other, other_size in boxes[:i]
     )
-    if volume != math.prod(shape) or not apart:
-        raise DCPError("its chunks overlap or leave a hole")
 
 
 # ---- data files --------------------------------------------------------------------------------

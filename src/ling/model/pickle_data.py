@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 
 from ..errors import DCPError
 
-# 150 000 chunks need that much; a hostile file of nothing but lists would go on for minutes.
-MAX_OPCODES = 6_000_000
+# 120 000 chunks of three dimensions need that much; a hostile file of nothing but lists would go on
+# for minutes.
+MAX_OPCODES = 10_000_000
 _MAX_KEY = 1 << 31
 
 
