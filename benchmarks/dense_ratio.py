@@ -17,6 +17,8 @@ import statistics
 import time
 from pathlib import Path
 
+import torch
+
 from ling.infer.native_runner import NativeRunner
 from ling.infer.open import open_runner
 from ling.infer.pages import Segment, pages_for
@@ -32,7 +34,7 @@ class Decoder:
         assert isinstance(runner, NativeRunner)
         self.runner, self.pages = runner, list(range(pages_for(CONTEXTS[-1] + 64)))
         runner.allocate(len(self.pages))
-        for noise in (runner.k, runner.v):
+        for noise in runner.kv.view(torch.bfloat16):
             noise.view(-1)[: 1 << 20].normal_()
             flat = noise.view(-1)
             for at in range(1 << 20, len(flat), 1 << 20):

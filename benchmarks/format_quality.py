@@ -1,5 +1,5 @@
-"""What each weight format costs in quality: perplexity and KL divergence to bf16, on held-out
-tokens.
+"""What each weight format and an int8 KV cache cost in quality: perplexity and KL divergence to
+float32, on held-out tokens.
 
     python benchmarks/format_quality.py MODEL_FOLDER PREFIX [--rows 40] [--gguf FILE.gguf ...]
 
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ling.config import ModelConfig
 from ling.data.indexed import IndexedDataset
+from ling.infer.memory import KV_CACHE_DTYPES
 from ling.infer.open import open_runner
 from ling.infer.pages import Segment, pages_for
 from ling.infer.runner import Runner, TorchRunner
@@ -94,10 +95,16 @@ def main() -> None:
     exact = scorer(open_runner(args.model, dtype="float32"))
     want = [exact(t) for t in texts]
     print(json.dumps(report("float32", 32.0, texts, want, want)), flush=True)
+    # Without other roundings beside it.
+    score = scorer(open_runner(args.model, dtype="float32", kv_cache_dtype="int8"))
+    got = [score(t) for t in texts]
+    print(json.dumps(report("float32, int8 KV", 32.0, texts, want, got)), flush=True)
     for name, fmt in FORMATS.items():
-        runner = open_runner(args.model, fmt=name)
-        score, bits = scorer(runner), packed_bits(runner.config, fmt)
-        print(json.dumps(report(name, bits, texts, want, [score(t) for t in texts])), flush=True)
+        for kv in KV_CACHE_DTYPES:
+            runner = open_runner(args.model, fmt=name, kv_cache_dtype=kv)
+            score, bits = scorer(runner), packed_bits(runner.config, fmt)
+            got = [score(t) for t in texts]
+            print(json.dumps(report(f"{name}, {kv} KV", bits, texts, want, got)), flush=True)
     for path in args.gguf:
         score, bits = gguf_scorer(path)
         got = [score(t) for t in texts]

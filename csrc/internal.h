@@ -15,7 +15,7 @@ constexpr int kMaxRows = 64;    // query rows (tokens × heads of a group) of on
 
 // A row of activations in the form that a matrix kind multiplies with.
 struct Row {
-  const void* values;     // int8 [cols padded to the group], or bfloat16
+  const void* values;     // int8 [cols padded to the group]; bfloat16 where floats(kind)
   const float* scales;    // per group; null for bfloat16
   const int32_t* sums;    // per group: sum of the int8 values; null for bfloat16
 };
@@ -42,14 +42,16 @@ struct AttentionTask {
   const float* const* q;        // rows, already normed and rotated
   float* const* out;
   const int32_t* pages;
-  const uint16_t* k;            // of this layer and kv head: page p is at k + p · page_stride
-  const uint16_t* v;
-  int64_t page_stride;
+  int32_t kind;                 // of the pages: LING_BF16 or LING_I8
+  const uint8_t* k;             // of this layer and kv head: page p is at k + p · page_stride
+  const uint8_t* v;
+  int64_t page_stride;          // bytes
 };
 
 // One instruction-set level: the same functions, compiled with other flags.
 struct Level {
   const char* name;
+  bool matrix_unit;  // products of many integer rows are faster when these lie evenly
   void (*rms_norm)(const float* x, const float* w, float eps, int64_t n, float* y);
   void (*quantise_row)(const float* x, int64_t n, int64_t padded, int64_t group, int8_t* q,
                        float* scales, int32_t* sums);
@@ -70,7 +72,7 @@ struct Level {
                void* scales);
 };
 
-extern const Level level_generic, level_avx2, level_avx512vnni, level_avx512bf16;
+extern const Level level_generic, level_avx2, level_avx512vnni, level_avx512bf16, level_avx512amx;
 
 // The level in use, or null with the error set.
 const Level* level();
@@ -82,14 +84,28 @@ static inline int64_t padded_cols(const ling_matrix& w) { return ceil_div(w.cols
 static inline int64_t tiles(const ling_matrix& w) { return ceil_div(w.rows, kTile); }
 static inline int64_t tile_bytes(const ling_matrix& w) {
   const int64_t n = kTile * padded_cols(w);
-  return w.kind == LING_I4 ? n / 2 : w.kind == LING_I8 ? n : 2 * n;
+  return w.kind == LING_I4 ? n / 2 : w.kind == LING_BF16 ? 2 * n : n;
 }
-static inline int64_t tile_scales(const ling_matrix& w) {
-  return w.kind == LING_BF16 ? 0 : kTile * (padded_cols(w) / w.group);
+static inline int64_t tile_scale_bytes(const ling_matrix& w) {
+  if (w.kind == LING_BF16) return 0;
+  return padded_cols(w) / w.group * (w.kind == LING_F8 ? 4 : 2 * kTile);
 }
-// Room that Level::product needs: two unpacked tiles.
-static inline int64_t scratch_bytes(const ling_matrix& w) { return 2 * kTile * padded_cols(w) + 64; }
+// Whether activations meet this kind as bfloat16 instead of as integers.
+static inline bool floats(int32_t kind) { return kind == LING_BF16 || kind == LING_F8; }
+// Room that Level::product needs: two unpacked tiles; and scales of 128 rows for the matrix unit.
+static inline int64_t scratch_bytes(const ling_matrix& w) {
+  const int64_t padded = padded_cols(w);
+  return (w.kind == LING_F8 ? 4 : 2) * kTile * padded + 128 * 4 * (padded / w.group) + 64;
+}
 const char* check_matrix(const ling_matrix& w);
+// One kv head's keys or values of a page.
+static inline int64_t kv_bytes(int32_t kind, int64_t head_dim) {
+  return kind == LING_I8 ? kPage * (head_dim + int64_t(sizeof(float))) : kPage * head_dim * 2;
+}
+// Floats that Level::attention needs: queries, scores and weights of every row, and a pair of values.
+static inline int64_t attention_room(int64_t head_dim) {
+  return kMaxRows * (head_dim / 2 + kPage + kPage / 2) + head_dim;
+}
 
 // Threads that stay together for a whole forward pass: a stage is a set of tasks, handed out so that
 // each thread walks its own contiguous part and then helps the others.

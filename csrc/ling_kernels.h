@@ -4,7 +4,7 @@
 #define LING_KERNELS_H
 #include <stdint.h>
 
-#define LING_ABI_VERSION 2
+#define LING_ABI_VERSION 3
 #define LING_API __attribute__((visibility("default")))
 
 #ifdef __cplusplus
@@ -19,8 +19,10 @@ enum { LING_OK = 0, LING_BAD_ARGUMENT = 1, LING_BAD_ISA = 2, LING_NO_MEMORY = 3,
 //              columns, 16 rows × 4 bytes; byte j has column j in its low and 4 + j in its high half.
 //   LING_I8    value + 128 as a byte. A tile holds, for every 4 columns, 16 rows × 4 bytes.
 //   LING_BF16  a tile holds, for every 2 columns, 16 rows × 2 values; `scales` is null, the group 2.
-// scales: bfloat16, tile by tile, for every group 16 values.
-enum { LING_I4 = 1, LING_I8 = 2, LING_BF16 = 3 };
+//   LING_F8    E4M3 as released (OCP E4M3FN), the group 128. A tile holds, for every 4 columns and then
+//              every 4 rows, 4 rows × 2 bytes of the first two columns, then those of the other two.
+// scales: bfloat16, tile by tile, for every group 16 values; LING_F8: float32, for every group one.
+enum { LING_I4 = 1, LING_I8 = 2, LING_BF16 = 3, LING_F8 = 4 };
 
 typedef struct {
   int32_t kind;
@@ -31,8 +33,8 @@ typedef struct {
 } ling_matrix;
 
 LING_API int ling_abi_version(void);
-// The level in use: "generic", "avx2", "avx512vnni" or "avx512bf16". LING_ISA caps it; an unknown
-// word is an error.
+// The level in use: "generic", "avx2", "avx512vnni", "avx512bf16" or "avx512amx". LING_ISA caps it;
+// an unknown word is an error.
 LING_API int ling_isa(const char** name);
 LING_API int ling_set_num_threads(int n);
 LING_API const char* ling_last_error(void);
@@ -47,11 +49,12 @@ LING_API int ling_map_in(const void* data, int64_t bytes);
 LING_API int ling_read_seconds(const void* data, int64_t bytes, double* seconds);
 
 // Sizes in bytes of the two parts of a packed matrix; the group must be a multiple of 16
-// up to 256 (2 for LING_BF16).
+// up to 256 (2 for LING_BF16, 128 for LING_F8).
 LING_API int ling_packed_size(int32_t kind, int32_t group, int64_t rows, int64_t cols,
                               int64_t* data_bytes, int64_t* scale_bytes);
 // Quantise and pack w [rows, cols] (float32 or bfloat16, row stride in elements). Each group's scale
-// minimises the squared error, weighed per column by `importance` (or null for equal weights).
+// minimises the squared error, weighed per column by `importance` (or null for equal weights). Not
+// for LING_F8.
 LING_API int ling_pack(int32_t kind, int32_t group, int64_t rows, int64_t cols, const void* w,
                        int32_t w_is_bf16, int64_t row_stride, const float* importance, void* data,
                        void* scales);
@@ -60,6 +63,13 @@ LING_API int ling_pack(int32_t kind, int32_t group, int64_t rows, int64_t cols, 
 LING_API int ling_pack_pair(int32_t kind, int32_t group, int64_t rows, int64_t cols, const void* a,
                             const void* b, int32_t w_is_bf16, int64_t row_stride,
                             const float* importance, void* data, void* scales);
+// Lay out E4M3 values [rows, cols] (row stride in bytes) and their float32 scales
+// [ceil(rows / 128), ceil(cols / 128)] as LING_F8, bytes and scales as they are: tile i of the values
+// becomes tile first + i · step of a matrix of (at least) first + tiles · step tiles, so that gate and
+// up can alternate.
+LING_API int ling_pack_f8(int64_t rows, int64_t cols, const uint8_t* values, int64_t row_stride,
+                          const float* block_scales, int64_t first, int64_t step, void* data,
+                          void* scales);
 // FP8 (E4M3, no infinities) [rows, cols] times its block's scale, to bfloat16; scales are [rows / block,
 // cols / block], rounded up.
 LING_API int ling_widen_f8(const uint8_t* q, int64_t rows, int64_t cols, const float* scales,
@@ -68,8 +78,9 @@ LING_API int ling_widen_f8(const uint8_t* q, int64_t rows, int64_t cols, const f
 LING_API int ling_unpack(const ling_matrix* w, float* out);
 
 // y[t, n] = sum_k x[t, k] · w[n, k]; x float32 [T, cols], y float32 [T, rows]. Integer kinds quantise
-// x per row and group to 8 bits; LING_BF16 rounds x to bfloat16. A row of y depends on nothing but
-// its own row of x: not on T, not on the number of threads.
+// x per row and group to 8 bits; LING_BF16 and LING_F8 round x to bfloat16, and LING_F8 multiplies by
+// the exact E4M3 values, sums a group in float32 and then applies its scale. A row of y depends on
+// nothing but its own row of x: not on T, not on the number of threads.
 LING_API int ling_matmul(const ling_matrix* w, const float* x, float* y, int64_t T);
 
 // ---- a whole model -----------------------------------------------------------------------------
@@ -90,11 +101,16 @@ typedef struct {
   ling_matrix head;
   const float* cos;  // [max_positions, rotary_size / 2], attention scaling included
   const float* sin;
-  // Pages of 64 positions of every cache layer: bfloat16, zeroed by the caller before first use.
-  // K: [layers, pages, kv_heads, head_dim / 2, 64, 2]; V: [layers, pages, kv_heads, 32, head_dim, 2].
+  // Pages of 64 positions of every cache layer, [layers, pages, kv_heads] of K and of V each; aligned to
+  // 4 bytes, and what lies where nothing was written does not matter.
+  //   LING_BF16  K: bfloat16 [head_dim / 2, 64, 2]; V: [32, head_dim, 2].
+  //   LING_I8    K: four tiles of LING_I8, 16 positions times head_dim columns each; V: head_dim / 16
+  //              tiles, 16 channels times 64 positions each; then float32 [64], a scale a position:
+  //              the largest magnitude over 127, NaN where the key or value is not finite.
   void* k_pages;
   void* v_pages;
   int64_t num_pages;
+  int32_t kv_kind;
 } ling_model_config;
 
 typedef struct {

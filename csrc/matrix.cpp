@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 #endif
 
+#include <atomic>
 #include <chrono>
 #include <new>
 #include <vector>
@@ -24,10 +25,31 @@ float from_bf16(uint16_t bits) {
   return f;
 }
 
+// E4M3: 4 bits of exponent with bias 7, 3 of mantissa, no infinities.
+float from_f8(uint8_t bits) {
+  const int size = bits & 127;
+  const float value = size == 127 ? NAN : size < 8 ? ldexpf(float(size), -9)
+                                                   : ldexpf(float(8 + size % 8), size / 8 - 10);
+  return bits & 128 ? -value : value;
+}
+
+// Where column k of row r lies in a tile of LING_F8.
+int64_t f8_at(int64_t r, int64_t k) {
+  return k / 4 * 64 + r / 4 * 16 + k % 4 / 2 * 8 + r % 4 * 2 + k % 2;
+}
+
+// The scale of group g in row r of a tile.
+float scale_of(const ling_matrix& w, const uint8_t* scales, int64_t r, int64_t g) {
+  if (w.kind == LING_BF16) return 1;
+  if (w.kind == LING_F8) return reinterpret_cast<const float*>(scales)[g];
+  return from_bf16(reinterpret_cast<const uint16_t*>(scales)[g * kTile + r]);
+}
+
 // Value k of row r of a tile, before its scale.
 float element(const ling_matrix& w, const uint8_t* tile, int64_t r, int64_t k) {
   if (w.kind == LING_BF16)
     return from_bf16(reinterpret_cast<const uint16_t*>(tile)[k / 2 * 32 + r * 2 + k % 2]);
+  if (w.kind == LING_F8) return from_f8(tile[f8_at(r, k)]);
   if (w.kind == LING_I8) return float(tile[k / 4 * 64 + r * 4 + k % 4]) - 128;
   const uint8_t byte = tile[k / 8 * 64 + r * 4 + k % 4];
   return kLevels[k % 8 < 4 ? byte & 15 : byte >> 4];
@@ -46,7 +68,7 @@ int matmul(const ling_matrix& w, const float* x, float* y, int64_t T) {
   for (int64_t t = 0; t < T; ++t) out[t] = y + t * w.rows;
   auto prepare = [&](int64_t t, int) {
     uint16_t* q = &values[t * padded];
-    if (w.kind == LING_BF16) {
+    if (floats(w.kind)) {
       kernels->round_row(x + t * w.cols, w.cols, padded, q);
       rows[t] = {q, nullptr, nullptr};
     } else {
@@ -75,15 +97,10 @@ int matmul(const ling_matrix& w, const float* x, float* y, int64_t T) {
   return LING_OK;
 }
 
-// Values of E4M3 by their bits.
 struct F8Table {
   float value[256];
   F8Table() {
-    for (int i = 0; i < 256; ++i) {
-      const int exponent = i >> 3 & 15, mantissa = i & 7;
-      const float size = exponent ? ldexpf(float(8 + mantissa), exponent - 10) : ldexpf(float(mantissa), -9);
-      value[i] = (i & 127) == 127 ? NAN : i & 128 ? -size : size;
-    }
+    for (int i = 0; i < 256; ++i) value[i] = from_f8(uint8_t(i));
   }
 };
 
@@ -100,6 +117,7 @@ int pack(const ling_matrix& m, const void* const* parts, int count, bool bf16, i
   const Level* kernels = level();
   if (!kernels) return LING_BAD_ISA;
   if (const char* wrong = check_matrix(m)) return fail(LING_BAD_ARGUMENT, wrong);
+  if (m.kind == LING_F8) return fail(LING_BAD_ARGUMENT, "FP8 is laid out by ling_pack_f8");
   for (int i = 0; i < count; ++i)
     if (!parts[i] || stride < m.cols)
       return fail(LING_BAD_ARGUMENT, "weights: null, or the stride is too small");
@@ -108,7 +126,7 @@ int pack(const ling_matrix& m, const void* const* parts, int count, bool bf16, i
     const int64_t from = tile / count, shift = tile - from;
     kernels->pack(m.kind, m.group, m.rows / count, m.cols, parts[tile % count], bf16, stride,
                   importance, from, from + 1, (uint8_t*)m.data + shift * tile_bytes(m),
-                  (uint16_t*)m.scales + shift * tile_scales(m));
+                  (uint8_t*)m.scales + shift * tile_scale_bytes(m));
   };
   parallel_for(
       tiles(m), [](void* c, int64_t i, int t) { (*static_cast<decltype(body)*>(c))(i, t); }, &body);
@@ -125,9 +143,10 @@ extern "C" int ling_read_seconds(const void* data, int64_t bytes, double* second
   if (!kernels) return LING_BAD_ISA;
   if (!data || !seconds || bytes < 1 << 20) return fail(LING_BAD_ARGUMENT, "null, or less than 1 MiB");
   const int64_t part = 1 << 20;
-  volatile float sink = 0;
+  std::atomic<float> sink{0};  // of all threads; only that it is written matters
   auto body = [&](int64_t i, int) {
-    sink = kernels->read(static_cast<const uint8_t*>(data) + i * part, part);
+    const uint8_t* from = static_cast<const uint8_t*>(data) + i * part;
+    sink.store(kernels->read(from, part), std::memory_order_relaxed);
   };
   const auto start = std::chrono::steady_clock::now();
   parallel_for(
@@ -156,7 +175,7 @@ extern "C" int ling_packed_size(int32_t kind, int32_t group, int64_t rows, int64
   if (!data_bytes || !scale_bytes) return fail(LING_BAD_ARGUMENT, "null pointer");
   if (const char* wrong = check_matrix(w)) return fail(LING_BAD_ARGUMENT, wrong);
   *data_bytes = tiles(w) * tile_bytes(w);
-  *scale_bytes = tiles(w) * tile_scales(w) * 2;
+  *scale_bytes = tiles(w) * tile_scale_bytes(w);
   return LING_OK;
 }
 
@@ -195,17 +214,48 @@ extern "C" int ling_widen_f8(const uint8_t* q, int64_t rows, int64_t cols, const
   return LING_OK;
 }
 
+extern "C" int ling_pack_f8(int64_t rows, int64_t cols, const uint8_t* values, int64_t row_stride,
+                            const float* block_scales, int64_t first, int64_t step, void* data,
+                            void* scales) {
+  const ling_matrix m = {LING_F8, 128, rows, cols, data, scales};
+  if (const char* wrong = check_matrix(m)) return fail(LING_BAD_ARGUMENT, wrong);
+  if (!values || !block_scales || row_stride < cols)
+    return fail(LING_BAD_ARGUMENT, "FP8 weights: null, or the stride is too small");
+  const int64_t most = int64_t(1) << 32;
+  if (first < 0 || first > most || step < 1 || step > most)
+    return fail(LING_BAD_ARGUMENT, "the first tile or the step between tiles is out of range");
+  auto body = [&](int64_t tile, int) {
+    const int64_t to = first + tile * step, row = tile * kTile, groups = padded_cols(m) / m.group;
+    uint8_t* out = static_cast<uint8_t*>(data) + to * tile_bytes(m);
+    // A tile lies in one block of rows: 128 is a multiple of 16.
+    memcpy(static_cast<float*>(scales) + to * groups, block_scales + row / 128 * groups, groups * 4);
+    const int64_t whole = rows - row < kTile ? 0 : cols / 4 * 4;
+    for (int64_t k = 0; k < whole; k += 4)
+      for (int64_t r = 0; r < kTile; r += 4) {
+        uint16_t from[4][2], to[2][4];  // rows × pairs of columns, and the other way round
+        for (int i = 0; i < 4; ++i) memcpy(from[i], values + (row + r + i) * row_stride + k, 4);
+        for (int i = 0; i < 4; ++i) to[0][i] = from[i][0], to[1][i] = from[i][1];
+        memcpy(out + f8_at(r, k), to, sizeof to);
+      }
+    for (int64_t k = whole; k < padded_cols(m); ++k)
+      for (int64_t r = 0; r < kTile; ++r)
+        out[f8_at(r, k)] = row + r < rows && k < cols ? values[(row + r) * row_stride + k] : 0;
+  };
+  parallel_for(
+      tiles(m), [](void* c, int64_t i, int t) { (*static_cast<decltype(body)*>(c))(i, t); }, &body);
+  return LING_OK;
+}
+
 extern "C" int ling_unpack(const ling_matrix* w, float* out) {
   if (!w || !out) return fail(LING_BAD_ARGUMENT, "null pointer");
   if (const char* wrong = check_matrix(*w)) return fail(LING_BAD_ARGUMENT, wrong);
   auto body = [&](int64_t tile, int) {
     const uint8_t* data = static_cast<const uint8_t*>(w->data) + tile * tile_bytes(*w);
-    const uint16_t* scales = static_cast<const uint16_t*>(w->scales) + tile * tile_scales(*w);
+    const uint8_t* scales = static_cast<const uint8_t*>(w->scales) + tile * tile_scale_bytes(*w);
     for (int64_t r = 0; r < kTile && tile * kTile + r < w->rows; ++r)
-      for (int64_t k = 0; k < w->cols; ++k) {
-        const float scale = w->kind == LING_BF16 ? 1 : from_bf16(scales[k / w->group * kTile + r]);
-        out[(tile * kTile + r) * w->cols + k] = element(*w, data, r, k) * scale;
-      }
+      for (int64_t k = 0; k < w->cols; ++k)
+        out[(tile * kTile + r) * w->cols + k] =
+            element(*w, data, r, k) * scale_of(*w, scales, r, k / w->group);
   };
   parallel_for(
       tiles(*w), [](void* c, int64_t i, int t) { (*static_cast<decltype(body)*>(c))(i, t); }, &body);

@@ -60,15 +60,15 @@ struct Activations {
 
   // Called for every matrix that will use it, so the widest decides where rows lie.
   void reserve(const ling_matrix& w, int64_t n) {
-    stride = std::max(stride, padded_cols(w) * (w.kind == LING_BF16 ? 2 : 1));
-    if (w.kind != LING_BF16) groups = std::max(groups, padded_cols(w) / w.group);
+    stride = std::max(stride, padded_cols(w) * (floats(w.kind) ? 2 : 1));
+    if (!floats(w.kind)) groups = std::max(groups, padded_cols(w) / w.group);
     values.reserve(n * stride);
     scales.reserve(n * groups), sums.reserve(n * groups);
     rows.reserve(n);
   }
   void put(const Level& k, const ling_matrix& w, int64_t i, const float* x) {
     uint8_t* q = values.data() + i * stride;
-    if (w.kind == LING_BF16) {
+    if (floats(w.kind)) {
       k.round_row(x, w.cols, padded_cols(w), reinterpret_cast<uint16_t*>(q));
       rows.data()[i] = {q, nullptr, nullptr};
       return;
@@ -109,7 +109,7 @@ void advise_expert(const ling_layer& l, const Stream& s, int64_t expert, bool wa
   for (int i = 0; i < 2; ++i) {
     const int64_t n = tiles(*w[i]);
     advise(w[i]->data, n * tile_bytes(*w[i]), expert, s.fd, s.offsets[2 * i], wanted);
-    advise(w[i]->scales, n * tile_scales(*w[i]) * 2, expert, s.fd, s.offsets[2 * i + 1], wanted);
+    advise(w[i]->scales, n * tile_scale_bytes(*w[i]), expert, s.fd, s.offsets[2 * i + 1], wanted);
   }
 }
 
@@ -135,6 +135,7 @@ struct ling_model {
   Buffer<const float*> norm_ptr;
   Buffer<float*> logit_ptr, qkv_ptr, x_ptr, hidden_ptr, row_x_ptr, head_ptr;
   Buffer<Row> routed;
+  Buffer<uint8_t> routed_values;
   Buffer<uint8_t> scratch;
   Buffer<float> attention_scratch;
   int64_t scratch_stride = 0, attention_stride = 0;
@@ -152,6 +153,12 @@ namespace ling {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+
+// Below, an expert has too few rows for the matrix unit.
+constexpr int64_t kGatherFrom = 128;
+bool gathers(const ling_model& m, const ling_layer& l, int64_t T) {
+  return m.kernels->matrix_unit && T >= kGatherFrom && !floats(l.expert_gate_up.kind);
+}
 
 // What one forward pass knows; every thread runs the same chain of stages over it.
 struct Pass {
@@ -217,9 +224,35 @@ struct Pass {
     });
   }
 
-  int64_t page_stride() const { return c().num_kv_heads * c().head_dim * kPage; }
-  uint16_t* page(void* pool, int64_t cache_layer) const {
-    return static_cast<uint16_t*>(pool) + cache_layer * c().num_pages * page_stride();
+  int64_t kv_head_bytes() const { return kv_bytes(c().kv_kind, c().head_dim); }
+  int64_t page_stride() const { return c().num_kv_heads * kv_head_bytes(); }
+  // One kv head's pages of a layer: the first of them; the others follow at the stride.
+  uint8_t* pages(void* pool, int64_t cache_layer, int64_t kv_head) const {
+    return static_cast<uint8_t*>(pool) + cache_layer * c().num_pages * page_stride() +
+           kv_head * kv_head_bytes();
+  }
+
+  // Key and value of position `at` into one kv head's page.
+  void cache_bf16(uint8_t* k_page, uint8_t* v_page, int64_t at, const float* key, const float* value) {
+    const int64_t K = c().head_dim;
+    uint16_t* k = reinterpret_cast<uint16_t*>(k_page);
+    uint16_t* v = reinterpret_cast<uint16_t*>(v_page);
+    uint16_t row[1024];
+    m.kernels->round_row(key, K, K, row);
+    for (int64_t d = 0; d < K; ++d) k[d / 2 * 2 * kPage + 2 * at + d % 2] = row[d];
+    m.kernels->round_row(value, K, K, row);
+    for (int64_t d = 0; d < K; ++d) v[at / 2 * 2 * K + 2 * d + at % 2] = row[d];
+  }
+  void cache_i8(uint8_t* k, uint8_t* v, int64_t at, const float* key, const float* value) {
+    const int64_t K = c().head_dim;
+    int8_t row[1024];
+    int32_t sum;
+    m.kernels->quantise_row(key, K, K, K, row, reinterpret_cast<float*>(k + kPage * K) + at, &sum);
+    for (int64_t d = 0; d < K; ++d)
+      k[at / kTile * kTile * K + d / 4 * 64 + at % kTile * 4 + d % 4] = uint8_t(row[d] + 128);
+    m.kernels->quantise_row(value, K, K, K, row, reinterpret_cast<float*>(v + kPage * K) + at, &sum);
+    for (int64_t d = 0; d < K; ++d)
+      v[d / kTile * kTile * kPage + at / 4 * 64 + d % kTile * 4 + at % 4] = uint8_t(row[d] + 128);
   }
 
   // QK-norm and rotary of one token, then its key and value into their page.
@@ -235,14 +268,14 @@ struct Pass {
     }
     const int64_t at = position % kPage;
     const int64_t base = s.pages[position / kPage] * page_stride();
-    uint16_t row[1024];
     for (int64_t g = 0; g < G; ++g) {
-      uint16_t* k = page(c().k_pages, cache_layer) + base + g * K * kPage;
-      uint16_t* v = page(c().v_pages, cache_layer) + base + g * K * kPage;
-      m.kernels->round_row(qkv + (H + g) * K, K, K, row);
-      for (int64_t d = 0; d < K; ++d) k[d / 2 * 2 * kPage + 2 * at + d % 2] = row[d];
-      m.kernels->round_row(qkv + (H + G + g) * K, K, K, row);
-      for (int64_t d = 0; d < K; ++d) v[at / 2 * 2 * K + 2 * d + at % 2] = row[d];
+      uint8_t* k = pages(c().k_pages, cache_layer, g) + base;
+      uint8_t* v = pages(c().v_pages, cache_layer, g) + base;
+      const float *key = qkv + (H + g) * K, *value = qkv + (H + G + g) * K;
+      if (c().kv_kind == LING_I8)
+        cache_i8(k, v, at, key, value);
+      else
+        cache_bf16(k, v, at, key, value);
     }
   }
 
@@ -259,9 +292,8 @@ struct Pass {
         out[r] = m.attn.data() + t * H * K + h * K;
       }
       const AttentionTask task = {b.count * group, b.count, group, K, s.first + b.first, q, out,
-                                  s.pages, page(c().k_pages, cache_layer) + b.kv_head * K * kPage,
-                                  page(c().v_pages, cache_layer) + b.kv_head * K * kPage,
-                                  page_stride()};
+                                  s.pages, c().kv_kind, pages(c().k_pages, cache_layer, b.kv_head),
+                                  pages(c().v_pages, cache_layer, b.kv_head), page_stride()};
       m.kernels->attention(task, m.attention_scratch.data() + thread * m.attention_stride);
     });
     spent(kAttention);
@@ -372,6 +404,16 @@ struct Pass {
     advise_cold(l, layer, true);
   }
 
+  // Rows of an expert side by side, as the matrix unit reads them.
+  void gather_rows(const ling_layer& l) {
+    const int64_t bytes = padded_cols(l.expert_gate_up);
+    run(T * c().num_experts_per_tok, [&](int64_t i, int) {
+      uint8_t* to = m.routed_values.data() + i * bytes;
+      memcpy(to, m.routed.data()[i].values, bytes);
+      m.routed.data()[i].values = to;
+    });
+  }
+
   // Cold experts that this step uses: read ahead together, or let go.
   void advise_cold(const ling_layer& l, int64_t layer, bool wanted) {
     if (m.streams.empty() || m.streams[layer].fd < 0) return;
@@ -391,11 +433,11 @@ struct Pass {
 
   static ling_matrix expert(ling_matrix w, int64_t e) {
     w.data = static_cast<const uint8_t*>(w.data) + e * tiles(w) * tile_bytes(w);
-    w.scales = static_cast<const uint16_t*>(w.scales) + e * tiles(w) * tile_scales(w);
+    w.scales = static_cast<const uint8_t*>(w.scales) + e * tiles(w) * tile_scale_bytes(w);
     return w;
   }
 
-  static int64_t chunk(const Product& p) { return p.m <= 8 ? 16 : 4; }
+  int64_t chunk(const Product& p) const { return p.m <= 8 || m.kernels->matrix_unit ? 16 : 4; }
 
   void plan_tasks() {
     m.task_start.assign(1, 0);
@@ -427,7 +469,8 @@ struct Pass {
     // A column belongs to one task, so a token's sum has one order: shared, then ascending experts.
     // Few rows: long walks through memory; many: short ones, so that threads end together.
     const int64_t n = ceil_div(c().hidden_size, kTile);
-    const int64_t step = T > 128 ? 4 : std::max<int64_t>(2, ceil_div(n, 2 * team.threads));
+    const int64_t step = T > 128 ? std::max<int64_t>(4, ceil_div(n, 4 * team.threads))
+                                 : std::max<int64_t>(2, ceil_div(n, 2 * team.threads));
     run(ceil_div(n, step), [&](int64_t task, int) {
       const int64_t end = (task + 1) * step < n ? (task + 1) * step : n;
       for (const Product& p : m.down_products) m.kernels->product(p, task * step, end, scratch());
@@ -449,6 +492,7 @@ struct Pass {
         plan_experts(l, layer);
       });
       spent(kRouter);
+      if (gathers(m, l, T)) gather_rows(l), spent(kPrepare);
     } else {
       run(1, [&](int64_t, int) {
         m.products.clear(), m.down_products.clear();
@@ -490,6 +534,8 @@ void reserve(ling_model& m, int64_t T, int threads) {
   m.routed.reserve(N), m.row_x_ptr.reserve(N), m.hidden_ptr.reserve(T + N);
   int64_t hidden = 0, scratch = 64;
   for (const ling_layer& l : m.layers) {
+    if (l.is_moe && gathers(m, l, T))
+      m.routed_values.reserve(N * padded_cols(l.expert_gate_up));
     const int64_t shared = l.gate_up.rows ? T : 0, n = l.is_moe ? N : 0;
     hidden = std::max(hidden, shared * m.width(l) + n * c.expert_width);
     for (const ling_matrix* w : {&l.qkv, &l.dense, &l.gate_up, &l.expert_gate_up, &l.eh_proj})
@@ -501,7 +547,7 @@ void reserve(ling_model& m, int64_t T, int threads) {
   m.hidden.reserve(hidden);
   m.scratch_stride = (std::max(scratch, scratch_bytes(c.head)) + 63) / 64 * 64;
   m.scratch.reserve(threads * m.scratch_stride);
-  m.attention_stride = kMaxRows * (c.head_dim / 2 + kPage + kPage / 2) + c.head_dim + 64;
+  m.attention_stride = attention_room(c.head_dim) + 64;
   m.attention_scratch.reserve(threads * m.attention_stride);
   // Nothing may allocate, so throw, once the threads run.
   m.products.reserve(c.num_experts + 1), m.down_products.reserve(c.num_experts + 1);
@@ -610,6 +656,9 @@ const char* check_config(const ling_model_config& c) {
   if (!c.embedding || !c.norm || !c.cos || !c.sin || !c.k_pages || !c.v_pages || c.num_pages < 1 ||
       c.num_pages > INT32_MAX)
     return "null pointer in the model, or pages out of range";
+  if (c.kv_kind != LING_BF16 && c.kv_kind != LING_I8) return "unknown kind of KV pages";
+  if (reinterpret_cast<uintptr_t>(c.k_pages) % 4 || reinterpret_cast<uintptr_t>(c.v_pages) % 4)
+    return "KV pages must be aligned to 4 bytes";
   if (c.embedding_kind == LING_I8 ? !c.embedding_scales || c.embedding_group < 16 ||
                                         c.embedding_group % 16 || c.hidden_size % c.embedding_group
                                   : c.embedding_kind != LING_BF16)

@@ -83,9 +83,19 @@ inline Matrix random_matrix(Random& r, int32_t kind, int32_t group, int64_t rows
   CHECK(!ling_packed_size(kind, group, rows, cols, &data_bytes, &scale_bytes), "size");
   Matrix out;
   out.data = Array<uint8_t>(stack * data_bytes, kind == LING_BF16 ? 2 : 1);
-  out.scales = Array<uint16_t>(stack * scale_bytes / 2, 1);
+  out.scales = Array<uint16_t>(stack * scale_bytes / 2, kind == LING_F8 ? 2 : 1);
   Array<float> w(rows * cols);
   for (int64_t i = 0; i < stack; ++i) {
+    if (kind == LING_F8) {
+      Array<uint8_t> values(rows * cols);
+      Array<float> blocks((rows + 127) / 128 * ((cols + 127) / 128));
+      for (uint8_t& v : values) v = uint8_t(r.next()) & 0xbf;  // up to 15/8
+      for (float& s : blocks) s = size * (0.5f + r.uniform());
+      CHECK(!ling_pack_f8(rows, cols, values.data(), cols, blocks.data(), 0, 1,
+                          out.data.data() + i * data_bytes, out.scales.data() + i * scale_bytes / 2),
+            "pack");
+      continue;
+    }
     for (float& v : w) v = size * r.normal();
     CHECK(!ling_pack(kind, group, rows, cols, w.data(), 0, cols, nullptr,
                      out.data.data() + i * data_bytes,
@@ -97,5 +107,6 @@ inline Matrix random_matrix(Random& r, int32_t kind, int32_t group, int64_t rows
 }
 
 void fuzz_models(uint64_t seed, int64_t rounds);
+void fuzz_attention(uint64_t seed, int64_t rounds);
 
 #endif

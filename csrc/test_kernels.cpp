@@ -161,16 +161,66 @@ void fuzz_bf16_weights(Random& r) {
   CHECK(!memcmp(a.data(), b.data(), size_t(data_bytes)) && !memcmp(sa.data(), sb.data(), size_t(scale_bytes)), "bf16");
 }
 
+float value_of_f8(uint8_t b) {
+  const int e = b >> 3 & 15, m = b & 7;
+  const float size = e == 15 && m == 7 ? NAN : e ? ldexpf(1 + m / 8.0f, e - 7) : ldexpf(m / 8.0f, -6);
+  return b & 128 ? -size : size;
+}
+
+// E4M3 with scales of blocks, alone or in turns with others: values as they are, products near those
+// of float64 over the rows as bfloat16 has them.
+void fuzz_f8(Random& r) {
+  const int64_t step = r.between(1, 3), first = r.below(step);
+  const int64_t rows = step > 1 ? 16 * r.between(1, 20) : r.between(1, 300);
+  const int64_t cols = r.between(1, r.below(4) ? 150 : 700), T = r.between(1, 20);
+  const int64_t groups = (cols + 127) / 128, stride = cols + r.below(5);
+  Array<uint8_t> values((rows - 1) * stride + cols, 1);
+  Array<float> blocks((rows + 127) / 128 * groups, 1);
+  for (uint8_t& v : values) v = uint8_t(r.next());
+  if (r.below(3))
+    for (uint8_t& v : values) v = (v & 127) == 127 ? 0 : v;
+  for (float& s : blocks) s = 0.01f + r.uniform();
+  Matrix p = random_matrix(r, LING_F8, 128, step * rows, cols);
+  CHECK(!ling_pack_f8(rows, cols, values.data(), stride, blocks.data(), first, step, p.data.data(),
+                      p.scales.data()), "pack");
+  Array<float> back(p.m.rows * cols, 1), x(T * cols, 1), y(T * p.m.rows, 1), one(p.m.rows, 1);
+  CHECK(!ling_unpack(&p.m, back.data()), "unpack");
+  for (float& v : x) v = from_bf16(to_bf16(r.normal()));
+  ling_set_num_threads(int(r.between(1, 3)));
+  CHECK(!ling_matmul(&p.m, x.data(), y.data(), T), "matmul");
+  for (int64_t n = 0; n < rows; ++n) {
+    const int64_t at = (n / 16 * step + first) * 16 + n % 16;
+    for (int64_t k = 0; k < cols; ++k) {
+      const float want = value_of_f8(values[n * stride + k]) * blocks[n / 128 * groups + k / 128];
+      const float have = back[at * cols + k];
+      CHECK(have == want || (isnan(have) && isnan(want)), "%g became %g", want, have);
+    }
+    for (int64_t t = 0; t < T; ++t) {
+      double want = 0, size = 0;
+      for (int64_t k = 0; k < cols; ++k) {
+        const double term = double(back[at * cols + k]) * x[t * cols + k];
+        want += term, size += fabs(term);
+      }
+      const float got = y[t * p.m.rows + at];
+      CHECK(isnan(want) ? isnan(got) : fabs(got - want) <= 1e-5 * size, "FP8: %g, not %g", got, want);
+    }
+  }
+  const int64_t t = r.below(T);
+  CHECK(!ling_matmul(&p.m, x.data() + t * cols, one.data(), 1), "matmul");
+  CHECK(!memcmp(one.data(), y.data() + t * p.m.rows, size_t(p.m.rows) * 4), "row %d alone differs", int(t));
+}
+
 // Any bytes are valid codes, so a damaged file may give wrong numbers and nothing worse.
 void fuzz_bytes(Random& r) {
-  const Case c = random_case(r);
+  Case c = random_case(r);
+  if (!r.below(4)) c.kind = LING_F8, c.group = 128;
   Matrix p = random_matrix(r, c.kind, c.group, c.rows, c.cols);
   for (uint8_t& b : p.data) b = uint8_t(r.next());
   for (uint16_t& s : p.scales) s = uint16_t(r.next());
   Array<float> x(c.T * c.cols), y(c.T * c.rows);
   fill(r, x, false);
   CHECK(!ling_matmul(&p.m, x.data(), y.data(), c.T), "matmul");
-  if (c.kind != LING_BF16) check_product(c, p, x, y);
+  if (c.kind == LING_I4 || c.kind == LING_I8) check_product(c, p, x, y);
 }
 
 template <class... A>
@@ -184,10 +234,11 @@ void bad_calls(Random& r) {
   Matrix p = random_matrix(r, LING_I8, 32, 20, 50);
   Array<float> x(50), y(20);
   int64_t n, m;
-  for (int32_t kind : {0, -1, 4, INT32_MIN, INT32_MAX})
+  for (int32_t kind : {0, -1, 5, INT32_MIN, INT32_MAX})
     refused(ling_packed_size(kind, 32, 16, 16, &n, &m), "kind");
   for (int32_t group : {0, -16, 8, 15, 24, 257, 272, INT32_MIN, INT32_MAX})
     refused(ling_packed_size(LING_I4, group, 16, 16, &n, &m), "group");
+  for (int32_t group : {0, 64, 256, -128}) refused(ling_packed_size(LING_F8, group, 16, 16, &n, &m), "group");
   for (int32_t group : {0, 1, 16, -2}) refused(ling_packed_size(LING_BF16, group, 16, 16, &n, &m), "group");
   for (int64_t bad : huge) {
     refused(ling_packed_size(LING_I8, 32, bad, 16, &n, &m), "rows");
@@ -228,6 +279,24 @@ void bad_calls(Random& r) {
   refused(ling_pack_pair(LING_I8, 32, 32, 50, x.data(), nullptr, 0, 50, nullptr, p.data.data(),
                          p.scales.data()), "null");
   refused(ling_pack(LING_I8, 32, 1, 50, x.data(), 0, 49, nullptr, p.data.data(), p.scales.data()), "stride");
+  refused(ling_pack(LING_F8, 128, 1, 50, x.data(), 0, 50, nullptr, p.data.data(), p.scales.data()), "FP8");
+  Matrix f8 = random_matrix(r, LING_F8, 128, 16, 50);
+  const auto f8_call = [&](int64_t rows, const uint8_t* values, int64_t stride, const float* blocks,
+                           int64_t first, int64_t step, void* data, void* scales) {
+    refused(ling_pack_f8(rows, 50, values, stride, blocks, first, step, data, scales), "FP8");
+  };
+  uint8_t* data = f8.data.data();
+  void* scales = f8.scales.data();
+  f8_call(16, nullptr, 50, x.data(), 0, 1, data, scales);
+  f8_call(16, data, 50, nullptr, 0, 1, data, scales);
+  f8_call(16, data, 50, x.data(), 0, 1, nullptr, scales);
+  f8_call(16, data, 50, x.data(), 0, 1, data, nullptr);
+  f8_call(16, data, 49, x.data(), 0, 1, data, scales);
+  for (int64_t bad : huge) {
+    f8_call(bad, data, 50, x.data(), 0, 1, data, scales);
+    f8_call(16, data, 50, x.data(), 0, bad < 1 ? bad : int64_t(1) << 40, data, scales);
+    f8_call(16, data, 50, x.data(), bad < 0 ? bad : int64_t(1) << 40, 1, data, scales);
+  }
   refused(ling_isa(nullptr), "null");
   for (int threads : {0, -1, 257, INT32_MAX}) refused(ling_set_num_threads(threads), "threads");
 }
@@ -244,8 +313,10 @@ int main(int argc, char** argv) {
   for (int64_t i = 0; i < rounds; ++i) {
     fuzz_matrix(r);
     fuzz_bf16_weights(r);
+    fuzz_f8(r);
     fuzz_bytes(r);
   }
+  fuzz_attention(seed, rounds);
   fuzz_models(seed, rounds / 10);
   printf("%s: ok\n", isa);
   return 0;

@@ -18,8 +18,8 @@ struct Model {
   std::vector<Layer> parts;
   std::vector<ling_layer> layers;
   Array<float> norm, cos, sin;
-  Array<uint8_t> table;
-  Array<uint16_t> table_scales, k, v;
+  Array<uint8_t> table, k, v;
+  Array<uint16_t> table_scales;
   Matrix head;
 };
 
@@ -40,7 +40,7 @@ struct Kind {
 };
 
 Kind random_kind(Random& r) {
-  const Kind kinds[] = {{LING_I4, 64}, {LING_I4, 32}, {LING_I8, 64}, {LING_I8, 16}, {LING_BF16, 2}};
+  const Kind kinds[] = {{LING_I4, 64}, {LING_I4, 32}, {LING_I8, 64}, {LING_I8, 16}, {LING_BF16, 2}, {LING_F8, 128}};
   return r.pick(kinds);
 }
 
@@ -141,10 +141,12 @@ Model random_model(Random& r) {
     m.cos[i] = cosf(angle), m.sin[i] = sinf(angle);
   }
   c.cos = m.cos.data(), c.sin = m.sin.data();
-  const int64_t cache = (c.num_layers + c.num_mtp_layers) * c.num_pages * c.num_kv_heads * c.head_dim * kPage;
-  m.k = Array<uint16_t>(cache), m.v = Array<uint16_t>(cache);
+  c.kv_kind = r.below(2) ? LING_I8 : LING_BF16;
+  const int64_t head = kPage * (c.kv_kind == LING_I8 ? c.head_dim + 4 : 2 * c.head_dim);
+  const int64_t cache = (c.num_layers + c.num_mtp_layers) * c.num_pages * c.num_kv_heads * head;
+  m.k = Array<uint8_t>(cache), m.v = Array<uint8_t>(cache);
   // What others left in a page must not matter, be it NaN.
-  for (int64_t i = 0; i < cache; ++i) m.k[i] = m.v[i] = uint16_t(r.below(8) ? 0 : 0x7fc0);
+  for (int64_t i = 0; i < cache; ++i) m.k[i] = m.v[i] = uint8_t(r.below(2) ? 0xff : r.next());
   c.k_pages = m.k.data(), c.v_pages = m.v.data();
   return m;
 }
@@ -336,6 +338,11 @@ void bad_models(const Model& m) {
   for (auto field : floats) c = m.c, c.*field = nullptr, must_refuse(c, m.layers, "null");
   void* ling_model_config::*const pools[] = {&ling_model_config::k_pages, &ling_model_config::v_pages};
   for (auto field : pools) c = m.c, c.*field = nullptr, must_refuse(c, m.layers, "null");
+  for (auto field : pools) {
+    c = m.c, c.*field = static_cast<uint8_t*>(c.*field) + 2;
+    must_refuse(c, m.layers, "alignment");
+  }
+  for (int32_t kind : {0, 1, 4, -1}) c = m.c, c.kv_kind = kind, must_refuse(c, m.layers, "KV kind");
   for (int32_t kind : {0, 1, -1}) c = m.c, c.embedding_kind = kind, must_refuse(c, m.layers, "embedding");
   for (int32_t group : {0, -16, 8, 24, INT32_MAX}) {
     c = m.c, c.embedding_kind = LING_I8, c.embedding_scales = m.table.data(), c.embedding_group = group;

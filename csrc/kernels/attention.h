@@ -1,56 +1,24 @@
 // Causal attention of some query rows over KV pages: page by page, in order, with an online softmax.
 //
 // A row's arithmetic does not depend on the rows beside it: pages that a row may not see change
-// nothing (its weights there are exactly zero, and e^0 = 1 exactly).
+// nothing (its weights there are exactly zero, and e^0 = 1 exactly), and of a page that it sees in part
+// no value beyond is read for it, for 0 · NaN is NaN.
 
 constexpr int kQueryBlock = 4;
 
-// Pages lie anywhere, so the hardware cannot guess the next one: while a page's keys are read its values
-// are fetched, and then the keys of the next page, a cache line for each line that is used.
-static inline void fetch(const uint16_t* p, int64_t line) {
-  for (int64_t i = 0; i < 4; ++i) prefetch(p + 32 * (4 * line + i));
-}
-
-// scores[r][key] for RB rows and the 64 keys of a page; fetches `next` on the way.
-template <int RB>
-static inline void page_scores(const uint32_t* const* q, const uint16_t* k, int64_t pairs,
-                               float* const* scores, const uint16_t* next) {
-  f32 acc[RB][4];
-  for (int r = 0; r < RB; ++r)
-    for (int j = 0; j < 4; ++j) acc[r][j] = zero();
-  for (int64_t d = 0; d < pairs; ++d) {
-    if (next) fetch(next, d);
-    for (int j = 0; j < 4; ++j)
-      for (int r = 0; r < RB; ++r) acc[r][j] = dot2(acc[r][j], k + 128 * d + 32 * j, q[r][d]);
-  }
-  for (int r = 0; r < RB; ++r)
-    for (int j = 0; j < 4; ++j) store(scores[r] + 16 * j, acc[r][j]);
-}
-
-// out[r][0 .. 64) += sum over key pairs of p · v, for RB rows and 64 channels.
-template <int RB, int NV>
-static inline void page_values(const uint32_t* const* p, const uint16_t* v, int64_t head_dim,
-                               int64_t key_pairs, float* const* out, const uint16_t* next) {
-  f32 acc[RB][NV];
-  for (int r = 0; r < RB; ++r)
-    for (int j = 0; j < NV; ++j) acc[r][j] = load(out[r] + 16 * j);
-  for (int64_t c = 0; c < key_pairs; ++c) {
-    if (next) fetch(next, c);
-    for (int j = 0; j < NV; ++j)
-      for (int r = 0; r < RB; ++r)
-        acc[r][j] = dot2(acc[r][j], v + 2 * head_dim * c + 32 * j, p[r][c]);
-  }
-  for (int r = 0; r < RB; ++r)
-    for (int j = 0; j < NV; ++j) store(out[r] + 16 * j, acc[r][j]);
+// Keys of the page at `start` that row r may see.
+static inline int64_t visible(const AttentionTask& t, int64_t r, int64_t start) {
+  const int64_t n = t.first + r / t.group + 1 - start;
+  return n < 0 ? 0 : n < kPage ? n : kPage;
 }
 
 struct Softmax {
   float top, total;
 };
 
-// Masks keys from `seen` on, updates the running softmax, leaves weights as bfloat16 in p and scales
-// what was summed so far.
-static inline void update(Softmax& s, const float* scores, int64_t seen, uint16_t* p, float* out,
+// Updates the running softmax by the first `seen` of 64 scores, leaves their weights in `e` (zero from
+// `seen` on) and scales what was summed so far.
+static inline void update(Softmax& s, const float* scores, int64_t seen, f32 (&e)[4], float* out,
                           int64_t head_dim) {
   const f32 least = set(-__builtin_inff());
   f32 x[4], top = set(s.top);
@@ -61,9 +29,8 @@ static inline void update(Softmax& s, const float* scores, int64_t seen, uint16_
   const float new_top = reduce_max(top);
   f32 sum = zero();
   for (int j = 0; j < 4; ++j) {
-    const f32 e = first_lanes((int)(seen - 16 * j), exponential(sub(x[j], set(new_top))), zero());
-    sum = add(sum, e);
-    store_bf16(p + 16 * j, e);
+    e[j] = first_lanes((int)(seen - 16 * j), exponential(sub(x[j], set(new_top))), zero());
+    sum = add(sum, e[j]);
   }
   float shrink[16];
   store(shrink, exponential(set(s.top - new_top)));
@@ -74,76 +41,252 @@ static inline void update(Softmax& s, const float* scores, int64_t seen, uint16_
   s.top = new_top;
 }
 
-template <int RB>
-static inline void rows_values(const uint32_t* const* p, const uint16_t* v, int64_t head_dim,
-                               int64_t key_pairs, float* const* out, const uint16_t* next) {
-  float* at[RB];
-  for (int64_t i = 0; i < head_dim; i += 32) {
-    for (int r = 0; r < RB; ++r) at[r] = out[r] + i;
-    // The share of the next page that comes with these channels: 64 values for each of 64 keys.
-    const uint16_t* part = next ? next + kPage * i : nullptr;
-    if (i + 64 <= head_dim) {
-      page_values<RB, 4>(p, v + 2 * i, head_dim, key_pairs, at, part);
-      i += 32;
-    } else {
-      page_values<RB, 2>(p, v + 2 * i, head_dim, key_pairs, at, nullptr);
+// Pages lie anywhere, so the hardware cannot guess the next one: while a page's keys are read its values
+// are fetched (`next`), and then the keys of the next page, a cache line for each line that is used.
+// A macro: GCC takes a function that only fetches for one without effect, and may drop its calls.
+#define LING_FETCH(lines, next, line) \
+  if (next)                           \
+    for (int i = 0; i < (lines); ++i) __builtin_prefetch((next) + 64 * ((lines) * (line) + i), 0, 2)
+
+// Pages of bfloat16. Queries and weights are rounded to it; products are summed pair by pair.
+struct PagesBF16 {
+  const AttentionTask& t;
+  uint32_t* q;     // [rows, head_dim / 2]
+  uint16_t* p;     // [rows, 64]
+  uint32_t* tail;  // a key pair of values of which the second may not be seen
+  const uint32_t* tail_of = nullptr;
+
+  PagesBF16(const AttentionTask& task, float* scratch) : t(task) {
+    q = reinterpret_cast<uint32_t*>(scratch);
+    p = reinterpret_cast<uint16_t*>(q + t.rows * (t.head_dim / 2));
+    tail = reinterpret_cast<uint32_t*>(p + t.rows * kPage);
+  }
+
+  void query(int64_t r, const float* from, float scale) {
+    uint16_t* to = reinterpret_cast<uint16_t*>(q + r * (t.head_dim / 2));
+    for (int64_t i = 0; i < t.head_dim; i += 16) store_bf16(to + i, mul(load(from + i), set(scale)));
+  }
+
+  void weights(int64_t r, const f32 (&e)[4], int64_t, const uint8_t*) {
+    for (int j = 0; j < 4; ++j) store_bf16(p + r * kPage + 16 * j, e[j]);
+  }
+
+  // to[r][key] for RB rows and the 64 keys of a page.
+  template <int RB>
+  void scores(int64_t r0, const uint8_t* page, float* to, const uint8_t* next) {
+    const uint16_t* k = reinterpret_cast<const uint16_t*>(page);
+    const int64_t pairs = t.head_dim / 2;
+    f32 acc[RB][4];
+    for (int r = 0; r < RB; ++r)
+      for (int j = 0; j < 4; ++j) acc[r][j] = zero();
+    for (int64_t d = 0; d < pairs; ++d) {
+      LING_FETCH(4, next, d);
+      for (int j = 0; j < 4; ++j)
+        for (int r = 0; r < RB; ++r)
+          acc[r][j] = dot2(acc[r][j], load_pairs(k + 128 * d + 32 * j), q[(r0 + r) * pairs + d]);
+    }
+    for (int r = 0; r < RB; ++r)
+      for (int j = 0; j < 4; ++j) store(to + r * kPage + 16 * j, acc[r][j]);
+  }
+
+  // out[r][0 .. 16 · NV) += sum over key pairs of p · v, for RB rows.
+  template <int RB, int NV>
+  static void channels(const uint32_t* const* w, const uint16_t* v, int64_t head_dim, int64_t pairs,
+                       float* const* out, const uint8_t* next) {
+    f32 acc[RB][NV];
+    for (int r = 0; r < RB; ++r)
+      for (int j = 0; j < NV; ++j) acc[r][j] = load(out[r] + 16 * j);
+    for (int64_t c = 0; c < pairs; ++c) {
+      LING_FETCH(4, next, c);
+      for (int j = 0; j < NV; ++j)
+        for (int r = 0; r < RB; ++r)
+          acc[r][j] = dot2(acc[r][j], load_pairs(v + 2 * head_dim * c + 32 * j), w[r][c]);
+    }
+    for (int r = 0; r < RB; ++r)
+      for (int j = 0; j < NV; ++j) store(out[r] + 16 * j, acc[r][j]);
+  }
+
+  // The pairs [begin, end) of a page for rows r0 on.
+  template <int RB>
+  void pairs(int64_t r0, const uint16_t* v, int64_t begin, int64_t end, const uint8_t* next) {
+    const int64_t K = t.head_dim;
+    const uint32_t* w[RB];
+    float* at[RB];
+    for (int r = 0; r < RB; ++r)
+      w[r] = reinterpret_cast<const uint32_t*>(p + (r0 + r) * kPage) + begin;
+    for (int64_t i = 0; i < K; i += 32) {
+      for (int r = 0; r < RB; ++r) at[r] = t.out[r0 + r] + i;
+      // The share of the next page that comes with these channels: 64 values for each of 64 keys.
+      const uint8_t* part = next ? next + 2 * kPage * i : nullptr;
+      if (i + 64 <= K) {
+        channels<RB, 4>(w, v + 2 * i, K, end - begin, at, part);
+        i += 32;
+      } else {
+        channels<RB, 2>(w, v + 2 * i, K, end - begin, at, nullptr);
+      }
     }
   }
+
+  template <int RB>
+  void values(int64_t r0, int64_t start, const uint8_t* page, const uint8_t* next) {
+    const uint16_t* v = reinterpret_cast<const uint16_t*>(page);
+    const int64_t K = t.head_dim, shared = visible(t, r0, start) / 2;  // later rows see more
+    pairs<RB>(r0, v, 0, shared, next);
+    for (int64_t r = r0; r < r0 + RB; ++r) {
+      const int64_t seen = visible(t, r, start), whole = seen / 2;
+      if (whole > shared) pairs<1>(r, v + 2 * K * shared, shared, whole, nullptr);
+      if (seen % 2) {
+        const uint32_t* pair = reinterpret_cast<const uint32_t*>(v) + K * whole;
+        if (tail_of != pair)
+          for (int64_t i = 0; i < K; ++i) tail[i] = pair[i] & 0xffff;
+        tail_of = pair;
+        pairs<1>(r, reinterpret_cast<const uint16_t*>(tail), whole, whole + 1, nullptr);
+      }
+    }
+  }
+};
+
+// A row of int8 in two terms: value = scale · (high + low / 254), each within ±127. That is 15 bits, so
+// what is lost is what the pages lost; with one term alone the whole error would double (KL divergence
+// of a small trained model: 0.0005 instead of 0.0002). On AVX-512 both together cost no more than
+// bfloat16 pairs, for a step of dot4 takes twice as many columns.
+struct Terms {
+  const int32_t* codes;  // four columns each: those of `high`, then those of `low`
+  float scale;           // NaN when a value is not finite
+  int32_t high, low;     // sums of the codes
+};
+
+static inline Terms in_two_terms(const float* x, int64_t n, int8_t* to) {
+  const float amax = group_amax(x, n);
+  const f32 inverse = set(amax > 0 ? 127 / amax : 0);
+  i32 high_sum = zero_i32(), low_sum = zero_i32();
+  for (int64_t i = 0; i < n; i += 16) {
+    const f32 v = amax > 0 ? mul(load(x + i), inverse) : zero();  // codes of a NaN are codes, too
+    const i32 high = round_i32(v), low = round_i32(mul(sub(v, to_f32(high)), set(254)));
+    store_i8(to + i, high), store_i8(to + n + i, low);
+    high_sum = add_i32(high_sum, high), low_sum = add_i32(low_sum, low);
+  }
+  return {reinterpret_cast<const int32_t*>(to), amax / 127, sum_lanes(high_sum), sum_lanes(low_sum)};
 }
 
-static void attention(const AttentionTask& t, float* scratch) {
-  const int64_t R = t.rows, K = t.head_dim, pairs = K / 2;
-  uint32_t* q = reinterpret_cast<uint32_t*>(scratch);
-  float* scores = scratch + R * pairs;
-  uint16_t* p = reinterpret_cast<uint16_t*>(scores + R * kPage);
-  uint16_t* tail = p + R * kPage;  // one key pair of values
-  Softmax soft[kMaxRows];
-  const uint32_t* q_row[kMaxRows];
-  const uint32_t* p_row[kMaxRows];
-  float* s_row[kMaxRows];
-  float* out[kMaxRows];
-  const f32 scale = set(1.0f / __builtin_sqrtf((float)K));
-  for (int64_t r = 0; r < R; ++r) {
-    uint16_t* to = reinterpret_cast<uint16_t*>(q + r * pairs);
-    out[r] = t.out[r];
-    for (int64_t i = 0; i < K; i += 16) {
-      store_bf16(to + i, mul(load(t.q[r] + i), scale));
-      store(out[r] + i, zero());
+// Two neighbouring LING_I8 tiles of `columns` columns times RB rows, over the first 4 · `steps` columns.
+template <int RB>
+static inline void multiply_terms(const Terms* x, const uint8_t* tile, int64_t columns, int64_t steps,
+                                  const uint8_t* next, f32 (&y)[RB][2]) {
+  i32 high[RB][2], low[RB][2];
+  for (int r = 0; r < RB; ++r)
+    for (int j = 0; j < 2; ++j) high[r][j] = dot_begin(x[r].high), low[r][j] = dot_begin(x[r].low);
+  for (int64_t d = 0; d < steps; ++d) {
+    LING_FETCH(2, next, d);
+    for (int j = 0; j < 2; ++j) {
+      const u8 w = load_u8(tile + kTile * columns * j + 64 * d);
+      for (int r = 0; r < RB; ++r) {
+        high[r][j] = dot4(high[r][j], w, x[r].codes[d]);
+        low[r][j] = dot4(low[r][j], w, x[r].codes[columns / 4 + d]);
+      }
     }
-    q_row[r] = q + r * pairs;
-    p_row[r] = reinterpret_cast<uint32_t*>(p + r * kPage);
-    s_row[r] = scores + r * kPage;
+  }
+  for (int r = 0; r < RB; ++r)
+    for (int j = 0; j < 2; ++j)
+      y[r][j] = mul(fma(to_f32(low[r][j]), set(1 / 254.0f), to_f32(high[r][j])), set(x[r].scale));
+}
+
+// Pages of int8, a scale a position. Queries and weights come in two terms, and sums are exact integers.
+// A value's scale is part of its weight. Where the weight is zero so is that product, whatever the scale.
+struct PagesI8 {
+  const AttentionTask& t;
+  int8_t* q_codes;  // [rows, 2, head_dim]
+  int8_t* p_codes;  // [rows, 2, 64]
+  Terms q[kMaxRows], p[kMaxRows];
+
+  PagesI8(const AttentionTask& task, float* scratch) : t(task) {
+    q_codes = reinterpret_cast<int8_t*>(scratch);
+    p_codes = q_codes + t.rows * 2 * t.head_dim;
+  }
+
+  void query(int64_t r, const float* from, float scale) {
+    q[r] = in_two_terms(from, t.head_dim, q_codes + r * 2 * t.head_dim);
+    q[r].scale *= scale;
+  }
+
+  const float* scales(const uint8_t* page) const {
+    return reinterpret_cast<const float*>(page + kPage * t.head_dim);
+  }
+
+  void weights(int64_t r, const f32 (&e)[4], int64_t seen, const uint8_t* v) {
+    float scaled[kPage];
+    for (int j = 0; j < 4; ++j)
+      store(scaled + 16 * j,
+            first_lanes((int)(seen - 16 * j), mul(e[j], load(scales(v) + 16 * j)), zero()));
+    p[r] = in_two_terms(scaled, kPage, p_codes + r * 2 * kPage);
+  }
+
+  template <int RB>
+  void scores(int64_t r0, const uint8_t* k, float* to, const uint8_t* next) {
+    const int64_t K = t.head_dim;
+    for (int64_t key = 0; key < kPage; key += 32) {
+      f32 y[RB][2];
+      multiply_terms<RB>(q + r0, k + K * key, K, K / 4, next ? next + K * key : nullptr, y);
+      for (int r = 0; r < RB; ++r)
+        for (int j = 0; j < 2; ++j)
+          store(to + r * kPage + key + 16 * j, mul(y[r][j], load(scales(k) + key + 16 * j)));
+    }
+    LING_FETCH(4, next, t.head_dim / 4);  // the scales
+  }
+
+  template <int RB>
+  void values(int64_t r0, int64_t start, const uint8_t* v, const uint8_t* next) {
+    const int64_t steps = (visible(t, t.rows - 1, start) + 3) / 4;
+    for (int64_t i = 0; i < t.head_dim; i += 32) {
+      f32 y[RB][2];
+      multiply_terms<RB>(p + r0, v + kPage * i, kPage, steps, next ? next + kPage * i : nullptr, y);
+      for (int r = 0; r < RB; ++r)
+        for (int j = 0; j < 2; ++j) {
+          float* out = t.out[r0 + r] + i + 16 * j;
+          store(out, add(load(out), y[r][j]));
+        }
+    }
+    LING_FETCH(4, next, t.head_dim / 4);  // the scales
+  }
+};
+
+template <class Pages>
+static inline void attend(const AttentionTask& t, float* scratch) {
+  const int64_t R = t.rows, K = t.head_dim;
+  float* scores = scratch;
+  Pages pages(t, scratch + R * kPage);
+  Softmax soft[kMaxRows];
+  for (int64_t r = 0; r < R; ++r) {
+    pages.query(r, t.q[r], 1.0f / __builtin_sqrtf((float)K));
+    for (int64_t i = 0; i < K; i += 16) store(t.out[r] + i, zero());
     soft[r] = {-__builtin_inff(), 0};
   }
   const int64_t keys = t.first + t.tokens;  // those that the last row sees
   for (int64_t start = 0; start < keys; start += kPage) {
-    const int64_t at = t.pages[start / kPage] * t.page_stride;
-    const uint16_t* k = t.k + at;
-    const uint16_t* v = t.v + at;
-    const uint16_t* next =
-        start + kPage < keys ? t.k + t.pages[start / kPage + 1] * t.page_stride : nullptr;
+    const int32_t* page = t.pages + start / kPage;
+    const uint8_t* k = t.k + page[0] * t.page_stride;
+    const uint8_t* v = t.v + page[0] * t.page_stride;
+    const uint8_t* next = start + kPage < keys ? t.k + page[1] * t.page_stride : nullptr;
     int64_t r = 0;
     for (; r + kQueryBlock <= R; r += kQueryBlock)
-      page_scores<kQueryBlock>(q_row + r, k, pairs, s_row + r, r ? nullptr : v);
-    for (; r < R; ++r) page_scores<1>(q_row + r, k, pairs, s_row + r, r ? nullptr : v);
-    for (r = 0; r < R; ++r)
-      update(soft[r], s_row[r], t.first + r / t.group + 1 - start, p + r * kPage, out[r], K);
-    const int64_t held = keys - start < kPage ? keys - start : kPage;
-    const int64_t whole = held / 2;
-    for (r = 0; r + kQueryBlock <= R; r += kQueryBlock)
-      rows_values<kQueryBlock>(p_row + r, v, K, whole, out + r, r ? nullptr : next);
-    for (; r < R; ++r) rows_values<1>(p_row + r, v, K, whole, out + r, r ? nullptr : next);
-    if (held % 2) {
-      // The pair's second key is not written yet: whatever lies there must not be read as a value.
-      for (int64_t i = 0; i < 2 * K; ++i) tail[i] = i % 2 ? 0 : v[2 * K * whole + i];
-      for (r = 0; r < R; ++r) {
-        const uint32_t* pr = p_row[r] + whole;
-        rows_values<1>(&pr, tail, K, 1, out + r, nullptr);
-      }
+      pages.template scores<kQueryBlock>(r, k, scores + r * kPage, r ? nullptr : v);
+    for (; r < R; ++r) pages.template scores<1>(r, k, scores + r * kPage, r ? nullptr : v);
+    for (r = 0; r < R; ++r) {
+      f32 e[4];
+      const int64_t seen = visible(t, r, start);
+      update(soft[r], scores + r * kPage, seen, e, t.out[r], K);
+      pages.weights(r, e, seen, v);
     }
+    for (r = 0; r + kQueryBlock <= R; r += kQueryBlock)
+      pages.template values<kQueryBlock>(r, start, v, r ? nullptr : next);
+    for (; r < R; ++r) pages.template values<1>(r, start, v, r ? nullptr : next);
   }
   for (int64_t r = 0; r < R; ++r) {
     const f32 inverse = set(1.0f / soft[r].total);
-    for (int64_t i = 0; i < K; i += 16) store(out[r] + i, mul(load(out[r] + i), inverse));
+    for (int64_t i = 0; i < K; i += 16) store(t.out[r] + i, mul(load(t.out[r] + i), inverse));
   }
+}
+
+static void attention(const AttentionTask& t, float* scratch) {
+  t.kind == LING_I8 ? attend<PagesI8>(t, scratch) : attend<PagesBF16>(t, scratch);
 }

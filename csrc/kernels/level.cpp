@@ -13,6 +13,14 @@
 namespace ling {
 namespace {
 
+// E4M3 to bfloat16, byte by byte: the high byte by the upper half (sign, upper bits of the exponent).
+const uint8_t f8_high[16] = {60,  61,  62,  63,  64,  65,  66,  67,
+                             188, 189, 190, 191, 192, 193, 194, 195};
+// What does not go so, by ((byte + 1) & 127) < 16: NaN, then the magnitudes from 0 on.
+const uint8_t f8_odd_high[16] = {0x7f, 0, 59, 59, 59, 60, 60, 60, 60, 60, 60, 60, 60, 60, 60, 60};
+const uint8_t f8_odd_low[16] = {0xc0, 0,    0,    0x80, 0xc0, 0,    0x20, 0x40,
+                                0x60, 0x80, 0x90, 0xa0, 0xb0, 0xc0, 0xd0, 0xe0};
+
 // Weights in units of their scale become integers to be compared with the borders of codes: at 200 to a
 // unit what is beyond all borders saturates 16 bits, and 5 bits tell any two borders apart.
 constexpr int kCodeUnit = 200;
@@ -47,6 +55,10 @@ struct Bins {
 const float ling_levels[16] = {-127, -98, -77, -61, -46, -33, -21, -9, 2, 13, 24, 36, 49, 64, 82, 105};
 const uint8_t level_bytes[16] = {1,   30,  51,  67,  82,  95,  107, 119,
                                  130, 141, 152, 164, 177, 192, 210, 233};  // + 128
+#ifdef __AMX_INT8__
+const int8_t signed_level_bytes[16] = {-127, -98, -77, -61, -46, -33, -21, -9,
+                                       2,    13,  24,  36,  49,  64,  82,  105};
+#endif
 
 #include "rows.h"
 #include "product.h"
@@ -55,11 +67,17 @@ const uint8_t level_bytes[16] = {1,   30,  51,  67,  82,  95,  107, 119,
 
 }  // namespace
 
+#ifdef __AMX_INT8__
+const bool matrix_unit = true;
+#else
+const bool matrix_unit = false;
+#endif
+
 #define LING_NAME2(x) level_##x
 #define LING_NAME(x) LING_NAME2(x)
 #define LING_TEXT2(x) #x
 #define LING_TEXT(x) LING_TEXT2(x)
-const Level LING_NAME(LING_LEVEL) = {LING_TEXT(LING_LEVEL), rms_norm, quantise_row, round_row,
+const Level LING_NAME(LING_LEVEL) = {LING_TEXT(LING_LEVEL), matrix_unit, rms_norm, quantise_row, round_row,
                                      product, router, sigmoid, rotate, attention, embed_i8,
                                      read_bytes, pack};
 

@@ -239,7 +239,7 @@ static void pack(int32_t kind, int64_t group, int64_t rows, int64_t cols, const 
   const ling_matrix m = {kind, (int32_t)group, rows, cols, data, scales};
   for (int64_t tile = begin; tile < end; ++tile) {
     uint8_t* to = static_cast<uint8_t*>(data) + tile * tile_bytes(m);
-    uint16_t* s = static_cast<uint16_t*>(scales) + tile * tile_scales(m);
+    uint16_t* s = static_cast<uint16_t*>(scales) + tile * tile_scale_bytes(m) / 2;
     if (kind == LING_BF16)
       pack_bf16(rows, cols, w, bf16, stride, tile, reinterpret_cast<uint16_t*>(to));
     else if (bf16)

@@ -4,10 +4,12 @@
 // then one fused multiply-add per group (or per pair of columns in bfloat16). So a row's bits do not
 // depend on the rows beside it, nor on the level for the integer kinds.
 
-enum class Form { kBytes, kCodes, kPairs };  // unpacked bytes, 4-bit codes, bfloat16 pairs
+// Unpacked bytes, 4-bit codes, bfloat16 pairs; E4M3 bytes, and the pairs they were widened to.
+enum class Form { kBytes, kCodes, kPairs, kF8, kWideF8 };
 
 constexpr int kRowBlock = 6, kTileBlock = 2;
 constexpr int kFewRows = 3;  // up to so many, a product waits for its weights
+constexpr int kRowsOfCodes = 36;  // beyond, codes are unpacked once for all rows
 constexpr int64_t kPrefetch = 4096;  // bytes ahead: the hardware's own stops at every 4 KiB
 
 // Where a walk through NT tiles side by side, now at byte `at` of each, will be a little later: further
@@ -18,12 +20,48 @@ static inline int64_t ahead(int64_t at, int64_t tile) {
   return there < tile ? there : there + (NT - 1) * tile;
 }
 
+// Values of E4M3 times rows of bfloat16: a group is summed on its own, then scaled.
 template <int MB, int NT, Form form>
-static inline void multiply(const uint8_t* const* data, const uint16_t* const* scales,
-                            int64_t groups, int64_t group, const Row* x, const Levels& levels,
-                            f32 (&acc)[MB][NT]) {
+static inline void multiply_f8(const uint8_t* const* data, const void* const* scales, int64_t groups,
+                               int64_t group, const Row* x, f32 (&acc)[MB][NT]) {
+  const uint32_t* xp[MB];
+  for (int m = 0; m < MB; ++m) xp[m] = static_cast<const uint32_t*>(x[m].values);
+  const int64_t steps = group / 4;  // of 4 columns
+  for (int64_t g = 0; g < groups; ++g) {
+    const int64_t next = ahead<NT>(64 * g * steps, 64 * groups * steps) - 64 * g * steps;
+    f32 d[MB][NT];
+    for (int m = 0; m < MB; ++m)
+      for (int t = 0; t < NT; ++t) d[m][t] = zero();
+    for (int64_t s = g * steps; s < (g + 1) * steps; ++s)
+      for (int t = 0; t < NT; ++t) {
+        b16 first, last;
+        if constexpr (form == Form::kF8) {
+          const uint8_t* p = data[t] + 64 * s;
+          prefetch(p + next);
+          widen_f8(load_u8(p), &first, &last);
+        } else {
+          const uint16_t* p = reinterpret_cast<const uint16_t*>(data[t]) + 64 * s;
+          first = load_pairs(p), last = load_pairs(p + 32);
+        }
+        for (int m = 0; m < MB; ++m) {
+          d[m][t] = dot2(d[m][t], first, xp[m][2 * s]);
+          d[m][t] = dot2(d[m][t], last, xp[m][2 * s + 1]);
+        }
+      }
+    for (int t = 0; t < NT; ++t) {
+      const f32 scale = set(static_cast<const float*>(scales[t])[g]);
+      for (int m = 0; m < MB; ++m) acc[m][t] = fma(d[m][t], scale, acc[m][t]);
+    }
+  }
+}
+
+template <int MB, int NT, Form form>
+static inline void multiply(const uint8_t* const* data, const void* const* scales, int64_t groups,
+                            int64_t group, const Row* x, const Levels& levels, f32 (&acc)[MB][NT]) {
   for (int m = 0; m < MB; ++m)
     for (int t = 0; t < NT; ++t) acc[m][t] = zero();
+  if constexpr (form == Form::kF8 || form == Form::kWideF8)
+    return multiply_f8<MB, NT, form>(data, scales, groups, group, x, acc);
   if constexpr (form == Form::kPairs) {
     const uint32_t* xp[MB];
     for (int m = 0; m < MB; ++m) xp[m] = static_cast<const uint32_t*>(x[m].values);
@@ -32,7 +70,8 @@ static inline void multiply(const uint8_t* const* data, const uint16_t* const* s
       for (int t = 0; t < NT; ++t) {
         const uint16_t* w = reinterpret_cast<const uint16_t*>(data[t]) + 32 * k;
         if (MB <= kFewRows) prefetch(data[t] + next);
-        for (int m = 0; m < MB; ++m) acc[m][t] = dot2(acc[m][t], w, xp[m][k]);
+        const b16 pair = load_pairs(w);
+        for (int m = 0; m < MB; ++m) acc[m][t] = dot2(acc[m][t], pair, xp[m][k]);
       }
     }
     return;
@@ -46,28 +85,35 @@ static inline void multiply(const uint8_t* const* data, const uint16_t* const* s
       for (int t = 0; t < NT; ++t) d[m][t] = dot_begin(x[m].sums[g]);
     constexpr int64_t kStep = form == Form::kCodes ? 32 : 64;  // bytes of 4 columns
     const int64_t next = ahead<NT>(kStep * g * steps, kStep * groups * steps) - kStep * g * steps;
+    // Weights of all tiles first, then row by row: so every value of a row is spread out once.
     if constexpr (form == Form::kCodes) {
-      for (int64_t s = g * steps; s < (g + 1) * steps; s += 2)
+      for (int64_t s = g * steps; s < (g + 1) * steps; s += 2) {
+        u8 low[NT], high[NT];
         for (int t = 0; t < NT; ++t) {
           const uint8_t* p = data[t] + 32 * s;
           prefetch(p + next);
-          const u8 v = load_u8(p), low = low_codes(levels, v), high = high_codes(levels, v);
-          for (int m = 0; m < MB; ++m) {
-            d[m][t] = dot4(d[m][t], low, xq[m][s]);
-            d[m][t] = dot4(d[m][t], high, xq[m][s + 1]);
-          }
+          const u8 v = load_u8(p);
+          low[t] = low_codes(levels, v), high[t] = high_codes(levels, v);
         }
+        for (int m = 0; m < MB; ++m) {
+          for (int t = 0; t < NT; ++t) d[m][t] = dot4(d[m][t], low[t], xq[m][s]);
+          for (int t = 0; t < NT; ++t) d[m][t] = dot4(d[m][t], high[t], xq[m][s + 1]);
+        }
+      }
     } else {
-      for (int64_t s = g * steps; s < (g + 1) * steps; ++s)
+      for (int64_t s = g * steps; s < (g + 1) * steps; ++s) {
+        u8 w[NT];
         for (int t = 0; t < NT; ++t) {
           const uint8_t* p = data[t] + 64 * s;
           if (MB <= kFewRows) prefetch(p + next);
-          const u8 w = load_u8(p);
-          for (int m = 0; m < MB; ++m) d[m][t] = dot4(d[m][t], w, xq[m][s]);
+          w[t] = load_u8(p);
         }
+        for (int m = 0; m < MB; ++m)
+          for (int t = 0; t < NT; ++t) d[m][t] = dot4(d[m][t], w[t], xq[m][s]);
+      }
     }
     for (int t = 0; t < NT; ++t) {
-      const f32 ws = load_bf16(scales[t] + 16 * g);
+      const f32 ws = load_bf16(static_cast<const uint16_t*>(scales[t]) + 16 * g);
       for (int m = 0; m < MB; ++m)
         acc[m][t] = fma(to_f32(d[m][t]), mul(ws, set(x[m].scales[g])), acc[m][t]);
     }
@@ -84,18 +130,18 @@ static inline void finish(const Product& p, int64_t m, int64_t tile, f32 v) {
   store_part(y, v, left);
 }
 
+static inline f32 swiglu(f32 gate, f32 up) { return mul(mul(gate, sigmoid16(gate)), up); }
+
 template <int MB, int NT, Form form>
-static inline void block(const Product& p, const uint8_t* const* data,
-                         const uint16_t* const* scales, int64_t tile, int64_t m,
-                         const Levels& levels) {
+static inline void block(const Product& p, const uint8_t* const* data, const void* const* scales,
+                         int64_t tile, int64_t m, const Levels& levels) {
   f32 acc[MB][NT];
   multiply<MB, NT, form>(data, scales, padded_cols(p.w) / p.w.group, p.w.group, p.x + m, levels,
                          acc);
   if (p.epilogue == Epilogue::kSwiGLU) {
-    // silu(gate) · up; NT is 2 here: a gate tile and its up tile.
+    // NT is 2 here: a gate tile and its up tile.
     for (int i = 0; i < MB; ++i)
-      store(p.y[m + i] + tile / 2 * kTile,
-            mul(mul(acc[i][0], sigmoid16(acc[i][0])), acc[i][NT - 1]));
+      store(p.y[m + i] + tile / 2 * kTile, swiglu(acc[i][0], acc[i][NT - 1]));
     return;
   }
   for (int i = 0; i < MB; ++i)
@@ -103,7 +149,7 @@ static inline void block(const Product& p, const uint8_t* const* data,
 }
 
 template <int NT, Form form>
-static void all_rows(const Product& p, const uint8_t* const* data, const uint16_t* const* scales,
+static void all_rows(const Product& p, const uint8_t* const* data, const void* const* scales,
                      int64_t tile, const Levels& levels) {
   int64_t m = 0;
   for (; m + kRowBlock <= p.m; m += kRowBlock)
@@ -126,31 +172,53 @@ static void expand(const uint8_t* codes, int64_t bytes, const Levels& levels, ui
   }
 }
 
+// E4M3 values of one tile to bfloat16, once for all rows.
+static void widen(const uint8_t* values, int64_t bytes, uint8_t* out) {
+  for (int64_t i = 0; i < bytes; i += 64) {
+    b16 first, last;
+    prefetch(values + i + kPrefetch);
+    widen_f8(load_u8(values + i), &first, &last);
+    uint16_t* to = reinterpret_cast<uint16_t*>(out + 2 * i);
+    store_pairs(to, first), store_pairs(to + 32, last);
+  }
+}
+
 template <int NT>
 static void some_tiles(const Product& p, int64_t tile, uint8_t* scratch, const Levels& levels) {
   const uint8_t* data[NT];
-  const uint16_t* scales[NT];
+  const void* scales[NT];
   const int64_t bytes = tile_bytes(p.w);
   for (int t = 0; t < NT; ++t) {
     data[t] = static_cast<const uint8_t*>(p.w.data) + (tile + t) * bytes;
-    scales[t] = static_cast<const uint16_t*>(p.w.scales) + (tile + t) * tile_scales(p.w);
+    scales[t] = static_cast<const uint8_t*>(p.w.scales) + (tile + t) * tile_scale_bytes(p.w);
   }
   if (p.w.kind == LING_BF16) return all_rows<NT, Form::kPairs>(p, data, nullptr, tile, levels);
   if (p.w.kind == LING_I8) return all_rows<NT, Form::kBytes>(p, data, scales, tile, levels);
-  if (p.m <= 2 * kRowBlock) return all_rows<NT, Form::kCodes>(p, data, scales, tile, levels);
+  const bool f8 = p.w.kind == LING_F8;
+  if (!f8 && p.m <= kRowsOfCodes) return all_rows<NT, Form::kCodes>(p, data, scales, tile, levels);
+  if (f8 && p.m <= 2 * kRowBlock) return all_rows<NT, Form::kF8>(p, data, scales, tile, levels);
   for (int t = 0; t < NT; ++t) {
     uint8_t* out = scratch + t * 2 * bytes;
-    expand(data[t], bytes, levels, out);
+    f8 ? widen(data[t], bytes, out) : expand(data[t], bytes, levels, out);
     data[t] = out;
   }
+  if (f8) return all_rows<NT, Form::kWideF8>(p, data, scales, tile, levels);
   all_rows<NT, Form::kBytes>(p, data, scales, tile, levels);
 }
 
+#ifdef __AMX_INT8__
+#include "amx.h"
+#endif
+
 static void product(const Product& p, int64_t begin, int64_t end, uint8_t* scratch) {
+#ifdef __AMX_INT8__
+  if (unit_fits(p)) return unit_product(p, begin, end, scratch);
+#endif
   const Levels levels = load_levels(level_bytes);
   int64_t tile = begin;
-  // A single row is bound by memory, which likes one walk better than two.
-  if (p.m > 1 || p.w.kind == LING_BF16 || p.epilogue == Epilogue::kSwiGLU)
+  // A single row is bound by memory, which likes one walk better than two; sums in floating point
+  // wait for each other, and two walks hide that.
+  if (p.m > 1 || floats(p.w.kind) || p.epilogue == Epilogue::kSwiGLU)
     for (; tile + kTileBlock <= end; tile += kTileBlock)
       some_tiles<kTileBlock>(p, tile, scratch, levels);
   for (; tile < end; ++tile) some_tiles<1>(p, tile, scratch, levels);

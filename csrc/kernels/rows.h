@@ -58,6 +58,13 @@ static inline float group_amax(const float* x, int64_t n) {
   return amax < 1e-36f ? 0 : amax;
 }
 
+static inline int32_t sum_lanes(i32 x) {
+  int32_t lanes[16], total = 0;
+  store_i32(lanes, x);
+  for (int i = 0; i < 16; ++i) total += lanes[i];
+  return total;
+}
+
 static void quantise_row(const float* x, int64_t n, int64_t padded, int64_t group, int8_t* q,
                          float* scales, int32_t* sums) {
   for (int64_t g = 0; g < padded / group; ++g) {
@@ -66,7 +73,6 @@ static void quantise_row(const float* x, int64_t n, int64_t padded, int64_t grou
     scales[g] = amax / 127;
     // A NaN scale makes the whole row of the result NaN; its codes must still be codes.
     const f32 inverse = set(amax > 0 ? 127 / amax : 0);
-    int32_t lanes[16];
     i32 sum = zero_i32();
     for (int64_t i = 0; i < group; i += 16) {
       f32 v = i < have ? mul(load_part(x + start + i, have - i), inverse) : zero();
@@ -79,10 +85,7 @@ static void quantise_row(const float* x, int64_t n, int64_t padded, int64_t grou
       const int64_t m = group - i < 16 ? group - i : 16;
       __builtin_memcpy(q + start + i, bytes, (size_t)m);
     }
-    store_i32(lanes, sum);
-    int32_t total = 0;
-    for (int i = 0; i < 16; ++i) total += lanes[i];
-    sums[g] = total;
+    sums[g] = sum_lanes(sum);
   }
 }
 

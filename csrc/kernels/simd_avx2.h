@@ -69,7 +69,8 @@ static inline void store_u8(uint8_t* p, u8 x) {
   _mm256_storeu_si256((__m256i*)p, x.a), _mm256_storeu_si256((__m256i*)(p + 32), x.b);
 }
 // Into the second level: it has more misses under way at a time than the first.
-static inline void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T1); }
+// As assembly: GCC may drop the calls of a function that only prefetches.
+static inline void prefetch(const void* p) { asm volatile("prefetcht1 %0" ::"m"(*(const char*)p)); }
 
 struct Levels { __m256i table; };
 static inline Levels load_levels(const uint8_t* levels) {
@@ -96,16 +97,51 @@ static inline i32 dot4(i32 acc, u8 w, int32_t x4) {
   return {dot_half(acc.a, w.a, x), dot_half(acc.b, w.b, x)};
 }
 
-static inline __m256 dot2_half(__m256 acc, const uint16_t* w, __m256 x0, __m256 x1) {
-  const __m256i v = _mm256_loadu_si256((const __m256i*)w);
+struct b16 { __m256i a, b; };  // 16 lanes × 2 bfloat16
+static inline b16 load_pairs(const uint16_t* p) {
+  return {_mm256_loadu_si256((const __m256i*)p), _mm256_loadu_si256((const __m256i*)(p + 16))};
+}
+static inline void store_pairs(uint16_t* p, b16 x) {
+  _mm256_storeu_si256((__m256i*)p, x.a), _mm256_storeu_si256((__m256i*)(p + 16), x.b);
+}
+
+// E4M3 of 4 columns (LING_F8) to bfloat16 pairs of the first and the last two. A value above 2^-6 has
+// the bits of its low half as they are and a high byte that depends on its high half alone; others are
+// one in some thousands of a trained matrix.
+static inline void widen_f8_half(__m256i v, __m256i* first, __m256i* last) {
+  const __m256i nibble = _mm256_set1_epi8(15), sign = _mm256_set1_epi8((char)0x80);
+  const auto table = [](const uint8_t* t) {
+    return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)t));
+  };
+  const __m256i next = _mm256_add_epi8(v, _mm256_set1_epi8(1));
+  const __m256i odd = _mm256_cmpeq_epi8(_mm256_and_si256(next, _mm256_set1_epi8(0x70)),
+                                        _mm256_setzero_si256());
+  __m256i low = _mm256_andnot_si256(nibble, _mm256_slli_epi16(v, 4));
+  __m256i high = _mm256_and_si256(nibble, _mm256_srli_epi16(v, 4));
+  high = _mm256_shuffle_epi8(table(f8_high), high);
+  if (__builtin_expect(!_mm256_testz_si256(odd, odd), 0)) {
+    const __m256i which = _mm256_and_si256(next, nibble);
+    low = _mm256_blendv_epi8(low, _mm256_shuffle_epi8(table(f8_odd_low), which), odd);
+    high = _mm256_blendv_epi8(high, _mm256_shuffle_epi8(table(f8_odd_high), which), odd);
+    high = _mm256_or_si256(high, _mm256_and_si256(v, sign));
+  }
+  *first = _mm256_unpacklo_epi8(low, high);
+  *last = _mm256_unpackhi_epi8(low, high);
+}
+static inline void widen_f8(u8 v, b16* first, b16* last) {
+  widen_f8_half(v.a, &first->a, &last->a);
+  widen_f8_half(v.b, &first->b, &last->b);
+}
+
+static inline __m256 dot2_half(__m256 acc, __m256i v, __m256 x0, __m256 x1) {
   acc = _mm256_fmadd_ps(_mm256_castsi256_ps(_mm256_slli_epi32(v, 16)), x0, acc);
   const __m256i high = _mm256_and_si256(v, _mm256_set1_epi32((int)0xffff0000));
   return _mm256_fmadd_ps(_mm256_castsi256_ps(high), x1, acc);
 }
-static inline f32 dot2(f32 acc, const uint16_t* w, uint32_t x2) {
+static inline f32 dot2(f32 acc, b16 w, uint32_t x2) {
   const __m256 x0 = _mm256_castsi256_ps(_mm256_set1_epi32((int)(x2 << 16)));
   const __m256 x1 = _mm256_castsi256_ps(_mm256_set1_epi32((int)(x2 & 0xffff0000u)));
-  return {dot2_half(acc.a, w, x0, x1), dot2_half(acc.b, w + 16, x0, x1)};
+  return {dot2_half(acc.a, w.a, x0, x1), dot2_half(acc.b, w.b, x0, x1)};
 }
 
 static inline f32 first_lanes(int limit, f32 x, f32 y) {

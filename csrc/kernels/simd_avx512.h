@@ -51,7 +51,8 @@ static inline void store_bf16(uint16_t* p, f32 x) {
 static inline u8 load_u8(const uint8_t* p) { return _mm512_loadu_si512(p); }
 static inline void store_u8(uint8_t* p, u8 a) { _mm512_storeu_si512(p, a); }
 // Into the second level: it has more misses under way at a time than the first.
-static inline void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T1); }
+// As assembly: GCC may drop the calls of a function that only prefetches.
+static inline void prefetch(const void* p) { asm volatile("prefetcht1 %0" ::"m"(*(const char*)p)); }
 
 // Codes in the low and high halves of 64 bytes to their levels (+ 128).
 struct Levels {
@@ -76,17 +77,42 @@ static inline i32 dot4(i32 acc, u8 w, int32_t x4) {
   return acc;
 }
 
+typedef __m512i b16;  // 16 lanes × 2 bfloat16
+static inline b16 load_pairs(const uint16_t* p) { return _mm512_loadu_si512(p); }
+static inline void store_pairs(uint16_t* p, b16 x) { _mm512_storeu_si512(p, x); }
+
+// E4M3 of 4 columns (LING_F8) to bfloat16 pairs of the first and the last two. A value above 2^-6 has
+// the bits of its low half as they are and a high byte that depends on its high half alone; others are
+// one in some thousands of a trained matrix.
+static inline void widen_f8(u8 v, b16* first, b16* last) {
+  const __m512i nibble = _mm512_set1_epi8(15), sign = _mm512_set1_epi8((char)0x80);
+  const auto table = [](const uint8_t* t) {
+    return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)t));
+  };
+  const __m512i next = _mm512_add_epi8(v, _mm512_set1_epi8(1));
+  const __mmask64 odd = _mm512_testn_epi8_mask(next, _mm512_set1_epi8(0x70));
+  __m512i low = _mm512_andnot_si512(nibble, _mm512_slli_epi16(v, 4));
+  __m512i high = _mm512_and_si512(nibble, _mm512_srli_epi16(v, 4));
+  high = _mm512_shuffle_epi8(table(f8_high), high);
+  if (__builtin_expect(odd != 0, 0)) {
+    const __m512i which = _mm512_and_si512(next, nibble);
+    low = _mm512_mask_shuffle_epi8(low, odd, table(f8_odd_low), which);
+    high = _mm512_mask_shuffle_epi8(high, odd, table(f8_odd_high), which);
+    high = _mm512_ternarylogic_epi32(high, v, sign, 0xf8);  // high | (v & sign)
+  }
+  *first = _mm512_unpacklo_epi8(low, high);
+  *last = _mm512_unpackhi_epi8(low, high);
+}
+
 // acc + w[2i] · x[0] + w[2i + 1] · x[1] on bfloat16 pairs.
-static inline f32 dot2(f32 acc, const uint16_t* w, uint32_t x2) {
+static inline f32 dot2(f32 acc, b16 w, uint32_t x2) {
 #ifdef __AVX512BF16__
-  asm("vdpbf16ps %2, %1, %0"
-      : "+v"(acc)
-      : "v"(_mm512_loadu_si512(w)), "v"(_mm512_set1_epi32((int)x2)));
+  asm("vdpbf16ps %2, %1, %0" : "+v"(acc) : "v"(w), "v"(_mm512_set1_epi32((int)x2)));
   return acc;
 #else
-  const __m512i v = _mm512_loadu_si512(w), high = _mm512_set1_epi32((int)0xffff0000);
-  const f32 w0 = _mm512_castsi512_ps(_mm512_slli_epi32(v, 16));
-  const f32 w1 = _mm512_castsi512_ps(_mm512_and_si512(v, high));
+  const __m512i high = _mm512_set1_epi32((int)0xffff0000);
+  const f32 w0 = _mm512_castsi512_ps(_mm512_slli_epi32(w, 16));
+  const f32 w1 = _mm512_castsi512_ps(_mm512_and_si512(w, high));
   acc = fma(w0, _mm512_castsi512_ps(_mm512_set1_epi32((int)(x2 << 16))), acc);
   return fma(w1, _mm512_castsi512_ps(_mm512_set1_epi32((int)(x2 & 0xffff0000u))), acc);
 #endif

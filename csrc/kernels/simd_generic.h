@@ -69,11 +69,29 @@ static inline i32 dot4(i32 acc, u8 w, int32_t x4) {
     for (int j = 0; j < 4; ++j) acc.v[i] += ((int32_t)w.v[4 * i + j] - 128) * x[j];
   return acc;
 }
-static inline f32 dot2(f32 acc, const uint16_t* w, uint32_t x2) {
+struct b16 { uint16_t v[32]; };  // 16 lanes × 2 bfloat16
+static inline b16 load_pairs(const uint16_t* p) { b16 r; memcpy(r.v, p, 64); return r; }
+static inline void store_pairs(uint16_t* p, b16 x) { memcpy(p, x.v, 64); }
+static inline uint16_t bf16_of_f8(uint8_t b) {
+  const int next = (b + 1) & 127, sign = b & 128;
+  const bool odd = next < 16;
+  const int low = odd ? f8_odd_low[next] : (b & 15) << 4;
+  return (uint16_t)(low | (sign | (odd ? f8_odd_high[next] : f8_high[b >> 4])) << 8);
+}
+// E4M3 of 4 columns (LING_F8) to bfloat16 pairs of the first and the last two.
+static inline void widen_f8(u8 v, b16* first, b16* last) {
+  LING_LANES(32) {
+    const int at = i / 8 * 16 + i % 8;
+    first->v[i] = bf16_of_f8(v.v[at]);
+    last->v[i] = bf16_of_f8(v.v[at + 8]);
+  }
+}
+
+static inline f32 dot2(f32 acc, b16 w, uint32_t x2) {
   const float x0 = from_bf16((uint16_t)x2), x1 = from_bf16((uint16_t)(x2 >> 16));
   LING_LANES(16) {
-    acc.v[i] = fmaf(from_bf16(w[2 * i]), x0, acc.v[i]);
-    acc.v[i] = fmaf(from_bf16(w[2 * i + 1]), x1, acc.v[i]);
+    acc.v[i] = fmaf(from_bf16(w.v[2 * i]), x0, acc.v[i]);
+    acc.v[i] = fmaf(from_bf16(w.v[2 * i + 1]), x1, acc.v[i]);
   }
   return acc;
 }

@@ -316,15 +316,22 @@ def _model_options(parser: Any) -> None:
     parser.add_argument("model", type=str, help="model folder or hub name")
     parser.add_argument("--dtype", type=str, default="auto", help="auto, bfloat16 or float32")
     parser.add_argument(
-        "--format", type=str, default=None, help="pack weights at load: int4, int4_g32, int8, bf16"
+        "--format", type=str, help="pack weights at load: int4, int4_g32, int8, fp8, bf16"
     )
     parser.add_argument("--speculative", type=str, default="off", help="mtp or off")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads")
     parser.add_argument(
         "--max-memory", type=str, default=None, help="run a larger int4/int8 model in, say, 6GB"
     )
+    _kv_cache_option(parser)
     parser.add_argument(
         "--max-model-len", type=int, default=None, help="longest context, in tokens"
+    )
+
+
+def _kv_cache_option(parser: Any) -> None:
+    parser.add_argument(
+        "--kv-cache-dtype", type=str, default="bf16", help="bf16, or int8: half the memory"
     )
 
 
@@ -361,6 +368,7 @@ def _llm(ns: Any) -> Any:
         dtype=ns.dtype,
         format=ns.format,
         max_memory=ns.max_memory,
+        kv_cache_dtype=ns.kv_cache_dtype,
         speculative=ns.speculative,
         max_model_len=ns.max_model_len,
     )
@@ -473,6 +481,7 @@ def _serve(args: list[str]) -> int:
         dtype=ns.dtype,
         format=ns.format,
         max_memory=ns.max_memory,
+        kv_cache_dtype=ns.kv_cache_dtype,
         speculative=ns.speculative,
     )
 
@@ -578,7 +587,7 @@ def _bench_inference(kind: str, args: list[str]) -> None:
     parser.add_argument(
         "model", type=str, nargs="?", default="ling-nano", help="model folder, or a preset"
     )
-    parser.add_argument("--format", type=str, default=None, help="int4, int4_g32, int8 or bf16")
+    parser.add_argument("--format", type=str, default=None, help="int4, int4_g32, int8, fp8, bf16")
     parser.add_argument("--context", type=int, default=0, help="tokens before the measured ones")
     parser.add_argument(
         "--tokens", type=int, default=None, help="tokens measured (64; prefill 512)"
@@ -601,6 +610,7 @@ def _bench_inference(kind: str, args: list[str]) -> None:
     parser.add_argument(
         "--peer-python", type=str, default=None, help="interpreter that has llama-cpp-python"
     )
+    _kv_cache_option(parser)
     parser.add_argument("--cache", type=str, default=None, help="folder for random weights")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads")
     parser.add_argument("--profile", action="store_true", help="time per kernel")
@@ -617,6 +627,7 @@ def _bench_inference(kind: str, args: list[str]) -> None:
         pairs=ns.pairs,
         speculative=ns.speculative,
         acceptance=ns.acceptance,
+        kv_cache_dtype=ns.kv_cache_dtype,
     )
     report = bench_infer.bench(
         ns.model,

@@ -75,9 +75,9 @@ class LLM:
 
     `model` is a folder or a hub name, downloaded on first use; `dtype` "auto", "bfloat16" or
     "float32" (float32 throughout, in PyTorch); `format` "int4" or "int8" packs the weights as they
-    are loaded, `max_memory` "6GB" runs a packed folder that is larger. A folder without a tokenizer
-    serves token ids, and texts are empty. Without a seed in the request, sampling depends on `seed`
-    and on how many requests came before.
+    are loaded, `max_memory` "6GB" runs a packed folder that is larger, `kv_cache_dtype` "int8"
+    halves the KV cache. A folder without a tokenizer serves token ids, and texts are empty. Without
+    a seed in the request, sampling depends on `seed` and on how many requests came before.
     """
 
     def __init__(
@@ -87,6 +87,7 @@ class LLM:
         dtype: str = "auto",
         format: str | None = None,
         max_memory: str | None = None,
+        kv_cache_dtype: str = "bf16",
         max_model_len: int | None = None,
         speculative: str = "off",
         num_drafts: int = 1,
@@ -96,7 +97,7 @@ class LLM:
     ) -> None:
         model = resolve_model(model)
         limit = None if max_memory is None else parse_bytes(max_memory, "--max-memory")
-        runner = open_runner(model, dtype, format, limit)
+        runner = open_runner(model, dtype, format, limit, kv_cache_dtype)
         self.config = runner.config
         folder = Path(tokenizer or model)
         has_tokenizer = tokenizer is not None or (folder / "tokenizer.json").is_file()

@@ -53,6 +53,18 @@ def test_bench_of_a_preset_makes_its_weights_once_and_reports(kind, tmp_path, ca
 
 
 @needs_library
+def test_bench_with_an_int8_cache_reads_less_and_says_so(tmp_path):
+    def report(kv):
+        options = BenchOptions(kind="decode", context=300, tokens=4, pairs=1, kv_cache_dtype=kv)
+        return bench("ling-nano", options, cache=str(tmp_path), log=str)
+
+    plain, small = report("bf16"), report("int8")
+    assert small["stages"]["attention"]["gb"] < 0.6 * plain["stages"]["attention"]["gb"]
+    assert "int8 KV cache" in small["line"]
+    assert "KV cache" not in plain["line"]
+
+
+@needs_library
 def test_coin_keeps_about_the_asked_share_of_drafts(tmp_path):
     options = BenchOptions(kind="decode", tokens=60, pairs=5, speculative="mtp", acceptance=0.75)
     report = bench("ling-nano", options, cache=str(tmp_path), log=str)
@@ -80,6 +92,25 @@ def test_peers_take_turns_with_us_and_the_fastest_setting_is_kept(fake):
     assert running.measure() == 4.0
     running.stop()
     assert running.process.poll() == 0
+
+
+@needs_library
+def test_models_that_do_not_fit_together_are_loaded_for_their_turns(fake, tmp_path, monkeypatch):
+    options = BenchOptions(kind="decode", tokens=4, pairs=3)
+    bench("ling-nano", options, cache=str(tmp_path), log=str)
+    peer, started, read_in = fake("fast"), [], []
+    peer.model.touch()
+    start = Peer.start
+    monkeypatch.setattr(Peer, "start", lambda *a: started.append(start(*a)) or started[-1])
+    monkeypatch.setattr(bench_infer.Ours, "map_in", lambda self: read_in.append(1))
+    for room, processes in ((1 << 50, 1), (1 << 20, 3)):
+        started.clear()
+        monkeypatch.setattr(bench_infer, "available", lambda room=room: room)
+        report = bench_infer.run(tmp_path / "ling-nano-int4", "x", options, peers=[peer], log=str)
+        assert len(started) == processes
+        assert report["theirs"] == 4.0
+        assert all(p.process.poll() == 0 for p in started)
+    assert len(read_in) == 3
 
 
 def test_no_setting_that_works_is_an_error(fake):
@@ -119,6 +150,7 @@ def test_interval_holds_the_median_of_steady_ratios():
     [
         (["bench", "decode", "ling-nano", "--pairs", "0"], "--pairs"),
         (["bench", "decode", "ling-nano", "--against", "vim"], "llama.cpp"),
+        (["bench", "start", "ling-nano", "--against", "llama.cpp"], "leave out"),
         (["bench", "fly"], "decode"),
     ],
 )

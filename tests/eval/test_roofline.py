@@ -6,6 +6,7 @@ import torch
 from ling.eval.bench_infer import BenchOptions, bench
 from ling.eval.roofline import Cost, Drafted, Recorder, Step, roofline, stage_costs
 from ling.infer.engine import Engine
+from ling.infer.memory import kv_page_bytes
 from ling.infer.open import open_runner
 from ling.infer.request import SamplingParams
 from ling.model.ling import from_config
@@ -37,6 +38,17 @@ def test_a_draft_reads_the_mtp_layer_and_its_part_of_the_head():
     idle = 3 * cfg.hidden_size * cfg.moe_intermediate_size * (cfg.num_experts - 8)
     extra = parameter_counts(cfg)["mtp"] - idle + 16384 * cfg.hidden_size
     assert bytes_of[1] - bytes_of[0] == pytest.approx(2 * extra, rel=1e-3)
+
+
+def test_int8_pages_are_counted_as_they_are():
+    cfg = preset("ling-mini-2.0")
+    step = Step(rows=1, head_rows=1, positions=16384, pairs=16384, experts=8)
+    plain = stage_costs(cfg, 4.25, step)
+    small = stage_costs(cfg, 4.25, step, page_bytes=kv_page_bytes(cfg, 1))
+    ratio = small["attention"].bytes / plain["attention"].bytes
+    assert ratio == pytest.approx((cfg.head_dim + 4) / (2 * cfg.head_dim))
+    assert plain["attention"].bytes == 16384 * cfg.num_hidden_layers * 4 * cfg.kv_size
+    assert small["attention"].ops == plain["attention"].ops
 
 
 def test_the_nearer_limit_is_the_roofline():

@@ -16,7 +16,7 @@ from ling.model.ling import from_config
 from ling.ops import native
 from ling.presets import preset
 
-FMTS = [None, "bf16", "int8", "int4"] if native.library() else [None]
+FMTS = [None, "bf16", "int8", "int4", "int4, int8 KV"] if native.library() else [None]
 formats = pytest.mark.parametrize("fmt", FMTS, ids=lambda f: f or "reference")
 temperatures = pytest.mark.parametrize("temperature", [0.0, 0.8])
 rng = random.Random(11)
@@ -38,7 +38,8 @@ def engine(fmt, mtp_layers=1, **options):
         for p in model.parameters():
             if p.ndim > 1:
                 p.mul_(4)
-    return Engine(runner_for(model, fmt), **options)
+    weights, _, cache = (fmt or "").partition(", ")
+    return Engine(runner_for(model, weights or None, "int8" if cache else "bf16"), **options)
 
 
 def add(e, i, temperature, n=14):
@@ -201,3 +202,18 @@ def test_log_probabilities_do_not_depend_on_the_batch(fmt):
 
     for got, i in zip(scores(engine(fmt), [3, 5, 7]), [3, 5, 7], strict=True):
         assert torch.equal(got, scores(engine(fmt), [i])[0])
+
+
+def test_int8_kv_cache_in_the_reference():
+    """Chunks, pages that are shared and drafts, on the oracle that the kernels are held to."""
+
+    def tokens(**options):
+        model = from_config(preset("ling-tiny"), seed=0)
+        e = Engine(runner_for(model, None, "int8"), **options)
+        return e, together(e, None, 0.8)
+
+    _, want = tokens()
+    e, got = tokens(speculative="mtp", num_drafts=2)
+    assert got == want
+    e.runner.max_step_tokens = 50
+    assert together(e, None, 0.8) == want

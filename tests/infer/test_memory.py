@@ -83,6 +83,44 @@ def test_a_context_that_does_not_fit_says_which_does(folder, free, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@needs_library
+@pytest.mark.parametrize("options", [{"dtype": "float32"}, {}])
+def test_a_cache_that_would_fit_in_int8_says_so(options, folder, free):
+    runner = open_runner(folder, **options)
+    small = open_runner(folder, **options, kv_cache_dtype="int8")
+    free(6 * small.page_bytes())
+    assert 6 * small.page_bytes() < 6 * runner.page_bytes()
+    with pytest.raises(UsageError, match=r"`--kv-cache-dtype int8` takes .* or `--max-model-len"):
+        runner.allocate(6)
+    small.allocate(6)
+    for r in (runner, small):
+        with pytest.raises(UsageError, match=r"weights: `--max-model-len"):
+            r.allocate(100)
+
+
+@needs_library
+def test_pages_take_the_bytes_that_are_announced(folder):
+    for options in ({"dtype": "float32"}, {}):
+        for kv in memory.KV_CACHE_DTYPES:
+            runner = open_runner(folder, **options, kv_cache_dtype=kv)
+            runner.allocate(3)
+            if options:
+                held = [x for t in runner.cache for x in (t.values, t.scales) if x is not None]
+            else:
+                held = [runner.kv]
+            assert sum(x.nbytes for x in held) == 3 * runner.page_bytes()
+
+
+@pytest.mark.parametrize("command", ["generate", "chat", "bench"])
+def test_an_unknown_type_of_cache_names_those_there_are(command, folder, capsys):
+    words = {"generate": ["-p", "x"], "chat": [], "bench": []}[command]
+    model = ["decode", str(folder)] if command == "bench" else [str(folder)]
+    assert main([command, *model, *words, "--kv-cache-dtype", "fp8"]) == 2
+    error = capsys.readouterr().err
+    assert "`kv_cache_dtype` is `fp8`, expected bf16 or int8" in error
+    assert error.count("\n") == 1
+
+
 def test_the_context_that_is_named_does_fit(folder, free):
     runner = open_runner(folder)
     free(5 * runner.page_bytes())

@@ -5,7 +5,11 @@ from __future__ import annotations
 import ctypes
 import json
 import logging
+import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -59,7 +63,7 @@ SHAPES = {
 }  # fmt: skip
 # Norm of a row's difference over its norm, after three layers. bfloat16 rounds every activation to
 # 8 bits of mantissa; integer formats quantise activations to 8 bits a group; weights are the same.
-BOUND = {"bf16": 0.02, "int8": 0.04, "int4": 0.04, "int4_g32": 0.04}
+BOUND = {"bf16": 0.02, "fp8": 0.02, "int8": 0.04, "int4": 0.04, "int4_g32": 0.04}
 PAGES = [3, 0, 4, 1]
 
 
@@ -155,6 +159,159 @@ def test_hidden_states_are_those_of_the_module(shape, fmt):
             assert rows.max() < 2 * BOUND[fmt]
         # Where rounding flips the choice of an expert a row differs much, and those after it some.
         assert rows.median() < BOUND[fmt] * (2.5 if shape == "all layers routed" else 1)
+
+
+LEVELS = ("generic", "avx2", "avx512vnni", "avx512bf16", "avx512amx")
+LONG_PREFILL = """
+import hashlib, torch
+from ling.infer.open import runner_for
+from ling.infer.pages import Segment
+from ling.model.ling import from_config
+from ling.ops import native
+from ling.presets import preset
+cfg = preset("ling-tiny")
+for fmt in ("int4", "int8"):
+    runner = runner_for(from_config(cfg, seed=0), fmt)
+    runner.allocate(8)
+    ids = torch.arange(300).remainder(cfg.vocab_size).tolist()
+    hidden = runner.forward(ids, [Segment(list(range(5)), 0, 0, 300)])
+    print(fmt, hashlib.sha256(hidden.numpy().tobytes()).hexdigest())
+print(native.isa())
+"""
+
+
+def test_a_long_prefill_has_the_same_bits_with_and_without_the_matrix_unit():
+    """From so many rows on, those of an expert are brought together for it."""
+
+    def run_at(level):
+        env = {**os.environ, "LING_ISA": level}
+        done = subprocess.run(
+            [sys.executable, "-c", LONG_PREFILL], env=env, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    unit = run_at("avx512amx")
+    if unit[-1] != "avx512amx":
+        pytest.skip("no matrix unit")
+    # Both multiply bfloat16 pairs by two float32 instructions.
+    assert run_at("avx512vnni")[:-1] == unit[:-1]
+
+
+@pytest.mark.parametrize("fmt", ["bf16", "int4"])
+@pytest.mark.parametrize("shape", ["tiny", "dense", "odd widths", "wide heads", "two MTP layers"])
+def test_int8_kv_cache_is_that_of_the_reference(shape, fmt):
+    cfg = SHAPES[shape]
+    model = random_model(cfg)
+    ids = torch.randint(cfg.vocab_size, (150,), generator=torch.Generator().manual_seed(2)).tolist()
+    runner = runner_for(model, fmt, "int8")
+    oracle = TorchRunner(unpacked(cfg, model, fmt), "int8")
+    for r in (runner, oracle):
+        r.allocate(5)
+    got = run(runner, ids, 150)
+    for a, b in zip(got, run(runner, ids, 37), strict=True):
+        assert torch.equal(a, b)
+    for have, want in zip(got, run(oracle, ids, 150), strict=True):
+        assert distances(have, want).median() < BOUND[fmt]
+    for tensor, part, keys in zip(oracle.cache, runner.kv, (True, False), strict=True):
+        codes, scales = int8_pages(part, cfg, 5, keys)
+        # The first layer: what comes before it are one norm and one product.
+        want, have = ((x[0, PAGES[:2]]) for x in (tensor.scales, scales))
+        assert ((have - want).abs() / want).max() < 0.05
+        off = (codes[0, PAGES[:2]] - tensor.values[0, PAGES[:2]]).abs().float()
+        assert off.mean() < 1
+        assert off.max() < 8
+
+
+def int8_pages(part, cfg, num_pages, keys):
+    """Codes [layers, pages, G, 64, K] and scales [layers, pages, G, 64] of keys or values."""
+    K = cfg.head_dim
+    rows, columns = (64, K) if keys else (K, 64)
+    pages = part.view(cfg.num_cache_layers, num_pages, cfg.num_key_value_heads, -1)
+    scales = pages[..., 64 * K :].contiguous().view(torch.float32)
+    tiles = pages[..., : 64 * K].unflatten(-1, (rows // 16, columns // 4, 16, 4))
+    codes = tiles.transpose(-3, -2).reshape(*pages.shape[:3], rows, columns).int() - 128
+    return codes if keys else codes.transpose(-1, -2), scales
+
+
+LEVEL = """
+import sys, torch
+sys.path.insert(0, sys.argv[1])
+import test_native_runner as t
+model, ids = t.random_model(t.TINY), list(range(150))
+for kv in ("bf16", "int8"):
+    runner = t.runner_for(model, "int4", kv)
+    oracle = t.TorchRunner(t.unpacked(t.TINY, model, "int4"), kv)
+    for r in (runner, oracle):
+        r.allocate(5)
+    pairs = zip(t.run(runner, ids, 60), t.run(oracle, ids, 150), strict=True)
+    print(kv, *(t.distances(a, b).median().item() for a, b in pairs))
+print("level", t.native.isa())
+"""
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_every_level_attends_as_the_reference_does(level):
+    done = subprocess.run(
+        [sys.executable, "-c", LEVEL, str(Path(__file__).parent)],
+        env={**os.environ, "LING_ISA": level},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    *rows, used = (line.split() for line in done.stdout.splitlines())
+    assert LEVELS.index(used[1]) <= LEVELS.index(level)
+    assert [row[0] for row in rows] == ["bf16", "int8"]
+    for row in rows:
+        assert all(float(d) < BOUND["int4"] for d in row[1:])
+
+
+@pytest.mark.parametrize("fmt", [None, "bf16", "int4"])
+@pytest.mark.parametrize("kv", ["bf16", "int8"])
+def test_a_later_token_that_is_not_finite_leaves_earlier_rows_alone(fmt, kv):
+    model = random_model(TINY)
+    with torch.no_grad():
+        model.model.word_embeddings.weight[7] = float("nan")
+        model.model.word_embeddings.weight[8] = float("inf")
+    runner = runner_for(model, fmt, kv)
+    runner.allocate(3)
+    segment = [Segment([1, 0], 0, 0, 80)]
+    want = runner.forward(list(range(20, 100)), segment).clone()
+    for bad in (7, 8):
+        for at in (63, 64, 71, 5, 10):
+            ids = list(range(20, 100))
+            ids[at] = bad
+            got = runner.forward(ids, segment)
+            assert torch.equal(got[:at], want[:at])
+            assert not got[at:].isfinite().any()
+            # What a page still holds of it does not matter either.
+            again = runner.forward(ids[:at], [Segment([1, 0], 0, 0, at)])
+            assert torch.equal(again, want[:at])
+
+
+@pytest.mark.parametrize("fmt", [None, "bf16", "int4"])
+@pytest.mark.parametrize("kv", ["bf16", "int8"])
+def test_a_value_that_is_not_finite_spoils_the_rows_that_see_it(fmt, kv):
+    """Through weights: one channel of V overflows for one token, its key stays finite."""
+    cfg = TINY.replace(num_nextn_predict_layers=0)
+    model = random_model(cfg)
+    # Token 7 alone has this channel, and every other channel of it is zero.
+    with torch.no_grad():
+        table = model.model.word_embeddings.weight
+        table[:, 3] = 0
+        table[7] = 0
+        table[7, 3] = 1
+        qkv = model.model.layers[0].attention.query_key_value.weight
+        qkv[-1, 3] = 3e38
+    runner = runner_for(model, fmt, kv)
+    runner.allocate(2)
+    ids, segment = list(range(20, 100)), [Segment([1, 0], 0, 0, 80)]
+    want = runner.forward(ids, segment).clone()
+    assert want.isfinite().all()
+    ids[70] = 7
+    got = runner.forward(ids, segment)
+    assert torch.equal(got[:70], want[:70])
+    assert not got[70:].isfinite().any()
 
 
 def test_logits_are_those_of_the_head():

@@ -192,7 +192,8 @@ def test_a_page_is_offered_only_once_the_mtp_layer_has_filled_it():
     e.policy.num_drafts = lambda batch: 0  # drafting does not pay: the layer falls behind
     run(e, [5], n=150)
     mtp_layer = e.config.num_hidden_layers
-    assert all(e.runner.cache.k[mtp_layer, page].abs().sum() > 0 for page in e.pool.content)
+    keys, _ = e.runner.cache
+    assert all(keys.values[mtp_layer, page].abs().sum() > 0 for page in e.pool.content)
     # What was reused counts as seen.
     e = engine(speculative="mtp")
     prompt = list(range(150))

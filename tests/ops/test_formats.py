@@ -10,7 +10,7 @@ from ling.ops.formats import FORMATS, INT4_CLIPS, INT4_LEVELS, TILE
 
 ALL = pytest.mark.parametrize("fmt", FORMATS.values(), ids=FORMATS)
 INTEGER = pytest.mark.parametrize(
-    "fmt", [f for f in FORMATS.values() if f.kind != 3], ids=lambda f: f.name
+    "fmt", [f for f in FORMATS.values() if f.integer], ids=lambda f: f.name
 )
 INT4 = pytest.mark.parametrize(
     "fmt", [f for f in FORMATS.values() if f.kind == 1], ids=lambda f: f.name
@@ -120,6 +120,16 @@ def test_product_is_that_of_the_unpacked_weights(fmt):
     packed = formats.pack(w, fmt)
     # Activations of 8 bits add their own error, far below that of 4-bit weights.
     assert nrmse(formats.matmul(packed, x), x @ formats.unpack(packed).t()) < 0.01
+
+
+def test_fp8_keeps_the_bytes_and_scales_of_a_checkpoint():
+    bytes_NK = torch.randint(256, (150, 300), dtype=torch.uint8)
+    scales = torch.rand(2, 3) + 0.1
+    packed = formats.lay_out_fp8(bytes_NK.view(torch.float8_e4m3fn), scales)
+    want = formats.dequantise_fp8_block(bytes_NK.view(torch.float8_e4m3fn), scales)
+    assert torch.equal(formats.unpack(packed).nan_to_num(7), want.nan_to_num(7))
+    assert packed.data.unique().equal(bytes_NK.unique())
+    assert packed.scales.unique().equal(scales.unique())
 
 
 def test_tiles_are_sixteen_rows():

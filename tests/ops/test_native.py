@@ -13,23 +13,30 @@ from ling.errors import KernelError
 from ling.model.packed import interleave
 from ling.ops import formats, native
 from ling.ops.doctor import doctor
-from ling.ops.formats import FORMATS, Packed
+from ling.ops.formats import FORMATS, TILE, Packed
+from ling.ops.fp8 import quantise_fp8_block
 
 pytestmark = pytest.mark.skipif(
     native.library() is None, reason="the kernel library is not built (no C++ compiler)"
 )
 ALL = pytest.mark.parametrize("fmt", FORMATS.values(), ids=FORMATS)
 INTEGER = pytest.mark.parametrize(
-    "fmt", [f for f in FORMATS.values() if f.kind != 3], ids=lambda f: f.name
+    "fmt", [f for f in FORMATS.values() if f.integer], ids=lambda f: f.name
 )
 INT4 = pytest.mark.parametrize(
     "fmt", [f for f in FORMATS.values() if f.kind == 1], ids=lambda f: f.name
 )
-LEVELS = ("generic", "avx2", "avx512vnni", "avx512bf16")
+LEVELS = ("generic", "avx2", "avx512vnni", "avx512bf16", "avx512amx")
 # Ragged and whole: tails of tiles, of tile pairs, of groups, of blocks of columns.
 SHAPES = [(1, 1), (16, 64), (15, 63), (17, 65), (33, 130), (100, 256), (31, 1000)]
 # Around the borders of the kernels' blocks of rows.
-ROWS = (1, 2, 5, 6, 7, 8, 13, 33)
+ROWS = (1, 2, 5, 6, 7, 8, 13, 33, 40)
+
+
+def laid_out(values_NK, block_scales):
+    packed = formats.pack(torch.zeros(values_NK.shape), FORMATS["fp8"])
+    native.lay_out_fp8(values_NK, block_scales, packed)
+    return packed
 
 
 def same_bits(a, b):
@@ -52,7 +59,7 @@ def test_packing_equals_the_oracle_bit_for_bit(fmt, shape, draw, dtype):
     w = draw(shape).to(dtype)
     got, want = native.pack(w, fmt), formats.pack(w, fmt)
     assert torch.equal(got.data, want.data)
-    assert fmt.kind == 3 or torch.equal(got.scales, want.scales)
+    assert want.scales is None or torch.equal(got.scales, want.scales)
 
 
 @INT4
@@ -84,7 +91,7 @@ def test_packing_does_not_depend_on_threads_or_strides(fmt):
     torch.set_num_threads(2)
     for got in (native.pack(w, fmt), native.pack(w.t().contiguous().t(), fmt)):
         assert torch.equal(got.data, want.data)
-        assert fmt.kind == 3 or torch.equal(got.scales, want.scales)
+        assert want.scales is None or torch.equal(got.scales, want.scales)
 
 
 ODD_WEIGHTS = {
@@ -122,7 +129,11 @@ def test_odd_weights_pack_as_the_oracle_packs_them(fmt, odd):
         assert ((got - w).abs() <= 0.15 * largest).all()
 
 
-@ALL
+@pytest.mark.parametrize(
+    "fmt",
+    [f for f in FORMATS.values() if f.kind != 4],
+    ids=lambda f: f.name,  # fp8 is laid out
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("rows", [16, 48])
 def test_a_pair_is_packed_as_its_interleaved_rows(fmt, rows, dtype):
@@ -173,7 +184,7 @@ def test_products_equal_the_oracle(fmt, shape):
     want = formats.matmul(packed, x)
     for T in ROWS:
         got = native.matmul(packed, x[:T])
-        if fmt.kind != 3:
+        if fmt.integer:
             assert torch.equal(got, want[:T])
         else:  # the sums of bfloat16 pairs have their own order
             assert torch.allclose(got, want[:T], rtol=1e-5, atol=1e-4 * K**0.5)
@@ -206,9 +217,15 @@ def test_what_is_not_finite_spoils_only_its_own_row(fmt, bad):
 @ALL
 def test_a_weight_that_is_not_finite_spoils_only_its_own_column(fmt):
     w, x = torch.randn(50, 130), torch.randn(9, 130)
-    want = native.matmul(native.pack(w, fmt), x)
-    w[20, 100] = float("nan")
-    got = native.matmul(native.pack(w, fmt), x)
+    if fmt.kind == 4:  # quantising would spoil the block: a checkpoint with such a byte
+        values, scales = quantise_fp8_block(w)
+        want = native.matmul(laid_out(values, scales), x)
+        values.view(torch.uint8)[20, 100] = 0xFF
+        got = native.matmul(laid_out(values, scales), x)
+    else:
+        want = native.matmul(native.pack(w, fmt), x)
+        w[20, 100] = float("nan")
+        got = native.matmul(native.pack(w, fmt), x)
     assert got[:, 20].isnan().all()
     keep = [i for i in range(50) if i != 20]
     assert torch.equal(got[:, keep], want[:, keep])
@@ -233,6 +250,90 @@ def test_odd_activations_give_what_the_oracle_gives(fmt, odd):
     assert torch.equal(got, want)
     exact = x.double() @ formats.unpack(packed).double().t()
     assert ((got - exact).abs() <= 0.05 * exact.abs().amax(1, keepdim=True) + 1e-33).all()
+
+
+FP8_EVERYWHERE = """
+import torch
+from ling.ops import formats, native
+f8, fmt = torch.float8_e4m3fn, formats.FORMATS["fp8"]
+
+def packed(values, scales):
+    p = formats.pack(torch.zeros(values.shape), fmt)
+    native.lay_out_fp8(values, scales, p)
+    return p
+
+# One column at a time: what every byte is worth, subnormals, 448 and NaN among them.
+every = torch.arange(256, dtype=torch.uint8)[:, None].expand(-1, 6).contiguous().view(f8)
+p = packed(every, torch.full((2, 1), 0.5))
+for column in range(6):
+    x = torch.zeros(20, 6)
+    x[:, column] = 1
+    for T in (1, 20):
+        y, want = native.matmul(p, x[:T]), every.float()[:, column] / 2
+        assert torch.equal(y.nan_to_num(7e9), want.nan_to_num(7e9).expand(T, -1)), column
+# Tails of tiles, groups and blocks.
+for N, K in ((1, 1), (17, 127), (100, 129), (150, 300), (272, 640)):
+    g = torch.Generator().manual_seed(N)
+    w = torch.randint(256, (N, K), generator=g, dtype=torch.uint8)
+    w[(w & 127) == 127] = 1
+    scales = torch.rand(-(-N // 128), -(-K // 128), generator=g) + 0.1
+    p, x = packed(w.view(f8), scales), torch.randn(33, K, generator=g)
+    got, want = native.matmul(p, x), formats.matmul(p, x)
+    assert (got - want).norm() < 1e-6 * want.norm(), (N, K)
+    exact = x.bfloat16().double() @ formats.dequantise_fp8_block(w.view(f8), scales).double().t()
+    assert (got - exact).norm() < 1e-6 * exact.norm(), (N, K)
+    for T in (1, 2, 6, 12, 13):
+        assert torch.equal(native.matmul(p, x[:T]), got[:T]), (N, K, T)
+print("level", native.isa())
+"""
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_fp8_products_are_those_of_the_stored_bytes(level):
+    done = run_at(level, FP8_EVERYWHERE)
+    assert done.returncode == 0, done.stderr
+
+
+def test_fp8_bytes_and_scales_are_laid_out_as_the_oracle_has_them():
+    for N, K in [*SHAPES, (150, 300)]:
+        wide = torch.randint(256, (N, K + 3), dtype=torch.uint8).view(torch.float8_e4m3fn)
+        scales = torch.rand(-(-N // 128), -(-K // 128))
+        got, want = (laid_out(wide[:, :K], scales), formats.lay_out_fp8(wide[:, :K], scales))
+        assert torch.equal(got.data, want.data)
+        assert torch.equal(got.scales, want.scales)
+
+
+def test_fp8_gate_and_up_alternate_and_keep_blocks_of_their_own():
+    """144 rows each: a block that begins in the middle of the joined matrix."""
+    parts = [quantise_fp8_block(torch.randn(144, 200) * (1 + i)) for i in range(2)]
+    packed = formats.pack(torch.zeros(288, 200), FORMATS["fp8"])
+    for i, (values, scales) in enumerate(parts):
+        native.lay_out_fp8(values, scales, packed, i, 2)
+    got = native.unpack(packed).unflatten(0, (-1, 2, TILE))
+    for i, (values, scales) in enumerate(parts):
+        want = formats.dequantise_fp8_block(values, scales)
+        assert torch.equal(got[:, i].flatten(0, 1), want)
+
+
+@pytest.mark.parametrize(
+    ("values", "scales", "turn"),
+    [
+        ((32, 64), (1, 1), (0, 1)),
+        ((10, 200), (1, 2), (0, 2)),
+        ((20, 200), (1, 2), (1, 1)),
+        ((20, 200), (1, 2), (-1, 1)),
+        ((20, 200), (1, 1), (0, 1)),
+        ((20, 200), (2, 2), (0, 1)),
+    ],
+)
+def test_fp8_tensors_of_another_shape_are_refused(values, scales, turn):
+    packed = formats.pack(torch.zeros(20, 200), FORMATS["fp8"])
+    with pytest.raises(KernelError, match="FP8 weights"):
+        native.lay_out_fp8(
+            torch.zeros(values).to(torch.float8_e4m3fn), torch.ones(scales), packed, *turn
+        )
+    with pytest.raises(KernelError, match="float8_e4m3fn"):
+        native.lay_out_fp8(torch.zeros(20, 200), torch.ones(1, 2), packed)
 
 
 def test_no_rows_give_no_rows():
@@ -293,8 +394,9 @@ def test_every_level_gives_the_same_bits_for_integer_formats(digests, fmt):
     assert len({d[fmt.name] for d in digests.values()}) == 1
 
 
-def test_levels_without_bfloat16_instructions_agree_on_bfloat16(digests):
-    assert len({digests[n]["bf16"] for n in LEVELS[:3]}) == 1
+@pytest.mark.parametrize("fmt", ["bf16", "fp8"])
+def test_levels_without_bfloat16_instructions_agree_on_bfloat16(digests, fmt):
+    assert len({digests[n][fmt] for n in LEVELS[:3]}) == 1
 
 
 def test_an_asked_level_is_the_highest_that_is_used(digests):
@@ -316,7 +418,7 @@ print(lib.ling_last_error().decode())
     done = run_at(word, code)
     assert done.stdout.splitlines() == [
         "2 2",
-        "LING_ISA must be generic, avx2, avx512vnni or avx512bf16",
+        "LING_ISA must be generic, avx2, avx512vnni, avx512bf16 or avx512amx",
     ]
 
 

@@ -24,6 +24,7 @@ if platform.machine() in ("x86_64", "AMD64"):
         "avx2": ["-mavx2", "-mfma"],
         "avx512vnni": AVX512,
         "avx512bf16": [*AVX512, "-mavx512bf16", "-mavx512vbmi"],
+        "avx512amx": [*AVX512, "-mavx512vbmi", "-mamx-tile", "-mamx-int8"],
     }
 # As CMakeLists.txt: levels must round alike; GCC warns of its own intrinsics.
 COMMON = ["-std=c++17", "-g1", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off", f"-I{CSRC}"]
@@ -47,12 +48,13 @@ def level_job(name, flags, out):
 
 @pytest.fixture(scope="module")
 def fuzzer(tmp_path_factory):
-    """test_kernels.cpp and test_model.cpp with the whole core, address and undefined sanitizers."""
+    """The test programs with the whole core, address and undefined sanitizers."""
     folder = tmp_path_factory.mktemp("sanitizers")
     checks = ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fopenmp"]
     have = [f"-DLING_HAVE_{name.upper()}" for name in LEVELS]
     jobs = [level_job(name, checks, folder / f"{name}.o") for name in LEVELS]
-    for name in ("test_model", "model", "matrix", "threads", "dispatch", "test_kernels"):
+    sources = ("model", "matrix", "threads", "dispatch")
+    for name in (*sources, "test_model", "test_attention", "test_kernels"):
         jobs.append([*COMMON, *checks, *have, "-c", str(CSRC / f"{name}.cpp"),
                      "-o", str(folder / f"{name}.o")])  # fmt: skip
     compile_all(jobs)

@@ -154,7 +154,7 @@ class PackedSink:
             values = [part.read(first, count) for part in parts]
             if out is None or out.rows != count * len(parts):
                 piece = replace(spec, rows=count * len(parts), experts=0)
-                out = empty(piece, self.format)
+                out = empty(piece, format_in(self.format, spec))
             fill(out, values, self.importance.get(key))
             assert out.scales is not None
             self._check(out.scales, zip(names, values, strict=True))

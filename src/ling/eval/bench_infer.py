@@ -2,7 +2,9 @@
 and, side by side, against llama.cpp.
 
 Both programs hold their model and their prompt in processes of their own and take turns, one
-measurement each, so that a machine that slows down slows both; ratios are of neighbours.
+measurement each, so that a machine that slows down slows both; ratios are of neighbours. Where both
+models do not fit in memory, the peer is started for each of its turns, and our file is read in
+again after it.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import torch
 from ..errors import RunError, UsageError
 from ..files import make_folder
 from ..infer.engine import Engine
+from ..infer.memory import available, check_kv_cache_dtype
 from ..infer.native_runner import NativeRunner
 from ..infer.open import open_runner
 from ..infer.request import Request, SamplingParams
@@ -49,8 +52,10 @@ class BenchOptions:
     """A draft is kept by a seeded coin of this probability: the speed that this rate would
     bring.
     """
+    kv_cache_dtype: str = "bf16"
 
     def __post_init__(self) -> None:
+        check_kv_cache_dtype(self.kv_cache_dtype)
         for name, least in (("context", 0), ("tokens", 2), ("batch", 1), ("pairs", 1)):
             if getattr(self, name) < least:
                 raise UsageError(f"`--{name}` is {getattr(self, name)}, expected at least {least}")
@@ -75,7 +80,8 @@ class Ours:
 
     def __init__(self, folder: Path, options: BenchOptions, fmt: str | None = None) -> None:
         self.options = options
-        self.runner = open_runner(folder, fmt=fmt)
+        kv = options.kv_cache_dtype
+        self.runner = open_runner(folder, fmt=fmt, kv_cache_dtype=kv)
         longest = options.context + max(options.tokens, 16) + 64
         pages = options.batch * -(-longest // 64) + 2
         kwargs: dict[str, Any] = {
@@ -121,6 +127,15 @@ class Ours:
             self.engine.step()
         return requests
 
+    def profile(self) -> dict[str, float]:
+        """Seconds per kernel since the last call; empty on plain PyTorch."""
+        return self.runner.profile() if isinstance(self.runner, NativeRunner) else {}
+
+    def map_in(self) -> None:
+        """Have the weights in memory again."""
+        if isinstance(self.runner, NativeRunner):
+            self.runner.map_in()
+
     def mean_step(self) -> tuple[Step, float]:
         """What the steps of one more measurement did, with experts counted as they were chosen;
         and how many tokens a step brought."""
@@ -149,6 +164,13 @@ def read_rate(buffer: torch.Tensor | None = None) -> float:
     return native.read_rate(data)
 
 
+def fit_together(folder: Path, peer: Peer) -> bool:
+    """Whether both models can stay in memory while they take turns."""
+    room = available()
+    ours = sum(f.stat().st_size for f in folder.glob("*.safetensors"))
+    return room is None or ours + peer.model.stat().st_size + 2 * READ_BYTES < room
+
+
 def run(
     folder: Path,
     name: str,
@@ -160,35 +182,55 @@ def run(
 ) -> dict[str, Any]:
     """Measure, in turn with the peer's best setting; returns the report that `--json` prints."""
     # The peer alone first: both at once need not fit in memory until one setting is chosen.
-    peer = best_of(peers, options, log).start(options) if peers else None
+    best = best_of(peers, options, log) if peers else None
+    turns = best is not None and not fit_together(folder, best)
+    if turns:
+        log("both models together exceed the memory: each is loaded for its turn")
+    peer = None if best is None or turns else best.start(options)
     ours = Ours(folder, options, fmt)
     buffer = torch.ones(READ_BYTES, dtype=torch.uint8)
     ours.measure()
     if peer is not None:
         peer.measure()
-    if isinstance(ours.runner, NativeRunner):
-        ours.runner.profile()
+
+    def measure_peer() -> float:
+        assert best is not None
+        running = peer or best.start(options)
+        if peer is None:
+            running.measure()
+        rate = running.measure()
+        if peer is None:
+            running.stop()
+        return rate
+
     mine: list[float] = []
     theirs: list[float] = []
     limits: list[float] = []
+    stages: dict[str, float] = {}
     seconds = 0.0
     for k in range(options.pairs):
-        if peer is not None and k % 2:
-            theirs.append(peer.measure())
+        if best is not None and k % 2:
+            theirs.append(measure_peer())
+        if turns:  # the peer's weights pushed ours out of the page cache
+            ours.map_in()
+            ours.measure()
+        ours.profile()
         begin = time.perf_counter()
         mine.append(ours.measure())
         seconds += time.perf_counter() - begin
-        if peer is not None and not k % 2:
-            theirs.append(peer.measure())
+        for stage, spent in ours.profile().items():
+            stages[stage] = stages.get(stage, 0.0) + spent
+        if best is not None and not k % 2:
+            theirs.append(measure_peer())
         limits.append(read_rate(buffer))
     report = _report(name, ours, options, mine, limits)
     if isinstance(ours.runner, NativeRunner):
-        stages = ours.runner.profile()
         report["python_overhead"] = max(0.0, 1 - sum(stages.values()) / seconds)
         report |= _limits(ours, report, stages, seconds)
+    if best is not None:
+        report |= _ratio(best.name, mine, theirs)
     if peer is not None:
         peer.stop()
-        report |= _ratio(peer.name, mine, theirs)
     report["line"] = line(report)
     return report
 
@@ -201,7 +243,9 @@ def _limits(
     step, tokens = ours.mean_step()
     limit, peak = report["read_limit_gb_per_s"] * 1e9, int8_peak()
     runner = ours.runner
-    costs = stage_costs(runner.config, runner.bits_per_weight, step, runner.head_bits)
+    costs = stage_costs(
+        *(runner.config, runner.bits_per_weight, step, runner.head_bits), runner.page_bytes()
+    )
     nbytes, ops = (sum(c[i] for c in costs.values()) for i in (0, 1))
     step_seconds = tokens / report["tokens_per_s"]
     per_step = {name: s / seconds * step_seconds for name, s in stages.items()}
@@ -255,6 +299,7 @@ def line(report: dict[str, Any]) -> str:
     """What a person reads."""
     text = f"{report['model']} {report['kind']} ({report['format']}"
     text += f", context {report['context']}" if report["context"] else ""
+    text += ", int8 KV cache" if report.get("kv_cache_dtype") == "int8" else ""
     text += f", batch {report['batch']}" if report["batch"] > 1 else ""
     text += f"): {report['tokens_per_s']:,.1f} tokens/s"
     if "share_of_limit" in report and report["kind"] != "prefill":
@@ -301,14 +346,17 @@ START = """
 import sys
 import ling
 prompt = {"prompt_token_ids": [1]}
-llm = ling.LLM(sys.argv[1], format=sys.argv[2] or None)
+llm = ling.LLM(sys.argv[1], format=sys.argv[2] or None, kv_cache_dtype=sys.argv[3])
 llm.generate([prompt], ling.SamplingParams(temperature=0, max_tokens=1, ignore_eos=True))
 """
 
 
-def start(folder: Path, name: str, times: int, fmt: str | None = None) -> dict[str, Any]:
+def start(
+    folder: Path, name: str, times: int, fmt: str | None = None, kv_cache_dtype: str = "bf16"
+) -> dict[str, Any]:
     """Seconds from starting Python to the first token, each time in a process of its own."""
-    command, samples = [sys.executable, "-c", START, str(folder.resolve()), fmt or ""], []
+    command = [sys.executable, "-c", START, str(folder.resolve()), fmt or "", kv_cache_dtype]
+    samples = []
     for _ in range(times):
         begin = time.perf_counter()
         done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -340,9 +388,11 @@ def bench(
     place = Path(cache) if cache else cache_folder()
     if against not in (None, "llama.cpp"):
         raise UsageError(f"`--against` is `{against}`, there is llama.cpp")
+    if against and options.kind == "start":
+        raise UsageError("`ling bench start` measures this package alone: leave out `--against`")
     folder, fmt = _our_folder(model, fmt, place, log)
     if options.kind == "start":
-        return start(folder, Path(model).name, options.pairs, fmt)
+        return start(folder, Path(model).name, options.pairs, fmt, options.kv_cache_dtype)
     peers: list[Peer] = []
     if against is not None:
         types = peer_types or (["q8_0"] if fmt == "int8" else ["q4_0", "q4_k_m"])

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from ..config import ModelConfig
+from ..infer.memory import kv_page_bytes
 from ..infer.native_runner import NativeRunner
-from ..infer.pages import Segment
+from ..infer.pages import PAGE, Segment
 
 
 class Drafted(NamedTuple):
@@ -106,14 +107,20 @@ class Cost(NamedTuple):
 
 
 def stage_costs(
-    cfg: ModelConfig, bits_per_weight: float, step: Step, head_bits: float | None = None
+    cfg: ModelConfig,
+    bits_per_weight: float,
+    step: Step,
+    head_bits: float | None = None,
+    page_bytes: int | None = None,
 ) -> dict[str, Cost]:
     """The least that each stage (csrc/model.cpp) reads and computes in one step.
 
     Activations stay in the caches, embeddings are a row each and norms nothing beside the rest, so
-    none of them counts. The router is bfloat16, as is the KV cache.
+    none of them counts. The router is bfloat16, as is the KV cache unless `page_bytes` (of one page
+    in all layers) says otherwise.
     """
-    costs = _layers(cfg, bits_per_weight, step, range(cfg.num_hidden_layers))
+    page_bytes = page_bytes or kv_page_bytes(cfg, 2)
+    costs = _layers(cfg, bits_per_weight, step, range(cfg.num_hidden_layers), page_bytes)
     head, head_bits = cfg.vocab_size * cfg.hidden_size, head_bits or bits_per_weight
     costs["head"] = _matrix(head, head_bits, step.head_rows)
     if step.drafted is None:
@@ -121,7 +128,8 @@ def stage_costs(
     rows, experts, logits = step.drafted
     layer = Step(rows, 0, step.positions, step.pairs, experts)
     first = cfg.num_hidden_layers
-    for name, cost in _layers(cfg, bits_per_weight, layer, range(first, first + 1)).items():
+    draft_layers = range(first, first + 1)
+    for name, cost in _layers(cfg, bits_per_weight, layer, draft_layers, page_bytes).items():
         costs[name] = costs[name].plus(cost)
     eh_proj = _matrix(2 * cfg.hidden_size**2, bits_per_weight, rows)
     costs["dense"] = costs["dense"].plus(eh_proj)
@@ -133,7 +141,9 @@ def _matrix(weights: float, bits: float, rows: float) -> Cost:
     return Cost(weights * bits / 8, 2 * weights * rows)
 
 
-def _layers(cfg: ModelConfig, bits: float, step: Step, layers: range) -> dict[str, Cost]:
+def _layers(
+    cfg: ModelConfig, bits: float, step: Step, layers: range, page_bytes: int
+) -> dict[str, Cost]:
     n, moe = len(layers), sum(cfg.is_moe_layer(i) for i in layers)
     width = (n - moe) * cfg.intermediate_size
     width += moe * cfg.moe_shared_expert_intermediate_size * bool(cfg.num_shared_experts)
@@ -144,9 +154,10 @@ def _layers(cfg: ModelConfig, bits: float, step: Step, layers: range) -> dict[st
         2 * step.rows * (always + cfg.num_experts_per_tok * expert),
     )
     router = moe * cfg.num_experts * cfg.hidden_size
+    kv_bytes = page_bytes / (PAGE * cfg.num_cache_layers)  # of a position in one layer
     return {
         "qkv": _matrix(n * cfg.hidden_size * (cfg.q_size + 2 * cfg.kv_size), bits, step.rows),
-        "attention": Cost(4 * n * cfg.kv_size * step.positions, 4 * n * cfg.q_size * step.pairs),
+        "attention": Cost(n * kv_bytes * step.positions, 4 * n * cfg.q_size * step.pairs),
         "dense": _matrix(n * cfg.q_size * cfg.hidden_size, bits, step.rows),
         "router": Cost(2 * router, 2 * router * step.rows),
         "gate + up": Cost(2 * mlp.bytes, 2 * mlp.ops),

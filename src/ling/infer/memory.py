@@ -13,6 +13,21 @@ from .pages import PAGE
 MEMINFO = Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup")
 NO_LIMIT = 1 << 40
+KV_CACHE_DTYPES = ("bf16", "int8")
+
+
+def check_kv_cache_dtype(name: str) -> None:
+    """Refuse another type of KV cache than there are."""
+    if name not in KV_CACHE_DTYPES:
+        raise UsageError(f"`kv_cache_dtype` is `{name}`, expected {' or '.join(KV_CACHE_DTYPES)}")
+
+
+def kv_page_bytes(cfg: ModelConfig, value_bytes: int) -> int:
+    """KV bytes of one page, all layers. Values of one byte have a float32 scale for every position
+    and kv head.
+    """
+    head = cfg.head_dim * value_bytes + (4 if value_bytes == 1 else 0)
+    return cfg.num_cache_layers * 2 * cfg.num_key_value_heads * PAGE * head
 
 
 def available() -> int | None:
@@ -48,17 +63,21 @@ def _cgroup() -> int | None:
         return None
 
 
-def check_packing(name: str, cfg: ModelConfig, fmt: str) -> None:
-    """Refuse weights that would be made in memory and do not fit; names the formats that do."""
+def check_packing(name: str, cfg: ModelConfig, fmt: str, nbytes: int | None = None) -> None:
+    """Refuse weights that would be made in memory and do not fit; names the formats that do.
+
+    `nbytes` is their size where the configuration and format alone do not tell.
+    """
     room, sizes = available(), describe(cfg)["bytes"]
-    if room is None or sizes[fmt] <= room:
+    need = sizes[fmt] if nbytes is None else nbytes
+    if room is None or need <= room:
         return
     fit = [n for n in ("int8", "int4_g32", "int4") if sizes[n] <= room]
     advice = "convert it with `ling convert --to int4`, and run that with `--max-memory`"
     if fit:
         advice = f"`--format {fit[0]}` takes {sizes[fit[0]] / 1e9:.1f} GB"
     raise UsageError(
-        f"{name}: takes {sizes[fmt] / 1e9:.1f} GB in {fmt}, and {room / 1e9:.1f} GB of memory are "
+        f"{name}: takes {need / 1e9:.1f} GB in {fmt}, and {room / 1e9:.1f} GB of memory are "
         f"free: {advice}"
     )
 
@@ -79,14 +98,20 @@ def free_pages(page_bytes: int, mapped: int) -> int:
     return NO_LIMIT if room is None else max(0, room - mapped) // page_bytes
 
 
-def check_cache(num_pages: int, page_bytes: int, mapped: int) -> None:
-    """Refuse a KV cache that does not fit; says how long a context would."""
+def check_cache(num_pages: int, page_bytes: int, mapped: int, int8_page_bytes: int) -> None:
+    """Refuse a KV cache that does not fit; says how long a context would, and whether pages of
+    `int8_page_bytes` would fit.
+    """
     free = free_pages(page_bytes, mapped)
     if num_pages <= free:
         return
+    advice = ""
+    if int8_page_bytes < page_bytes and num_pages <= free_pages(int8_page_bytes, mapped):
+        need = num_pages * int8_page_bytes / 1e9
+        advice = f"`--kv-cache-dtype int8` takes {need:.1f} GB, or "
     # One page is kept back: drafts may reach into it.
     raise UsageError(
         f"a KV cache of {num_pages * PAGE} positions takes {num_pages * page_bytes / 1e9:.1f} GB, "
-        f"and {free * page_bytes / 1e9:.1f} GB of memory are free beside the weights: "
+        f"and {free * page_bytes / 1e9:.1f} GB of memory are free beside the weights: {advice}"
         f"`--max-model-len {max(0, free - 1) * PAGE}` fits"
     )

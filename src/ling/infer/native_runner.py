@@ -15,12 +15,12 @@ from torch import Tensor
 
 from ..config import ModelConfig
 from ..errors import RequestError, UsageError
-from ..model.packed import format_in, packed_specs
+from ..model.packed import packed_specs
 from ..model.packed_folder import PackedFolder, PackedWeights
 from ..model.rope import inverse_frequencies
 from ..ops import native
 from ..ops.formats import TILE, Packed
-from .memory import check_cache
+from .memory import check_cache, check_kv_cache_dtype, kv_page_bytes
 from .pages import PAGE, Segment
 from .runner import Bans
 from .streaming import ExpertStreaming, plan
@@ -65,7 +65,14 @@ class NativeRunner(Bans):
 
     max_step_tokens = 2048
 
-    def __init__(self, weights: PackedWeights, max_memory: int | None = None) -> None:
+    def __init__(
+        self,
+        weights: PackedWeights,
+        max_memory: int | None = None,
+        kv_cache_dtype: str = "bf16",
+    ) -> None:
+        check_kv_cache_dtype(kv_cache_dtype)
+        self.kv_value_bytes = 1 if kv_cache_dtype == "int8" else 2
         self.config = cfg = weights.config
         self.weights, self.max_memory = weights, max_memory
         self.mapped_bytes = weights.mapped_bytes if max_memory is None else 0
@@ -76,11 +83,11 @@ class NativeRunner(Bans):
         self.specs = packed_specs(cfg)
         self.format_name = weights.format.name
         self.bits_per_weight = weights.format.bits
-        self.head_bits = format_in(weights.format, self.specs["lm_head"]).bits
         self.layers = (native.LayerC * cfg.num_cache_layers)(
             *(self._layer(weights, n) for n in range(cfg.num_cache_layers))
         )
-        self.head = self._hold(weights.matrix(self.specs["lm_head"]))
+        head = weights.matrix(self.specs["lm_head"])
+        self.head, self.head_bits = self._hold(head), head.format.bits
         self.table, self.table_scales = weights.embedding()
         self._keep += [self.table, self.table_scales]
         self.norm = self._float(weights, "model.norm.weight")
@@ -95,6 +102,12 @@ class NativeRunner(Bans):
         if self.max_memory is None:
             native.map_in(packed)
         return native.matrix(packed)
+
+    def map_in(self) -> None:
+        """Read the weights' file in again, as far as the system dropped it."""
+        for held in self._keep:
+            if isinstance(held, Packed):
+                native.map_in(held)
 
     def _float(self, weights: PackedWeights, name: str) -> int:
         tensor = weights.plain(name).float().contiguous()
@@ -151,21 +164,16 @@ class NativeRunner(Bans):
     # ---- runner --------------------------------------------------------------------------------
 
     def page_bytes(self) -> int:
-        cfg = self.config
-        return cfg.num_cache_layers * 2 * cfg.kv_size * PAGE * 2
+        return kv_page_bytes(self.config, self.kv_value_bytes)
 
     def allocate(self, num_pages: int) -> None:
         cfg = self.config
         if self.max_memory is None:
-            check_cache(num_pages, self.page_bytes(), self.mapped_bytes)
-        per_layer = (num_pages, cfg.num_key_value_heads)
+            smaller = kv_page_bytes(cfg, 1)
+            check_cache(num_pages, self.page_bytes(), self.mapped_bytes, smaller)
         try:
-            self.k = torch.zeros(
-                cfg.num_cache_layers, *per_layer, cfg.head_dim // 2, PAGE, 2, dtype=torch.bfloat16
-            )
-            self.v = torch.zeros(
-                cfg.num_cache_layers, *per_layer, PAGE // 2, cfg.head_dim, 2, dtype=torch.bfloat16
-            )
+            # Keys, then values; how each lies in its page: csrc/ling_kernels.h.
+            self.kv = torch.zeros(2, num_pages * self.page_bytes() // 2, dtype=torch.uint8)
         except RuntimeError:
             need = num_pages * self.page_bytes()
             raise UsageError(
@@ -201,9 +209,10 @@ class NativeRunner(Bans):
             head=self.head,
             cos=self.cos.data_ptr(),
             sin=self.sin.data_ptr(),
-            k_pages=self.k.data_ptr(),
-            v_pages=self.v.data_ptr(),
+            k_pages=self.kv[0].data_ptr(),
+            v_pages=self.kv[1].data_ptr(),
             num_pages=num_pages,
+            kv_kind=2 if self.kv_value_bytes == 1 else 3,
         )
         native.check(
             self.lib,

@@ -15,9 +15,9 @@ from torch import Tensor
 from ..config import ModelConfig
 from ..model.ling import Ling
 from ..model.swap import row_blocks, swap
-from .memory import check_cache
+from .memory import check_cache, check_kv_cache_dtype, kv_page_bytes
 from .pages import Segment
-from .torch_pages import PagedAttend, PageTensors
+from .torch_pages import PagedAttend, PageTensor
 
 HasId = Callable[[int], bool]
 
@@ -85,23 +85,30 @@ class Bans:
 
 
 class TorchRunner(Bans):
-    """The reference: the module itself, products in row blocks so that a row's bits are its own."""
+    """The reference: the module itself, products in row blocks so that a row's bits are its own.
+
+    A KV cache in "bf16" holds what the module computes, so float32 where that is the dtype.
+    """
 
     mapped_bytes = 0
     max_step_tokens = 512
     draft_vocab = 0
 
-    def __init__(self, model: Ling) -> None:
+    def __init__(self, model: Ling, kv_cache_dtype: str = "bf16") -> None:
+        check_kv_cache_dtype(kv_cache_dtype)
         swap(model.eval(), row_blocks)
         self.model, self.config = model, model.config
-        self.dtype = model.model.norm.weight.dtype
+        dtype = model.model.norm.weight.dtype
+        self.kv_dtype = torch.int8 if kv_cache_dtype == "int8" else dtype
 
     def page_bytes(self) -> int:
-        return PageTensors.bytes_per_page(self.config, self.dtype)
+        return kv_page_bytes(self.config, self.kv_dtype.itemsize)
 
     def allocate(self, num_pages: int) -> None:
-        check_cache(num_pages, self.page_bytes(), self.mapped_bytes)
-        self.cache = PageTensors(self.config, num_pages, self.dtype)
+        smaller = kv_page_bytes(self.config, 1)
+        check_cache(num_pages, self.page_bytes(), self.mapped_bytes, smaller)
+        cfg, dtype = self.config, self.kv_dtype
+        self.cache = PageTensor(cfg, num_pages, dtype), PageTensor(cfg, num_pages, dtype)
 
     def step_done(self) -> None:
         pass

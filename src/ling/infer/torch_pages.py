@@ -12,23 +12,35 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import ModelConfig
+from ..ops.formats import quantise_rows
 from .pages import PAGE, Segment
 
 QUERY_BLOCK = 16
 
 
-class PageTensors:
-    """Keys and values of every attention layer, MTP layers included: [layers, pages, G, 64, K]."""
+class PageTensor:
+    """Keys, or values, of every attention layer, MTP layers included: [layers, pages, G, 64, K].
+
+    int8 has a float32 scale for every position and head, [layers, pages, G, 64].
+    """
 
     def __init__(self, cfg: ModelConfig, num_pages: int, dtype: torch.dtype) -> None:
-        shape = (cfg.num_cache_layers, num_pages, cfg.num_key_value_heads, PAGE, cfg.head_dim)
-        # Zeros, not garbage: a masked position adds 0 × value, and 0 × NaN is NaN.
-        self.k, self.v = torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype)
+        shape = (cfg.num_cache_layers, num_pages, cfg.num_key_value_heads, PAGE)
+        self.values = torch.zeros(*shape, cfg.head_dim, dtype=dtype)
+        self.scales = torch.zeros(shape) if dtype == torch.int8 else None
 
-    @staticmethod
-    def bytes_per_page(cfg: ModelConfig, dtype: torch.dtype) -> int:
-        """KV bytes of one page, all layers."""
-        return cfg.num_cache_layers * 2 * cfg.kv_size * PAGE * dtype.itemsize
+    def write(self, layer: int, page: int, offset: int, x_TGK: Tensor) -> None:
+        """Positions from `offset` of a page on."""
+        at = (layer, page, slice(None), slice(offset, offset + len(x_TGK)))
+        x_GTK = x_TGK.transpose(0, 1)
+        if self.scales is not None:
+            x_GTK, self.scales[at] = quantise_rows(x_GTK)
+        self.values[at] = x_GTK
+
+    def read(self, layer: int, page: int) -> Tensor:
+        """float32 [G, 64, K]."""
+        x_GPK = self.values[layer, page].float()
+        return x_GPK if self.scales is None else x_GPK * self.scales[layer, page][..., None]
 
 
 class PagedAttend:
@@ -39,8 +51,8 @@ class PagedAttend:
     that are masked for it add exactly zero.
     """
 
-    def __init__(self, cache: PageTensors, segments: Sequence[Segment]) -> None:
-        self.cache, self.segments = cache, segments
+    def __init__(self, cache: tuple[PageTensor, PageTensor], segments: Sequence[Segment]) -> None:
+        (self.k, self.v), self.segments = cache, segments
 
     def __call__(self, layer: int, q_THK: Tensor, k_TGK: Tensor, v_TGK: Tensor) -> Tensor:
         out = torch.empty_like(q_THK)
@@ -57,28 +69,39 @@ class PagedAttend:
             offset = position % PAGE
             n = min(PAGE - offset, s.stop - row)
             page = s.pages[position // PAGE]
-            self.cache.k[layer, page, :, offset : offset + n] = k_TGK[row : row + n].transpose(0, 1)
-            self.cache.v[layer, page, :, offset : offset + n] = v_TGK[row : row + n].transpose(0, 1)
+            self.k.write(layer, page, offset, k_TGK[row : row + n])
+            self.v.write(layer, page, offset, v_TGK[row : row + n])
             row, position = row + n, position + n
 
     def _block(self, layer: int, s: Segment, q_THK: Tensor, first: int) -> Tensor:
         n, H, K = q_THK.shape
-        G = self.cache.k.shape[2]
+        G = self.k.values.shape[2]
         q = F.pad(q_THK.float() * K**-0.5, (0, 0, 0, 0, 0, QUERY_BLOCK - n))
         q = q.view(QUERY_BLOCK, G, H // G, K).permute(1, 0, 2, 3).reshape(G, -1, K)
         at = first + torch.arange(QUERY_BLOCK).clamp(max=n - 1).repeat_interleave(H // G)
         top = q.new_full((G, q.shape[1], 1), float("-inf"))
         total, acc = torch.zeros_like(top), torch.zeros_like(q)
         for c in range((first + n - 1) // PAGE + 1):
-            k, v = (x[layer, s.pages[c]].float() for x in (self.cache.k, self.cache.v))
-            scores = torch.bmm(q, k.transpose(1, 2))
-            scores.masked_fill_(
-                (torch.arange(c * PAGE, c * PAGE + PAGE)[None] > at[:, None])[None], float("-inf")
-            )
+            k, v = (x.read(layer, s.pages[c]) for x in (self.k, self.v))
+            hidden = torch.arange(c * PAGE, c * PAGE + PAGE)[None] > at[:, None]
+            scores = torch.bmm(q, k.transpose(1, 2)).masked_fill_(hidden, float("-inf"))
             new = torch.maximum(top, scores.amax(-1, keepdim=True))
             p, shrink = (scores - new).exp_(), (top - new).exp_()
             total = total * shrink + p.sum(-1, keepdim=True)
-            acc = acc * shrink + torch.bmm(p, v)
+            acc = acc * shrink + _weigh(p, v, hidden)
             top = new
         out = (acc / total).view(G, QUERY_BLOCK, H // G, K).permute(1, 0, 2, 3)
         return out.reshape(QUERY_BLOCK, H, K)[:n].to(q_THK.dtype)
+
+
+def _weigh(p_GRP: Tensor, v_GPK: Tensor, hidden_RP: Tensor) -> Tensor:
+    """p @ v, in which a value that a row may not see adds zero, whatever it is: 0 × NaN is NaN."""
+    finite = v_GPK.isfinite()
+    if finite.all():
+        return torch.bmm(p_GRP, v_GPK)
+    out_GRK = torch.bmm(p_GRP, v_GPK.masked_fill(~finite, 0))
+    for g, key in (~finite.all(-1)).nonzero().tolist():
+        odd_K = v_GPK[g, key].masked_fill(finite[g, key], 0)
+        seen_R = ~hidden_RP[:, key]
+        out_GRK[g, seen_R] += p_GRP[g, seen_R, key, None] * odd_K
+    return out_GRK

@@ -18,6 +18,7 @@ from ..config import ModelConfig
 from ..errors import CheckpointError
 from ..ops import formats, native
 from ..ops.formats import FORMATS, TILE, Format, Packed
+from ..ops.fp8 import quantise_fp8_block
 from ..strict_json import shown
 
 EMBEDDING = "model.word_embeddings"
@@ -94,7 +95,9 @@ def _layer(cfg: ModelConfig, n: int) -> Iterator[PackedSpec]:
 
 def format_in(fmt: Format, spec: PackedSpec) -> Format:
     """The format of one matrix in a model of format `fmt`."""
-    return FORMATS[fmt.head] if fmt.head and spec.name == "lm_head" else fmt
+    # Released FP8 models leave the MTP layers' projection in bfloat16, too (spec: checkpoints §3).
+    apart = spec.name == "lm_head" or (fmt.kind == 4 and spec.name.endswith(".eh_proj"))
+    return FORMATS[fmt.head] if fmt.head and apart else fmt
 
 
 def interleave(gate_FD: Tensor, up_FD: Tensor) -> Tensor:
@@ -110,8 +113,7 @@ def separate(both_ND: Tensor) -> list[Tensor]:
 
 
 def empty(spec: PackedSpec, fmt: Format) -> Packed:
-    """Room for a matrix or a stack in a model of format `fmt`."""
-    fmt = format_in(fmt, spec)
+    """Room for a matrix or a stack in format `fmt`."""
     data, scales = formats.packed_shapes(fmt, spec.rows, spec.cols)
     lead = (spec.experts,) if spec.experts else ()
     return Packed(
@@ -119,12 +121,16 @@ def empty(spec: PackedSpec, fmt: Format) -> Packed:
         spec.rows,
         spec.cols,
         torch.empty((*lead, *data), dtype=torch.uint8),
-        None if scales is None else torch.empty((*lead, *scales), dtype=torch.bfloat16),
+        None if scales is None else torch.empty((*lead, *scales), dtype=fmt.scale_dtype),
     )
 
 
 def fill(out: Packed, parts: list[Tensor], importance_K: Tensor | None = None) -> None:
     """Pack one matrix from its Hugging Face tensors into `out`."""
+    if out.format.kind == 4:
+        # Blocks are those of each tensor, as in a released checkpoint.
+        fill_fp8(out, [quantise_fp8_block(_packable(part)) for part in parts])
+        return
     parts = [_packable(p) for p in parts]
     if len({p.dtype for p in parts}) > 1:
         parts = [p.float() for p in parts]
@@ -140,13 +146,26 @@ def fill(out: Packed, parts: list[Tensor], importance_K: Tensor | None = None) -
         native.pack_pair(parts[0], parts[1], importance_K, out=out)
 
 
+def fill_fp8(out: Packed, parts: list[tuple[Tensor, Tensor]]) -> None:
+    """Lay out one matrix from its FP8 tensors (values, block scales), bytes as they are."""
+    for i, (values, scales) in enumerate(parts):
+        if native.library() is not None:
+            native.lay_out_fp8(values, scales, out, i, len(parts))
+            continue
+        packed = formats.lay_out_fp8(values, scales)
+        assert out.scales is not None
+        assert packed.scales is not None
+        out.data[i :: len(parts)] = packed.data
+        out.scales[i :: len(parts)] = packed.scales
+
+
 def _packable(w: Tensor) -> Tensor:
     return w if w.dtype in (torch.float32, torch.bfloat16) else w.float()
 
 
 def pack_matrix(spec: PackedSpec, fmt: Format, tensor: Callable[[str], Tensor]) -> Packed:
     """Pack a matrix or a stack, reading its tensors one by one."""
-    out = empty(spec, fmt)
+    out = empty(spec, format_in(fmt, spec))
     for e in range(max(spec.experts, 1)):
         fill(out[e] if spec.experts else out, [tensor(name) for name in spec.parts(e)])
     return out

@@ -1,8 +1,9 @@
-"""Model folders in our integer formats, and any model's weights as packed matrices."""
+"""Model folders in our integer formats or FP8, and any model's weights as packed matrices."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -11,19 +12,21 @@ from torch import Tensor
 
 from ..config import ModelConfig
 from ..errors import CheckpointError
-from ..ops.formats import Format, Packed, packed_shapes
+from ..ops.formats import FORMATS, Format, Packed, packed_shapes
 from .folder import SafetensorsFolder
 from .names import in_module, tensor_specs
 from .packed import (
     EMBEDDING,
     EMBEDDING_GROUP,
     PackedSpec,
+    empty,
+    fill_fp8,
     format_in,
     format_of,
     pack_matrix,
     packed_specs,
 )
-from .weights import read_config, read_quantization
+from .weights import float_tensor, fp8_tensor, read_config, read_quantization
 
 
 class PackedWeights(Protocol):
@@ -145,6 +148,65 @@ class PackedAtLoad:
 
     def embedding(self) -> tuple[Tensor, Tensor | None]:
         return self.tensor(f"{EMBEDDING}.weight").to(torch.bfloat16), None
+
+
+class FP8Folder:
+    """A folder in the released FP8 layout, checked by `check_names`: its FP8 matrices as they are,
+    laid out in tiles one tensor at a time, the rest in bfloat16.
+
+    Raises `CheckpointError` for a scale that is not a finite number above 0.
+    """
+
+    mapped_bytes = 0
+    format = FORMATS["fp8"]
+
+    def __init__(self, config: ModelConfig, source: SafetensorsFolder) -> None:
+        self.config, self.source = config, source
+        self.specs = packed_specs(config)
+
+    @staticmethod
+    def is_one(source: SafetensorsFolder) -> bool:
+        """Whether a folder holds FP8 tensors."""
+        return any(source.dtype(name) == torch.float8_e4m3fn for name in source.weight_map)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all matrices and the embedding once they are loaded."""
+        total = 2 * self.config.vocab_size * self.config.hidden_size
+        for spec in self.specs.values():
+            fmt = self._format(spec)
+            data, scales = packed_shapes(fmt, spec.rows, spec.cols)
+            one = math.prod(data) + math.prod(scales or (0,)) * fmt.scale_dtype.itemsize
+            total += max(spec.experts, 1) * one
+        return total
+
+    def _format(self, spec: PackedSpec) -> Format:
+        """FP8 if every tensor is, also of the experts beside it: those share their input."""
+        every = (self.source.dtype(name) for name in self._beside(spec))
+        return FORMATS["fp8" if all(d == torch.float8_e4m3fn for d in every) else "bf16"]
+
+    def _beside(self, spec: PackedSpec) -> Iterator[str]:
+        routed = spec.name.replace(".shared_experts.", ".experts.")
+        for name in {spec.name, routed, routed.replace(".experts.", ".shared_experts.")}:
+            if name in self.specs:
+                for e in range(max(self.specs[name].experts, 1)):
+                    yield from self.specs[name].parts(e)
+
+    def matrix(self, spec: PackedSpec) -> Packed:
+        fmt = self._format(spec)
+        if fmt.kind != 4:
+            return pack_matrix(spec, fmt, self.plain)
+        out = empty(spec, fmt)
+        for e in range(max(spec.experts, 1)):
+            parts = [fp8_tensor(self.source, name) for name in spec.parts(e)]
+            fill_fp8(out[e] if spec.experts else out, parts)
+        return out
+
+    def plain(self, name: str) -> Tensor:
+        return float_tensor(self.source, name)
+
+    def embedding(self) -> tuple[Tensor, Tensor | None]:
+        return self.plain(f"{EMBEDDING}.weight").to(torch.bfloat16), None
 
 
 def module_tensors(state: dict[str, Tensor]) -> Callable[[str], Tensor]:

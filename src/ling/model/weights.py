@@ -104,10 +104,17 @@ def float_tensor(source: SafetensorsFolder, name: str) -> Tensor:
 
     Errors as `fp8_scales`.
     """
-    value = source.tensor(name)
-    if value.dtype != torch.float8_e4m3fn:
-        return value
-    return dequantise_fp8_block(value, fp8_scales(source, name), FP8_BLOCK)
+    if source.dtype(name) != torch.float8_e4m3fn:
+        return source.tensor(name)
+    return dequantise_fp8_block(*fp8_tensor(source, name), FP8_BLOCK)
+
+
+def fp8_tensor(source: SafetensorsFolder, name: str) -> tuple[Tensor, Tensor]:
+    """Values and block scales of a tensor stored in FP8 that `check_names` let pass.
+
+    Errors as `fp8_scales`.
+    """
+    return source.tensor(name), fp8_scales(source, name)
 
 
 def fp8_scales(source: SafetensorsFolder, name: str) -> Tensor:

@@ -2,7 +2,8 @@
 
 A packed matrix [rows, cols] lies in tiles of 16 rows, the layout that the native kernels read as it
 is (csrc/ling_kernels.h); what is written here is the oracle that they are held to. Weights of a
-group of columns share a bfloat16 scale; 4-bit codes point into 16 fixed levels.
+group of columns share a bfloat16 scale; 4-bit codes point into 16 fixed levels. FP8 is as released:
+E4M3 values and a float32 scale per block of 128 x 128.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .fp8 import BLOCK, quantise_fp8_block
 
 TILE = 16
 LAYOUT_VERSION = 1
@@ -34,6 +37,7 @@ class Format:
     `kind` is the number of ling_kernels.h; `bits` per weight include the scales; `max_nrmse` bounds
     the error on normal weights, relative to their root mean square. `head` names another format
     for the output matrix: small, and the one whose errors cost most (docs/concepts/formats.md).
+    Released FP8 models leave it in bfloat16.
     """
 
     name: str
@@ -46,7 +50,12 @@ class Format:
     @property
     def integer(self) -> bool:
         """Whether weights are integers with scales."""
-        return self.kind != 3
+        return self.kind in (1, 2)
+
+    @property
+    def scale_dtype(self) -> torch.dtype:
+        """Of `Packed.scales`."""
+        return torch.float32 if self.kind == 4 else torch.bfloat16
 
 
 def dequantise_fp8_block(q: Tensor, scale: Tensor, block: int = 128) -> Tensor:
@@ -68,6 +77,7 @@ FORMATS = {
         Format("int4_g32", 1, 32, 4.5, 0.078, head="int8"),
         Format("int8", 2, 64, 8.25, 0.008),
         Format("bf16", 3, 2, 16.0, 0.003),
+        Format("fp8", 4, BLOCK, 8 + 32 / (TILE * BLOCK), 0.04, head="bf16"),
     )
 }
 
@@ -76,7 +86,8 @@ FORMATS = {
 class Packed:
     """One matrix, or a stack of them when `data` has a leading dimension.
 
-    `data` uint8 [..., tiles, bytes per tile], `scales` bfloat16 [..., tiles, groups, 16] or None.
+    `data` uint8 [..., tiles, bytes per tile]; `scales` bfloat16 [..., tiles, groups, 16], float32
+    [..., tiles, groups] for FP8, None for bf16.
     """
 
     format: Format
@@ -97,12 +108,13 @@ class Packed:
 
 def packed_shapes(
     fmt: Format, rows: int, cols: int
-) -> tuple[tuple[int, int], tuple[int, int, int] | None]:
+) -> tuple[tuple[int, int], tuple[int, ...] | None]:
     """Shapes of `data` and `scales` for a matrix [rows, cols]."""
     tiles, groups = -(-rows // TILE), -(-cols // fmt.group)
     values = TILE * groups * fmt.group
-    size = {1: values // 2, 2: values, 3: 2 * values}[fmt.kind]
-    return (tiles, size), None if fmt.kind == 3 else (tiles, groups, TILE)
+    size = {1: values // 2, 2: values, 3: 2 * values, 4: values}[fmt.kind]
+    scales = {3: None, 4: (tiles, groups)}.get(fmt.kind, (tiles, groups, TILE))
+    return (tiles, size), scales
 
 
 def quantise(
@@ -136,6 +148,18 @@ def _amax(x: Tensor) -> Tensor:
     """
     amax = torch.where(x.isfinite().all(-1), x.abs().amax(-1), float("nan"))
     return torch.where(amax < TINY, 0.0, amax)
+
+
+def quantise_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """int8 codes and float32 scales of the last dimension: the largest magnitude over 127.
+
+    A row that is not finite has a NaN scale and codes of zero.
+    """
+    amax = _amax(x.float())
+    # Not `127 / amax`: torch makes that a reciprocal and a product, which rounds twice.
+    inverse = torch.where(amax > 0, torch.full_like(amax, 127) / amax, 0.0)
+    codes = (x.float() * inverse[..., None]).nan_to_num(0, 0, 0).round().clamp(-127, 127)
+    return codes.to(torch.int8), amax / 127
 
 
 def _borders() -> Tensor:
@@ -175,6 +199,8 @@ def pack(w_NK: Tensor, fmt: Format, importance_K: Tensor | None = None) -> Packe
     """Quantise and lay out a matrix [N, K]."""
     N, K = w_NK.shape
     (tiles, size), _ = packed_shapes(fmt, N, K)
+    if fmt.kind == 4:
+        return lay_out_fp8(*quantise_fp8_block(w_NK))
     if fmt.kind == 3:
         w = F.pad(w_NK.to(torch.bfloat16), (0, K % 2, 0, -N % TILE))
         data = w.view(tiles, TILE, -1, 2).transpose(1, 2).contiguous()
@@ -192,12 +218,26 @@ def pack(w_NK: Tensor, fmt: Format, importance_K: Tensor | None = None) -> Packe
     return Packed(fmt, N, K, data.reshape(tiles, size), scales)
 
 
+def lay_out_fp8(values_NK: Tensor, block_scales: Tensor) -> Packed:
+    """FP8 as released (float8_e4m3fn, float32 scales by 128 x 128) in tiles, bytes as they are."""
+    fmt, (N, K) = FORMATS["fp8"], values_NK.shape
+    (tiles, size), _ = packed_shapes(fmt, N, K)
+    w = F.pad(values_NK.view(torch.uint8), (0, -K % BLOCK, 0, -N % TILE))
+    # tile, four rows, row, four columns, half, column
+    data = w.view(tiles, 4, 4, -1, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(tiles, size)
+    return Packed(fmt, N, K, data, block_scales[torch.arange(tiles) * TILE // BLOCK])
+
+
 def codes_and_scales(p: Packed) -> tuple[Tensor, Tensor]:
     """Values_NK in units of their scale (float32, padded columns included) and scales_NG
     (float32).
     """
     assert p.scales is not None
     tiles = p.data.shape[0]
+    if p.format.kind == 4:
+        data = p.data.view(tiles, -1, 4, 2, 4, 2).permute(0, 2, 4, 1, 3, 5)
+        values = data.reshape(tiles * TILE, -1).view(torch.float8_e4m3fn).float()
+        return values[: p.rows], p.scales.repeat_interleave(TILE, 0)[: p.rows]
     if p.format.kind == 1:
         data = p.data.view(tiles, -1, TILE, 4)
         halves = torch.stack((data & 15, data >> 4), dim=3)  # tile, block, row, half, byte
@@ -223,22 +263,24 @@ def matmul(p: Packed, x_TK: Tensor) -> Tensor:
     """x_TK @ unpack(p).T as the kernels define it: float32 in and out.
 
     Integer formats quantise x per row and group to 8 bits, sum a group in exact integers, and add
-    the groups in order; bfloat16 rounds x.
+    the groups in order; bfloat16 and FP8 round x to bfloat16. FP8 sums a block's exact values, then
+    applies its scale.
     """
     if p.format.kind == 3:
         return x_TK.to(torch.bfloat16).float() @ unpack(p).t()
     values, scales_NG = codes_and_scales(p)
+    if p.format.kind == 4:
+        x = F.pad(x_TK.to(torch.bfloat16), (0, values.shape[1] - x_TK.shape[1]))
+        w, x = (y.float().unflatten(-1, (-1, p.format.group)) for y in (values, x))
+        return (torch.einsum("tgk,ngk->tng", x, w) * scales_NG).sum(-1)
     x = F.pad(x_TK.float(), (0, values.shape[1] - x_TK.shape[1])).unflatten(
         -1, (-1, p.format.group)
     )
-    amax = _amax(x)
-    # Not `127 / amax`: torch makes that a reciprocal and a product, which rounds twice.
-    inverse = torch.where(amax > 0, torch.full_like(amax, 127) / amax, 0.0)
-    q = (x * inverse[..., None]).nan_to_num(0, 0, 0).round().clamp(-127, 127)
+    q, scales_TG = quantise_rows(x)
     w = values.unflatten(-1, (-1, p.format.group))
     sums_TNG = torch.einsum("tgk,ngk->tng", q.double(), w.double()).float()  # exact in float64
     out = torch.zeros(len(x), p.rows)
     for g in range(w.shape[1]):
-        factor = scales_NG[None, :, g] * (amax[:, g] / 127)[:, None]
+        factor = scales_NG[None, :, g] * scales_TG[:, g, None]
         out = (sums_TNG[..., g].double() * factor.double() + out.double()).float()
     return out

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from ..errors import KernelError
-from .formats import Format, Packed, packed_shapes
+from .formats import TILE, Format, Packed, packed_shapes
+from .fp8 import BLOCK, quantise_fp8_block
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 
 
 class Matrix(Structure):
@@ -52,6 +53,7 @@ class ModelConfigC(Structure):
         ("head", Matrix),
         *((n, c_void_p) for n in ("cos", "sin", "k_pages", "v_pages")),
         ("num_pages", c_int64),
+        ("kv_kind", c_int32),
     )
 
 
@@ -95,6 +97,10 @@ _SIGNATURES: dict[str, Sequence[Any]] = {
     "ling_pack": [
         *(c_int32, c_int32, c_int64, c_int64, c_void_p, c_int32, c_int64),
         *(c_void_p, c_void_p, c_void_p),
+    ],
+    "ling_pack_f8": [
+        *(c_int64, c_int64, c_void_p, c_int64, c_void_p),
+        *(c_int64, c_int64, c_void_p, c_void_p),
     ],
     "ling_pack_pair": [
         *(c_int32, c_int32, c_int64, c_int64, c_void_p, c_void_p, c_int32, c_int64),
@@ -184,7 +190,7 @@ def matrix(p: Packed | None) -> Matrix:
         return Matrix()
     shapes = packed_shapes(p.format, p.rows, p.cols)
     for tensor, shape, dtype in zip(
-        (p.data, p.scales), shapes, (torch.uint8, torch.bfloat16), strict=True
+        (p.data, p.scales), shapes, (torch.uint8, p.format.scale_dtype), strict=True
     ):
         if (tensor is None) != (shape is None):
             raise KernelError(f"a packed `{p.format.name}` matrix lacks data or scales")
@@ -210,6 +216,9 @@ def pack(
     """Native `formats.pack`, into `out` when given. Takes float32 or bfloat16."""
     w_NK = _rows(w_NK)
     out = out or _room(fmt, *w_NK.shape)
+    if fmt.kind == 4:
+        lay_out_fp8(*quantise_fp8_block(w_NK), out)
+        return out
     lib, m = required(), _place(out, *w_NK.shape)
     h = _importance(importance_K, m.cols)
     status = lib.ling_pack(
@@ -237,10 +246,35 @@ def pack_pair(
     check(lib, status)
 
 
+def lay_out_fp8(
+    values_NK: Tensor, block_scales: Tensor, out: Packed, part: int = 0, parts: int = 1
+) -> None:
+    """Native `formats.lay_out_fp8` into `out`, where tiles of `parts` such matrices take turns."""
+    lib, m, (N, K) = required(), matrix(out), values_NK.shape
+    fits = (m.rows, m.cols) == (parts * N, K) and 0 <= part < parts and out.format.kind == 4
+    if not fits or (parts > 1 and N % TILE):
+        raise KernelError(f"FP8 weights have shape {[N, K]}, their place {[m.rows, m.cols]}")
+    if values_NK.dtype != torch.float8_e4m3fn or values_NK.stride(1) != 1 or not values_NK.is_cpu:
+        raise KernelError("FP8 weights must be float8_e4m3fn on the CPU, whole rows in memory")
+    scales = block_scales.contiguous()
+    if scales.shape != (-(-N // BLOCK), -(-K // BLOCK)) or scales.dtype != torch.float32:
+        raise KernelError(f"FP8 weights of shape {[N, K]} have scales of {list(scales.shape)}")
+    status = lib.ling_pack_f8(
+        *(N, K, values_NK.data_ptr(), values_NK.stride(0), scales.data_ptr()),
+        *(part, parts, m.data, m.scales),
+    )
+    check(lib, status)
+
+
 def _room(fmt: Format, rows: int, cols: int) -> Packed:
     data, scales = packed_shapes(fmt, rows, cols)
-    held = None if scales is None else torch.empty(scales, dtype=torch.bfloat16)
-    return Packed(fmt, rows, cols, torch.empty(data, dtype=torch.uint8), held)
+    return Packed(
+        fmt,
+        rows,
+        cols,
+        torch.empty(data, dtype=torch.uint8),
+        None if scales is None else torch.empty(scales, dtype=fmt.scale_dtype),
+    )
 
 
 def _rows(w_NK: Tensor) -> Tensor:

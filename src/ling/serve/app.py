@@ -72,6 +72,7 @@ def serve(
     dtype: str = "auto",
     format: str | None = None,
     max_memory: str | None = None,
+    kv_cache_dtype: str = "bf16",
     speculative: str = "off",
     drain_s: float = DRAIN_S,
     request_timeout_s: float = REQUEST_TIMEOUT_S,
@@ -103,6 +104,7 @@ def serve(
             "dtype": dtype,
             "format": format,
             "max_memory": max_memory,
+            "kv_cache_dtype": kv_cache_dtype,
             "speculative": speculative,
         }
         logging.basicConfig(level=log_level.upper(), format="%(levelname)s %(name)s %(message)s")

@@ -1,0 +1,81 @@
+"""Decode and prefill with a bf16 and an int8 KV cache, in turn, over the same weights.
+
+    python benchmarks/kv_cache.py FOLDER [--contexts 4096 16384] [--pairs 20]
+
+FOLDER is a model in int4 or int8 (`ling synth ling-mini-2.0 FOLDER`). The caches hold noise instead
+of a prompt. Prints one JSON line for each context and kind: a decode step of one token, or 256
+tokens of prompt; medians, and ratios of neighbours (bf16's time over int8's).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import time
+
+import torch
+
+from ling.infer.memory import KV_CACHE_DTYPES
+from ling.infer.native_runner import NativeRunner
+from ling.infer.open import open_runner
+from ling.infer.pages import PAGE, Segment, pages_for
+
+PREFILL = 256
+
+
+class Runner:
+    """A model with noise in its cache."""
+
+    def __init__(self, folder: str, kv: str, positions: int) -> None:
+        runner = open_runner(folder, kv_cache_dtype=kv)
+        assert isinstance(runner, NativeRunner)
+        self.runner, self.pages = runner, list(range(pages_for(positions)))
+        runner.allocate(len(self.pages))
+        if kv == "int8":
+            head_dim = runner.config.head_dim
+            head = runner.kv.view(-1, PAGE * (head_dim + 4))
+            head.random_(1, 256)
+            head[:, PAGE * head_dim :].view(torch.float32).fill_(0.01)
+        else:
+            runner.kv.view(torch.bfloat16).normal_()
+        self.random = random.Random(0)
+
+    def step(self, context: int, rows: int) -> tuple[float, float]:
+        """Seconds of a forward pass, and of its attention."""
+        vocab = self.runner.config.vocab_size
+        tokens = [self.random.randrange(vocab) for _ in range(rows)]
+        self.runner.profile()
+        start = time.perf_counter()
+        hidden = self.runner.forward(tokens, [Segment(self.pages, context, 0, rows)])
+        self.runner.logits(hidden[-1:])
+        return time.perf_counter() - start, self.runner.profile()["attention"]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("folder")
+    parser.add_argument("--contexts", type=int, nargs="+", default=[4096, 16384])
+    parser.add_argument("--pairs", type=int, default=20)
+    args = parser.parse_args()
+    room = max(args.contexts) + PREFILL
+    runners = [Runner(args.folder, kv, room) for kv in KV_CACHE_DTYPES]
+    for context in args.contexts:
+        for kind, rows in (("decode", 1), ("prefill", PREFILL)):
+            times: list[list[tuple[float, float]]] = [[], []]
+            for k in range((args.pairs if rows == 1 else max(args.pairs // 4, 2)) + 1):
+                for i in (0, 1) if k % 2 else (1, 0):
+                    times[i].append(runners[i].step(context, rows))
+            report = {"context": context, "kind": kind}
+            for part, name in enumerate(("step", "attention")):
+                both = [[t[part] for t in times[i][1:]] for i in (0, 1)]
+                ratios = [a / b for a, b in zip(*both, strict=True)]
+                report[f"{name}_ms"] = [round(1e3 * statistics.median(t), 3) for t in both]
+                report[f"{name}_ratio"] = round(statistics.median(ratios), 2)
+            print(json.dumps(report), flush=True)
+
+
+if __name__ == "__main__":
+    main()
