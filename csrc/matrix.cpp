@@ -33,6 +33,18 @@ float from_f8(uint8_t bits) {
   return bits & 128 ? -value : value;
 }
 
+struct F8Table {
+  float value[256];
+  F8Table() {
+    for (int i = 0; i < 256; ++i) value[i] = from_f8(uint8_t(i));
+  }
+};
+
+const F8Table& f8_table() {
+  static const F8Table table;
+  return table;
+}
+
 // Where column k of row r lies in a tile of LING_F8.
 int64_t f8_at(int64_t r, int64_t k) {
   return k / 4 * 64 + r / 4 * 16 + k % 4 / 2 * 8 + r % 4 * 2 + k % 2;
@@ -46,13 +58,29 @@ float scale_of(const ling_matrix& w, const uint8_t* scales, int64_t r, int64_t g
 }
 
 // Value k of row r of a tile, before its scale.
-float element(const ling_matrix& w, const uint8_t* tile, int64_t r, int64_t k) {
-  if (w.kind == LING_BF16)
+template <int32_t kind>
+inline float element(const uint8_t* tile, int64_t r, int64_t k, const F8Table& f8) {
+  if constexpr (kind == LING_BF16)
     return from_bf16(reinterpret_cast<const uint16_t*>(tile)[k / 2 * 32 + r * 2 + k % 2]);
-  if (w.kind == LING_F8) return from_f8(tile[f8_at(r, k)]);
-  if (w.kind == LING_I8) return float(tile[k / 4 * 64 + r * 4 + k % 4]) - 128;
+  if constexpr (kind == LING_F8) return f8.value[tile[f8_at(r, k)]];
+  if constexpr (kind == LING_I8) return float(tile[k / 4 * 64 + r * 4 + k % 4]) - 128;
   const uint8_t byte = tile[k / 8 * 64 + r * 4 + k % 4];
   return kLevels[k % 8 < 4 ? byte & 15 : byte >> 4];
+}
+
+// The rows of one tile as float32.
+template <int32_t kind>
+void unpack_tile(const ling_matrix& w, int64_t tile, float* out) {
+  const uint8_t* data = static_cast<const uint8_t*>(w.data) + tile * tile_bytes(w);
+  const uint8_t* scales = static_cast<const uint8_t*>(w.scales) + tile * tile_scale_bytes(w);
+  const F8Table& f8 = f8_table();
+  for (int64_t r = 0; r < kTile && tile * kTile + r < w.rows; ++r)
+    for (int64_t start = 0; start < w.cols; start += w.group) {
+      const float scale = scale_of(w, scales, r, start / w.group);
+      const int64_t end = start + w.group < w.cols ? start + w.group : w.cols;
+      float* row = out + (tile * kTile + r) * w.cols;
+      for (int64_t k = start; k < end; ++k) row[k] = element<kind>(data, r, k, f8) * scale;
+    }
 }
 
 int matmul(const ling_matrix& w, const float* x, float* y, int64_t T) {
@@ -96,13 +124,6 @@ int matmul(const ling_matrix& w, const float* x, float* y, int64_t T) {
       &both, threads);
   return LING_OK;
 }
-
-struct F8Table {
-  float value[256];
-  F8Table() {
-    for (int i = 0; i < 256; ++i) value[i] = from_f8(uint8_t(i));
-  }
-};
 
 // Nearest even; NaN stays NaN.
 uint16_t to_bf16(float f) {
@@ -200,7 +221,7 @@ extern "C" int ling_widen_f8(const uint8_t* q, int64_t rows, int64_t cols, const
                              int64_t block, uint16_t* out) {
   if (!q || !scales || !out) return fail(LING_BAD_ARGUMENT, "null pointer");
   if (rows < 1 || cols < 1 || block < 1) return fail(LING_BAD_ARGUMENT, "sizes out of range");
-  static const F8Table table;
+  const F8Table& table = f8_table();
   auto body = [&](int64_t r, int) {
     const float* scale = scales + r / block * ceil_div(cols, block);
     for (int64_t first = 0; first < cols; first += block, ++scale) {
@@ -250,12 +271,12 @@ extern "C" int ling_unpack(const ling_matrix* w, float* out) {
   if (!w || !out) return fail(LING_BAD_ARGUMENT, "null pointer");
   if (const char* wrong = check_matrix(*w)) return fail(LING_BAD_ARGUMENT, wrong);
   auto body = [&](int64_t tile, int) {
-    const uint8_t* data = static_cast<const uint8_t*>(w->data) + tile * tile_bytes(*w);
-    const uint8_t* scales = static_cast<const uint8_t*>(w->scales) + tile * tile_scale_bytes(*w);
-    for (int64_t r = 0; r < kTile && tile * kTile + r < w->rows; ++r)
-      for (int64_t k = 0; k < w->cols; ++k)
-        out[(tile * kTile + r) * w->cols + k] =
-            element(*w, data, r, k) * scale_of(*w, scales, r, k / w->group);
+    switch (w->kind) {
+      case LING_I4: return unpack_tile<LING_I4>(*w, tile, out);
+      case LING_I8: return unpack_tile<LING_I8>(*w, tile, out);
+      case LING_F8: return unpack_tile<LING_F8>(*w, tile, out);
+      default: return unpack_tile<LING_BF16>(*w, tile, out);
+    }
   };
   parallel_for(
       tiles(*w), [](void* c, int64_t i, int t) { (*static_cast<decltype(body)*>(c))(i, t); }, &body);
