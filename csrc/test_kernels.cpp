@@ -5,7 +5,7 @@
 namespace {
 
 const int32_t kKinds[] = {LING_I4, LING_I8, LING_BF16};
-const int32_t kGroups[] = {16, 32, 64, 128, 240, 256};
+const int32_t kGroups[] = {16, 32, 48, 64, 128, 240, 256};
 
 struct Case {
   int32_t kind, group;
@@ -18,7 +18,8 @@ Case random_case(Random& r) {
   c.group = c.kind == LING_BF16 ? 2 : r.pick(kGroups);
   c.rows = r.between(1, r.below(4) ? 40 : 150);
   c.cols = r.between(1, r.below(4) ? 150 : 700);
-  c.T = r.between(1, 20);
+  // Few rows, and more than are multiplied by codes (36) or by one set of unpacked weights (128).
+  c.T = r.below(8) ? r.between(1, 40) : r.between(120, 300);
   return c;
 }
 
