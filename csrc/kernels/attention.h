@@ -43,10 +43,9 @@ static inline void update(Softmax& s, const float* scores, int64_t seen, f32 (&e
 
 // Pages lie anywhere, so the hardware cannot guess the next one: while a page's keys are read its values
 // are fetched (`next`), and then the keys of the next page, a cache line for each line that is used.
-// A macro: GCC takes a function that only fetches for one without effect, and may drop its calls.
-#define LING_FETCH(lines, next, line) \
-  if (next)                           \
-    for (int i = 0; i < (lines); ++i) __builtin_prefetch((next) + 64 * ((lines) * (line) + i), 0, 2)
+static inline void fetch(const uint8_t* next, int64_t lines, int64_t line) {
+  for (int64_t i = 0; i < lines; ++i) prefetch(next + 64 * (lines * line + i));
+}
 
 // Pages of bfloat16. Queries and weights are rounded to it; products are summed pair by pair.
 struct PagesBF16 {
@@ -80,7 +79,7 @@ struct PagesBF16 {
     for (int r = 0; r < RB; ++r)
       for (int j = 0; j < 4; ++j) acc[r][j] = zero();
     for (int64_t d = 0; d < pairs; ++d) {
-      LING_FETCH(4, next, d);
+      if (next) fetch(next, 4, d);
       for (int j = 0; j < 4; ++j)
         for (int r = 0; r < RB; ++r)
           acc[r][j] = dot2(acc[r][j], load_pairs(k + 128 * d + 32 * j), q[(r0 + r) * pairs + d]);
@@ -97,7 +96,7 @@ struct PagesBF16 {
     for (int r = 0; r < RB; ++r)
       for (int j = 0; j < NV; ++j) acc[r][j] = load(out[r] + 16 * j);
     for (int64_t c = 0; c < pairs; ++c) {
-      LING_FETCH(4, next, c);
+      if (next) fetch(next, 4, c);
       for (int j = 0; j < NV; ++j)
         for (int r = 0; r < RB; ++r)
           acc[r][j] = dot2(acc[r][j], load_pairs(v + 2 * head_dim * c + 32 * j), w[r][c]);
@@ -177,7 +176,7 @@ static inline void multiply_terms(const Terms* x, const uint8_t* tile, int64_t c
   for (int r = 0; r < RB; ++r)
     for (int j = 0; j < 2; ++j) high[r][j] = dot_begin(x[r].high), low[r][j] = dot_begin(x[r].low);
   for (int64_t d = 0; d < steps; ++d) {
-    LING_FETCH(2, next, d);
+    if (next) fetch(next, 2, d);
     for (int j = 0; j < 2; ++j) {
       const u8 w = load_u8(tile + kTile * columns * j + 64 * d);
       for (int r = 0; r < RB; ++r) {
@@ -192,7 +191,7 @@ static inline void multiply_terms(const Terms* x, const uint8_t* tile, int64_t c
 }
 
 // Pages of int8, a scale a position. Queries and weights come in two terms, and sums are exact integers.
-// A value's scale is part of its weight. Where the weight is zero so is that product, whatever the scale.
+// A value's scale is part of its weight, which is zero where a row may not see, whatever the scale.
 struct PagesI8 {
   const AttentionTask& t;
   int8_t* q_codes;  // [rows, 2, head_dim]
@@ -231,7 +230,7 @@ struct PagesI8 {
         for (int j = 0; j < 2; ++j)
           store(to + r * kPage + key + 16 * j, mul(y[r][j], load(scales(k) + key + 16 * j)));
     }
-    LING_FETCH(4, next, t.head_dim / 4);  // the scales
+    if (next) fetch(next, 4, t.head_dim / 4);  // the scales
   }
 
   template <int RB>
@@ -246,7 +245,7 @@ struct PagesI8 {
           store(out, add(load(out), y[r][j]));
         }
     }
-    LING_FETCH(4, next, t.head_dim / 4);  // the scales
+    if (next) fetch(next, 4, t.head_dim / 4);  // the scales
   }
 };
 

@@ -46,8 +46,10 @@ struct Bins {
 #include "simd_avx512.h"
 #elif defined(__AVX2__)
 #include "simd_avx2.h"
+#include "columns.h"
 #else
 #include "simd_generic.h"
+#include "columns.h"
 #endif
 
 // Levels of the 4-bit codes: Lloyd-Max for normal weights whose group scale minimises the squared
@@ -55,10 +57,6 @@ struct Bins {
 const float ling_levels[16] = {-127, -98, -77, -61, -46, -33, -21, -9, 2, 13, 24, 36, 49, 64, 82, 105};
 const uint8_t level_bytes[16] = {1,   30,  51,  67,  82,  95,  107, 119,
                                  130, 141, 152, 164, 177, 192, 210, 233};  // + 128
-#ifdef __AMX_INT8__
-const int8_t signed_level_bytes[16] = {-127, -98, -77, -61, -46, -33, -21, -9,
-                                       2,    13,  24,  36,  49,  64,  82,  105};
-#endif
 
 #include "rows.h"
 #include "product.h"

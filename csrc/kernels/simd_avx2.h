@@ -218,16 +218,6 @@ static inline void transpose4(const uint8_t* p, int64_t stride, u8* out) {
     for (int i = 0; i < 4; ++i) (h ? out[i].b : out[i].a) = turned[i];
   }
 }
-// 32 columns, and where their bytes and codes go.
-struct Two { f32 x, y; };
-static inline Two load32(const uint16_t* p) { return {load_bf16(p), load_bf16(p + 16)}; }
-static inline Two load32(const uint32_t* p) {
-  return {load((const float*)p), load((const float*)p + 16)};
-}
-static inline void store_bytes(uint8_t* p, f32 x, f32 y) {
-  store_i8((int8_t*)p, round_i32(x));
-  store_i8((int8_t*)p + 16, round_i32(y));
-}
 struct Codes { int16_t below[15]; };
 static inline Codes make_codes(const float* levels) {
   Codes r;

@@ -130,16 +130,6 @@ static inline i32 dot_bytes(i32 acc, u8 x, u8 y) {
 static inline void transpose4(const uint8_t* p, int64_t stride, u8* out) {
   LING_LANES(64) memcpy(out[i % 4].v + i / 4 * 4, p + i / 4 * stride + i % 4 * 4, 4);
 }
-// 32 columns, and where their bytes and codes go.
-struct Two { f32 x, y; };
-static inline Two load32(const uint16_t* p) { return {load_bf16(p), load_bf16(p + 16)}; }
-static inline Two load32(const uint32_t* p) {
-  return {load((const float*)p), load((const float*)p + 16)};
-}
-static inline void store_bytes(uint8_t* p, f32 x, f32 y) {
-  store_i8((int8_t*)p, round_i32(x));
-  store_i8((int8_t*)p + 16, round_i32(y));
-}
 struct Codes { int32_t border[15]; };
 static inline Codes make_codes(const float* levels) {
   Codes r;

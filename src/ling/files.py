@@ -206,12 +206,13 @@ def _move_into_place(new: Path, final: Path, replace: bool) -> None:
         _remove(aside)
     aside.mkdir()
     (aside / _MARK).touch()
-    # A process that is killed between the two renames leaves no `final`: `put_back`.
-    os.rename(final, aside / final.name)
     try:
+        # A process that is killed between the two renames leaves no `final`: `put_back`.
+        os.rename(final, aside / final.name)
         os.rename(new, final)
-    except OSError:
-        os.rename(aside / final.name, final)
+    except BaseException:  # an interruption, too, leaves the target as it was
+        if not final.exists():
+            os.rename(aside / final.name, final)
         _remove(aside)
         raise
     _remove(aside)

@@ -16,7 +16,9 @@ from ling.model.ling import from_config
 from ling.ops import native
 from ling.presets import preset
 
-FMTS = [None, "bf16", "int8", "int4", "int4, int8 KV"] if native.library() else [None]
+FMTS = [None]
+if native.library():
+    FMTS += ["bf16", "int8", "int4", "fp8", "int4, int8 KV", "fp8, int8 KV"]
 formats = pytest.mark.parametrize("fmt", FMTS, ids=lambda f: f or "reference")
 temperatures = pytest.mark.parametrize("temperature", [0.0, 0.8])
 rng = random.Random(11)

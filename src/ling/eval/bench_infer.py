@@ -30,7 +30,7 @@ from ..infer.native_runner import NativeRunner
 from ..infer.open import open_runner
 from ..infer.request import Request, SamplingParams
 from ..ops import native
-from .peers import Peer, best_of, interval, llama_cpp
+from .peers import Peer, Restarted, Running, best_of, interval, llama_cpp
 from .roofline import Recorder, Step, roofline, stage_costs
 
 KINDS = ("decode", "prefill", "batch", "start")
@@ -186,31 +186,22 @@ def run(
     turns = best is not None and not fit_together(folder, best)
     if turns:
         log("both models together exceed the memory: each is loaded for its turn")
-    peer = None if best is None or turns else best.start(options)
+    peer: Running | Restarted | None = None
+    if best is not None:
+        peer = Restarted(best, options) if turns else best.start(options)
     ours = Ours(folder, options, fmt)
     buffer = torch.ones(READ_BYTES, dtype=torch.uint8)
     ours.measure()
-    if peer is not None:
+    if peer is not None and not turns:
         peer.measure()
-
-    def measure_peer() -> float:
-        assert best is not None
-        running = peer or best.start(options)
-        if peer is None:
-            running.measure()
-        rate = running.measure()
-        if peer is None:
-            running.stop()
-        return rate
-
     mine: list[float] = []
     theirs: list[float] = []
     limits: list[float] = []
     stages: dict[str, float] = {}
     seconds = 0.0
     for k in range(options.pairs):
-        if best is not None and k % 2:
-            theirs.append(measure_peer())
+        if peer is not None and k % 2:
+            theirs.append(peer.measure())
         if turns:  # the peer's weights pushed ours out of the page cache
             ours.map_in()
             ours.measure()
@@ -220,17 +211,16 @@ def run(
         seconds += time.perf_counter() - begin
         for stage, spent in ours.profile().items():
             stages[stage] = stages.get(stage, 0.0) + spent
-        if best is not None and not k % 2:
-            theirs.append(measure_peer())
+        if peer is not None and not k % 2:
+            theirs.append(peer.measure())
         limits.append(read_rate(buffer))
     report = _report(name, ours, options, mine, limits)
     if isinstance(ours.runner, NativeRunner):
         report["python_overhead"] = max(0.0, 1 - sum(stages.values()) / seconds)
         report |= _limits(ours, report, stages, seconds)
-    if best is not None:
-        report |= _ratio(best.name, mine, theirs)
-    if peer is not None:
+    if best is not None and peer is not None:
         peer.stop()
+        report |= _ratio(best.name, mine, theirs)
     report["line"] = line(report)
     return report
 

@@ -71,6 +71,24 @@ class Running:
             self.process.kill()
 
 
+class Restarted:
+    """A peer that has the memory only while it measures: a process for each measurement."""
+
+    def __init__(self, peer: Peer, wanted: Wanted) -> None:
+        self._peer, self._wanted = peer, wanted
+
+    def measure(self) -> float:
+        """Tokens per second of one measurement, after one that warms up."""
+        running = self._peer.start(self._wanted)
+        running.measure()
+        rate = running.measure()
+        running.stop()
+        return rate
+
+    def stop(self) -> None:
+        """Nothing runs between measurements."""
+
+
 @dataclass(frozen=True)
 class Peer:
     """One setting of llama.cpp, run by the interpreter that has `llama-cpp-python`."""
