@@ -34,9 +34,9 @@ import torch
 import torch.distributed.checkpoint as dcp
 from safetensors.torch import save_file
 
-from ling.convert.convert import convert
-from ling.convert.megatron_args import common_state
-from ling.convert.megatron_names import deinterleave, places
+from ling.checkpoint.megatron.args import common_state
+from ling.checkpoint.megatron.names import deinterleave, places
+from ling.convert.plan import convert
 from ling.presets import preset
 
 Run = Callable[[Path], None]

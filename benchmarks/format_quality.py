@@ -20,15 +20,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ling.config import ModelConfig
+from ling.checkpoint.load import fill_tensors
+from ling.checkpoint.packed.names import format_in, packed_specs
+from ling.config.model import ModelConfig
 from ling.data.indexed import IndexedDataset
 from ling.infer.memory import KV_CACHE_DTYPES
 from ling.infer.open import open_runner
 from ling.infer.pages import Segment, pages_for
-from ling.infer.runner import Runner, TorchRunner
+from ling.infer.runner import Runner
+from ling.infer.torch_runner import TorchRunner
 from ling.model.ling import from_config
-from ling.model.packed import format_in, packed_specs
-from ling.model.weights import fill_tensors
 from ling.ops.formats import FORMATS, Format
 
 ROW = 512
@@ -49,7 +50,7 @@ def scorer(runner: Runner) -> Score:
 
 def gguf_scorer(path: Path) -> tuple[Score, float]:
     """The same for a GGUF file's values, and its bits per packed weight."""
-    from ling.convert.source import open_source
+    from ling.checkpoint.open import open_source
 
     source = open_source(path)
     model = from_config(source.config, dtype=torch.float32)

@@ -13,7 +13,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ling.ops.formats import FORMATS, INT4_CLIPS, INT4_LEVELS, Format, pack, unpack
+from ling.ops.formats import FORMATS, INT4_CLIPS, INT4_LEVELS, Format
+from ling.ops.packing import pack, unpack
 
 UNIFORM = torch.arange(-8, 8).float()
 UNIFORM_CLIPS = [s * m for m in torch.linspace(5.5, 9, 10).tolist() for s in (1, -1)]

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from ling.ops import native
-from ling.ops.formats import FORMATS, Format, Packed
+from ling.ops.formats import FORMATS, Format
+from ling.ops.packing import Packed
 
 N, K = 8192, 4096
 BYTES = 1 << 29

@@ -11,8 +11,8 @@ from collections.abc import Callable
 import torch
 
 from ling.ops import native
-from ling.ops.formats import FORMATS, dequantise_fp8_block
-from ling.ops.fp8 import quantise_fp8_block
+from ling.ops.formats import FORMATS
+from ling.ops.fp8 import dequantise_fp8_block, quantise_fp8_block
 
 
 def rate(run: Callable[[], object], weights: int) -> float:

@@ -14,7 +14,7 @@ REPOSITORY = Path(__file__).parents[1]
 
 def ling(*args, **options):
     return subprocess.run(
-        [sys.executable, "-m", "ling.cli", *map(str, args)],
+        [sys.executable, "-m", "ling", *map(str, args)],
         capture_output=True,
         text=True,
         timeout=120,
@@ -107,7 +107,9 @@ def test_help_is_quick_and_imports_no_torch():
         start = time.perf_counter()
         assert ling("--help").returncode == 0
         best = min(best, time.perf_counter() - start)
-    code = "import sys, ling, ling.cli; assert not {'torch', 'transformers'} & set(sys.modules)"
+    code = (
+        "import sys, ling, ling.cli.main; assert not {'torch', 'transformers'} & set(sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
     assert best < 1.0  # 0.1 s on a quiet machine
 

@@ -14,10 +14,10 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ling.cli import guarded
-from ling.convert.convert import convert
-from ling.convert.megatron import find_iteration
-from ling.convert.megatron_args import read_args
+from ling.checkpoint.megatron.args import read_args
+from ling.checkpoint.megatron.source import find_iteration
+from ling.cli.main import guarded
+from ling.convert.plan import convert
 from ling.convert.ranks import convert_part
 from ling.errors import CheckpointError, UsageError
 

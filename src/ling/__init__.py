@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any
 from .plugins import hf_hook
 
 if TYPE_CHECKING:
-    from .config import ModelConfig
+    from .checkpoint.load import load_model as load
+    from .config.model import ModelConfig
     from .infer.request import SamplingParams
     from .llm import LLM
     from .model.ling import from_config
-    from .model.weights import load_model as load
 
 _HOMES = {
     "LLM": ("llm", "LLM"),
-    "ModelConfig": ("config", "ModelConfig"),
+    "ModelConfig": ("config.model", "ModelConfig"),
     "SamplingParams": ("infer.request", "SamplingParams"),
     "from_config": ("model.ling", "from_config"),
-    "load": ("model.weights", "load_model"),
+    "load": ("checkpoint.load", "load_model"),
     "preset": ("presets", "preset"),
 }
 __all__ = ["LLM", "ModelConfig", "SamplingParams", "from_config", "load", "preset"]

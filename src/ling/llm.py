@@ -14,11 +14,11 @@ from torch import Tensor
 from .data.chat import ChatTemplate, builtin_template
 from .data.tokenizer import Tokenizer
 from .errors import RequestError, RunError
-from .files import parse_bytes
 from .hub import resolve_model
 from .infer.engine import Engine, Stats
 from .infer.open import open_runner
 from .infer.request import Request, SamplingParams
+from .text import parse_bytes
 
 __all__ = ["LLM", "CompletionOutput", "Logprob", "RequestOutput", "SamplingParams", "StreamChunk"]
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from .config import ModelConfig, nearest
+from .config.model import ModelConfig
 from .errors import UsageError
+from .text import nearest
 
 # What all Ling 2.0 models share (spec: architecture §1.2).
 _FAMILY = {

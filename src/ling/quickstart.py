@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .config import CheckpointConfig, DataConfig, OptimConfig, PretrainConfig, TrainConfig
+from .config.recipe import CheckpointConfig, DataConfig, OptimConfig, PretrainConfig, TrainConfig
 from .errors import RunError, UsageError
-from .files import make_folder, read_json, write_atomic
+from .files.atomic import make_folder, read_json, write_atomic
 
 MODEL = "ling-nano"
 # Small batches: with half a million tokens in all, more steps teach more than steadier ones.
@@ -95,11 +95,11 @@ def _steps(out: Path, minutes: float) -> int:
         raise UsageError(f"{note}: damaged; use another --out")
     import torch
 
-    from .config import OptimConfig as Optim
+    from .config.recipe import OptimConfig as Optim
     from .model.ling import from_config
     from .presets import preset
     from .train.batches import Batch
-    from .train.forward import compute_losses
+    from .train.objectives.pretrain import compute_losses
     from .train.optim import build_optimizer
 
     model = from_config(preset(MODEL), seed=0)
@@ -120,7 +120,7 @@ def _steps(out: Path, minutes: float) -> int:
 
 
 def _convert(out: Path) -> None:
-    from .convert.convert import convert
+    from .convert.plan import convert
 
     if (out / "model").exists():
         shutil.rmtree(out / "model")
@@ -132,7 +132,7 @@ def _check(out: Path, data: Any) -> None:
 
     from .convert.verify import verify
     from .eval.perplexity import perplexity
-    from .train.metrics import read_metrics
+    from .train.log import read_metrics
 
     print("  " + verify(out / "model")["summary"])
     last = read_metrics(out / "run" / "metrics.jsonl")[-1]

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from ling.checkpoint.open import open_source
 from ling.convert.calibrate import MAX_TEXT_BYTES, _beginning, importance
-from ling.convert.convert import convert
-from ling.convert.source import open_source
+from ling.convert.plan import convert
 from ling.convert.synth import synth
 from ling.data.tokenizer import train_tokenizer
 from ling.errors import DataError, UsageError
-from ling.ops import formats
+from ling.ops import packing
 from ling.ops.formats import FORMATS
 from ling.presets import preset
 
@@ -49,8 +49,8 @@ def test_weighed_errors_are_smaller_than_unweighed_ones(model):
     w = source.tensor("model.layers.0.mlp.down_proj.weight").float()
 
     def error(weights):
-        packed = formats.pack(w, FORMATS["int4"], weights)
-        return float(((formats.unpack(packed) - w).square() * h).sum())
+        packed = packing.pack(w, FORMATS["int4"], weights)
+        return float(((packing.unpack(packed) - w).square() * h).sum())
 
     assert error(h) < error(None)
 

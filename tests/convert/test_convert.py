@@ -16,19 +16,21 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from ling.checkpoint import source as sources
+from ling.checkpoint.load import load_model
+from ling.checkpoint.open import open_source
+from ling.checkpoint.packed.matrices import EMBEDDING_ROWS, pack_embedding
+from ling.checkpoint.packed.names import EMBEDDING_GROUP
 from ling.convert import ranks, transfer
-from ling.convert import source as sources
-from ling.convert.convert import convert
+from ling.convert.plan import convert
 from ling.convert.ranks import convert_part
-from ling.convert.source import open_source
 from ling.convert.synth import synth
 from ling.data.tokenizer import train_tokenizer
 from ling.errors import CheckpointError, RunError, UsageError
-from ling.files import hash_tree
+from ling.files.atomic import hash_tree
 from ling.model.names import tensor_specs
-from ling.model.packed import EMBEDDING_GROUP, EMBEDDING_ROWS, pack_embedding
-from ling.model.weights import load_model
-from ling.ops.formats import FORMATS, Format, quantise
+from ling.ops.formats import FORMATS, Format
+from ling.ops.packing import quantise
 from ling.presets import preset
 
 TOOL = Path(__file__).parents[2] / "tools" / "convert_dcp_to_safe_tensors.py"
@@ -125,7 +127,7 @@ def test_fp8_source_comes_as_bf16_within_the_formats_error(tiny, tmp_path):
 
 
 def test_verify_names_a_tensor_that_was_written_wrong(tiny, tmp_path, monkeypatch):
-    from ling.convert import hf
+    from ling.checkpoint.hf import sink as hf
 
     def spoilt(self, name, tensor):
         wrong = tensor + 1 if name == "lm_head.weight" else tensor
@@ -176,7 +178,8 @@ def test_error_half_way_leaves_nothing_and_the_old_target_as_it_was(tiny, tmp_pa
 
 def test_killed_conversion_leaves_no_target_and_the_next_run_completes(tiny, tmp_path):
     code = (
-        "import sys, time; from ling.convert import hf; from ling.convert.convert import convert\n"
+        "import sys, time; from ling.checkpoint.hf import sink as hf\n"
+        "from ling.convert.plan import convert\n"
         "put = hf.SafetensorsSink.put\n"
         "def slow(self, *a): put(self, *a); print('put', flush=True); time.sleep(0.2)\n"
         "hf.SafetensorsSink.put = slow\n"
@@ -210,7 +213,7 @@ def test_a_folder_of_the_users_is_not_removed_for_its_name(tiny, tmp_path, suffi
 def killed_at(rename, *arguments):
     """Convert in another process that is killed before its so-manieth `os.rename`."""
     code = (
-        "import os, signal, sys; from ling.convert.convert import convert\n"
+        "import os, signal, sys; from ling.convert.plan import convert\n"
         "rename, count = os.rename, [0]\n"
         "def stop(*a):\n"
         "    count[0] += 1\n"
@@ -307,7 +310,7 @@ def test_link_as_target_stands_for_what_it_points_to(tiny, tmp_path):
 
 
 def test_two_conversions_to_one_target_do_not_mix(tiny, tmp_path):
-    from ling.files import atomic_folder
+    from ling.files.atomic import atomic_folder
 
     with atomic_folder(tmp_path / "out") as first:
         (first / "half").write_text("")
@@ -319,7 +322,7 @@ def test_two_conversions_to_one_target_do_not_mix(tiny, tmp_path):
 
 def test_more_shards_than_open_files_are_allowed(tiny, tmp_path):
     code = (
-        "import resource, sys; from ling.convert.convert import convert\n"
+        "import resource, sys; from ling.convert.plan import convert\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))\n"
         "convert(*sys.argv[1:], max_shard_size='1KB')\n"
     )
@@ -418,8 +421,8 @@ def test_memory_does_not_grow_with_the_model(tmp_path):
 import resource, sys, torch
 from ling.presets import preset
 from ling.model.names import tensor_specs
-from ling.convert.convert import Options, plan
-from ling.convert import convert as c
+from ling.convert.plan import Options, plan
+from ling.convert import plan as c
 cfg = preset("ling-nano-bench").replace(vocab_size=4096, hidden_size=512, moe_intermediate_size=256)
 class Made:
     kind, config, tokenizer_folder = "made", cfg, None
@@ -613,7 +616,7 @@ def test_original_tool_refuses_in_one_line(flags, word, tiny, tmp_path):
 
 
 def test_command_line_prints_rate_and_target(tiny, tmp_path):
-    command = [sys.executable, "-m", "ling.cli", "convert", tiny / "dcp_in", tmp_path / "out"]
+    command = [sys.executable, "-m", "ling", "convert", tiny / "dcp_in", tmp_path / "out"]
     start = time.monotonic()
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, "")

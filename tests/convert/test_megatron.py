@@ -16,15 +16,15 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 
-from ling.convert.convert import convert
-from ling.convert.megatron_args import config_from_args, read_args
-from ling.convert.megatron_names import deinterleave, interleave, places
-from ling.convert.source import open_source
+from ling.checkpoint.dcp.folder import DCPFolder
+from ling.checkpoint.hf.save import save_model
+from ling.checkpoint.megatron.args import config_from_args, read_args
+from ling.checkpoint.megatron.names import deinterleave, interleave, places
+from ling.checkpoint.open import open_source
+from ling.convert.plan import convert
 from ling.errors import ConfigError, DCPError
-from ling.model.dcp import DCPFolder
 from ling.model.ling import from_config
 from ling.model.names import tensor_specs
-from ling.model.weights import save_model
 from ling.presets import preset
 
 H, HEADS, GROUPS, HEAD = 64, 4, 2, 16

@@ -12,15 +12,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ling.convert.convert import convert
+from ling.checkpoint.hf.checksums import CHECKSUMS, write_checksums
+from ling.checkpoint.hf.save import save_model
+from ling.checkpoint.load import load_model
+from ling.checkpoint.open import open_source
+from ling.convert.plan import convert
 from ling.convert.probe import logits, probe_tokens
-from ling.convert.source import open_source
 from ling.convert.verify import verify
 from ling.errors import CheckpointError
 from ling.model.attention import DenseAttend
-from ling.model.checksums import CHECKSUMS, write_checksums
 from ling.model.ling import from_config
-from ling.model.weights import load_model, save_model
 from ling.presets import preset
 
 QKV = "model.layers.1.attention.query_key_value.weight"
@@ -149,7 +150,7 @@ def test_checksums_find_a_flipped_bit_that_stays_finite(bf16):
 
 def test_command_line(bf16, tmp_path):
     def ling(*args):
-        command = [sys.executable, "-m", "ling.cli", "verify", *map(str, args)]
+        command = [sys.executable, "-m", "ling", "verify", *map(str, args)]
         return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
     done = ling(bf16, bf16, "--no-logits", "--write-checksums", "--json")

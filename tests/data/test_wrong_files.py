@@ -10,7 +10,7 @@ import signal
 
 import pytest
 
-from ling.cli import main
+from ling.cli.main import main
 from ling.data import records
 
 ROWS = "".join(json.dumps({"text": f"line {i}"}) + "\n" for i in range(20))

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from ling.cli import main
+from ling.cli.main import main
 from ling.errors import RunError, UsageError
 from ling.eval import bench_infer, peers
 from ling.eval.bench_infer import BenchOptions, Ours, bench

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from ling.checkpoint.hf.save import save_model
 from ling.eval.bench_infer import BenchOptions, bench
 from ling.eval.roofline import Cost, Drafted, Recorder, Step, roofline, stage_costs
 from ling.infer.engine import Engine
@@ -11,7 +12,6 @@ from ling.infer.open import open_runner
 from ling.infer.request import SamplingParams
 from ling.model.ling import from_config
 from ling.model.size import kv_bytes_per_token, parameter_counts
-from ling.model.weights import save_model
 from ling.ops import native
 from ling.presets import preset
 

@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 from stand_in import COMMIT, StandIn
 
+from ling.checkpoint.hf.save import save_model
 from ling.errors import UsageError
 from ling.hub.files import RemoteFile, needed
 from ling.hub.names import ALIASES, hub_name
 from ling.model.ling import from_config
-from ling.model.weights import save_model
 from ling.presets import preset
 
 SHARD = "model-00001-of-00002.safetensors"
@@ -82,7 +82,7 @@ class Client:
 
     def start(self, *args, **env):
         return subprocess.Popen(
-            [sys.executable, "-m", "ling.cli", *map(str, args)],
+            [sys.executable, "-m", "ling", *map(str, args)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -118,7 +118,7 @@ class Client:
 
 SESSION = """
 import contextlib, io, json, os, sys
-from ling.cli import main
+from ling.cli.main import main
 answers = os.fdopen(os.dup(1), "w")
 for line in sys.stdin:
     out, err = io.StringIO(), io.StringIO()
@@ -509,7 +509,7 @@ def test_answers_that_are_none_are_one_line(client, hub, kind):
 def test_full_disk_is_one_line_and_the_next_try_goes_on(client, hub):
     hub.files[BIG] = os.urandom(3 * CHUNK)
     code = (
-        "import resource, sys; from ling.cli import main\n"
+        "import resource, sys; from ling.cli.main import main\n"
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({2 * CHUNK}, {2 * CHUNK}))\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )

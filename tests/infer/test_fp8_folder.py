@@ -10,8 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ling.cli import main
-from ling.convert.convert import convert
+from ling.checkpoint.hf.folder import SafetensorsFolder
+from ling.checkpoint.hf.names import SCALE, float_tensor
+from ling.checkpoint.hf.save import save_model
+from ling.checkpoint.load import load_model
+from ling.checkpoint.packed.matrices import unpack_matrix
+from ling.cli.main import main
+from ling.convert.plan import convert
 from ling.convert.synth import synth
 from ling.errors import CheckpointError, UsageError
 from ling.infer import memory
@@ -20,11 +25,8 @@ from ling.infer.native_runner import NativeRunner
 from ling.infer.open import open_runner, runner_for
 from ling.infer.pages import Segment
 from ling.infer.request import SamplingParams
-from ling.infer.runner import TorchRunner
-from ling.model.folder import SafetensorsFolder
+from ling.infer.torch_runner import TorchRunner
 from ling.model.ling import from_config
-from ling.model.packed import unpack_matrix
-from ling.model.weights import SCALE, float_tensor, load_model, save_model
 from ling.ops import native
 from ling.ops.formats import FORMATS
 from ling.presets import preset

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from ling.cli import main
+from ling.checkpoint.hf.save import save_model
+from ling.cli.main import main
 from ling.convert.synth import synth
 from ling.errors import UsageError
 from ling.infer import memory
@@ -10,7 +11,6 @@ from ling.infer.engine import Engine
 from ling.infer.open import open_runner
 from ling.infer.pages import PAGE
 from ling.model.ling import from_config
-from ling.model.weights import save_model
 from ling.ops import native
 from ling.presets import preset
 

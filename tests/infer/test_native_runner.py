@@ -15,18 +15,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from ling.checkpoint.load import load_model
+from ling.checkpoint.packed.load import PackedAtLoad, module_tensors
+from ling.checkpoint.packed.matrices import unpack_matrix
+from ling.checkpoint.packed.names import packed_specs
 from ling.errors import KernelError, UsageError
 from ling.infer.engine import Engine
 from ling.infer.native_runner import NativeRunner, why_not
 from ling.infer.open import open_runner, runner_for
 from ling.infer.pages import Segment
 from ling.infer.request import SamplingParams
-from ling.infer.runner import TorchRunner
+from ling.infer.torch_runner import TorchRunner
 from ling.model.attention import DenseAttend
 from ling.model.ling import from_config
-from ling.model.packed import packed_specs, unpack_matrix
-from ling.model.packed_folder import PackedAtLoad, module_tensors
-from ling.model.weights import load_model
 from ling.ops import native
 from ling.ops.formats import FORMATS
 from ling.presets import preset

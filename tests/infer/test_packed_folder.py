@@ -9,17 +9,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ling.cli import main
-from ling.convert.convert import convert
+from ling.checkpoint.packed.folder import PackedFolder
+from ling.cli.main import main
+from ling.convert.plan import convert
 from ling.convert.synth import synth
 from ling.errors import CheckpointError, UsageError
 from ling.infer.engine import Engine
 from ling.infer.native_runner import NativeRunner
+from ling.infer.offload import plan
 from ling.infer.open import open_runner
 from ling.infer.request import SamplingParams
-from ling.infer.runner import TorchRunner
-from ling.infer.streaming import plan
-from ling.model.packed_folder import PackedFolder
+from ling.infer.torch_runner import TorchRunner
 from ling.ops import native
 from ling.ops.formats import FORMATS
 from ling.presets import preset

@@ -19,16 +19,18 @@ import numpy as np
 import pytest
 import torch
 
-from ling.config import DataConfig, OptimConfig, PretrainConfig, TrainConfig
-from ling.convert.sink import SinkOptions, sink_for
-from ling.convert.source import Source, open_source
+from ling.checkpoint.hf.save import save_model
+from ling.checkpoint.load import load_model
+from ling.checkpoint.open import open_source, sink_for
+from ling.checkpoint.sink import SinkOptions
+from ling.checkpoint.source import Source
+from ling.config.recipe import DataConfig, OptimConfig, PretrainConfig, TrainConfig
 from ling.data.prepare import prepare
 from ling.data.tokenizer import Tokenizer
 from ling.infer.request import SamplingParams
 from ling.llm import LLM
 from ling.model.attention import DenseAttend
 from ling.model.ling import from_config
-from ling.model.weights import load_model, save_model
 from ling.presets import preset
 from ling.train.trainer import run
 
@@ -243,9 +245,9 @@ def test_yarn_is_computed_as_ours(tmp_path, extra):
 
 def test_llama_cpp_quantises_our_export_to_our_mixture(tmp_path):
     """`Q4_K_M` made by llama.cpp from our file, against `mixed_kind`; and the file reads back."""
-    from ling.convert.gguf.header import read_header
-    from ling.convert.gguf.names import gguf_specs
-    from ling.convert.gguf.synth import mixed_kind
+    from ling.checkpoint.gguf.names import gguf_specs
+    from ling.checkpoint.raw.gguf_header import read_header
+    from ling.convert.synth_gguf import mixed_kind
 
     cfg = preset("ling-nano").replace(
         moe_intermediate_size=256, num_hidden_layers=8, n_group=1, topk_group=1, vocab_size=512

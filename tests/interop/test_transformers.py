@@ -18,14 +18,15 @@ from safetensors.torch import load_file, save_file
 
 import ling
 import ling.errors
+from ling.checkpoint.hf.folder import INDEX
+from ling.checkpoint.hf.save import save_model
+from ling.checkpoint.load import load_model
 from ling.data.tokenizer import train_tokenizer
 from ling.infer.engine import Engine
 from ling.infer.open import open_runner
 from ling.infer.request import SamplingParams
-from ling.model.folder import INDEX
 from ling.model.ling import from_config
 from ling.model.names import in_module, tensor_specs
-from ling.model.weights import load_model, save_model
 from ling.presets import preset
 
 transformers = pytest.importorskip("transformers")

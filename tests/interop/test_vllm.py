@@ -19,7 +19,7 @@ import pytest
 pytest.importorskip("vllm")
 
 import ling
-from ling.convert.convert import convert
+from ling.convert.plan import convert
 from ling.data.tokenizer import Tokenizer
 from ling.infer.engine import Engine
 from ling.infer.open import open_runner
@@ -44,7 +44,7 @@ def make(tmp_path_factory):
             layers = json.dumps({"num_nextn_predict_layers": mtp})
             words = ["pretrain", RECIPE, "--out", run, "--model_overrides", layers]
             words += ["--train.steps", 100, "--train.threads", 1]
-            command = [sys.executable, "-m", "ling.cli", *map(str, words)]
+            command = [sys.executable, "-m", "ling", *map(str, words)]
             subprocess.run(command, check=True, timeout=1200, capture_output=True)
             done[mtp] = run
         out = room / f"{mtp}-{to}"

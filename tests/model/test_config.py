@@ -4,14 +4,16 @@ import json
 
 import pytest
 
-from ling.config import ModelConfig
+from ling.checkpoint.hf.config import read_config
+from ling.checkpoint.hf.save import save_model
+from ling.checkpoint.load import load_model
+from ling.checkpoint.open import SINKS
+from ling.config.model import ModelConfig
 from ling.convert import choices
-from ling.convert.sink import SINKS
 from ling.errors import CheckpointError, ConfigError, ShardIndexError
 from ling.model.ling import from_config
 from ling.model.names import tensor_specs
 from ling.model.size import BYTES_PER_WEIGHT, HEAD_FORMAT, describe
-from ling.model.weights import load_model, read_config, save_model
 from ling.ops.formats import FORMATS, TILE
 from ling.presets import PRESETS, preset
 

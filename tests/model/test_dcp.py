@@ -1,4 +1,4 @@
-"""DCP folders: torch's and ours, regions, and what is refused before any tensor is read."""
+"""DCP folders: torch's and dcp_folder, regions, and what is refused before any tensor is read."""
 
 from __future__ import annotations
 
@@ -22,13 +22,15 @@ from torch.distributed.checkpoint import metadata as meta
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.planner import SavePlan
 
-from ling.convert.convert import convert
+from ling.checkpoint.dcp import folder as dcp_folder
+from ling.checkpoint.dcp import writer as dcp_writer
+from ling.checkpoint.dcp.folder import DCPFolder, read_tensors
+from ling.checkpoint.dcp.writer import DCPWriter
+from ling.checkpoint.raw import shards
+from ling.checkpoint.raw.shards import Stored, raw_bytes
+from ling.checkpoint.raw.torch_zip import archive_around, place_tensor
+from ling.convert.plan import convert
 from ling.errors import DCPError, RunError
-from ling.model import dcp as ours
-from ling.model import shards
-from ling.model.archive import archive_around, place_tensor
-from ling.model.dcp import DCPFolder, DCPWriter, read_tensors
-from ling.model.shards import Stored, raw_bytes
 
 
 @pytest.fixture
@@ -77,9 +79,9 @@ def test_region_reads_its_bytes_only(saved, monkeypatch):
     held = DCPFolder(saved({"x": value}))
     held.region("x", (0,), (1, 1, 1))
     read = []
-    original = ours._pread_into
+    original = dcp_folder.pread_into
     monkeypatch.setattr(
-        ours, "_pread_into", lambda fd, t, at: (read.append(len(t)), original(fd, t, at))
+        dcp_folder, "pread_into", lambda fd, t, at: (read.append(len(t)), original(fd, t, at))
     )
     assert torch.equal(held.region("x", (3, 16), (1, 16, 32)), value[3:4, 16:32])
     assert sum(read) == 16 * 32 * 4
@@ -109,7 +111,7 @@ def test_extent_is_given_only_for_bytes_in_one_piece(saved):
 
 
 def test_large_boxes_are_cut_and_torch_reads_them(tmp_path, monkeypatch):
-    monkeypatch.setattr(ours, "MAX_CHUNK_BYTES", 1000)
+    monkeypatch.setattr(dcp_writer, "MAX_CHUNK_BYTES", 1000)
     value = torch.randn(1, 50, 16)
     writer = DCPWriter(
         tmp_path,
@@ -389,7 +391,7 @@ def test_pickle_in_a_data_file_is_not_run(saved, tmp_path):
 
 def test_command_line_refuses_in_one_line(folder, tmp_path):
     (folder / ".metadata").write_bytes(pickle.dumps(Call(os.system, "true")))
-    command = [sys.executable, "-m", "ling.cli", "convert", folder, tmp_path / "out"]
+    command = [sys.executable, "-m", "ling", "convert", folder, tmp_path / "out"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert done.stderr.startswith("error: ")
@@ -451,8 +453,9 @@ def test_tuple_of_a_million_tuples_does_not_end_the_process(where, folder, tmp_p
         run = "d = open(sys.argv[2], 'rb').read(); place_tensor(lambda i, n: d[i:i+n], len(d))"
     (folder / ".metadata").write_bytes(b"\x80\x04" + data + b".")
     code = (
-        "import sys; from pathlib import Path; from ling.model.archive import place_tensor\n"
-        "from ling.errors import DCPError; from ling.model.dcp import DCPFolder\n"
+        "import sys; from pathlib import Path\n"
+        "from ling.checkpoint.raw.torch_zip import place_tensor\n"
+        "from ling.errors import DCPError; from ling.checkpoint.dcp.folder import DCPFolder\n"
         f"try: {run}\nexcept DCPError: print('refused')"
     )
     command = [sys.executable, "-c", code, str(folder), str(tmp_path / "x")]
@@ -473,7 +476,7 @@ def in_pieces(folder, boxes, shape):
 def test_thousands_of_regular_chunks_are_read_without_comparing_pairs(tmp_path, monkeypatch):
     boxes = [((i, 2 * j), (1, 2)) for i in range(60) for j in range(50)]
     whole = in_pieces(tmp_path, boxes, (60, 100))
-    monkeypatch.setattr(ours, "_pairs_apart", None)
+    monkeypatch.setattr(dcp_folder, "_pairs_apart", None)
     assert torch.equal(DCPFolder(tmp_path).tensor("x"), whole)
 
 
@@ -485,13 +488,13 @@ def test_a_region_looks_only_at_the_chunks_around_it(tmp_path, monkeypatch, by_c
     if by_column:
         boxes, shape = [(b[::-1], n) for b, n in boxes], shape[::-1]
     whole = in_pieces(tmp_path, boxes, shape)
-    held, seen, near = DCPFolder(tmp_path), [], ours._ChunkIndex.near
+    held, seen, near = DCPFolder(tmp_path), [], dcp_folder._ChunkIndex.near
 
     def counted(self, *box):
         seen.append(near(self, *box))
         return seen[-1]
 
-    monkeypatch.setattr(ours._ChunkIndex, "near", counted)
+    monkeypatch.setattr(dcp_folder._ChunkIndex, "near", counted)
     for i in range(200):
         start, size = ((0, i), (10, 1)) if by_column else ((i, 0), (1, 10))
         box = tuple(slice(s, s + n) for s, n in zip(start, size, strict=True))
@@ -502,7 +505,7 @@ def test_a_region_looks_only_at_the_chunks_around_it(tmp_path, monkeypatch, by_c
 
 @pytest.mark.parametrize("cells", [1 << 24, 0])
 def test_chunks_that_overlap_are_refused_on_the_grid_and_in_pairs(tmp_path, monkeypatch, cells):
-    monkeypatch.setattr(ours, "_MAX_CELLS", cells)
+    monkeypatch.setattr(dcp_folder, "_MAX_CELLS", cells)
     # As many elements as there are, but one row twice and one not at all.
     in_pieces(tmp_path, [((0, 0), (2, 3)), ((1, 0), (1, 3)), ((3, 0), (1, 3))], (4, 3))
     with pytest.raises(DCPError, match="overlap or leave a hole"):
@@ -514,9 +517,9 @@ def test_chunks_that_overlap_are_refused_on_the_grid_and_in_pairs(tmp_path, monk
 
 
 def test_thousands_of_irregular_chunks_are_not_compared_in_pairs(tmp_path, monkeypatch):
-    count = ours._MAX_PARTS + 1
+    count = dcp_folder._MAX_PARTS + 1
     in_pieces(tmp_path, [((i,), (1,)) for i in range(count)], (count,))
-    monkeypatch.setattr(ours, "_MAX_CELLS", count)
+    monkeypatch.setattr(dcp_folder, "_MAX_CELLS", count)
     with pytest.raises(DCPError, match="the limit is"):
         DCPFolder(tmp_path).tensor("x")
 

@@ -12,11 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from ling.checkpoint.hf.config import read_config
+from ling.checkpoint.hf.folder import INDEX, SINGLE_FILE, SafetensorsFolder
+from ling.checkpoint.hf.save import save_model
+from ling.checkpoint.load import load_model
 from ling.errors import CheckpointError, ConfigError, SafetensorsError, ShardIndexError
-from ling.model.folder import INDEX, SINGLE_FILE, SafetensorsFolder
 from ling.model.ling import from_config
-from ling.model.weights import load_model, read_config, save_model
-from ling.ops.formats import dequantise_fp8_block
+from ling.ops.fp8 import dequantise_fp8_block
 from ling.presets import preset
 
 EXPERT = "model.layers.1.mlp.experts.3.up_proj.weight"
@@ -233,7 +235,7 @@ def test_read_only_folder_loads_and_is_not_changed(folder):
 
 
 def test_every_kind_of_wrong_tensor_is_named_before_the_model_is_made(folder, monkeypatch):
-    monkeypatch.setattr("ling.model.weights.Ling", lambda cfg: pytest.fail("model was made"))
+    monkeypatch.setattr("ling.checkpoint.load.Ling", lambda cfg: pytest.fail("model was made"))
 
     def wrong(change, *words):
         copy = folder.parent / "copy"

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ling.config import ModelConfig
+from ling.config.model import ModelConfig
 from ling.model import fused
 from ling.model.rope import inverse_frequencies, rotary_tables
 from ling.ops import reference

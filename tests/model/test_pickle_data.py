@@ -12,8 +12,8 @@ from pathlib import PurePosixPath
 
 import pytest
 
+from ling.checkpoint.raw.pickle_data import Global, read_pickle
 from ling.errors import DCPError
-from ling.model.pickle_data import Global, read_pickle
 
 PATH = Global("pathlib", "PurePosixPath")
 

@@ -13,9 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from ling.checkpoint.raw.safetensors import MAX_HEADER_BYTES, SafetensorsFile
 from ling.errors import SafetensorsError
-from ling.model.safetensors_file import MAX_HEADER_BYTES, SafetensorsFile
-from ling.strict_json import MAX_OBJECTS, MAX_VALUES
+from ling.files.guarded import MAX_OBJECTS, MAX_VALUES
 
 KIB = b"\0" * 1024
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from ling.checkpoint.load import load_model
 from ling.model.attention import DenseAttend
 from ling.model.names import in_module
-from ling.model.weights import load_model
 from ling.ops import reference
 
 FOLDERS = ["tiny_fp32", "tiny_yarn_fp32", "tiny_nomtp_fp32"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ling.ops import formats
+from ling.ops import fp8, packing
 from ling.ops.formats import FORMATS, INT4_CLIPS, INT4_LEVELS, TILE
 
 ALL = pytest.mark.parametrize("fmt", FORMATS.values(), ids=FORMATS)
@@ -24,32 +24,32 @@ def nrmse(got, want):
 @ALL
 def test_error_on_normal_weights_is_within_its_bound_and_near_it(fmt):
     w = torch.randn(256, 512)
-    error = nrmse(formats.unpack(formats.pack(w, fmt)), w)
+    error = nrmse(packing.unpack(packing.pack(w, fmt)), w)
     # A bound far above what is reached would hide a loss of quality.
     assert fmt.max_nrmse / 2 < error < fmt.max_nrmse
 
 
 @ALL
 def test_bits_per_weight_are_the_bytes_in_memory(fmt):
-    packed = formats.pack(torch.randn(64, 512), fmt)
+    packed = packing.pack(torch.randn(64, 512), fmt)
     assert packed.nbytes * 8 / (64 * 512) == fmt.bits
 
 
 @ALL
 @pytest.mark.parametrize("shape", [(1, 1), (16, 64), (17, 65), (33, 130), (5, 300)])
 def test_shapes_are_those_that_packed_shapes_tells(fmt, shape):
-    packed = formats.pack(torch.randn(shape), fmt)
-    data, scales = formats.packed_shapes(fmt, *shape)
+    packed = packing.pack(torch.randn(shape), fmt)
+    data, scales = packing.packed_shapes(fmt, *shape)
     assert packed.data.shape == data
     assert (packed.scales is None) if scales is None else packed.scales.shape == scales
-    assert formats.unpack(packed).shape == shape
+    assert packing.unpack(packed).shape == shape
 
 
 @ALL
 def test_packing_unpacked_weights_again_changes_nothing(fmt):
     """int4 refits its scale, so it is only near; the others have the values on their grid."""
-    w = formats.unpack(formats.pack(torch.randn(40, 200), fmt))
-    again = formats.unpack(formats.pack(w, fmt))
+    w = packing.unpack(packing.pack(torch.randn(40, 200), fmt))
+    again = packing.unpack(packing.pack(w, fmt))
     if fmt.kind == 1:
         assert nrmse(again, w) < fmt.max_nrmse
     else:
@@ -61,8 +61,8 @@ def test_padding_adds_nothing(fmt):
     w = torch.randn(20, 70)
     wide = torch.zeros(32, 128)
     wide[:20, :70] = w
-    want = formats.unpack(formats.pack(wide, fmt))[:20, :70]
-    assert torch.equal(formats.unpack(formats.pack(w, fmt)), want)
+    want = packing.unpack(packing.pack(wide, fmt))[:20, :70]
+    assert torch.equal(packing.unpack(packing.pack(w, fmt)), want)
 
 
 @INT4
@@ -72,7 +72,7 @@ def test_int4_never_loses_to_its_own_grid_point(fmt):
     """
     w = torch.randn(512, fmt.group)
     levels = torch.tensor(INT4_LEVELS, dtype=torch.float32)
-    best = ((formats.unpack(formats.pack(w, fmt)) - w) ** 2).sum(1)
+    best = ((packing.unpack(packing.pack(w, fmt)) - w) ** 2).sum(1)
     largest = w.gather(1, w.abs().argmax(1, keepdim=True))
     for clip in INT4_CLIPS:
         scale = largest / clip
@@ -86,7 +86,7 @@ def test_int4_never_loses_to_its_own_grid_point(fmt):
 @INT4
 def test_importance_lowers_the_weighted_error(fmt):
     w, h = torch.randn(64, 512), torch.rand(512).exp().pow(4)
-    plain, weighted = (formats.unpack(formats.pack(w, fmt, i)) for i in (None, h))
+    plain, weighted = (packing.unpack(packing.pack(w, fmt, i)) for i in (None, h))
 
     def error(got):
         return float((h * (got - w) ** 2).sum())
@@ -98,7 +98,7 @@ def test_importance_lowers_the_weighted_error(fmt):
 def test_a_group_of_zeros_is_zero(fmt):
     w = torch.randn(16, 2 * fmt.group)
     w[3, fmt.group :] = 0
-    got = formats.unpack(formats.pack(w, fmt))
+    got = packing.unpack(packing.pack(w, fmt))
     assert (got[3, fmt.group :] == 0).all()
     assert got.isfinite().all()
 
@@ -108,7 +108,7 @@ def test_a_group_of_zeros_is_zero(fmt):
 def test_what_is_not_finite_stays_in_its_group(fmt, bad):
     w = torch.randn(16, 2 * fmt.group)
     w[3, fmt.group + 5] = bad
-    got = formats.unpack(formats.pack(w, fmt))
+    got = packing.unpack(packing.pack(w, fmt))
     assert got[3, fmt.group :].isnan().all()
     got[3, fmt.group :] = 0
     assert got.isfinite().all()
@@ -117,17 +117,17 @@ def test_what_is_not_finite_stays_in_its_group(fmt, bad):
 @ALL
 def test_product_is_that_of_the_unpacked_weights(fmt):
     w, x = torch.randn(48, 320), torch.randn(7, 320)
-    packed = formats.pack(w, fmt)
+    packed = packing.pack(w, fmt)
     # Activations of 8 bits add their own error, far below that of 4-bit weights.
-    assert nrmse(formats.matmul(packed, x), x @ formats.unpack(packed).t()) < 0.01
+    assert nrmse(packing.matmul(packed, x), x @ packing.unpack(packed).t()) < 0.01
 
 
 def test_fp8_keeps_the_bytes_and_scales_of_a_checkpoint():
     bytes_NK = torch.randint(256, (150, 300), dtype=torch.uint8)
     scales = torch.rand(2, 3) + 0.1
-    packed = formats.lay_out_fp8(bytes_NK.view(torch.float8_e4m3fn), scales)
-    want = formats.dequantise_fp8_block(bytes_NK.view(torch.float8_e4m3fn), scales)
-    assert torch.equal(formats.unpack(packed).nan_to_num(7), want.nan_to_num(7))
+    packed = packing.lay_out_fp8(bytes_NK.view(torch.float8_e4m3fn), scales)
+    want = fp8.dequantise_fp8_block(bytes_NK.view(torch.float8_e4m3fn), scales)
+    assert torch.equal(packing.unpack(packed).nan_to_num(7), want.nan_to_num(7))
     assert packed.data.unique().equal(bytes_NK.unique())
     assert packed.scales.unique().equal(scales.unique())
 

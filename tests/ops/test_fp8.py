@@ -4,8 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ling.ops.formats import dequantise_fp8_block
-from ling.ops.fp8 import quantise_fp8_block
+from ling.ops.fp8 import dequantise_fp8_block, quantise_fp8_block
 
 
 @pytest.mark.parametrize("power_of_two", [False, True])

@@ -9,12 +9,13 @@ import sys
 import pytest
 import torch
 
+from ling.checkpoint.packed.matrices import interleave
 from ling.errors import KernelError
-from ling.model.packed import interleave
-from ling.ops import formats, native
+from ling.ops import fp8, native, packing
 from ling.ops.doctor import doctor
-from ling.ops.formats import FORMATS, TILE, Packed
+from ling.ops.formats import FORMATS, TILE
 from ling.ops.fp8 import quantise_fp8_block
+from ling.ops.packing import Packed
 
 pytestmark = pytest.mark.skipif(
     native.library() is None, reason="the kernel library is not built (no C++ compiler)"
@@ -34,7 +35,7 @@ ROWS = (1, 2, 5, 6, 7, 8, 13, 33, 40)
 
 
 def laid_out(values_NK, block_scales):
-    packed = formats.pack(torch.zeros(values_NK.shape), FORMATS["fp8"])
+    packed = packing.pack(torch.zeros(values_NK.shape), FORMATS["fp8"])
     native.lay_out_fp8(values_NK, block_scales, packed)
     return packed
 
@@ -57,7 +58,7 @@ def students(shape):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_packing_equals_the_oracle_bit_for_bit(fmt, shape, draw, dtype):
     w = draw(shape).to(dtype)
-    got, want = native.pack(w, fmt), formats.pack(w, fmt)
+    got, want = native.pack(w, fmt), packing.pack(w, fmt)
     assert torch.equal(got.data, want.data)
     assert want.scales is None or torch.equal(got.scales, want.scales)
 
@@ -65,10 +66,10 @@ def test_packing_equals_the_oracle_bit_for_bit(fmt, shape, draw, dtype):
 @INT4
 def test_importance_is_used_as_the_oracle_uses_it(fmt):
     w, h = torch.randn(64, 500), torch.rand(500).exp().pow(4)
-    plain, got, want = native.pack(w, fmt), native.pack(w, fmt, h), formats.pack(w, fmt, h)
+    plain, got, want = native.pack(w, fmt), native.pack(w, fmt, h), packing.pack(w, fmt, h)
 
     def error(p):
-        return float((h * (formats.unpack(p) - w) ** 2).sum())
+        return float((h * (packing.unpack(p) - w) ** 2).sum())
 
     # Sums of floats round differently, so that ties between two clips may fall either way.
     assert (got.data == want.data).float().mean() >= 0.998
@@ -78,8 +79,8 @@ def test_importance_is_used_as_the_oracle_uses_it(fmt):
 @ALL
 @pytest.mark.parametrize("shape", SHAPES)
 def test_unpacking_equals_the_oracle_bit_for_bit(fmt, shape):
-    packed = formats.pack(torch.randn(shape), fmt)
-    assert torch.equal(native.unpack(packed), formats.unpack(packed))
+    packed = packing.pack(torch.randn(shape), fmt)
+    assert torch.equal(native.unpack(packed), packing.unpack(packed))
 
 
 @ALL
@@ -115,7 +116,7 @@ ODD_WEIGHTS = {
 def test_odd_weights_pack_as_the_oracle_packs_them(fmt, odd):
     w = torch.randn(20, 3 * fmt.group - 7)
     ODD_WEIGHTS[odd](w, fmt.group)
-    got, want = (formats.unpack(m.pack(w, fmt)) for m in (native, formats))
+    got, want = (packing.unpack(m.pack(w, fmt)) for m in (native, packing))
     assert torch.equal(got.isnan(), want.isnan())
     # NaN appears only where the weight, or one of its group, was not finite.
     bad = torch.zeros_like(w, dtype=torch.bool)
@@ -160,7 +161,7 @@ def test_widened_fp8_equals_the_oracle_for_every_value(scale):
     q = torch.arange(256, dtype=torch.uint8).repeat(130, 2)[:, :300].contiguous()
     q, scales = q.view(torch.float8_e4m3fn), (torch.rand(2, 3) + 0.1) * scale
     got = native.widen_fp8(q, scales)
-    assert same_bits(got, formats.dequantise_fp8_block(q, scales).to(torch.bfloat16))
+    assert same_bits(got, fp8.dequantise_fp8_block(q, scales).to(torch.bfloat16))
     assert got.isnan().sum() > 0
 
 
@@ -179,9 +180,9 @@ def test_fp8_with_scales_that_do_not_fit_is_refused():
 @pytest.mark.parametrize("shape", SHAPES)
 def test_products_equal_the_oracle(fmt, shape):
     N, K = shape
-    packed = formats.pack(torch.randn(N, K), fmt)
+    packed = packing.pack(torch.randn(N, K), fmt)
     x = torch.randn(max(ROWS), K)
-    want = formats.matmul(packed, x)
+    want = packing.matmul(packed, x)
     for T in ROWS:
         got = native.matmul(packed, x[:T])
         if fmt.integer:
@@ -192,7 +193,7 @@ def test_products_equal_the_oracle(fmt, shape):
 
 @ALL
 def test_a_row_depends_on_nothing_but_itself(fmt):
-    packed, x = formats.pack(torch.randn(200, 300), fmt), torch.randn(33, 300)
+    packed, x = packing.pack(torch.randn(200, 300), fmt), torch.randn(33, 300)
     whole = native.matmul(packed, x)
     torch.set_num_threads(1)
     assert torch.equal(native.matmul(packed, x), whole)
@@ -206,7 +207,7 @@ def test_a_row_depends_on_nothing_but_itself(fmt):
 @ALL
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 def test_what_is_not_finite_spoils_only_its_own_row(fmt, bad):
-    packed, x = formats.pack(torch.randn(50, 130), fmt), torch.randn(9, 130)
+    packed, x = packing.pack(torch.randn(50, 130), fmt), torch.randn(9, 130)
     want = native.matmul(packed, x)
     x[4, 77] = bad
     got = native.matmul(packed, x)
@@ -244,21 +245,21 @@ ODD_INPUTS = {
 @INTEGER
 @pytest.mark.parametrize("odd", ODD_INPUTS)
 def test_odd_activations_give_what_the_oracle_gives(fmt, odd):
-    packed, x = formats.pack(torch.randn(50, 130), fmt), torch.randn(9, 130)
+    packed, x = packing.pack(torch.randn(50, 130), fmt), torch.randn(9, 130)
     ODD_INPUTS[odd](x[4])
-    got, want = native.matmul(packed, x), formats.matmul(packed, x)
+    got, want = native.matmul(packed, x), packing.matmul(packed, x)
     assert torch.equal(got, want)
-    exact = x.double() @ formats.unpack(packed).double().t()
+    exact = x.double() @ packing.unpack(packed).double().t()
     assert ((got - exact).abs() <= 0.05 * exact.abs().amax(1, keepdim=True) + 1e-33).all()
 
 
 FP8_EVERYWHERE = """
 import torch
-from ling.ops import formats, native
+from ling.ops import formats, fp8, native, packing
 f8, fmt = torch.float8_e4m3fn, formats.FORMATS["fp8"]
 
 def packed(values, scales):
-    p = formats.pack(torch.zeros(values.shape), fmt)
+    p = packing.pack(torch.zeros(values.shape), fmt)
     native.lay_out_fp8(values, scales, p)
     return p
 
@@ -278,9 +279,9 @@ for N, K in ((1, 1), (17, 127), (100, 129), (150, 300), (272, 640)):
     w[(w & 127) == 127] = 1
     scales = torch.rand(-(-N // 128), -(-K // 128), generator=g) + 0.1
     p, x = packed(w.view(f8), scales), torch.randn(33, K, generator=g)
-    got, want = native.matmul(p, x), formats.matmul(p, x)
+    got, want = native.matmul(p, x), packing.matmul(p, x)
     assert (got - want).norm() < 1e-6 * want.norm(), (N, K)
-    exact = x.bfloat16().double() @ formats.dequantise_fp8_block(w.view(f8), scales).double().t()
+    exact = x.bfloat16().double() @ fp8.dequantise_fp8_block(w.view(f8), scales).double().t()
     assert (got - exact).norm() < 1e-6 * exact.norm(), (N, K)
     for T in (1, 2, 6, 12, 13):
         assert torch.equal(native.matmul(p, x[:T]), got[:T]), (N, K, T)
@@ -298,7 +299,7 @@ def test_fp8_bytes_and_scales_are_laid_out_as_the_oracle_has_them():
     for N, K in [*SHAPES, (150, 300)]:
         wide = torch.randint(256, (N, K + 3), dtype=torch.uint8).view(torch.float8_e4m3fn)
         scales = torch.rand(-(-N // 128), -(-K // 128))
-        got, want = (laid_out(wide[:, :K], scales), formats.lay_out_fp8(wide[:, :K], scales))
+        got, want = (laid_out(wide[:, :K], scales), packing.lay_out_fp8(wide[:, :K], scales))
         assert torch.equal(got.data, want.data)
         assert torch.equal(got.scales, want.scales)
 
@@ -306,12 +307,12 @@ def test_fp8_bytes_and_scales_are_laid_out_as_the_oracle_has_them():
 def test_fp8_gate_and_up_alternate_and_keep_blocks_of_their_own():
     """144 rows each: a block that begins in the middle of the joined matrix."""
     parts = [quantise_fp8_block(torch.randn(144, 200) * (1 + i)) for i in range(2)]
-    packed = formats.pack(torch.zeros(288, 200), FORMATS["fp8"])
+    packed = packing.pack(torch.zeros(288, 200), FORMATS["fp8"])
     for i, (values, scales) in enumerate(parts):
         native.lay_out_fp8(values, scales, packed, i, 2)
     got = native.unpack(packed).unflatten(0, (-1, 2, TILE))
     for i, (values, scales) in enumerate(parts):
-        want = formats.dequantise_fp8_block(values, scales)
+        want = fp8.dequantise_fp8_block(values, scales)
         assert torch.equal(got[:, i].flatten(0, 1), want)
 
 
@@ -327,7 +328,7 @@ def test_fp8_gate_and_up_alternate_and_keep_blocks_of_their_own():
     ],
 )
 def test_fp8_tensors_of_another_shape_are_refused(values, scales, turn):
-    packed = formats.pack(torch.zeros(20, 200), FORMATS["fp8"])
+    packed = packing.pack(torch.zeros(20, 200), FORMATS["fp8"])
     with pytest.raises(KernelError, match="FP8 weights"):
         native.lay_out_fp8(
             torch.zeros(values).to(torch.float8_e4m3fn), torch.ones(scales), packed, *turn
@@ -338,7 +339,7 @@ def test_fp8_tensors_of_another_shape_are_refused(values, scales, turn):
 
 def test_no_rows_give_no_rows():
     assert native.matmul(
-        formats.pack(torch.randn(3, 40), FORMATS["int4"]), torch.zeros(0, 40)
+        packing.pack(torch.randn(3, 40), FORMATS["int4"]), torch.zeros(0, 40)
     ).shape == (0, 3)
 
 
@@ -346,7 +347,7 @@ def test_no_rows_give_no_rows():
 
 DIGEST = """
 import hashlib, torch
-from ling.ops import formats, native
+from ling.ops import native, packing
 from ling.ops.formats import FORMATS
 for f in FORMATS.values():
     h = hashlib.sha256()
@@ -354,7 +355,7 @@ for f in FORMATS.values():
         g = torch.Generator().manual_seed(seed)
         w, x = torch.randn(n, k, generator=g), torch.randn(9, k, generator=g)
         w[0, 0] = 0
-        p = formats.pack(w, f)
+        p = packing.pack(w, f)
         x[3].mul_(1e-40)
         x[5, 0] = float("nan")
         y = native.matmul(p, x)
@@ -426,9 +427,9 @@ def test_a_forked_process_can_multiply():
     """A pool of OpenMP threads does not survive a fork; the child must not wait for it."""
     code = """
 import os, signal, torch
-from ling.ops import formats, native
+from ling.ops import formats, fp8, native, packing
 torch.set_num_threads(2)
-p, x = formats.pack(torch.randn(100, 256), formats.FORMATS["int8"]), torch.randn(9, 256)
+p, x = packing.pack(torch.randn(100, 256), formats.FORMATS["int8"]), torch.randn(9, 256)
 want = native.matmul(p, x)
 child = os.fork()
 if not child:
@@ -444,7 +445,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
 def packed_of(fmt, n=4, k=64):
-    return formats.pack(torch.randn(n, k), FORMATS[fmt])
+    return packing.pack(torch.randn(n, k), FORMATS[fmt])
 
 
 @pytest.mark.parametrize(

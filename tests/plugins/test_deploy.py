@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from ling.config import ModelConfig
+from ling.config.model import ModelConfig
 from ling.errors import UsageError
 from ling.plugins import deploy as module
 from ling.plugins.deploy import deploy
@@ -176,7 +176,7 @@ def test_command_line_prints_a_command_or_one_line_of_error(fixtures, tmp_path):
     folder = shutil.copytree(fixtures / "model" / "tiny_bf16", tmp_path / "a model")
 
     def run(*args):
-        words = [sys.executable, "-m", "ling.cli", "deploy", *map(str, args)]
+        words = [sys.executable, "-m", "ling", "deploy", *map(str, args)]
         return subprocess.run(words, capture_output=True, text=True, timeout=300)
 
     done = run("sglang", folder)

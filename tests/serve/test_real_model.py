@@ -18,8 +18,8 @@ from fake_llm import wait_until
 from fastapi.testclient import TestClient
 
 from ling import LLM, SamplingParams, from_config, preset
+from ling.checkpoint.hf.save import save_model
 from ling.data.tokenizer import train_tokenizer
-from ling.model.weights import save_model
 from ling.serve.app import create_app
 
 NAME = "tiny"
@@ -143,7 +143,7 @@ def test_client_that_leaves_stops_the_engine(llm):
 
 
 def test_command_line_serves_the_official_client(folder):
-    run = "import sys; from ling.cli import main; sys.exit(main(sys.argv[1:]))"
+    run = "import sys; from ling.cli.main import main; sys.exit(main(sys.argv[1:]))"
     arguments = ["serve", str(folder), "--port", "0", "--max-model-len", "400"]
     process = subprocess.Popen(
         [sys.executable, "-c", run, *arguments],

@@ -5,14 +5,14 @@ import json
 import pytest
 import torch
 
-from ling.config import OptimConfig
+from ling.config.recipe import OptimConfig
 from ling.errors import UsageError
 from ling.model.ling import from_config
 from ling.presets import preset
 from ling.train.balance import updated_bias
 from ling.train.batches import Batch, make_batch
-from ling.train.forward import compute_losses
 from ling.train.loss import RoutingLoss, cross_entropy, roll_left
+from ling.train.objectives.pretrain import compute_losses
 from ling.train.optim import learning_rate, merge_weights
 
 
@@ -112,7 +112,7 @@ def test_cosine_follows_the_published_log():
 def test_losses_of_a_batch_equal_upstream_without_the_row_leak(fixtures):
     from safetensors.torch import load_file
 
-    from ling.model.weights import load_model
+    from ling.checkpoint.load import load_model
 
     path = fixtures / "model" / "tiny_fp32"
     ids = load_file(path / "io.safetensors")["batch2.input_ids"]

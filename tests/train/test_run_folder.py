@@ -13,12 +13,20 @@ import numpy as np
 import pytest
 import torch
 
-from ling.config import CheckpointConfig, DataConfig, OptimConfig, PretrainConfig, TrainConfig
+from ling.checkpoint import run_folder
+from ling.checkpoint.dcp import writer
+from ling.config.recipe import (
+    CheckpointConfig,
+    DataConfig,
+    OptimConfig,
+    PretrainConfig,
+    TrainConfig,
+)
 from ling.data.indexed import IndexedWriter
 from ling.errors import CheckpointError, DataError, RunError, UsageError
-from ling.train import checkpoint, folder, trainer
+from ling.train import state, trainer
+from ling.train.log import read_metrics
 from ling.train.merge import merge
-from ling.train.metrics import read_metrics
 
 
 def write_tokens(prefix, top=300, tokens=4000, seed=0):
@@ -77,7 +85,7 @@ def losses(out):
 
 
 def steps(out):
-    return [p.name for p in checkpoint.checkpoints(out)]
+    return [p.name for p in run_folder.checkpoints(out)]
 
 
 @pytest.mark.parametrize(
@@ -149,7 +157,7 @@ def test_other_data_is_refused_by_name_or_starts_anew(recipe, tmp_path, monkeypa
         write_tokens(tmp_path / "text", tokens=4400)
     elif change == "ranks":
         two = {"is_available": lambda: True, "is_initialized": lambda: True}
-        monkeypatch.setattr(folder, "dist", SimpleNamespace(**two, get_world_size=lambda: 2))
+        monkeypatch.setattr(state, "dist", SimpleNamespace(**two, get_world_size=lambda: 2))
     write_tokens(tmp_path / "moved")
     other = recipe(**change) if isinstance(change, dict) else recipe()
     config = (out / "config.yaml").read_text()
@@ -190,16 +198,16 @@ def test_reset_data_resumes_where_it_was(recipe, tmp_path, monkeypatch):
 
 def test_parts_of_a_large_data_file_stand_for_the_whole(tmp_path, monkeypatch):
     write_tokens(tmp_path / "text")
-    monkeypatch.setattr(folder, "_BLOCK_BYTES", 512)
-    before = folder._fingerprint(str(tmp_path / "text"))
+    monkeypatch.setattr(state, "_BLOCK_BYTES", 512)
+    before = state._fingerprint(str(tmp_path / "text"))
     rewrite_one_token(tmp_path / "text")
-    assert folder._fingerprint(str(tmp_path / "text")) != before
-    monkeypatch.setattr(folder, "_MAX_BLOCKS", 2)
-    edges = folder._fingerprint(str(tmp_path / "text"))
+    assert state._fingerprint(str(tmp_path / "text")) != before
+    monkeypatch.setattr(state, "_MAX_BLOCKS", 2)
+    edges = state._fingerprint(str(tmp_path / "text"))
     rewrite_one_token(tmp_path / "text")
-    assert folder._fingerprint(str(tmp_path / "text")) == edges
+    assert state._fingerprint(str(tmp_path / "text")) == edges
     write_tokens(tmp_path / "text", seed=1)
-    assert folder._fingerprint(str(tmp_path / "text")) != edges
+    assert state._fingerprint(str(tmp_path / "text")) != edges
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
@@ -272,11 +280,11 @@ def test_full_disk_keeps_the_last_checkpoint(recipe, tmp_path, monkeypatch):
     def full(state, checkpoint_id, **more):
         (Path(checkpoint_id) / "__0_0.distcp").write_bytes(b"half")
         cause = OSError(28, "No space left on device")
-        raise checkpoint.CheckpointException("save", {0: (cause, None)})
+        raise writer.CheckpointException("save", {0: (cause, None)})
 
-    save = checkpoint.dcp.save
+    save = writer.dcp.save
     saves = iter([save, full])
-    monkeypatch.setattr(checkpoint.dcp, "save", lambda *a, **k: next(saves)(*a, **k))
+    monkeypatch.setattr(writer.dcp, "save", lambda *a, **k: next(saves)(*a, **k))
     with pytest.raises(RunError, match="could not save checkpoint step-4: No space left"):
         trainer.run(recipe(), out, quiet)
     assert sorted(p.name for p in (out / "checkpoints").iterdir()) == ["step-2"]
@@ -360,14 +368,14 @@ def test_metrics_are_there_after_every_step_at_full_precision(recipe, tmp_path):
 
 
 def test_model_folder_is_the_start_and_overrides_may_not_change_its_shapes(recipe, tmp_path):
-    from ling.convert.convert import convert
+    from ling.convert.plan import convert
 
     assert trainer.run(recipe(), tmp_path / "run", quiet) == 0
     convert(tmp_path / "run", tmp_path / "hf", to="float32")
     more = recipe(model=str(tmp_path / "hf"))
     again = trainer.Trainer(more, tmp_path / "more", quiet)
     trained = trainer.Trainer(recipe(), tmp_path / "x", quiet)
-    checkpoint.load(tmp_path / "run/checkpoints/step-6", trained.model, trained.optimizer)
+    state.load(tmp_path / "run/checkpoints/step-6", trained.model, trained.optimizer)
     for name, tensor in trained.model.state_dict().items():
         assert torch.equal(again.model.state_dict()[name], tensor), name
     object.__setattr__(more, "model_overrides", {"moe_intermediate_size": 64})

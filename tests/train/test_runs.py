@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from ling.convert.convert import convert
+from ling.checkpoint.dcp.folder import DCPFolder
+from ling.convert.plan import convert
 from ling.convert.verify import verify
 from ling.errors import CheckpointError, UsageError
 from ling.eval.perplexity import perplexity
-from ling.model.dcp import DCPFolder
 from ling.train.merge import merge
 
 REPOSITORY = Path(__file__).parents[2]
@@ -38,7 +38,7 @@ def command(out, *more):
     return [
         sys.executable,
         "-m",
-        "ling.cli",
+        "ling",
         "pretrain",
         str(RECIPE),
         "--out",
@@ -183,7 +183,7 @@ def test_merge_averages_every_tensor(run, tmp_path):
         *((run / "checkpoints" / n, n) for n in ("step-12", "step-18", "step-24")),
     ):
         convert(folder, tmp_path / f"hf-{name}", to="float32", tokenizer=run / "tokenizer")
-    from ling.model.weights import SafetensorsFolder
+    from ling.checkpoint.hf.names import SafetensorsFolder
 
     merged = SafetensorsFolder(tmp_path / "hf-merged")
     parts = [SafetensorsFolder(tmp_path / f"hf-step-{n}") for n in (12, 18, 24)]

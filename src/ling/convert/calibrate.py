@@ -15,17 +15,17 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..checkpoint.load import fill_tensors
+from ..checkpoint.source import Source
 from ..data.tokenizer import Tokenizer
 from ..errors import DataError
-from ..files import open_regular
+from ..files.guarded import open_regular
 from ..model.attention import DenseAttend
 from ..model.layers import Linear
 from ..model.ling import Ling, from_config
 from ..model.moe import Experts
 from ..model.swap import swap
-from ..model.weights import fill_tensors
 from ..ops import reference
-from .source import Source
 
 MAX_TOKENS = 16384
 MAX_TEXT_BYTES = 16 * MAX_TOKENS

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..checkpoint.source import Source
 from ..data.tokenizer import Tokenizer
 from ..model.attention import DenseAttend
 from ..model.ling import Ling, to_dtype
 from ..model.names import in_module, tensor_specs
-from .source import Source
 
 TEXT = "The quick brown fox jumps over the lazy dog. def fibonacci(n):\n    return 1 if n < 2 else"
 _MAX_TOKENS = 64

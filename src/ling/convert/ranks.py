@@ -17,11 +17,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint.open import layout_for, open_source
+from ..checkpoint.sink import SinkOptions
 from ..errors import UsageError
-from ..files import atomic_folder, put_in_place
-from .convert import Options, check_space, check_target, place_of, plan, restore
-from .sink import SinkOptions, layout_for
-from .source import open_source
+from ..files.atomic import atomic_folder, put_in_place
+from .plan import Options, check_space, check_target, place_of, plan, restore
 from .transfer import Log
 
 

@@ -12,13 +12,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..config import ModelConfig
+from ..checkpoint.open import sink_for
+from ..checkpoint.packed.sink import PackedShards
+from ..checkpoint.sink import SinkOptions
+from ..config.model import ModelConfig
 from ..errors import UsageError
-from ..files import atomic_folder
+from ..files.atomic import atomic_folder
 from ..model.names import tensor_specs
 from ..ops.formats import FORMATS, Format
-from .packed import PackedShards
-from .sink import SinkOptions, sink_for
 
 BLOCK_VALUES = 1 << 24
 MAX_SHARD_BYTES = 5_000_000_000
@@ -85,10 +86,10 @@ class _Random:
         return self.block
 
     def packed(self, fmt: Format) -> Callable[[str, tuple[int, ...], torch.dtype], Tensor]:
-        from ..ops import formats, native
+        from ..ops import native, packing
 
         rows = BLOCK_VALUES // 2048
-        pack = formats.pack if native.library() is None else native.pack
+        pack = packing.pack if native.library() is None else native.pack
         packed = pack(self.block.view(rows, 2048), fmt)
         assert packed.scales is not None
         data, scales = packed.data.flatten(), packed.scales.flatten()

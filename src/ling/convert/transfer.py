@@ -11,10 +11,13 @@ from typing import Any
 
 import torch
 
-from .sink import ExtentSink, RowSink, Sink
-from .source import ExtentSource, RowSource, Source
+from ..checkpoint.sink import ExtentSink, RowSink, Sink
+from ..checkpoint.source import ExtentSource, RowSource, Source
+from ..text import size
 
 Log = Callable[[str], None]
+
+
 LINE_INTERVAL_S = 10.0
 
 
@@ -48,15 +51,6 @@ class Progress:
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
-
-
-def size(count: float) -> str:
-    """A number of bytes in decimal units."""
-    for unit in ("B", "KB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"
 
 
 def transfer(source: Source, sink: Sink, workers: int, progress: Progress) -> None:

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..checkpoint.hf.checksums import check_checksums
+from ..checkpoint.hf.names import FP8_BLOCK
+from ..checkpoint.open import open_source
+from ..checkpoint.source import Source
 from ..errors import CheckpointError
-from ..model.checksums import check_checksums
 from ..model.names import tensor_specs
-from ..model.weights import FP8_BLOCK
 from ..ops.formats import FORMATS
 from .probe import layer_bytes, logits, probe_tokens
-from .source import Source, open_source
 
 # A layer of Ling-mini takes 3.2 GB in float32.
 MAX_LAYER_BYTES = 4 << 30

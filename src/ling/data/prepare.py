@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError, UsageError
-from ..files import make_folder, read_json, write_atomic
+from ..files.atomic import make_folder, read_json, write_atomic
 from .corpus import Document, documents, fraction
 from .indexed import IndexedWriter, token_dtype
 from .tokenizer import Tokenizer, train_tokenizer

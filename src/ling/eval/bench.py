@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..config import OptimConfig
+from ..config.recipe import OptimConfig
 from ..model.ling import Ling, from_config
 from ..model.moe import Experts
 from ..model.size import flops_per_token
@@ -18,9 +18,9 @@ from ..model.swap import swap
 from ..ops import reference
 from ..presets import preset
 from ..train.batches import Batch
-from ..train.forward import compute_losses
-from ..train.metrics import gemm_peak
+from ..train.objectives.pretrain import compute_losses
 from ..train.optim import build_optimizer
+from ..train.progress import gemm_peak
 
 ROWS, LENGTH = 8, 512
 

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from ..errors import RunError, UsageError
-from ..files import make_folder
+from ..files.atomic import make_folder
 from ..infer.engine import Engine
 from ..infer.memory import available, check_kv_cache_dtype
 from ..infer.native_runner import NativeRunner

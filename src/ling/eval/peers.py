@@ -127,7 +127,7 @@ def llama_cpp(
 
     MODEL is a preset, whose random GGUF files are made once in the cache, or a GGUF file.
     """
-    from ..convert.gguf.synth import synth_gguf
+    from ..convert.synth_gguf import synth_gguf
     from ..presets import PRESETS, preset
 
     python = python or os.environ.get("LING_PEER_PYTHON") or sys.executable

@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
-from ..config import DataConfig
+from ..checkpoint.load import load_model
+from ..config.recipe import DataConfig
 from ..data.corpus import documents
 from ..data.indexed import IndexedDataset, IndexedWriter, token_dtype
 from ..data.tokenizer import Tokenizer
 from ..errors import DataError
 from ..hub import resolve_model
-from ..model.weights import load_model
 from ..train.heldout import held_out_loss
 
 MAX_ROW = 1024

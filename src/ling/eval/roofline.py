@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from ..config import ModelConfig
+from ..config.model import ModelConfig
 from ..infer.memory import kv_page_bytes
 from ..infer.native_runner import NativeRunner
 from ..infer.pages import PAGE, Segment

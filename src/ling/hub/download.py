@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 from typing import Protocol
 
-from ..config import nearest
 from ..errors import CheckpointError, RunError, UsageError
-from ..files import stopped
+from ..files.atomic import stopped
+from ..text import nearest
 from .files import RemoteFile, needed
 from .names import ALIASES, HubName, hub_name, is_hub_name
 

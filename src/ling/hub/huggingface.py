@@ -21,7 +21,8 @@ from typing import BinaryIO, cast
 from urllib.parse import urlsplit
 
 from ..errors import LingError, RunError, UsageError
-from ..files import read_regular, write_atomic
+from ..files.atomic import write_atomic
+from ..files.guarded import read_regular
 from .files import RemoteFile, first_line
 
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")

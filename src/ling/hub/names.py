@@ -6,8 +6,8 @@ import os
 import re
 from typing import NamedTuple
 
-from ..config import nearest
 from ..errors import UsageError
+from ..text import nearest
 
 HUBS = ("hf", "modelscope")
 ORGANISATION = "inclusionAI"

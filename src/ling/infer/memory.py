@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ..config import ModelConfig
+from ..config.model import ModelConfig
 from ..errors import UsageError
 from ..model.size import describe
 from .pages import PAGE

@@ -13,17 +13,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import ModelConfig
+from ..checkpoint.packed.folder import PackedFolder
+from ..checkpoint.packed.load import PackedWeights
+from ..checkpoint.packed.names import packed_specs
+from ..config.model import ModelConfig
 from ..errors import RequestError, UsageError
-from ..model.packed import packed_specs
-from ..model.packed_folder import PackedFolder, PackedWeights
 from ..model.rope import inverse_frequencies
 from ..ops import native
-from ..ops.formats import TILE, Packed
+from ..ops.formats import TILE
+from ..ops.packing import Packed
 from .memory import check_cache, check_kv_cache_dtype, kv_page_bytes
+from .offload import ExpertStreaming, plan
 from .pages import PAGE, Segment
 from .runner import Bans
-from .streaming import ExpertStreaming, plan
 
 log = logging.getLogger("ling")
 

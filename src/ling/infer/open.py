@@ -7,23 +7,19 @@ from pathlib import Path
 
 import torch
 
+from ..checkpoint.hf.config import read_config, read_quantization
+from ..checkpoint.hf.folder import SafetensorsFolder
+from ..checkpoint.hf.names import check_names, float_tensor
+from ..checkpoint.load import load_model, unpacked_model
+from ..checkpoint.packed.folder import PackedFolder
+from ..checkpoint.packed.load import FP8Folder, PackedAtLoad, module_tensors
 from ..errors import UsageError
-from ..model.folder import SafetensorsFolder
 from ..model.ling import Ling
-from ..model.packed import EMBEDDING, packed_specs, unpack_embedding, unpack_matrix
-from ..model.packed_folder import FP8Folder, PackedAtLoad, PackedFolder, module_tensors
-from ..model.weights import (
-    check_names,
-    fill_tensors,
-    float_tensor,
-    load_model,
-    read_config,
-    read_quantization,
-)
 from ..ops.formats import FORMATS
 from .memory import check_kv_cache_dtype, check_mapping, check_packing
 from .native_runner import NativeRunner, why_not
-from .runner import Runner, TorchRunner
+from .runner import Runner
+from .torch_runner import TorchRunner
 
 log = logging.getLogger("ling")
 
@@ -106,25 +102,6 @@ def _open_packed(
     check_packing(str(folder), packed.config, "float32" if dtype == "float32" else "bf16")
     values = unpacked_model(packed, torch.float32 if dtype == "float32" else None)
     return TorchRunner(values, kv_cache_dtype)
-
-
-def unpacked_model(packed: PackedFolder, dtype: torch.dtype | None = None) -> Ling:
-    """The module with the values that a packed folder stands for (float32 products of codes)."""
-    cfg = packed.config
-    values: dict[str, torch.Tensor] = {}
-    table, scales = packed.embedding()
-    assert scales is not None
-    values[f"{EMBEDDING}.weight"] = unpack_embedding(table, scales)
-    for spec in packed_specs(cfg).values():
-        matrix = packed.matrix(spec)
-        for e in range(max(spec.experts, 1)):
-            values.update(zip(spec.parts(e), unpack_matrix(spec, matrix, e), strict=True))
-    model = Ling(cfg).to(dtype or torch.bfloat16)
-    for name, buffer in model.named_buffers():
-        if name.endswith("expert_bias"):
-            buffer.data = buffer.data.float()
-    fill_tensors(model, lambda n: values[n] if n in values else packed.plain(n))
-    return model.eval()
 
 
 def _say(reason: str) -> None:

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import ModelConfig
-from . import fused
+from ..config.model import ModelConfig
+from ..model import fused
 from .layers import Linear, RMSNorm
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..model import fused
 from ..ops import reference
-from . import fused
 
 
 class Linear(nn.Linear):

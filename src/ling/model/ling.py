@@ -12,8 +12,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ..config import ModelConfig
-from . import rope as rotary
+from ..config.model import ModelConfig
+from ..model import rope as rotary
 from .attention import Attend, Attention
 from .layers import Linear, RMSNorm
 from .moe import MLP, Experts, MoE, Router, RoutingTrace

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from ..config import ModelConfig
+from ..config.model import ModelConfig
 from ..ops import grouped, reference
 from .layers import Linear
 

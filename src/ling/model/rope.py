@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..config import ModelConfig
+from ..config.model import ModelConfig
 
 
 def inverse_frequencies(cfg: ModelConfig) -> tuple[Tensor, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ..config import ModelConfig
+from ..config.model import ModelConfig
 from .names import tensor_specs
 
 # Bytes per weight of each number format, scales included. The integer ones repeat ops/formats.py,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from . import native
+from ..ops import native
 
 _OPTIONAL = {"fastapi": "serve", "uvicorn": "serve", "tensorboard": "train", "matplotlib": "plot"}
 

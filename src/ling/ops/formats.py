@@ -1,33 +1,27 @@
-"""Number formats of packed weights, one row each, and their plain torch definition.
-
-A packed matrix [rows, cols] lies in tiles of 16 rows, the layout that the native kernels read as it
-is (csrc/ling_kernels.h); what is written here is the oracle that they are held to. Weights of a
-group of columns share a bfloat16 scale; 4-bit codes point into 16 fixed levels. FP8 is as released:
-E4M3 values and a float32 scale per block of 128 x 128.
-"""
+"""The table of number formats of packed weights, one row each."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
-from .fp8 import BLOCK, quantise_fp8_block
+from .fp8 import BLOCK
 
 TILE = 16
+
+
 LAYOUT_VERSION = 1
-# A group whose largest magnitude is below counts as zeros.
-TINY = 1e-36
+
+
 # Lloyd-Max levels for normal weights whose group scale minimises the squared error; lopsided, since
 # a group's largest magnitude may be given either sign of the scale (docs/concepts/formats.md).
 INT4_LEVELS = (-127, -98, -77, -61, -46, -33, -21, -9, 2, 13, 24, 36, 49, 64, 82, 105)
+
+
 # Where the largest magnitude of a group may come to lie, in units of the levels
 # (docs/concepts/formats.md).
 INT4_CLIPS = (-140, -133, -130, -124, -118, -105, 114, 108, 105, 100)
-# Fixed point in which a weight, in units of its scale, meets the borders between two codes.
-CODE_UNIT = 200
 
 
 @dataclass(frozen=True)
@@ -58,18 +52,6 @@ class Format:
         return torch.float32 if self.kind == 4 else torch.bfloat16
 
 
-def dequantise_fp8_block(q: Tensor, scale: Tensor, block: int = 128) -> Tensor:
-    """float32 values of float8 [M, N] with one float32 scale for each block [block, block].
-
-    Blocks at the lower and right border may be smaller (spec: checkpoints §3).
-    """
-    x = q.float()
-    per_column = scale.repeat_interleave(block, 1)[:, : x.shape[1]]
-    for rows, factors in zip(x.split(block), per_column, strict=True):
-        rows.mul_(factors)
-    return x
-
-
 FORMATS = {
     f.name: f
     for f in (
@@ -80,207 +62,3 @@ FORMATS = {
         Format("fp8", 4, BLOCK, 8 + 32 / (TILE * BLOCK), 0.04, head="bf16"),
     )
 }
-
-
-@dataclass(frozen=True)
-class Packed:
-    """One matrix, or a stack of them when `data` has a leading dimension.
-
-    `data` uint8 [..., tiles, bytes per tile]; `scales` bfloat16 [..., tiles, groups, 16], float32
-    [..., tiles, groups] for FP8, None for bf16.
-    """
-
-    format: Format
-    rows: int
-    cols: int
-    data: Tensor
-    scales: Tensor | None
-
-    def __getitem__(self, i: int) -> Packed:
-        scales = None if self.scales is None else self.scales[i]
-        return Packed(self.format, self.rows, self.cols, self.data[i], scales)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of weights and scales."""
-        return self.data.nbytes + (0 if self.scales is None else self.scales.nbytes)
-
-
-def packed_shapes(
-    fmt: Format, rows: int, cols: int
-) -> tuple[tuple[int, int], tuple[int, ...] | None]:
-    """Shapes of `data` and `scales` for a matrix [rows, cols]."""
-    tiles, groups = -(-rows // TILE), -(-cols // fmt.group)
-    values = TILE * groups * fmt.group
-    size = {1: values // 2, 2: values, 3: 2 * values, 4: values}[fmt.kind]
-    scales = {3: None, 4: (tiles, groups)}.get(fmt.kind, (tiles, groups, TILE))
-    return (tiles, size), scales
-
-
-def quantise(
-    w_NK: Tensor, fmt: Format, importance_K: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Codes_NK (int64: level numbers for 4 bits, -127..127 for 8) and scales [N, groups]
-    (bfloat16).
-
-    The scale minimises the squared error, weighed per column by `importance_K`, over a grid of
-    clips with a least-squares refit of each; the search sees weights in 8 bits. A group that is not
-    finite gets a NaN scale.
-    """
-    K = w_NK.shape[1]
-    w = F.pad(w_NK.float(), (0, -K % fmt.group)).unflatten(-1, (-1, fmt.group))
-    amax = _amax(w)
-    if fmt.kind == 2:
-        scale = (amax / 127).to(torch.bfloat16)
-        inverse = torch.where(scale > 0, 1 / scale.float(), 0.0)
-        codes = (w * inverse[..., None]).nan_to_num(0, 0, 0).round().clamp(-127, 127).long()
-    else:
-        scale = _best_scale(w, amax, importance_K).to(torch.bfloat16)
-        inverse = torch.where((scale != 0) & ~scale.isnan(), 1 / scale.float(), 0.0)
-        codes = _nearest_level((w * inverse[..., None]).nan_to_num(0, 0, 0))
-    scale = torch.where(amax.isnan(), float("nan"), scale)
-    return codes.flatten(-2)[:, :K], scale
-
-
-def _amax(x: Tensor) -> Tensor:
-    """Largest magnitude of each group: NaN where a value is not finite, 0 where reciprocals are
-    not.
-    """
-    amax = torch.where(x.isfinite().all(-1), x.abs().amax(-1), float("nan"))
-    return torch.where(amax < TINY, 0.0, amax)
-
-
-def quantise_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """int8 codes and float32 scales of the last dimension: the largest magnitude over 127.
-
-    A row that is not finite has a NaN scale and codes of zero.
-    """
-    amax = _amax(x.float())
-    # Not `127 / amax`: torch makes that a reciprocal and a product, which rounds twice.
-    inverse = torch.where(amax > 0, torch.full_like(amax, 127) / amax, 0.0)
-    codes = (x.float() * inverse[..., None]).nan_to_num(0, 0, 0).round().clamp(-127, 127)
-    return codes.to(torch.int8), amax / 127
-
-
-def _borders() -> Tensor:
-    """Twice the borders between neighbouring levels: whole numbers."""
-    levels = torch.tensor(INT4_LEVELS)
-    return levels[1:] + levels[:-1]
-
-
-def _nearest_level(x: Tensor) -> Tensor:
-    return torch.bucketize((x * CODE_UNIT).round(), _borders() * (CODE_UNIT // 2), right=True)
-
-
-def _best_scale(w_NGB: Tensor, amax_NG: Tensor, importance_K: Tensor | None) -> Tensor:
-    levels = torch.tensor(INT4_LEVELS, dtype=torch.float32)
-    h = torch.ones(1)
-    if importance_K is not None:
-        h = F.pad(importance_K.float(), (0, w_NGB.shape[1] * w_NGB.shape[2] - len(importance_K)))
-        h = h.unflatten(0, w_NGB.shape[1:])
-    sign = torch.where(-w_NGB.amin(-1) >= w_NGB.amax(-1), -1.0, 1.0)
-    unit = sign * amax_NG
-    # The search sees weights in 8 bits, the largest of each group as 127.
-    inverse = torch.where(amax_NG > 0, torch.full_like(unit, 127) / unit, 0.0)
-    x = (w_NGB * inverse[..., None]).nan_to_num(0, 0, 0).round()
-    best, scale = torch.full_like(amax_NG, -1), torch.zeros_like(amax_NG)
-    for clip in INT4_CLIPS:
-        q = levels[torch.bucketize(2 * clip * x, 127 * _borders(), right=True)]
-        num, den = (h * q * x).sum(-1), (h * q * q).sum(-1)
-        fit = num / den
-        gain = num * fit
-        # With most weight on small values a fit may be next to nothing, or NaN without any.
-        better = (fit.abs() > 0.5) & (gain > best)
-        best, scale = torch.where(better, gain, best), torch.where(better, fit, scale)
-    return torch.where(amax_NG > 0, scale * (unit / 127), 0.0)
-
-
-def pack(w_NK: Tensor, fmt: Format, importance_K: Tensor | None = None) -> Packed:
-    """Quantise and lay out a matrix [N, K]."""
-    N, K = w_NK.shape
-    (tiles, size), _ = packed_shapes(fmt, N, K)
-    if fmt.kind == 4:
-        return lay_out_fp8(*quantise_fp8_block(w_NK))
-    if fmt.kind == 3:
-        w = F.pad(w_NK.to(torch.bfloat16), (0, K % 2, 0, -N % TILE))
-        data = w.view(tiles, TILE, -1, 2).transpose(1, 2).contiguous()
-        return Packed(fmt, N, K, data.view(torch.uint8).view(tiles, size), None)
-    codes, scale = quantise(w_NK, fmt, importance_K)
-    zero = 8 if fmt.kind == 1 else 0  # whatever a padded column holds, it meets zeros
-    codes = F.pad(codes, (0, -K % fmt.group, 0, -N % TILE), value=zero)
-    scale = F.pad(scale, (0, 0, 0, -N % TILE))
-    if fmt.kind == 1:
-        c = codes.view(tiles, TILE, -1, 2, 4).permute(0, 2, 1, 4, 3)  # tile, block, row, byte, half
-        data = (c[..., 0] | c[..., 1] << 4).to(torch.uint8)
-    else:
-        data = (codes + 128).to(torch.uint8).view(tiles, TILE, -1, 4).transpose(1, 2)
-    scales = scale.view(tiles, TILE, -1).transpose(1, 2).contiguous()
-    return Packed(fmt, N, K, data.reshape(tiles, size), scales)
-
-
-def lay_out_fp8(values_NK: Tensor, block_scales: Tensor) -> Packed:
-    """FP8 as released (float8_e4m3fn, float32 scales by 128 x 128) in tiles, bytes as they are."""
-    fmt, (N, K) = FORMATS["fp8"], values_NK.shape
-    (tiles, size), _ = packed_shapes(fmt, N, K)
-    w = F.pad(values_NK.view(torch.uint8), (0, -K % BLOCK, 0, -N % TILE))
-    # tile, four rows, row, four columns, half, column
-    data = w.view(tiles, 4, 4, -1, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(tiles, size)
-    return Packed(fmt, N, K, data, block_scales[torch.arange(tiles) * TILE // BLOCK])
-
-
-def codes_and_scales(p: Packed) -> tuple[Tensor, Tensor]:
-    """Values_NK in units of their scale (float32, padded columns included) and scales_NG
-    (float32).
-    """
-    assert p.scales is not None
-    tiles = p.data.shape[0]
-    if p.format.kind == 4:
-        data = p.data.view(tiles, -1, 4, 2, 4, 2).permute(0, 2, 4, 1, 3, 5)
-        values = data.reshape(tiles * TILE, -1).view(torch.float8_e4m3fn).float()
-        return values[: p.rows], p.scales.repeat_interleave(TILE, 0)[: p.rows]
-    if p.format.kind == 1:
-        data = p.data.view(tiles, -1, TILE, 4)
-        halves = torch.stack((data & 15, data >> 4), dim=3)  # tile, block, row, half, byte
-        levels = torch.tensor(INT4_LEVELS, dtype=torch.float32)
-        values = levels[halves.long()].permute(0, 2, 1, 3, 4).reshape(tiles * TILE, -1)
-    else:
-        data = p.data.view(tiles, -1, TILE, 4).transpose(1, 2).reshape(tiles * TILE, -1)
-        values = data.float() - 128
-    scales = p.scales.transpose(1, 2).reshape(tiles * TILE, -1).float()
-    return values[: p.rows], scales[: p.rows]
-
-
-def unpack(p: Packed) -> Tensor:
-    """float32 [rows, cols]."""
-    if p.format.kind == 3:
-        data = p.data.contiguous().view(torch.bfloat16).view(p.data.shape[0], -1, TILE, 2)
-        return data.transpose(1, 2).reshape(p.data.shape[0] * TILE, -1)[: p.rows, : p.cols].float()
-    values, scales = codes_and_scales(p)
-    return (values.unflatten(-1, (-1, p.format.group)) * scales[..., None]).flatten(-2)[:, : p.cols]
-
-
-def matmul(p: Packed, x_TK: Tensor) -> Tensor:
-    """x_TK @ unpack(p).T as the kernels define it: float32 in and out.
-
-    Integer formats quantise x per row and group to 8 bits, sum a group in exact integers, and add
-    the groups in order; bfloat16 and FP8 round x to bfloat16. FP8 sums a block's exact values, then
-    applies its scale.
-    """
-    if p.format.kind == 3:
-        return x_TK.to(torch.bfloat16).float() @ unpack(p).t()
-    values, scales_NG = codes_and_scales(p)
-    if p.format.kind == 4:
-        x = F.pad(x_TK.to(torch.bfloat16), (0, values.shape[1] - x_TK.shape[1]))
-        w, x = (y.float().unflatten(-1, (-1, p.format.group)) for y in (values, x))
-        return (torch.einsum("tgk,ngk->tng", x, w) * scales_NG).sum(-1)
-    x = F.pad(x_TK.float(), (0, values.shape[1] - x_TK.shape[1])).unflatten(
-        -1, (-1, p.format.group)
-    )
-    q, scales_TG = quantise_rows(x)
-    w = values.unflatten(-1, (-1, p.format.group))
-    sums_TNG = torch.einsum("tgk,ngk->tng", q.double(), w.double()).float()  # exact in float64
-    out = torch.zeros(len(x), p.rows)
-    for g in range(w.shape[1]):
-        factor = scales_NG[None, :, g] * scales_TG[:, g, None]
-        out = (sums_TNG[..., g].double() * factor.double() + out.double()).float()
-    return out

@@ -45,3 +45,15 @@ def _scales(largest_N: Tensor, power_of_two: bool) -> Tensor:
     if power_of_two:
         scales = torch.pow(2.0, scales.clamp(min=1e-10).log2().ceil())
     return scales
+
+
+def dequantise_fp8_block(q: Tensor, scale: Tensor, block: int = 128) -> Tensor:
+    """float32 values of float8 [M, N] with one float32 scale for each block [block, block].
+
+    Blocks at the lower and right border may be smaller (spec: checkpoints §3).
+    """
+    x = q.float()
+    per_column = scale.repeat_interleave(block, 1)[:, : x.shape[1]]
+    for rows, factors in zip(x.split(block), per_column, strict=True):
+        rows.mul_(factors)
+    return x

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from ..errors import KernelError
-from .formats import TILE, Format, Packed, packed_shapes
+from .formats import TILE, Format
 from .fp8 import BLOCK, quantise_fp8_block
+from .packing import Packed, packed_shapes
 
 ABI_VERSION = 3
 
@@ -213,7 +214,7 @@ def pack(
     importance_K: Tensor | None = None,
     out: Packed | None = None,
 ) -> Packed:
-    """Native `formats.pack`, into `out` when given. Takes float32 or bfloat16."""
+    """Native `packing.pack`, into `out` when given. Takes float32 or bfloat16."""
     w_NK = _rows(w_NK)
     out = out or _room(fmt, *w_NK.shape)
     if fmt.kind == 4:
@@ -249,7 +250,7 @@ def pack_pair(
 def lay_out_fp8(
     values_NK: Tensor, block_scales: Tensor, out: Packed, part: int = 0, parts: int = 1
 ) -> None:
-    """Native `formats.lay_out_fp8` into `out`, where tiles of `parts` such matrices take turns."""
+    """Native `packing.lay_out_fp8` into `out`, where tiles of `parts` such matrices take turns."""
     lib, m, (N, K) = required(), matrix(out), values_NK.shape
     fits = (m.rows, m.cols) == (parts * N, K) and 0 <= part < parts and out.format.kind == 4
     if not fits or (parts > 1 and N % TILE):
@@ -298,7 +299,7 @@ def _importance(importance_K: Tensor | None, cols: int) -> Tensor | None:
 
 
 def widen_fp8(q_MN: Tensor, scale: Tensor, block: int = 128) -> Tensor:
-    """Native `formats.dequantise_fp8_block`, rounded to bfloat16."""
+    """Native `fp8.dequantise_fp8_block`, rounded to bfloat16."""
     M, N = q_MN.shape
     if q_MN.dtype != torch.float8_e4m3fn or scale.dtype != torch.float32:
         raise KernelError(f"FP8 values and float32 scales, not {q_MN.dtype} and {scale.dtype}")
@@ -311,14 +312,14 @@ def widen_fp8(q_MN: Tensor, scale: Tensor, block: int = 128) -> Tensor:
 
 
 def unpack(p: Packed) -> Tensor:
-    """Native `formats.unpack`."""
+    """Native `packing.unpack`."""
     lib, out = required(), torch.empty(p.rows, p.cols)
     check(lib, lib.ling_unpack(ctypes.byref(matrix(p)), out.data_ptr()))
     return out
 
 
 def matmul(p: Packed, x_TK: Tensor) -> Tensor:
-    """Native `formats.matmul`; raises `KernelError` for other than a float32 CPU matrix."""
+    """Native `packing.matmul`; raises `KernelError` for other than a float32 CPU matrix."""
     lib = required()
     if x_TK.ndim != 2 or x_TK.shape[1] != p.cols or x_TK.dtype != torch.float32 or not x_TK.is_cpu:
         raise KernelError(f"x must be a float32 matrix with {p.cols} columns on the CPU")

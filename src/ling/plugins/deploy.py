@@ -8,11 +8,12 @@ import shlex
 from dataclasses import dataclass
 from typing import Any
 
-from ..config import ModelConfig
+from ..checkpoint.hf.config import read_config, read_quantization
+from ..checkpoint.hf.names import SafetensorsFolder
+from ..config.model import ModelConfig
 from ..data.tokenizer import Tokenizer
 from ..errors import UsageError
 from ..hub import resolve_model
-from ..model.weights import SafetensorsFolder, read_config, read_quantization
 from .engine_flags import installed_flags
 
 ENGINES = ("vllm", "sglang")

@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 from transformers.configuration_utils import PretrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from ..config import ARCHITECTURE, ModelConfig
+from ..checkpoint.hf.auto_map import write_config
+from ..config.model import ARCHITECTURE, ModelConfig
 from ..errors import ConfigError
-from ..model.door import write_config
 
 # Released checkpoints say the first, which is also Ling 1.x's; third parties say the second.
 MODEL_TYPES = ("bailing_moe", "bailing_moe_v2")

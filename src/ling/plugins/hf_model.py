@@ -23,8 +23,8 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from ..errors import CheckpointError, UsageError
-from ..files import parse_bytes
 from ..model.ling import Ling, init_module
+from ..text import parse_bytes
 from .hf_attend import CacheAttend
 from .hf_config import BailingMoeV2Config
 from .hf_weights import copy_experts, lazy_state, write_weights

@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import ModelConfig
+from ..checkpoint.hf.folder import SafetensorsFolder
+from ..checkpoint.hf.names import check_names, float_tensor
+from ..checkpoint.hf.save import save_model
+from ..config.model import ModelConfig
 from ..errors import CheckpointError, UsageError
-from ..model.folder import SafetensorsFolder
 from ..model.names import in_module, tensor_specs
-from ..model.weights import check_names, float_tensor, save_model
 
 _OLD_WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
 _LAYER = re.compile(r"model\.layers\.(\d+)\.")

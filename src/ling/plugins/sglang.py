@@ -21,7 +21,7 @@ def register() -> None:
 def _register_config() -> None:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    from . import hf_config
+    from ..plugins import hf_config
     from .sglang_config import SGLangConfig
 
     hf_config.register()

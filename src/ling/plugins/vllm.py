@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from typing import Any, get_args
 
-from ..config import ARCHITECTURE
+from ..config.model import ARCHITECTURE
 
 MTP_ARCHITECTURE = "BailingMoeV2MTPModel"
 # vLLM knows drafts by `model_type`. This one is its name for a draft of grouped-query attention
@@ -23,7 +23,7 @@ log = logging.getLogger("vllm.ling")
 def register() -> None:
     """Register configuration class, model class and MTP draft, each unless vLLM has it."""
     try:
-        from . import hf_config
+        from ..plugins import hf_config
 
         hf_config.register()
         if _register_model():

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from ..errors import RequestError
-from . import prompts
+from ..serve import prompts
 from .logprobs import completion_logprobs
 from .schema import (
     ChatCompletion,

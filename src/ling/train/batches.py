@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..config import DataConfig
+from ..config.recipe import DataConfig
 from ..data.indexed import IndexedDataset
 from ..data.samples import GPTSamples, Mixture
 from ..errors import DataError

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import torch
 
-from ..config import DataConfig
+from ..config.recipe import DataConfig
 from ..data.indexed import IndexedDataset
 from ..model.attention import DenseAttend
 from ..model.ling import Ling

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ..checkpoint.dcp.folder import DCPFolder
+from ..checkpoint.dcp.writer import write_tensors
+from ..checkpoint.run_folder import checkpoints, intact
 from ..errors import CheckpointError, UsageError
-from ..files import atomic_folder
-from ..model.dcp import DCPFolder
-from . import checkpoint
+from ..files.atomic import atomic_folder
 from .optim import merge_weights
 
 
@@ -23,13 +24,11 @@ def merge(run: str | Path, out: str | Path, *, last: int, schedule: str = "mean"
     run, out = Path(run), Path(out)
     if out.exists():
         raise UsageError(f"{out}: exists; give another name")
-    found = checkpoint.checkpoints(run)[-last:] if last > 0 else []
+    found = checkpoints(run)[-last:] if last > 0 else []
     if last < 1 or len(found) < last:
-        raise UsageError(
-            f"{run}: holds {len(checkpoint.checkpoints(run))} checkpoints, asked for {last}"
-        )
+        raise UsageError(f"{run}: holds {len(checkpoints(run))} checkpoints, asked for {last}")
     for folder in found:
-        if not checkpoint.intact(folder):
+        if not intact(folder):
             raise CheckpointError(f"{folder}: damaged, cannot be merged")
     total: dict[str, Tensor] = {}
     for folder, weight in zip(found, merge_weights(last - 1, schedule), strict=True):
@@ -40,7 +39,7 @@ def merge(run: str | Path, out: str | Path, *, last: int, schedule: str = "mean"
                 total[name] = total[name] + part if name in total else part
         held.close()
     with atomic_folder(out) as tmp:
-        checkpoint.write_tensors(tmp, total)
+        write_tensors(tmp, total)
         if (run / "tokenizer").is_dir():
             shutil.copytree(run / "tokenizer", tmp / "tokenizer")
         (tmp / "config.json").write_text((found[-1] / "config.json").read_text())

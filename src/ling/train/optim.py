@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from ..config import OptimConfig
+from ..config.recipe import OptimConfig
 from ..errors import UsageError
 from ..model.ling import Ling
 

@@ -13,25 +13,31 @@ from typing import Any
 
 import torch
 
-from ..config import ModelConfig, PretrainConfig, nearest
+from ..checkpoint.hf.config import read_config
+from ..checkpoint.hf.folder import refuse_checkpoint
+from ..checkpoint.load import load_model
+from ..checkpoint.run_folder import locked, newest, prune
+from ..config.model import ModelConfig
+from ..config.recipe import PretrainConfig
 from ..data.indexed import IndexedDataset
 from ..data.prepare import prepare
 from ..data.tokenizer import Tokenizer
 from ..errors import DataError, RunError, UsageError
-from ..files import make_folder
+from ..files.atomic import make_folder
 from ..hub import resolve_model
-from ..model.folder import refuse_checkpoint
 from ..model.ling import Ling, from_config
 from ..model.size import flops_per_token, parameter_counts
-from ..model.weights import load_model, read_config
 from ..presets import PRESETS, preset
-from . import balance, checkpoint
+from ..text import nearest
+from . import balance, state
 from .batches import Batch, make_batch, open_samples, run_data_folder
-from .folder import check_recipe, data_change, data_state, locked, save_recipe
-from .forward import compute_losses
 from .heldout import HeldOut, held_out_loss
-from .metrics import MetricsLog, Progress, draw, gemm_peak
+from .log import MetricsLog
+from .objectives.pretrain import compute_losses
 from .optim import build_optimizer, learning_rate
+from .plots import draw
+from .progress import Progress, gemm_peak
+from .state import check_recipe, data_change, data_state, save_recipe
 
 Log = Callable[[str], None]
 PEAK_INTERVAL_STEPS = 50
@@ -220,10 +226,10 @@ class Trainer:
 
     def _resume(self) -> None:
         """Take up the newest checkpoint, if any; its position counts in its own data only."""
-        found = checkpoint.newest(self.out, self.log)
+        found = newest(self.out, self.log)
         if found is None:
             return
-        progress = checkpoint.load(found, self.model, self.optimizer)
+        progress = state.load(found, self.model, self.optimizer)
         self.steps_done, self.tokens = progress["step"], progress["tokens"]
         self.rows = progress["rows"]
         change = data_change(progress["data"], self.data, self.train_prefixes)
@@ -361,7 +367,7 @@ class Trainer:
         self.peak = max(self.peak, gemm_peak(dtype))
 
     def _save(self) -> None:
-        checkpoint.prune(self.out, 0)
+        prune(self.out, 0)
         folder = self.out / "checkpoints" / f"step-{self.steps_done}"
         # Only a damaged checkpoint, passed over at resume, can be in the way.
         shutil.rmtree(folder, ignore_errors=True)
@@ -373,8 +379,8 @@ class Trainer:
         }
         if self.tokenizer is not None:  # first: a checkpoint without it could not be used
             self.tokenizer.save(make_folder(self.out / "tokenizer"))
-        checkpoint.save(folder, self.model, self.optimizer, progress)
-        checkpoint.prune(self.out, self.recipe.checkpoint.keep_last)
+        state.save(folder, self.model, self.optimizer, progress)
+        prune(self.out, self.recipe.checkpoint.keep_last)
 
     def _catch_signals(self) -> Callable[[], None]:
         """SIGINT and SIGTERM end the loop after the current step; returns what undoes this."""

@@ -9,8 +9,9 @@ import pytest
 from gguf_models import WORDS
 from torch import Tensor
 
-from ling.config import ModelConfig
-from ling.convert.sink import SinkOptions, sink_for
+from ling.checkpoint.open import sink_for
+from ling.checkpoint.sink import SinkOptions
+from ling.config.model import ModelConfig
 from ling.data.tokenizer import train_tokenizer
 from ling.presets import preset
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ling.config import ModelConfig
+from ling.checkpoint.hf.save import model_tensors
+from ling.config.model import ModelConfig
 from ling.model.ling import from_config
 from ling.model.names import tensor_specs
-from ling.model.weights import model_tensors
 
 WORDS = "def add(first, second):\n    return first + second\n\n\nprint(add(12, 30))  # 中文\n"
 

@@ -11,13 +11,13 @@ import pytest
 import torch
 from gguf_models import WORDS, named_tensors
 
-from ling.convert.gguf import GGUFSource
-from ling.convert.gguf.header import read_header
-from ling.convert.gguf.metadata import config_of, metadata_of
-from ling.convert.gguf.names import gguf_specs
-from ling.convert.gguf.synth import MIXTURES, mixed_kind, synth_gguf
-from ling.convert.sink import SinkOptions, sink_for
-from ling.convert.source import open_source
+from ling.checkpoint.gguf.metadata import config_of, metadata_of
+from ling.checkpoint.gguf.names import gguf_specs
+from ling.checkpoint.gguf.source import GGUFSource
+from ling.checkpoint.open import open_source, sink_for
+from ling.checkpoint.raw.gguf_header import read_header
+from ling.checkpoint.sink import SinkOptions
+from ling.convert.synth_gguf import MIXTURES, mixed_kind, synth_gguf
 from ling.data.tokenizer import Tokenizer
 from ling.errors import TokenizerError, UsageError
 from ling.model.names import tensor_specs

@@ -14,12 +14,12 @@ import pytest
 import torch
 from gguf_models import named_tensors
 
-from ling.convert.gguf import GGUFSource
-from ling.convert.gguf.header import KINDS, nbytes, read_header
-from ling.convert.gguf.layout import general_metadata, lay_out
-from ling.convert.gguf.metadata import metadata_of
-from ling.convert.gguf.names import GGUFSpec, gguf_specs
-from ling.convert.gguf.vocabulary import vocabulary_metadata
+from ling.checkpoint.gguf.layout import general_metadata, lay_out
+from ling.checkpoint.gguf.metadata import metadata_of
+from ling.checkpoint.gguf.names import GGUFSpec, gguf_specs
+from ling.checkpoint.gguf.source import GGUFSource
+from ling.checkpoint.gguf.vocabulary import vocabulary_metadata
+from ling.checkpoint.raw.gguf_header import KINDS, nbytes, read_header
 from ling.errors import GGUFError
 
 F32 = KINDS[0]

@@ -1,0 +1,1 @@
+"""Torch distributed checkpoints with our own names."""

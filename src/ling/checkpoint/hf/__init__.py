@@ -1,0 +1,1 @@
+"""Hugging Face folders: bf16, float32 or FP8."""

@@ -1,0 +1,112 @@
+"""The tensors of a Hugging Face folder held against a configuration, FP8 ones with their scales."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+from torch import Tensor
+
+from ...config.model import ModelConfig
+from ...errors import CheckpointError
+from ...model.names import TensorSpec, tensor_specs
+from ...ops.fp8 import dequantise_fp8_block
+from ...text import shown
+from ..dtypes import DTYPES
+from .folder import SafetensorsFolder
+
+SCALE = "_scale_inv"
+"""Suffix of an FP8 tensor's scales (spec: checkpoints §3)."""
+
+
+FP8_BLOCK = 128
+
+
+def check_names(cfg: ModelConfig, source: SafetensorsFolder) -> None:
+    """Every tensor present, none left over, all of a shape and type that the model can take.
+
+    Reads headers only. `CheckpointError` names the first tensor that is wrong.
+    """
+    specs = tensor_specs(cfg)
+    missing = [n for n in specs if n not in source]
+    if missing:
+        raise CheckpointError(
+            f"{source.folder}: tensor `{missing[0]}` is missing ({len(missing)} in all)"
+        )
+    for name, spec in specs.items():
+        _check_tensor(cfg, source, name, spec)
+    scales = {n + SCALE for n in specs if source.dtype(n) == torch.float8_e4m3fn}
+    extra = sorted(
+        n
+        for n in source.weight_map
+        if n not in specs and n not in scales and not n.endswith("inv_freq")
+    )
+    if extra:
+        raise CheckpointError(
+            f"{source.folder}: unexpected tensor {shown(extra[0])} ({len(extra)} in all); "
+            "does config.json belong to these weights?"
+        )
+
+
+def _check_tensor(cfg: ModelConfig, source: SafetensorsFolder, name: str, spec: TensorSpec) -> None:
+    _check_shape(source, name, spec.shape)
+    dtype = source.dtype(name)
+    if dtype == torch.float8_e4m3fn and len(spec.shape) == 2 and not spec.float32:
+        if name + SCALE not in source:
+            raise CheckpointError(
+                f"{source.path(name)}: tensor `{name}` is FP8, but its scales "
+                f"`{name}{SCALE}` are missing"
+            )
+        _check_shape(source, name + SCALE, tuple(-(-n // FP8_BLOCK) for n in spec.shape))
+        _check_dtype(source, name + SCALE, {torch.float32})
+    else:
+        _check_dtype(source, name, {torch.float32, torch.bfloat16, DTYPES[cfg.dtype]})
+
+
+def _check_shape(source: SafetensorsFolder, name: str, expected: tuple[int, ...]) -> None:
+    if source.shape(name) != expected:
+        raise CheckpointError(
+            f"{source.path(name)}: tensor `{name}` has shape {list(source.shape(name))}, "
+            f"expected {list(expected)}"
+        )
+
+
+def _check_dtype(source: SafetensorsFolder, name: str, expected: set[torch.dtype]) -> None:
+    if source.dtype(name) not in expected:
+        names = " or ".join(sorted(str(d).removeprefix("torch.") for d in expected))
+        raise CheckpointError(
+            f"{source.path(name)}: tensor `{name}` has dtype "
+            f"{str(source.dtype(name)).removeprefix('torch.')}, expected {names}"
+        )
+
+
+def float_tensor(source: SafetensorsFolder, name: str) -> Tensor:
+    """A tensor that `check_names` let pass: as stored, or float32 where FP8 is stored.
+
+    Errors as `fp8_scales`.
+    """
+    if source.dtype(name) != torch.float8_e4m3fn:
+        return source.tensor(name)
+    return dequantise_fp8_block(*fp8_tensor(source, name), FP8_BLOCK)
+
+
+def fp8_tensor(source: SafetensorsFolder, name: str) -> tuple[Tensor, Tensor]:
+    """Values and block scales of a tensor stored in FP8 that `check_names` let pass.
+
+    Errors as `fp8_scales`.
+    """
+    return source.tensor(name), fp8_scales(source, name)
+
+
+def fp8_scales(source: SafetensorsFolder, name: str) -> Tensor:
+    """Scales of an FP8 tensor; `CheckpointError` for one that is not a finite number above 0."""
+    scale = source.tensor(name + SCALE)
+    if not bool((scale.isfinite() & (scale > 0)).all()):
+        raise CheckpointError(
+            f"{source.path(name)}: tensor `{name}{SCALE}` holds a scale that is not a finite "
+            "number above 0"
+        )
+    return scale
+
+
+LAYER = re.compile(r"model\.layers\.([0-9]{1,9})\.(.*)")

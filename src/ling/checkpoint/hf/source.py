@@ -1,0 +1,74 @@
+"""Reading Hugging Face folders: bf16, float32 or FP8."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ...ops import native
+from ...ops.fp8 import dequantise_fp8_block
+from ..source import Rows
+from .config import read_config
+from .folder import SafetensorsFolder
+from .names import FP8_BLOCK, LAYER, SCALE, check_names, fp8_scales
+
+
+class HFSource:
+    """A folder with config.json and safetensors: bf16, float32 or FP8 (which comes as bf16)."""
+
+    kind = "Hugging Face folder"
+
+    def __init__(self, folder: Path) -> None:
+        config = read_config(folder)
+        self._held = SafetensorsFolder(folder)
+        layers = {int(m[1]) for n in self._held.weight_map if (m := LAYER.fullmatch(n))}
+        # Not every release holds the MTP layers that its config announces.
+        held = max(max(layers, default=0) + 1 - config.num_hidden_layers, 0)
+        self.config = config.replace(num_nextn_predict_layers=held)
+        check_names(self.config, self._held)
+        self.tokenizer_folder = folder if (folder / "tokenizer.json").is_file() else None
+
+    def tensor(self, name: str) -> Tensor:
+        value = self._held.tensor(name)
+        fp8 = value.dtype == torch.float8_e4m3fn
+        return _fp8_as_bfloat16(value, fp8_scales(self._held, name)) if fp8 else value
+
+    def rows(self, name: str) -> Rows:
+        return _HFRows(self._held, name)
+
+    def stored_bytes(self, name: str) -> int:
+        parts = (name, name + SCALE)
+        return sum(self._held.nbytes(part) for part in parts if part in self._held)
+
+    def stored_as(self, name: str) -> str:
+        """Each tensor by its own dtype."""
+        return "fp8" if self._held.dtype(name) == torch.float8_e4m3fn else "float"
+
+    def close(self) -> None:
+        """Nothing stays open between readings."""
+
+
+class _HFRows:
+    """Rows as stored, FP8 as bfloat16; each reading into the same memory."""
+
+    def __init__(self, held: SafetensorsFolder, name: str) -> None:
+        self._held, self._name, self._dtype = held, name, held.dtype(name)
+        self._scales = fp8_scales(held, name) if self._dtype == torch.float8_e4m3fn else None
+        self._memory: Tensor | None = None
+
+    def read(self, first: int, count: int) -> Tensor:
+        if self._memory is None or len(self._memory) < count:
+            self._memory = torch.empty(count, self._held.shape(self._name)[1], dtype=self._dtype)
+        values = self._held.rows(self._name, first, self._memory[:count])
+        if self._scales is None:
+            return values
+        scales = self._scales[first // FP8_BLOCK : -(-(first + count) // FP8_BLOCK)]
+        return _fp8_as_bfloat16(values, scales)
+
+
+def _fp8_as_bfloat16(values_MN: Tensor, scales: Tensor) -> Tensor:
+    if native.library() is None:
+        return dequantise_fp8_block(values_MN, scales, FP8_BLOCK).to(torch.bfloat16)
+    return native.widen_fp8(values_MN, scales, FP8_BLOCK)

@@ -1,0 +1,64 @@
+"""A folder in one of our integer formats, mapped as it is on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor
+
+from ...errors import CheckpointError
+from ...ops.packing import Packed
+from ..hf.config import read_config, read_quantization
+from ..hf.folder import SafetensorsFolder
+from .names import (
+    EMBEDDING,
+    PackedSpec,
+    format_in,
+    format_of,
+    packed_plan,
+    packed_specs,
+)
+
+
+class PackedFolder:
+    """A folder written by `ling convert --to int4` or the like; tensors are mapped, not read.
+
+    Raises `CheckpointError` naming the first tensor that is missing or of another shape or dtype.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.config = read_config(folder)
+        quantization = read_quantization(folder)
+        if quantization is None or quantization.get("quant_method") != "ling":
+            raise CheckpointError(f"{folder}: not a folder in an integer format of ours")
+        self.format = format_of(quantization, folder)
+        self.source = SafetensorsFolder(folder)
+        self.specs = packed_specs(self.config)
+        self._check(folder)
+        self.mapped_bytes = sum(self.source.nbytes(name) for name in self.source.weight_map)
+
+    def _check(self, folder: str | Path) -> None:
+        for name, (shape, dtype) in packed_plan(self.config, self.format).items():
+            if name not in self.source:
+                raise CheckpointError(f"{folder}: tensor `{name}` is missing")
+            if self.source.shape(name) != shape:
+                raise CheckpointError(
+                    f"{folder}: tensor `{name}` has shape {list(self.source.shape(name))}, "
+                    f"expected {list(shape)}"
+                )
+            found = self.source.dtype(name)
+            plain = not name.endswith((".qweight", ".scales"))
+            if found != dtype and not (plain and found.is_floating_point):
+                raise CheckpointError(
+                    f"{folder}: tensor `{name}` has dtype {found}, expected {dtype}"
+                )
+
+    def matrix(self, spec: PackedSpec) -> Packed:
+        data, scales = (self.source.view(f"{spec.name}.{part}") for part in ("qweight", "scales"))
+        return Packed(format_in(self.format, spec), spec.rows, spec.cols, data, scales)
+
+    def plain(self, name: str) -> Tensor:
+        return self.source.tensor(name)
+
+    def embedding(self) -> tuple[Tensor, Tensor | None]:
+        return self.source.view(f"{EMBEDDING}.qweight"), self.source.view(f"{EMBEDDING}.scales")

@@ -1,0 +1,130 @@
+"""Any model's weights as packed matrices in memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ...config.model import ModelConfig
+from ...model.names import in_module
+from ...ops.formats import FORMATS, Format
+from ...ops.packing import Packed, packed_shapes
+from ..hf.folder import SafetensorsFolder
+from ..hf.names import float_tensor, fp8_tensor
+from .matrices import empty, fill_fp8, pack_matrix
+from .names import (
+    EMBEDDING,
+    PackedSpec,
+    packed_specs,
+)
+
+
+class PackedWeights(Protocol):
+    """What the native engine loads: matrices packed, everything else as it is."""
+
+    config: ModelConfig
+    format: Format
+    mapped_bytes: int
+    """What stays in its file, so that the system counts its memory as free."""
+
+    def matrix(self, spec: PackedSpec) -> Packed:
+        """One packed matrix or stack."""
+
+    def plain(self, name: str) -> Tensor:
+        """A norm, router or bias under its Hugging Face name."""
+
+    def embedding(self) -> tuple[Tensor, Tensor | None]:
+        """bfloat16 [V, D] and None, or int8 [V, D] with bfloat16 scales [V, D / 32]."""
+
+
+class PackedAtLoad:
+    """Weights of any model, packed in memory as they are read; `tensor` takes Hugging Face
+    names.
+    """
+
+    mapped_bytes = 0
+
+    def __init__(self, config: ModelConfig, fmt: Format, tensor: Callable[[str], Tensor]) -> None:
+        self.config, self.format, self.tensor = config, fmt, tensor
+
+    def matrix(self, spec: PackedSpec) -> Packed:
+        return pack_matrix(spec, self.format, self.tensor)
+
+    def plain(self, name: str) -> Tensor:
+        return self.tensor(name)
+
+    def embedding(self) -> tuple[Tensor, Tensor | None]:
+        return self.tensor(f"{EMBEDDING}.weight").to(torch.bfloat16), None
+
+
+class FP8Folder:
+    """A folder in the released FP8 layout, checked by `check_names`: its FP8 matrices as they are,
+    laid out in tiles one tensor at a time, the rest in bfloat16.
+
+    Raises `CheckpointError` for a scale that is not a finite number above 0.
+    """
+
+    mapped_bytes = 0
+    format = FORMATS["fp8"]
+
+    def __init__(self, config: ModelConfig, source: SafetensorsFolder) -> None:
+        self.config, self.source = config, source
+        self.specs = packed_specs(config)
+
+    @staticmethod
+    def is_one(source: SafetensorsFolder) -> bool:
+        """Whether a folder holds FP8 tensors."""
+        return any(source.dtype(name) == torch.float8_e4m3fn for name in source.weight_map)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all matrices and the embedding once they are loaded."""
+        total = 2 * self.config.vocab_size * self.config.hidden_size
+        for spec in self.specs.values():
+            fmt = self._format(spec)
+            data, scales = packed_shapes(fmt, spec.rows, spec.cols)
+            one = math.prod(data) + math.prod(scales or (0,)) * fmt.scale_dtype.itemsize
+            total += max(spec.experts, 1) * one
+        return total
+
+    def _format(self, spec: PackedSpec) -> Format:
+        """FP8 if every tensor is, also of the experts beside it: those share their input."""
+        every = (self.source.dtype(name) for name in self._beside(spec))
+        return FORMATS["fp8" if all(d == torch.float8_e4m3fn for d in every) else "bf16"]
+
+    def _beside(self, spec: PackedSpec) -> Iterator[str]:
+        routed = spec.name.replace(".shared_experts.", ".experts.")
+        for name in {spec.name, routed, routed.replace(".experts.", ".shared_experts.")}:
+            if name in self.specs:
+                for e in range(max(self.specs[name].experts, 1)):
+                    yield from self.specs[name].parts(e)
+
+    def matrix(self, spec: PackedSpec) -> Packed:
+        fmt = self._format(spec)
+        if fmt.kind != 4:
+            return pack_matrix(spec, fmt, self.plain)
+        out = empty(spec, fmt)
+        for e in range(max(spec.experts, 1)):
+            parts = [fp8_tensor(self.source, name) for name in spec.parts(e)]
+            fill_fp8(out[e] if spec.experts else out, parts)
+        return out
+
+    def plain(self, name: str) -> Tensor:
+        return float_tensor(self.source, name)
+
+    def embedding(self) -> tuple[Tensor, Tensor | None]:
+        return self.plain(f"{EMBEDDING}.weight").to(torch.bfloat16), None
+
+
+def module_tensors(state: dict[str, Tensor]) -> Callable[[str], Tensor]:
+    """Tensors of a module's state under their Hugging Face names."""
+
+    def tensor(name: str) -> Tensor:
+        key, expert = in_module(name)
+        return state[key] if expert is None else state[key][expert]
+
+    return tensor

@@ -1,0 +1,1 @@
+"""File formats without a model: safetensors, pickles as data, torch archives, GGUF headers."""

@@ -1,0 +1,91 @@
+"""What every reader of a checkpoint offers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from ..config.model import ModelConfig
+from .raw.shards import Extent
+
+# Rows are read from multiples of this: a block of FP8, and whole tiles of packed matrices.
+ROWS = 128
+
+
+# Values at a time: with their float32 copies and results about what a core's own cache holds.
+PIECE_VALUES = 1 << 20
+
+
+class Source(Protocol):
+    """Tensors of a checkpoint under the Hugging Face names of `model/names.py`, one at a time.
+
+    `config` describes what is held: its `dtype` is the weights' own, and the MTP layers that the
+    checkpoint holds are counted in `num_nextn_predict_layers`. Readers are called by several
+    threads.
+    """
+
+    kind: str
+    """For messages: "Hugging Face folder", "Megatron checkpoint", ..."""
+    config: ModelConfig
+    tokenizer_folder: Path | None
+
+    def tensor(self, name: str) -> Tensor:
+        """Any name of `tensor_specs(config)`; quantised values come as bfloat16."""
+        ...
+
+    def stored_bytes(self, name: str) -> int:
+        """Bytes that reading it takes from the disk."""
+        ...
+
+    def stored_as(self, name: str) -> str:
+        """Of what precision the values on the disk are: "float", "fp8", "gguf" (in blocks) or a row
+        of `ops.formats`."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@runtime_checkable
+class ExtentSource(Protocol):
+    """A reader that can say where a tensor lies, so that it need not pass through memory."""
+
+    def extent(self, name: str) -> Extent | None:
+        """Its place, when what lies there is the tensor as `tensor` gives it."""
+        ...
+
+
+class Rows(Protocol):
+    """A matrix on the disk, of which a few rows are in memory at a time."""
+
+    def read(self, first: int, count: int) -> Tensor:
+        """Rows from `first`, a multiple of `ROWS`, on; good until the next call."""
+        ...
+
+
+@runtime_checkable
+class RowSource(Protocol):
+    """A reader that need not have a whole matrix in memory."""
+
+    def rows(self, name: str) -> Rows:
+        """What `tensor` gives, for a name whose tensor is a matrix."""
+        ...
+
+
+def pieces(rows: int, cols: int) -> Iterator[tuple[int, int]]:
+    """First row and number of rows of each part in which a matrix is read."""
+    step = max(PIECE_VALUES // cols // ROWS, 1) * ROWS
+    for first in range(0, rows, step):
+        yield first, min(step, rows - first)
+
+
+class TensorRows:
+    """Rows of a tensor that is in memory."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor = tensor
+
+    def read(self, first: int, count: int) -> Tensor:
+        return self._tensor[first : first + count]

@@ -1,0 +1,49 @@
+"""The table of commands; apart from `main` so that the parser can name them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Command(NamedTuple):
+    """The file of this folder and the function in it, and what `ling --help` says."""
+
+    file: str
+    function: str
+    summary: str
+
+
+COMMANDS = {
+    "quickstart": Command(
+        "train", "quickstart", "train, convert and run a small Ling on this machine, in minutes"
+    ),
+    "pretrain": Command(
+        "train", "pretrain", "train from a recipe (YAML plus dotted overrides); rerun to resume"
+    ),
+    "data": Command(
+        "train", "data", "`data prepare`: text or source code to tokenizer and token files"
+    ),
+    "merge": Command("train", "merge", "average the last checkpoints of a run (WSM)"),
+    "download": Command(
+        "convert", "download", "a model's files from Hugging Face or ModelScope, verified"
+    ),
+    "convert": Command("convert", "convert", "checkpoint to Hugging Face folder, and back"),
+    "verify": Command("convert", "verify", "check a model folder, or compare two"),
+    "inspect": Command("convert", "inspect", "parameters and bytes of a preset or a model folder"),
+    "generate": Command("generate", "generate", "continue a prompt"),
+    "chat": Command("generate", "chat", "talk to a model in the terminal"),
+    "serve": Command("serve", "serve", "OpenAI-compatible HTTP server"),
+    "deploy": Command(
+        "serve", "deploy", "`deploy vllm|sglang MODEL`: the command line that serves it on GPUs"
+    ),
+    "eval": Command("measure", "evaluate", "`--tasks ppl`: perplexity on held-out text"),
+    "synth": Command(
+        "convert", "synth", "random weights of a whole shape, straight in a format, for measuring"
+    ),
+    "bench": Command(
+        "measure",
+        "bench",
+        "`bench train|decode|prefill|batch|start`: measured speed, also against llama.cpp",
+    ),
+    "doctor": Command("measure", "doctor", "what this installation can do, and why not more"),
+}

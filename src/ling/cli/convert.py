@@ -1,0 +1,128 @@
+"""Commands on checkpoints: download, convert, verify, inspect, synth."""
+
+from __future__ import annotations
+
+import sys
+
+from .options import (
+    make_parser,
+    say,
+)
+
+
+def download(args: list[str]) -> None:
+    parser = make_parser("download")
+    parser.add_argument("name", type=str, help="org/name, hf:..., modelscope:..., ling-mini-2.0")
+    parser.add_argument("--hub", type=str, default=None, help="hf or modelscope (or LING_HUB)")
+    parser.add_argument("--revision", type=str, default=None, help="branch, tag or commit")
+    parser.add_argument("--local-dir", type=str, default=None, help="put plain files here")
+    parser.add_argument("--cache-dir", type=str, default=None, help="another cache")
+    parser.add_argument("--offline", action="store_true", help="only look at what is here")
+    ns = parser.parse_args(args)
+    from ..hub import download
+
+    print(download(**{k: v for k, v in vars(ns).items() if k != "config"}))
+
+
+def convert(args: list[str]) -> None:
+    from ..convert import choices
+
+    parser = make_parser("convert")
+    parser.add_argument("source", type=str, help="model folder, run, DCP, Megatron or GGUF file")
+    parser.add_argument("target", type=str, help="folder to write")
+    parser.add_argument("--to", type=str, default="bf16", help=", ".join(choices.TO))
+    parser.add_argument("--mtp", type=str, default="extra-layer", help=", ".join(choices.MTP))
+    parser.add_argument("--tokenizer", type=str, default=None, help="tokenizer folder to copy")
+    parser.add_argument(
+        "--max-shard-size", type=str, default="5GB", help="largest shard (decimal units)"
+    )
+    parser.add_argument("--workers", type=int, default=None, help="threads (default: all cores)")
+    parser.add_argument("--revision", type=str, default=None, help="of a source on a hub")
+    parser.add_argument(
+        "--dtype", type=str, default=None, help="of tensors that stay floating point"
+    )
+    parser.add_argument("--gguf-type", type=str, default="bf16", help="bf16, q8_0, q4_0, ...")
+    parser.add_argument(
+        "--calibrate", type=str, default=None, help="text whose activations weigh int4/int8 errors"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the target")
+    parser.add_argument("--dry-run", action="store_true", help="print the files, write nothing")
+    parser.add_argument("--verify", action="store_true", help="read back and compare")
+    options = vars(parser.parse_args(args))
+    from ..convert.plan import convert
+    from ..hub import resolve_model
+
+    source, target = options.pop("source"), options.pop("target")
+    source = resolve_model(source, revision=options.pop("revision"))
+    convert(source, target, log=print, **options)
+    if not options["dry_run"]:
+        print(f"wrote {target}")
+
+
+def verify(args: list[str]) -> None:
+    parser = make_parser("verify")
+    parser.add_argument("a", type=str, help="checkpoint: model folder, run, hub name")
+    parser.add_argument("b", type=str, nargs="?", default=None, help="another to compare with")
+    parser.add_argument("--no-logits", action="store_true", help="compare tensors only")
+    parser.add_argument(
+        "--write-checksums", action="store_true", help="note every tensor's SHA-256 in the folder"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    ns = parser.parse_args(args)
+    from ..convert.verify import verify
+    from ..hub import resolve_model
+
+    a, b = resolve_model(ns.a), ns.b and resolve_model(ns.b)
+    report = verify(a, b, with_logits=not ns.no_logits, progress=sys.stderr.isatty())
+    if ns.write_checksums:
+        from ..checkpoint.hf.checksums import write_checksums
+
+        report["checksums"] = write_checksums(a)
+        report["summary"] += f"; {report['checksums']} checksums written"
+    say(report, ns.json, report["summary"])
+
+
+def inspect(args: list[str]) -> None:
+    parser = make_parser("inspect")
+    parser.add_argument("model", type=str, help="preset, model folder or hub name")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    ns = parser.parse_args(args)
+    from ..presets import PRESETS, preset
+
+    if ns.model in PRESETS:
+        cfg = preset(ns.model)
+    else:
+        from ..checkpoint.hf.config import read_config
+        from ..hub import resolve_model
+
+        cfg = read_config(resolve_model(ns.model, only="config.json"))
+    from ..model.size import describe
+
+    report = describe(cfg)
+    counts = report["parameters"]
+    lines = [
+        f"{ns.model}",
+        f"  parameters         {counts['total']:>18,}",
+        f"  active per token   {counts['active']:>18,}",
+        f"  non-embedding      {counts['active_non_embedding']:>18,}",
+        f"  one MTP layer      {counts['mtp']:>18,}  (model has {cfg.num_nextn_predict_layers})",
+        f"  KV bytes per token {report['kv_bytes_per_token']:>18,}",
+        *(f"  {name:<8} {size / 1e9:>27.2f} GB" for name, size in report["bytes"].items()),
+    ]
+    say(report, ns.json, "\n".join(lines))
+
+
+def synth(args: list[str]) -> None:
+    parser = make_parser("synth")
+    parser.add_argument("preset", type=str, help="a shape: ling-mini-2.0, dense-8b, ...")
+    parser.add_argument("target", type=str, help="folder to write")
+    parser.add_argument("--to", type=str, default="int4", help="bf16, fp8, int4, int4_g32 or int8")
+    parser.add_argument("--seed", type=int, default=0)
+    ns = parser.parse_args(args)
+    from pathlib import Path
+
+    from ..convert.synth import synth
+    from ..presets import preset
+
+    synth(preset(ns.preset), Path(ns.target), to=ns.to, seed=ns.seed)
+    print(f"wrote {ns.target}")

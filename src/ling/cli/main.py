@@ -1,0 +1,63 @@
+"""The command line: find the command, turn errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+from ..errors import LingError, UsageError
+from ..text import nearest, one_line
+from .commands import COMMANDS
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code: 0 done, 2 bad input, 130/143 stopped, 1 otherwise."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in args
+    args = [a for a in args if a != "--debug"]
+    return guarded(lambda: _dispatch(args), debug=debug)
+
+
+def guarded(run: Callable[[], int], *, debug: bool = False) -> int:
+    """The exit code of `run`; what it raises becomes one line on stderr."""
+    try:
+        return run()
+    except LingError as err:
+        if debug:
+            raise
+        print(f"error: {one_line(str(err))}", file=sys.stderr)
+        return err.exit_code
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 1
+    except Exception as err:
+        if debug:
+            raise
+        print(
+            f"error: {type(err).__name__}: {one_line(str(err))} (--debug shows more)",
+            file=sys.stderr,
+        )
+        return 1
+
+
+def _dispatch(args: list[str]) -> int:
+    if not args or args[0] in ("-h", "--help"):
+        print("usage: ling COMMAND ... (`ling COMMAND --help`: options; --debug: tracebacks)\n")
+        print("\n".join(f"  {name:11} {text}" for name, (_, _, text) in COMMANDS.items()))
+        return 0
+    if args[0] in ("-V", "--version"):
+        from importlib.metadata import version
+
+        print(f"ling {version('ling')}")
+        return 0
+    if args[0] not in COMMANDS:
+        raise UsageError(
+            f"no command `{args[0]}`{nearest(args[0], list(COMMANDS))}; see `ling --help`"
+        )
+    command = COMMANDS[args[0]]
+    group = import_module(f".{command.file}", __package__)
+    run: Callable[[list[str]], int | None] = getattr(group, command.function)
+    return run(args[1:]) or 0

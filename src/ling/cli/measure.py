@@ -1,0 +1,143 @@
+"""Commands that measure: eval, bench, doctor."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from ..errors import UsageError
+from .options import (
+    at_least_one,
+    kv_cache_option,
+    make_parser,
+    say,
+    use_threads,
+)
+
+
+def evaluate(args: list[str]) -> None:
+    parser = make_parser("eval")
+    parser.add_argument("model", type=str, help="model folder")
+    parser.add_argument("--tasks", type=str, default="ppl", help="ppl")
+    parser.add_argument(
+        "--data", type=str, nargs="+", required=True, help=".bin/.idx prefix, jsonl or text files"
+    )
+    parser.add_argument(
+        "--seq-length",
+        type=int,
+        default=None,
+        help="tokens per row (default: the model's, at most 1024)",
+    )
+    parser.add_argument("--rows", type=int, default=None, help="rows to score (default all)")
+    parser.add_argument("--dtype", type=str, default="float32")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    ns = parser.parse_args(args)
+    for name in ("rows", "seq_length"):
+        at_least_one(name, getattr(ns, name))
+    if ns.tasks != "ppl":
+        raise UsageError(f"no task `{ns.tasks}`; there is `ppl`")
+    from ..eval.perplexity import perplexity
+
+    report = perplexity(ns.model, ns.data, seq_length=ns.seq_length, rows=ns.rows, dtype=ns.dtype)
+    say(report, ns.json, ", ".join(f"{k} {v}" for k, v in report.items()))
+
+
+def bench(args: list[str]) -> None:
+    kinds = ("train", "decode", "prefill", "batch", "start")
+    if not args or args[0] not in kinds:
+        raise UsageError(f"bench: expected `ling bench {'|'.join(kinds)} MODEL`")
+    (_bench_train if args[0] == "train" else _bench_inference)(args[0], args[1:])
+
+
+def _bench_train(kind: str, args: list[str]) -> None:
+    parser = make_parser("bench train")
+    parser.add_argument("model", type=str, nargs="?", default="ling-nano", help="preset")
+    parser.add_argument("--pairs", type=int, default=3, help="measured pairs")
+    parser.add_argument("--json", action="store_true", help="print only JSON")
+    ns = parser.parse_args(args)
+    at_least_one("pairs", ns.pairs)
+    from ..eval import bench
+
+    _report(bench.train(ns.model, ns.pairs), ns.json)
+
+
+def _bench_inference(kind: str, args: list[str]) -> None:
+    parser = make_parser(f"bench {kind}")
+    parser.add_argument(
+        "model", type=str, nargs="?", default="ling-nano", help="model folder, or a preset"
+    )
+    parser.add_argument("--format", type=str, default=None, help="int4, int4_g32, int8, fp8, bf16")
+    parser.add_argument("--context", type=int, default=0, help="tokens before the measured ones")
+    parser.add_argument(
+        "--tokens", type=int, default=None, help="tokens measured (64; prefill 512)"
+    )
+    parser.add_argument("--batch", type=int, default=None, help="requests at once (`batch`: 16)")
+    parser.add_argument(
+        "--pairs", type=int, default=5, help="measurements, in turn with the peer's"
+    )
+    parser.add_argument("--speculative", type=str, default="off", help="mtp or off")
+    parser.add_argument(
+        "--acceptance", type=float, default=None, help="keep drafts by a seeded coin of this chance"
+    )
+    parser.add_argument("--against", type=str, default=None, help="llama.cpp")
+    parser.add_argument(
+        "--peer-types", type=str, nargs="+", default=None, help="q4_0, q4_k_m, q8_0"
+    )
+    parser.add_argument(
+        "--peer-settings", type=str, default="", help='only these, such as "flash=on repack=on"'
+    )
+    parser.add_argument(
+        "--peer-python", type=str, default=None, help="interpreter that has llama-cpp-python"
+    )
+    kv_cache_option(parser)
+    parser.add_argument("--cache", type=str, default=None, help="folder for random weights")
+    parser.add_argument("--threads", type=int, default=None, help="CPU threads")
+    parser.add_argument("--profile", action="store_true", help="time per kernel")
+    parser.add_argument("--json", action="store_true", help="print only JSON")
+    ns = parser.parse_args(args)
+    from ..eval import bench_infer
+
+    use_threads(ns.threads)
+    options = bench_infer.BenchOptions(
+        kind=kind,
+        context=ns.context,
+        tokens=ns.tokens or (512 if kind == "prefill" else 64),
+        batch=ns.batch or (16 if kind == "batch" else 1),
+        pairs=ns.pairs,
+        speculative=ns.speculative,
+        acceptance=ns.acceptance,
+        kv_cache_dtype=ns.kv_cache_dtype,
+    )
+    report = bench_infer.bench(
+        ns.model,
+        options,
+        fmt=ns.format,
+        against=ns.against,
+        peer_types=ns.peer_types,
+        peer_settings=ns.peer_settings,
+        peer_python=ns.peer_python,
+        cache=ns.cache,
+        log=lambda text: print(text, file=sys.stderr),
+    )
+    _report(report, ns.json)
+    if ns.profile and not ns.json:
+        from ..eval.roofline import stage_lines
+
+        print("\n".join(stage_lines(report)))
+
+
+def _report(report: dict[str, Any], only_json: bool) -> None:
+    print(json.dumps({k: v for k, v in report.items() if k != "line"}))
+    if not only_json:
+        print(report["line"])
+
+
+def doctor(args: list[str]) -> None:
+    parser = make_parser("doctor")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    ns = parser.parse_args(args)
+    from ..ops.doctor import doctor
+
+    report = doctor()
+    say(report, ns.json, "\n".join(f"{k:<14} {v}" for k, v in report.items()))

@@ -1,0 +1,115 @@
+"""Commands that train: quickstart, pretrain, data, merge."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from ..errors import UsageError
+from .options import (
+    make_parser,
+)
+
+
+def pretrain(args: list[str]) -> int:
+    from pathlib import Path
+
+    from ..config.recipe import PretrainConfig, check_recipe_file, recipe_yaml
+
+    parser = make_parser("pretrain RECIPE.yaml", default_env=False)
+    parser.add_argument("--config", action="config", help="the recipe; also as first argument")
+    parser.add_argument("--out", type=str, default=None, help="run folder (default runs/<recipe>)")
+    parser.add_argument(
+        "--allow-data-reset",
+        action="store_true",
+        help="resume with other data, seed, batch or world size: the data starts anew",
+    )
+    parser.add_class_arguments(PretrainConfig, nested_key=None, as_group=False)
+    if args and not args[0].startswith("-"):
+        if not Path(args[0]).is_file():
+            raise UsageError(f"{args[0]}: no such recipe")
+        check_recipe_file(args[0])
+        args = ["--config", *args]
+    # The parser's own flag would print this command's flags too, which are no keys of a recipe.
+    only_print = "--print-config" in args
+    parsed = parser.parse_args([a for a in args if a != "--print-config"])
+    recipe_path = parsed.config[0].relative if parsed.config else None
+    out = Path(parsed.out or f"runs/{Path(recipe_path).stem if recipe_path else 'pretrain'}")
+    recipe = _build_recipe(vars(parser.instantiate(parsed)))
+    if only_print:
+        print(recipe_yaml(recipe), end="")
+        return 0
+    from ..train.trainer import run
+
+    return run(recipe, out, allow_data_reset=parsed.allow_data_reset)
+
+
+def _build_recipe(values: dict[str, Any]) -> Any:
+    import dataclasses
+    import typing
+
+    from ..config import recipe as config
+
+    hints = typing.get_type_hints(config.PretrainConfig)
+    values = {key: values[key] for key in hints}  # without the command's own flags
+    for key, kind in hints.items():
+        if dataclasses.is_dataclass(kind) and isinstance(values.get(key), dict):
+            values[key] = cast("type[Any]", kind)(**values[key])
+    return config.PretrainConfig(**values)
+
+
+def data(args: list[str]) -> None:
+    if not args or args[0] != "prepare":
+        raise UsageError("data: expected `ling data prepare SOURCE... --out DIR`")
+    parser = make_parser("data prepare")
+    parser.add_argument("sources", nargs="+", help="`stdlib`, or jsonl files, text files, folders")
+    parser.add_argument(
+        "--out", type=str, required=True, help="folder for tokenizer and token files"
+    )
+    parser.add_argument("--tokenizer", type=str, default=None, help="use this tokenizer folder")
+    parser.add_argument("--vocab-size", type=int, default=4096, help="size of a new tokenizer")
+    parser.add_argument("--max-bytes", type=int, default=None, help="take about this much text")
+    parser.add_argument(
+        "--valid-fraction", type=float, default=0.02, help="share of files held out"
+    )
+    ns = parser.parse_args(args[1:])
+    from ..data.prepare import prepare
+
+    sources = "stdlib" if ns.sources == ["stdlib"] else ns.sources
+    ready = prepare(
+        sources,
+        ns.out,
+        tokenizer=ns.tokenizer,
+        vocab_size=ns.vocab_size,
+        max_bytes=ns.max_bytes,
+        valid_fraction=ns.valid_fraction,
+    )
+    print(
+        f"prefixes: {ready.train_prefix} {ready.valid_prefix}, tokenizer: {ready.tokenizer_folder}"
+    )
+
+
+def merge(args: list[str]) -> None:
+    parser = make_parser("merge")
+    parser.add_argument("run", type=str, help="run folder")
+    parser.add_argument("out", type=str, help="folder for the merged checkpoint")
+    parser.add_argument("--last", type=int, required=True, help="how many checkpoints")
+    parser.add_argument(
+        "--schedule", type=str, default="mean", help="mean, linear, cosine, one-minus-sqrt"
+    )
+    ns = parser.parse_args(args)
+    from ..train.merge import merge
+
+    names = merge(ns.run, ns.out, last=ns.last, schedule=ns.schedule)
+    print(f"merged {', '.join(names)} into {ns.out}")
+
+
+def quickstart(args: list[str]) -> int:
+    parser = make_parser("quickstart")
+    parser.add_argument(
+        "--out", type=str, default="quickstart", help="folder for everything it makes"
+    )
+    parser.add_argument("--minutes", type=float, default=4.0, help="training time to aim for")
+    ns = parser.parse_args(args)
+    from ..quickstart import quickstart
+
+    return quickstart(ns.out, ns.minutes)

@@ -1,0 +1,1 @@
+"""Configurations: frozen dataclasses, checked when they are made."""

@@ -1,0 +1,74 @@
+"""The object in a `config.json`, read and checked as far as it needs no `ModelConfig`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError
+from ..files.guarded import loads
+from ..text import as_json
+
+MAX_CONFIG_BYTES = 1 << 20
+
+
+QUANT_METHODS = ("fp8", "ling")
+
+
+# The one FP8 scheme of the released models (spec: checkpoints §3); a key left out means this.
+FP8_SCHEME: dict[str, Any] = {"fmt": "e4m3", "weight_block_size": [128, 128]}
+
+
+def read_raw(path: Path) -> dict[str, Any]:
+    """The object in a `config.json`; `ConfigError` says why there is none."""
+    try:
+        if not path.is_file():
+            raise ConfigError("no such file")
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise ConfigError(f"larger than {MAX_CONFIG_BYTES} bytes")
+        raw = loads(path.read_bytes())
+    except ConfigError:
+        raise
+    except ValueError as err:
+        raise ConfigError(str(err)) from None
+    except OSError as err:
+        raise ConfigError(str(err.strerror)) from None
+    if not isinstance(raw, dict):
+        raise ConfigError("expected a JSON object")
+    return raw
+
+
+def check_quantization(raw: dict[str, Any]) -> dict[str, Any] | None:
+    """`quantization_config` of a `config.json`, or None; `ConfigError` for what we cannot read."""
+    quantization = raw.get("quantization_config")
+    if quantization is None:
+        return None
+    if not isinstance(quantization, dict):
+        raise ConfigError(f"`quantization_config` is {as_json(quantization)}, expected an object")
+    method = quantization.get("quant_method")
+    if method not in QUANT_METHODS:
+        raise ConfigError(
+            f"`quantization_config.quant_method` is {as_json(method)}, "
+            f"expected {' or '.join(QUANT_METHODS)}"
+        )
+    for key, value in FP8_SCHEME.items() if method == "fp8" else ():
+        if quantization.get(key, value) != value:
+            raise ConfigError(
+                f"`quantization_config.{key}` is {as_json(quantization[key])}, expected {value}"
+            )
+    return quantization
+
+
+def read_rope_parameters(raw: dict[str, Any], values: dict[str, Any]) -> None:
+    """Accept transformers 5's `rope_parameters` where the older fields are absent."""
+    new = raw.get("rope_parameters")
+    if not isinstance(new, dict):
+        return
+    for key in ("rope_theta", "partial_rotary_factor"):
+        if new.get(key) is not None:
+            values.setdefault(key, new[key])
+    kind = new.get("rope_type", new.get("type", "default"))
+    if kind != "default" and values.get("rope_scaling") is None:
+        values["rope_scaling"] = {
+            k: v for k, v in new.items() if k not in ("rope_theta", "partial_rotary_factor")
+        }

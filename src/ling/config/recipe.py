@@ -1,0 +1,207 @@
+"""The pre-training recipe: the one schema behind YAML files and command-line flags."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ..errors import UsageError
+from ..text import as_json, nearest
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where training tokens come from."""
+
+    corpus: str | None = None
+    """`stdlib`, or a jsonl file, text file or folder; prepared into `<out>/data` on first use."""
+    corpus_bytes: int | None = None
+    """Take about this many bytes of the corpus (spread evenly over its files)."""
+    vocab_size: int = 4096
+    """Size of the tokenizer trained for `corpus` when no `tokenizer` is given."""
+    tokenizer: str | None = None
+    """Folder of an existing Hugging Face tokenizer."""
+    prefix: list[str] = field(default_factory=list)
+    """Megatron `.bin/.idx` prefixes to train on, instead of `corpus`."""
+    weights: list[float] | None = None
+    """Share of each prefix in the mixture; by default in proportion to their tokens."""
+    valid_prefix: list[str] = field(default_factory=list)
+    """Prefixes for the held-out loss."""
+    seq_length: int = 1024
+    """Tokens per row."""
+    eod_mask_loss: bool = True
+    """No loss where the input is the end-of-document token."""
+    isolate_documents: bool = False
+    """Mask attention, restart positions and drop targets across document borders."""
+
+    def __post_init__(self) -> None:
+        _at_least("data.seq_length", self.seq_length, 2)
+        _at_least("data.vocab_size", self.vocab_size, 1)
+        if self.corpus_bytes is not None:
+            _at_least("data.corpus_bytes", self.corpus_bytes, 1)
+        if bool(self.corpus) == bool(self.prefix):
+            raise UsageError("give either `data.corpus` or `data.prefix`, not both and not neither")
+        if self.weights is not None:
+            if len(self.weights) != len(self.prefix):
+                raise UsageError(
+                    f"`data.weights` has {len(self.weights)} entries for {len(self.prefix)} "
+                    "entries of `data.prefix`"
+                )
+            if not all(math.isfinite(w) and w > 0 for w in self.weights):
+                raise UsageError("`data.weights` must be above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The training loop."""
+
+    steps: int = 1000
+    """Optimizer steps in all."""
+    global_batch_size: int = 16
+    """Rows per optimizer step, over all ranks."""
+    micro_batch_size: int = 4
+    """Rows per forward pass on one rank."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Compute type; parameters and optimizer state stay in float32."""
+    seed: int = 42
+    """Seed of initialisation and sample order."""
+    grad_clip: float = 1.0
+    """Largest global gradient norm; 0 turns clipping off."""
+    z_loss_coef: float = 3.5e-6
+    """Router z-loss coefficient."""
+    mtp_loss_weight: float = 0.1
+    """Weight of the MTP loss."""
+    bias_update_rate: float = 1e-3
+    """Step of the auxiliary-loss-free expert bias; 0 freezes it."""
+    bias_zero_mean: bool = True
+    """Keep the sum of each layer's expert bias constant."""
+    threads: int | None = None
+    """CPU threads; by default torch's own choice."""
+    eval_interval_steps: int = 0
+    """Measure held-out loss every so many steps; 0 means only at the end."""
+    eval_rows: int = 16
+    """Rows of held-out data per measurement."""
+    max_nonfinite: int = 5
+    """Stop after so many steps in a row without a finite loss or gradient."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "global_batch_size", "micro_batch_size", "eval_rows"):
+            _at_least(f"train.{name}", getattr(self, name), 1)
+        _at_least("train.eval_interval_steps", self.eval_interval_steps, 0)
+        _at_least("train.max_nonfinite", self.max_nonfinite, 1)
+        if self.threads is not None:
+            _at_least("train.threads", self.threads, 1)
+        for name in ("grad_clip", "z_loss_coef", "mtp_loss_weight", "bias_update_rate"):
+            _at_least(f"train.{name}", getattr(self, name), 0)
+        if self.global_batch_size % self.micro_batch_size:
+            raise UsageError(
+                f"`train.global_batch_size` = {self.global_batch_size} is not a multiple of "
+                f"`train.micro_batch_size` = {self.micro_batch_size}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """AdamW and its learning-rate schedule."""
+
+    lr: float = 3e-4
+    """Peak learning rate."""
+    lr_min: float = 0.0
+    """Learning rate at the end of a cosine schedule."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """`constant` is the WSM schedule: no decay, merge checkpoints afterwards (`ling merge`)."""
+    warmup_steps: int = 0
+    """Linear warm-up."""
+    beta1: float = 0.9
+    """Decay of the first moment."""
+    beta2: float = 0.95
+    """Decay of the second moment."""
+    eps: float = 1e-8
+    """Added to the root of the second moment."""
+    weight_decay: float = 0.1
+    """Decoupled decay of matrices; vectors and biases have none."""
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "lr_min", "weight_decay"):
+            _at_least(f"optim.{name}", getattr(self, name), 0)
+        _at_least("optim.warmup_steps", self.warmup_steps, 0)
+        if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1) or not self.eps > 0:
+            raise UsageError("`optim.beta1` and `optim.beta2` lie in [0, 1), `optim.eps` above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """When checkpoints are written and which are kept."""
+
+    interval_steps: int = 500
+    """Save every so many steps, and always at the end."""
+    keep_last: int = 2
+    """Keep the newest so many; 0 keeps all."""
+
+    def __post_init__(self) -> None:
+        _at_least("checkpoint.interval_steps", self.interval_steps, 1)
+        _at_least("checkpoint.keep_last", self.keep_last, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """A pretraining recipe."""
+
+    model: str
+    """Preset name, or a folder with config.json (its weights are the start when it has them)."""
+    model_overrides: dict[str, Any] = field(default_factory=dict)
+    """Fields of config.json to change, such as `num_hidden_layers`."""
+    data: DataConfig
+    """Where training tokens come from."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """The training loop."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """AdamW and its learning-rate schedule."""
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    """When checkpoints are written and which are kept."""
+
+
+def recipe_yaml(recipe: PretrainConfig) -> str:
+    """The recipe with every key, as `check_recipe_file` takes it."""
+    import yaml
+
+    return yaml.safe_dump(dataclasses.asdict(recipe), sort_keys=False)
+
+
+def check_recipe_file(path: str | Path, kind: type = PretrainConfig) -> None:
+    """Refuse a recipe file that is not YAML of `kind`'s keys, naming the line or the key."""
+    import yaml
+
+    try:
+        tree = yaml.safe_load(Path(path).read_bytes().decode("utf-8"))
+    except (OSError, UnicodeDecodeError) as err:
+        raise UsageError(f"{path}: not a text file ({type(err).__name__})") from None
+    except (yaml.YAMLError, RecursionError) as err:
+        mark = getattr(err, "problem_mark", None)
+        line = "" if mark is None else f":{mark.line + 1}"
+        raise UsageError(f"{path}{line}: not YAML ({getattr(err, 'problem', err)})") from None
+    _check_keys(kind, tree, str(path), "")
+
+
+def _check_keys(kind: Any, tree: Any, path: str, prefix: str) -> None:
+    """Descend into the sections; the values themselves are checked when the recipe is made."""
+    if not isinstance(tree, dict):
+        where = f"`{prefix[:-1]}` is {as_json(tree)}, " if prefix else ""
+        raise UsageError(
+            f"{path}: {where}expected keys such as `{dataclasses.fields(kind)[0].name}:`"
+        )
+    sections = typing.get_type_hints(kind)
+    for key, value in tree.items():
+        if key not in sections:
+            raise UsageError(f"{path}: no key `{prefix}{key}`{nearest(str(key), list(sections))}")
+        if dataclasses.is_dataclass(sections[key]):
+            _check_keys(sections[key], value, path, f"{prefix}{key}.")
+
+
+def _at_least(name: str, value: float, least: float) -> None:
+    if not math.isfinite(value) or value < least:
+        raise UsageError(f"`{name}` is {value}, expected a number of at least {least}")

@@ -1,0 +1,312 @@
+"""`ling convert`: any checkpoint to any format, tensor by tensor."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..checkpoint.dtypes import DTYPES
+from ..checkpoint.open import SINKS, layout_for, open_source, sink_for
+from ..checkpoint.sink import Sink, SinkOptions
+from ..checkpoint.source import Source
+from ..config.model import ModelConfig
+from ..convert import choices
+from ..data.tokenizer import Tokenizer
+from ..errors import RunError, UsageError
+from ..files.atomic import atomic_folder, check_aside, put_back, scratch_folder
+from ..ops.formats import FORMATS
+from ..text import parse_bytes, size
+from .transfer import Log, Progress, transfer
+from .verify import verify
+
+MTP_FOLDER = "mtp"
+GGUF_FILE = "model.gguf"
+# For the original tool, whose MTP model goes to a place of its own.
+MTP_ONLY = "only"
+# What a folder that `--overwrite` may replace has at least one of.
+_OURS = ("config.json", ".metadata", "latest_checkpointed_iteration.txt", GGUF_FILE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to convert; see `ling convert --help`."""
+
+    to: str = "bf16"
+    mtp: str = "extra-layer"
+    tokenizer: str | Path | None = None
+    max_shard_size: str = "5GB"
+    workers: int | None = None
+    overwrite: bool = False
+    dry_run: bool = False
+    dtype: str | None = None
+    gguf_type: str = "bf16"
+    verify: bool = False
+    calibrate: str | Path | None = None
+    """Text whose activations weigh the errors of an integer format."""
+
+    def __post_init__(self) -> None:
+        if self.to not in SINKS:
+            raise UsageError(f"no format `{self.to}`; there are {', '.join(SINKS)}")
+        if self.mtp not in (*choices.MTP, MTP_ONLY):
+            raise UsageError(f"`--mtp` is `{self.mtp}`, expected {', '.join(choices.MTP)}")
+        if self.calibrate is not None and not self._integer:
+            raise UsageError("`--calibrate` is for the integer formats: `--to int4` or the like")
+        if self.workers is not None and self.workers < 1:
+            raise UsageError(f"`--workers` is {self.workers}, expected at least 1")
+        if self.gguf_type != "bf16" and self.to != "gguf":
+            raise UsageError(f"`--gguf-type {self.gguf_type}` is for `--to gguf`")
+        self._check_dtype()
+
+    @property
+    def _integer(self) -> bool:
+        return self.to in FORMATS and FORMATS[self.to].integer
+
+    def _check_dtype(self) -> None:
+        if self.dtype is not None and self.dtype not in DTYPES:
+            raise UsageError(f"`--dtype` is `{self.dtype}`, expected {', '.join(DTYPES)}")
+        if self.dtype is not None and (self.to == "gguf" or self._integer):
+            raise UsageError(f"`--dtype` has no effect on `--to {self.to}`")
+        if self.to == "float32" and self.dtype not in (None, "float32"):
+            raise UsageError(f"`--to float32` contradicts `--dtype {self.dtype}`")
+
+
+def convert(
+    source: str | Path, target: str | Path, *, log: Log | None = None, **options: Any
+) -> dict[str, int]:
+    """Write `target` from any checkpoint; returns the files and their sizes, tokenizer apart.
+
+    The target appears complete or not at all; an existing one is replaced only with `overwrite`,
+    and when the new one is complete. Memory: one tensor per worker, in and out. `options` are the
+    fields of `Options`.
+    """
+    wanted, target = Options(**options), place_of(Path(target))
+    restore(target, log)
+    with contextlib.closing(open_source(source)) as opened:
+        check_target(Path(source), target, wanted)
+        job = plan(opened, target.with_name(target.name + ".tmp"), wanted, log=log)
+        if wanted.dry_run:
+            _show(opened, target, job.files, log)
+            return job.files
+        check_space(target, sum(job.files.values()))
+        with _place(target, wanted) as folder:
+            job.write(folder, log)
+            if wanted.verify:
+                written = folder / GGUF_FILE if wanted.to == "gguf" else folder
+                report = verify(source, written, with_logits=False)
+                (log or _silent)(f"verified: {report['summary']}")
+    return job.files
+
+
+def _silent(line: str) -> None:
+    """The log of a caller that wants none."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one process has to write: the writers, by the subfolder they write to."""
+
+    source: Source
+    wanted: Options
+    sinks: dict[str, Sink]
+    tokenizer: Tokenizer | None
+
+    @property
+    def files(self) -> dict[str, int]:
+        """File names below the target, and their bytes."""
+        return {
+            f"{sub}/{name}" if sub else name: count
+            for sub, sink in self.sinks.items()
+            for name, count in sink.files.items()
+        }
+
+    def write(self, folder: Path, log: Log | None) -> None:
+        """Fill `folder`, for which the job was planned."""
+        _write(self.source, self.sinks, folder, self.wanted, log)
+        if self.tokenizer is not None:
+            self.tokenizer.save(folder)
+
+
+def plan(
+    source: Source,
+    folder: Path,
+    wanted: Options,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    log: Log | None = None,
+) -> Job:
+    """The writers for `folder`, checked as far as can be without reading tensors."""
+    found = Path(wanted.tokenizer) if wanted.tokenizer else source.tokenizer_folder
+    tokenizer = Tokenizer.from_folder(found) if found else None
+    cfg = _with_token_ids(source.config, tokenizer) if wanted.tokenizer else source.config
+    if wanted.tokenizer and tokenizer and tokenizer.vocab_size > cfg.vocab_size:
+        raise UsageError(
+            f"{found}: {tokenizer.vocab_size} tokens, but the model has {cfg.vocab_size}"
+        )
+    options = SinkOptions(
+        dtype=DTYPES[wanted.dtype] if wanted.dtype else None,
+        max_shard_bytes=parse_bytes(wanted.max_shard_size, "--max-shard-size"),
+        tokenizer=found,
+        gguf_type=wanted.gguf_type,
+        importance=_importance(source, found, wanted, log),
+        rank=rank,
+        world_size=world_size,
+    )
+    if wanted.mtp == MTP_ONLY:
+        return Job(source, wanted, {"": _mtp_sink(folder, cfg, wanted, options)}, tokenizer)
+    main = cfg if wanted.mtp == "extra-layer" else cfg.replace(num_nextn_predict_layers=0)
+    sinks = {}
+    if wanted.mtp == "separate":
+        sinks[MTP_FOLDER] = _mtp_sink(folder / MTP_FOLDER, cfg, wanted, options)
+    sinks[""] = sink_for(wanted.to, folder, main, options)
+    return Job(source, wanted, sinks, tokenizer)
+
+
+def _importance(
+    source: Source, tokenizer: Path | None, wanted: Options, log: Log | None
+) -> Mapping[str, Tensor] | None:
+    if wanted.calibrate is None or wanted.dry_run:
+        return None
+    if tokenizer is None:
+        raise UsageError("`--calibrate` reads text: give `--tokenizer DIR`")
+    from .calibrate import importance
+
+    return importance(source, Path(wanted.calibrate), tokenizer, log or _silent)
+
+
+def _mtp_sink(folder: Path, cfg: ModelConfig, wanted: Options, options: SinkOptions) -> Sink:
+    layout = layout_for(wanted.to, options)
+    if layout is None:
+        raise UsageError(f"`--mtp separate` writes safetensors, not `{wanted.to}`")
+    if not cfg.num_nextn_predict_layers:
+        raise UsageError("`--mtp separate`: the source has no MTP layers")
+    from ..checkpoint.hf.sink import SeparateMTPSink
+
+    return SeparateMTPSink(folder, cfg, layout)
+
+
+def _write(
+    source: Source, sinks: dict[str, Sink], tmp: Path, wanted: Options, log: Log | None
+) -> None:
+    workers = wanted.workers or len(os.sched_getaffinity(0))
+    threads = torch.get_num_threads()
+    total = sum(source.stored_bytes(n) for sink in sinks.values() for n in sink.names)
+    progress = Progress(total, log)
+    start = time.monotonic()
+    try:
+        for sub, sink in sinks.items():
+            (tmp / sub).mkdir(exist_ok=True)
+            transfer(source, sink, workers, progress)
+            sink.finish()
+    finally:
+        progress.close()
+        torch.set_num_threads(threads)
+    if log is not None:
+        took = time.monotonic() - start
+        log(f"read {size(total)} of a {source.kind} in {took:.1f} s, {progress.rate()}")
+
+
+# ---- before anything is written ----------------------------------------------------------------
+
+
+def place_of(target: Path) -> Path:
+    """What a link or `.` stands for: the new target is made beside it and renamed."""
+    return target.resolve() if os.path.islink(target) or target.name in ("", "..") else target
+
+
+def restore(target: Path, log: Log | None) -> None:
+    """Give the target back that a conversion with `overwrite` was about to replace when killed."""
+    try:
+        if put_back(target):
+            (log or _silent)(f"{target}: put back; a conversion was stopped while replacing it")
+    except OSError as err:
+        raise UsageError(f"{target}: cannot write here: {err.strerror}") from None
+
+
+def check_target(source: Path, target: Path, wanted: Options) -> None:
+    """`UsageError` unless the target is free, empty, or a checkpoint that may be replaced."""
+    try:
+        _check_target(source, target, wanted)
+    except OSError as err:
+        raise UsageError(f"{target}: {err.strerror}") from None
+
+
+def _check_target(source: Path, target: Path, wanted: Options) -> None:
+    as_file = _is_file(target, wanted)
+    if as_file and target.is_dir():
+        raise UsageError(f"{target}: is a folder; give the file another name")
+    empty = target.is_dir() and not any(target.iterdir())
+    if empty or not target.exists():
+        return
+    if not wanted.overwrite:
+        raise UsageError(f"{target}: exists; give another name or --overwrite")
+    theirs, ours = source.resolve(), target.resolve()
+    if theirs.is_relative_to(ours) or ours.is_relative_to(theirs):
+        raise UsageError(f"{target}: holds the source or is a part of it; give another name")
+    if not (target.is_file() if as_file else _is_checkpoint(target)):
+        raise UsageError(
+            f"{target}: not a checkpoint, --overwrite would delete it; remove it first"
+        )
+    if not as_file:
+        check_aside(target)
+
+
+def _is_file(target: Path, wanted: Options) -> bool:
+    """Whether only the GGUF file takes the target's name."""
+    return wanted.to == "gguf" and target.suffix == ".gguf"
+
+
+def _is_checkpoint(folder: Path) -> bool:
+    return folder.is_dir() and any((folder / name).exists() for name in _OURS)
+
+
+def check_space(target: Path, needed: int) -> None:
+    """`RunError` when the disk of `target` has not that many bytes left."""
+    place = target.absolute().parent
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise RunError(f"{target}: needs {size(needed)}, {size(free)} are free")
+
+
+def _show(source: Source, target: Path, files: dict[str, int], log: Log | None) -> None:
+    if log is None:
+        return
+    log(f"{source.kind} -> {target}, nothing is written (--dry-run)")
+    for name, count in files.items():
+        log(f"  {size(count):>10}  {name}")
+    log(f"  {size(sum(files.values())):>10}  in all")
+
+
+def _with_token_ids(cfg: ModelConfig, tokenizer: Tokenizer | None) -> ModelConfig:
+    """Ids that config.json repeats from the tokenizer, taken from the one that was given."""
+    if tokenizer is None:
+        return cfg
+    ids = {
+        f"{name}_id": tokenizer.token_to_id(token)
+        for name, token in tokenizer.special_tokens.items()
+        if name in ("eos_token", "bos_token", "pad_token")
+    }
+    return cfg.replace(**{k: v for k, v in ids.items() if v is not None})
+
+
+@contextlib.contextmanager
+def _place(target: Path, wanted: Options) -> Iterator[Path]:
+    """`<target>.tmp`, which becomes the target; of a `.gguf` target only the file in it does."""
+    if not _is_file(target, wanted):
+        with atomic_folder(target, replace=wanted.overwrite) as tmp:
+            yield tmp
+        return
+    with scratch_folder(target) as tmp:
+        yield tmp
+        os.replace(tmp / GGUF_FILE, target)

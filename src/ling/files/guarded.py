@@ -1,0 +1,102 @@
+"""Reading what someone else wrote: no file can stall us, lead out of its folder or, as JSON,
+exhaust memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..text import shown
+
+
+@contextlib.contextmanager
+def open_regular(path: Path) -> Iterator[int]:
+    """A descriptor to read a regular file; anything else is an `OSError` that says so, at once.
+
+    Opening a fifo would wait for a writer and opening a device may do anything, hence the look
+    before; `O_NONBLOCK` and the look after cover a swap in between.
+    """
+    _check_regular(os.stat(path).st_mode)
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        _check_regular(os.fstat(fd).st_mode)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _check_regular(mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "not a regular file")
+
+
+def read_regular(path: Path, max_bytes: int) -> bytes:
+    """The whole of a regular file; `OSError` when it is none or larger than `max_bytes`."""
+    with open_regular(path) as fd, open(fd, "rb", closefd=False) as file:
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise OSError(errno.EFBIG, f"larger than {max_bytes} bytes")
+    return data
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The path of a model folder's file; `OSError` when it is a link that leads out of the folder.
+
+    The one way out is the layout of the Hugging Face cache, whose snapshots are links into the
+    `blobs` of the repository or of the whole cache. Loops and dangling links are errors too.
+    """
+    path = folder / name
+    if not path.is_symlink():
+        return path
+    real, home = Path(os.path.realpath(path, strict=True)), Path(os.path.realpath(folder))
+    roots = [home]
+    if home.parent.name == "snapshots" and home.parents[1].name.startswith("models--"):
+        roots += [home.parents[1] / "blobs", home.parents[2] / "blobs"]
+    if not any(real.is_relative_to(root) for root in roots):
+        raise OSError(errno.EINVAL, "a link that leads out of the folder; put the file itself here")
+    return path
+
+
+# A safetensors header has an object and eight values for each tensor, a model index one value. The
+# largest release has 130 000 tensors over all its files.
+MAX_VALUES = 1 << 20
+
+
+MAX_OBJECTS = 1 << 17
+
+
+def loads(data: bytes | bytearray) -> Any:
+    """The value of a JSON text. Raises `ValueError` with a short reason.
+
+    Unlike `json.loads`, refuses a name that an object holds twice (readers differ on which value
+    counts, so a checker and a loader could see different files) and more than `MAX_VALUES` values
+    or `MAX_OBJECTS` objects (a few bytes of text each cost hundreds in memory).
+    """
+    objects = data.count(b"{")
+    if objects > MAX_OBJECTS or data.count(b",") + data.count(b"[") + objects > MAX_VALUES:
+        raise ValueError(f"more than {MAX_OBJECTS} objects or {MAX_VALUES} values")
+    try:
+        return json.loads(data.decode("utf-8"), object_pairs_hook=_unique)
+    except UnicodeDecodeError:
+        raise ValueError("not UTF-8") from None
+    except json.JSONDecodeError as err:
+        raise ValueError(f"not JSON: {err.msg} at byte {err.pos}") from None
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        names = Counter(name for name, _ in pairs)
+        twice = next(name for name, count in names.items() if count > 1)
+        raise ValueError(f"{shown(twice)} is there twice")
+    return value

@@ -1,0 +1,1 @@
+"""What is trained: a batch in, losses out."""
