@@ -20,7 +20,6 @@ from ling.checkpoint import source as sources
 from ling.checkpoint.load import load_model
 from ling.checkpoint.open import open_source
 from ling.checkpoint.packed.matrices import EMBEDDING_ROWS, pack_embedding
-from ling.checkpoint.packed.names import EMBEDDING_GROUP
 from ling.convert import ranks, transfer
 from ling.convert.plan import convert
 from ling.convert.ranks import convert_part
@@ -29,7 +28,7 @@ from ling.data.tokenizer import train_tokenizer
 from ling.errors import CheckpointError, RunError, UsageError
 from ling.files.atomic import hash_tree
 from ling.model.names import tensor_specs
-from ling.ops.formats import FORMATS, Format
+from ling.ops.formats import EMBEDDING_INT8, FORMATS
 from ling.ops.packing import quantise
 from ling.presets import preset
 
@@ -421,7 +420,8 @@ def test_memory_does_not_grow_with_the_model(tmp_path):
 import resource, sys, torch
 from ling.presets import preset
 from ling.model.names import tensor_specs
-from ling.convert.plan import Options, plan
+from ling.convert.options import Options
+from ling.convert.plan import plan
 from ling.convert import plan as c
 cfg = preset("ling-nano-bench").replace(vocab_size=4096, hidden_size=512, moe_intermediate_size=256)
 class Made:
@@ -453,7 +453,7 @@ def test_integer_folders_stay_within_their_bounds_and_come_back(fmt, tiny, tmp_p
     convert(tmp_path / fmt, tmp_path / "bf16", verify=True)
     head = [open_source(p).tensor("lm_head.weight") for p in (tiny / "hf_bf16", tmp_path / "bf16")]
     error = float((head[1].float() - head[0].float()).norm() / head[0].float().norm())
-    assert error < FORMATS[FORMATS[fmt].head or fmt].max_nrmse
+    assert error < FORMATS[fmt].of_matrix("lm_head").max_nrmse
 
 
 def test_packed_folder_that_shrinks_is_an_error_not_a_signal(tmp_path):
@@ -474,8 +474,7 @@ def test_packed_folder_that_shrinks_is_an_error_not_a_signal(tmp_path):
 def test_embedding_is_packed_by_rows_as_the_whole_would_be():
     w = torch.randn(2 * EMBEDDING_ROWS + 5, 64, generator=torch.Generator().manual_seed(0))
     q, scales = pack_embedding(w)
-    fmt = Format("embedding", 2, EMBEDDING_GROUP, 8.5, 0.01)
-    expected, expected_scales = quantise(w, fmt)
+    expected, expected_scales = quantise(w, EMBEDDING_INT8)
     assert torch.equal(q.long(), expected)
     assert torch.equal(scales, expected_scales)
 

@@ -7,14 +7,12 @@ import pytest
 from ling.checkpoint.hf.config import read_config
 from ling.checkpoint.hf.save import save_model
 from ling.checkpoint.load import load_model
-from ling.checkpoint.open import SINKS
 from ling.config.model import ModelConfig
-from ling.convert import choices
 from ling.errors import CheckpointError, ConfigError, ShardIndexError
 from ling.model.ling import from_config
 from ling.model.names import tensor_specs
-from ling.model.size import BYTES_PER_WEIGHT, HEAD_FORMAT, describe
-from ling.ops.formats import FORMATS, TILE
+from ling.model.size import describe
+from ling.ops.formats import FORMATS, by_size
 from ling.presets import PRESETS, preset
 
 # Spec: architecture §4.
@@ -139,11 +137,11 @@ def test_yarn_stretches_the_context_by_its_factor():
         cfg.replace(rope_scaling={"type": "yarn", "factor": None})
 
 
-def test_inspect_knows_the_bits_of_the_packed_formats():
-    for fmt in FORMATS.values():
-        # In memory FP8 repeats the scale of a block in every tile of 16 rows.
-        repeated = (128 // TILE - 1) * 4 / 128**2 if fmt.name == "fp8" else 0
-        assert BYTES_PER_WEIGHT[fmt.name] + repeated == fmt.bits / 8
-        assert HEAD_FORMAT.get(fmt.name) == fmt.head
-    assert {t for t in choices.TO if t in FORMATS} == {f.name for f in FORMATS.values()}
-    assert set(choices.TO) == set(SINKS)
+def test_inspect_counts_the_bytes_of_every_format():
+    cfg = preset("ling-tiny")
+    for tied in (False, True):
+        sizes = describe(cfg.replace(tie_word_embeddings=tied))["bytes"]
+        assert list(sizes) == ["float32", *(f.name for f in reversed(by_size()))]
+        floats = sizes["float32"] / 4
+        for fmt in FORMATS.values():
+            assert fmt.stored_bytes * 0.9 < sizes[fmt.name] / floats < 2 * fmt.stored_bytes + 0.5

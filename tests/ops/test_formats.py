@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from ling.ops import fp8, packing
-from ling.ops.formats import FORMATS, INT4_CLIPS, INT4_LEVELS, TILE
+from ling.ops.formats import FORMATS, INT4_LEVELS, TILE
 
 ALL = pytest.mark.parametrize("fmt", FORMATS.values(), ids=FORMATS)
 INTEGER = pytest.mark.parametrize(
     "fmt", [f for f in FORMATS.values() if f.integer], ids=lambda f: f.name
 )
 INT4 = pytest.mark.parametrize(
-    "fmt", [f for f in FORMATS.values() if f.kind == 1], ids=lambda f: f.name
+    "fmt", [f for f in FORMATS.values() if f.levels], ids=lambda f: f.name
 )
 
 
@@ -50,7 +50,7 @@ def test_packing_unpacked_weights_again_changes_nothing(fmt):
     """int4 refits its scale, so it is only near; the others have the values on their grid."""
     w = packing.unpack(packing.pack(torch.randn(40, 200), fmt))
     again = packing.unpack(packing.pack(w, fmt))
-    if fmt.kind == 1:
+    if fmt.levels:
         assert nrmse(again, w) < fmt.max_nrmse
     else:
         assert nrmse(again, w) < 0.005
@@ -71,10 +71,10 @@ def test_int4_never_loses_to_its_own_grid_point(fmt):
     group, since the search rounds to 8 bits and the scale to bfloat16, and better on the whole.
     """
     w = torch.randn(512, fmt.group)
-    levels = torch.tensor(INT4_LEVELS, dtype=torch.float32)
+    levels = torch.tensor(fmt.levels, dtype=torch.float32)
     best = ((packing.unpack(packing.pack(w, fmt)) - w) ** 2).sum(1)
     largest = w.gather(1, w.abs().argmax(1, keepdim=True))
-    for clip in INT4_CLIPS:
+    for clip in fmt.clips:
         scale = largest / clip
         q = levels[(w / scale)[..., None].sub(levels).abs().argmin(-1)]
         error = ((q * scale - w) ** 2).sum(1)

@@ -1,45 +1,69 @@
-"""Which reader a path needs, found by looking, and which writer a format has."""
+"""Which reader a path needs, found by looking, and which writer a format has.
+
+The two tables of the room. Importing it takes no torch, so that `--help` can list the formats.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from ..config.model import ModelConfig
 from ..errors import CheckpointError, UsageError
-from ..ops.formats import FORMATS
+from ..files.atomic import stopped
+from ..ops.formats import Format, integer_formats
 
 if TYPE_CHECKING:
     from .hf.layouts import Layout
-from ..files.atomic import stopped
-from .sink import Sink, SinkOptions
-from .source import Source
+    from .sink import Sink, SinkOptions
+    from .source import Source
 
-MakeSink = Callable[[Path, ModelConfig, SinkOptions], Sink]
+    MakeSink = Callable[[Path, ModelConfig, SinkOptions], Sink]
+
+
+# ---- writers -----------------------------------------------------------------------------------
+
+
+def writers() -> dict[str, MakeSink]:
+    """The writer of each format of `ling convert --to`, in the order in which they are listed."""
+    return {
+        **{to: partial(_safetensors, to) for to in ("bf16", "float32", "fp8")},
+        **{f.name: partial(_packed, f) for f in integer_formats()},
+        "dcp": _dcp,
+        "megatron": _megatron,
+        "gguf": _gguf,
+    }
 
 
 def layout_for(to: str, options: SinkOptions) -> Layout | None:
     """How a safetensors folder of format `to` stores tensors; None for other formats."""
+    import torch
+
     from .hf.layouts import FP8Layout, PlainLayout
 
-    if to == "float32":
-        return PlainLayout(torch.float32)
-    layouts = {"bf16": PlainLayout, "fp8": FP8Layout}
-    return layouts[to](options.dtype or torch.bfloat16) if to in layouts else None
+    dtype = options.dtype or torch.bfloat16
+    layouts = {
+        "bf16": lambda: PlainLayout(dtype),
+        "float32": lambda: PlainLayout(torch.float32),
+        "fp8": lambda: FP8Layout(dtype),
+    }
+    return layouts[to]() if to in layouts else None
 
 
-def _safetensors(to: str) -> MakeSink:
-    def make(folder: Path, cfg: ModelConfig, options: SinkOptions) -> Sink:
-        from .hf.sink import SafetensorsSink
+def _safetensors(to: str, folder: Path, cfg: ModelConfig, options: SinkOptions) -> Sink:
+    from .hf.sink import SafetensorsSink
 
-        layout = layout_for(to, options)
-        assert layout is not None
-        return SafetensorsSink(folder, cfg, layout, options)
+    layout = layout_for(to, options)
+    assert layout is not None
+    return SafetensorsSink(folder, cfg, layout, options)
 
-    return make
+
+def _packed(fmt: Format, folder: Path, cfg: ModelConfig, options: SinkOptions) -> Sink:
+    from .packed.sink import PackedSink
+
+    return PackedSink(folder, cfg, options, fmt)
 
 
 def _dcp(folder: Path, cfg: ModelConfig, options: SinkOptions) -> Sink:
@@ -60,31 +84,19 @@ def _gguf(folder: Path, cfg: ModelConfig, options: SinkOptions) -> Sink:
     return GGUFSink(folder, cfg, options)
 
 
-def _packed(to: str) -> MakeSink:
-    def make(folder: Path, cfg: ModelConfig, options: SinkOptions) -> Sink:
-        from .packed.sink import PackedSink
-
-        return PackedSink(folder, cfg, options, FORMATS[to])
-
-    return make
-
-
-SINKS: dict[str, MakeSink] = {
-    "bf16": _safetensors("bf16"),
-    "float32": _safetensors("float32"),
-    "fp8": _safetensors("fp8"),
-    **{name: _packed(name) for name, f in FORMATS.items() if f.integer},
-    "dcp": _dcp,
-    "megatron": _megatron,
-    "gguf": _gguf,
-}
-
-
 def sink_for(to: str, folder: Path, cfg: ModelConfig, options: SinkOptions) -> Sink:
     """The writer of format `to`; nothing is written before its first `put`."""
-    if to not in SINKS:
-        raise UsageError(f"no format `{to}`; there are {', '.join(SINKS)}")
-    return SINKS[to](folder, cfg, options)
+    check_writer(to)
+    return writers()[to](folder, cfg, options)
+
+
+def check_writer(to: str) -> None:
+    """`UsageError` for a format that nothing writes."""
+    if to not in writers():
+        raise UsageError(f"no format `{to}`; there are {', '.join(writers())}")
+
+
+# ---- readers -----------------------------------------------------------------------------------
 
 
 def open_source(path: str | Path) -> Source:

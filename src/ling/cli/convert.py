@@ -25,13 +25,14 @@ def download(args: list[str]) -> None:
 
 
 def convert(args: list[str]) -> None:
-    from ..convert import choices
+    from ..checkpoint.open import writers
+    from ..convert.options import MTP
 
     parser = make_parser("convert")
     parser.add_argument("source", type=str, help="model folder, run, DCP, Megatron or GGUF file")
     parser.add_argument("target", type=str, help="folder to write")
-    parser.add_argument("--to", type=str, default="bf16", help=", ".join(choices.TO))
-    parser.add_argument("--mtp", type=str, default="extra-layer", help=", ".join(choices.MTP))
+    parser.add_argument("--to", type=str, default="bf16", help=", ".join(writers()))
+    parser.add_argument("--mtp", type=str, default="extra-layer", help=", ".join(MTP))
     parser.add_argument("--tokenizer", type=str, default=None, help="tokenizer folder to copy")
     parser.add_argument(
         "--max-shard-size", type=str, default="5GB", help="largest shard (decimal units)"
@@ -113,10 +114,13 @@ def inspect(args: list[str]) -> None:
 
 
 def synth(args: list[str]) -> None:
+    from ..ops.formats import integer_formats
+
+    *names, last = ("bf16", "fp8", *(f.name for f in integer_formats()))
     parser = make_parser("synth")
     parser.add_argument("preset", type=str, help="a shape: ling-mini-2.0, dense-8b, ...")
     parser.add_argument("target", type=str, help="folder to write")
-    parser.add_argument("--to", type=str, default="int4", help="bf16, fp8, int4, int4_g32 or int8")
+    parser.add_argument("--to", type=str, default="int4", help=f"{', '.join(names)} or {last}")
     parser.add_argument("--seed", type=int, default=0)
     ns = parser.parse_args(args)
     from pathlib import Path

@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from ..errors import UsageError
+from ..ops.formats import format_names
 from .options import (
     at_least_one,
     kv_cache_option,
@@ -67,7 +68,7 @@ def _bench_inference(kind: str, args: list[str]) -> None:
     parser.add_argument(
         "model", type=str, nargs="?", default="ling-nano", help="model folder, or a preset"
     )
-    parser.add_argument("--format", type=str, default=None, help="int4, int4_g32, int8, fp8, bf16")
+    parser.add_argument("--format", type=str, default=None, help=format_names())
     parser.add_argument("--context", type=int, default=0, help="tokens before the measured ones")
     parser.add_argument(
         "--tokens", type=int, default=None, help="tokens measured (64; prefill 512)"

@@ -6,6 +6,7 @@ import json
 from typing import Any, NoReturn
 
 from ..errors import UsageError
+from ..ops.formats import format_names
 from ..text import nearest, one_line
 from .commands import COMMANDS
 
@@ -40,9 +41,7 @@ def say(value: Any, as_json: bool, text: str) -> None:
 def model_options(parser: Any) -> None:
     parser.add_argument("model", type=str, help="model folder or hub name")
     parser.add_argument("--dtype", type=str, default="auto", help="auto, bfloat16 or float32")
-    parser.add_argument(
-        "--format", type=str, help="pack weights at load: int4, int4_g32, int8, fp8, bf16"
-    )
+    parser.add_argument("--format", type=str, help=f"pack weights at load: {format_names()}")
     parser.add_argument("--speculative", type=str, default="off", help="mtp or off")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads")
     parser.add_argument(

@@ -15,68 +15,22 @@ import torch
 from torch import Tensor
 
 from ..checkpoint.dtypes import DTYPES
-from ..checkpoint.open import SINKS, layout_for, open_source, sink_for
+from ..checkpoint.gguf.sink import FILE as GGUF_FILE
+from ..checkpoint.open import layout_for, open_source, sink_for
 from ..checkpoint.sink import Sink, SinkOptions
 from ..checkpoint.source import Source
 from ..config.model import ModelConfig
-from ..convert import choices
 from ..data.tokenizer import Tokenizer
 from ..errors import RunError, UsageError
 from ..files.atomic import atomic_folder, check_aside, put_back, scratch_folder
-from ..ops.formats import FORMATS
 from ..text import parse_bytes, size
+from .options import MTP_ONLY, Options
 from .transfer import Log, Progress, transfer
 from .verify import verify
 
 MTP_FOLDER = "mtp"
-GGUF_FILE = "model.gguf"
-# For the original tool, whose MTP model goes to a place of its own.
-MTP_ONLY = "only"
 # What a folder that `--overwrite` may replace has at least one of.
 _OURS = ("config.json", ".metadata", "latest_checkpointed_iteration.txt", GGUF_FILE)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """How to convert; see `ling convert --help`."""
-
-    to: str = "bf16"
-    mtp: str = "extra-layer"
-    tokenizer: str | Path | None = None
-    max_shard_size: str = "5GB"
-    workers: int | None = None
-    overwrite: bool = False
-    dry_run: bool = False
-    dtype: str | None = None
-    gguf_type: str = "bf16"
-    verify: bool = False
-    calibrate: str | Path | None = None
-    """Text whose activations weigh the errors of an integer format."""
-
-    def __post_init__(self) -> None:
-        if self.to not in SINKS:
-            raise UsageError(f"no format `{self.to}`; there are {', '.join(SINKS)}")
-        if self.mtp not in (*choices.MTP, MTP_ONLY):
-            raise UsageError(f"`--mtp` is `{self.mtp}`, expected {', '.join(choices.MTP)}")
-        if self.calibrate is not None and not self._integer:
-            raise UsageError("`--calibrate` is for the integer formats: `--to int4` or the like")
-        if self.workers is not None and self.workers < 1:
-            raise UsageError(f"`--workers` is {self.workers}, expected at least 1")
-        if self.gguf_type != "bf16" and self.to != "gguf":
-            raise UsageError(f"`--gguf-type {self.gguf_type}` is for `--to gguf`")
-        self._check_dtype()
-
-    @property
-    def _integer(self) -> bool:
-        return self.to in FORMATS and FORMATS[self.to].integer
-
-    def _check_dtype(self) -> None:
-        if self.dtype is not None and self.dtype not in DTYPES:
-            raise UsageError(f"`--dtype` is `{self.dtype}`, expected {', '.join(DTYPES)}")
-        if self.dtype is not None and (self.to == "gguf" or self._integer):
-            raise UsageError(f"`--dtype` has no effect on `--to {self.to}`")
-        if self.to == "float32" and self.dtype not in (None, "float32"):
-            raise UsageError(f"`--to float32` contradicts `--dtype {self.dtype}`")
 
 
 def convert(

@@ -21,7 +21,8 @@ from ..checkpoint.open import layout_for, open_source
 from ..checkpoint.sink import SinkOptions
 from ..errors import UsageError
 from ..files.atomic import atomic_folder, put_in_place
-from .plan import Options, check_space, check_target, place_of, plan, restore
+from .options import Options
+from .plan import check_space, check_target, place_of, plan, restore
 from .transfer import Log
 
 

@@ -19,7 +19,7 @@ from ..config.model import ModelConfig
 from ..errors import UsageError
 from ..files.atomic import atomic_folder
 from ..model.names import tensor_specs
-from ..ops.formats import FORMATS, Format
+from ..ops.formats import FORMATS, Format, integer_formats
 
 BLOCK_VALUES = 1 << 24
 MAX_SHARD_BYTES = 5_000_000_000
@@ -41,7 +41,7 @@ def synth(
     """
     packed = to in FORMATS and FORMATS[to].integer
     if to not in FLOATS and not packed:
-        known = [*FLOATS, *(f.name for f in FORMATS.values() if f.integer)]
+        known = [*FLOATS, *(f.name for f in integer_formats())]
         raise UsageError(f"no format `{to}` to synthesise; there are {', '.join(known)}")
     if target.exists():
         raise UsageError(f"{target}: exists; give another name")
@@ -86,11 +86,10 @@ class _Random:
         return self.block
 
     def packed(self, fmt: Format) -> Callable[[str, tuple[int, ...], torch.dtype], Tensor]:
-        from ..ops import native, packing
+        from ..ops import kernels
 
         rows = BLOCK_VALUES // 2048
-        pack = packing.pack if native.library() is None else native.pack
-        packed = pack(self.block.view(rows, 2048), fmt)
+        packed = kernels.packed(self.block.view(rows, 2048), fmt)
         assert packed.scales is not None
         data, scales = packed.data.flatten(), packed.scales.flatten()
         bytes8 = torch.randint(-127, 128, (BLOCK_VALUES,), generator=self.generator).to(torch.int8)

@@ -11,12 +11,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..checkpoint.hf.checksums import check_checksums
-from ..checkpoint.hf.names import FP8_BLOCK
 from ..checkpoint.open import open_source
 from ..checkpoint.source import Source
 from ..errors import CheckpointError
 from ..model.names import tensor_specs
-from ..ops.formats import FORMATS
+from ..ops.formats import FORMATS, FP8_BLOCK
 from .probe import layer_bytes, logits, probe_tokens
 
 # A layer of Ling-mini takes 3.2 GB in float32.

@@ -8,6 +8,7 @@ from pathlib import Path
 from ..config.model import ModelConfig
 from ..errors import UsageError
 from ..model.size import describe
+from ..ops.formats import by_size
 from .pages import PAGE
 
 MEMINFO = Path("/proc/meminfo")
@@ -72,7 +73,7 @@ def check_packing(name: str, cfg: ModelConfig, fmt: str, nbytes: int | None = No
     need = sizes[fmt] if nbytes is None else nbytes
     if room is None or need <= room:
         return
-    fit = [n for n in ("int8", "int4_g32", "int4") if sizes[n] <= room]
+    fit = [f.name for f in reversed(by_size()) if f.integer and sizes[f.name] <= room]
     advice = "convert it with `ling convert --to int4`, and run that with `--max-memory`"
     if fit:
         advice = f"`--format {fit[0]}` takes {sizes[fit[0]] / 1e9:.1f} GB"

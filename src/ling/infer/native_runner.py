@@ -20,7 +20,8 @@ from ..config.model import ModelConfig
 from ..errors import RequestError, UsageError
 from ..model.rope import inverse_frequencies
 from ..ops import native
-from ..ops.formats import TILE
+from ..ops.formats import BF16, EMBEDDING_INT8, INT8, TILE, Format
+from ..ops.kernels import why_no_kernels
 from ..ops.packing import Packed
 from .memory import check_cache, check_kv_cache_dtype, kv_page_bytes
 from .offload import ExpertStreaming, plan
@@ -34,12 +35,12 @@ FORCE = "LING_KERNELS"
 DRAFT_VOCAB = 16384
 
 
-def why_not(cfg: ModelConfig) -> str | None:
-    """None if the native kernels can run this model, else the reason."""
+def why_not(cfg: ModelConfig, fmt: Format = BF16) -> str | None:
+    """None if the native kernels can run this model in that format, else the reason."""
     if os.environ.get(FORCE) == "reference":
         return f"{FORCE}=reference"
-    if native.library() is None:
-        return "the kernel library is not built (no C++ compiler at install)"
+    if (reason := why_no_kernels(fmt)) is not None:
+        return reason
     native.isa()
     if cfg.hidden_size % 32 or cfg.head_dim % 32:
         return f"hidden size {cfg.hidden_size} or head size {cfg.head_dim} is not a multiple of 32"
@@ -185,6 +186,7 @@ class NativeRunner(Bans):
         positions = min(cfg.context_length, num_pages * PAGE)
         self.cos, self.sin = self._rotary(positions)
         scales = self.table_scales
+        embedding = BF16 if scales is None else EMBEDDING_INT8
         config = native.ModelConfigC(
             vocab_size=cfg.vocab_size,
             hidden_size=cfg.hidden_size,
@@ -203,8 +205,8 @@ class NativeRunner(Bans):
             rms_norm_eps=cfg.rms_norm_eps,
             routed_scaling_factor=cfg.routed_scaling_factor,
             norm_topk_prob=int(cfg.norm_topk_prob),
-            embedding_kind=3 if scales is None else 2,
-            embedding_group=0 if scales is None else cfg.hidden_size // scales.shape[1],
+            embedding_kind=embedding.kernel,
+            embedding_group=0 if scales is None else embedding.group,
             embedding=self.table.data_ptr(),
             embedding_scales=None if scales is None else scales.data_ptr(),
             norm=self.norm,
@@ -214,7 +216,7 @@ class NativeRunner(Bans):
             k_pages=self.kv[0].data_ptr(),
             v_pages=self.kv[1].data_ptr(),
             num_pages=num_pages,
-            kv_kind=2 if self.kv_value_bytes == 1 else 3,
+            kv_kind=(INT8 if self.kv_value_bytes == 1 else BF16).kernel,
         )
         native.check(
             self.lib,

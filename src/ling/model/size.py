@@ -6,21 +6,11 @@ import math
 from typing import Any
 
 from ..config.model import ModelConfig
+from ..ops.formats import BF16, FORMATS, by_size
 from .names import tensor_specs
 
-# Bytes per weight of each number format, scales included. The integer ones repeat ops/formats.py,
-# which takes torch to import (tests/model/test_config.py holds the two together).
-BYTES_PER_WEIGHT = {
-    "float32": 4.0,
-    "bf16": 2.0,
-    "fp8": 1 + 4 / 128**2,
-    "int8": 1 + 2 / 64,
-    "int4_g32": 0.5 + 2 / 32,
-    "int4": 0.5 + 2 / 64,
-}
-# What the output matrix and the embedding are, where they differ from the rest.
-HEAD_FORMAT = {"fp8": "bf16", "int4_g32": "int8"}
-EMBEDDING_BYTES = {"fp8": 2.0} | dict.fromkeys(("int8", "int4_g32", "int4"), 1 + 2 / 32)
+FLOAT32 = "float32"
+"""Not a row of `ops.formats`: nothing is packed to it."""
 
 
 def parameter_counts(cfg: ModelConfig) -> dict[str, int]:
@@ -95,24 +85,29 @@ def flops_per_token(cfg: ModelConfig, seq_length: int) -> int:
 
 
 def stored_bytes(cfg: ModelConfig, fmt: str) -> int:
-    """Bytes of all weights in a number format; norms and routers counted as the rest."""
+    """Bytes of all weights in a number format or "float32"; norms and routers counted as the
+    rest.
+    """
     counts, table = parameter_counts(cfg), cfg.vocab_size * cfg.hidden_size
     rest = counts["total"] + cfg.num_nextn_predict_layers * counts["mtp"] - table
-    # A tied head is a matrix of its own in the formats that hold it in another shape.
-    head = 0 if cfg.tie_word_embeddings and fmt not in EMBEDDING_BYTES else table
     rest -= 0 if cfg.tie_word_embeddings else table
-    size = BYTES_PER_WEIGHT[fmt]
-    other = head * BYTES_PER_WEIGHT[HEAD_FORMAT.get(fmt, fmt)]
-    return int(rest * size + other + table * EMBEDDING_BYTES.get(fmt, size))
+    if fmt == FLOAT32:
+        return 4 * (rest + table * (1 if cfg.tie_word_embeddings else 2))
+    form = FORMATS[fmt]
+    # A tied head is a matrix of its own in the formats that store it in another shape.
+    head = 0 if cfg.tie_word_embeddings and form.scale_dtype is None else table
+    other = head * form.of_matrix("lm_head").stored_bytes
+    return int(rest * form.stored_bytes + other + table * (form.embedding or BF16).stored_bytes)
 
 
 def describe(cfg: ModelConfig) -> dict[str, Any]:
     """What `ling inspect --json` prints."""
     counts = parameter_counts(cfg)
+    names = [FLOAT32, *(f.name for f in reversed(by_size()))]
     return {
         "parameters": counts,
         "kv_bytes_per_token": kv_bytes_per_token(cfg),
-        "bytes": {name: stored_bytes(cfg, name) for name in BYTES_PER_WEIGHT},
+        "bytes": {name: stored_bytes(cfg, name) for name in names},
         "num_nextn_predict_layers": cfg.num_nextn_predict_layers,
         "max_position_embeddings": cfg.max_position_embeddings,
         "config": cfg.to_dict(),

@@ -1,64 +1,163 @@
-"""The table of number formats of packed weights, one row each."""
+"""The table of number formats of packed weights, one row each. Imports no torch.
+
+A row is all that a format needs to be converted to, read, verified, listed and run in plain
+PyTorch; `kernel` names the C++ code that makes it fast.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import torch
-
-from .fp8 import BLOCK
+from typing import Literal
 
 TILE = 16
+"""Rows that packed matrices keep together."""
 
+FP8_BLOCK = 128
+"""Rows and columns that share a scale in a released FP8 checkpoint."""
 
 LAYOUT_VERSION = 1
 
+Encoding = Literal["levels", "int8", "bf16", "e4m3"]
+"""How a stored value stands for a number; `ops.packing` defines each."""
 
 # Lloyd-Max levels for normal weights whose group scale minimises the squared error; lopsided, since
 # a group's largest magnitude may be given either sign of the scale (docs/concepts/formats.md).
 INT4_LEVELS = (-127, -98, -77, -61, -46, -33, -21, -9, 2, 13, 24, 36, 49, 64, 82, 105)
 
-
-# Where the largest magnitude of a group may come to lie, in units of the levels
+# What the largest magnitude of a group may be scaled to, in units of the levels
 # (docs/concepts/formats.md).
 INT4_CLIPS = (-140, -133, -130, -124, -118, -105, 114, 108, 105, 100)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Format:
-    """How a weight matrix is stored.
-
-    `kind` is the number of ling_kernels.h; `bits` per weight include the scales; `max_nrmse` bounds
-    the error on normal weights, relative to their root mean square. `head` names another format
-    for the output matrix: small, and the one whose errors cost most (docs/concepts/formats.md).
-    Released FP8 models leave it in bfloat16.
-    """
+    """How a weight matrix is stored."""
 
     name: str
-    kind: int
+    encoding: Encoding
+    kernel: int | None
+    """Number in csrc/ling_kernels.h; None: no kernel reads it, it runs in plain PyTorch."""
+    value_bits: int
     group: int
-    bits: float
+    """Columns that share a scale; without scales, the multiple that columns are padded to."""
     max_nrmse: float
-    head: str | None = None
+    """Bound of the error on normal weights, relative to their root mean square."""
+    scale_dtype: str | None = None
+    """Name of the dtype of `Packed.scales`; None: values have no scales."""
+    scale_rows: int = 1
+    """Rows of a checkpoint's tensor that share a scale."""
+    levels: tuple[int, ...] = ()
+    """Code points of `levels`, ascending whole numbers from -127 to 127."""
+    clips: tuple[int, ...] = ()
+    """What the largest magnitude of a group is scaled to when a scale for `levels` is searched."""
+    embedding: Format | None = None
+    """Of the embedding; None: its rows are looked up in bfloat16."""
+    head: Format | None = None
+    """Of `head_matrices`: small, and those whose errors cost most (docs/concepts/formats.md)."""
+    head_matrices: tuple[str, ...] = ("lm_head",)
 
     @property
     def integer(self) -> bool:
-        """Whether weights are integers with scales."""
-        return self.kind in (1, 2)
+        """Whether weights are whole numbers with scales, which folders of our own store."""
+        return self.encoding in ("levels", "int8")
 
     @property
-    def scale_dtype(self) -> torch.dtype:
-        """Of `Packed.scales`."""
-        return torch.float32 if self.kind == 4 else torch.bfloat16
+    def bits(self) -> float:
+        """Bits per weight in memory, where scales that rows share are repeated in each tile."""
+        return self.value_bits + self._scale_bits / (self.group * min(self.scale_rows, TILE))
+
+    @property
+    def stored_bytes(self) -> float:
+        """Bytes per weight in a checkpoint."""
+        return self.value_bits / 8 + self._scale_bits / (8 * self.group * self.scale_rows)
+
+    @property
+    def _scale_bits(self) -> int:
+        return {None: 0, "bfloat16": 16, "float32": 32}[self.scale_dtype]
+
+    def of_matrix(self, name: str) -> Format:
+        """The format of one matrix, by its packed name, in a model of this format."""
+        return self.head if self.head and name.endswith(self.head_matrices) else self
 
 
-FORMATS = {
-    f.name: f
-    for f in (
-        Format("int4", 1, 64, 4.25, 0.085),
-        Format("int4_g32", 1, 32, 4.5, 0.078, head="int8"),
-        Format("int8", 2, 64, 8.25, 0.008),
-        Format("bf16", 3, 2, 16.0, 0.003),
-        Format("fp8", 4, BLOCK, 8 + 32 / (TILE * BLOCK), 0.04, head="bf16"),
-    )
-}
+EMBEDDING_INT8 = Format(
+    name="embedding",
+    encoding="int8",
+    kernel=2,
+    value_bits=8,
+    group=32,
+    max_nrmse=0.01,
+    scale_dtype="bfloat16",
+)
+
+BF16 = Format(name="bf16", encoding="bf16", kernel=3, value_bits=16, group=2, max_nrmse=0.003)
+
+INT8 = Format(
+    name="int8",
+    encoding="int8",
+    kernel=2,
+    value_bits=8,
+    group=64,
+    max_nrmse=0.008,
+    scale_dtype="bfloat16",
+    embedding=EMBEDDING_INT8,
+)
+
+INT4 = Format(
+    name="int4",
+    encoding="levels",
+    kernel=1,
+    value_bits=4,
+    group=64,
+    max_nrmse=0.085,
+    scale_dtype="bfloat16",
+    levels=INT4_LEVELS,
+    clips=INT4_CLIPS,
+    embedding=EMBEDDING_INT8,
+)
+
+INT4_G32 = Format(
+    name="int4_g32",
+    encoding="levels",
+    kernel=1,
+    value_bits=4,
+    group=32,
+    max_nrmse=0.078,
+    scale_dtype="bfloat16",
+    levels=INT4_LEVELS,
+    clips=INT4_CLIPS,
+    embedding=EMBEDDING_INT8,
+    head=INT8,
+)
+
+FP8 = Format(
+    name="fp8",
+    encoding="e4m3",
+    kernel=4,
+    value_bits=8,
+    group=FP8_BLOCK,
+    max_nrmse=0.04,
+    scale_dtype="float32",
+    scale_rows=FP8_BLOCK,
+    # Released FP8 models leave the output matrix and the MTP layers' projection in bfloat16
+    # (docs/concepts/formats.md).
+    head=BF16,
+    head_matrices=("lm_head", ".eh_proj"),
+)
+
+FORMATS = {f.name: f for f in (INT4, INT4_G32, INT8, BF16, FP8)}
+
+
+def integer_formats() -> list[Format]:
+    """The formats of folders of our own."""
+    return [f for f in FORMATS.values() if f.integer]
+
+
+def by_size() -> list[Format]:
+    """Integer formats and then floating-point ones, each kind from small to large."""
+    return sorted(FORMATS.values(), key=lambda f: (not f.integer, f.bits))
+
+
+def format_names() -> str:
+    """For help texts."""
+    return ", ".join(f.name for f in by_size())

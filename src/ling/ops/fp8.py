@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-BLOCK = 128
+from .formats import FP8_BLOCK
+
 E4M3_MAX = 448.0
 
 
@@ -17,12 +18,14 @@ def quantise_fp8_block(x_MN: Tensor, *, power_of_two: bool = False) -> tuple[Ten
     """
     rows, columns = x_MN.shape
     values_MN = torch.empty(rows, columns, dtype=torch.float8_e4m3fn)
-    scales = torch.empty(-(-rows // BLOCK), -(-columns // BLOCK))
+    scales = torch.empty(-(-rows // FP8_BLOCK), -(-columns // FP8_BLOCK))
     # A strip of 128 rows stays in the cache through all steps.
-    buffer = torch.empty(min(rows, BLOCK), columns)
-    for i, (strip, out) in enumerate(zip(x_MN.split(BLOCK), values_MN.split(BLOCK), strict=True)):
+    buffer = torch.empty(min(rows, FP8_BLOCK), columns)
+    for i, (strip, out) in enumerate(
+        zip(x_MN.split(FP8_BLOCK), values_MN.split(FP8_BLOCK), strict=True)
+    ):
         scales[i] = _scales(_largest_per_column(strip), power_of_two)
-        per_column = scales[i].repeat_interleave(BLOCK)[:columns]
+        per_column = scales[i].repeat_interleave(FP8_BLOCK)[:columns]
         out.copy_(buffer[: len(strip)].copy_(strip).div_(per_column))
     return values_MN, scales
 
@@ -40,14 +43,14 @@ def _largest_per_column(x: Tensor) -> Tensor:
 
 
 def _scales(largest_N: Tensor, power_of_two: bool) -> Tensor:
-    padded = torch.nn.functional.pad(largest_N, (0, -len(largest_N) % BLOCK))
-    scales = padded.view(-1, BLOCK).amax(1).clamp(min=1e-4) / E4M3_MAX
+    padded = torch.nn.functional.pad(largest_N, (0, -len(largest_N) % FP8_BLOCK))
+    scales = padded.view(-1, FP8_BLOCK).amax(1).clamp(min=1e-4) / E4M3_MAX
     if power_of_two:
         scales = torch.pow(2.0, scales.clamp(min=1e-10).log2().ceil())
     return scales
 
 
-def dequantise_fp8_block(q: Tensor, scale: Tensor, block: int = 128) -> Tensor:
+def dequantise_fp8_block(q: Tensor, scale: Tensor, block: int = FP8_BLOCK) -> Tensor:
     """float32 values of float8 [M, N] with one float32 scale for each block [block, block].
 
     Blocks at the lower and right border may be smaller (spec: checkpoints §3).

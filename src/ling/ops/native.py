@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from ..errors import KernelError
-from .formats import TILE, Format
-from .fp8 import BLOCK, quantise_fp8_block
-from .packing import Packed, packed_shapes
+from .formats import FP8, FP8_BLOCK, TILE, Format
+from .fp8 import quantise_fp8_block
+from .packing import Packed, empty, packed_shapes, scale_dtype
 
 ABI_VERSION = 3
 
@@ -189,14 +189,15 @@ def matrix(p: Packed | None) -> Matrix:
     """The C view of a packed matrix (the first of a stack); the caller keeps `p` alive."""
     if p is None:
         return Matrix()
+    if p.format.kernel is None:
+        raise KernelError(f"no kernel reads the format `{p.format.name}`")
     shapes = packed_shapes(p.format, p.rows, p.cols)
-    for tensor, shape, dtype in zip(
-        (p.data, p.scales), shapes, (torch.uint8, p.format.scale_dtype), strict=True
-    ):
+    for tensor, shape in zip((p.data, p.scales), shapes, strict=True):
         if (tensor is None) != (shape is None):
             raise KernelError(f"a packed `{p.format.name}` matrix lacks data or scales")
         if tensor is None or shape is None:
             continue
+        dtype = torch.uint8 if tensor is p.data else scale_dtype(p.format)
         if tuple(tensor.shape[-len(shape) :]) != shape or tensor.dtype != dtype:
             raise KernelError(
                 f"packed data has shape {list(tensor.shape)} {tensor.dtype}, expected "
@@ -205,7 +206,7 @@ def matrix(p: Packed | None) -> Matrix:
         if not tensor.is_contiguous() or not tensor.is_cpu:
             raise KernelError("packed data must be contiguous on the CPU")
     scales = None if p.scales is None else p.scales.data_ptr()
-    return Matrix(p.format.kind, p.format.group, p.rows, p.cols, p.data.data_ptr(), scales)
+    return Matrix(p.format.kernel, p.format.group, p.rows, p.cols, p.data.data_ptr(), scales)
 
 
 def pack(
@@ -216,8 +217,8 @@ def pack(
 ) -> Packed:
     """Native `packing.pack`, into `out` when given. Takes float32 or bfloat16."""
     w_NK = _rows(w_NK)
-    out = out or _room(fmt, *w_NK.shape)
-    if fmt.kind == 4:
+    out = out or empty(fmt, *w_NK.shape)
+    if fmt.scale_rows > 1:
         lay_out_fp8(*quantise_fp8_block(w_NK), out)
         return out
     lib, m = required(), _place(out, *w_NK.shape)
@@ -233,7 +234,7 @@ def pack(
 def pack_pair(
     a_NK: Tensor, b_NK: Tensor, importance_K: Tensor | None = None, *, out: Packed
 ) -> None:
-    """Pack two matrices of one type whose tiles alternate (`model/packed.py`: `interleave`)."""
+    """Pack two matrices of one type whose tiles alternate (`packing.interleave`)."""
     a_NK, b_NK = _rows(a_NK), _rows(b_NK)
     if (a_NK.shape, a_NK.dtype, a_NK.stride()) != (b_NK.shape, b_NK.dtype, b_NK.stride()):
         raise KernelError("the two matrices differ in shape, type or stride")
@@ -252,30 +253,19 @@ def lay_out_fp8(
 ) -> None:
     """Native `packing.lay_out_fp8` into `out`, where tiles of `parts` such matrices take turns."""
     lib, m, (N, K) = required(), matrix(out), values_NK.shape
-    fits = (m.rows, m.cols) == (parts * N, K) and 0 <= part < parts and out.format.kind == 4
+    fits = (m.rows, m.cols) == (parts * N, K) and 0 <= part < parts and out.format is FP8
     if not fits or (parts > 1 and N % TILE):
         raise KernelError(f"FP8 weights have shape {[N, K]}, their place {[m.rows, m.cols]}")
     if values_NK.dtype != torch.float8_e4m3fn or values_NK.stride(1) != 1 or not values_NK.is_cpu:
         raise KernelError("FP8 weights must be float8_e4m3fn on the CPU, whole rows in memory")
     scales = block_scales.contiguous()
-    if scales.shape != (-(-N // BLOCK), -(-K // BLOCK)) or scales.dtype != torch.float32:
+    if scales.shape != (-(-N // FP8_BLOCK), -(-K // FP8_BLOCK)) or scales.dtype != torch.float32:
         raise KernelError(f"FP8 weights of shape {[N, K]} have scales of {list(scales.shape)}")
     status = lib.ling_pack_f8(
         *(N, K, values_NK.data_ptr(), values_NK.stride(0), scales.data_ptr()),
         *(part, parts, m.data, m.scales),
     )
     check(lib, status)
-
-
-def _room(fmt: Format, rows: int, cols: int) -> Packed:
-    data, scales = packed_shapes(fmt, rows, cols)
-    return Packed(
-        fmt,
-        rows,
-        cols,
-        torch.empty(data, dtype=torch.uint8),
-        None if scales is None else torch.empty(scales, dtype=fmt.scale_dtype),
-    )
 
 
 def _rows(w_NK: Tensor) -> Tensor:
@@ -298,7 +288,7 @@ def _importance(importance_K: Tensor | None, cols: int) -> Tensor | None:
     return h
 
 
-def widen_fp8(q_MN: Tensor, scale: Tensor, block: int = 128) -> Tensor:
+def widen_fp8(q_MN: Tensor, scale: Tensor, block: int = FP8_BLOCK) -> Tensor:
     """Native `fp8.dequantise_fp8_block`, rounded to bfloat16."""
     M, N = q_MN.shape
     if q_MN.dtype != torch.float8_e4m3fn or scale.dtype != torch.float32:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ...config.model import ModelConfig
 from ...model.names import TensorSpec
-from ...ops.fp8 import BLOCK, quantise_fp8_block
+from ...ops.formats import FP8_BLOCK
+from ...ops.fp8 import quantise_fp8_block
 from ..raw.shards import Stored
 from ..sink import cast, check_finite
 from .names import SCALE
@@ -24,7 +25,7 @@ FP8_CONFIG = {
     "activation_scheme": "dynamic",
     "fmt": "e4m3",
     "quant_method": "fp8",
-    "weight_block_size": [BLOCK, BLOCK],
+    "weight_block_size": [FP8_BLOCK, FP8_BLOCK],
 }
 
 
@@ -70,7 +71,7 @@ class FP8Layout(PlainLayout):
     def stored(self, name: str, spec: TensorSpec) -> dict[str, Stored]:
         if not _FP8.fullmatch(name):
             return super().stored(name, spec)
-        blocks = tuple(-(-n // BLOCK) for n in spec.shape)
+        blocks = tuple(-(-n // FP8_BLOCK) for n in spec.shape)
         return {
             name: Stored(torch.float8_e4m3fn, spec.shape),
             name + SCALE: Stored(torch.float32, blocks),

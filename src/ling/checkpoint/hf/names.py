@@ -10,6 +10,7 @@ from torch import Tensor
 from ...config.model import ModelConfig
 from ...errors import CheckpointError
 from ...model.names import TensorSpec, tensor_specs
+from ...ops.formats import FP8_BLOCK
 from ...ops.fp8 import dequantise_fp8_block
 from ...text import shown
 from ..dtypes import DTYPES
@@ -17,9 +18,6 @@ from .folder import SafetensorsFolder
 
 SCALE = "_scale_inv"
 """Suffix of an FP8 tensor's scales (spec: checkpoints §3)."""
-
-
-FP8_BLOCK = 128
 
 
 def check_names(cfg: ModelConfig, source: SafetensorsFolder) -> None:

@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...ops import native
-from ...ops.fp8 import dequantise_fp8_block
+from ...ops.formats import FP8_BLOCK
+from ...ops.kernels import widen_fp8
 from ..source import Rows
 from .config import read_config
 from .folder import SafetensorsFolder
-from .names import FP8_BLOCK, LAYER, SCALE, check_names, fp8_scales
+from .names import LAYER, SCALE, check_names, fp8_scales
 
 
 class HFSource:
@@ -33,7 +33,7 @@ class HFSource:
     def tensor(self, name: str) -> Tensor:
         value = self._held.tensor(name)
         fp8 = value.dtype == torch.float8_e4m3fn
-        return _fp8_as_bfloat16(value, fp8_scales(self._held, name)) if fp8 else value
+        return widen_fp8(value, fp8_scales(self._held, name)) if fp8 else value
 
     def rows(self, name: str) -> Rows:
         return _HFRows(self._held, name)
@@ -65,10 +65,4 @@ class _HFRows:
         if self._scales is None:
             return values
         scales = self._scales[first // FP8_BLOCK : -(-(first + count) // FP8_BLOCK)]
-        return _fp8_as_bfloat16(values, scales)
-
-
-def _fp8_as_bfloat16(values_MN: Tensor, scales: Tensor) -> Tensor:
-    if native.library() is None:
-        return dequantise_fp8_block(values_MN, scales, FP8_BLOCK).to(torch.bfloat16)
-    return native.widen_fp8(values_MN, scales, FP8_BLOCK)
+        return widen_fp8(values, scales)

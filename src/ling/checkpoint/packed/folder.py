@@ -13,7 +13,6 @@ from ..hf.folder import SafetensorsFolder
 from .names import (
     EMBEDDING,
     PackedSpec,
-    format_in,
     format_of,
     packed_plan,
     packed_specs,
@@ -55,7 +54,7 @@ class PackedFolder:
 
     def matrix(self, spec: PackedSpec) -> Packed:
         data, scales = (self.source.view(f"{spec.name}.{part}") for part in ("qweight", "scales"))
-        return Packed(format_in(self.format, spec), spec.rows, spec.cols, data, scales)
+        return Packed(self.format.of_matrix(spec.name), spec.rows, spec.cols, data, scales)
 
     def plain(self, name: str) -> Tensor:
         return self.source.tensor(name)

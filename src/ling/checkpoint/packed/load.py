@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
@@ -11,11 +10,12 @@ from torch import Tensor
 
 from ...config.model import ModelConfig
 from ...model.names import in_module
-from ...ops.formats import FORMATS, Format
-from ...ops.packing import Packed, packed_shapes
+from ...ops import kernels
+from ...ops.formats import BF16, FP8, Format
+from ...ops.packing import Packed, packed_bytes
 from ..hf.folder import SafetensorsFolder
 from ..hf.names import float_tensor, fp8_tensor
-from .matrices import empty, fill_fp8, pack_matrix
+from .matrices import empty_matrix, pack_matrix
 from .names import (
     EMBEDDING,
     PackedSpec,
@@ -69,7 +69,7 @@ class FP8Folder:
     """
 
     mapped_bytes = 0
-    format = FORMATS["fp8"]
+    format = FP8
 
     def __init__(self, config: ModelConfig, source: SafetensorsFolder) -> None:
         self.config, self.source = config, source
@@ -85,16 +85,14 @@ class FP8Folder:
         """Bytes of all matrices and the embedding once they are loaded."""
         total = 2 * self.config.vocab_size * self.config.hidden_size
         for spec in self.specs.values():
-            fmt = self._format(spec)
-            data, scales = packed_shapes(fmt, spec.rows, spec.cols)
-            one = math.prod(data) + math.prod(scales or (0,)) * fmt.scale_dtype.itemsize
+            one = packed_bytes(self._format(spec), spec.rows, spec.cols)
             total += max(spec.experts, 1) * one
         return total
 
     def _format(self, spec: PackedSpec) -> Format:
         """FP8 if every tensor is, also of the experts beside it: those share their input."""
         every = (self.source.dtype(name) for name in self._beside(spec))
-        return FORMATS["fp8" if all(d == torch.float8_e4m3fn for d in every) else "bf16"]
+        return FP8 if all(d == torch.float8_e4m3fn for d in every) else BF16
 
     def _beside(self, spec: PackedSpec) -> Iterator[str]:
         routed = spec.name.replace(".shared_experts.", ".experts.")
@@ -105,12 +103,12 @@ class FP8Folder:
 
     def matrix(self, spec: PackedSpec) -> Packed:
         fmt = self._format(spec)
-        if fmt.kind != 4:
+        if fmt is not FP8:
             return pack_matrix(spec, fmt, self.plain)
-        out = empty(spec, fmt)
+        out = empty_matrix(spec, fmt)
         for e in range(max(spec.experts, 1)):
             parts = [fp8_tensor(self.source, name) for name in spec.parts(e)]
-            fill_fp8(out[e] if spec.experts else out, parts)
+            kernels.lay_out_fp8(parts, out[e] if spec.experts else out)
         return out
 
     def plain(self, name: str) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from ...config.model import ModelConfig
 from ...errors import CheckpointError
 from ...model.names import tensor_specs
-from ...ops.formats import FORMATS, LAYOUT_VERSION, TILE, Format
+from ...ops.formats import EMBEDDING_INT8, LAYOUT_VERSION, TILE, Format, integer_formats
 from ...ops.packing import packed_shapes
 from ...text import shown
 
@@ -27,12 +27,12 @@ def packed_names(cfg: ModelConfig, fmt: Format) -> dict[str, tuple[int, ...]]:
     """Every tensor of a packed folder and its shape, in the order they are written."""
     shapes: dict[str, tuple[int, ...]] = {
         f"{EMBEDDING}.qweight": (cfg.vocab_size, cfg.hidden_size),
-        f"{EMBEDDING}.scales": (cfg.vocab_size, cfg.hidden_size // EMBEDDING_GROUP),
+        f"{EMBEDDING}.scales": (cfg.vocab_size, cfg.hidden_size // EMBEDDING_INT8.group),
     }
     every = tensor_specs(cfg)
     shapes.update({name: every[name].shape for name in plain_names(cfg)})
     for spec in packed_specs(cfg).values():
-        data, scales = packed_shapes(format_in(fmt, spec), spec.rows, spec.cols)
+        data, scales = packed_shapes(fmt.of_matrix(spec.name), spec.rows, spec.cols)
         lead = (spec.experts,) if spec.experts else ()
         shapes[f"{spec.name}.qweight"] = (*lead, *data)
         if scales is not None:
@@ -55,9 +55,6 @@ def packed_plan(cfg: ModelConfig, fmt: Format) -> dict[str, tuple[tuple[int, ...
 
 
 EMBEDDING = "model.word_embeddings"
-
-
-EMBEDDING_GROUP = 32
 
 
 @dataclass(frozen=True)
@@ -83,9 +80,9 @@ def packed_specs(cfg: ModelConfig) -> dict[str, PackedSpec]:
 
     Raises `CheckpointError` for widths that have no packed layout.
     """
-    if cfg.hidden_size % EMBEDDING_GROUP:
+    if cfg.hidden_size % EMBEDDING_INT8.group:
         raise CheckpointError(
-            f"`hidden_size` = {cfg.hidden_size} is not a multiple of {EMBEDDING_GROUP}: "
+            f"`hidden_size` = {cfg.hidden_size} is not a multiple of {EMBEDDING_INT8.group}: "
             "integer formats need that"
         )
     specs = {}
@@ -127,13 +124,6 @@ def _layer(cfg: ModelConfig, n: int) -> Iterator[PackedSpec]:
         yield single("eh_proj", h, 2 * h)
 
 
-def format_in(fmt: Format, spec: PackedSpec) -> Format:
-    """The format of one matrix in a model of format `fmt`."""
-    # Released FP8 models leave the MTP layers' projection in bfloat16, too (spec: checkpoints §3).
-    apart = spec.name == "lm_head" or (fmt.kind == 4 and spec.name.endswith(".eh_proj"))
-    return FORMATS[fmt.head] if fmt.head and apart else fmt
-
-
 def quantization_config(fmt: Format) -> dict[str, object]:
     """What config.json says of a packed folder."""
     return {
@@ -147,7 +137,7 @@ def quantization_config(fmt: Format) -> dict[str, object]:
 
 def format_of(quantization: dict[str, object], where: object) -> Format:
     """The format that a packed folder names; `CheckpointError` for one that this version lacks."""
-    known = [f for f in FORMATS.values() if f.integer]
+    known = integer_formats()
     for fmt in known:
         want = quantization_config(fmt)
         if {key: quantization.get(key) for key in want} == want:

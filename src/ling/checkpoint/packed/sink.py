@@ -14,13 +14,14 @@ from torch import Tensor
 
 from ...config.model import ModelConfig
 from ...model.names import tensor_specs
+from ...ops import kernels
 from ...ops.formats import Format
 from ..hf.folder import INDEX
 from ..raw.shards import ShardFile, Stored, plan_shards, shard_name
 from ..sink import SinkOptions, check_finite
 from ..source import Rows, TensorRows, pieces
-from .matrices import empty, fill, pack_embedding
-from .names import EMBEDDING, PackedSpec, format_in, packed_plan, packed_specs, quantization_config
+from .matrices import empty_matrix, pack_embedding
+from .names import EMBEDDING, PackedSpec, packed_plan, packed_specs, quantization_config
 
 # Packed weights are read by vector instructions as they lie in the file.
 CACHE_LINE = 64
@@ -139,8 +140,8 @@ class PackedSink:
             values = [part.read(first, count) for part in parts]
             if out is None or out.rows != count * len(parts):
                 piece = replace(spec, rows=count * len(parts), experts=0)
-                out = empty(piece, format_in(self.format, spec))
-            fill(out, values, self.importance.get(key))
+                out = empty_matrix(piece, self.format.of_matrix(spec.name))
+            kernels.pack(values, out, self.importance.get(key))
             assert out.scales is not None
             self._check(out.scales, zip(names, values, strict=True))
             for suffix, value in ((".qweight", out.data), (".scales", out.scales)):

@@ -16,7 +16,7 @@ from ..hf.folder import SafetensorsFolder
 from ..source import Rows, TensorRows, pieces
 from .folder import PackedFolder
 from .matrices import unpack_embedding, unpack_matrix
-from .names import EMBEDDING, PackedSpec, format_in, packed_specs
+from .names import EMBEDDING, PackedSpec, packed_specs
 
 
 class PackedSource:
@@ -59,7 +59,7 @@ class PackedSource:
             return values + values // 16
         bits = 16.0
         if name in self._where:
-            bits = format_in(self._folder.format, self._where[name][0]).bits
+            bits = self._folder.format.of_matrix(self._where[name][0].name).bits
         return int(values * bits / 8)
 
     def stored_as(self, name: str) -> str:
@@ -87,7 +87,7 @@ class _PackedRows:
     """Rows of one of the tensors that a packed matrix was made of."""
 
     def __init__(self, folder: PackedFolder, spec: PackedSpec, expert: int, part: int) -> None:
-        self._held, self._format = folder.source, format_in(folder.format, spec)
+        self._held, self._format = folder.source, folder.format.of_matrix(spec.name)
         self._spec, self._part = spec, part
         keys = [f"{spec.name}.{suffix}" for suffix in ("qweight", "scales")]
         # One of a stack is small; of others only the tiles in question are read.
