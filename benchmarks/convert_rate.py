@@ -35,7 +35,7 @@ import torch.distributed.checkpoint as dcp
 from safetensors.torch import save_file
 
 from ling.checkpoint.megatron.args import common_state
-from ling.checkpoint.megatron.names import deinterleave, places
+from ling.checkpoint.megatron.names import deinterleave, is_qkv, megatron_slices
 from ling.convert.plan import convert
 from ling.presets import preset
 
@@ -52,7 +52,7 @@ def make_source(folder: Path, layers: int) -> None:
     )
     state: dict[str, torch.Tensor] = {}
     values = (torch.randn(1 << 22) * 0.02).bfloat16()
-    for name, place in places(cfg).items():
+    for name, place in megatron_slices(cfg).items():
         if place.key not in state:
             count = math.prod(place.whole)
             tensor = values.repeat(-(-count // len(values)))[:count].view(place.whole)
@@ -72,10 +72,10 @@ def original(source: Path, target: Path, to: str) -> None:
     state = {k: torch.empty(m.size, dtype=m.properties.dtype) for k, m in meta.items()}
     dcp.load(state, checkpoint_id=source, no_dist=True)
     out = {}
-    for name, place in places(cfg).items():
+    for name, place in megatron_slices(cfg).items():
         box = tuple(slice(s, s + n) for s, n in zip(place.start, place.shape, strict=True))
         value = state[place.key][box].reshape(place.shape[-2:])
-        value = deinterleave(value, cfg) if place.is_qkv else value
+        value = deinterleave(value, cfg) if is_qkv(place) else value
         if to == "fp8" and name.endswith(CAST):
             value, out[name + "_scale_inv"] = padded_cast(value, name)
         out[name] = value.contiguous().clone()

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ling.checkpoint.load import fill_tensors
+from ling.checkpoint.load import load_module
 from ling.checkpoint.packed.names import format_in, packed_specs
 from ling.config.model import ModelConfig
 from ling.data.indexed import IndexedDataset
@@ -29,7 +29,6 @@ from ling.infer.open import open_runner
 from ling.infer.pages import Segment, pages_for
 from ling.infer.runner import Runner
 from ling.infer.torch_runner import TorchRunner
-from ling.model.ling import from_config
 from ling.ops.formats import FORMATS, Format
 
 ROW = 512
@@ -53,8 +52,7 @@ def gguf_scorer(path: Path) -> tuple[Score, float]:
     from ling.checkpoint.open import open_source
 
     source = open_source(path)
-    model = from_config(source.config, dtype=torch.float32)
-    fill_tensors(model, source.tensor)
+    model = load_module(source, "float32")
     names = [
         n
         for s in packed_specs(source.config).values()

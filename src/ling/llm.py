@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from torch import Tensor
 
+from .checkpoint.open import tokenizer_folder
 from .data.chat import ChatTemplate, builtin_template
 from .data.tokenizer import Tokenizer
 from .errors import RequestError, RunError
@@ -99,9 +100,8 @@ class LLM:
         limit = None if max_memory is None else parse_bytes(max_memory, "--max-memory")
         runner = open_runner(model, dtype, format, limit, kv_cache_dtype)
         self.config = runner.config
-        folder = Path(tokenizer or model)
-        has_tokenizer = tokenizer is not None or (folder / "tokenizer.json").is_file()
-        self.tokenizer = Tokenizer.from_folder(folder) if has_tokenizer else None
+        found = Path(tokenizer) if tokenizer is not None else tokenizer_folder(model)
+        self.tokenizer = Tokenizer.from_folder(found) if found else None
         tok = self.tokenizer
         self.engine = Engine(
             runner,

@@ -19,7 +19,7 @@ import torch.distributed.checkpoint as dcp
 from ling.checkpoint.dcp.folder import DCPFolder
 from ling.checkpoint.hf.save import save_model
 from ling.checkpoint.megatron.args import config_from_args, read_args
-from ling.checkpoint.megatron.names import deinterleave, interleave, places
+from ling.checkpoint.megatron.names import deinterleave, interleave, megatron_slices
 from ling.checkpoint.open import open_source
 from ling.convert.plan import convert
 from ling.errors import ConfigError, DCPError
@@ -190,7 +190,7 @@ def test_interleaving_and_back():
 
 def test_places_name_every_tensor_once():
     cfg = small_config()
-    boxes = {(p.key, p.start) for p in places(cfg).values()}
+    boxes = {(p.key, p.start) for p in megatron_slices(cfg).values()}
     assert len(boxes) == len(tensor_specs(cfg))
 
 

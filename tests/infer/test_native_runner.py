@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from ling.checkpoint.load import load_model
-from ling.checkpoint.packed.load import PackedAtLoad, module_tensors
+from ling.checkpoint.packed.load import PackedAtLoad
 from ling.checkpoint.packed.matrices import unpack_matrix
 from ling.checkpoint.packed.names import packed_specs
 from ling.errors import KernelError, UsageError
@@ -28,6 +29,7 @@ from ling.infer.request import SamplingParams
 from ling.infer.torch_runner import TorchRunner
 from ling.model.attention import DenseAttend
 from ling.model.ling import from_config
+from ling.model.names import module_tensor
 from ling.ops import native
 from ling.ops.formats import FORMATS
 from ling.presets import preset
@@ -94,10 +96,10 @@ def random_model(cfg, scale=4.0):
 
 def unpacked(cfg, model, fmt):
     """The same model with the values that the packed weights stand for."""
-    source = PackedAtLoad(cfg, FORMATS[fmt], module_tensors(model.state_dict()))
+    source = PackedAtLoad(cfg, FORMATS[fmt], partial(module_tensor, model.state_dict()))
     twin = from_config(cfg, seed=0)
     twin.load_state_dict(model.state_dict())
-    tensor = module_tensors(twin.state_dict())
+    tensor = partial(module_tensor, twin.state_dict())
     with torch.no_grad():
         for spec in packed_specs(cfg).values():
             if cfg.tie_word_embeddings and spec.name == "lm_head":
@@ -168,6 +170,7 @@ import hashlib, torch
 from ling.infer.open import runner_for
 from ling.infer.pages import Segment
 from ling.model.ling import from_config
+from ling.model.names import module_tensor
 from ling.ops import native
 from ling.presets import preset
 cfg = preset("ling-tiny")

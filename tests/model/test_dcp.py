@@ -79,9 +79,9 @@ def test_region_reads_its_bytes_only(saved, monkeypatch):
     held = DCPFolder(saved({"x": value}))
     held.region("x", (0,), (1, 1, 1))
     read = []
-    original = dcp_folder.pread_into
+    original = dcp_folder.read_into
     monkeypatch.setattr(
-        dcp_folder, "pread_into", lambda fd, t, at: (read.append(len(t)), original(fd, t, at))
+        dcp_folder, "read_into", lambda fd, t, at: (read.append(len(t)), original(fd, t, at))
     )
     assert torch.equal(held.region("x", (3, 16), (1, 16, 32)), value[3:4, 16:32])
     assert sum(read) == 16 * 32 * 4

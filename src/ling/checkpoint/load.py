@@ -1,96 +1,79 @@
-"""From a checkpoint to a module with its weights."""
+"""From any checkpoint to a module with its weights, or to packed weights for the native engine."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from ..errors import CheckpointError, UsageError
+from ..errors import UsageError
 from ..hub import resolve_model
 from ..model.ling import Ling, to_dtype
-from ..model.names import in_module, tensor_specs
-from ..text import shown
+from ..model.names import module_tensor, tensor_specs
+from ..ops.formats import BF16, FP8, Format
 from .dtypes import DTYPES
-from .hf.config import read_config, read_quantization
-from .hf.folder import SafetensorsFolder
-from .hf.names import (
-    check_names,
-    float_tensor,
-)
-from .packed.folder import PackedFolder
-from .packed.matrices import unpack_embedding, unpack_matrix
-from .packed.names import EMBEDDING, packed_specs
+from .hf.names import has_fp8
+from .hf.source import HFSource
+from .open import open_source
+from .packed.load import FP8Folder, PackedAtLoad, PackedWeights
+from .packed.matrices import unpack_matrix
+from .packed.names import packed_specs
+from .packed.source import PackedSource
+from .source import DirectSource, Source
 
 
 def load_model(model: str | Path, dtype: str | None = None) -> Ling:
-    """Load a Hugging Face folder, bf16, float32 or FP8, or download a named model first.
+    """Load any checkpoint that `ling convert` reads, or download a named model first.
 
-    `dtype` None or "auto" keeps the one of config.json. Names, shapes and types are checked before
+    `dtype` None or "auto" keeps the one of the weights. Names, shapes and types are checked before
     anything is allocated. `expert_bias` is float32 always.
     """
-    folder = resolve_model(model)
-    cfg = read_config(folder)
-    _check_float_storage(folder)
-    source = SafetensorsFolder(folder)
-    check_names(cfg, source)
-    name = cfg.dtype if dtype in (None, "auto") else dtype
+    with contextlib.closing(open_source(resolve_model(model))) as source:
+        return load_module(source, dtype)
+
+
+def load_module(source: Source, dtype: str | None = None) -> Ling:
+    """`load_model` of a checkpoint that is open."""
+    name = source.config.dtype if dtype in (None, "auto") else dtype
     if name not in DTYPES:
         raise UsageError(f"`dtype` is `{dtype}`, expected auto, bfloat16 or float32")
     with torch.device("meta"):
-        network = Ling(cfg)
+        network = Ling(source.config)
     network = to_dtype(network, DTYPES[name]).to_empty(device="cpu")
-    load_tensors(network, source)
+    _fill(network, source)
     return network.eval()
 
 
-def _check_float_storage(folder: Path) -> None:
-    stored = read_quantization(folder)
-    if stored is not None and stored["quant_method"] == "ling":
-        raise CheckpointError(
-            f"{folder}: holds {shown(stored.get('format'))} weights, which cannot be loaded as "
-            "floats; convert the bf16 checkpoint instead"
-        )
+@torch.no_grad()
+def _fill(model: Ling, source: Source) -> None:
+    own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    direct = source if isinstance(source, DirectSource) else None
+    for name in tensor_specs(model.config):
+        target = module_tensor(own, name)
+        if direct is None or not direct.read_into(name, target):
+            target.copy_(source.values(name))
+
+
+def packed_weights(source: Source, fmt: Format | None = None) -> PackedWeights:
+    """Weights for the native engine: mapped from an integer folder, FP8 as released, and others
+    packed to `fmt` (None: bfloat16) as they are read.
+    """
+    if isinstance(source, PackedSource):
+        return source.folder
+    if fmt in (None, FP8) and isinstance(source, HFSource) and has_fp8(source.tensors):
+        return FP8Folder(source.config, source.tensors)
+    return PackedAtLoad(source.config, fmt or BF16, source.values)
 
 
 @torch.no_grad()
-def load_tensors(model: Ling, source: SafetensorsFolder) -> None:
-    """Fill the module from a folder that `check_names` let pass, casting to the module's dtypes."""
-    own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    for name in tensor_specs(model.config):
-        key, expert = in_module(name)
-        target = own[key] if expert is None else own[key][expert]
-        if source.dtype(name) == target.dtype:
-            source.tensor(name, into=target)
-        else:
-            target.copy_(float_tensor(source, name))
-
-
-@torch.no_grad()
-def fill_tensors(model: Ling, tensor: Callable[[str], Tensor]) -> None:
-    """Fill the module from `tensor(hf_name)`, casting to the module's dtypes."""
-    own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    for name in tensor_specs(model.config):
-        key, expert = in_module(name)
-        (own[key] if expert is None else own[key][expert]).copy_(tensor(name))
-
-
-def unpacked_model(packed: PackedFolder, dtype: torch.dtype | None = None) -> Ling:
-    """The module with the values that a packed folder stands for (float32 products of codes)."""
-    cfg = packed.config
-    values: dict[str, torch.Tensor] = {}
-    table, scales = packed.embedding()
-    assert scales is not None
-    values[f"{EMBEDDING}.weight"] = unpack_embedding(table, scales)
-    for spec in packed_specs(cfg).values():
-        matrix = packed.matrix(spec)
+def rounded_module(source: Source, fmt: Format, dtype: str | None = None) -> Ling:
+    """The module with the values that packing to `fmt` leaves of its matrices."""
+    model, weights = load_module(source, dtype), packed_weights(source, fmt)
+    state = model.state_dict()
+    for spec in packed_specs(source.config).values():
+        matrix = weights.matrix(spec)
         for e in range(max(spec.experts, 1)):
-            values.update(zip(spec.parts(e), unpack_matrix(spec, matrix, e), strict=True))
-    model = Ling(cfg).to(dtype or torch.bfloat16)
-    for name, buffer in model.named_buffers():
-        if name.endswith("expert_bias"):
-            buffer.data = buffer.data.float()
-    fill_tensors(model, lambda n: values[n] if n in values else packed.plain(n))
-    return model.eval()
+            for name, value in zip(spec.parts(e), unpack_matrix(spec, matrix, e), strict=True):
+                module_tensor(state, name).copy_(value)
+    return model

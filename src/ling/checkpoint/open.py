@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..config.model import ModelConfig
 from ..errors import CheckpointError, UsageError
@@ -99,27 +99,56 @@ def check_writer(to: str) -> None:
 # ---- readers -----------------------------------------------------------------------------------
 
 
+class Reader(NamedTuple):
+    """One kind of checkpoint: `find` gives the file or folder that `open` takes, None for other
+    kinds.
+    """
+
+    find: Callable[[Path], Path | None]
+    open: Callable[[Path], Source]
+    tokenizer_folder: Callable[[Path], Path | None]
+
+
+def _readers() -> tuple[Reader, ...]:
+    """In the order of looking; the last takes any folder, to say what is wrong with it."""
+    from .dcp import source as dcp
+    from .gguf import source as gguf
+    from .hf import source as hf
+    from .megatron import source as megatron
+    from .packed import source as packed
+    from .run_folder import find_checkpoint
+    from .source import tokenizer_in
+
+    return (
+        Reader(gguf.find_file, gguf.GGUFSource, gguf.tokenizer_folder),
+        Reader(megatron.find_iteration, megatron.MegatronSource, megatron.tokenizer_folder),
+        Reader(find_checkpoint, dcp.DCPSource, dcp.tokenizer_folder),
+        Reader(packed.find_folder, packed.PackedSource, tokenizer_in),
+        Reader(Path, hf.HFSource, tokenizer_in),
+    )
+
+
+def _look(path: str | Path) -> tuple[Reader, Path]:
+    path = Path(path)
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such file or folder{stopped(path)}")
+    return next((r, found) for r in _readers() if (found := r.find(path)) is not None)
+
+
 def open_source(path: str | Path) -> Source:
     """The reader for a GGUF file, a Hugging Face folder (bf16, FP8 or ours in integers), a run, our
     DCP or a Megatron checkpoint, by looking.
 
     Raises `CheckpointError` when it is none of them or damaged. Reads headers only.
     """
-    path = Path(path)
-    if not path.exists():
-        raise CheckpointError(f"{path}: no such file or folder{stopped(path)}")
-    if not path.is_dir():
-        from .gguf.source import GGUFSource
+    reader, found = _look(path)
+    return reader.open(found)
 
-        return GGUFSource(path)
-    from .dcp.source import DCPSource
-    from .hf.source import HFSource
-    from .megatron.source import MegatronSource, find_iteration
-    from .packed.source import PackedSource, is_packed
-    from .run_folder import find_checkpoint
 
-    if iteration := find_iteration(path):
-        return MegatronSource(iteration)
-    if checkpoint := find_checkpoint(path):
-        return DCPSource(checkpoint)
-    return PackedSource(path) if is_packed(path) else HFSource(path)
+def tokenizer_folder(path: str | Path) -> Path | None:
+    """The folder with the tokenizer of a checkpoint that `open_source` reads; None without one.
+
+    That of a GGUF file is written into a temporary folder, which is removed when Python exits.
+    """
+    reader, found = _look(path)
+    return reader.tokenizer_folder(found)

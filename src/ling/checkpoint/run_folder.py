@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +19,15 @@ from typing import Any
 from ..errors import CheckpointError, InputError, UsageError
 from ..files.atomic import hash_tree, make_folder, read_json
 
+MANIFEST = "manifest.json"
+# Of Megatron's training folders: which iteration is the newest, and the arguments in each.
+MEGATRON_LATEST, MEGATRON_ARGS = "latest_checkpointed_iteration.txt", "common.pt"
 _STEP = re.compile(r"step-([0-9]{1,18})")
+
+
+def step_folder(run: Path, step: int) -> Path:
+    """The checkpoint of a run after that many steps."""
+    return run / "checkpoints" / f"step-{step}"
 
 
 def find_checkpoint(path: Path) -> Path | None:
@@ -27,7 +37,19 @@ def find_checkpoint(path: Path) -> Path | None:
     return next(reversed(checkpoints(path)), None)
 
 
-MANIFEST = "manifest.json"
+def refuse_checkpoint(folder: Path) -> None:
+    """Raise `CheckpointError` with the command to convert it when `folder` is a run of ours, one of
+    its checkpoints or a Megatron checkpoint, and only a Hugging Face folder will do."""
+    is_run = bool(checkpoints(folder))
+    is_checkpoint = (folder / ".metadata").is_file() and any(
+        (folder / beside).is_file() for beside in ("config.json", MEGATRON_ARGS)
+    )
+    if is_run or is_checkpoint or (folder / MEGATRON_LATEST).is_file():
+        what = "a run" if is_run else "a training checkpoint"
+        raise CheckpointError(
+            f"{folder}: {what}, not a model yet; convert it first: "
+            f"`ling convert {shlex.quote(str(folder))} OUT`"
+        )
 
 
 def checkpoints(run: Path) -> list[Path]:
@@ -38,6 +60,11 @@ def checkpoints(run: Path) -> list[Path]:
         if (m := _STEP.fullmatch(p.name))
     ]
     return [p for _, p in sorted(found) if (p / MANIFEST).is_file()]
+
+
+def write_manifest(folder: Path) -> None:
+    """Record the hash of every file of a checkpoint that is complete."""
+    (folder / MANIFEST).write_text(json.dumps(hash_tree(folder), indent=1) + "\n")
 
 
 def intact(folder: Path) -> bool:

@@ -37,7 +37,7 @@ class Sink(Protocol):
 
 @runtime_checkable
 class ExtentSink(Protocol):
-    """A writer that can take a tensor from where it lies."""
+    """A writer that can take a tensor from another file."""
 
     def put_extent(self, name: str, extent: Extent) -> bool:
         """Like `put`; False when it has to be put after all."""

@@ -22,8 +22,8 @@ PIECE_VALUES = 1 << 20
 class Source(Protocol):
     """Tensors of a checkpoint under the Hugging Face names of `model/names.py`, one at a time.
 
-    `config` describes what is held: its `dtype` is the weights' own, and the MTP layers that the
-    checkpoint holds are counted in `num_nextn_predict_layers`. Readers are called by several
+    `config` describes what is there: its `dtype` is the weights' own, and the MTP layers that the
+    checkpoint has are counted in `num_nextn_predict_layers`. Readers are called by several
     threads.
     """
 
@@ -34,6 +34,10 @@ class Source(Protocol):
 
     def tensor(self, name: str) -> Tensor:
         """Any name of `tensor_specs(config)`; quantised values come as bfloat16."""
+        ...
+
+    def values(self, name: str) -> Tensor:
+        """Like `tensor`, but quantised values come unrounded, as float32."""
         ...
 
     def stored_bytes(self, name: str) -> int:
@@ -49,11 +53,20 @@ class Source(Protocol):
 
 
 @runtime_checkable
+class DirectSource(Protocol):
+    """A reader that can read a tensor into memory of the caller's."""
+
+    def read_into(self, name: str, target: Tensor) -> bool:
+        """Fill `target` with what `values` gives; False where that has another dtype."""
+        ...
+
+
+@runtime_checkable
 class ExtentSource(Protocol):
-    """A reader that can say where a tensor lies, so that it need not pass through memory."""
+    """A reader that can say where a tensor is on disk, so that it need not pass through memory."""
 
     def extent(self, name: str) -> Extent | None:
-        """Its place, when what lies there is the tensor as `tensor` gives it."""
+        """Its bytes on disk, when those are the tensor as `tensor` gives it."""
         ...
 
 
@@ -72,6 +85,11 @@ class RowSource(Protocol):
     def rows(self, name: str) -> Rows:
         """What `tensor` gives, for a name whose tensor is a matrix."""
         ...
+
+
+def tokenizer_in(*folders: Path) -> Path | None:
+    """The first of the folders that has a tokenizer."""
+    return next((f for f in folders if (f / "tokenizer.json").is_file()), None)
 
 
 def pieces(rows: int, cols: int) -> Iterator[tuple[int, int]]:

@@ -15,14 +15,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint.load import fill_tensors
+from ..checkpoint.load import load_module
 from ..checkpoint.source import Source
 from ..data.tokenizer import Tokenizer
 from ..errors import DataError
 from ..files.guarded import open_regular
 from ..model.attention import DenseAttend
 from ..model.layers import Linear
-from ..model.ling import Ling, from_config
+from ..model.ling import Ling
 from ..model.moe import Experts
 from ..model.swap import swap
 from ..ops import reference
@@ -103,8 +103,7 @@ def importance(
         raise DataError(
             f"holds token {max(ids)}, but the model has {source.config.vocab_size}", path=text
         )
-    model = from_config(source.config, dtype=torch.bfloat16)
-    fill_tensors(model, source.tensor)
+    model = load_module(source, "bfloat16")
     meter = _Meter()
     _meter(model, meter)
     for at in range(0, len(ids) - ROW + 1, ROW):

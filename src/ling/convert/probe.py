@@ -9,7 +9,7 @@ from ..checkpoint.source import Source
 from ..data.tokenizer import Tokenizer
 from ..model.attention import DenseAttend
 from ..model.ling import Ling, to_dtype
-from ..model.names import in_module, tensor_specs
+from ..model.names import module_tensor, tensor_specs
 
 TEXT = "The quick brown fox jumps over the lazy dog. def fibonacci(n):\n    return 1 if n < 2 else"
 _MAX_TOKENS = 64
@@ -61,9 +61,8 @@ def logits(source: Source, tokens_T: Tensor) -> Tensor:
 
 
 def _fill(module: nn.Module, source: Source, prefix: str) -> None:
-    own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    parts = (*module.named_parameters(), *module.named_buffers())
+    own = {prefix + key: value for key, value in parts}
     for name in tensor_specs(source.config):
         if name.startswith(prefix):
-            key, expert = in_module(name)
-            target = own[key.removeprefix(prefix)]
-            (target if expert is None else target[expert]).copy_(source.tensor(name))
+            module_tensor(own, name).copy_(source.tensor(name))

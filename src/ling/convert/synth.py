@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoint.open import sink_for
-from ..checkpoint.packed.sink import PackedShards
+from ..checkpoint.packed.sink import packed_shards
 from ..checkpoint.sink import SinkOptions
 from ..config.model import ModelConfig
 from ..errors import UsageError
@@ -56,10 +56,10 @@ def synth(
                 sink.put(name, source.plain(name, spec.shape, dtype))
             sink.finish()
             return
-        shards = PackedShards(tmp, cfg, FORMATS[to], MAX_SHARD_BYTES)
+        shards = packed_shards(tmp, cfg, FORMATS[to], MAX_SHARD_BYTES)
         log(f"{target}: {sum(shards.files.values()) / 1e9:.1f} GB of random weights")
         make = source.packed(FORMATS[to])
-        for name, (dtype, shape) in shards.plan.items():
+        for name, (dtype, shape) in shards.stored.items():
             shards.put(name, make(name, shape, dtype))
         shards.finish()
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError, RunError, UsageError
+from ..files.guarded import pread_into
 from .records import require_file
 
 MAGIC = b"MMIDIDX\x00\x00"
@@ -117,18 +118,12 @@ class IndexedDataset:
                     f"token id {bad} is outside the vocabulary of {vocab_size}", path=self.bin
                 )
 
-    def _pread(self, start: int, count: int) -> bytes | bytearray:
+    def _pread(self, start: int, count: int) -> bytearray:
         # Not a map: of a file that shrank we get a short read, and no SIGBUS.
-        raw = os.pread(self._file.fileno(), count, start)
-        if len(raw) == count:
-            return raw
-        pieces = bytearray(raw)  # the kernel gives at most 2 GiB at once
-        while raw and len(pieces) < count:
-            raw = os.pread(self._file.fileno(), count - len(pieces), start + len(pieces))
-            pieces += raw
-        if len(pieces) != count:
+        data = bytearray(count)
+        if pread_into(self._file.fileno(), memoryview(data), start) < count:
             raise DataError("shorter than when it was opened", path=self.bin)
-        return pieces
+        return data
 
 
 class IndexedWriter:

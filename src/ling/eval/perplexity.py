@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ..checkpoint.load import load_model
+from ..checkpoint.open import tokenizer_folder
 from ..config.recipe import DataConfig
 from ..data.corpus import documents
 from ..data.indexed import IndexedDataset, IndexedWriter, token_dtype
@@ -31,14 +32,15 @@ def perplexity(
     dtype: str = "float32",
     compute_dtype: torch.dtype | None = None,
 ) -> dict[str, Any]:
-    """Loss (nats per token), perplexity and MTP agreement of a model folder.
+    """Loss (nats per token), perplexity and MTP agreement of any checkpoint.
 
     `data` is one Megatron prefix, or jsonl and text files, read in order and cut into rows.
     """
     folder = resolve_model(model)
     network = load_model(folder, dtype)
     network.compute_dtype = compute_dtype
-    tok = Tokenizer.from_folder(folder) if (folder / "tokenizer.json").is_file() else None
+    found = tokenizer_folder(folder)
+    tok = Tokenizer.from_folder(found) if found else None
     length = seq_length or min(network.config.max_position_embeddings, MAX_ROW)
     eod = tok.eod_token_id if tok else None
     with tempfile.TemporaryDirectory() as scratch:

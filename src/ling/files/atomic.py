@@ -172,29 +172,6 @@ def _is_at(fd: int, path: Path) -> bool:
         return False
 
 
-@contextlib.contextmanager
-def atomic_file(final: Path) -> Iterator[Path]:
-    """Yield `<final>.tmp`; rename it to `final` when the block ends well, else remove it.
-
-    Raises `UsageError` if the place is not writable, `RunError` if writing fails (full disk).
-    """
-    tmp = final.with_name(final.name + ".tmp")
-    try:
-        tmp.parent.mkdir(parents=True, exist_ok=True)
-        tmp.touch()
-    except OSError as err:
-        raise UsageError(f"{final}: cannot write here: {err.strerror}") from None
-    try:
-        yield tmp
-        _fsync(tmp)
-        os.replace(tmp, final)
-        _fsync(final.parent)
-    except OSError as err:
-        raise RunError(f"could not save {final.name}: {err.strerror or err}") from None
-    finally:
-        tmp.unlink(missing_ok=True)
-
-
 def _move_into_place(new: Path, final: Path, replace: bool) -> None:
     if not (replace and final.exists()):
         os.rename(new, final)  # an empty folder there does not hinder

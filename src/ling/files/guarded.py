@@ -47,6 +47,25 @@ def read_regular(path: Path, max_bytes: int) -> bytes:
     return data
 
 
+def pread_into(fd: int, target: memoryview, at: int) -> int:
+    """Read from byte `at` until `target` is full: one call gives 2 GiB at most. Returns how many
+    bytes were read, fewer only where the file ends.
+    """
+    done = 0
+    while done < len(target):
+        count = os.preadv(fd, [target[done:]], at + done)
+        if not count:
+            break
+        done += count
+    return done
+
+
+def pread(fd: int, count: int, at: int) -> bytes:
+    """`count` bytes from byte `at`, fewer only where the file ends."""
+    data = bytearray(count)
+    return bytes(memoryview(data)[: pread_into(fd, memoryview(data), at)])
+
+
 def inside(folder: Path, name: str) -> Path:
     """The path of a model folder's file; `OSError` when it is a link that leads out of the folder.
 

@@ -1,21 +1,21 @@
-"""From a model folder to the runner that runs it best, and why not a faster one."""
+"""From a checkpoint of any kind to the runner that runs it best, and why not a faster one."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from functools import partial
 from pathlib import Path
 
-import torch
-
-from ..checkpoint.hf.config import read_config, read_quantization
-from ..checkpoint.hf.folder import SafetensorsFolder
-from ..checkpoint.hf.names import check_names, float_tensor
-from ..checkpoint.load import load_model, unpacked_model
-from ..checkpoint.packed.folder import PackedFolder
-from ..checkpoint.packed.load import FP8Folder, PackedAtLoad, module_tensors
+from ..checkpoint.load import load_module, packed_weights, rounded_module
+from ..checkpoint.open import open_source
+from ..checkpoint.packed.load import PackedAtLoad
+from ..checkpoint.packed.source import PackedSource
+from ..checkpoint.source import Source
 from ..errors import UsageError
 from ..model.ling import Ling
-from ..ops.formats import FORMATS
+from ..model.names import module_tensor
+from ..ops.formats import BF16, FORMATS, Format
 from .memory import check_kv_cache_dtype, check_mapping, check_packing
 from .native_runner import NativeRunner, why_not
 from .runner import Runner
@@ -25,13 +25,13 @@ log = logging.getLogger("ling")
 
 
 def open_runner(
-    folder: str | Path,
+    path: str | Path,
     dtype: str = "auto",
     fmt: str | None = None,
     max_memory: int | None = None,
     kv_cache_dtype: str = "bf16",
 ) -> Runner:
-    """Load a model folder for inference.
+    """Load any checkpoint that `ling convert` reads for inference.
 
     `max_memory` (bytes) runs a packed folder that is larger, by keeping its hot experts only.
     `kv_cache_dtype` "int8" keeps keys and values in 8 bits, a scale for each position and head.
@@ -44,64 +44,75 @@ def open_runner(
     if dtype not in ("auto", "bfloat16", "float32"):
         raise UsageError(f"`dtype` is `{dtype}`, expected auto, bfloat16 or float32")
     check_kv_cache_dtype(kv_cache_dtype)
-    cfg = read_config(folder)
-    stored = read_quantization(folder)
-    if stored is not None and stored["quant_method"] == "ling":
-        return _open_packed(folder, dtype, fmt, max_memory, kv_cache_dtype)
-    if max_memory is not None:
-        raise UsageError(
-            "`--max-memory` needs a folder in int4 or int8: make one with `ling convert --to int4`"
-        )
-    name = str(folder)
-    if (dtype == "float32" or (cfg.dtype == "float32" and dtype == "auto")) and fmt is None:
+    wanted = None if fmt is None else FORMATS[fmt]
+    with contextlib.closing(open_source(path)) as source:
+        if isinstance(source, PackedSource):
+            return _open_packed(str(path), source, dtype, wanted, max_memory, kv_cache_dtype)
+        if max_memory is not None:
+            raise UsageError(
+                "`--max-memory` needs a folder in int4 or int8: make one with "
+                "`ling convert --to int4`"
+            )
+        return _open_floats(str(path), source, dtype, wanted, kv_cache_dtype)
+
+
+def _open_floats(
+    name: str, source: Source, dtype: str, fmt: Format | None, kv_cache_dtype: str
+) -> Runner:
+    """Weights in floating point or blocks: packed as they are read, or in plain PyTorch."""
+    cfg = source.config
+    if fmt is None and (dtype == "float32" or (cfg.dtype == "float32" and dtype == "auto")):
         check_packing(name, cfg, "float32")
-        return TorchRunner(load_model(folder, "float32"), kv_cache_dtype)
-    reason = why_not(cfg)
-    if reason is not None:
-        if fmt not in (None, "bf16"):
-            raise UsageError(f"format `{fmt}` needs the native kernels: {reason}")
-        _say(reason)
-        check_packing(name, cfg, "bf16")
-        return TorchRunner(load_model(folder, dtype), kv_cache_dtype)
-    source = SafetensorsFolder(folder)
-    check_names(cfg, source)
-    if FP8Folder.is_one(source) and fmt in (None, "fp8"):
-        stored_fp8 = FP8Folder(cfg, source)
-        check_packing(name, cfg, "fp8", stored_fp8.nbytes)
-        return NativeRunner(stored_fp8, None, kv_cache_dtype)
-    check_packing(name, cfg, fmt or "bf16")
-    packed = PackedAtLoad(cfg, FORMATS[fmt or "bf16"], lambda name: float_tensor(source, name))
-    return NativeRunner(packed, None, kv_cache_dtype)
+        return TorchRunner(load_module(source, "float32"), kv_cache_dtype)
+    reason = why_not(cfg, fmt or BF16)
+    if reason is None:
+        weights = packed_weights(source, fmt)
+        check_packing(name, cfg, weights.format.name, weights.nbytes)
+        return NativeRunner(weights, None, kv_cache_dtype)
+    if fmt not in (None, BF16) and fmt.kernel is not None:
+        raise UsageError(f"format `{fmt.name}` needs the native kernels: {reason}")
+    _say(reason)
+    check_packing(name, cfg, "bf16")
+    if fmt in (None, BF16):
+        return TorchRunner(load_module(source, dtype), kv_cache_dtype)
+    return TorchRunner(rounded_module(source, fmt, dtype), kv_cache_dtype)
+
+
+def _open_packed(
+    name: str,
+    source: PackedSource,
+    dtype: str,
+    fmt: Format | None,
+    max_memory: int | None,
+    kv_cache_dtype: str,
+) -> Runner:
+    """A folder in an integer format: mapped, or its values in plain PyTorch."""
+    packed = source.folder
+    if fmt not in (None, packed.format):
+        raise UsageError(
+            f"{name}: is in format `{packed.format.name}`; for `{fmt.name}` convert the original"
+        )
+    wide = dtype == "float32"
+    reason = "`dtype` float32" if wide else why_not(packed.config, packed.format)
+    if reason is None:
+        if max_memory is None:
+            check_mapping(name, packed.mapped_bytes)
+        return NativeRunner(packed, max_memory, kv_cache_dtype)
+    _say(reason)
+    check_packing(name, packed.config, "float32" if wide else "bf16")
+    return TorchRunner(load_module(source, "float32" if wide else "bfloat16"), kv_cache_dtype)
 
 
 def runner_for(model: Ling, fmt: str | None = None, kv_cache_dtype: str = "bf16") -> Runner:
     """A runner over a module's weights: native in format `fmt` when given, else the reference."""
     if fmt is None:
         return TorchRunner(model, kv_cache_dtype)
-    reason = why_not(model.config)
+    reason = why_not(model.config, FORMATS[fmt])
     if reason is not None:
         raise UsageError(f"format `{fmt}` needs the native kernels: {reason}")
-    weights = PackedAtLoad(model.config, FORMATS[fmt], module_tensors(model.state_dict()))
+    state = model.state_dict()
+    weights = PackedAtLoad(model.config, FORMATS[fmt], partial(module_tensor, state))
     return NativeRunner(weights, None, kv_cache_dtype)
-
-
-def _open_packed(
-    folder: str | Path, dtype: str, fmt: str | None, max_memory: int | None, kv_cache_dtype: str
-) -> Runner:
-    packed = PackedFolder(folder)
-    if fmt is not None and fmt != packed.format.name:
-        raise UsageError(
-            f"{folder}: is in format `{packed.format.name}`; for `{fmt}` convert the original"
-        )
-    reason = "`dtype` float32" if dtype == "float32" else why_not(packed.config)
-    if reason is None:
-        if max_memory is None:
-            check_mapping(str(folder), packed.mapped_bytes)
-        return NativeRunner(packed, max_memory, kv_cache_dtype)
-    _say(reason)
-    check_packing(str(folder), packed.config, "float32" if dtype == "float32" else "bf16")
-    values = unpacked_model(packed, torch.float32 if dtype == "float32" else None)
-    return TorchRunner(values, kv_cache_dtype)
 
 
 def _say(reason: str) -> None:

@@ -7,10 +7,13 @@ disk, one stack per layer in memory.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..config.model import ModelConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _EXPERT = re.compile(r"(.*\.mlp\.experts)\.(\d+)\.(gate_proj|up_proj|down_proj)\.weight")
 
@@ -75,3 +78,9 @@ def in_module(hf_name: str) -> tuple[str, int | None]:
     if match is None:
         return hf_name, None
     return f"{match[1]}.{match[3]}", int(match[2])
+
+
+def module_tensor(state: Mapping[str, Tensor], hf_name: str) -> Tensor:
+    """What a tensor on disk is in a module's state: a view of a stack for a routed expert."""
+    key, expert = in_module(hf_name)
+    return state[key] if expert is None else state[key][expert]

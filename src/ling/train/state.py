@@ -16,10 +16,10 @@ from torch import Tensor
 
 from ..checkpoint.dcp.folder import read_tensors
 from ..checkpoint.dcp.writer import write_tensors
-from ..checkpoint.run_folder import MANIFEST
+from ..checkpoint.run_folder import write_manifest
 from ..config.recipe import PretrainConfig, recipe_yaml
 from ..errors import UsageError
-from ..files.atomic import atomic_folder, hash_tree, read_json, write_atomic
+from ..files.atomic import atomic_folder, read_json, write_atomic
 from ..model.ling import Ling
 
 
@@ -48,7 +48,7 @@ def save(
         write_tensors(tmp, state_tensors(model, optimizer))
         (tmp / "config.json").write_text(json.dumps(model.config.to_dict(), indent=2) + "\n")
         (tmp / "state.json").write_text(json.dumps(progress) + "\n")
-        (tmp / MANIFEST).write_text(json.dumps(hash_tree(tmp), indent=1) + "\n")
+        write_manifest(tmp)
 
 
 def load(folder: Path, model: Ling, optimizer: torch.optim.Optimizer) -> dict[str, Any]:

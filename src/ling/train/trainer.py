@@ -14,9 +14,8 @@ from typing import Any
 import torch
 
 from ..checkpoint.hf.config import read_config
-from ..checkpoint.hf.folder import refuse_checkpoint
 from ..checkpoint.load import load_model
-from ..checkpoint.run_folder import locked, newest, prune
+from ..checkpoint.run_folder import locked, newest, prune, refuse_checkpoint, step_folder
 from ..config.model import ModelConfig
 from ..config.recipe import PretrainConfig
 from ..data.indexed import IndexedDataset
@@ -368,7 +367,7 @@ class Trainer:
 
     def _save(self) -> None:
         prune(self.out, 0)
-        folder = self.out / "checkpoints" / f"step-{self.steps_done}"
+        folder = step_folder(self.out, self.steps_done)
         # Only a damaged checkpoint, passed over at resume, can be in the way.
         shutil.rmtree(folder, ignore_errors=True)
         progress = {

@@ -19,15 +19,17 @@ import torch
 from torch import Tensor
 
 from ...errors import DCPError
+from ..checks import check_float, check_shape
 from ..raw.shards import Extent, Stored, raw_bytes
 from ..raw.torch_zip import Placed, place_tensor
+from ..slices import Slice
 from .metadata import (
     Chunk,
     DCPTensor,
     check_tensor,
     open_data_file,
-    pread,
-    pread_into,
+    read_bytes,
+    read_into,
     read_metadata,
 )
 
@@ -115,6 +117,31 @@ class DCPFolder:
         at = chunk.begin + placed.position + first * held.dtype.itemsize
         return Extent(self._open(chunk.file), at, Stored(held.dtype, shape))
 
+    # ---- tensors of a model --------------------------------------------------------------------
+
+    def check(self, place: Slice) -> None:
+        """`DCPError` unless there is a floating-point tensor of the slice's whole shape."""
+        if place.key not in self.tensors:
+            raise DCPError(f"{self.folder}: tensor `{place.key}` is missing")
+        found = self.tensors[place.key]
+        check_shape(self.folder, place.key, found.shape, place.whole, DCPError)
+        check_float(self.folder, place.key, found.dtype, DCPError)
+
+    def slice(self, place: Slice) -> Tensor:
+        """The box that a slice is."""
+        return self.region(place.key, place.start, place.shape)
+
+    def slice_extent(self, place: Slice, shape: tuple[int, ...]) -> Extent | None:
+        """Where a slice is in its file, if it is contiguous, as a tensor of another shape."""
+        found = self.extent(place.key, place.start, place.shape)
+        return found and found._replace(stored=Stored(found.stored.dtype, shape))
+
+    def slice_bytes(self, place: Slice) -> int:
+        """Bytes of a slice on disk."""
+        return Stored(self.tensors[place.key].dtype, place.shape).nbytes
+
+    # ---- chunks --------------------------------------------------------------------------------
+
     def _near(self, key: str, start: tuple[int, ...], shape: tuple[int, ...]) -> Iterable[Chunk]:
         with self._lock:
             if key not in self._indexes:
@@ -154,7 +181,7 @@ class DCPFolder:
         span = 1 + sum((n - 1) * s for n, s in zip(shape, placed.strides, strict=True))
         flat = torch.empty(0 if 0 in shape else span, dtype=held.dtype)
         at = chunk.begin + placed.position + first * held.dtype.itemsize
-        pread_into(fd, raw_bytes(flat), at)
+        read_into(fd, raw_bytes(flat), at)
         return flat.as_strided(shape, placed.strides)
 
     def _place(self, held: DCPTensor, chunk: Chunk) -> Placed:
@@ -162,7 +189,7 @@ class DCPFolder:
         placed = self._placed.get(where)
         if placed is None:
             fd = self._open(chunk.file)
-            placed = place_tensor(lambda at, n: pread(fd, chunk.begin + at, n), chunk.length)
+            placed = place_tensor(lambda at, n: read_bytes(fd, chunk.begin + at, n), chunk.length)
             if (placed.dtype, placed.shape) != (held.dtype, chunk.sizes):
                 raise DCPError(
                     f"{chunk.file} holds shape {list(placed.shape)} of {placed.dtype}, "
@@ -212,12 +239,7 @@ def read_tensors(folder: Path, into: Mapping[str, Tensor]) -> None:
         for key, target in into.items():
             if key not in held.tensors:
                 raise DCPError(f"{folder}: tensor `{key}` is missing")
-            found = held.tensors[key]
-            if found.shape != tuple(target.shape):
-                raise DCPError(
-                    f"{folder}: tensor `{key}` has shape {list(found.shape)}, "
-                    f"expected {list(target.shape)}"
-                )
+            check_shape(folder, key, held.tensors[key].shape, target.shape, DCPError)
             with torch.no_grad():
                 target.copy_(held.tensor(key))
     finally:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ...errors import DCPError
-from ...files.guarded import inside
+from ...files.guarded import inside, pread_into
 from ..raw.pickle_data import Global, Record, read_pickle
 from ..raw.shards import Stored
 
@@ -99,7 +99,7 @@ def read_metadata(path: Path) -> dict[str, DCPTensor]:
         size = os.fstat(fd).st_size
         if size > MAX_METADATA_BYTES:
             raise DCPError(f".metadata: {size} bytes, the limit is {MAX_METADATA_BYTES}")
-        data = pread(fd, 0, size)
+        data = read_bytes(fd, 0, size)
     finally:
         os.close(fd)
     try:
@@ -191,18 +191,18 @@ def open_data_file(path: Path) -> int:
     return fd
 
 
-def pread(fd: int, at: int, count: int) -> bytes:
+def read_bytes(fd: int, at: int, count: int) -> bytes:
+    """`count` bytes of a data file; `DCPError` where it has not that many."""
     data = bytearray(count)
-    pread_into(fd, memoryview(data), at)
+    read_into(fd, memoryview(data), at)
     return bytes(data)
 
 
-def pread_into(fd: int, target: memoryview, at: int) -> None:
-    while target:
-        try:
-            count = os.preadv(fd, [target], at)
-        except OSError as err:
-            raise DCPError(f"cannot be read: {err.strerror}") from None
-        if not count:
-            raise DCPError("data file ends early")
-        target, at = target[count:], at + count
+def read_into(fd: int, target: memoryview, at: int) -> None:
+    """Fill `target` from a data file; `DCPError` where it has not that many bytes."""
+    try:
+        done = pread_into(fd, target, at)
+    except OSError as err:
+        raise DCPError(f"cannot be read: {err.strerror}") from None
+    if done < len(target):
+        raise DCPError("data file ends early")

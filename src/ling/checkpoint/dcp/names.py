@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from ...config.model import ModelConfig
 from ...model.names import in_module, tensor_specs
+from ..slices import Slice, of_stack
 
 MODEL_PREFIX = "model."
 
 
-def dcp_places(cfg: ModelConfig) -> dict[str, tuple[str, int | None, tuple[int, ...]]]:
-    """Key, slice of the stack and shape of the whole, by Hugging Face name."""
-    places = {}
+def dcp_slices(cfg: ModelConfig) -> dict[str, Slice]:
+    """Where every tensor of `tensor_specs(cfg)` is, by Hugging Face name."""
+    slices = {}
     for name, spec in tensor_specs(cfg).items():
         key, expert = in_module(name)
-        shape = spec.shape if expert is None else (cfg.num_experts, *spec.shape)
-        places[name] = (MODEL_PREFIX + key, expert, shape)
-    return places
+        slices[name] = of_stack(MODEL_PREFIX + key, expert, cfg.num_experts, spec.shape)
+    return slices

@@ -13,7 +13,7 @@ from ...model.names import tensor_specs
 from ..dtypes import DTYPES
 from ..raw.shards import Stored
 from ..sink import SinkOptions, cast
-from .names import dcp_places
+from .names import dcp_slices
 from .writer import DCPWriter
 
 
@@ -25,26 +25,20 @@ class DCPSink:
         self.folder = folder
         specs = tensor_specs(cfg)
         self.names = list(specs)
-        self.dcp_places = dcp_places(cfg)
+        self._slices = dcp_slices(cfg)
         tensors = {
-            key: Stored(torch.float32 if specs[n].float32 else dtype, shape)
-            for n, (key, _, shape) in self.dcp_places.items()
+            place.key: Stored(torch.float32 if specs[n].float32 else dtype, place.whole)
+            for n, place in self._slices.items()
         }
-        self._writer = DCPWriter(folder, tensors, [self._box(n) for n in specs])
+        self._writer = DCPWriter(folder, tensors, [s.box for s in self._slices.values()])
         named = cfg.replace(dtype=str(dtype).removeprefix("torch."))
         self._config = json.dumps(named.to_dict(), indent=2) + "\n"
         self.files = {**self._writer.files, "config.json": len(self._config.encode())}
 
-    def _box(self, name: str) -> tuple[str, tuple[int, ...], tuple[int, ...]]:
-        key, expert, shape = self.dcp_places[name]
-        if expert is None:
-            return key, (0,) * len(shape), shape
-        return key, (expert, *(0 for _ in shape[1:])), (1, *shape[1:])
-
     def put(self, name: str, tensor: Tensor) -> None:
-        key, start, shape = self._box(name)
-        value = cast(name, tensor, self._writer.tensors[key].dtype)
-        self._writer.put(key, start, value.reshape(shape))
+        place = self._slices[name]
+        value = cast(name, tensor, self._writer.tensors[place.key].dtype)
+        self._writer.put(place.key, place.start, value.reshape(place.shape))
 
     def finish(self) -> None:
         self._writer.finish()

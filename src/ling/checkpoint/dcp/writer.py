@@ -1,4 +1,9 @@
-"""Writing torch distributed checkpoints: a whole state at once, or chunk by chunk."""
+"""Writing torch distributed checkpoints, in one of two ways.
+
+`write_tensors` is torch's own writer: a training saves with it, since it also writes the shards of
+several ranks. `DCPWriter` writes box by box as a conversion brings them, so that no whole tensor is
+in memory, and bytes that depend on the tensors alone.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +23,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from ...errors import RunError
 from ..raw.shards import Stored, raw_bytes, write_all
 from ..raw.torch_zip import archive_around
-from .metadata import (
-    Chunk,
-)
+from .metadata import Chunk
 
 # Larger tensors are written in several chunks: an archive of 4 GiB would need another layout.
 MAX_CHUNK_BYTES = 1 << 30
@@ -29,8 +32,8 @@ MAX_CHUNK_BYTES = 1 << 30
 class DCPWriter:
     """Writes `__0_0.distcp` and `.metadata`; the boxes come in any order, by several threads.
 
-    `boxes` lists, per tensor, the boxes (start, shape) that `put` will bring; each becomes a chunk
-    (several when it is larger than `MAX_CHUNK_BYTES`). The bytes depend on the tensors alone.
+    `boxes` are what `put` will bring (key, start, shape); each becomes a chunk, several when it is
+    larger than `MAX_CHUNK_BYTES`.
     """
 
     FILE = "__0_0.distcp"

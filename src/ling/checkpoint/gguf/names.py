@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from ...config.model import ModelConfig
 from ...model.names import tensor_specs
+from ..slices import Slice, of_stack
 
 _TOP = {
     "model.word_embeddings.weight": "token_embd.weight",
@@ -47,7 +48,7 @@ class GGUFSpec(NamedTuple):
     float32: bool
 
 
-def in_gguf(hf_name: str) -> tuple[str, int | None]:
+def _in_gguf(hf_name: str) -> tuple[str, int | None]:
     """The GGUF tensor of a Hugging Face name, and which slice of an expert stack it is."""
     layer = _LAYER.fullmatch(hf_name)
     if layer is None:
@@ -57,17 +58,24 @@ def in_gguf(hf_name: str) -> tuple[str, int | None]:
     return f"blk.{layer[1]}.{_IN_LAYER[suffix]}", int(expert[1]) if expert else None
 
 
+def gguf_slices(cfg: ModelConfig) -> dict[str, Slice]:
+    """Where every tensor of `tensor_specs(cfg)` is, by Hugging Face name."""
+    slices = {}
+    for name, spec in tensor_specs(cfg).items():
+        key, expert = _in_gguf(name)
+        slices[name] = of_stack(key, expert, cfg.num_experts, spec.shape)
+    return slices
+
+
 def gguf_specs(cfg: ModelConfig) -> dict[str, GGUFSpec]:
     """Every tensor of the file, in the order in which `tensor_specs` first touches it.
 
     Norms, router and expert bias stay in float32, as llama.cpp's own converter has it.
     """
     specs: dict[str, GGUFSpec] = {}
-    for hf_name, spec in tensor_specs(cfg).items():
-        name, expert = in_gguf(hf_name)
-        shape = spec.shape if expert is None else (cfg.num_experts, *spec.shape)
-        keep = len(spec.shape) == 1 or name.endswith("ffn_gate_inp.weight")
-        specs[name] = GGUFSpec(shape, keep)
+    for place in gguf_slices(cfg).values():
+        keep = len(place.whole) == 1 or place.key.endswith("ffn_gate_inp.weight")
+        specs[place.key] = GGUFSpec(place.whole, keep)
     if cfg.tie_word_embeddings:  # llama.cpp has no tied head for this architecture
         specs["output.weight"] = specs["token_embd.weight"]
     return specs

@@ -18,10 +18,11 @@ from ...model.names import tensor_specs
 from ..raw.gguf_header import KIND_IDS, KINDS, Kind, nbytes
 from ..raw.shards import write_all
 from ..sink import SinkOptions, cast, check_finite
+from ..slices import Slice
 from ..source import Rows, TensorRows, pieces
 from .layout import general_metadata, lay_out
 from .metadata import check_exportable, metadata_of
-from .names import GGUFSpec, gguf_specs, in_gguf
+from .names import GGUFSpec, gguf_slices, gguf_specs
 from .package import gguf_package
 from .vocabulary import vocabulary_metadata
 
@@ -68,6 +69,7 @@ class GGUFSink:
         self._path, self._tied, self._fd = folder / FILE, cfg.tie_word_embeddings, -1
         self._opening = threading.Lock()
         self._shapes = {name: spec.shape for name, spec in tensor_specs(cfg).items()}
+        self._slices = gguf_slices(cfg)
         self.names = list(self._shapes)
         self.files = {FILE: size}
 
@@ -84,10 +86,10 @@ class GGUFSink:
         with self._opening:
             if self._fd < 0:
                 self._open()
-        key, expert = in_gguf(name)
-        self._put(key, expert or 0, self._shapes[name], rows)
-        if key == "token_embd.weight" and self._tied:
-            self._put("output.weight", 0, self._shapes[name], rows)
+        place = self._slices[name]
+        self._put(place, self._shapes[name], rows)
+        if place.key == "token_embd.weight" and self._tied:
+            self._put(place._replace(key="output.weight"), self._shapes[name], rows)
 
     def _open(self) -> None:
         """Make the file, head and full length included."""
@@ -102,11 +104,11 @@ class GGUFSink:
         os.fsync(self._fd)
         os.close(self._fd)
 
-    def _put(self, key: str, index: int, shape: tuple[int, ...], rows: Rows) -> None:
-        place = self._places[key]
-        offset = place.offset + index * nbytes(shape, place.kind)
+    def _put(self, part: Slice, shape: tuple[int, ...], rows: Rows) -> None:
+        place = self._places[part.key]
+        offset = place.offset + nbytes((part.offset,), place.kind)
         for first, count in pieces(math.prod(shape[:-1]), shape[-1]):
-            data = _encoded(key, rows.read(first, count), place.kind).data
+            data = _encoded(part.key, rows.read(first, count), place.kind).data
             write_all(self._fd, data, offset)
             offset += len(data)
 

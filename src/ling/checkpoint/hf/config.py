@@ -10,7 +10,7 @@ from ...config.model import ModelConfig
 from ...errors import CheckpointError
 from ...files.atomic import stopped
 from ...files.guarded import inside
-from .folder import refuse_checkpoint
+from ..run_folder import refuse_checkpoint
 
 _TEXT_FILES = (
     "config.json",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections import defaultdict
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from ...errors import CheckpointError, SafetensorsError, ShardIndexError
 from ...files.guarded import inside, loads, read_regular
 from ...text import shown
 from ..raw.safetensors import Entry, SafetensorsFile
+from ..run_folder import refuse_checkpoint
 
 INDEX = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
@@ -22,21 +22,6 @@ SHARD_NAME = re.compile(r"[\w.-]+\.safetensors", re.ASCII)
 MAX_INDEX_BYTES = 32 << 20
 # Code in pickles would run on reading; these are never opened, only named in the refusal.
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-
-
-def refuse_checkpoint(folder: Path) -> None:
-    """Raise `CheckpointError` with the command to convert it when `folder` is a run of ours, one of
-    its checkpoints or a Megatron checkpoint: none of them is a model yet."""
-    is_run = any(folder.glob("checkpoints/step-[0-9]*/manifest.json"))
-    is_checkpoint = (folder / ".metadata").is_file() and any(
-        (folder / beside).is_file() for beside in ("config.json", "common.pt")
-    )
-    if is_run or is_checkpoint or (folder / "latest_checkpointed_iteration.txt").is_file():
-        what = "a run" if is_run else "a training checkpoint"
-        raise CheckpointError(
-            f"{folder}: {what}, not a model yet; convert it first: "
-            f"`ling convert {shlex.quote(str(folder))} OUT`"
-        )
 
 
 class SafetensorsFolder:

@@ -13,6 +13,7 @@ from ...model.names import TensorSpec, tensor_specs
 from ...ops.formats import FP8_BLOCK
 from ...ops.fp8 import dequantise_fp8_block
 from ...text import shown
+from ..checks import check_dtype, check_shape
 from ..dtypes import DTYPES
 from .folder import SafetensorsFolder
 
@@ -47,35 +48,25 @@ def check_names(cfg: ModelConfig, source: SafetensorsFolder) -> None:
 
 
 def _check_tensor(cfg: ModelConfig, source: SafetensorsFolder, name: str, spec: TensorSpec) -> None:
-    _check_shape(source, name, spec.shape)
+    where = source.path(name)
+    check_shape(where, name, source.shape(name), spec.shape)
     dtype = source.dtype(name)
     if dtype == torch.float8_e4m3fn and len(spec.shape) == 2 and not spec.float32:
-        if name + SCALE not in source:
+        scales = name + SCALE
+        if scales not in source:
             raise CheckpointError(
-                f"{source.path(name)}: tensor `{name}` is FP8, but its scales "
-                f"`{name}{SCALE}` are missing"
+                f"{where}: tensor `{name}` is FP8, but its scales `{scales}` are missing"
             )
-        _check_shape(source, name + SCALE, tuple(-(-n // FP8_BLOCK) for n in spec.shape))
-        _check_dtype(source, name + SCALE, {torch.float32})
+        blocks = [-(-n // FP8_BLOCK) for n in spec.shape]
+        check_shape(source.path(scales), scales, source.shape(scales), blocks)
+        check_dtype(source.path(scales), scales, source.dtype(scales), {torch.float32})
     else:
-        _check_dtype(source, name, {torch.float32, torch.bfloat16, DTYPES[cfg.dtype]})
+        check_dtype(where, name, dtype, {torch.float32, torch.bfloat16, DTYPES[cfg.dtype]})
 
 
-def _check_shape(source: SafetensorsFolder, name: str, expected: tuple[int, ...]) -> None:
-    if source.shape(name) != expected:
-        raise CheckpointError(
-            f"{source.path(name)}: tensor `{name}` has shape {list(source.shape(name))}, "
-            f"expected {list(expected)}"
-        )
-
-
-def _check_dtype(source: SafetensorsFolder, name: str, expected: set[torch.dtype]) -> None:
-    if source.dtype(name) not in expected:
-        names = " or ".join(sorted(str(d).removeprefix("torch.") for d in expected))
-        raise CheckpointError(
-            f"{source.path(name)}: tensor `{name}` has dtype "
-            f"{str(source.dtype(name)).removeprefix('torch.')}, expected {names}"
-        )
+def has_fp8(source: SafetensorsFolder) -> bool:
+    """Whether a folder has FP8 tensors."""
+    return any(source.dtype(name) == torch.float8_e4m3fn for name in source.weight_map)
 
 
 def float_tensor(source: SafetensorsFolder, name: str) -> Tensor:

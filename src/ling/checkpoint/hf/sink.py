@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from ...config.model import ModelConfig
 from ...model.names import tensor_specs
-from ..raw.shards import Extent, ShardFile, Stored, plan_shards, shard_name
+from ..raw.shards import Extent, ShardFile
 from ..sink import SinkOptions
 from ..source import Rows, pieces
 from .auto_map import config_files
 from .folder import INDEX
 from .layouts import Layout
 from .names import LAYER
+from .shard_folder import ShardFolder, as_text, text_sizes, write_texts
 
 MTP_FILE = "mtp_layers_parameters.safetensors"
 
@@ -24,35 +23,24 @@ MTP_FILE = "mtp_layers_parameters.safetensors"
 class SafetensorsSink:
     """Shards `model-00001-of-000NN.safetensors` in layer order, their index and config.json.
 
-    Of several ranks each writes every `world_size`-th shard; `finish` closes a rank's shards,
-    `describe` writes index and config.json.
+    Of several ranks each writes every `world_size`-th shard.
     """
 
     def __init__(
         self, folder: Path, cfg: ModelConfig, layout: Layout, options: SinkOptions
     ) -> None:
-        self.folder, self._layout = folder, layout
+        self._layout = layout
         self._shapes = {n: spec.shape for n, spec in tensor_specs(cfg).items()}
-        stored = {n: layout.stored(n, spec) for n, spec in tensor_specs(cfg).items()}
-        sizes = {n: sum(s.nbytes for s in parts.values()) for n, parts in stored.items()}
-        plan = plan_shards(sizes, options.max_shard_bytes)
-        self._shards: list[ShardFile] = []
-        self._shard_of: dict[str, ShardFile] = {}
-        for i, names in enumerate(plan, 1):
-            tensors = {key: value for name in names for key, value in stored[name].items()}
-            self._shards.append(ShardFile(folder / shard_name(i, len(plan)), tensors))
-            self._shard_of |= dict.fromkeys(names, self._shards[-1])
-        self._stored = stored
-        mine = self._shards[options.rank :: options.world_size]
-        self.names = [name for name in stored if self._shard_of[name] in mine]
-        index = _index({n: (self._shard_of[n].path.name, parts) for n, parts in stored.items()})
-        self._texts = {**config_files(layout.config_json(cfg)), INDEX: _json(index)}
-        self.files = {s.path.name: s.nbytes for s in self._shards}
-        self.files |= {name: len(text.encode()) for name, text in self._texts.items()}
+        self._stored = {n: layout.stored(n, spec) for n, spec in tensor_specs(cfg).items()}
+        texts = config_files(layout.config_json(cfg))
+        self._out = ShardFolder(folder, self._stored, texts, options.max_shard_bytes)
+        mine = self._out.shards[options.rank :: options.world_size]
+        self.names = [name for name in self._stored if self._out.shard_of[name] in mine]
+        self.files = self._out.files
 
     def put(self, name: str, tensor: Tensor) -> None:
         for key, value in self._layout.encode(name, tensor).items():
-            self._shard_of[name].put(key, value)
+            self._out.put(key, value)
 
     def takes_rows(self, name: str) -> bool:
         """Every matrix."""
@@ -63,27 +51,25 @@ class SafetensorsSink:
         at: dict[str, int] = {}
         for first, count in pieces(*self._shapes[name]):
             for key, value in self._layout.encode(name, rows.read(first, count)).items():
-                self._shard_of[name].put_piece(key, at.setdefault(key, 0), value)
+                self._out.put_piece(key, at.setdefault(key, 0), value)
                 at[key] += value.nbytes
 
     def put_extent(self, name: str, extent: Extent) -> bool:
-        return self._stored[name] == {name: extent.stored} and self._shard_of[name].put_extent(
-            name, extent
-        )
+        same = self._stored[name] == {name: extent.stored}
+        return same and self._out.put_extent(name, extent)
 
     def finish(self) -> None:
-        for shard in self._shards:
-            shard.close()
-        for name, text in self._texts.items():
-            (self.folder / name).write_text(text, "utf-8")
+        self._out.finish()
 
 
 class SeparateMTPSink:
-    """The MTP layers as a model of their own: one file, layers counted from 0 (spec: §2)."""
+    """The MTP layers as a model of their own: one file, layers counted from 0
+    (docs/concepts/model.md).
+    """
 
     def __init__(self, folder: Path, cfg: ModelConfig, layout: Layout) -> None:
         self.folder, self._layout = folder, layout
-        self.names = [n for n in tensor_specs(cfg) if _mtp_layer(n, cfg) is not None]
+        self.names = [n for n in tensor_specs(cfg) if _is_mtp(n, cfg)]
         stored = {n: layout.stored(n, tensor_specs(cfg)[n]) for n in self.names}
         first = cfg.num_hidden_layers
 
@@ -98,10 +84,9 @@ class SeparateMTPSink:
         own = cfg.replace(num_hidden_layers=1, first_k_dense_replace=0)
         self._texts = {
             **config_files(layout.config_json(own)),
-            INDEX: _json({"weight_map": dict.fromkeys(tensors, MTP_FILE)}),
+            INDEX: as_text({"weight_map": dict.fromkeys(tensors, MTP_FILE)}),
         }
-        self.files = {MTP_FILE: self._shard.nbytes}
-        self.files |= {name: len(text.encode()) for name, text in self._texts.items()}
+        self.files = {MTP_FILE: self._shard.nbytes} | text_sizes(self._texts)
 
     def put(self, name: str, tensor: Tensor) -> None:
         for key, value in self._layout.encode(name, tensor).items():
@@ -109,21 +94,9 @@ class SeparateMTPSink:
 
     def finish(self) -> None:
         self._shard.close()
-        for name, text in self._texts.items():
-            (self.folder / name).write_text(text, "utf-8")
+        write_texts(self.folder, self._texts)
 
 
-def _mtp_layer(name: str, cfg: ModelConfig) -> int | None:
+def _is_mtp(name: str, cfg: ModelConfig) -> bool:
     match = LAYER.fullmatch(name)
-    layer = int(match[1]) if match else -1
-    return layer - cfg.num_hidden_layers if layer >= cfg.num_hidden_layers else None
-
-
-def _index(places: dict[str, tuple[str, dict[str, Stored]]]) -> dict[str, Any]:
-    total = sum(s.nbytes for _, parts in places.values() for s in parts.values())
-    weight_map = {key: file for file, parts in places.values() for key in parts}
-    return {"metadata": {"total_size": total}, "weight_map": weight_map}
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, indent=2) + "\n"
+    return match is not None and int(match[1]) >= cfg.num_hidden_layers

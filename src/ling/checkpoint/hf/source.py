@@ -9,10 +9,10 @@ from torch import Tensor
 
 from ...ops.formats import FP8_BLOCK
 from ...ops.kernels import widen_fp8
-from ..source import Rows
+from ..source import Rows, tokenizer_in
 from .config import read_config
 from .folder import SafetensorsFolder
-from .names import LAYER, SCALE, check_names, fp8_scales
+from .names import LAYER, SCALE, check_names, float_tensor, fp8_scales
 
 
 class HFSource:
@@ -22,29 +22,38 @@ class HFSource:
 
     def __init__(self, folder: Path) -> None:
         config = read_config(folder)
-        self._held = SafetensorsFolder(folder)
-        layers = {int(m[1]) for n in self._held.weight_map if (m := LAYER.fullmatch(n))}
-        # Not every release holds the MTP layers that its config announces.
-        held = max(max(layers, default=0) + 1 - config.num_hidden_layers, 0)
-        self.config = config.replace(num_nextn_predict_layers=held)
-        check_names(self.config, self._held)
-        self.tokenizer_folder = folder if (folder / "tokenizer.json").is_file() else None
+        self.tensors = SafetensorsFolder(folder)
+        layers = {int(m[1]) for n in self.tensors.weight_map if (m := LAYER.fullmatch(n))}
+        # Not every release has the MTP layers that its config announces.
+        found = max(max(layers, default=0) + 1 - config.num_hidden_layers, 0)
+        self.config = config.replace(num_nextn_predict_layers=found)
+        check_names(self.config, self.tensors)
+        self.tokenizer_folder = tokenizer_in(folder)
 
     def tensor(self, name: str) -> Tensor:
-        value = self._held.tensor(name)
+        value = self.tensors.tensor(name)
         fp8 = value.dtype == torch.float8_e4m3fn
-        return widen_fp8(value, fp8_scales(self._held, name)) if fp8 else value
+        return widen_fp8(value, fp8_scales(self.tensors, name)) if fp8 else value
+
+    def values(self, name: str) -> Tensor:
+        return float_tensor(self.tensors, name)
+
+    def read_into(self, name: str, target: Tensor) -> bool:
+        if self.tensors.dtype(name) != target.dtype:
+            return False
+        self.tensors.tensor(name, into=target)
+        return True
 
     def rows(self, name: str) -> Rows:
-        return _HFRows(self._held, name)
+        return _HFRows(self.tensors, name)
 
     def stored_bytes(self, name: str) -> int:
         parts = (name, name + SCALE)
-        return sum(self._held.nbytes(part) for part in parts if part in self._held)
+        return sum(self.tensors.nbytes(part) for part in parts if part in self.tensors)
 
     def stored_as(self, name: str) -> str:
         """Each tensor by its own dtype."""
-        return "fp8" if self._held.dtype(name) == torch.float8_e4m3fn else "float"
+        return "fp8" if self.tensors.dtype(name) == torch.float8_e4m3fn else "float"
 
     def close(self) -> None:
         """Nothing stays open between readings."""

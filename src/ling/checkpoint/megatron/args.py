@@ -15,11 +15,11 @@ import torch
 
 from ...config.model import ModelConfig
 from ...errors import ConfigError, DCPError
-from ...files.guarded import inside, open_regular
+from ...files.guarded import inside, open_regular, pread
 from ..raw.pickle_data import Global, Record, read_pickle
 from ..raw.torch_zip import find_members
+from ..run_folder import MEGATRON_ARGS
 
-FILE = "common.pt"
 _MAX_PICKLE_BYTES = 16 << 20
 _NAMESPACES = (Global("argparse", "Namespace"), Global("types", "SimpleNamespace"))
 # Not spelt like classes, but what plain values and enums are pickled with. Never called either.
@@ -48,21 +48,21 @@ def _allowed(name: Global) -> bool:
 def read_args(folder: Path) -> dict[str, Any]:
     """The training arguments that `common.pt` holds, unknown objects as placeholders."""
     try:
-        with open_regular(inside(folder, FILE)) as fd:
+        with open_regular(inside(folder, MEGATRON_ARGS)) as fd:
             value = read_pickle(_pickle_in(fd), _allowed)
     except OSError as err:
-        raise DCPError(f"{folder / FILE}: {err.strerror}") from None
+        raise DCPError(f"{folder / MEGATRON_ARGS}: {err.strerror}") from None
     except DCPError as err:
-        raise DCPError(f"{folder / FILE}: {err}") from None
+        raise DCPError(f"{folder / MEGATRON_ARGS}: {err}") from None
     args = value.get("args") if isinstance(value, dict) else None
     if isinstance(args, Record) and args.kind in _NAMESPACES and isinstance(args.state, dict):
         return args.state
-    raise DCPError(f"{folder / FILE}: holds no `args`, the arguments of the training")
+    raise DCPError(f"{folder / MEGATRON_ARGS}: holds no `args`, the arguments of the training")
 
 
 def _pickle_in(fd: int) -> bytes:
     def read(at: int, count: int) -> bytes:
-        data = os.pread(fd, count, at)
+        data = pread(fd, count, at)
         if len(data) != count:
             raise DCPError("ends early")
         return data

@@ -1,16 +1,16 @@
-"""Where each Hugging Face tensor lies in a Megatron-Core checkpoint (spec: checkpoints §1, §2)."""
+"""Where each Hugging Face tensor is in a Megatron-Core checkpoint (spec: checkpoints §1, §2)."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ...config.model import ModelConfig
 from ...model.names import TensorSpec, tensor_specs
+from ..slices import Slice, whole_tensor
 
 # State of the optimizer, of random generators, of FP8 scaling: not weights.
 _NOT_WEIGHTS = ("optimizer", "_extra_state", "rng_state", "chained_0", "rerun_state_machine_state")
@@ -42,27 +42,19 @@ _OTHER_NAMES = (
 )
 
 
-class Place(NamedTuple):
-    """A box of a Megatron tensor: `start` and `shape`, of a tensor of shape `whole`."""
-
-    key: str
-    start: tuple[int, ...]
-    shape: tuple[int, ...]
-    whole: tuple[int, ...]
-
-    @property
-    def is_qkv(self) -> bool:
-        return ".linear_qkv." in self.key and not self.key.endswith("layer_norm_weight")
+def is_qkv(place: Slice) -> bool:
+    """Whether rows are queries, keys and values, which Megatron orders by group."""
+    return ".linear_qkv." in place.key and not place.key.endswith("layer_norm_weight")
 
 
-def places(cfg: ModelConfig) -> dict[str, Place]:
-    """The box of every tensor of `tensor_specs(cfg)`, by Hugging Face name."""
-    return {name: _place(cfg, name, spec) for name, spec in tensor_specs(cfg).items()}
+def megatron_slices(cfg: ModelConfig) -> dict[str, Slice]:
+    """The slice of every tensor of `tensor_specs(cfg)`, by Hugging Face name."""
+    return {name: _slice(cfg, name, spec) for name, spec in tensor_specs(cfg).items()}
 
 
-def _place(cfg: ModelConfig, name: str, spec: TensorSpec) -> Place:
+def _slice(cfg: ModelConfig, name: str, spec: TensorSpec) -> Slice:
     if name in _OUTSIDE:
-        return _whole(_OUTSIDE[name], spec.shape)
+        return whole_tensor(_OUTSIDE[name], spec.shape)
     match = _LAYER.fullmatch(name)
     assert match is not None, name
     layer, suffix = int(match[1]), match[2]
@@ -70,22 +62,18 @@ def _place(cfg: ModelConfig, name: str, spec: TensorSpec) -> Place:
     if layer >= cfg.num_hidden_layers:
         prefix = f"mtp.layers.{layer - cfg.num_hidden_layers}."
         if suffix in _MTP_ONLY:
-            return _whole(prefix + suffix, spec.shape)
+            return whole_tensor(prefix + suffix, spec.shape)
         prefix += "transformer_layer."
     if suffix == "post_attention_layernorm.weight":
         moe = cfg.is_moe_layer(layer)
         own = "pre_mlp_layernorm.weight" if moe else "mlp.linear_fc1.layer_norm_weight"
-        return _whole(prefix + own, spec.shape)
+        return whole_tensor(prefix + own, spec.shape)
     if suffix in _IN_LAYER:
-        return _whole(prefix + _IN_LAYER[suffix], spec.shape)
+        return whole_tensor(prefix + _IN_LAYER[suffix], spec.shape)
     return _mlp(cfg, prefix, suffix, spec.shape)
 
 
-def _whole(key: str, shape: tuple[int, ...]) -> Place:
-    return Place(key, (0,) * len(shape), shape, shape)
-
-
-def _mlp(cfg: ModelConfig, prefix: str, suffix: str, shape: tuple[int, ...]) -> Place:
+def _mlp(cfg: ModelConfig, prefix: str, suffix: str, shape: tuple[int, ...]) -> Slice:
     """gate and up are the two halves of fc1; routed experts are stacked."""
     match = _MLP.fullmatch(suffix)
     assert match is not None, suffix
@@ -95,13 +83,13 @@ def _mlp(cfg: ModelConfig, prefix: str, suffix: str, shape: tuple[int, ...]) -> 
     start = (rows if part == "up" else 0, 0)
     whole = shape if part == "down" else (2 * rows, columns)
     if expert is None:
-        return Place(f"{prefix}mlp.{shared or ''}{fc}", start, shape, whole)
+        return Slice(f"{prefix}mlp.{shared or ''}{fc}", start, shape, whole)
     stack = (cfg.num_experts, *whole)
-    return Place(f"{prefix}mlp.experts.experts.{fc}", (int(expert), *start), (1, *shape), stack)
+    return Slice(f"{prefix}mlp.experts.experts.{fc}", (int(expert), *start), (1, *shape), stack)
 
 
-def spellings(place: Place, num_layers: int) -> Iterator[Place]:
-    """The same box under the names that other Megatron versions give it, the usual one first."""
+def spellings(place: Slice, num_layers: int) -> Iterator[Slice]:
+    """The same slice under the names that other Megatron versions give it, the usual one first."""
     names = [place.key]
     for usual, other in _OTHER_NAMES:
         names += [n.replace(usual, other) for n in names if usual in n]
@@ -109,9 +97,9 @@ def spellings(place: Place, num_layers: int) -> Iterator[Place]:
         yield place._replace(key=name)
         if stack := _STACK.fullmatch(name):
             expert = f"{stack[1]}.{stack[2]}{place.start[0]}"
-            yield Place(expert, place.start[1:], place.shape[1:], place.whole[1:])
+            yield Slice(expert, place.start[1:], place.shape[1:], place.whole[1:])
         if layer := _DECODER.fullmatch(name):
-            yield Place(
+            yield Slice(
                 f"decoder.layers.{layer[2]}",
                 (int(layer[1]), *place.start),
                 (1, *place.shape),

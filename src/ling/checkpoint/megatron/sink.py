@@ -1,4 +1,4 @@
-"""Writing a Megatron-Core `torch_dist` checkpoint, so that training goes on there."""
+"""Writing a Megatron-Core `torch_dist` checkpoint, so that training continues there."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from ...model.names import tensor_specs
 from ..dcp.writer import DCPWriter
 from ..dtypes import DTYPES
 from ..raw.shards import Stored
+from ..run_folder import MEGATRON_ARGS, MEGATRON_LATEST
 from ..sink import SinkOptions, cast
-from .args import FILE, common_state
-from .names import interleave, places
-from .source import LATEST
+from .args import common_state
+from .names import interleave, is_qkv, megatron_slices
 
 ITERATION = 1
 _METADATA = {
@@ -37,29 +37,29 @@ class MegatronSink:
     def __init__(self, folder: Path, cfg: ModelConfig, options: SinkOptions) -> None:
         dtype = options.dtype or DTYPES[cfg.dtype]
         self._cfg = cfg.replace(dtype=str(dtype).removeprefix("torch."))
-        self._places = places(cfg)
-        self.names = list(self._places)
+        self._slices = megatron_slices(cfg)
+        self.names = list(self._slices)
         specs = tensor_specs(cfg)
         tensors = {
             p.key: Stored(torch.float32 if specs[n].float32 else dtype, p.whole)
-            for n, p in self._places.items()
+            for n, p in self._slices.items()
         }
         self._root, self._folder = folder, folder / f"iter_{ITERATION:07d}"
-        boxes = [(p.key, p.start, p.shape) for p in self._places.values()]
+        boxes = [s.box for s in self._slices.values()]
         self._writer = DCPWriter(self._folder, tensors, boxes)
         self._small = {
-            folder / LATEST: f"{ITERATION}".encode(),
+            folder / MEGATRON_LATEST: f"{ITERATION}".encode(),
             self._folder / "metadata.json": json.dumps(_METADATA).encode(),
-            self._folder / FILE: _saved(common_state(self._cfg, ITERATION)),
+            self._folder / MEGATRON_ARGS: _saved(common_state(self._cfg, ITERATION)),
         }
         self.files = {f"{self._folder.name}/{n}": size for n, size in self._writer.files.items()}
         self.files |= {str(p.relative_to(folder)): len(b) for p, b in self._small.items()}
 
     def put(self, name: str, tensor: Tensor) -> None:
-        place = self._places[name]
+        place = self._slices[name]
         self._folder.mkdir(exist_ok=True)
         value = cast(name, tensor, self._writer.tensors[place.key].dtype)
-        value = interleave(value, self._cfg) if place.is_qkv else value
+        value = interleave(value, self._cfg) if is_qkv(place) else value
         self._writer.put(place.key, place.start, value.reshape(place.shape))
 
     def finish(self) -> None:

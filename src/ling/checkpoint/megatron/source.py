@@ -11,11 +11,13 @@ from torch import Tensor
 from ...errors import DCPError
 from ...model.names import tensor_specs
 from ..dcp.folder import DCPFolder
-from ..raw.shards import Extent, Stored
-from .args import FILE, config_from_args, read_args
-from .names import Place, deinterleave, is_weight, places, spellings
+from ..raw.shards import Extent
+from ..run_folder import MEGATRON_ARGS, MEGATRON_LATEST
+from ..slices import Slice, whole_tensor
+from ..source import tokenizer_in
+from .args import config_from_args, read_args
+from .names import deinterleave, is_qkv, is_weight, megatron_slices, spellings
 
-LATEST = "latest_checkpointed_iteration.txt"
 _MTP = re.compile(r"mtp\.layers\.([0-9]{1,9})\.")
 _QKV = ("q", "k", "v")
 
@@ -23,8 +25,8 @@ _QKV = ("q", "k", "v")
 def find_iteration(path: Path) -> Path | None:
     """The iteration folder that `path` is, or the newest of the training that it is."""
     if (path / ".metadata").exists():
-        return path if (path / FILE).exists() else None
-    latest = path / LATEST
+        return path if (path / MEGATRON_ARGS).exists() else None
+    latest = path / MEGATRON_LATEST
     if not latest.is_file():
         return None
     with latest.open("r", errors="replace") as file:
@@ -35,6 +37,11 @@ def find_iteration(path: Path) -> Path | None:
     if not (folder / ".metadata").exists():
         raise DCPError(f"{folder}: no .metadata; is this iteration complete?")
     return folder
+
+
+def tokenizer_folder(folder: Path) -> Path | None:
+    """Of an iteration: beside it, or beside all iterations."""
+    return tokenizer_in(folder, folder / "tokenizer", folder.parent / "tokenizer")
 
 
 class MegatronSource:
@@ -55,22 +62,21 @@ class MegatronSource:
         try:
             config = config_from_args(args, tied=tied, mtp_layers=len(mtp))
         except (ValueError, RecursionError) as err:  # lists may hold themselves
-            raise DCPError(f"{folder / FILE}: {err}") from None
+            raise DCPError(f"{folder / MEGATRON_ARGS}: {err}") from None
         embedding = self._held.tensors.get("embedding.word_embeddings.weight")
         if embedding is not None:
             config = config.replace(dtype=str(embedding.dtype).removeprefix("torch."))
         self.config = config
         self._specs = tensor_specs(config)
-        self._parts = {name: self._find(p) for name, p in places(config).items()}
+        self._parts = {name: self._find(p) for name, p in megatron_slices(config).items()}
         self._check_leftovers(keys)
-        spots = (folder, folder / "tokenizer", folder.parent / "tokenizer")
-        self.tokenizer_folder = next((p for p in spots if (p / "tokenizer.json").is_file()), None)
+        self.tokenizer_folder = tokenizer_folder(folder)
 
-    def _find(self, usual: Place) -> tuple[Place, ...]:
+    def _find(self, usual: Slice) -> tuple[Slice, ...]:
         """The box, or the boxes to join, that hold a tensor; none for a bias that was not used."""
         for place in spellings(usual, self.config.num_hidden_layers):
             if place.key in self._held.tensors:
-                self._check_shape(place)
+                self._held.check(place)
                 return (place,)
         if split := self._split_qkv(usual):
             return split
@@ -78,17 +84,7 @@ class MegatronSource:
             return ()
         raise DCPError(f"{self._held.folder}: tensor `{usual.key}` is missing")
 
-    def _check_shape(self, place: Place) -> None:
-        held = self._held.tensors[place.key]
-        if held.shape != place.whole:
-            raise DCPError(
-                f"{self._held.folder}: tensor `{place.key}` has shape {list(held.shape)}, "
-                f"expected {list(place.whole)}"
-            )
-        if not held.dtype.is_floating_point:
-            raise DCPError(f"{self._held.folder}: tensor `{place.key}` has dtype {held.dtype}")
-
-    def _split_qkv(self, usual: Place) -> tuple[Place, ...] | None:
+    def _split_qkv(self, usual: Slice) -> tuple[Slice, ...] | None:
         """Older checkpoints keep queries, keys and values apart, each with a norm in front."""
         if ".linear_qkv." not in usual.key:
             return None
@@ -97,10 +93,10 @@ class MegatronSource:
             return None
         cfg = self.config
         sizes = (cfg.q_size, cfg.kv_size, cfg.kv_size)
-        shapes = [(n, *usual.whole[1:]) if usual.is_qkv else usual.whole for n in sizes]
-        parts = tuple(Place(n, (0,) * len(s), s, s) for n, s in zip(names, shapes, strict=True))
+        shapes = [(n, *usual.whole[1:]) if is_qkv(usual) else usual.whole for n in sizes]
+        parts = tuple(whole_tensor(n, s) for n, s in zip(names, shapes, strict=True))
         for part in parts:
-            self._check_shape(part)
+            self._held.check(part)
         return parts
 
     def _check_leftovers(self, keys: set[str]) -> None:
@@ -111,23 +107,25 @@ class MegatronSource:
         parts, spec = self._parts[name], self._specs[name]
         if not parts:
             return torch.zeros(spec.shape)
-        values = [self._held.region(p.key, p.start, p.shape) for p in parts]
+        values = [self._held.slice(p) for p in parts]
         if len(values) == 1:
             (value,) = values
             value = value.reshape(spec.shape)
-            return deinterleave(value, self.config) if parts[0].is_qkv else value
+            return deinterleave(value, self.config) if is_qkv(parts[0]) else value
         if parts[0].key.endswith("layer_norm_weight"):
             return self._one_norm(parts, values)
         return torch.cat(values)
 
+    def values(self, name: str) -> Tensor:
+        return self.tensor(name)
+
     def extent(self, name: str) -> Extent | None:
         parts = self._parts[name]
-        if len(parts) != 1 or parts[0].is_qkv:
+        if len(parts) != 1 or is_qkv(parts[0]):
             return None
-        found = self._held.extent(parts[0].key, parts[0].start, parts[0].shape)
-        return found and found._replace(stored=Stored(found.stored.dtype, self._specs[name].shape))
+        return self._held.slice_extent(parts[0], self._specs[name].shape)
 
-    def _one_norm(self, parts: tuple[Place, ...], values: list[Tensor]) -> Tensor:
+    def _one_norm(self, parts: tuple[Slice, ...], values: list[Tensor]) -> Tensor:
         if all(torch.equal(values[0], v) for v in values):
             return values[0]
         layer = parts[0].key.partition(".self_attention")[0]
@@ -137,9 +135,7 @@ class MegatronSource:
         )
 
     def stored_bytes(self, name: str) -> int:
-        return sum(
-            Stored(self._held.tensors[p.key].dtype, p.shape).nbytes for p in self._parts[name]
-        )
+        return sum(self._held.slice_bytes(p) for p in self._parts[name])
 
     def stored_as(self, name: str) -> str:
         """Always floats, as they were trained."""

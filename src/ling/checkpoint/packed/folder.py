@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ...errors import CheckpointError
 from ...ops.packing import Packed
+from ..checks import check_dtype, check_shape
 from ..hf.config import read_config, read_quantization
 from ..hf.folder import SafetensorsFolder
 from .names import (
@@ -34,23 +35,18 @@ class PackedFolder:
         self.source = SafetensorsFolder(folder)
         self.specs = packed_specs(self.config)
         self._check(folder)
+        self.nbytes = None
         self.mapped_bytes = sum(self.source.nbytes(name) for name in self.source.weight_map)
 
     def _check(self, folder: str | Path) -> None:
         for name, (shape, dtype) in packed_plan(self.config, self.format).items():
             if name not in self.source:
                 raise CheckpointError(f"{folder}: tensor `{name}` is missing")
-            if self.source.shape(name) != shape:
-                raise CheckpointError(
-                    f"{folder}: tensor `{name}` has shape {list(self.source.shape(name))}, "
-                    f"expected {list(shape)}"
-                )
+            check_shape(folder, name, self.source.shape(name), shape)
             found = self.source.dtype(name)
             plain = not name.endswith((".qweight", ".scales"))
-            if found != dtype and not (plain and found.is_floating_point):
-                raise CheckpointError(
-                    f"{folder}: tensor `{name}` has dtype {found}, expected {dtype}"
-                )
+            if not (plain and found.is_floating_point):
+                check_dtype(folder, name, found, {dtype})
 
     def matrix(self, spec: PackedSpec) -> Packed:
         data, scales = (self.source.view(f"{spec.name}.{part}") for part in ("qweight", "scales"))

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from ...config.model import ModelConfig
-from ...model.names import in_module
 from ...ops import kernels
 from ...ops.formats import BF16, FP8, Format
 from ...ops.packing import Packed, packed_bytes
@@ -31,6 +30,10 @@ class PackedWeights(Protocol):
     mapped_bytes: int
     """What stays in its file, so that the system counts its memory as free."""
 
+    @property
+    def nbytes(self) -> int | None:
+        """What loading takes, where configuration and format do not tell."""
+
     def matrix(self, spec: PackedSpec) -> Packed:
         """One packed matrix or stack."""
 
@@ -46,7 +49,7 @@ class PackedAtLoad:
     names.
     """
 
-    mapped_bytes = 0
+    mapped_bytes, nbytes = 0, None
 
     def __init__(self, config: ModelConfig, fmt: Format, tensor: Callable[[str], Tensor]) -> None:
         self.config, self.format, self.tensor = config, fmt, tensor
@@ -74,11 +77,6 @@ class FP8Folder:
     def __init__(self, config: ModelConfig, source: SafetensorsFolder) -> None:
         self.config, self.source = config, source
         self.specs = packed_specs(config)
-
-    @staticmethod
-    def is_one(source: SafetensorsFolder) -> bool:
-        """Whether a folder holds FP8 tensors."""
-        return any(source.dtype(name) == torch.float8_e4m3fn for name in source.weight_map)
 
     @property
     def nbytes(self) -> int:
@@ -116,13 +114,3 @@ class FP8Folder:
 
     def embedding(self) -> tuple[Tensor, Tensor | None]:
         return self.plain(f"{EMBEDDING}.weight").to(torch.bfloat16), None
-
-
-def module_tensors(state: dict[str, Tensor]) -> Callable[[str], Tensor]:
-    """Tensors of a module's state under their Hugging Face names."""
-
-    def tensor(name: str) -> Tensor:
-        key, expert = in_module(name)
-        return state[key] if expert is None else state[key][expert]
-
-    return tensor

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 import threading
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -16,57 +14,23 @@ from ...config.model import ModelConfig
 from ...model.names import tensor_specs
 from ...ops import kernels
 from ...ops.formats import Format
-from ..hf.folder import INDEX
-from ..raw.shards import ShardFile, Stored, plan_shards, shard_name
+from ..hf.shard_folder import ShardFolder, as_text
+from ..raw.shards import Stored
 from ..sink import SinkOptions, check_finite
 from ..source import Rows, TensorRows, pieces
 from .matrices import empty_matrix, pack_embedding
 from .names import EMBEDDING, PackedSpec, packed_plan, packed_specs, quantization_config
 
-# Packed weights are read by vector instructions as they lie in the file.
+# Packed weights are read by vector instructions as they are in the file.
 CACHE_LINE = 64
 
 
-class PackedShards:
+def packed_shards(folder: Path, cfg: ModelConfig, fmt: Format, max_bytes: int) -> ShardFolder:
     """The files of a packed folder, laid out before anything is written."""
-
-    def __init__(self, folder: Path, cfg: ModelConfig, fmt: Format, max_shard_bytes: int) -> None:
-        self.folder = folder
-        self.plan = {n: Stored(d, s) for n, (s, d) in packed_plan(cfg, fmt).items()}
-        groups = plan_shards({n: s.nbytes for n, s in self.plan.items()}, max_shard_bytes)
-        self._of: dict[str, ShardFile] = {}
-        self.shards: list[ShardFile] = []
-        for i, group in enumerate(groups, 1):
-            path = folder / shard_name(i, len(groups))
-            held = {name: self.plan[name] for name in group}
-            self.shards.append(ShardFile(path, held, align=CACHE_LINE))
-            self._of.update(dict.fromkeys(group, self.shards[-1]))
-        raw = cfg.replace(dtype="bfloat16").to_dict()
-        index = {
-            "metadata": {"total_size": sum(s.nbytes for s in self.plan.values())},
-            "weight_map": {n: self._of[n].path.name for n in self.plan},
-        }
-        self._texts = {
-            "config.json": raw | {"quantization_config": quantization_config(fmt)},
-            INDEX: index,
-        }
-        self.files = {s.path.name: s.nbytes for s in self.shards}
-        self.files |= {n: len(_text(v).encode()) for n, v in self._texts.items()}
-
-    def put(self, name: str, tensor: Tensor) -> None:
-        """Write a whole tensor of the plan."""
-        self._of[name].put(name, tensor)
-
-    def put_piece(self, name: str, at: int, tensor: Tensor) -> None:
-        """Write contiguous values of a tensor, from byte `at` of it."""
-        self._of[name].put_piece(name, at, tensor)
-
-    def finish(self) -> None:
-        """Close the files, and write the index and config.json."""
-        for shard in self.shards:
-            shard.close()
-        for name, value in self._texts.items():
-            (self.folder / name).write_text(_text(value), "utf-8")
+    plan = {n: {n: Stored(d, s)} for n, (s, d) in packed_plan(cfg, fmt).items()}
+    raw = cfg.replace(dtype="bfloat16").to_dict()
+    texts = {"config.json": as_text(raw | {"quantization_config": quantization_config(fmt)})}
+    return ShardFolder(folder, plan, texts, max_bytes, CACHE_LINE)
 
 
 class PackedSink:
@@ -83,7 +47,7 @@ class PackedSink:
     ) -> None:
         self.format, self.importance = fmt, options.importance or {}
         self.names = list(tensor_specs(cfg))
-        self._shards = PackedShards(folder, cfg, fmt, options.max_shard_bytes)
+        self._shards = packed_shards(folder, cfg, fmt, options.max_shard_bytes)
         self.files = self._shards.files
         self._vocab_size, self._hidden_size = cfg.vocab_size, cfg.hidden_size
         self._where: dict[str, list[tuple[PackedSpec, int]]] = {}
@@ -103,8 +67,8 @@ class PackedSink:
         if self.takes_rows(name):
             return self.put_rows(name, TensorRows(tensor))
         check_finite(name, tensor, self.format.name)
-        if name in self._shards.plan:
-            self._shards.put(name, tensor.to(self._shards.plan[name].dtype))
+        if name in self._shards.stored:
+            self._shards.put(name, tensor.to(self._shards.stored[name].dtype))
 
     def put_rows(self, name: str, rows: Rows) -> None:
         """`put` for a matrix."""
@@ -146,7 +110,7 @@ class PackedSink:
             self._check(out.scales, zip(names, values, strict=True))
             for suffix, value in ((".qweight", out.data), (".scales", out.scales)):
                 name = spec.name + suffix
-                start = expert * (self._shards.plan[name].nbytes // max(spec.experts, 1))
+                start = expert * (self._shards.stored[name].nbytes // max(spec.experts, 1))
                 self._shards.put_piece(name, start + at[suffix], value)
                 at[suffix] += value.nbytes
 
@@ -160,7 +124,3 @@ class PackedSink:
         """Write what describes the files."""
         assert not self._waiting, sorted(self._waiting)[0]
         self._shards.finish()
-
-
-def _text(value: Any) -> str:
-    return json.dumps(value, indent=2) + "\n"

@@ -8,12 +8,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ...errors import ConfigError
 from ...model.names import tensor_specs
-from ...ops.formats import TILE
+from ...ops.formats import BF16, EMBEDDING_INT8, INT8, TILE
 from ...ops.packing import Packed
 from ..hf.config import read_quantization
 from ..hf.folder import SafetensorsFolder
-from ..source import Rows, TensorRows, pieces
+from ..source import Rows, TensorRows, pieces, tokenizer_in
 from .folder import PackedFolder
 from .matrices import unpack_embedding, unpack_matrix
 from .names import EMBEDDING, PackedSpec, packed_specs
@@ -25,9 +26,9 @@ class PackedSource:
     kind = "packed folder"
 
     def __init__(self, folder: Path) -> None:
-        self._folder = PackedFolder(folder)
-        self.config = self._folder.config
-        self.tokenizer_folder = folder if (folder / "tokenizer.json").is_file() else None
+        self.folder = PackedFolder(folder)
+        self.config = self.folder.config
+        self.tokenizer_folder = tokenizer_in(folder)
         self._shapes = {name: spec.shape for name, spec in tensor_specs(self.config).items()}
         self._where = {
             name: (spec, e, i)
@@ -38,57 +39,76 @@ class PackedSource:
 
     def tensor(self, name: str) -> Tensor:
         """The values that the codes stand for, rounded to bfloat16."""
-        if name != f"{EMBEDDING}.weight" and name not in self._where:
-            return self._folder.plain(name)
-        rows, out = self.rows(name), torch.empty(self._shapes[name], dtype=torch.bfloat16)
+        return self._read(name, torch.bfloat16)
+
+    def values(self, name: str) -> Tensor:
+        return self._read(name, torch.float32)
+
+    def _read(self, name: str, dtype: torch.dtype) -> Tensor:
+        if not self._is_packed(name):
+            return self.folder.plain(name)
+        rows, out = self._rows(name, dtype), torch.empty(self._shapes[name], dtype=dtype)
         for first, count in pieces(*out.shape):
             out[first : first + count] = rows.read(first, count)
         return out
 
     def rows(self, name: str) -> Rows:
+        return self._rows(name, torch.bfloat16)
+
+    def _rows(self, name: str, dtype: torch.dtype) -> Rows:
+        if not self._is_packed(name):
+            return TensorRows(self.folder.plain(name))
         if name == f"{EMBEDDING}.weight":
-            return _EmbeddingRows(self._folder)
-        if name not in self._where:
-            return TensorRows(self._folder.plain(name))
-        return _PackedRows(self._folder, *self._where[name])
+            return _EmbeddingRows(self.folder, dtype)
+        return _PackedRows(self.folder, *self._where[name], dtype)
+
+    def _is_packed(self, name: str) -> bool:
+        return name == f"{EMBEDDING}.weight" or name in self._where
 
     def stored_bytes(self, name: str) -> int:
         """Bytes on disk: this tensor's share of its matrix."""
         values = torch.Size(self._shapes[name]).numel()
         if name == f"{EMBEDDING}.weight":
-            return values + values // 16
-        bits = 16.0
+            return int(values * EMBEDDING_INT8.stored_bytes)
+        fmt = BF16
         if name in self._where:
-            bits = self._folder.format.of_matrix(self._where[name][0].name).bits
-        return int(values * bits / 8)
+            fmt = self.folder.format.of_matrix(self._where[name][0].name)
+        return int(values * fmt.stored_bytes)
 
     def stored_as(self, name: str) -> str:
         """The folder's format for matrices; the embedding always has 8 bits."""
         if name == f"{EMBEDDING}.weight":
-            return "int8"
-        return self._folder.format.name if name in self._where else "float"
+            return INT8.name
+        return self.folder.format.name if name in self._where else "float"
 
     def close(self) -> None:
         """Nothing stays open between readings."""
 
 
 class _EmbeddingRows:
-    def __init__(self, folder: PackedFolder) -> None:
-        self._held = folder.source
+    def __init__(self, folder: PackedFolder, dtype: torch.dtype) -> None:
+        self._held, self._dtype = folder.source, dtype
 
     def read(self, first: int, count: int) -> Tensor:
         q, scales = (
             _rows(self._held, f"{EMBEDDING}.{part}", first, count) for part in ("qweight", "scales")
         )
-        return unpack_embedding(q, scales).to(torch.bfloat16)
+        return unpack_embedding(q, scales).to(self._dtype)
 
 
 class _PackedRows:
     """Rows of one of the tensors that a packed matrix was made of."""
 
-    def __init__(self, folder: PackedFolder, spec: PackedSpec, expert: int, part: int) -> None:
+    def __init__(
+        self,
+        folder: PackedFolder,
+        spec: PackedSpec,
+        expert: int,
+        part: int,
+        dtype: torch.dtype,
+    ) -> None:
         self._held, self._format = folder.source, folder.format.of_matrix(spec.name)
-        self._spec, self._part = spec, part
+        self._spec, self._part, self._dtype = spec, part, dtype
         keys = [f"{spec.name}.{suffix}" for suffix in ("qweight", "scales")]
         # One of a stack is small; of others only the tiles in question are read.
         self._keys = keys
@@ -103,7 +123,7 @@ class _PackedRows:
             data, scales = (_rows(self._held, key, at, tiles) for key in self._keys)
         piece = replace(self._spec, rows=count * parts, experts=0)
         packed = Packed(self._format, piece.rows, piece.cols, data, scales)
-        return unpack_matrix(piece, packed)[self._part].to(torch.bfloat16)
+        return unpack_matrix(piece, packed)[self._part].to(self._dtype)
 
 
 def _rows(held: SafetensorsFolder, key: str, first: int, count: int) -> Tensor:
@@ -111,9 +131,10 @@ def _rows(held: SafetensorsFolder, key: str, first: int, count: int) -> Tensor:
     return held.rows(key, first, into)
 
 
-def is_packed(folder: Path) -> bool:
-    """Whether a folder's config.json says that it is in one of our integer formats."""
-    if not (folder / "config.json").is_file():
-        return False
-    stored = read_quantization(folder)
-    return stored is not None and stored["quant_method"] == "ling"
+def find_folder(path: Path) -> Path | None:
+    """The folder, if its config.json says that it is in one of our integer formats."""
+    try:
+        stored = read_quantization(path) if (path / "config.json").is_file() else None
+    except ConfigError:
+        return None  # the reader of Hugging Face folders says what is wrong
+    return path if stored is not None and stored["quant_method"] == "ling" else None

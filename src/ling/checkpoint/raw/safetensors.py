@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ...errors import SafetensorsError
-from ...files.guarded import loads, open_regular
+from ...files.guarded import loads, open_regular, pread_into
 from ...text import shown
 
 # About 110 000 tensors. The format's own limit, 100 MB, would let a header cost us gigabytes.
@@ -108,7 +108,7 @@ class SafetensorsFile:
         try:
             with open_regular(self.path) as fd:
                 self._check_same(fd)
-                _pread(fd, target, entry.offset)
+                _fill(fd, target, entry.offset)
                 self._check_same(fd)
         except (OSError, ValueError) as err:
             raise self._error(err) from None
@@ -147,13 +147,9 @@ def _identity(fd: int) -> tuple[int, ...]:
     return now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns
 
 
-def _pread(fd: int, target: memoryview, offset: int) -> None:
-    done = 0
-    while done < len(target):
-        count = os.preadv(fd, [target[done:]], offset + done)
-        if not count:
-            raise ValueError("ends early: it shrank while being read")
-        done += count
+def _fill(fd: int, target: memoryview, offset: int) -> None:
+    if pread_into(fd, target, offset) < len(target):
+        raise ValueError("ends early: it shrank while being read")
 
 
 def _parse(fd: int, file_size: int) -> tuple[dict[str, Entry], dict[str, str]]:
@@ -166,7 +162,7 @@ def _parse(fd: int, file_size: int) -> tuple[dict[str, Entry], dict[str, str]]:
     if length > MAX_HEADER_BYTES:
         raise ValueError(f"header of {length} bytes, the limit is {MAX_HEADER_BYTES}")
     text = bytearray(length)
-    _pread(fd, memoryview(text), 8)
+    _fill(fd, memoryview(text), 8)
     header = loads(text)
     if not isinstance(header, dict):
         raise ValueError("header is not an object")
