@@ -30,6 +30,12 @@ def find_checkpoint(path: Path) -> Path | None:
 MANIFEST = "manifest.json"
 
 
+def of_rank(name: str, rank: int) -> str:
+    """`name` of the file that each rank of a run has of its own; rank 0's is `name` itself."""
+    path = Path(name)
+    return f"{path.stem}-{rank}{path.suffix}" if rank else name
+
+
 def checkpoints(run: Path) -> list[Path]:
     """The finished checkpoints of a run, oldest first."""
     found = [
@@ -77,13 +83,13 @@ def prune(run: Path, keep_last: int) -> None:
 
 
 @contextlib.contextmanager
-def locked(out: Path) -> Iterator[None]:
+def locked(out: Path, rank: int = 0) -> Iterator[None]:
     """Create and hold the run folder: a second run into it is refused, a dead run leaves no trace.
 
     A folder that is still empty at the end, because the recipe was unusable, is removed.
     """
     new = not out.exists()
-    lock = make_folder(out) / ".lock"
+    lock = make_folder(out) / of_rank(".lock", rank)
     try:
         with lock.open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
