@@ -385,6 +385,30 @@ def test_model_folder_is_the_start_and_overrides_may_not_change_its_shapes(recip
         setup(more, tmp_path / "more", quiet)
 
 
+def test_optimizer_moves_the_parameters_that_sharding_leaves(recipe, tmp_path):
+    seen = []
+
+    def replace(network):
+        seen.extend(p.is_meta for p in network.parameters())
+        norm = network.ling.model.norm
+        norm.weight = torch.nn.Parameter(torch.empty_like(norm.weight))
+
+    run = setup(recipe(), tmp_path, quiet, parallelise=replace).state
+    assert seen
+    assert all(seen)
+    moved = [id(p) for group in run.optimizer.param_groups for p in group["params"]]
+    assert sorted(moved) == sorted(id(p) for p in run.model.parameters())
+    alone = setup(recipe(), tmp_path, quiet).state.model.state_dict()
+    for name, tensor in run.model.state_dict().items():
+        assert torch.equal(tensor, alone[name]), name
+
+
+def test_rank_0_has_the_file_names_of_a_process_alone():
+    assert run_folder.of_rank("manifest.json", 0) == "manifest.json"
+    assert run_folder.of_rank("manifest.json", 2) == "manifest-2.json"
+    assert run_folder.of_rank(".lock", 1) == ".lock-1"
+
+
 def test_damaged_checkpoint_is_not_merged(recipe, tmp_path):
     out = tmp_path / "run"
     assert loop.run(recipe(), out, quiet) == 0

@@ -34,7 +34,7 @@ def row_blocks(name: str, module: nn.Module) -> nn.Module | None:
     """Rule for inference: every product gets rows in multiples of 16.
 
     PyTorch sums in another order for 1 to 3 rows than for more, so without this a request's
-    bits would depend on who shares its batch (tests/model/test_swap.py holds this).
+    bits would depend on who shares its batch (tests/model/test_swap.py checks this).
     """
     if isinstance(module, Linear):
         return RowBlockLinear(module)

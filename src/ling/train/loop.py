@@ -36,7 +36,7 @@ def run(
     0 when done (also when it was done before), 130 or 143 after a signal, once saved. Raises
     `UsageError` for a changed recipe or a folder in use, `RunError` for repeated non-finite steps.
     With `allow_data_reset` other data, seed, batch or world size are no error: the data starts
-    anew under the weights and optimizer of the run.
+    again under the weights and optimizer of the run.
     """
     with locked(out):
         check_recipe(recipe, out)

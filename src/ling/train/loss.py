@@ -59,7 +59,7 @@ def cross_entropy(
 ) -> tuple[Tensor, Tensor]:
     """(mean loss over the mask, number of positions in it), never storing T × V.
 
-    The one place that reads the head's weight instead of calling the head: its product is made
+    The only code that reads the head's weight instead of calling the head: its product is made
     chunk by chunk here. An empty mask gives 0 (spec: training §2.1, §2.4).
     """
     count = mask_T.sum().clamp(min=1)
