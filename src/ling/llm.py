@@ -12,7 +12,7 @@ from typing import Any, cast
 from torch import Tensor
 
 from .checkpoint.open import tokenizer_folder
-from .data.chat import ChatTemplate, builtin_template
+from .data.chat import ChatTemplate, builtin_template, encode_chat
 from .data.tokenizer import Tokenizer
 from .errors import RequestError, RunError
 from .hub import resolve_model
@@ -205,9 +205,11 @@ class LLM:
     # ---- inside --------------------------------------------------------------------------------
 
     def _chat_prompt(self, messages: Sequence[dict[str, Any]], tools: Any) -> dict[str, Any]:
-        text = self.render(messages, tools)
+        if self.tokenizer is None:
+            self.render(messages, tools)  # raises
         assert self.tokenizer is not None
-        return {"prompt": text, "prompt_token_ids": self.tokenizer.encode(text, parse_special=True)}
+        text, ids = encode_chat(self.render, self.tokenizer, messages, tools)
+        return {"prompt": text, "prompt_token_ids": ids}
 
     def _ids(self, prompt: Any) -> tuple[str | None, list[int]]:
         if isinstance(prompt, dict):

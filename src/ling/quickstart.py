@@ -39,7 +39,7 @@ def quickstart(out: str | Path, minutes: float = 4.0) -> int:
     data = prepare("stdlib", out / "data", vocab_size=4096)
     recipe = _recipe(data, _steps(out, minutes))
     print(f"[2/5] training {MODEL} for {recipe.train.steps} steps -> {out / 'run'}")
-    from .train.trainer import run
+    from .train.loop import run
 
     code = run(recipe, out / "run")
     if code:
@@ -93,25 +93,15 @@ def _steps(out: Path, minutes: float) -> int:
         if isinstance(known, dict) and isinstance(known.get("steps"), int) and known["steps"] > 0:
             return known["steps"]
         raise UsageError(f"{note}: damaged; use another --out")
-    import torch
-
-    from .config.recipe import OptimConfig as Optim
+    from .eval.bench import stepper
     from .model.ling import from_config
     from .presets import preset
-    from .train.batches import Batch
-    from .train.objectives.pretrain import compute_losses
-    from .train.optim import build_optimizer
 
-    model = from_config(preset(MODEL), seed=0)
-    model.compute_dtype = torch.bfloat16
-    optimizer = build_optimizer(model, Optim())
-    ids = torch.randint(0, 4000, (ROWS, LENGTH))
+    step = stepper(from_config(preset(MODEL), seed=0), ROWS, LENGTH)
     times = []
     for _ in range(10):
         begin = time.perf_counter()
-        compute_losses(model, Batch(ids, ids, torch.ones(ROWS, LENGTH))).total(0.3, 0.0).backward()
-        optimizer.step()
-        optimizer.zero_grad()
+        step()
         times.append(time.perf_counter() - begin)
     # The first step compiles kernels. A tenth is left for checkpoints and reports.
     steps = max(int(minutes * 60 * 0.9 / min(times[1:])), 20)

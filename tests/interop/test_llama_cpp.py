@@ -32,7 +32,7 @@ from ling.llm import LLM
 from ling.model.attention import DenseAttend
 from ling.model.ling import from_config
 from ling.presets import preset
-from ling.train.trainer import run
+from ling.train.loop import run
 
 lib = pytest.importorskip("llama_cpp")
 

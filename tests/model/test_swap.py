@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from ling.model.ling import from_config
+from ling.model.moe import Experts
 from ling.model.rope import inverse_frequencies
 from ling.model.swap import row_blocks, swap
-from ling.ops import grouped, reference
+from ling.ops import experts, grouped, reference
 from ling.presets import preset
 
 
@@ -23,6 +24,12 @@ def test_a_row_has_the_same_bits_whoever_shares_the_batch(dtype):
             assert torch.equal(block.attention.query_key_value(x[:rows]), want)
 
 
+def three_steps(x, ids, w, *weights):
+    slots = experts.sort_by_expert(ids, len(weights[0]), 16)
+    rows = grouped.swiglu(experts.dispatch(x, slots), slots.offsets, *weights)
+    return experts.combine(rows, slots, w)
+
+
 def test_experts_equal_the_reference_and_its_gradient():
     torch.manual_seed(0)
     E, F, D, T, A = 8, 16, 32, 40, 2
@@ -31,11 +38,42 @@ def test_experts_equal_the_reference_and_its_gradient():
     ids = torch.rand(T, E).topk(A).indices
     w = torch.rand(T, A, requires_grad=True)
     grads = []
-    for op in (grouped.experts, reference.moe):
+    for op in (three_steps, reference.moe):
         out = op(x, ids, w, *weights)
         grads.append([out, *torch.autograd.grad(out.square().sum(), [x, w, *weights])])
     for got, want in zip(*grads, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-2)
+
+
+def test_rows_that_skip_the_products_come_back_as_their_weighted_tokens():
+    torch.manual_seed(0)
+    x = torch.randn(10, 4, dtype=torch.float64, requires_grad=True)
+    w = torch.rand(10, 2, dtype=torch.float64, requires_grad=True)
+    slots = experts.sort_by_expert(torch.rand(10, 8).topk(2).indices, 8, 16)
+    out = experts.combine(experts.dispatch(x, slots), slots, w)
+    want = x * w.sum(1, keepdim=True)
+    torch.testing.assert_close(out, want, rtol=1e-6, atol=1e-6)
+    got = torch.autograd.grad(out.square().sum(), [x, w])
+    for a, b in zip(got, torch.autograd.grad(want.square().sum(), [x, w]), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_a_rule_replaces_the_products_alone():
+    class Halved(Experts):
+        def products(self, x_RD, offsets):
+            return super().products(x_RD, offsets) / 2
+
+    def halve(name, module):
+        if isinstance(module, Experts):
+            module.__class__ = Halved
+        return module
+
+    model = from_config(preset("ling-tiny"), seed=0)
+    layer = model.model.layers[1].mlp.experts
+    x, ids, w = torch.randn(6, 64), torch.rand(6, 8).topk(2).indices, torch.rand(6, 2)
+    before = layer(x, ids, w)
+    swap(model, halve)
+    assert torch.equal(layer(x, ids, w), before / 2)
 
 
 def test_router_never_picks_from_dropped_groups_even_with_negative_scores():

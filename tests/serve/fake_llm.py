@@ -7,13 +7,16 @@ import threading
 import time
 from collections.abc import Iterator
 from types import SimpleNamespace
+from typing import ClassVar
 
 SCRIPT = "Grüße, 世界 ☃!"
 NAME = "fake"
 
 
 class FakeTokenizer:
-    """One token a byte."""
+    """One token a byte, none of them for control."""
+
+    control_tokens: ClassVar[dict] = {}
 
     def encode(self, text: str, *, parse_special: bool = False) -> list[int]:
         return list(text.encode())

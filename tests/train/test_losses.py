@@ -2,18 +2,31 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
-from ling.config.recipe import OptimConfig
+from ling.config.recipe import OptimConfig, TrainConfig
+from ling.data.samples import sample_of
 from ling.errors import UsageError
 from ling.model.ling import from_config
 from ling.presets import preset
 from ling.train.balance import updated_bias
 from ling.train.batches import Batch, make_batch
+from ling.train.forward import LingForTraining
 from ling.train.loss import RoutingLoss, cross_entropy, roll_left
-from ling.train.objectives.pretrain import compute_losses
-from ling.train.optim import learning_rate, merge_weights
+from ling.train.objectives.pretrain import Pretraining
+from ling.train.optim import build_optimizer, learning_rate, merge_weights
+from ling.train.state import Ranks, TrainState
+from ling.train.step import train_step
+
+CPU = torch.device("cpu")
+OBJECTIVE = Pretraining(mtp_weight=0.1, z_coef=3.5e-6)
+
+
+def losses_of(model, batch):
+    named = OBJECTIVE.losses(LingForTraining(model), batch).named
+    return {name: float(value.detach()) for name, value in named.items()}
 
 
 def test_chunked_cross_entropy_equals_torch_with_gradients(monkeypatch):
@@ -22,19 +35,21 @@ def test_chunked_cross_entropy_equals_torch_with_gradients(monkeypatch):
     h = torch.randn(25, 8, requires_grad=True)
     w = torch.randn(30, 8, requires_grad=True)
     targets, mask = torch.randint(0, 30, (25,)), (torch.rand(25) > 0.3).float()
-    loss, count = cross_entropy(h, w, targets, mask)
+    head = torch.nn.Linear(8, 30, bias=False)
+    head.weight = torch.nn.Parameter(w)
+    loss, count = cross_entropy(h, head, targets, mask)
     each = torch.nn.functional.cross_entropy(h @ w.t(), targets, reduction="none")
     want = (each * mask).sum() / mask.sum()
     assert count == mask.sum()
     torch.testing.assert_close(loss, want)
-    got = torch.autograd.grad(3 * loss, [h, w])
+    got = torch.autograd.grad(3 * loss, [h, head.weight])
     for a, b in zip(got, torch.autograd.grad(3 * want, [h, w]), strict=True):
         torch.testing.assert_close(a, b)
 
 
 def test_empty_mask_gives_zero():
     loss, _ = cross_entropy(
-        torch.randn(3, 4), torch.randn(5, 4), torch.zeros(3).long(), torch.zeros(3)
+        torch.randn(3, 4), torch.nn.Linear(4, 5), torch.zeros(3).long(), torch.zeros(3)
     )
     assert loss == 0
 
@@ -53,9 +68,9 @@ def test_mtp_rolling_and_loss_equal_megatron(fixtures):
         else logits.transpose(0, 1).reshape(-1, V)
     )
     # With the identity as head, hidden states are the logits themselves.
-    loss, _ = cross_entropy(
-        flat, torch.eye(V), roll_left(labels).flatten(), roll_left(mask).flatten()
-    )
+    head = torch.nn.Linear(V, V, bias=False)
+    torch.nn.init.eye_(head.weight)
+    loss, _ = cross_entropy(flat, head, roll_left(labels).flatten(), roll_left(mask).flatten())
     each = torch.nn.functional.cross_entropy(flat, roll_left(labels).flatten(), reduction="none")
     given = torch.tensor(want["mtp_loss"])
     if given.ndim:
@@ -120,23 +135,60 @@ def test_losses_of_a_batch_equal_upstream_without_the_row_leak(fixtures):
     labels = roll_left(ids)
     mask = torch.ones_like(ids).float()
     mask[:, -1] = 0
-    losses = compute_losses(load_model(path), Batch(ids, labels, mask))
-    assert float(losses.main.detach()) == pytest.approx(want["main_loss"], abs=5e-5)
-    assert float(losses.mtp.detach()) == pytest.approx(want["mtp_loss_without_row_leak"], abs=5e-5)
+    losses = losses_of(load_model(path), Batch(ids, labels, mask))
+    assert losses["loss"] == pytest.approx(want["main_loss"], abs=5e-5)
+    assert losses["mtp_loss"] == pytest.approx(want["mtp_loss_without_row_leak"], abs=5e-5)
 
 
 def test_rows_and_isolated_documents_do_not_see_each_other():
-    class Row:
-        def __init__(self, ids):
-            self.tokens, self.labels = torch.tensor(ids[:-1]).numpy(), torch.tensor(ids[1:]).numpy()
-            self.loss_mask = torch.ones(len(ids) - 1).numpy()
-
     model = from_config(preset("ling-tiny"), seed=0)
     eod, tail = 9, [5, 6, 7, 8, 1, 2]
     losses = []
     for head in ([1, 2, 3, 4], [7, 7, 7, 7]):
-        batch = make_batch([Row([*head, eod, *tail])], eod)
+        row = sample_of(np.array([*head, eod, *tail]), eod, eod_mask_loss=True)
+        batch = make_batch([row], isolate_documents=True)
+        assert batch.cu_seqlens == [0, 5, 10]
         batch.mask_BS[:, :5] = 0  # only the second document counts
-        losses.append(compute_losses(model, batch))
-    assert float(losses[0].main.detach()) == pytest.approx(float(losses[1].main.detach()), abs=1e-6)
-    assert float(losses[0].mtp.detach()) == pytest.approx(float(losses[1].mtp.detach()), abs=1e-6)
+        losses.append(losses_of(model, batch))
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+
+
+def test_batch_of_isolated_documents_equals_a_scan_for_the_end_of_document():
+    rng, eod = np.random.RandomState(0), 3
+    ids = rng.randint(0, 6, (4, 33))
+    ids[0, 32], ids[1, 31], ids[2, 0] = eod, eod, eod  # at both edges of a row
+    rows = [sample_of(row, eod, eod_mask_loss=False) for row in ids]
+    batch = make_batch(rows, isolate_documents=True)
+    ended = (batch.tokens_BS == eod).long()
+    assert torch.equal(batch.documents_BS, ended.cumsum(1) - ended)
+    assert torch.equal(batch.mask_BS, 1.0 - ended)
+
+
+def test_a_step_of_several_micro_batches_has_the_losses_of_its_rows():
+    model = from_config(preset("ling-tiny"), seed=0)
+    ids = torch.randint(0, 300, (4, 17), generator=torch.Generator().manual_seed(1))
+    batches = [Batch(b[:, :-1], b[:, 1:], torch.ones(2, 16)) for b in ids.split(2)]
+    want = [losses_of(model, b) for b in batches]
+    state = TrainState(LingForTraining(model), build_optimizer(model, OptimConfig()), CPU)
+    train = TrainConfig(global_batch_size=4, micro_batch_size=2, steps=3)
+    seen = []
+    done = train_step(state, OBJECTIVE, batches, train, OptimConfig(), seen.append)
+    for name in ("loss", "mtp_loss"):
+        assert done.losses[name] == (want[0][name] + want[1][name]) / 2
+    assert (state.step, state.rows, state.tokens) == (1, 4, 64)
+    assert len(seen) == 1  # sums are reduced once a step
+    assert seen[0].tokens == 64
+    assert all(int(c.sum()) == 64 * 2 for c in done.counts.values())
+
+
+def test_ranks_together_read_the_micro_batches_of_one_process():
+    train = TrainConfig(global_batch_size=12, micro_batch_size=2)
+    model = LingForTraining(from_config(preset("ling-tiny"), seed=0))
+    optimizer = build_optimizer(model.ling, OptimConfig())
+
+    def rows(rank, size):
+        state = TrainState(model, optimizer, CPU, Ranks(rank, rank, size), rows=24)
+        return state.first_rows(train)
+
+    assert rows(0, 1) == [24, 26, 28, 30, 32, 34]
+    assert [x for both in zip(rows(0, 2), rows(1, 2), strict=True) for x in both] == rows(0, 1)

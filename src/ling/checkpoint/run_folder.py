@@ -52,6 +52,12 @@ def refuse_checkpoint(folder: Path) -> None:
         )
 
 
+def of_rank(name: str, rank: int) -> str:
+    """`name` of the file that each rank of a run has of its own; rank 0's is `name` itself."""
+    path = Path(name)
+    return f"{path.stem}-{rank}{path.suffix}" if rank else name
+
+
 def checkpoints(run: Path) -> list[Path]:
     """The finished checkpoints of a run, oldest first."""
     found = [
@@ -62,9 +68,9 @@ def checkpoints(run: Path) -> list[Path]:
     return [p for _, p in sorted(found) if (p / MANIFEST).is_file()]
 
 
-def write_manifest(folder: Path) -> None:
+def write_manifest(folder: Path, rank: int = 0) -> None:
     """Record the hash of every file of a checkpoint that is complete."""
-    (folder / MANIFEST).write_text(json.dumps(hash_tree(folder), indent=1) + "\n")
+    (folder / of_rank(MANIFEST, rank)).write_text(json.dumps(hash_tree(folder), indent=1) + "\n")
 
 
 def intact(folder: Path) -> bool:
@@ -104,13 +110,13 @@ def prune(run: Path, keep_last: int) -> None:
 
 
 @contextlib.contextmanager
-def locked(out: Path) -> Iterator[None]:
+def locked(out: Path, rank: int = 0) -> Iterator[None]:
     """Create and hold the run folder: a second run into it is refused, a dead run leaves no trace.
 
     A folder that is still empty at the end, because the recipe was unusable, is removed.
     """
     new = not out.exists()
-    lock = make_folder(out) / ".lock"
+    lock = make_folder(out) / of_rank(".lock", rank)
     try:
         with lock.open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

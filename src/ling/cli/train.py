@@ -38,7 +38,7 @@ def pretrain(args: list[str]) -> int:
     if only_print:
         print(recipe_yaml(recipe), end="")
         return 0
-    from ..train.trainer import run
+    from ..train.loop import run
 
     return run(recipe, out, allow_data_reset=parsed.allow_data_reset)
 

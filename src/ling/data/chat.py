@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import TemplateError
 from .sandbox import compile_template, render_template
@@ -22,6 +22,16 @@ _MARKS = [chr(c) for c in range(0xFDD0, 0xFDF0)]
 def builtin_template(name: str) -> str:
     """Source of a packaged template: `chat` (fine-tuned models) or `base`."""
     return (resources.files(__package__) / "templates" / f"{name}.jinja").read_text("utf-8")
+
+
+class ChatPrompt(NamedTuple):
+    """A conversation as the model reads it.
+
+    Training on conversations adds whose each id is, the template's or a message's.
+    """
+
+    text: str
+    ids: list[int]
 
 
 class ChatTemplate:
@@ -68,28 +78,40 @@ class ChatTemplate:
         tools: Sequence[dict[str, Any]] | None = None,
         add_generation_prompt: bool = True,
         **kwargs: Any,
-    ) -> tuple[str, list[int]]:
-        """Text and token ids; only what the template writes becomes control tokens.
+    ) -> ChatPrompt:
+        """`encode_chat` with this template."""
+        return encode_chat(self.render, tokenizer, messages, tools, add_generation_prompt, **kwargs)
 
-        The text is that of `render`. A `<|role_end|>` inside a message or a tool is plain text,
-        so a message cannot end its turn or speak in another role.
-        """
-        given = [list(messages), None if tools is None else list(tools), kwargs]
-        mark = _unused_mark(given)
-        names = "|".join(sorted(map(re.escape, tokenizer.control_tokens), key=len, reverse=True))
-        if not names:
-            text = self.render(messages, tools, add_generation_prompt, **kwargs)
-            return text, tokenizer.encode(text)
-        # A mark behind the first character of every name, overlapping ones included.
-        guarded = _map_text(given, re.compile(f"(?={names})(.)", re.S), rf"\1{mark}")
-        text = self.render(guarded[0], guarded[1], add_generation_prompt, **guarded[2])
-        if mark not in text:
-            return text, tokenizer.encode(text, parse_special=True)
-        ids: list[int] = []
-        for piece in re.split(f"({names})", text):
-            control = tokenizer.control_tokens.get(piece)
-            ids += [control] if control is not None else tokenizer.encode(piece.replace(mark, ""))
-        return text.replace(mark, ""), ids
+
+def encode_chat(
+    render: Callable[..., str],
+    tokenizer: Tokenizer,
+    messages: Messages,
+    tools: Sequence[dict[str, Any]] | None = None,
+    add_generation_prompt: bool = True,
+    **kwargs: Any,
+) -> ChatPrompt:
+    """The one way from messages to ids: only what the template writes becomes control tokens.
+
+    `render` is that of a `ChatTemplate`, and the text is what it gives. A `<|role_end|>` inside a
+    message or a tool is plain text, so a message cannot end its turn or speak in another role.
+    """
+    given = [list(messages), None if tools is None else list(tools), kwargs]
+    mark = _unused_mark(given)
+    names = "|".join(sorted(map(re.escape, tokenizer.control_tokens), key=len, reverse=True))
+    if not names:
+        text = render(messages, tools, add_generation_prompt, **kwargs)
+        return ChatPrompt(text, tokenizer.encode(text))
+    # A mark behind the first character of every name, overlapping ones included.
+    guarded = _map_text(given, re.compile(f"(?={names})(.)", re.S), rf"\1{mark}")
+    text = render(guarded[0], guarded[1], add_generation_prompt, **guarded[2])
+    if mark not in text:
+        return ChatPrompt(text, tokenizer.encode(text, parse_special=True))
+    ids: list[int] = []
+    for piece in re.split(f"({names})", text):
+        control = tokenizer.control_tokens.get(piece)
+        ids += [control] if control is not None else tokenizer.encode(piece.replace(mark, ""))
+    return ChatPrompt(text.replace(mark, ""), ids)
 
 
 BASE_TEMPLATE, CHAT_TEMPLATE = builtin_template("base"), builtin_template("chat")

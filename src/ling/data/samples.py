@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,21 +21,38 @@ class Sample:
     """One row of S tokens.
 
     `tokens` and `labels` (the next tokens) i64 [S]; `loss_mask` f32 [S], 1.0 where the loss
-    counts; `document_starts` i64, the positions in `tokens`, 0 excluded, where a document begins.
+    counts; `borders` i64, ascending positions of 1 to S before which a document ends.
     """
 
     tokens: np.ndarray
     labels: np.ndarray
     loss_mask: np.ndarray
-    document_starts: np.ndarray
+    borders: np.ndarray
+
+    @property
+    def documents(self) -> np.ndarray:
+        """i64 [S]: the number of each token's document in the row, from 0."""
+        ends = np.zeros(len(self.tokens) + 1, np.int64)
+        ends[self.borders] = 1
+        return ends.cumsum()[:-1]
 
 
 class Samples(Protocol):
-    """What a trainer reads rows from."""
+    """What a trainer reads rows from; pre-training, packed conversations and pairs alike."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, i: int) -> Sample: ...
+
+
+def sample_of(ids: np.ndarray, eod: int | None, *, eod_mask_loss: bool) -> Sample:
+    """The row of S + 1 consecutive ids; documents end at `eod`, after which no loss counts."""
+    tokens = ids[:-1]
+    mask = np.ones(len(tokens), np.float32)
+    ended = np.zeros(len(tokens), bool) if eod is None else tokens == eod
+    if eod_mask_loss:
+        mask[ended] = 0.0
+    return Sample(tokens, ids[1:], mask, np.flatnonzero(ended) + 1)
 
 
 class GPTSamples:
@@ -102,21 +118,12 @@ class GPTSamples:
         return len(self.shuffle_index)
 
     def __getitem__(self, i: int) -> Sample:
-        ids, borders = self._read(int(self.shuffle_index[i]) * self.seq_length)
-        tokens = ids[:-1]
-        mask = np.ones(self.seq_length, np.float32)
-        if self.eod is not None:
-            ended = tokens == self.eod
-            borders = np.concatenate([borders, np.flatnonzero(ended) + 1])
-            if self.eod_mask_loss:
-                mask[ended] = 0.0
-        starts = np.unique(borders[borders < self.seq_length])
-        return Sample(tokens, ids[1:], mask, starts)
+        ids = self._read(int(self.shuffle_index[i]) * self.seq_length)
+        return sample_of(ids, self.eod, eod_mask_loss=self.eod_mask_loss)
 
-    def _read(self, start: int) -> tuple[np.ndarray, np.ndarray]:
-        """The row's seq_length + 1 tokens, and where in them the next documents begin."""
+    def _read(self, start: int) -> np.ndarray:
+        """The row's seq_length + 1 tokens."""
         pieces: list[np.ndarray] = []
-        borders: list[int] = []
         position = int(np.searchsorted(self._ends, start, side="right"))
         have, want = 0, self.seq_length + 1
         while have < want:
@@ -126,9 +133,26 @@ class GPTSamples:
             take = min(want - have, end - start - have)
             pieces.append(self.dataset.get(document, offset, take))
             have += take
-            borders.append(have)
             position += 1
-        return np.concatenate(pieces).astype(np.int64), np.asarray(borders, np.int64)
+        return np.concatenate(pieces).astype(np.int64)
+
+
+class RowsInOrder:
+    """Consecutive rows of a token file, unshuffled; each row overlaps the last by one token."""
+
+    def __init__(
+        self, dataset: IndexedDataset, *, seq_length: int, eod: int | None, eod_mask_loss: bool
+    ) -> None:
+        self.ids = np.concatenate([dataset.get(i).astype(np.int64) for i in range(len(dataset))])
+        self.seq_length, self.eod, self.eod_mask_loss = seq_length, eod, eod_mask_loss
+
+    def __len__(self) -> int:
+        return (len(self.ids) - 1) // self.seq_length
+
+    def __getitem__(self, i: int) -> Sample:
+        start = i * self.seq_length
+        ids = self.ids[start : start + self.seq_length + 1]
+        return sample_of(ids, self.eod, eod_mask_loss=self.eod_mask_loss)
 
 
 class Mixture:
@@ -154,19 +178,6 @@ class Mixture:
 
     def __getitem__(self, i: int) -> Sample:
         return self.parts[int(self.source[i])][int(self.row[i])]
-
-
-def split_documents(count: int, split: str) -> list[tuple[int, int]]:
-    """(start, stop) of each part of `count` documents for Megatron's `"999,1,0"`."""
-    try:
-        shares = [float(s) for s in split.split(",")]
-    except ValueError:
-        shares = []
-    if not shares or not all(math.isfinite(s) and s >= 0 for s in shares) or not sum(shares):
-        raise UsageError(f"split `{split}`: expected numbers such as `999,1,0`")
-    edges = np.concatenate([[0.0], np.cumsum(shares)]) / math.fsum(shares)
-    at = [round(float(e) * count) for e in edges]
-    return list(pairwise(at))
 
 
 def _blend(share: list[float], left: list[int], size: int) -> tuple[np.ndarray, Any]:

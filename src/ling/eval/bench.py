@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..config.recipe import OptimConfig
+from ..config.recipe import OptimConfig, TrainConfig
 from ..model.ling import Ling, from_config
 from ..model.moe import Experts
 from ..model.size import flops_per_token
@@ -18,9 +18,12 @@ from ..model.swap import swap
 from ..ops import reference
 from ..presets import preset
 from ..train.batches import Batch
-from ..train.objectives.pretrain import compute_losses
+from ..train.forward import LingForTraining
+from ..train.objectives.pretrain import Pretraining
 from ..train.optim import build_optimizer
 from ..train.progress import gemm_peak
+from ..train.state import TrainState
+from ..train.step import train_step
 
 ROWS, LENGTH = 8, 512
 
@@ -50,7 +53,9 @@ class ExpertLoop(nn.Module):
 def train(model: str, pairs: int) -> dict[str, Any]:
     """Training steps of `model` against the same trainer with the expert loop, in turn."""
     cfg = preset(model)
-    ours, theirs = (_stepper(from_config(cfg, seed=0), loop) for loop in (False, True))
+    plain, loop = from_config(cfg, seed=0), from_config(cfg, seed=0)
+    swap(loop, _with_expert_loop)
+    ours, theirs = stepper(plain, ROWS, LENGTH), stepper(loop, ROWS, LENGTH)
     peak = gemm_peak(torch.bfloat16, 2048)
     times: list[tuple[float, float]] = []
     for k in range(pairs + 1):  # the first pair warms up
@@ -72,20 +77,24 @@ def train(model: str, pairs: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _stepper(model: Ling, loop: bool) -> Callable[[], None]:
-    if loop:
-        swap(model, lambda _, m: ExpertLoop(m) if isinstance(m, Experts) else None)
+def _with_expert_loop(name: str, module: nn.Module) -> nn.Module | None:
+    return ExpertLoop(module) if isinstance(module, Experts) else None
+
+
+def stepper(model: Ling, rows: int, length: int) -> Callable[[], None]:
+    """A function that takes one training step in bfloat16 on `rows` random rows of `length`."""
     model.compute_dtype = torch.bfloat16
-    optimizer = build_optimizer(model, OptimConfig())
+    train = TrainConfig(global_batch_size=rows, micro_batch_size=rows)
+    optim = OptimConfig(schedule="constant")
+    optimizer = build_optimizer(model, optim)
+    state = TrainState(LingForTraining(model), optimizer, torch.device("cpu"))
+    objective = Pretraining(train.mtp_loss_weight, train.z_loss_coef)
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(0, model.config.vocab_size, (ROWS, LENGTH + 1), generator=generator)
-    batch = Batch(ids[:, :-1], ids[:, 1:], torch.ones(ROWS, LENGTH))
+    ids = torch.randint(0, model.config.vocab_size, (rows, length + 1), generator=generator)
+    batch = Batch(ids[:, :-1], ids[:, 1:], torch.ones(rows, length))
 
     def step() -> None:
-        compute_losses(model, batch).total(0.1, 3.5e-6).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+        train_step(state, objective, [batch], train, optim)
 
     return step
 

@@ -18,6 +18,7 @@ from ..data.indexed import IndexedDataset, IndexedWriter, token_dtype
 from ..data.tokenizer import Tokenizer
 from ..errors import DataError
 from ..hub import resolve_model
+from ..train.forward import LingForTraining
 from ..train.heldout import held_out_loss
 
 MAX_ROW = 1024
@@ -50,7 +51,9 @@ def perplexity(
                 f"{dataset.num_tokens} tokens, fewer than a row of {length}", path=data[0]
             )
         cfg = DataConfig(prefix=["-"], seq_length=length)
-        result = held_out_loss(network, dataset, cfg, rows=rows or 1 << 40, eod=eod)
+        result = held_out_loss(
+            LingForTraining(network), dataset, cfg, rows=rows or 1 << 40, eod=eod
+        )
     return {
         "loss": result.loss,
         "perplexity": math.exp(min(result.loss, 700)),

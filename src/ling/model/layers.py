@@ -10,7 +10,10 @@ from ..ops import reference
 
 
 class Linear(nn.Linear):
-    """`nn.Linear` whose float32 parameters are cast at use, so autocast is not needed."""
+    """`nn.Linear` whose float32 parameters are cast at use, so autocast is not needed.
+
+    With `Experts.products` the only multiplication by weights that a rule of `model.swap` replaces.
+    """
 
     def forward(self, input: Tensor) -> Tensor:  # the name is torch's
         return reference.linear(input, self.weight, self.bias)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config.model import ModelConfig
-from ..ops import grouped, reference
+from ..ops import experts, grouped, reference
 from .layers import Linear
 
 
@@ -67,7 +67,12 @@ class Router(nn.Module):
 
 
 class Experts(nn.Module):
-    """All routed experts of a layer, stacked; on disk they are one tensor per expert."""
+    """All routed experts of a layer, stacked; on disk they are one tensor per expert.
+
+    `products` and `layers.Linear` are the only two multiplications by weights that low precision
+    and adapters replace, by a rule of `model.swap`. The router stays in float32 and the head's
+    product is inside the loss.
+    """
 
     def __init__(self, cfg: ModelConfig) -> None:
         super().__init__()
@@ -77,16 +82,21 @@ class Experts(nn.Module):
         self.down_proj = nn.Parameter(torch.empty(e, d, f))
 
     def forward(self, x_TD: Tensor, ids_TA: Tensor, weights_TA: Tensor) -> Tensor:
-        return grouped.experts(
-            x_TD, ids_TA, weights_TA, self.gate_proj, self.up_proj, self.down_proj
-        )
+        E = self.gate_proj.shape[0]
+        slots = experts.sort_by_expert(ids_TA, E, experts.row_block(ids_TA.numel(), E))
+        y_RD = self.products(experts.dispatch(x_TD, slots), slots.offsets)
+        return experts.combine(y_RD, slots, weights_TA)
+
+    def products(self, x_RD: Tensor, offsets: list[int]) -> Tensor:
+        """SwiGLU of rows that are sorted by expert; `offsets` has E + 1 entries."""
+        return grouped.swiglu(x_RD, offsets, self.gate_proj, self.up_proj, self.down_proj)
 
 
 class MoE(nn.Module):
     """Routed experts plus the shared expert.
 
-    Expert parallelism replaces `experts` through `model.swap`: it gets the same three tensors and
-    decides itself which rank multiplies what.
+    Expert parallelism replaces `experts` through `model.swap`: it gets the same three tensors,
+    exchanges rows between ranks, and calls `products` of the experts it replaces.
     """
 
     def __init__(self, cfg: ModelConfig) -> None:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops import grouped, reference
+from ..ops import experts, reference
 from .layers import Linear
 from .moe import Experts, Router
 
@@ -17,7 +17,11 @@ ROW_BLOCK = 16
 
 
 def swap(model: nn.Module, rule: Rule) -> nn.Module:
-    """Replace, in place, every submodule for which `rule(name, module)` returns another one."""
+    """Replace, in place, every submodule for which `rule(name, module)` returns another one.
+
+    Rules match `Linear` and `Experts`: apart from the router, attention's own products and the
+    head inside the loss, these two hold every multiplication of training.
+    """
     for name, module in list(model.named_modules()):
         new = rule(name, module) if name else None
         if new is not None and new is not module:
@@ -30,7 +34,7 @@ def row_blocks(name: str, module: nn.Module) -> nn.Module | None:
     """Rule for inference: every product gets rows in multiples of 16.
 
     PyTorch sums in another order for 1 to 3 rows than for more, so without this a request's
-    bits would depend on who shares its batch (tests/model/test_swap.py holds this).
+    bits would depend on who shares its batch (tests/model/test_swap.py checks this).
     """
     if isinstance(module, Linear):
         return RowBlockLinear(module)
@@ -85,11 +89,11 @@ class RowBlockExperts(nn.Module):
         self.gate_proj, self.up_proj, self.down_proj = base.gate_proj, base.up_proj, base.down_proj
 
     def forward(self, x_TD: Tensor, ids_TA: Tensor, weights_TA: Tensor) -> Tensor:
-        position_N, offsets = grouped.place_by_expert(ids_TA, self.gate_proj.shape[0], ROW_BLOCK)
-        x_ND = grouped.scatter_rows(x_TD, position_N, offsets[-1])
-        y_ND = torch.empty_like(x_ND)
-        for e, rows in grouped.experts_with_rows(offsets):
+        slots = experts.sort_by_expert(ids_TA, self.gate_proj.shape[0], ROW_BLOCK)
+        x_RD = experts.dispatch(x_TD, slots)
+        y_RD = torch.empty_like(x_RD)
+        for e, rows in experts.experts_with_rows(slots.offsets):
             weights = (self.gate_proj[e], self.up_proj[e], self.down_proj[e])
-            y_ND[rows] = reference.swiglu(x_ND[rows], *weights)
-        y_TAD = y_ND.index_select(0, position_N).unflatten(0, ids_TA.shape)
+            y_RD[rows] = reference.swiglu(x_RD[rows], *weights)
+        y_TAD = y_RD.index_select(0, slots.slot_N).unflatten(0, ids_TA.shape)
         return (y_TAD.float() * weights_TA[..., None]).sum(1).to(x_TD.dtype)

@@ -1,21 +1,35 @@
-"""Moving tokens to their experts and back: rows sorted by expert, without a product.
+"""Moving tokens to their experts and back, without a product: rows in, rows out.
 
-Legend: T tokens · A experts per token · N = T·A routed rows · E experts · D hidden.
+A layer's experts are three steps: `dispatch` copies each token's row to its experts, the products
+(`ops/grouped.py`) turn rows into rows, `combine` weighs and adds a token's rows. Expert
+parallelism exchanges rows between the steps; low precision replaces the products only.
+Legend: T tokens · A experts per token · N = T·A routed rows · R rows with padding · E experts ·
+D hidden.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 
 
-def place_by_expert(ids_TA: Tensor, num_experts: int, block: int) -> tuple[Tensor, list[int]]:
-    """Where each of the N routed rows goes, and each expert's first row (E + 1 offsets).
+@dataclass(frozen=True)
+class Slots:
+    """Where routed rows go: `slot_N` is the row of each, expert e has `offsets[e]` to `[e + 1]`."""
+
+    slot_N: Tensor
+    offsets: list[int]
+
+
+def sort_by_expert(ids_TA: Tensor, num_experts: int, block: int) -> Slots:
+    """Assign each of the N routed rows its slot.
 
     An expert's rows stay in token order and are padded to a multiple of `block`: oneDNN compiles a
-    kernel per row count, so free row counts would compile anew at every step.
+    kernel per row count, so free row counts would compile again at every step.
     """
     flat_N = ids_TA.flatten()
     counts_E = torch.bincount(flat_N, minlength=num_experts)
@@ -26,18 +40,67 @@ def place_by_expert(ids_TA: Tensor, num_experts: int, block: int) -> tuple[Tenso
         torch.arange(len(flat_N), device=flat_N.device) - (counts_E.cumsum(0) - counts_E)[sorted_N]
     )
     starts_E = torch.cat((ends_E.new_zeros(1), ends_E))
-    position_N = torch.empty_like(flat_N)
-    position_N[order_N] = starts_E[sorted_N] + rank_N
-    return position_N, starts_E.tolist()
+    slot_N = torch.empty_like(flat_N)
+    slot_N[order_N] = starts_E[sorted_N] + rank_N
+    return Slots(slot_N, starts_E.tolist())
 
 
-def scatter_rows(x_TD: Tensor, position_N: Tensor, rows: int) -> Tensor:
-    """Copy each token's row to its A places among `rows` rows; the others are zero."""
-    T, D = x_TD.shape
-    x_ND = x_TD[:, None].expand(T, len(position_N) // max(T, 1), D).reshape(-1, D)
-    return x_TD.new_zeros((rows, D)).index_copy_(0, position_N, x_ND)
+def row_block(num_rows: int, num_experts: int) -> int:
+    """Block that an expert's rows are padded to in training: 64, or 16 where there are few rows.
+
+    `num_rows` is N, all routed rows.
+    """
+    return 64 if 64 * num_experts <= num_rows else 16
 
 
 def experts_with_rows(offsets: list[int]) -> list[tuple[int, slice]]:
     """(expert, its rows) for each expert that has any."""
     return [(e, slice(a, b)) for e, (a, b) in enumerate(pairwise(offsets)) if b > a]
+
+
+def dispatch(x_TD: Tensor, slots: Slots) -> Tensor:
+    """Copy each token's row to its A slots: x_RD, differentiable; padding rows are zero."""
+    return _Dispatch.apply(x_TD, slots)
+
+
+def combine(y_RD: Tensor, slots: Slots, weights_TA: Tensor) -> Tensor:
+    """Weighted sum of each token's rows: out_TD, differentiable in rows and weights.
+
+    Added over A in float32 and cast back once, as `reference.moe` does.
+    """
+    return _Combine.apply(y_RD, slots, weights_TA)
+
+
+class _Dispatch(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_TD: Tensor, slots: Slots) -> Tensor:
+        T, D = x_TD.shape
+        ctx.save_for_backward(slots.slot_N)
+        ctx.shape = (T, len(slots.slot_N) // max(T, 1), D)
+        x_ND = x_TD[:, None].expand(ctx.shape).reshape(-1, D)
+        return x_TD.new_zeros((slots.offsets[-1], D)).index_copy_(0, slots.slot_N, x_ND)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (slot_N,) = ctx.saved_tensors
+        (dx_RD,) = grads
+        return dx_RD.index_select(0, slot_N).view(ctx.shape).sum(1), None
+
+
+class _Combine(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, y_RD: Tensor, slots: Slots, weights_TA: Tensor) -> Tensor:
+        y_TAD = y_RD.index_select(0, slots.slot_N).unflatten(0, weights_TA.shape)
+        ctx.save_for_backward(y_TAD, weights_TA, slots.slot_N)
+        ctx.rows = len(y_RD)
+        return torch.bmm(weights_TA[:, None].float(), y_TAD.float())[:, 0].to(y_RD.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        y_TAD, weights_TA, slot_N = ctx.saved_tensors
+        (dout_TD,) = grads
+        dweights_TA = torch.bmm(y_TAD.float(), dout_TD.float()[:, :, None])[:, :, 0]
+        # Padding rows stay zero and add nothing.
+        dy_TAD = dout_TD[:, None] * weights_TA[:, :, None].to(dout_TD.dtype)
+        dy_RD = dout_TD.new_zeros((ctx.rows, dout_TD.shape[1]))
+        return dy_RD.index_copy_(0, slot_N, dy_TAD.flatten(0, 1)), None, dweights_TA

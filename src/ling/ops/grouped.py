@@ -1,8 +1,9 @@
-"""The experts of one layer as a single differentiable operation on tokens sorted by expert.
+"""Products of rows that are sorted by expert: SwiGLU of each expert on its own rows.
 
 Autograd through a loop over `weight[e]` makes a full-size gradient for every slice, so the loop
-needs a backward of its own. Legend: T tokens · A experts per token · N = T·A routed rows ·
-E experts · D hidden · F expert width.
+needs a backward of its own. Nothing here knows tokens or routing: rows come from
+`experts.dispatch`, or from other ranks. Legend: R rows, sorted by expert · E experts · D hidden ·
+F expert width.
 """
 
 from __future__ import annotations
@@ -12,81 +13,64 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .experts import experts_with_rows, place_by_expert, scatter_rows
+from .experts import experts_with_rows
 
 
-class _Experts(torch.autograd.Function):
-    """Forward and backward of `reference.moe`, expert by expert on contiguous rows."""
+class _GroupedSwiGLU(torch.autograd.Function):
+    """Forward and backward of `reference.swiglu`, expert by expert on contiguous rows."""
 
     @staticmethod
     def forward(
         ctx: Any,
-        x_TD: Tensor,
-        ids_TA: Tensor,
-        weights_TA: Tensor,
+        x_RD: Tensor,
+        offsets: list[int],
         gate_EFD: Tensor,
         up_EFD: Tensor,
         down_EDF: Tensor,
     ) -> Tensor:
-        dtype, (T, A) = x_TD.dtype, ids_TA.shape
-        block = 64 if 64 * gate_EFD.shape[0] <= T * A else 16
-        position_N, offsets = place_by_expert(ids_TA, gate_EFD.shape[0], block)
+        dtype = x_RD.dtype
         # Gate and up side by side: the cast copies them anyway, and each product is done once.
         gu = torch.cat((gate_EFD.to(dtype), up_EFD.to(dtype)), dim=1)
         down = down_EDF.to(dtype)
-        x_ND = scatter_rows(x_TD, position_N, offsets[-1])
-        gu_N2F = x_ND.new_empty((len(x_ND), gu.shape[1]))
+        gu_R2F = x_RD.new_empty((len(x_RD), gu.shape[1]))
         for e, rows in experts_with_rows(offsets):
-            torch.mm(x_ND[rows], gu[e].t(), out=gu_N2F[rows])
-        g_NF, u_NF = gu_N2F.chunk(2, dim=1)
-        h_NF = torch.nn.functional.silu(g_NF).mul_(u_NF)
-        y_ND = x_ND.new_empty(x_ND.shape)
+            torch.mm(x_RD[rows], gu[e].t(), out=gu_R2F[rows])
+        g_RF, u_RF = gu_R2F.chunk(2, dim=1)
+        h_RF = torch.nn.functional.silu(g_RF).mul_(u_RF)
+        y_RD = x_RD.new_empty(x_RD.shape)
         for e, rows in experts_with_rows(offsets):
-            torch.mm(h_NF[rows], down[e].t(), out=y_ND[rows])
-        y_TAD = y_ND.index_select(0, position_N).view(T, A, -1)
-        out_TD = torch.bmm(weights_TA[:, None].float(), y_TAD.float())[:, 0].to(dtype)
-        ctx.save_for_backward(x_ND, gu_N2F, y_TAD, weights_TA, position_N, gu, down)
+            torch.mm(h_RF[rows], down[e].t(), out=y_RD[rows])
+        ctx.save_for_backward(x_RD, gu_R2F, gu, down)
         ctx.offsets, ctx.param_dtype = offsets, gate_EFD.dtype
-        return out_TD
+        return y_RD
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x_ND, gu_N2F, y_TAD, weights_TA, position_N, gu, down = ctx.saved_tensors
-        (dout_TD,) = grads
-        T, A, D = y_TAD.shape
-        dweights_TA = torch.bmm(y_TAD.float(), dout_TD.float()[:, :, None])[:, :, 0]
-        # The gradient of y, placed by expert; padding rows stay zero and add nothing.
-        dy_TAD = dout_TD[:, None] * weights_TA[:, :, None].to(dout_TD.dtype)
-        dy_ND = torch.zeros_like(x_ND).index_copy_(0, position_N, dy_TAD.view(T * A, D))
-        g_NF, u_NF = gu_N2F.chunk(2, dim=1)
-        sig = torch.sigmoid(g_NF)
-        silu = g_NF * sig
-        h_NF = silu * u_NF
-        dh_NF, dx_ND = torch.empty_like(h_NF), torch.empty_like(x_ND)
+        x_RD, gu_R2F, gu, down = ctx.saved_tensors
+        (dy_RD,) = grads
+        g_RF, u_RF = gu_R2F.chunk(2, dim=1)
+        sig = torch.sigmoid(g_RF)
+        silu = g_RF * sig
+        h_RF = silu * u_RF
+        dh_RF, dx_RD = torch.empty_like(h_RF), torch.empty_like(x_RD)
         dgu, ddown = torch.zeros_like(gu), torch.zeros_like(down)
         for e, rows in experts_with_rows(ctx.offsets):
-            torch.mm(dy_ND[rows], down[e], out=dh_NF[rows])
-            torch.mm(dy_ND[rows].t(), h_NF[rows], out=ddown[e])
-        dgu_N2F = torch.empty_like(gu_N2F)
-        dg_NF, du_NF = dgu_N2F.chunk(2, dim=1)
-        torch.mul(dh_NF, silu, out=du_NF)
+            torch.mm(dy_RD[rows], down[e], out=dh_RF[rows])
+            torch.mm(dy_RD[rows].t(), h_RF[rows], out=ddown[e])
+        dgu_R2F = torch.empty_like(gu_R2F)
+        dg_RF, du_RF = dgu_R2F.chunk(2, dim=1)
+        torch.mul(dh_RF, silu, out=du_RF)
         # d silu(g) = sig · (1 + g · (1 - sig)) = sig + silu · (1 - sig)
-        torch.mul(dh_NF.mul_(u_NF), torch.addcmul(sig, silu, 1 - sig), out=dg_NF)
+        torch.mul(dh_RF.mul_(u_RF), torch.addcmul(sig, silu, 1 - sig), out=dg_RF)
         for e, rows in experts_with_rows(ctx.offsets):
-            torch.mm(dgu_N2F[rows], gu[e], out=dx_ND[rows])
-            torch.mm(dgu_N2F[rows].t(), x_ND[rows], out=dgu[e])
-        dx_TAD = dx_ND.index_select(0, position_N).view(T, A, D)
+            torch.mm(dgu_R2F[rows], gu[e], out=dx_RD[rows])
+            torch.mm(dgu_R2F[rows].t(), x_RD[rows], out=dgu[e])
         dparams = (w.to(ctx.param_dtype) for w in (*dgu.chunk(2, dim=1), ddown))
-        return (dx_TAD.sum(1), None, dweights_TA, *dparams)
+        return (dx_RD, None, *dparams)
 
 
-def experts(
-    x_TD: Tensor,
-    ids_TA: Tensor,
-    weights_TA: Tensor,
-    gate_EFD: Tensor,
-    up_EFD: Tensor,
-    down_EDF: Tensor,
+def swiglu(
+    x_RD: Tensor, offsets: list[int], gate_EFD: Tensor, up_EFD: Tensor, down_EDF: Tensor
 ) -> Tensor:
-    """Differentiable `reference.moe`; dropless, products in `x`'s dtype."""
-    return _Experts.apply(x_TD, ids_TA, weights_TA, gate_EFD, up_EFD, down_EDF)
+    """y_RD: rows `offsets[e]` to `offsets[e + 1]` through expert e, products in `x`'s dtype."""
+    return _GroupedSwiGLU.apply(x_RD, offsets, gate_EFD, up_EFD, down_EDF)

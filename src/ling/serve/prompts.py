@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ..data import chat
 from ..errors import RequestError
 from .schema import ChatRequest, CompletionRequest, Message, Sampling
 
@@ -33,8 +34,9 @@ def encode_chat(llm: LLM, messages: Sequence[Message], add_generation_prompt: bo
     """Render the conversation with the model's template, then encode it."""
     tokenizer = tokenizer_of(llm, "messages")
     plain = [_plain(m) for m in messages]
-    text = llm.render(plain, add_generation_prompt=add_generation_prompt)
-    return tokenizer.encode(text, parse_special=True)
+    return chat.encode_chat(
+        llm.render, tokenizer, plain, add_generation_prompt=add_generation_prompt
+    ).ids
 
 
 def text_of(llm: LLM, ids: Sequence[int]) -> str:

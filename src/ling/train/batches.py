@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from ..config.recipe import DataConfig
 from ..data.indexed import IndexedDataset
-from ..data.samples import GPTSamples, Mixture
+from ..data.samples import GPTSamples, Mixture, Sample, Samples
 from ..errors import DataError
 
 # Token files up to this size are read once before the first step, to find ids without a row;
@@ -36,11 +35,17 @@ class Batch:
     mask_BS: Tensor
     documents_BS: Tensor | None = None
 
+    def to(self, device: torch.device) -> Batch:
+        """This batch on `device`."""
+        documents = None if self.documents_BS is None else self.documents_BS.to(device)
+        tokens, labels = self.tokens_BS.to(device), self.labels_BS.to(device)
+        return Batch(tokens, labels, self.mask_BS.to(device), documents)
+
     @property
     def positions_T(self) -> Tensor:
         """Position of each token in its row, or in its document when isolated."""
         B, S = self.tokens_BS.shape
-        index = torch.arange(S).expand(B, S)
+        index = torch.arange(S, device=self.tokens_BS.device).expand(B, S)
         if self.documents_BS is None:
             return index.flatten()
         first = torch.zeros_like(self.documents_BS, dtype=torch.bool)
@@ -67,7 +72,7 @@ def open_samples(
     seed: int,
     eod: int | None,
     vocab_size: int,
-) -> Any:
+) -> Samples:
     """The sample order of one or several prefixes; raises `DataError` for unusable data."""
     datasets = [IndexedDataset(p) for p in prefixes]
     for dataset, prefix in zip(datasets, prefixes, strict=True):
@@ -99,19 +104,48 @@ def _share(rows: int, weight: float, weights: Sequence[float]) -> int:
     return rows if len(weights) == 1 else int(rows * weight / sum(weights) * 1.01) + 2
 
 
-def make_batch(samples: Sequence[Any], isolate_eod: int | None) -> Batch:
-    """Stack samples; `isolate_eod` is the id that ends a document when they are isolated."""
+@dataclass(frozen=True)
+class BatchReader:
+    """Micro-batches by the number of their first row.
 
-    def stack(name: str) -> Tensor:
-        return torch.from_numpy(np.stack([np.asarray(getattr(s, name)) for s in samples]))
+    `files` names the data in errors. Raises `DataError` for ids without a row in the embedding.
+    """
 
-    tokens, labels = stack("tokens").long(), stack("labels").long()
-    batch = Batch(tokens, labels, stack("loss_mask").float())
-    if isolate_eod is not None:
-        ended = (tokens == isolate_eod).long()
-        batch.documents_BS = ended.cumsum(1) - ended
-        # Predicting the first token of the next document would look across the border.
-        batch.mask_BS = batch.mask_BS * (tokens != isolate_eod)
+    samples: Samples
+    isolate_documents: bool
+    vocab_size: int
+    files: str
+
+    def read(self, first: int, rows: int) -> Batch:
+        """The micro-batch of `rows` rows from row `first`."""
+        batch = make_batch(
+            [self.samples[i] for i in range(first, first + rows)],
+            isolate_documents=self.isolate_documents,
+        )
+        top = max(int(batch.tokens_BS.max()), int(batch.labels_BS.max()))
+        if top >= self.vocab_size:
+            raise DataError(
+                f"token id {top} is outside the vocabulary of {self.vocab_size}", path=self.files
+            )
+        return batch
+
+
+def make_batch(samples: Sequence[Sample], *, isolate_documents: bool) -> Batch:
+    """Stack samples; isolated documents neither see nor predict each other."""
+
+    def stack(rows: list[np.ndarray]) -> Tensor:
+        return torch.from_numpy(np.stack(rows))
+
+    batch = Batch(
+        stack([s.tokens for s in samples]).long(),
+        stack([s.labels for s in samples]).long(),
+        stack([s.loss_mask for s in samples]).float(),
+    )
+    if isolate_documents:
+        batch.documents_BS = stack([s.documents for s in samples])
+        for row, sample in enumerate(samples):
+            # Predicting the first token of the next document would look across the border.
+            batch.mask_BS[row, sample.borders - 1] = 0.0
     return batch
 
 

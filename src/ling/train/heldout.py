@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, cast
 
 import torch
 
 from ..config.recipe import DataConfig
 from ..data.indexed import IndexedDataset
-from ..model.attention import DenseAttend
-from ..model.ling import Ling
+from ..data.samples import RowsInOrder
 from .batches import make_batch
+from .forward import LingForTraining
 from .loss import cross_entropy, roll_left
+from .objectives.pretrain import predict
 
 
 @dataclass
@@ -35,58 +35,37 @@ class HeldOut:
         return math.exp(self.loss)
 
 
-class RowsInOrder:
-    """Consecutive rows of a token file, unshuffled; each row overlaps the last by one token."""
-
-    def __init__(self, dataset: IndexedDataset, cfg: DataConfig, eod: int | None) -> None:
-        self.tokens = torch.cat(
-            [torch.from_numpy(dataset.get(i).astype("int64")) for i in range(len(dataset))]
-        )
-        self.cfg, self.eod = cfg, eod
-
-    def __len__(self) -> int:
-        return (len(self.tokens) - 1) // self.cfg.seq_length
-
-    def __getitem__(self, row: int) -> Any:
-        S = self.cfg.seq_length
-        ids = self.tokens[row * S : row * S + S + 1]
-        masked = self.eod is not None and self.cfg.eod_mask_loss
-        mask = ids[:-1].ne(cast(int, self.eod)).float() if masked else torch.ones(S)
-        return _Row(ids[:-1].numpy(), ids[1:].numpy(), mask.numpy())
-
-
-@dataclass
-class _Row:
-    tokens: Any
-    labels: Any
-    loss_mask: Any
-
-
 @torch.no_grad()
 def held_out_loss(
-    model: Ling, dataset: IndexedDataset, cfg: DataConfig, *, rows: int, eod: int | None
+    network: LingForTraining,
+    dataset: IndexedDataset,
+    cfg: DataConfig,
+    *,
+    rows: int,
+    eod: int | None,
 ) -> HeldOut:
     """Score the first `rows` rows of `dataset`, every token weighing the same."""
-    source = RowsInOrder(dataset, cfg, eod)
+    source = RowsInOrder(
+        dataset, seq_length=cfg.seq_length, eod=eod, eod_mask_loss=cfg.eod_mask_loss
+    )
+    device = next(network.parameters()).device
     loss = mtp_loss = 0.0
     count = mtp_count = agree = compared = 0
     for r in range(min(rows, len(source))):
-        batch = make_batch([source[r]], eod if cfg.isolate_documents else None)
-        attend, positions = DenseAttend(batch.cu_seqlens), batch.positions_T
-        h_TD = model(batch.tokens_BS.flatten(), positions, attend)
-        head, mask = model.lm_head.weight, batch.mask_BS
-        mean, n = cross_entropy(h_TD, head, batch.labels_BS.flatten(), mask.flatten())
+        isolate = cfg.isolate_documents and eod is not None
+        batch = make_batch([source[r]], isolate_documents=isolate).to(device)
+        main, *mtp = predict(network, batch)
+        mean, n = cross_entropy(main.hidden_TD, network.head, main.targets_T, main.mask_T)
         loss, count = loss + float(mean) * int(n), count + int(n)
-        if not model.config.num_nextn_predict_layers:
+        if not mtp:
             continue
-        next_ids = roll_left(batch.tokens_BS).flatten()
-        m_TD = model.mtp(0, next_ids, h_TD, positions, attend)
-        mean, n = cross_entropy(
-            m_TD, head, roll_left(batch.labels_BS).flatten(), roll_left(mask).flatten()
-        )
+        # Unlike the trained loss this counts targets behind a document's border, as it always
+        # did: the number must stay comparable within a run.
+        mask_T = roll_left(batch.mask_BS).flatten()
+        mean, n = cross_entropy(mtp[0].hidden_TD, network.head, mtp[0].targets_T, mask_T)
         mtp_loss, mtp_count = mtp_loss + float(mean) * int(n), mtp_count + int(n)
-        choice = model.logits(h_TD).argmax(-1)[1:-1]
-        agree += int((model.logits(m_TD).argmax(-1)[:-2] == choice).sum())
+        choice = network.ling.logits(main.hidden_TD).argmax(-1)[1:-1]
+        agree += int((network.ling.logits(mtp[0].hidden_TD).argmax(-1)[:-2] == choice).sum())
         compared += len(choice)
     return HeldOut(
         loss / max(count, 1),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 # Small enough that a chunk's logits (512 × 4096 in float32) stay near the caches.
 CHUNK_TOKENS = 512
@@ -55,14 +55,15 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
 
 def cross_entropy(
-    hidden_TD: Tensor, head_VD: Tensor, targets_T: Tensor, mask_T: Tensor
+    hidden_TD: Tensor, head: nn.Linear, targets_T: Tensor, mask_T: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """(mean loss over the mask, number of positions in it), never holding T × V.
+    """(mean loss over the mask, number of positions in it), never storing T × V.
 
-    An empty mask gives 0 (spec: training §2.1, §2.4).
+    The only code that reads the head's weight instead of calling the head: its product is made
+    chunk by chunk here. An empty mask gives 0 (spec: training §2.1, §2.4).
     """
     count = mask_T.sum().clamp(min=1)
-    loss = _ChunkedCrossEntropy.apply(hidden_TD, head_VD, targets_T, mask_T.float() / count)
+    loss = _ChunkedCrossEntropy.apply(hidden_TD, head.weight, targets_T, mask_T.float() / count)
     return loss, mask_T.sum()
 
 

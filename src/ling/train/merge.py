@@ -32,12 +32,12 @@ def merge(run: str | Path, out: str | Path, *, last: int, schedule: str = "mean"
             raise CheckpointError(f"{folder}: damaged, cannot be merged")
     total: dict[str, Tensor] = {}
     for folder, weight in zip(found, merge_weights(last - 1, schedule), strict=True):
-        held = DCPFolder(folder)
-        for name in held.tensors:
+        checkpoint = DCPFolder(folder)
+        for name in checkpoint.tensors:
             if name.startswith("model."):
-                part = held.tensor(name).float() * weight
+                part = checkpoint.tensor(name).float() * weight
                 total[name] = total[name] + part if name in total else part
-        held.close()
+        checkpoint.close()
     with atomic_folder(out) as tmp:
         write_tensors(tmp, total)
         if (run / "tokenizer").is_dir():

@@ -25,9 +25,9 @@ def draw(run: Path, title: str) -> list[Path]:
         points = [(r["step"], r[key]) for r in rows if r.get(key) is not None]
         if points:
             axes.plot(*zip(*points, strict=True), label=label, linewidth=1)
-    held = [(r["step"], r["valid_loss"]) for r in rows if r.get("valid_loss") is not None]
-    if held:
-        axes.plot(*zip(*held, strict=True), "k.", label="held out")
+    held_out = [(r["step"], r["valid_loss"]) for r in rows if r.get("valid_loss") is not None]
+    if held_out:
+        axes.plot(*zip(*held_out, strict=True), "k.", label="held out")
     axes.set(xlabel="step", ylabel="loss (nats per token)", title=f"{title}: loss")
     axes.grid(alpha=0.3)
     axes.legend()

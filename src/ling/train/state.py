@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,46 +18,104 @@ from torch import Tensor
 from ..checkpoint.dcp.folder import read_tensors
 from ..checkpoint.dcp.writer import write_tensors
 from ..checkpoint.run_folder import write_manifest
-from ..config.recipe import PretrainConfig, recipe_yaml
+from ..config.recipe import PretrainConfig, TrainConfig, recipe_yaml
+from ..data.tokenizer import Tokenizer
 from ..errors import UsageError
 from ..files.atomic import atomic_folder, read_json, write_atomic
 from ..model.ling import Ling
+from .forward import LingForTraining
 
 
-def state_tensors(model: Ling, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Model state under `model.`, optimizer moments under `optimizer.<moment>.`, the RNG state."""
-    state = {f"model.{k}": v for k, v in model.state_dict().items()}
-    for name, p in model.named_parameters():
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that train one model together.
+
+    `rank` names its lock and its manifest; of every `dp_size` micro-batches it reads number
+    `dp_rank`.
+    """
+
+    rank: int = 0
+    dp_rank: int = 0
+    dp_size: int = 1
+
+
+@dataclass
+class TrainState:
+    """What changes while a run trains, and what a checkpoint restores.
+
+    `step`, `rows` and `tokens` are done; `rows` is the position in the data, which may start
+    again from 0. `nonfinite` counts steps in a row without a finite loss or gradient. `data` is the
+    `data_state` that `rows` refers to.
+    """
+
+    network: LingForTraining
+    optimizer: torch.optim.Optimizer
+    device: torch.device
+    ranks: Ranks = field(default_factory=Ranks)
+    tokenizer: Tokenizer | None = None
+    data: dict[str, Any] = field(default_factory=dict)
+    step: int = 0
+    rows: int = 0
+    tokens: int = 0
+    nonfinite: int = 0
+
+    @property
+    def model(self) -> Ling:
+        """The model whose names checkpoints use."""
+        return self.network.ling
+
+    def progress(self) -> dict[str, Any]:
+        """Counters of a checkpoint."""
+        return {"step": self.step, "rows": self.rows, "tokens": self.tokens, "data": self.data}
+
+    def first_rows(self, cfg: TrainConfig) -> list[int]:
+        """First row of each micro-batch of the next step that this process reads.
+
+        One process with `dp_size` times as many micro-batches reads the same micro-batches.
+        """
+        ranks = self.ranks
+        count = cfg.global_batch_size // (cfg.micro_batch_size * ranks.dp_size)
+        numbers = (micro * ranks.dp_size + ranks.dp_rank for micro in range(count))
+        return [self.rows + number * cfg.micro_batch_size for number in numbers]
+
+
+def state_tensors(state: TrainState) -> dict[str, Tensor]:
+    """Model state under `model.`, optimizer moments under `optimizer.<moment>.`, the RNG state.
+
+    A sharded parameter is in here as it is: DCP saves and reads shards.
+    """
+    tensors = {f"model.{k}": v for k, v in state.model.state_dict().items()}
+    for name, p in state.model.named_parameters():
         if not p.requires_grad:
             continue
-        moments = optimizer.state[p]
+        moments = state.optimizer.state[p]
         if not moments:  # before the first step
             moments.update(
                 step=torch.zeros(()), exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p)
             )
         for key in ("step", "exp_avg", "exp_avg_sq"):
-            state[f"optimizer.{key}.{name}"] = moments[key]
-    state["rng"] = torch.get_rng_state()
-    return state
+            tensors[f"optimizer.{key}.{name}"] = moments[key]
+    tensors["rng"] = torch.get_rng_state()
+    return tensors
 
 
-def save(
-    folder: Path, model: Ling, optimizer: torch.optim.Optimizer, progress: dict[str, Any]
-) -> None:
+def save(folder: Path, state: TrainState) -> None:
     """Write `folder` so that it appears complete or not at all."""
     with atomic_folder(folder) as tmp:
-        write_tensors(tmp, state_tensors(model, optimizer))
-        (tmp / "config.json").write_text(json.dumps(model.config.to_dict(), indent=2) + "\n")
-        (tmp / "state.json").write_text(json.dumps(progress) + "\n")
-        write_manifest(tmp)
+        write_tensors(tmp, state_tensors(state))
+        (tmp / "config.json").write_text(json.dumps(state.model.config.to_dict(), indent=2) + "\n")
+        (tmp / "state.json").write_text(json.dumps(state.progress()) + "\n")
+        write_manifest(tmp, state.ranks.rank)
 
 
-def load(folder: Path, model: Ling, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Restore model, optimizer and RNG in place; returns the saved progress."""
-    state = state_tensors(model, optimizer)
-    read_tensors(folder, state)
-    torch.set_rng_state(state["rng"])
-    return read_json(folder / "state.json")
+def load(folder: Path, state: TrainState) -> dict[str, Any]:
+    """Restore model, optimizer, RNG and counters in place; returns the saved `data_state`."""
+    tensors = state_tensors(state)
+    read_tensors(folder, tensors)
+    torch.set_rng_state(tensors["rng"])
+    progress = read_json(folder / "state.json")
+    state.step, state.rows, state.tokens = (progress[k] for k in ("step", "rows", "tokens"))
+    return progress["data"]
 
 
 # Of larger files than all blocks together, that many blocks are hashed, evenly spaced.

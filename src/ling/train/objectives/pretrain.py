@@ -1,4 +1,4 @@
-"""One micro-batch through the model: main loss, MTP loss, routing.
+"""Pre-training: next-token loss, MTP loss, router z-loss.
 
 Legend: B rows · S positions · T = B·S tokens.
 """
@@ -11,58 +11,68 @@ import torch
 from torch import Tensor
 
 from ...model.attention import DenseAttend
-from ...model.ling import Ling
+from ...model.moe import RoutingTrace
 from ..batches import Batch
+from ..forward import LingForTraining
 from ..loss import RoutingLoss, cross_entropy, roll_left
+from .base import Losses
 
 
 @dataclass
-class Losses:
-    """Scalars of one micro-batch; `mtp` is the mean over MTP layers, None without them."""
+class Prediction:
+    """Hidden states, the tokens they are to predict, and where the loss counts."""
 
-    main: Tensor
-    mtp: Tensor | None
-    z: Tensor
-    counts: dict[int, Tensor]
-
-    def total(self, mtp_weight: float, z_coef: float) -> Tensor:
-        """What is differentiated: main + weight · MTP + coefficient · z."""
-        total = self.main + z_coef * self.z
-        return total if self.mtp is None else total + mtp_weight * self.mtp
+    hidden_TD: Tensor
+    targets_T: Tensor
+    mask_T: Tensor
 
 
-def compute_losses(model: Ling, batch: Batch, *, train: bool = True) -> Losses:
-    """Forward pass and losses.
+@dataclass(frozen=True)
+class Pretraining:
+    """Main loss + `mtp_weight` · mean MTP loss + `z_coef` · z-loss."""
+
+    mtp_weight: float
+    z_coef: float
+
+    def losses(self, network: LingForTraining, batch: Batch) -> Losses:
+        """Forward pass and losses, logged as `loss` and, with MTP layers, `mtp_loss`."""
+        trace = RoutingLoss(network.ling.config.num_experts, train=True)
+        predictions = predict(network, batch, trace)
+        main, *mtp = [
+            cross_entropy(p.hidden_TD, network.head, p.targets_T, p.mask_T)[0] for p in predictions
+        ]
+        z = trace.z_loss()
+        named, total = {"loss": main}, main + self.z_coef * z
+        if mtp:
+            named["mtp_loss"] = torch.stack(mtp).mean()
+            total = total + self.mtp_weight * named["mtp_loss"]
+        return Losses(total, named, z, trace.counts)
+
+
+def predict(
+    network: LingForTraining, batch: Batch, trace: RoutingTrace | None = None
+) -> list[Prediction]:
+    """Predictions of the main layers, then of each MTP layer.
 
     MTP layer j scores position t against token t + j + 2, so the loss mask moves along and rows
     never see each other; isolated documents also drop targets beyond their border
     (spec: training §2.4).
     """
-    cfg = model.config
-    trace = RoutingLoss(cfg.num_experts, train=train)
-    attend, positions = DenseAttend(batch.cu_seqlens), batch.positions_T
-    head = model.lm_head.weight
-    h_TD = model(batch.tokens_BS.flatten(), positions, attend, trace)
-    main, _ = cross_entropy(h_TD, head, batch.labels_BS.flatten(), batch.mask_BS.flatten())
-    mtp: list[Tensor] = []
-    # The labels are the tokens shifted once: input of the first MTP layer as they stand.
-    tokens, labels, mask = (
-        roll_left(batch.tokens_BS),
-        roll_left(batch.labels_BS),
-        roll_left(batch.mask_BS),
-    )
-    for j in range(cfg.num_nextn_predict_layers):
-        h_TD = model.mtp(j, tokens.flatten(), h_TD, positions, attend, trace)
-        seen = mask * _same_document(batch, j + 1)
-        loss, _ = cross_entropy(h_TD, head, labels.flatten(), seen.flatten())
-        mtp.append(loss)
-        tokens, labels, mask = roll_left(tokens), roll_left(labels), roll_left(mask)
-    mean = torch.stack(mtp).mean() if mtp else None
-    return Losses(main, mean, trace.z_loss(), trace.counts)
+    tokens, labels, mask = [batch.tokens_BS], [batch.labels_BS], [batch.mask_BS]
+    for _ in range(network.num_mtp_layers):
+        for shifted in (tokens, labels, mask):
+            shifted.append(roll_left(shifted[-1]))
+    attend = DenseAttend(batch.cu_seqlens)
+    hidden = network([x.flatten() for x in tokens], batch.positions_T, attend, trace)
+    seen = [m * _same_document(batch, j) if j else m for j, m in enumerate(mask)]
+    return [
+        Prediction(h_TD, y.flatten(), m.flatten())
+        for h_TD, y, m in zip(hidden, labels, seen, strict=True)
+    ]
 
 
 def _same_document(batch: Batch, distance: int) -> Tensor | float:
-    """1 where position t + distance lies in the document of t, for isolated documents."""
+    """1 where position t + distance is in the document of t, for isolated documents."""
     if batch.documents_BS is None:
         return 1.0
     later = batch.documents_BS

@@ -1,0 +1,184 @@
+"""The loop of a run: when to step, measure, log, save and stop."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..checkpoint.run_folder import locked, prune, step_folder
+from ..config.recipe import PretrainConfig
+from ..data.indexed import IndexedDataset
+from ..files.atomic import make_folder
+from ..model.size import flops_per_token, parameter_counts
+from . import balance
+from .heldout import held_out_loss
+from .log import MetricsLog
+from .plots import draw
+from .progress import Progress, gemm_peak
+from .setup import Log, Run, setup
+from .state import check_recipe, save, save_recipe
+from .step import StepResult, train_step
+
+PEAK_INTERVAL_STEPS = 50
+
+
+def run(
+    recipe: PretrainConfig, out: Path, log: Log = print, *, allow_data_reset: bool = False
+) -> int:
+    """Train until `train.steps`, or continue a run; returns the exit code.
+
+    0 when done (also when it was done before), 130 or 143 after a signal, once saved. Raises
+    `UsageError` for a changed recipe or a folder in use, `RunError` for repeated non-finite steps.
+    With `allow_data_reset` other data, seed, batch or world size are no error: the data starts
+    again under the weights and optimizer of the run.
+    """
+    with locked(out):
+        check_recipe(recipe, out)
+        if recipe.train.threads:
+            torch.set_num_threads(recipe.train.threads)
+        return Loop(setup(recipe, out, log, allow_data_reset=allow_data_reset)).run()
+
+
+class Loop:
+    """Steps of one run from where it is to its last, or to a signal."""
+
+    def __init__(self, run: Run) -> None:
+        self.recipe, self.out, self.log, self.state = run.recipe, run.out, run.log, run.state
+        self.reader, self.objective = run.reader, run.objective
+        self.valid_prefixes = run.valid_prefixes
+        self.peak = 0.0
+        self.caught: int | None = None
+
+    def run(self) -> int:
+        """Train, save, measure, draw."""
+        cfg, state = self.recipe, self.state
+        # Only now: a recipe that could not start must not stand in the way of a better one.
+        save_recipe(cfg, self.out)
+        if state.step >= cfg.train.steps:
+            self.log(f"{self.out}: already done ({state.step} steps)")
+            # A run may be killed between its last step and its picture.
+            return 0 if (self.out / "loss.png").exists() else self._draw()
+        if state.step:
+            self.log(f"resuming {self.out} after step {state.step}")
+        counts = parameter_counts(state.model.config)
+        self.log(
+            f"{cfg.model}: {counts['total'] / 1e6:.1f}M parameters, "
+            f"{counts['active'] / 1e6:.1f}M active per token"
+        )
+        self._measure_peak()
+        metrics = MetricsLog(self.out, state.step + 1)
+        bar = Progress(cfg.train.steps, state.step)
+        restore = self._catch_signals()
+        try:
+            self._loop(metrics, bar)
+        finally:
+            restore()
+            metrics.close()
+            bar.close()
+        if self.caught is not None:
+            self.log(f"stopped after step {state.step}, saved; the same command goes on from here")
+            return 128 + self.caught
+        return self._draw()
+
+    def _draw(self) -> int:
+        for path in draw(self.out, self.out.name):
+            self.log(f"picture: {path}")
+        return 0
+
+    def _loop(self, metrics: MetricsLog, progress: Progress) -> None:
+        cfg, state = self.recipe, self.state
+        saved = state.step
+        while state.step < cfg.train.steps and self.caught is None:
+            row = self._step()
+            if state.step % PEAK_INTERVAL_STEPS == 0:
+                self._measure_peak()
+            last = state.step == cfg.train.steps
+            every = cfg.train.eval_interval_steps
+            if self.valid_prefixes and (last or (every and state.step % every == 0)):
+                row.update(self._held_out())
+            metrics.write(row)
+            progress.step(row)
+            if last or state.step % cfg.checkpoint.interval_steps == 0:
+                self._save()
+                saved = state.step
+        if saved != state.step:
+            self._save()
+
+    def _step(self) -> dict[str, Any]:
+        """The next step; returns its row of the log."""
+        cfg, start = self.recipe, time.perf_counter()
+        size = cfg.train.micro_batch_size
+        batches = (self.reader.read(row, size) for row in self.state.first_rows(cfg.train))
+        done = train_step(self.state, self.objective, batches, cfg.train, cfg.optim)
+        return self._row(done, time.perf_counter() - start)
+
+    def _row(self, done: StepResult, seconds: float) -> dict[str, Any]:
+        rate = done.tokens / seconds
+        flops = flops_per_token(self.state.model.config, self.recipe.data.seq_length)
+        return {
+            "step": self.state.step,
+            "loss": done.losses["loss"],
+            "mtp_loss": done.losses.get("mtp_loss"),
+            "z_loss": done.z_loss,
+            "tokens": self.state.tokens,
+            "lr": done.lr,
+            "grad_norm": done.grad_norm,
+            "tokens_per_s": rate,
+            "mfu": rate * flops / self.peak,
+            "load_max_mean": balance.load_imbalance(done.counts),
+            "expert_load": {str(layer): c.tolist() for layer, c in done.counts.items()},
+            "skipped": self.state.nonfinite,
+        }
+
+    def _held_out(self) -> dict[str, float | None]:
+        cfg, network, tokenizer = self.recipe, self.state.network, self.state.tokenizer
+        network.eval()
+        result = held_out_loss(
+            network,
+            IndexedDataset(self.valid_prefixes[0]),
+            cfg.data,
+            rows=cfg.train.eval_rows,
+            eod=None if tokenizer is None else tokenizer.eod_token_id,
+        )
+        network.train()
+        return {
+            "valid_loss": result.loss,
+            "valid_mtp_loss": result.mtp_loss,
+            "valid_mtp_agreement": result.mtp_agreement,
+        }
+
+    def _measure_peak(self) -> None:
+        """Keep the best seen: other programs on the machine can only make it look lower."""
+        dtype = torch.bfloat16 if self.recipe.train.dtype == "bfloat16" else torch.float32
+        self.peak = max(self.peak, gemm_peak(dtype))
+
+    def _save(self) -> None:
+        prune(self.out, 0)
+        folder = step_folder(self.out, self.state.step)
+        # Only a damaged checkpoint, passed over at resume, can be in the way.
+        shutil.rmtree(folder, ignore_errors=True)
+        tokenizer = self.state.tokenizer
+        if tokenizer is not None:  # first: a checkpoint without it could not be used
+            tokenizer.save(make_folder(self.out / "tokenizer"))
+        save(folder, self.state)
+        prune(self.out, self.recipe.checkpoint.keep_last)
+
+    def _catch_signals(self) -> Callable[[], None]:
+        """SIGINT and SIGTERM end the loop after the current step; returns what undoes this."""
+
+        def note(number: int, frame: object) -> None:
+            self.caught = number
+
+        old = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+
+        def restore() -> None:
+            for number, handler in old.items():
+                signal.signal(number, handler)
+
+        return restore

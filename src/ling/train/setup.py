@@ -1,0 +1,249 @@
+"""From a recipe to a run that can take its next step, in an order that sharding depends on.
+
+config → data → model without storage → parallelise → materialise or load → optimizer → samples →
+resume. The optimizer comes after `parallelise`: it would otherwise hold parameters that sharding
+has replaced.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..checkpoint.hf.config import read_config
+from ..checkpoint.load import load_model
+from ..checkpoint.run_folder import newest, refuse_checkpoint
+from ..config.model import ModelConfig
+from ..config.recipe import DataConfig, PretrainConfig
+from ..data.indexed import IndexedDataset
+from ..data.prepare import prepare
+from ..data.tokenizer import Tokenizer
+from ..errors import UsageError
+from ..hub import resolve_model
+from ..model.ling import Ling
+from ..presets import PRESETS, preset
+from ..text import nearest
+from .batches import BatchReader, open_samples, run_data_folder
+from .forward import LingForTraining
+from .objectives.base import Objective
+from .objectives.pretrain import Pretraining
+from .optim import build_optimizer
+from .state import Ranks, TrainState, data_change, data_state, load
+
+Log = Callable[[str], None]
+Parallelise = Callable[[LingForTraining], None]
+
+
+def one_rank(network: LingForTraining) -> None:
+    """The `Parallelise` of a process that trains alone: the network as it is."""
+
+
+@dataclass
+class Run:
+    """A run that is set up: what trains, on what, and where its files are."""
+
+    recipe: PretrainConfig
+    out: Path
+    log: Log
+    state: TrainState
+    objective: Objective
+    reader: BatchReader
+    valid_prefixes: list[str]
+
+
+@dataclass
+class RunData:
+    """Token files of a run and the tokenizer they were made with, if it is known."""
+
+    train_prefixes: list[str]
+    valid_prefixes: list[str]
+    tokenizer: Tokenizer | None
+
+    @property
+    def eod(self) -> int | None:
+        """The id that ends a document."""
+        return None if self.tokenizer is None else self.tokenizer.eod_token_id
+
+
+def setup(
+    recipe: PretrainConfig,
+    out: Path,
+    log: Log,
+    *,
+    allow_data_reset: bool = False,
+    ranks: Ranks | None = None,
+    parallelise: Parallelise = one_rank,
+) -> Run:
+    """Open data and model, and take up the newest checkpoint of `out`."""
+    device = torch.device("cpu")
+    torch.manual_seed(recipe.train.seed)
+    cfg = model_config(recipe)  # before the data: reading a corpus takes longest
+    data = open_data(recipe.data, cfg, out, log)
+    network = build_network(recipe, _with_special_ids(cfg, data.tokenizer), device, parallelise)
+    optimizer = build_optimizer(network.ling, recipe.optim)
+    state = TrainState(network, optimizer, device, ranks or Ranks(), data.tokenizer)
+    reader = _open_reader(recipe, data, cfg.vocab_size)
+    state.data = data_state(recipe, data.train_prefixes)
+    train = recipe.train
+    objective = Pretraining(train.mtp_loss_weight, train.z_loss_coef)
+    run = Run(recipe, out, log, state, objective, reader, data.valid_prefixes)
+    _resume(run, data.train_prefixes, allow_data_reset)
+    return run
+
+
+# ---- config ------------------------------------------------------------------------------------
+
+
+def model_config(recipe: PretrainConfig) -> ModelConfig:
+    """The configuration of `model` with `model_overrides`."""
+    name, overrides = recipe.model, recipe.model_overrides
+    # A bare word that is no folder is a preset, misspelled at worst; a name with `/` is a
+    # hub's.
+    is_preset = name in PRESETS or ("/" not in name and not Path(name).exists())
+    folder = None if is_preset else resolve_model(name)
+    cfg = preset(name) if folder is None else read_config(folder)
+    if folder is not None and not any(folder.glob("*.safetensors")):
+        refuse_checkpoint(folder)  # its config alone would be taken, with random weights
+    known = [f.name for f in dataclasses.fields(ModelConfig)]
+    for key in sorted(set(overrides) - set(known)):
+        raise UsageError(
+            f"`model_overrides.{key}` is not a field of config.json{nearest(key, known)}"
+        )
+    cfg = cfg.replace(**overrides) if overrides else cfg
+    if recipe.data.seq_length > cfg.max_position_embeddings:
+        raise UsageError(
+            f"`data.seq_length` = {recipe.data.seq_length} is above the model's "
+            f"`max_position_embeddings` = {cfg.max_position_embeddings}"
+        )
+    return cfg
+
+
+def _with_special_ids(cfg: ModelConfig, tokenizer: Tokenizer | None) -> ModelConfig:
+    """Take the special ids of the tokenizer."""
+    eod = None if tokenizer is None else tokenizer.eod_token_id
+    if tokenizer is None or eod is None:
+        return cfg
+    bos = tokenizer.token_to_id("<|startoftext|>")
+    return cfg.replace(eos_token_id=eod, pad_token_id=eod, bos_token_id=eod if bos is None else bos)
+
+
+# ---- data --------------------------------------------------------------------------------------
+
+
+def open_data(data: DataConfig, cfg: ModelConfig, out: Path, log: Log) -> RunData:
+    """The token files that the recipe names, prepared from `data.corpus` on first use."""
+    tokenizer = None
+    if data.tokenizer:
+        tokenizer = _open_tokenizer(data.tokenizer, cfg)
+    elif data.corpus and data.vocab_size > cfg.vocab_size:
+        raise UsageError(
+            f"`data.vocab_size` = {data.vocab_size} is above the model's `vocab_size` = "
+            f"{cfg.vocab_size}"
+        )
+    train, valid = list(data.prefix), list(data.valid_prefix)
+    if data.corpus:
+        ready = prepare(
+            data.corpus if data.corpus == "stdlib" else [data.corpus],
+            run_data_folder(out),
+            tokenizer=data.tokenizer,
+            vocab_size=data.vocab_size,
+            max_bytes=data.corpus_bytes,
+            log=log,
+        )
+        train, valid = [str(ready.train_prefix)], [str(ready.valid_prefix)]
+        tokenizer = _open_tokenizer(str(ready.tokenizer_folder), cfg)
+    valid = [p for p in valid if _fills_a_row(p, data.seq_length, log)]
+    return RunData(train, valid, tokenizer)
+
+
+def _open_tokenizer(folder: str, cfg: ModelConfig) -> Tokenizer:
+    tokenizer = Tokenizer.from_folder(folder)
+    if tokenizer.vocab_size > cfg.vocab_size:
+        raise UsageError(
+            f"the tokenizer has {tokenizer.vocab_size} ids, the model `vocab_size` = "
+            f"{cfg.vocab_size}; use a smaller tokenizer or a larger model"
+        )
+    return tokenizer
+
+
+def _fills_a_row(prefix: str, seq_length: int, log: Log) -> bool:
+    """Whether held-out data fills a row; says so when it does not."""
+    tokens = IndexedDataset(prefix).num_tokens
+    if tokens <= seq_length:
+        log(f"{prefix}: {tokens} tokens are less than a row, no held-out loss")
+    return tokens > seq_length
+
+
+def _open_reader(recipe: PretrainConfig, data: RunData, vocab_size: int) -> BatchReader:
+    if recipe.data.isolate_documents and data.eod is None:
+        raise UsageError(
+            "`data.isolate_documents` needs `data.tokenizer`: its end-of-document token is "
+            "the border"
+        )
+    samples = open_samples(
+        data.train_prefixes,
+        recipe.data,
+        rows=recipe.train.steps * recipe.train.global_batch_size,
+        seed=recipe.train.seed,
+        eod=data.eod,
+        vocab_size=vocab_size,
+    )
+    files = ", ".join(data.train_prefixes)
+    return BatchReader(samples, recipe.data.isolate_documents, vocab_size, files)
+
+
+# ---- model -------------------------------------------------------------------------------------
+
+
+def build_network(
+    recipe: PretrainConfig, cfg: ModelConfig, device: torch.device, parallelise: Parallelise
+) -> LingForTraining:
+    """The network on `device`: random weights, or those of the folder that `model` names."""
+    with torch.device("meta"):
+        network = LingForTraining(Ling(cfg))
+    parallelise(network)
+    network.to_empty(device=device)
+    name = recipe.model
+    folder = None if name in PRESETS else resolve_model(name)
+    if folder is not None and any(folder.glob("*.safetensors")):
+        _load_weights(network.ling, folder, name)
+    else:
+        network.ling.init_weights(torch.Generator(device).manual_seed(recipe.train.seed))
+    bfloat16 = recipe.train.dtype == "bfloat16"
+    network.ling.compute_dtype = torch.bfloat16 if bfloat16 else None
+    network.train()
+    return network
+
+
+def _load_weights(model: Ling, folder: Path, name: str) -> None:
+    try:
+        model.load_state_dict(load_model(folder, dtype="float32").state_dict())
+    except RuntimeError:
+        raise UsageError(
+            f"`model_overrides` may not change the shapes of the weights in {name}"
+        ) from None
+
+
+# ---- resume ------------------------------------------------------------------------------------
+
+
+def _resume(run: Run, prefixes: list[str], allow_data_reset: bool) -> None:
+    """Take up the newest checkpoint, if any; its position counts in its own data only."""
+    found = newest(run.out, run.log)
+    if found is None:
+        return
+    before = load(found, run.state)
+    change = data_change(before, run.state.data, prefixes)
+    if change is None:
+        return
+    if not allow_data_reset:
+        raise UsageError(
+            f"{run.out}: {change}; go back to what it was, use another --out, or start the "
+            "data anew under these weights with --allow-data-reset"
+        )
+    run.state.rows = 0
+    run.log(f"{change}: the data starts anew, weights and optimizer are kept")

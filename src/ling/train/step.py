@@ -1,0 +1,113 @@
+"""One optimizer step: micro-batches → losses → backward → reduce → clip → update → balance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..config.recipe import OptimConfig, TrainConfig
+from ..errors import RunError
+from . import balance
+from .batches import Batch
+from .objectives.base import Losses, Objective
+from .optim import learning_rate
+from .state import TrainState
+
+
+@dataclass
+class Sums:
+    """What a step adds up over its micro-batches, and over ranks once a step.
+
+    `losses` are float64 means over the global batch, left on the device until they are read.
+    """
+
+    losses: dict[str, Tensor] = field(default_factory=dict)
+    counts: dict[int, Tensor] = field(default_factory=dict)
+    z_loss: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
+    tokens: int = 0
+
+    def add(self, losses: Losses, scale: int, tokens: int) -> None:
+        """Add one of `scale` micro-batches."""
+        for name, value in losses.named.items():
+            part = value.detach().double() / scale
+            self.losses[name] = self.losses[name] + part if name in self.losses else part
+        self.z_loss = self.z_loss + losses.z_loss.detach().double() / scale
+        for layer, c in losses.counts.items():
+            self.counts[layer] = self.counts[layer] + c if layer in self.counts else c
+        self.tokens += tokens
+
+
+Reduce = Callable[[Sums], None]
+
+
+def one_rank(sums: Sums) -> None:
+    """The `Reduce` of a process that trains alone: its sums are those of the step."""
+
+
+@dataclass
+class StepResult:
+    """What the log tells of a step; losses are means over the global batch."""
+
+    losses: dict[str, float]
+    z_loss: float
+    counts: dict[int, Tensor]
+    tokens: int
+    lr: float
+    grad_norm: float
+
+
+def train_step(
+    state: TrainState,
+    objective: Objective,
+    batches: Iterable[Batch],
+    train: TrainConfig,
+    optim: OptimConfig,
+    reduce: Reduce = one_rank,
+) -> StepResult:
+    """Train on this process's micro-batches of step `state.step + 1`, and count it as done.
+
+    A step that is not finite leaves weights, optimizer and expert bias as they were; raises
+    `RunError` after `train.max_nonfinite` of them in a row.
+    """
+    step = state.step + 1
+    lr = learning_rate(optim, step, train.steps)
+    for group in state.optimizer.param_groups:
+        group["lr"] = lr
+    sums = Sums()
+    scale = train.global_batch_size // train.micro_batch_size
+    for batch in batches:
+        losses = objective.losses(state.network, batch.to(state.device))
+        (losses.total / scale).backward()
+        sums.add(losses, scale, batch.tokens_BS.numel())
+    reduce(sums)
+    means = {name: float(value) for name, value in sums.losses.items()}
+    norm = _update(state, sum(means.values()), sums.counts, train)
+    if state.nonfinite >= train.max_nonfinite:
+        raise RunError(
+            f"step {step}: loss or gradient not finite {state.nonfinite} times in a row; "
+            "lower `optim.lr`"
+        )
+    state.step = step
+    state.rows += train.global_batch_size
+    state.tokens += sums.tokens
+    return StepResult(means, float(sums.z_loss), sums.counts, sums.tokens, lr, norm)
+
+
+def _update(state: TrainState, loss: float, counts: dict[int, Tensor], train: TrainConfig) -> float:
+    """Clip, update and balance if all is finite; returns the norm of the gradient."""
+    limit = train.grad_clip or math.inf
+    norm = float(torch.nn.utils.clip_grad_norm_(state.model.parameters(), limit))
+    if math.isfinite(norm) and math.isfinite(loss):
+        state.optimizer.step()
+        balance.update_biases(
+            state.model, counts, train.bias_update_rate, zero_mean=train.bias_zero_mean
+        )
+        state.nonfinite = 0
+    else:
+        state.nonfinite += 1
+    state.optimizer.zero_grad(set_to_none=True)
+    return norm
