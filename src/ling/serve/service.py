@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from ..errors import RequestError
 
 if TYPE_CHECKING:
-    from ..llm import LLM, SamplingParams, StreamChunk
+    from ..infer.request import SamplingParams
+    from ..llm import LLM
+    from ..outputs import StreamChunk
 
     # What a job says: something new, how it failed, or None at its end.
     Event = tuple[int, StreamChunk | BaseException | None]
