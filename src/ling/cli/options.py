@@ -62,22 +62,19 @@ def model_options(parser: Any) -> None:
 def add_flags(parser: Any, fields: Sequence[Field[Any]], **defaults: Any) -> None:
     """A flag for each field of a configuration, with the `defaults` where they differ."""
     for field in fields:
-        typ, many = TYPES[str(field.type).removesuffix(" | None")]
-        parser.add_argument(
-            _flag_name(field.name),
-            type=typ,
-            default=defaults.get(field.name, field.default),
-            help=field.metadata["help"],
-            **({"nargs": "*"} if many else {}),
-        )
+        _add_flag(parser, field, defaults.get(field.name, field.default), field.metadata["help"])
 
 
-def engine_flag(parser: Any, name: str, **changes: Any) -> None:
+def engine_flag(parser: Any, name: str, help: str | None = None) -> None:
     """The flag of one engine option, for commands that do not have all of them."""
     (field,) = (f for f in flags(EngineConfig) if f.name == name)
-    add_flags(parser, [field])
-    for key, value in changes.items():
-        setattr(parser._actions[-1], key, value)
+    _add_flag(parser, field, field.default, help or field.metadata["help"])
+
+
+def _add_flag(parser: Any, field: Field[Any], default: Any, help: str | None) -> None:
+    typ, many = TYPES[str(field.type).removesuffix(" | None")]
+    values = {"nargs": "*"} if many else {}
+    parser.add_argument(_flag_name(field.name), type=typ, default=default, help=help, **values)
 
 
 def config_from(ns: Any, config: type[T]) -> T:

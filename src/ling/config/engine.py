@@ -122,7 +122,7 @@ class SamplingFlags:
     temperature: float = field(default=0.0, metadata=_flag("0 is greedy"))
     """Divides the scores."""
     top_k: int = field(default=0, metadata=_flag("0 is off"))
-    """Choose among so many of the likeliest tokens."""
+    """Choose among the K likeliest tokens."""
     top_p: float = field(default=1.0, metadata=_flag())
     """Choose among the likeliest tokens that together have this probability."""
     repetition_penalty: float = field(default=1.0, metadata=_flag())

@@ -118,7 +118,7 @@ class Ours:
         return self.runner.profile() if isinstance(self.runner, NativeRunner) else {}
 
     def map_in(self) -> None:
-        """Have the weights in memory again."""
+        """Read the weights into memory again."""
         if isinstance(self.runner, NativeRunner):
             self.runner.map_in()
 
@@ -138,7 +138,7 @@ class Ours:
         return recorder.mean(), tokens / recorder.steps
 
     def params(self, tokens: int | None = None) -> SamplingParams:
-        """Greedy decoding of so many tokens, or of what is measured."""
+        """Greedy decoding of N tokens, by default of what is measured."""
         return SamplingParams(
             temperature=0, max_tokens=tokens or self.options.tokens, ignore_eos=True
         )

@@ -42,7 +42,7 @@ class Drafter:
     def draft(
         self, runner: Runner, step: list[ScheduledRequest], verified: list[int], hidden: Tensor
     ) -> None:
-        """Run MTP over the verified rows of a step (so many of each request), and draft from the
+        """Run MTP over the verified rows of a step (`verified` of each request), and draft from the
         last ones."""
         live = [
             (s, n) for s, n in zip(step, verified, strict=True) if s.request.finish_reason is None

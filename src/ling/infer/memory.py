@@ -93,7 +93,7 @@ def free_pages(page_bytes: int, mapped: int) -> int:
 
 
 def default_pages(positions: int, page_bytes: int, mapped: int) -> int:
-    """Pages for the longest request, and for as many more as a gigabyte holds, if it is free."""
+    """Pages for the longest request, and more up to a gigabyte, as far as that is free."""
     one = pages_for(positions)
     more = min(DEFAULT_CACHE_BYTES // page_bytes, 16 * one)
     return max(one, min(more, free_pages(page_bytes, mapped)))

@@ -94,9 +94,8 @@ class NativeRunner(BannedIds):
         return kv_page_bytes(self.config, self.kv_value_bytes)
 
     def allocate(self, num_pages: int) -> None:
-        cfg = self.config
         if self.max_memory is None:
-            smaller = kv_page_bytes(cfg, 1)
+            smaller = kv_page_bytes(self.config, 1)
             check_cache(num_pages, self.page_bytes(), self.mapped_bytes, smaller)
         try:
             # Keys, then values; their layout in a page: csrc/ling_kernels.h.
@@ -107,10 +106,20 @@ class NativeRunner(BannedIds):
                 f"a KV cache of {num_pages * PAGE} positions takes {need / 1e9:.1f} GB, more than "
                 "there is; lower `max_model_len`"
             ) from None
+        config, layers = self._c_config(num_pages), self.native_weights.layers
+        native.check(
+            self.lib,
+            self.lib.ling_model_new(ctypes.byref(config), layers, ctypes.byref(self.model)),
+        )
+        if self.max_memory is not None:
+            self._offload(self.max_memory, num_pages)
+
+    def _c_config(self, num_pages: int) -> native.ModelConfigC:
+        cfg = self.config
         positions = min(cfg.context_length, num_pages * PAGE)
         self.cos, self.sin = self._rotary(positions)
         weights, scales = self.native_weights, self.native_weights.embedding_scales
-        config = native.ModelConfigC(
+        return native.ModelConfigC(
             vocab_size=cfg.vocab_size,
             hidden_size=cfg.hidden_size,
             num_layers=cfg.num_hidden_layers,
@@ -141,12 +150,6 @@ class NativeRunner(BannedIds):
             num_pages=num_pages,
             kv_kind=2 if self.kv_value_bytes == 1 else 3,
         )
-        native.check(
-            self.lib,
-            self.lib.ling_model_new(ctypes.byref(config), weights.layers, ctypes.byref(self.model)),
-        )
-        if self.max_memory is not None:
-            self._offload(self.max_memory, num_pages)
 
     def _offload(self, max_memory: int, num_pages: int) -> None:
         """Where the weights exceed the bound on memory, keep the hot experts only."""

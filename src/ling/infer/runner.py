@@ -26,7 +26,7 @@ class Runner(Protocol):
     max_step_tokens: int
     """Most rows of a forward pass."""
     draft_vocab: int
-    """Drafts are chosen among the first so many ids (0: all). Ids of a byte-level BPE come in the
+    """Drafts are chosen among the first N ids (0: all). Ids of a byte-level BPE come in the
     order of their merges, so the first are the frequent ones."""
 
     def page_bytes(self) -> int:

@@ -97,7 +97,7 @@ class Service:
             generation.fail(RequestError("the server is shutting down", status=503))
 
     def close(self) -> None:
-        """Let the threads go."""
+        """End the threads."""
         self.stop_all()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
