@@ -63,3 +63,9 @@ def test_advice_to_python_callers_becomes_flags():
     with pytest.raises(UsageError) as err, options.naming_flags():
         raise UsageError('`max_memory="6GB"` or `max_model_len=64`, not `other=1` or `format`')
     assert str(err.value) == "`--max-memory 6GB` or `--max-model-len 64`, not `other=1` or `format`"
+
+
+def test_names_that_stand_alone_are_flags_where_the_command_says_so():
+    with pytest.raises(UsageError) as err, options.naming_flags("pairs"):
+        raise UsageError("`pairs` is `0`, not `tokens`")
+    assert str(err.value) == "`--pairs` is `0`, not `tokens`"

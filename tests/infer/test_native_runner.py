@@ -166,6 +166,7 @@ def test_hidden_states_are_those_of_the_module(shape, fmt):
 LEVELS = ("generic", "avx2", "avx512vnni", "avx512bf16", "avx512amx")
 LONG_PREFILL = """
 import hashlib, torch
+from ling.config.engine import EngineConfig
 from ling.infer.open import runner_for
 from ling.infer.pages import Segment
 from ling.model.ling import from_config
@@ -242,8 +243,8 @@ sys.path.insert(0, sys.argv[1])
 import test_native_runner as t
 model, ids = t.random_model(t.TINY), list(range(150))
 for kv in ("bf16", "int8"):
-    runner = t.runner_for(model, EngineConfig(format="int4", kv_cache_dtype=kv))
-    oracle = t.TorchRunner(t.unpacked(t.TINY, model, "int4"), EngineConfig(kv_cache_dtype=kv))
+    runner = t.runner_for(model, t.EngineConfig(format="int4", kv_cache_dtype=kv))
+    oracle = t.TorchRunner(t.unpacked(t.TINY, model, "int4"), t.EngineConfig(kv_cache_dtype=kv))
     for r in (runner, oracle):
         r.allocate(5)
     pairs = zip(t.run(runner, ids, 60), t.run(oracle, ids, 150), strict=True)

@@ -102,16 +102,16 @@ def _bench_inference(kind: str, args: list[str]) -> None:
     from ..eval import bench_infer
 
     use_threads(ns.threads)
-    options = bench_infer.BenchOptions(
-        kind=kind,
-        context=ns.context,
-        tokens=ns.tokens or (512 if kind == "prefill" else 64),
-        batch=ns.batch or (16 if kind == "batch" else 1),
-        pairs=ns.pairs,
-        acceptance=ns.acceptance,
-        engine=config_from(ns, EngineConfig),
-    )
-    with naming_flags():
+    with naming_flags("context", "tokens", "batch", "pairs", "against", "peer_settings"):
+        options = bench_infer.BenchOptions(
+            kind=kind,
+            context=ns.context,
+            tokens=ns.tokens or (512 if kind == "prefill" else 64),
+            batch=ns.batch or (16 if kind == "batch" else 1),
+            pairs=ns.pairs,
+            acceptance=ns.acceptance,
+            engine=config_from(ns, EngineConfig),
+        )
         report = bench_infer.bench(
             ns.model,
             options,

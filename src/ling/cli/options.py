@@ -97,23 +97,26 @@ def open_llm(ns: Any) -> Any:
     from ..llm import LLM
 
     use_threads(ns.threads)
-    with naming_flags():
+    with naming_flags("max_memory"):
         return LLM(ns.model, **dataclasses.asdict(config_from(ns, EngineConfig)))
 
 
 @contextmanager
-def naming_flags() -> Iterator[None]:
-    """Show advice such as `max_model_len=256` in errors as `--max-model-len 256`."""
+def naming_flags(*plain: str) -> Iterator[None]:
+    """Show advice such as `max_model_len=256` in errors as `--max-model-len 256`, and the `plain`
+    names as flags also where they stand alone."""
 
     def flag(found: re.Match[str]) -> str:
         name, value = found.groups()
+        if value is None:
+            return f"`{_flag_name(name)}`" if name in plain else found[0]
         return f"`{_flag_name(name)} {value}`" if name in names else found[0]
 
     names = {f.name for config in (EngineConfig, ServeConfig) for f in flags(config)}
     try:
         yield
     except UsageError as err:
-        err.args = (re.sub(r'`(\w+)="?([^`"]+)"?`', flag, str(err)),)
+        err.args = (re.sub(r'`(\w+)(?:="?([^`"]+)"?)?`', flag, str(err)),)
         raise
 
 

@@ -22,7 +22,7 @@ def serve(args: list[str]) -> int:
     from ..serve.app import serve
 
     use_threads(ns.threads)
-    with naming_flags():
+    with naming_flags("max_memory"):
         return serve(ns.model, config_from(ns, ServeConfig), config_from(ns, EngineConfig))
 
 
