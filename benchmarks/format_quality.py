@@ -22,9 +22,9 @@ from torch import Tensor
 
 from ling.checkpoint.load import load_module
 from ling.checkpoint.packed.names import format_in, packed_specs
+from ling.config.engine import KV_CACHE_DTYPES, EngineConfig
 from ling.config.model import ModelConfig
 from ling.data.indexed import IndexedDataset
-from ling.infer.memory import KV_CACHE_DTYPES
 from ling.infer.open import open_runner
 from ling.infer.pages import Segment, pages_for
 from ling.infer.runner import Runner
@@ -91,16 +91,16 @@ def main() -> None:
     parser.add_argument("--gguf", type=Path, nargs="*", default=[])
     args = parser.parse_args()
     texts = list(rows(args.prefix, args.rows))
-    exact = scorer(open_runner(args.model, dtype="float32"))
+    exact = scorer(open_runner(args.model, EngineConfig(dtype="float32")))
     want = [exact(t) for t in texts]
     print(json.dumps(report("float32", 32.0, texts, want, want)), flush=True)
     # Without other roundings beside it.
-    score = scorer(open_runner(args.model, dtype="float32", kv_cache_dtype="int8"))
+    score = scorer(open_runner(args.model, EngineConfig(dtype="float32", kv_cache_dtype="int8")))
     got = [score(t) for t in texts]
     print(json.dumps(report("float32, int8 KV", 32.0, texts, want, got)), flush=True)
     for name, fmt in FORMATS.items():
         for kv in KV_CACHE_DTYPES:
-            runner = open_runner(args.model, fmt=name, kv_cache_dtype=kv)
+            runner = open_runner(args.model, EngineConfig(format=name, kv_cache_dtype=kv))
             score, bits = scorer(runner), packed_bits(runner.config, fmt)
             got = [score(t) for t in texts]
             print(json.dumps(report(f"{name}, {kv} KV", bits, texts, want, got)), flush=True)

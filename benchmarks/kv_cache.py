@@ -17,7 +17,7 @@ import time
 
 import torch
 
-from ling.infer.memory import KV_CACHE_DTYPES
+from ling.config.engine import KV_CACHE_DTYPES, EngineConfig
 from ling.infer.native_runner import NativeRunner
 from ling.infer.open import open_runner
 from ling.infer.pages import PAGE, Segment, pages_for
@@ -29,7 +29,7 @@ class Runner:
     """A model with noise in its cache."""
 
     def __init__(self, folder: str, kv: str, positions: int) -> None:
-        runner = open_runner(folder, kv_cache_dtype=kv)
+        runner = open_runner(folder, EngineConfig(kv_cache_dtype=kv))
         assert isinstance(runner, NativeRunner)
         self.runner, self.pages = runner, list(range(pages_for(positions)))
         runner.allocate(len(self.pages))

@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from ling.config.engine import EngineConfig
 from ling.data.indexed import IndexedDataset
 from ling.eval.peers import interval
 from ling.eval.roofline import Recorder
@@ -43,11 +44,12 @@ class Side:
     """One engine, and what it did."""
 
     def __init__(self, folder: Path, fmt: str | None, speculative: str) -> None:
-        runner = open_runner(folder, fmt=fmt)
+        runner = open_runner(folder, EngineConfig(format=fmt))
         if not isinstance(runner, NativeRunner):
             raise SystemExit("the kernel library is needed")
         self.runner = runner
-        self.engine = Engine(runner, num_pages=64, speculative=speculative, adaptive=False)
+        config = EngineConfig(num_pages=64, speculative=speculative)
+        self.engine = Engine(runner, config, adaptive=False)
         self.recorder = Recorder(runner)
         self.steps, self.seconds = 0, 0.0
 

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from ling.cli.main import main
+from ling.config.engine import EngineConfig
 from ling.errors import RunError, UsageError
 from ling.eval import bench_infer, peers
 from ling.eval.bench_infer import BenchOptions, Ours, bench
@@ -55,7 +56,8 @@ def test_bench_of_a_preset_makes_its_weights_once_and_reports(kind, tmp_path, ca
 @needs_library
 def test_bench_with_an_int8_cache_reads_less_and_says_so(tmp_path):
     def report(kv):
-        options = BenchOptions(kind="decode", context=300, tokens=4, pairs=1, kv_cache_dtype=kv)
+        engine = EngineConfig(kv_cache_dtype=kv)
+        options = BenchOptions(kind="decode", context=300, tokens=4, pairs=1, engine=engine)
         return bench("ling-nano", options, cache=str(tmp_path), log=str)
 
     plain, small = report("bf16"), report("int8")
@@ -66,7 +68,9 @@ def test_bench_with_an_int8_cache_reads_less_and_says_so(tmp_path):
 
 @needs_library
 def test_coin_keeps_about_the_asked_share_of_drafts(tmp_path):
-    options = BenchOptions(kind="decode", tokens=60, pairs=5, speculative="mtp", acceptance=0.75)
+    options = BenchOptions(
+        kind="decode", tokens=60, pairs=5, acceptance=0.75, engine=EngineConfig(speculative="mtp")
+    )
     report = bench("ling-nano", options, cache=str(tmp_path), log=str)
     assert 0.6 < report["acceptance_measured"] < 0.9
 
@@ -79,7 +83,7 @@ def test_context_is_computed_once_and_reused(tmp_path):
     ours.measure()
     request = ours.engine.add(ours.prompts[0], ours.params())
     ours.engine.step()
-    assert request.cached == 192
+    assert request.num_cached_tokens == 192
 
 
 def test_peers_take_turns_with_us_and_the_fastest_setting_is_kept(fake):

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from ling.checkpoint.hf.save import save_model
+from ling.config.engine import EngineConfig
 from ling.eval.bench_infer import BenchOptions, bench
 from ling.eval.roofline import Cost, Drafted, Recorder, Step, roofline, stage_costs
 from ling.infer.engine import Engine
@@ -68,7 +69,8 @@ def test_recorder_counts_rows_positions_and_experts_and_changes_nothing(tmp_path
     params = SamplingParams(temperature=0, max_tokens=5, ignore_eos=True)
 
     def run(recorded):
-        engine = Engine(open_runner(tmp_path / "m", fmt="int4"), max_model_len=64)
+        config = EngineConfig(format="int4", max_model_len=64)
+        engine = Engine(open_runner(tmp_path / "m", config), config)
         recorder = Recorder(engine.runner)
         if recorded:
             engine.runner = recorder

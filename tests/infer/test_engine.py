@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from ling.config.engine import EngineConfig
 from ling.errors import RequestError, UsageError
 from ling.infer.engine import Engine
 from ling.infer.open import open_runner, runner_for
@@ -28,13 +29,14 @@ def engine(fmt=None, **options):
         for p in model.parameters():
             if p.ndim > 1:
                 p.mul_(4)
-    return Engine(runner_for(model, fmt), **options)
+    config = EngineConfig(format=fmt, **options)
+    return Engine(runner_for(model, config), config)
 
 
 def test_greedy_equals_upstream(fixtures):
     path = fixtures / "model" / "tiny_nomtp_fp32"
     want = json.loads((path / "expected.json").read_text())["greedy"]
-    e = Engine(open_runner(path, "float32"))
+    e = Engine(open_runner(path, EngineConfig(dtype="float32")))
     n = len(want["output"]) - len(want["prompt"])
     request = e.add(want["prompt"], SamplingParams(temperature=0, max_tokens=n, ignore_eos=True))
     while e.has_work:
@@ -46,7 +48,7 @@ def test_greedy_equals_upstream(fixtures):
 def test_prompt_logprobs_equal_upstream(fixtures, folder):
     path = fixtures / "model" / folder
     io = load_file(path / "io.safetensors")
-    e = Engine(open_runner(path, "float32"))
+    e = Engine(open_runner(path, EngineConfig(dtype="float32")))
     ids = io["input_ids"][0].tolist()[:30]
     request = e.add(ids, SamplingParams(max_tokens=1, prompt_logprobs=-1, temperature=0))
     while e.has_work:
@@ -122,7 +124,7 @@ def test_bad_prompts_are_refused():
 def test_speculation_needs_an_mtp_layer():
     model = from_config(preset("ling-tiny").replace(num_nextn_predict_layers=0), seed=0)
     with pytest.raises(UsageError, match="num_nextn_predict_layers"):
-        Engine(runner_for(model), speculative="mtp")
+        Engine(runner_for(model), EngineConfig(speculative="mtp"))
 
 
 # ---- the native runner -------------------------------------------------------------------------
@@ -178,6 +180,10 @@ def test_equal_prefixes_share_pages_and_salts_do_not():
         return request
 
     first, second, other = run("a"), run("a"), run("b")
-    assert (first.cached, second.cached, other.cached) == (0, 192, 0)
+    assert (first.num_cached_tokens, second.num_cached_tokens, other.num_cached_tokens) == (
+        0,
+        192,
+        0,
+    )
     assert first.output == second.output == other.output
     assert e.pool.available == e.pool.num_pages

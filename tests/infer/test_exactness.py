@@ -8,6 +8,7 @@ import random
 import pytest
 import torch
 
+from ling.config.engine import EngineConfig
 from ling.infer.engine import Engine
 from ling.infer.open import runner_for
 from ling.infer.pages import pages_for
@@ -33,7 +34,7 @@ def chosen(fmt):
     return range(1 if fmt is None else 0, len(PROMPTS), 2 if fmt is None else 1)
 
 
-def engine(fmt, mtp_layers=1, **options):
+def engine(fmt, mtp_layers=1, has_id=None, adaptive=True, **options):
     cfg = preset("ling-tiny").replace(num_nextn_predict_layers=mtp_layers)
     model = from_config(cfg, seed=0)
     with torch.no_grad():  # larger weights than at the start of training: varied continuations
@@ -41,7 +42,10 @@ def engine(fmt, mtp_layers=1, **options):
             if p.ndim > 1:
                 p.mul_(4)
     weights, _, cache = (fmt or "").partition(", ")
-    return Engine(runner_for(model, weights or None, "int8" if cache else "bf16"), **options)
+    config = EngineConfig(
+        format=weights or None, kv_cache_dtype="int8" if cache else "bf16", **options
+    )
+    return Engine(runner_for(model, config), config, has_id=has_id, adaptive=adaptive)
 
 
 def add(e, i, temperature, n=14):
@@ -110,8 +114,8 @@ def test_requests_that_come_while_others_run(fmt, temperature):
 def test_pre_empted_requests(fmt, temperature, drafts):
     mode = {"speculative": "mtp", "num_drafts": drafts} if drafts else {}
     e, preempted = engine(fmt, num_pages=5, max_model_len=200, **mode), []
-    take_back = e._preempt
-    e._preempt = lambda request: preempted.append(request.id) or take_back(request)
+    take_back = e.scheduler.preempt
+    e.scheduler.preempt = lambda request: preempted.append(request.id) or take_back(request)
     assert together(e, fmt, temperature) == alone(fmt, temperature)
     assert preempted
 
@@ -149,7 +153,7 @@ def test_prefixes_that_are_cached(fmt, temperature):
         assert together(e, fmt, temperature) == alone(fmt, temperature)
     request = add(e, len(PROMPTS) - 1, temperature)
     finish(e)
-    assert request.cached == 128
+    assert request.num_cached_tokens == 128
     assert request.output == alone(fmt, temperature)[-1]
 
 
@@ -160,9 +164,9 @@ def test_abort_frees_pages_at_once_and_leaves_others_alone(fmt):
     for _ in range(3):
         e.step()
     victim = requests[4]
-    pages = list(victim.held.pages)
+    pages = list(victim.block_table.pages)
     before = e.pool.available
-    assert len(pages) >= pages_for(victim.num_prompt)
+    assert len(pages) >= pages_for(victim.num_prompt_tokens)
     e.abort(victim)
     assert e.pool.available == before + len(pages)
     assert victim.finish_reason == "abort"
@@ -211,7 +215,8 @@ def test_int8_kv_cache_in_the_reference():
 
     def tokens(**options):
         model = from_config(preset("ling-tiny"), seed=0)
-        e = Engine(runner_for(model, None, "int8"), **options)
+        config = EngineConfig(kv_cache_dtype="int8", **options)
+        e = Engine(runner_for(model, config), config)
         return e, together(e, None, 0.8)
 
     _, want = tokens()

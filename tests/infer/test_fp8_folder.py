@@ -15,7 +15,9 @@ from ling.checkpoint.hf.names import SCALE, float_tensor
 from ling.checkpoint.hf.save import save_model
 from ling.checkpoint.load import load_model
 from ling.checkpoint.packed.matrices import unpack_matrix
+from ling.checkpoint.packed.names import packed_specs
 from ling.cli.main import main
+from ling.config.engine import EngineConfig
 from ling.convert.plan import convert
 from ling.convert.synth import synth
 from ling.errors import CheckpointError, UsageError
@@ -77,7 +79,7 @@ def test_matrices_hold_what_the_checkpoint_stands_for(folder):
     assert isinstance(runner, NativeRunner)
     assert (runner.format_name, runner.head_bits) == ("fp8", 16)
     source, kinds = SafetensorsFolder(folder), {}
-    for name, spec in runner.specs.items():
+    for name, spec in packed_specs(runner.config).items():
         packed = runner.weights.matrix(spec)
         kinds[name.rpartition(".")[2]] = packed.format.name
         for e in range(max(spec.experts, 1)):
@@ -91,7 +93,7 @@ def test_matrices_hold_what_the_checkpoint_stands_for(folder):
 def test_hidden_states_are_those_of_the_dequantised_model(folder):
     ids = torch.randint(CFG.vocab_size, (150,), generator=torch.Generator().manual_seed(0)).tolist()
     hidden = []
-    for runner in (open_runner(folder), open_runner(folder, dtype="float32")):
+    for runner in (open_runner(folder), open_runner(folder, EngineConfig(dtype="float32"))):
         runner.allocate(4)
         hidden.append(runner.forward(ids, [Segment([2, 0, 1], 0, 0, 150)]).clone())
     got, want = hidden
@@ -105,7 +107,7 @@ def test_hidden_states_are_those_of_the_dequantised_model(folder):
 
 
 def test_greedy_tokens_are_those_of_the_dequantised_model_where_no_two_are_near(folder):
-    e = Engine(open_runner(folder), speculative="mtp")
+    e = Engine(open_runner(folder), EngineConfig(speculative="mtp"))
     request = e.add([5, 6, 7], SamplingParams(max_tokens=60, temperature=0, ignore_eos=True))
     while e.has_work:
         e.step()
@@ -121,18 +123,21 @@ def test_greedy_tokens_are_those_of_the_dequantised_model_where_no_two_are_near(
 
 
 def test_another_format_is_packed_from_the_values_as_before(folder):
-    wide = open_runner(folder, fmt="bf16")
-    assert {layer.qkv.kind for layer in wide.layers} == {FORMATS["bf16"].kernel}
-    small = open_runner(folder, fmt="int4")
+    wide = open_runner(folder, EngineConfig(format="bf16"))
+    assert {layer.qkv.kind for layer in wide.native_weights.layers} == {FORMATS["bf16"].kernel}
+    small = open_runner(folder, EngineConfig(format="int4"))
     assert small.format_name == "int4"
-    with pytest.raises(UsageError, match="--max-memory"):
-        open_runner(folder, max_memory=10**9)
+    with pytest.raises(UsageError, match="max_memory"):
+        open_runner(folder, EngineConfig(max_memory=f"{10**9}B"))
 
 
 def test_a_bfloat16_folder_packs_to_fp8_with_blocks_of_each_tensor(folder):
     """Scales are not rounded to powers of two here, the rest is what `convert --to fp8` writes."""
-    at_load, stored = open_runner(folder.parent / "bf16", fmt="fp8"), open_runner(folder)
-    for name, spec in stored.specs.items():
+    at_load, stored = (
+        open_runner(folder.parent / "bf16", EngineConfig(format="fp8")),
+        open_runner(folder),
+    )
+    for name, spec in packed_specs(stored.config).items():
         a, b = (r.weights.matrix(spec) for r in (at_load, stored))
         assert a.format == b.format
         if not name.endswith(("attention.dense", ".experts.gate_up_proj")):
@@ -141,11 +146,11 @@ def test_a_bfloat16_folder_packs_to_fp8_with_blocks_of_each_tensor(folder):
 
 
 def test_reference_kernels_and_modules_take_the_same_folder(folder, monkeypatch):
-    assert isinstance(runner_for(load_model(folder), "fp8"), NativeRunner)
+    assert isinstance(runner_for(load_model(folder), EngineConfig(format="fp8")), NativeRunner)
     monkeypatch.setenv("LING_KERNELS", "reference")
     assert isinstance(open_runner(folder), TorchRunner)
     with pytest.raises(UsageError, match="format `fp8` needs the native kernels"):
-        open_runner(folder, fmt="fp8")
+        open_runner(folder, EngineConfig(format="fp8"))
 
 
 def test_what_is_not_fp8_in_a_folder_stays_bfloat16(folder, tmp_path):
@@ -158,7 +163,7 @@ def test_what_is_not_fp8_in_a_folder_stays_bfloat16(folder, tmp_path):
         del tensors[name + SCALE]
 
     runner = open_runner(changed(folder, tmp_path / "m", widen))
-    layer = runner.layers[1]
+    layer = runner.native_weights.layers[1]
     bf16, fp8 = FORMATS["bf16"].kernel, FORMATS["fp8"].kernel
     assert (layer.gate_up.kind, layer.expert_gate_up.kind) == (bf16, bf16)
     assert (layer.down.kind, layer.expert_down.kind, layer.qkv.kind) == (fp8, fp8, fp8)
@@ -188,8 +193,8 @@ def test_a_byte_that_is_no_number_spoils_what_reads_it(folder, tmp_path):
 
 def test_memory_is_checked_for_what_the_folder_takes(folder, monkeypatch):
     runner = open_runner(folder)
-    held = [runner.weights.matrix(s).nbytes for s in runner.specs.values()]
-    need = sum(held) + runner.table.nbytes
+    held = [runner.weights.matrix(s).nbytes for s in packed_specs(runner.config).values()]
+    need = sum(held) + runner.native_weights.embedding.nbytes
     assert runner.weights.nbytes == need
     monkeypatch.setattr(memory, "available", lambda: need - 1)
     with pytest.raises(UsageError, match="GB in fp8"):

@@ -20,6 +20,7 @@ from ling.checkpoint.load import load_model
 from ling.checkpoint.packed.load import PackedAtLoad
 from ling.checkpoint.packed.matrices import unpack_matrix
 from ling.checkpoint.packed.names import packed_specs
+from ling.config.engine import EngineConfig
 from ling.errors import KernelError, UsageError
 from ling.infer.engine import Engine
 from ling.infer.native_runner import NativeRunner, why_not
@@ -149,7 +150,7 @@ def test_hidden_states_are_those_of_the_module(shape, fmt):
     model = random_model(cfg)
     g = torch.Generator().manual_seed(2)
     ids = torch.randint(cfg.vocab_size, (150,), generator=g).tolist()
-    runner = runner_for(model, fmt)
+    runner = runner_for(model, EngineConfig(format=fmt))
     assert isinstance(runner, NativeRunner)
     runner.allocate(5)
     got = run(runner, ids, 150)
@@ -167,6 +168,7 @@ def test_hidden_states_are_those_of_the_module(shape, fmt):
 LEVELS = ("generic", "avx2", "avx512vnni", "avx512bf16", "avx512amx")
 LONG_PREFILL = """
 import hashlib, torch
+from ling.config.engine import EngineConfig
 from ling.infer.open import runner_for
 from ling.infer.pages import Segment
 from ling.model.ling import from_config
@@ -175,7 +177,7 @@ from ling.ops import native
 from ling.presets import preset
 cfg = preset("ling-tiny")
 for fmt in ("int4", "int8"):
-    runner = runner_for(from_config(cfg, seed=0), fmt)
+    runner = runner_for(from_config(cfg, seed=0), EngineConfig(format=fmt))
     runner.allocate(8)
     ids = torch.arange(300).remainder(cfg.vocab_size).tolist()
     hidden = runner.forward(ids, [Segment(list(range(5)), 0, 0, 300)])
@@ -208,8 +210,8 @@ def test_int8_kv_cache_is_that_of_the_reference(shape, fmt):
     cfg = SHAPES[shape]
     model = random_model(cfg)
     ids = torch.randint(cfg.vocab_size, (150,), generator=torch.Generator().manual_seed(2)).tolist()
-    runner = runner_for(model, fmt, "int8")
-    oracle = TorchRunner(unpacked(cfg, model, fmt), "int8")
+    runner = runner_for(model, EngineConfig(format=fmt, kv_cache_dtype="int8"))
+    oracle = TorchRunner(unpacked(cfg, model, fmt), EngineConfig(kv_cache_dtype="int8"))
     for r in (runner, oracle):
         r.allocate(5)
     got = run(runner, ids, 150)
@@ -244,8 +246,8 @@ sys.path.insert(0, sys.argv[1])
 import test_native_runner as t
 model, ids = t.random_model(t.TINY), list(range(150))
 for kv in ("bf16", "int8"):
-    runner = t.runner_for(model, "int4", kv)
-    oracle = t.TorchRunner(t.unpacked(t.TINY, model, "int4"), kv)
+    runner = t.runner_for(model, t.EngineConfig(format="int4", kv_cache_dtype=kv))
+    oracle = t.TorchRunner(t.unpacked(t.TINY, model, "int4"), t.EngineConfig(kv_cache_dtype=kv))
     for r in (runner, oracle):
         r.allocate(5)
     pairs = zip(t.run(runner, ids, 60), t.run(oracle, ids, 150), strict=True)
@@ -277,7 +279,7 @@ def test_a_later_token_that_is_not_finite_leaves_earlier_rows_alone(fmt, kv):
     with torch.no_grad():
         model.model.word_embeddings.weight[7] = float("nan")
         model.model.word_embeddings.weight[8] = float("inf")
-    runner = runner_for(model, fmt, kv)
+    runner = runner_for(model, EngineConfig(format=fmt, kv_cache_dtype=kv))
     runner.allocate(3)
     segment = [Segment([1, 0], 0, 0, 80)]
     want = runner.forward(list(range(20, 100)), segment).clone()
@@ -307,7 +309,7 @@ def test_a_value_that_is_not_finite_spoils_the_rows_that_see_it(fmt, kv):
         table[7, 3] = 1
         qkv = model.model.layers[0].attention.query_key_value.weight
         qkv[-1, 3] = 3e38
-    runner = runner_for(model, fmt, kv)
+    runner = runner_for(model, EngineConfig(format=fmt, kv_cache_dtype=kv))
     runner.allocate(2)
     ids, segment = list(range(20, 100)), [Segment([1, 0], 0, 0, 80)]
     want = runner.forward(ids, segment).clone()
@@ -320,7 +322,7 @@ def test_a_value_that_is_not_finite_spoils_the_rows_that_see_it(fmt, kv):
 
 def test_logits_are_those_of_the_head():
     model = random_model(TINY)
-    runner = runner_for(model, "bf16")
+    runner = runner_for(model, EngineConfig(format="bf16"))
     runner.allocate(1)
     hidden = torch.randn(7, 64)
     logits, best = runner.logits(hidden)
@@ -341,11 +343,11 @@ def test_equal_scores_go_to_the_lowest_id_that_is_allowed():
     model = from_config(TINY, seed=0)
     with torch.no_grad():
         model.lm_head.weight.copy_(model.lm_head.weight[:1].expand(384, -1))
-    runner = runner_for(model, "int8")
+    runner = runner_for(model, EngineConfig(format="int8"))
     runner.allocate(1)
     hidden = torch.randn(3, 64)
     assert runner.logits(hidden)[1] == [0, 0, 0]
-    runner.ban(lambda i: i >= 5)
+    runner.ban_ids(lambda i: i >= 5)
     assert runner.logits(hidden)[1] == [5, 5, 5]
 
 
@@ -354,7 +356,7 @@ def test_a_token_whose_embedding_is_not_finite_spoils_only_its_own_request(fmt):
     model = random_model(TINY)
     with torch.no_grad():
         model.model.word_embeddings.weight[7] = float("nan")
-    runner = runner_for(model, fmt)
+    runner = runner_for(model, EngineConfig(format=fmt))
     runner.allocate(3)
     clean = [Segment([0], 0, 0, 20)]
     want = runner.forward(list(range(20, 40)), clean).clone()
@@ -370,7 +372,7 @@ def test_a_token_whose_embedding_is_not_finite_spoils_only_its_own_request(fmt):
 
 
 def test_expert_counts_count_every_choice_once():
-    runner = runner_for(from_config(TINY, seed=0), "int8")
+    runner = runner_for(from_config(TINY, seed=0), EngineConfig(format="int8"))
     runner.allocate(4)
     runner.forward(list(range(100)), [Segment([0, 1], 0, 0, 100)])
     counts = runner.expert_counts()
@@ -379,7 +381,7 @@ def test_expert_counts_count_every_choice_once():
 
 
 def test_profile_names_every_stage_once():
-    runner = runner_for(from_config(TINY, seed=0), "int8")
+    runner = runner_for(from_config(TINY, seed=0), EngineConfig(format="int8"))
     runner.allocate(4)
     runner.forward(list(range(100)), [Segment([0, 1], 0, 0, 100)])
     first = runner.profile()
@@ -392,7 +394,8 @@ def test_two_engines_in_two_threads_give_the_tokens_of_each_alone():
     prompts = [[i, i + 1, i + 2] * 20 for i in range(6)]
 
     def tokens(fmt):
-        e = Engine(runner_for(random_model(TINY), fmt), speculative="mtp", num_pages=40)
+        config = EngineConfig(format=fmt, speculative="mtp", num_pages=40)
+        e = Engine(runner_for(random_model(TINY), config), config)
         params = SamplingParams(max_tokens=12, temperature=0, ignore_eos=True)
         requests = [e.add(p, params) for p in prompts]
         while e.has_work:
@@ -419,7 +422,7 @@ def test_a_shape_without_kernels_runs_on_the_module_and_says_why(fixtures, caplo
         assert isinstance(open_runner(path), TorchRunner)
     assert len(caplog.records) == 1
     with pytest.raises(UsageError, match="head size 16"):
-        open_runner(path, fmt="int4")
+        open_runner(path, EngineConfig(format="int4"))
 
 
 def widened(model, cfg):
@@ -459,7 +462,7 @@ def test_upstream_logits_through_kernels_of_heads_twice_as_wide(fixtures, folder
     hidden = reference(wide, ids)[0]
     want = io["logits"][0]
     assert torch.allclose(wide.logits(hidden), want, atol=2e-3)
-    runner = runner_for(wide, "bf16")
+    runner = runner_for(wide, EngineConfig(format="bf16"))
     runner.allocate(5)
     got, _ = runner.logits(run(runner, ids, 16)[0])
     assert distances(got, want).median() < 0.03  # weights are rounded too
@@ -470,7 +473,7 @@ def test_upstream_greedy_tokens_through_bf16_kernels(fixtures):
     want = json.loads((path / "expected.json").read_text())["greedy"]
     model = load_model(path, "float32")
     cfg = model.config.replace(head_dim=32, rotary_dim=model.config.rotary_size)
-    e = Engine(runner_for(widened(model, cfg), "bf16"))
+    e = Engine(runner_for(widened(model, cfg), EngineConfig(format="bf16")))
     n = len(want["prompt"])
     # Teacher-forced: each token from upstream's own prefix, where its two best are not a tie.
     ids = want["output"]
@@ -489,7 +492,7 @@ def test_upstream_greedy_tokens_through_bf16_kernels(fixtures):
 
 @pytest.fixture(scope="module")
 def runner():
-    runner = runner_for(from_config(TINY, seed=0), "int8")
+    runner = runner_for(from_config(TINY, seed=0), EngineConfig(format="int8"))
     runner.allocate(4)
     return runner
 

@@ -15,6 +15,7 @@ from ling.checkpoint.load import load_model
 from ling.checkpoint.open import open_source, tokenizer_folder
 from ling.checkpoint.run_folder import step_folder, write_manifest
 from ling.cli.main import main
+from ling.config.engine import EngineConfig
 from ling.convert.plan import convert
 from ling.convert.verify import verify
 from ling.errors import CheckpointError, UsageError
@@ -34,7 +35,7 @@ needs_library = pytest.mark.skipif(native.library() is None, reason="no kernel l
 
 
 def tokens(runner, n=12):
-    e = Engine(runner, max_model_len=64)
+    e = Engine(runner, EngineConfig(max_model_len=64))
     request = e.add([5, 6, 7], SamplingParams(max_tokens=n, temperature=0, ignore_eos=True))
     while e.has_work:
         e.step()
@@ -67,18 +68,18 @@ def checkpoints(tmp_path_factory) -> dict[str, Path]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_gives_the_same_tokens_in_float32(checkpoints, kind):
-    runner = open_runner(checkpoints[kind], "float32")
+    runner = open_runner(checkpoints[kind], EngineConfig(dtype="float32"))
     assert isinstance(runner, TorchRunner)
-    assert tokens(runner) == tokens(open_runner(checkpoints["hf"], "float32"))
+    assert tokens(runner) == tokens(open_runner(checkpoints["hf"], EngineConfig(dtype="float32")))
 
 
 @needs_library
 @pytest.mark.parametrize("fmt", [None, "int4"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_gives_the_same_tokens_packed_at_load(checkpoints, kind, fmt):
-    runner = open_runner(checkpoints[kind], fmt=fmt)
+    runner = open_runner(checkpoints[kind], EngineConfig(format=fmt))
     assert isinstance(runner, NativeRunner)
-    assert tokens(runner) == tokens(open_runner(checkpoints["hf"], fmt=fmt))
+    assert tokens(runner) == tokens(open_runner(checkpoints["hf"], EngineConfig(format=fmt)))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -93,7 +94,7 @@ def test_a_float32_run_is_computed_in_float32(checkpoints, tmp_path):
     convert(checkpoints["hf"], tmp_path / "dcp", to="dcp", dtype="float32")
     assert isinstance(open_runner(tmp_path / "dcp"), TorchRunner)
     assert tokens(open_runner(tmp_path / "dcp")) == tokens(
-        open_runner(checkpoints["hf"], "float32")
+        open_runner(checkpoints["hf"], EngineConfig(dtype="float32"))
     )
 
 
@@ -123,7 +124,7 @@ def test_tokenizer_is_found_where_each_kind_keeps_it(checkpoints, tmp_path):
 
 def test_a_reader_of_hugging_face_folders_names_the_command(checkpoints):
     for kind in ("run", "step", "megatron"):
-        with pytest.raises(CheckpointError, match="`ling convert .* OUT`"):
+        with pytest.raises(CheckpointError, match=r"`ling convert .* OUT`"):
             SafetensorsFolder(checkpoints[kind])
 
 
@@ -159,7 +160,7 @@ def test_a_row_of_the_table_is_a_format_that_works(toy, checkpoints, tmp_path, c
         runner = open_runner(folder)
     assert isinstance(runner, TorchRunner)
     assert caplog.messages == [f"running on plain PyTorch: {why()}"]
-    want = tokens(open_runner(checkpoints["hf"], fmt=toy))
+    want = tokens(open_runner(checkpoints["hf"], EngineConfig(format=toy)))
     convert(folder, tmp_path / "bf16")
     assert len(tokens(runner)) == len(want)
     assert tokens(open_runner(folder)) == tokens(TorchRunner(load_model(tmp_path / "bf16")))
@@ -190,4 +191,4 @@ def test_a_row_of_the_table_is_listed_and_counted(toy, tmp_path, capsys):
 def test_a_format_with_kernels_is_refused_where_they_are_off(checkpoints, monkeypatch):
     monkeypatch.setenv("LING_KERNELS", "reference")
     with pytest.raises(UsageError, match="format `int4` needs the native kernels"):
-        open_runner(checkpoints["run"], fmt="int4")
+        open_runner(checkpoints["run"], EngineConfig(format="int4"))

@@ -10,7 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ling.checkpoint.packed.folder import PackedFolder
+from ling.checkpoint.packed.names import packed_specs
 from ling.cli.main import main
+from ling.config.engine import EngineConfig
 from ling.convert.plan import convert
 from ling.convert.synth import synth
 from ling.errors import CheckpointError, UsageError
@@ -31,7 +33,7 @@ INTEGER = [f.name for f in FORMATS.values() if f.integer]
 
 
 def tokens(runner, n=20, **options):
-    e = Engine(runner, max_model_len=128, **options)
+    e = Engine(runner, EngineConfig(max_model_len=128, **options))
     request = e.add([5, 6, 7], SamplingParams(max_tokens=n, temperature=0, ignore_eos=True))
     while e.has_work:
         e.step()
@@ -57,12 +59,15 @@ def test_random_model_loads_and_generates(shape, fmt, tmp_path):
 def test_folder_gives_the_tokens_of_weights_packed_at_load(fmt, tmp_path):
     synth(preset("ling-tiny"), tmp_path / "bf16", to="bf16", log=str)
     convert(tmp_path / "bf16", tmp_path / fmt, to=fmt)
-    folder, at_load = open_runner(tmp_path / fmt), open_runner(tmp_path / "bf16", fmt=fmt)
+    folder, at_load = (
+        open_runner(tmp_path / fmt),
+        open_runner(tmp_path / "bf16", EngineConfig(format=fmt)),
+    )
     for n in range(folder.config.num_cache_layers):
         for field in ("qkv", "down", "expert_gate_up", "eh_proj"):
-            a, b = (getattr(r.layers[n], field) for r in (folder, at_load))
+            a, b = (getattr(r.native_weights.layers[n], field) for r in (folder, at_load))
             assert (a.kind, a.group, a.rows, a.cols) == (b.kind, b.group, b.rows, b.cols)
-    for name, spec in folder.specs.items():
+    for name, spec in packed_specs(folder.config).items():
         a, b = (r.weights.matrix(spec) for r in (folder, at_load))
         assert torch.equal(a.data, b.data), name
         assert torch.equal(a.scales, b.scales), name
@@ -77,7 +82,7 @@ def test_folder_without_kernels_runs_on_the_module(tmp_path, monkeypatch):
     assert isinstance(module_runner, TorchRunner)
     ids = list(range(30))
     hidden = []
-    for runner in (native_runner, open_runner(tmp_path / "m", dtype="float32")):
+    for runner in (native_runner, open_runner(tmp_path / "m", EngineConfig(dtype="float32"))):
         runner.allocate(1)
         from ling.infer.pages import Segment
 
@@ -94,11 +99,11 @@ def test_folder_gives_the_same_tokens_in_a_small_memory(fmt, tmp_path):
     want = tokens(whole, 40, num_pages=4)
     budget = plan(PackedFolder(tmp_path / fmt), 1 << 40, 4 * whole.page_bytes())
     small = budget.fixed + budget.per_expert * budget.experts // 2
-    runner = open_runner(tmp_path / fmt, max_memory=small)
+    runner = open_runner(tmp_path / fmt, EngineConfig(max_memory=f"{small}B"))
     assert want == tokens(runner, 40, num_pages=4)
-    assert runner.streaming is not None
-    with pytest.raises(UsageError, match="max-memory"):
-        tokens(open_runner(tmp_path / fmt, max_memory=1 << 20), num_pages=4)
+    assert runner.offload is not None
+    with pytest.raises(UsageError, match="max_memory"):
+        tokens(open_runner(tmp_path / fmt, EngineConfig(max_memory=f"{1 << 20}B")), num_pages=4)
 
 
 # ---- damage ------------------------------------------------------------------------------------

@@ -7,28 +7,29 @@ import random
 import pytest
 import torch
 
+from ling.config.engine import EngineConfig
 from ling.infer.engine import Engine
 from ling.infer.open import runner_for
-from ling.infer.pages import PAGE, Holding, PagePool, pages_for
+from ling.infer.pages import PAGE, BlockTable, PagePool, pages_for
 from ling.infer.request import SamplingParams
 from ling.model.ling import from_config
 from ling.presets import preset
 
 
 def check(pool, holdings):
-    """Every page is free, kept for its content, or held by exactly as many as the pool counts."""
-    held = [0] * pool.num_pages
+    """Every page is free, cached for its content, or used by exactly as many as the pool counts."""
+    users = [0] * pool.num_pages
     for h in holdings:
         assert len(set(h.pages)) == len(h.pages)
         for page in h.pages:
-            held[page] += 1
-    assert pool.users == held
-    idle = [p for p in range(pool.num_pages) if not held[p]]
-    assert sorted([*pool.free, *pool.kept]) == idle
+            users[page] += 1
+    assert pool.ref_counts == users
+    idle = [p for p in range(pool.num_pages) if not users[p]]
+    assert sorted([*pool.free_pages, *pool.cached]) == idle
     assert pool.available == len(idle)
     assert {page: content for content, (page, _) in pool.index.items()} == pool.content
-    assert set(pool.kept) <= set(pool.content)
-    assert not set(pool.free) & set(pool.content)
+    assert set(pool.cached) <= set(pool.content)
+    assert not set(pool.free_pages) & set(pool.content)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -40,89 +41,89 @@ def test_no_page_leaks_or_belongs_to_two_whatever_happens(seed):
     stems = [[rng.randrange(3) for _ in range(3 * PAGE)] for _ in range(3)]
     for _ in range(300):
         if live and rng.random() < 0.35:
-            held, *_ = live.pop(rng.randrange(len(live)))
-            pool.give_back(held)
-            assert held == Holding()
+            table, *_ = live.pop(rng.randrange(len(live)))
+            pool.free(table)
+            assert table == BlockTable()
         elif live and rng.random() < 0.4:
-            held, tokens, salt = rng.choice(live)
+            table, tokens, salt = rng.choice(live)
             computed = rng.randint(0, len(tokens))
-            pool.publish(held, tokens, salt, min(computed, len(held.pages) * PAGE))
+            pool.publish(table, tokens, salt, min(computed, len(table.pages) * PAGE))
         else:
             tokens = rng.choice(stems)[: rng.randint(0, 3 * PAGE)]
             tokens = tokens + [rng.randrange(3) for _ in range(rng.randint(1, PAGE))]
-            salt, held = rng.choice(("", "a")), Holding()
-            start = pool.reuse(held, tokens, salt)
+            salt, table = rng.choice(("", "a")), BlockTable()
+            start = pool.reuse(table, tokens, salt)
             assert start < len(tokens)
-            assert start == PAGE * len(held.pages)
-            for i, page in enumerate(held.pages):  # a hit is what it claims to be
+            assert start == PAGE * len(table.pages)
+            for i, page in enumerate(table.pages):  # a hit is what it claims to be
                 assert holds[page] == (salt, tokens[: (i + 1) * PAGE])
-            before = list(held.pages)
-            if pool.take(held, len(tokens)):
-                assert len(held.pages) == pages_for(len(tokens))
-                for i, page in enumerate(held.pages[len(before) :], len(before)):
+            before = list(table.pages)
+            if pool.allocate(table, len(tokens)):
+                assert len(table.pages) == pages_for(len(tokens))
+                for i, page in enumerate(table.pages[len(before) :], len(before)):
                     holds[page] = (salt, tokens[: (i + 1) * PAGE])
-                live.append((held, tokens, salt))
+                live.append((table, tokens, salt))
             else:
-                assert held.pages == before
-                pool.give_back(held)
+                assert table.pages == before
+                pool.free(table)
         check(pool, [h for h, *_ in live])
-    for held, *_ in live:
-        pool.give_back(held)
+    for table, *_ in live:
+        pool.free(table)
     assert pool.available == pool.num_pages
 
 
 def test_taking_too_much_takes_nothing():
-    pool, held = PagePool(3), Holding()
-    assert pool.take(held, 2 * PAGE)
-    assert not pool.take(held, 4 * PAGE)
-    assert len(held.pages) == 2
-    check(pool, [held])
+    pool, table = PagePool(3), BlockTable()
+    assert pool.allocate(table, 2 * PAGE)
+    assert not pool.allocate(table, 4 * PAGE)
+    assert len(table.pages) == 2
+    check(pool, [table])
 
 
 def test_the_oldest_unused_content_goes_first_and_its_prefix_last():
     pool = PagePool(4)
     for salt in ("old", "new"):
-        held = Holding()
-        pool.take(held, 2 * PAGE)
-        pool.publish(held, list(range(2 * PAGE)), salt, 2 * PAGE)
-        pool.give_back(held)
-    taken = Holding()
-    assert pool.take(taken, PAGE)  # the second page of the old one
-    found = [pool.reuse(h := Holding(), list(range(3 * PAGE)), s) for s in ("old", "new")]
+        table = BlockTable()
+        pool.allocate(table, 2 * PAGE)
+        pool.publish(table, list(range(2 * PAGE)), salt, 2 * PAGE)
+        pool.free(table)
+    taken = BlockTable()
+    assert pool.allocate(taken, PAGE)  # the second page of the old one
+    found = [pool.reuse(h := BlockTable(), list(range(3 * PAGE)), s) for s in ("old", "new")]
     assert found == [PAGE, 2 * PAGE]
     del h
 
 
 def test_equal_hashes_are_not_equal_prefixes():
     """Python's hash of -1 and -2 is the same, and so are those of tuples of them."""
-    pool, held = PagePool(4), Holding()
+    pool, table = PagePool(4), BlockTable()
     assert hash((-1,) * PAGE) == hash((-2,) * PAGE)
-    pool.take(held, PAGE)
-    pool.publish(held, [-1] * PAGE, "", PAGE)
-    assert pool.reuse(Holding(), [-2] * (PAGE + 1), "") == 0
-    assert pool.reuse(Holding(), [-1] * (PAGE + 1), "") == PAGE
+    pool.allocate(table, PAGE)
+    pool.publish(table, [-1] * PAGE, "", PAGE)
+    assert pool.reuse(BlockTable(), [-2] * (PAGE + 1), "") == 0
+    assert pool.reuse(BlockTable(), [-1] * (PAGE + 1), "") == PAGE
 
 
 def test_the_same_page_after_another_prefix_is_another_content():
-    pool, held = PagePool(8), Holding()
+    pool, table = PagePool(8), BlockTable()
     a, b, c = [1] * PAGE, [2] * PAGE, [3] * PAGE
-    pool.take(held, 2 * PAGE)
-    pool.publish(held, a + c, "", 2 * PAGE)
-    assert pool.reuse(Holding(), [*b, *c, 0], "") == 0
-    assert pool.reuse(Holding(), [*c, 0], "") == 0
-    assert pool.reuse(Holding(), [*a, *c, 0], "") == 2 * PAGE
+    pool.allocate(table, 2 * PAGE)
+    pool.publish(table, a + c, "", 2 * PAGE)
+    assert pool.reuse(BlockTable(), [*b, *c, 0], "") == 0
+    assert pool.reuse(BlockTable(), [*c, 0], "") == 0
+    assert pool.reuse(BlockTable(), [*a, *c, 0], "") == 2 * PAGE
 
 
 def test_evicted_prefix_does_not_lead_to_what_was_built_on_it():
-    pool, held = PagePool(2), Holding()
+    pool, table = PagePool(2), BlockTable()
     tokens = list(range(2 * PAGE))
-    pool.take(held, 2 * PAGE)
-    pool.publish(held, tokens, "", 2 * PAGE)
-    pool.give_back(held)
-    taken = Holding()
-    pool.take(taken, 2 * PAGE)  # both go
-    pool.give_back(taken)
-    assert pool.reuse(Holding(), [*tokens, 0], "") == 0
+    pool.allocate(table, 2 * PAGE)
+    pool.publish(table, tokens, "", 2 * PAGE)
+    pool.free(table)
+    taken = BlockTable()
+    pool.allocate(taken, 2 * PAGE)  # both go
+    pool.free(taken)
+    assert pool.reuse(BlockTable(), [*tokens, 0], "") == 0
     assert pool.index == pool.content == {}
     assert pool.available == 2
 
@@ -131,7 +132,7 @@ def test_evicted_prefix_does_not_lead_to_what_was_built_on_it():
 
 
 def engine(**options):
-    return Engine(runner_for(from_config(preset("ling-tiny"), seed=0)), **options)
+    return Engine(runner_for(from_config(preset("ling-tiny"), seed=0)), EngineConfig(**options))
 
 
 def run(e, prompt, salt="", n=4, **options):
@@ -146,7 +147,7 @@ def test_generated_tokens_are_a_prefix_for_the_next_turn():
     e = engine()
     first = run(e, list(range(100)), n=60)
     second = run(e, [*first.tokens, 5, 6], n=8)
-    assert second.cached == 128  # the last token was never computed: 159 positions
+    assert second.num_cached_tokens == 128  # the last token was never computed: 159 positions
     assert second.output == run(engine(), [*first.tokens, 5, 6], n=8).output
 
 
@@ -168,11 +169,11 @@ def test_running_requests_share_a_prefix_and_free_it_once():
     params = SamplingParams(max_tokens=4, temperature=0, ignore_eos=True)
     both = [e.add(prompt, params) for _ in range(2)]
     e.step()
-    a, b = (r.held.pages for r in both)
+    a, b = (r.block_table.pages for r in both)
     assert a[:2] == b[:2]
     assert a[2] != b[2]
     e.abort(both[0])
-    assert all(e.pool.users[p] == 1 for p in b)
+    assert all(e.pool.ref_counts[p] == 1 for p in b)
     while e.has_work:
         e.step()
     assert both[1].output == run(engine(), prompt).output
@@ -183,13 +184,13 @@ def test_prompt_scores_need_every_position_so_nothing_is_reused():
     e, prompt = engine(), list(range(150))
     first = run(e, prompt, prompt_logprobs=0)
     second = run(e, prompt, prompt_logprobs=0)
-    assert second.cached == 0
+    assert second.num_cached_tokens == 0
     assert torch.equal(torch.stack(first.prompt_logprobs), torch.stack(second.prompt_logprobs))
 
 
 def test_a_page_is_offered_only_once_the_mtp_layer_has_filled_it():
     e = engine(speculative="mtp")
-    e.policy.num_drafts = lambda batch: 0  # drafting does not pay: the layer falls behind
+    e.drafter.policy.num_drafts = lambda batch: 0  # drafting does not pay: the layer falls behind
     run(e, [5], n=150)
     mtp_layer = e.config.num_hidden_layers
     keys, _ = e.runner.cache
@@ -199,6 +200,6 @@ def test_a_page_is_offered_only_once_the_mtp_layer_has_filled_it():
     prompt = list(range(150))
     want = run(e, prompt, n=30)
     again = run(e, prompt, n=30)
-    assert again.cached == 128
+    assert again.num_cached_tokens == 128
     assert again.output == want.output
-    assert again.accepted == want.accepted
+    assert again.num_accepted == want.num_accepted

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import ling.infer.engine as engine_module
+from ling.config.engine import EngineConfig
 from ling.infer.engine import Engine
 from ling.infer.open import runner_for
 from ling.infer.request import SamplingParams
@@ -104,13 +105,13 @@ def charged(runner, clock, row, draft):
     return runner
 
 
-def generate(monkeypatch, row, draft, model, n=160, **options):
+def generate(monkeypatch, row, draft, model, n=160, adaptive=True, **options):
     clock = Clock()
     monkeypatch.setattr(engine_module, "time", clock)
     runner = charged(runner_for(model), clock, row, draft)
-    e, wanted = Engine(runner, **options), []
-    choose = e.policy.num_drafts
-    e.policy.num_drafts = lambda batch: wanted.append(choose(batch)) or wanted[-1]
+    e, wanted = Engine(runner, EngineConfig(**options), adaptive=adaptive), []
+    choose = e.drafter.policy.num_drafts
+    e.drafter.policy.num_drafts = lambda batch: wanted.append(choose(batch)) or wanted[-1]
     request = e.add([1, 2, 3], SamplingParams(max_tokens=n, temperature=0, ignore_eos=True))
     while e.has_work:
         e.step()

@@ -19,6 +19,7 @@ import pytest
 pytest.importorskip("vllm")
 
 import ling
+from ling.config.engine import EngineConfig
 from ling.convert.plan import convert
 from ling.data.tokenizer import Tokenizer
 from ling.infer.engine import Engine
@@ -67,8 +68,8 @@ def our_acceptance(folder):
     """Share of drafts that our engine keeps: one token drafted every step, as vLLM with k = 1."""
     tokenizer = Tokenizer.from_folder(folder)
     engine = Engine(
-        open_runner(folder, "float32"),
-        speculative="mtp",
+        open_runner(folder, EngineConfig(dtype="float32")),
+        EngineConfig(speculative="mtp"),
         adaptive=False,  # `ling.LLM` drafts only while that pays, and so other positions
         has_id=tokenizer.has_id,
     )

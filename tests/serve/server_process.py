@@ -19,6 +19,7 @@ sys.path.insert(0, {here!r})
 import ling.llm
 from fake_llm import FakeLLM
 import ling.serve.app as app
+from ling.config.engine import ServeConfig
 
 class Loaded(FakeLLM):
     def __init__(self, model, **options):
@@ -44,8 +45,8 @@ def with_counts(*args, **kwargs):
 
 app.create_app = with_counts
 try:
-    sys.exit(app.serve({model!r}, port={port}, served_model_name="fake", drain_s={drain_s},
-                       request_timeout_s={request_timeout_s}))
+    sys.exit(app.serve({model!r}, ServeConfig(port={port}, served_model_name="fake",
+                       drain_s={drain_s}, request_timeout_s={request_timeout_s})))
 except ling.errors.LingError as error:
     print("error:", error, file=sys.stderr)
     sys.exit(error.exit_code)

@@ -13,6 +13,7 @@ import pytest
 from fake_llm import NAME, SCRIPT, wait_until
 from server_process import Server, running
 
+from ling.config.engine import ServeConfig
 from ling.errors import UsageError
 from ling.serve.app import serve
 
@@ -189,18 +190,18 @@ def test_bad_addresses_are_refused_before_the_model_is_touched():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(UsageError, match=f"port {port}: Address already in use"):
-            serve("no such model", port=port)
+            serve("no such model", ServeConfig(port=port))
     for host in ("nowhere.invalid", "", "192.0.2.1", "a" * 300, "bad\x00host"):
         with pytest.raises(UsageError):
-            serve("no such model", host=host, port=0)
+            serve("no such model", ServeConfig(host=host, port=0))
     for port in (-1, 65536):
         with pytest.raises(UsageError, match="0 to 65535"):
-            serve("no such model", port=port)
+            serve("no such model", ServeConfig(port=port))
 
 
 def test_open_address_needs_a_key_and_bad_keys_are_refused():
-    with pytest.raises(UsageError, match="--api-key"):
-        serve("no such model", host="0.0.0.0", port=0)
+    with pytest.raises(UsageError, match="api_key="):
+        serve("no such model", ServeConfig(host="0.0.0.0", port=0))
     for key in ("", " ", "a\nb", "a "):
         with pytest.raises(UsageError, match="API key"):
-            serve("no such model", port=0, api_key=key)
+            serve("no such model", ServeConfig(port=0, api_key=key))

@@ -6,6 +6,7 @@ import json
 import sys
 from typing import Any
 
+from ..config.engine import CHAT_SAMPLING, GENERATE_SAMPLING
 from ..errors import LingError, UsageError
 from ..text import one_line
 from .options import (
@@ -21,7 +22,7 @@ def generate(args: list[str]) -> None:
     parser = make_parser("generate")
     model_options(parser)
     parser.add_argument("-p", "--prompt", type=str, required=True, help="text to continue")
-    sampling_options(parser, temperature=0.0)
+    sampling_options(parser, GENERATE_SAMPLING)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     ns = parser.parse_args(args)
     params = sampling_params(ns)
@@ -54,7 +55,7 @@ def _acceptance(stats: Any) -> str:
 def chat(args: list[str]) -> None:
     parser = make_parser("chat")
     model_options(parser)
-    sampling_options(parser, temperature=0.7)
+    sampling_options(parser, CHAT_SAMPLING)
     parser.add_argument("--system", type=str, default=None, help="system message")
     ns = parser.parse_args(args)
     params = sampling_params(ns)

@@ -6,12 +6,14 @@ import json
 import sys
 from typing import Any
 
+from ..config.engine import EngineConfig
 from ..errors import UsageError
-from ..ops.formats import format_names
 from .options import (
     at_least_one,
-    kv_cache_option,
+    config_from,
+    engine_flag,
     make_parser,
+    naming_flags,
     say,
     use_threads,
 )
@@ -68,7 +70,7 @@ def _bench_inference(kind: str, args: list[str]) -> None:
     parser.add_argument(
         "model", type=str, nargs="?", default="ling-nano", help="model folder, or a preset"
     )
-    parser.add_argument("--format", type=str, default=None, help=format_names())
+    engine_flag(parser, "format", help="{formats}")
     parser.add_argument("--context", type=int, default=0, help="tokens before the measured ones")
     parser.add_argument(
         "--tokens", type=int, default=None, help="tokens measured (64; prefill 512)"
@@ -77,7 +79,7 @@ def _bench_inference(kind: str, args: list[str]) -> None:
     parser.add_argument(
         "--pairs", type=int, default=5, help="measurements, in turn with the peer's"
     )
-    parser.add_argument("--speculative", type=str, default="off", help="mtp or off")
+    engine_flag(parser, "speculative")
     parser.add_argument(
         "--acceptance", type=float, default=None, help="keep drafts by a seeded coin of this chance"
     )
@@ -91,7 +93,7 @@ def _bench_inference(kind: str, args: list[str]) -> None:
     parser.add_argument(
         "--peer-python", type=str, default=None, help="interpreter that has llama-cpp-python"
     )
-    kv_cache_option(parser)
+    engine_flag(parser, "kv_cache_dtype")
     parser.add_argument("--cache", type=str, default=None, help="folder for random weights")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads")
     parser.add_argument("--profile", action="store_true", help="time per kernel")
@@ -100,27 +102,26 @@ def _bench_inference(kind: str, args: list[str]) -> None:
     from ..eval import bench_infer
 
     use_threads(ns.threads)
-    options = bench_infer.BenchOptions(
-        kind=kind,
-        context=ns.context,
-        tokens=ns.tokens or (512 if kind == "prefill" else 64),
-        batch=ns.batch or (16 if kind == "batch" else 1),
-        pairs=ns.pairs,
-        speculative=ns.speculative,
-        acceptance=ns.acceptance,
-        kv_cache_dtype=ns.kv_cache_dtype,
-    )
-    report = bench_infer.bench(
-        ns.model,
-        options,
-        fmt=ns.format,
-        against=ns.against,
-        peer_types=ns.peer_types,
-        peer_settings=ns.peer_settings,
-        peer_python=ns.peer_python,
-        cache=ns.cache,
-        log=lambda text: print(text, file=sys.stderr),
-    )
+    with naming_flags("context", "tokens", "batch", "pairs", "against", "peer_settings"):
+        options = bench_infer.BenchOptions(
+            kind=kind,
+            context=ns.context,
+            tokens=ns.tokens or (512 if kind == "prefill" else 64),
+            batch=ns.batch or (16 if kind == "batch" else 1),
+            pairs=ns.pairs,
+            acceptance=ns.acceptance,
+            engine=config_from(ns, EngineConfig),
+        )
+        report = bench_infer.bench(
+            ns.model,
+            options,
+            against=ns.against,
+            peer_types=ns.peer_types,
+            peer_settings=ns.peer_settings,
+            peer_python=ns.peer_python,
+            cache=ns.cache,
+            log=lambda text: print(text, file=sys.stderr),
+        )
     _report(report, ns.json)
     if ns.profile and not ns.json:
         from ..eval.roofline import stage_lines

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from typing import Any, NoReturn
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import Field
+from typing import Any, NoReturn, TypeVar
 
+from ..config.engine import EngineConfig, SamplingFlags, ServeConfig, flags
 from ..errors import UsageError
 from ..ops.formats import format_names
 from ..text import nearest, one_line
 from .commands import COMMANDS
+
+T = TypeVar("T")
+# How a field's annotation is parsed, and whether the flag takes several values.
+TYPES = {
+    "str": (str, False),
+    "int": (int, False),
+    "float": (float, False),
+    "list[str]": (str, True),
+}
 
 
 def make_parser(command: str, **options: Any) -> Any:
@@ -40,62 +55,75 @@ def say(value: Any, as_json: bool, text: str) -> None:
 
 def model_options(parser: Any) -> None:
     parser.add_argument("model", type=str, help="model folder or hub name")
-    parser.add_argument("--dtype", type=str, default="auto", help="auto, bfloat16 or float32")
-    parser.add_argument("--format", type=str, help=f"pack weights at load: {format_names()}")
-    parser.add_argument("--speculative", type=str, default="off", help="mtp or off")
+    add_flags(parser, flags(EngineConfig, "compute"))
     parser.add_argument("--threads", type=int, default=None, help="CPU threads")
-    parser.add_argument(
-        "--max-memory", type=str, default=None, help="run a larger int4/int8 model in, say, 6GB"
-    )
-    kv_cache_option(parser)
-    parser.add_argument(
-        "--max-model-len", type=int, default=None, help="longest context, in tokens"
-    )
+    add_flags(parser, flags(EngineConfig, "memory"))
 
 
-def kv_cache_option(parser: Any) -> None:
-    parser.add_argument(
-        "--kv-cache-dtype", type=str, default="bf16", help="bf16, or int8: half the memory"
-    )
+def add_flags(parser: Any, fields: Sequence[Field[Any]], **defaults: Any) -> None:
+    """A flag for each field of a configuration, with the `defaults` where they differ."""
+    for field in fields:
+        _add_flag(parser, field, defaults.get(field.name, field.default), field.metadata["help"])
 
 
-def sampling_options(parser: Any, temperature: float) -> None:
-    parser.add_argument("--max-new-tokens", type=int, default=128)
-    parser.add_argument("--temperature", type=float, default=temperature, help="0 is greedy")
-    parser.add_argument("--top-k", type=int, default=0, help="0 is off")
-    parser.add_argument("--top-p", type=float, default=1.0)
-    parser.add_argument("--repetition-penalty", type=float, default=1.0)
-    parser.add_argument("--seed", type=int, default=None)
-    parser.add_argument("--stop", type=str, nargs="*", default=None, help="stop strings")
+def engine_flag(parser: Any, name: str, help: str | None = None) -> None:
+    """The flag of one engine option, for commands that do not have all of them."""
+    (field,) = (f for f in flags(EngineConfig) if f.name == name)
+    _add_flag(parser, field, field.default, help or field.metadata["help"])
+
+
+def _add_flag(parser: Any, field: Field[Any], default: Any, help: str | None) -> None:
+    typ, many = TYPES[str(field.type).removesuffix(" | None")]
+    values = {"nargs": "*"} if many else {}
+    help = help and help.replace("{formats}", format_names())
+    parser.add_argument(_flag_name(field.name), type=typ, default=default, help=help, **values)
+
+
+def config_from(ns: Any, config: type[T]) -> T:
+    """A configuration with the parsed values of the flags that the command has."""
+    return config(**{f.name: getattr(ns, f.name) for f in flags(config) if hasattr(ns, f.name)})
+
+
+def sampling_options(parser: Any, sampling: SamplingFlags) -> None:
+    add_flags(parser, flags(SamplingFlags), **dataclasses.asdict(sampling))
 
 
 def sampling_params(ns: Any) -> Any:
     from ..infer.request import SamplingParams
 
-    return SamplingParams(
-        temperature=ns.temperature,
-        top_k=ns.top_k,
-        top_p=ns.top_p,
-        seed=ns.seed,
-        stop=ns.stop,
-        repetition_penalty=ns.repetition_penalty,
-        max_tokens=ns.max_new_tokens,
-    )
+    given = dataclasses.asdict(config_from(ns, SamplingFlags))
+    return SamplingParams(max_tokens=given.pop("max_new_tokens"), **given)
 
 
 def open_llm(ns: Any) -> Any:
     from ..llm import LLM
 
     use_threads(ns.threads)
-    return LLM(
-        ns.model,
-        dtype=ns.dtype,
-        format=ns.format,
-        max_memory=ns.max_memory,
-        kv_cache_dtype=ns.kv_cache_dtype,
-        speculative=ns.speculative,
-        max_model_len=ns.max_model_len,
-    )
+    with naming_flags("max_memory"):
+        return LLM(ns.model, **dataclasses.asdict(config_from(ns, EngineConfig)))
+
+
+@contextmanager
+def naming_flags(*plain: str) -> Iterator[None]:
+    """Show advice such as `max_model_len=256` in errors as `--max-model-len 256`, and the `plain`
+    names as flags also where they stand alone."""
+
+    def flag(found: re.Match[str]) -> str:
+        name, value = found.groups()
+        if value is None:
+            return f"`{_flag_name(name)}`" if name in plain else found[0]
+        return f"`{_flag_name(name)} {value}`" if name in names else found[0]
+
+    names = {f.name for config in (EngineConfig, ServeConfig) for f in flags(config)}
+    try:
+        yield
+    except UsageError as err:
+        err.args = (re.sub(r'`(\w+)(?:="?([^`"]+)"?)?`', flag, str(err)),)
+        raise
+
+
+def _flag_name(field: str) -> str:
+    return f"--{field.replace('_', '-')}"
 
 
 def use_threads(threads: int | None) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from ..config.engine import EngineConfig, ServeConfig, flags
 from .options import (
+    add_flags,
+    config_from,
     make_parser,
     model_options,
+    naming_flags,
     say,
     use_threads,
 )
@@ -13,27 +17,13 @@ from .options import (
 def serve(args: list[str]) -> int:
     parser = make_parser("serve")
     model_options(parser)
-    parser.add_argument("--host", type=str, default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument("--served-model-name", type=str, default=None)
-    parser.add_argument("--api-key", type=str, default=None, help="or the variable LING_API_KEY")
+    add_flags(parser, flags(ServeConfig))
     ns = parser.parse_args(args)
     from ..serve.app import serve
 
     use_threads(ns.threads)
-    return serve(
-        ns.model,
-        host=ns.host,
-        port=ns.port,
-        served_model_name=ns.served_model_name,
-        api_key=ns.api_key,
-        max_model_len=ns.max_model_len,
-        dtype=ns.dtype,
-        format=ns.format,
-        max_memory=ns.max_memory,
-        kv_cache_dtype=ns.kv_cache_dtype,
-        speculative=ns.speculative,
-    )
+    with naming_flags("max_memory"):
+        return serve(ns.model, config_from(ns, ServeConfig), config_from(ns, EngineConfig))
 
 
 def deploy(args: list[str]) -> None:

@@ -45,7 +45,7 @@ class Peer:
         self.vocab = lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(self.model))
         self.random = random.Random(args.seed)
         self.batch_size = args.ubatch
-        self.held = 0  # tokens of the shared prompt in every sequence
+        self.num_shared = 0  # tokens of the shared prompt in every sequence
         params = lib.llama_context_default_params()
         params.n_seq_max = max([1, *args.batch])
         room = max([*args.prefill, args.context + args.decode, args.ubatch])
@@ -64,12 +64,12 @@ class Peer:
     def prefill(self, tokens: int) -> dict[str, Any]:
         """Tokens per second of a prompt of random tokens, from an empty cache."""
         lib.llama_memory_clear(self.memory, True)
-        self.held = -1  # whatever was held is gone
+        self.num_shared = -1  # no prompt is left
         return {"seconds": (seconds := self._prompt(tokens)), "tokens_per_s": tokens / seconds}
 
     def decode(self, tokens: int, context: int, batch: int) -> dict[str, Any]:
         """Steps of `batch` sequences, one token each, after `context` tokens of prompt."""
-        self._hold(context)
+        self._share_prompt(context)
         times = []
         for i in range(tokens):
             start = time.perf_counter()
@@ -81,8 +81,8 @@ class Peer:
         step = sorted(times)[len(times) // 2]
         return {"seconds": total, "tokens_per_s": batch * tokens / total, "median_step_s": step}
 
-    def _hold(self, context: int) -> None:
-        if self.held == context:
+    def _share_prompt(self, context: int) -> None:
+        if self.num_shared == context:
             return
         lib.llama_memory_clear(self.memory, True)
         self._prompt(context)
@@ -90,7 +90,7 @@ class Peer:
             lib.llama_memory_seq_cp(self.memory, 0, s, -1, -1)
         self._run([(0, context, True)])  # the copies are made now, not in the first measured step
         lib.llama_memory_seq_rm(self.memory, 0, context, -1)
-        self.held = context
+        self.num_shared = context
 
     def _prompt(self, tokens: int) -> float:
         start = time.perf_counter()

@@ -9,18 +9,12 @@ from ..config.model import ModelConfig
 from ..errors import UsageError
 from ..model.size import describe
 from ..ops.formats import by_size
-from .pages import PAGE
+from .pages import PAGE, pages_for
 
 MEMINFO = Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup")
 NO_LIMIT = 1 << 40
-KV_CACHE_DTYPES = ("bf16", "int8")
-
-
-def check_kv_cache_dtype(name: str) -> None:
-    """Refuse another type of KV cache than there are."""
-    if name not in KV_CACHE_DTYPES:
-        raise UsageError(f"`kv_cache_dtype` is `{name}`, expected {' or '.join(KV_CACHE_DTYPES)}")
+DEFAULT_CACHE_BYTES = 1 << 30
 
 
 def kv_page_bytes(cfg: ModelConfig, value_bytes: int) -> int:
@@ -74,9 +68,9 @@ def check_packing(name: str, cfg: ModelConfig, fmt: str, nbytes: int | None = No
     if room is None or need <= room:
         return
     fit = [f.name for f in reversed(by_size()) if f.integer and sizes[f.name] <= room]
-    advice = "convert it with `ling convert --to int4`, and run that with `--max-memory`"
+    advice = "convert it with `ling convert --to int4`, and run that with `max_memory`"
     if fit:
-        advice = f"`--format {fit[0]}` takes {sizes[fit[0]] / 1e9:.1f} GB"
+        advice = f'`format="{fit[0]}"` takes {sizes[fit[0]] / 1e9:.1f} GB'
     raise UsageError(
         f"{name}: takes {need / 1e9:.1f} GB in {fmt}, and {room / 1e9:.1f} GB of memory are "
         f"free: {advice}"
@@ -89,7 +83,7 @@ def check_mapping(name: str, nbytes: int) -> None:
     if room is not None and nbytes > room:
         raise UsageError(
             f"{name}: has {nbytes / 1e9:.1f} GB, and {room / 1e9:.1f} GB of memory are free: "
-            f"`--max-memory {0.9 * room / 1e9:.1f}GB` keeps only what is used most"
+            f'`max_memory="{0.9 * room / 1e9:.1f}GB"` keeps only what is used most'
         )
 
 
@@ -97,6 +91,13 @@ def free_pages(page_bytes: int, mapped: int) -> int:
     """KV pages that fit beside `mapped` bytes of weights, which the system counts as free."""
     room = available()
     return NO_LIMIT if room is None else max(0, room - mapped) // page_bytes
+
+
+def default_pages(positions: int, page_bytes: int, mapped: int) -> int:
+    """Pages for the longest request, and more up to a gigabyte, as far as that is free."""
+    one = pages_for(positions)
+    more = min(DEFAULT_CACHE_BYTES // page_bytes, 16 * one)
+    return max(one, min(more, free_pages(page_bytes, mapped)))
 
 
 def check_cache(num_pages: int, page_bytes: int, mapped: int, int8_page_bytes: int) -> None:
@@ -109,10 +110,10 @@ def check_cache(num_pages: int, page_bytes: int, mapped: int, int8_page_bytes: i
     advice = ""
     if int8_page_bytes < page_bytes and num_pages <= free_pages(int8_page_bytes, mapped):
         need = num_pages * int8_page_bytes / 1e9
-        advice = f"`--kv-cache-dtype int8` takes {need:.1f} GB, or "
+        advice = f'`kv_cache_dtype="int8"` takes {need:.1f} GB, or '
     # One page is kept back: drafts may reach into it.
     raise UsageError(
         f"a KV cache of {num_pages * PAGE} positions takes {num_pages * page_bytes / 1e9:.1f} GB, "
         f"and {free * page_bytes / 1e9:.1f} GB of memory are free beside the weights: {advice}"
-        f"`--max-model-len {max(0, free - 1) * PAGE}` fits"
+        f"`max_model_len={max(0, free - 1) * PAGE}` fits"
     )

@@ -1,6 +1,4 @@
-"""The native runner: packed weights and KV pages handed to the C++ core, one call a forward
-pass.
-"""
+"""The native runner: packed weights and KV pages go to the C++ core, one call a forward pass."""
 
 from __future__ import annotations
 
@@ -15,23 +13,23 @@ from torch import Tensor
 
 from ..checkpoint.packed.folder import PackedFolder
 from ..checkpoint.packed.load import PackedWeights
-from ..checkpoint.packed.names import packed_specs
+from ..config.engine import DEFAULTS, EngineConfig
 from ..config.model import ModelConfig
 from ..errors import RequestError, UsageError
 from ..model.rope import inverse_frequencies
 from ..ops import native
 from ..ops.formats import BF16, EMBEDDING_INT8, INT8, TILE, Format
 from ..ops.kernels import why_no_kernels
-from ..ops.packing import Packed
-from .memory import check_cache, check_kv_cache_dtype, kv_page_bytes
-from .offload import ExpertStreaming, plan
+from .memory import check_cache, kv_page_bytes
+from .native_weights import NativeWeights
+from .offload import ExpertOffload, plan
 from .pages import PAGE, Segment
-from .runner import Bans
+from .runner import BannedIds
 
 log = logging.getLogger("ling")
 
 FORCE = "LING_KERNELS"
-# The head is a third of what a draft reads; a draft outside of its first ids is rarely right.
+# The head is a third of what a draft reads; a draft outside its first ids is rarely right.
 DRAFT_VOCAB = 16384
 
 
@@ -63,119 +61,45 @@ def _widths(cfg: ModelConfig) -> set[int]:
     return widths
 
 
-class NativeRunner(Bans):
-    """Runs packed weights. The handle keeps every tensor alive that the C++ side points to."""
+class NativeRunner(BannedIds):
+    """Runs packed weights in the C++ core."""
 
     max_step_tokens = 2048
 
-    def __init__(
-        self,
-        weights: PackedWeights,
-        max_memory: int | None = None,
-        kv_cache_dtype: str = "bf16",
-    ) -> None:
-        check_kv_cache_dtype(kv_cache_dtype)
-        self.kv_value_bytes = 1 if kv_cache_dtype == "int8" else 2
+    def __init__(self, weights: PackedWeights, config: EngineConfig = DEFAULTS) -> None:
         self.config = cfg = weights.config
-        self.weights, self.max_memory = weights, max_memory
-        self.mapped_bytes = weights.mapped_bytes if max_memory is None else 0
-        self.streaming: ExpertStreaming | None = None
+        self.max_memory = config.max_memory_bytes
+        self.kv_value_bytes = 1 if config.kv_cache_dtype == "int8" else 2
+        self.mapped_bytes = weights.mapped_bytes if self.max_memory is None else 0
+        self.offload: ExpertOffload | None = None
         self.draft_vocab = DRAFT_VOCAB if cfg.vocab_size > 2 * DRAFT_VOCAB else 0
         self.lib = native.required()
-        self._keep: list[Any] = []
-        self.specs = packed_specs(cfg)
-        self.format_name = weights.format.name
-        self.bits_per_weight = weights.format.bits
-        self.layers = (native.LayerC * cfg.num_cache_layers)(
-            *(self._layer(weights, n) for n in range(cfg.num_cache_layers))
-        )
-        head = weights.matrix(self.specs["lm_head"])
-        self.head, self.head_bits = self._hold(head), head.format.bits
-        self.table, self.table_scales = weights.embedding()
-        self._keep += [self.table, self.table_scales]
-        self.norm = self._float(weights, "model.norm.weight")
+        self.weights = weights
+        self.format_name, self.bits_per_weight = weights.format.name, weights.format.bits
+        self.native_weights = NativeWeights(weights, map_in=self.max_memory is None)
+        self.head_bits = self.native_weights.head_bits
         self.model = ctypes.c_void_p()
         # Fresh pages for every step's scores would cost more than their argmax.
-        self._room = torch.empty(0)
-
-    # ---- weights -------------------------------------------------------------------------------
-
-    def _hold(self, packed: Packed) -> native.Matrix:
-        self._keep.append(packed)
-        if self.max_memory is None:
-            native.map_in(packed)
-        return native.matrix(packed)
+        self._logits = torch.empty(0)
 
     def map_in(self) -> None:
         """Read the weights' file in again, as far as the system dropped it."""
-        for held in self._keep:
-            if isinstance(held, Packed):
-                native.map_in(held)
-
-    def _float(self, weights: PackedWeights, name: str) -> int:
-        tensor = weights.plain(name).float().contiguous()
-        self._keep.append(tensor)
-        return tensor.data_ptr()
-
-    def _layer(self, weights: PackedWeights, n: int) -> native.LayerC:
-        cfg, prefix = self.config, f"model.layers.{n}."
-
-        def matrix(name: str) -> native.Matrix:
-            spec = self.specs.get(prefix + name)
-            return native.Matrix() if spec is None else self._hold(weights.matrix(spec))
-
-        def floats(name: str, wanted: bool = True) -> int | None:
-            return self._float(weights, prefix + name) if wanted else None
-
-        moe, mtp = cfg.is_moe_layer(n), n >= cfg.num_hidden_layers
-        dense = "mlp.shared_experts." if moe else "mlp."
-        return native.LayerC(
-            input_norm=floats("input_layernorm.weight"),
-            qkv=matrix("attention.query_key_value"),
-            qkv_bias=floats("attention.query_key_value.bias", cfg.use_qkv_bias),
-            q_norm=floats("attention.query_layernorm.weight", cfg.use_qk_norm),
-            k_norm=floats("attention.key_layernorm.weight", cfg.use_qk_norm),
-            dense=matrix("attention.dense"),
-            dense_bias=floats("attention.dense.bias", cfg.use_bias),
-            post_norm=floats("post_attention_layernorm.weight"),
-            gate_up=matrix(dense + "gate_up_proj"),
-            down=matrix(dense + "down_proj"),
-            is_moe=int(moe),
-            router=self._router(weights, prefix) if moe else None,
-            expert_bias=floats("mlp.gate.expert_bias", moe),
-            expert_gate_up=matrix("mlp.experts.gate_up_proj"),
-            expert_down=matrix("mlp.experts.down_proj"),
-            eh_proj=matrix("eh_proj"),
-            enorm=floats("enorm.weight", mtp),
-            hnorm=floats("hnorm.weight", mtp),
-            final_norm=floats("final_layernorm.weight", mtp),
-        )
-
-    def _router(self, weights: PackedWeights, prefix: str) -> int:
-        """bfloat16, tiles of 16 experts with columns outermost."""
-        w_ED = weights.plain(prefix + "mlp.gate.weight").to(torch.bfloat16)
-        w = torch.nn.functional.pad(w_ED, (0, 0, 0, -len(w_ED) % TILE))
-        w = w.unflatten(0, (-1, TILE)).transpose(1, 2).contiguous()
-        self._keep.append(w)
-        return w.data_ptr()
+        self.native_weights.map_in()
 
     def _rotary(self, positions: int) -> tuple[Tensor, Tensor]:
         freq, factor = inverse_frequencies(self.config)
         angles = torch.arange(positions).float()[:, None] * freq[None]
         return angles.cos() * factor, angles.sin() * factor
 
-    # ---- runner --------------------------------------------------------------------------------
-
     def page_bytes(self) -> int:
         return kv_page_bytes(self.config, self.kv_value_bytes)
 
     def allocate(self, num_pages: int) -> None:
-        cfg = self.config
         if self.max_memory is None:
-            smaller = kv_page_bytes(cfg, 1)
+            smaller = kv_page_bytes(self.config, 1)
             check_cache(num_pages, self.page_bytes(), self.mapped_bytes, smaller)
         try:
-            # Keys, then values; how each lies in its page: csrc/ling_kernels.h.
+            # Keys, then values; their layout in a page: csrc/ling_kernels.h.
             self.kv = torch.zeros(2, num_pages * self.page_bytes() // 2, dtype=torch.uint8)
         except RuntimeError:
             need = num_pages * self.page_bytes()
@@ -183,11 +107,21 @@ class NativeRunner(Bans):
                 f"a KV cache of {num_pages * PAGE} positions takes {need / 1e9:.1f} GB, more than "
                 "there is; lower `max_model_len`"
             ) from None
+        config, layers = self._c_config(num_pages), self.native_weights.layers
+        native.check(
+            self.lib,
+            self.lib.ling_model_new(ctypes.byref(config), layers, ctypes.byref(self.model)),
+        )
+        if self.max_memory is not None:
+            self._offload(self.max_memory, num_pages)
+
+    def _c_config(self, num_pages: int) -> native.ModelConfigC:
+        cfg = self.config
         positions = min(cfg.context_length, num_pages * PAGE)
         self.cos, self.sin = self._rotary(positions)
-        scales = self.table_scales
+        weights, scales = self.native_weights, self.native_weights.embedding_scales
         embedding = BF16 if scales is None else EMBEDDING_INT8
-        config = native.ModelConfigC(
+        return native.ModelConfigC(
             vocab_size=cfg.vocab_size,
             hidden_size=cfg.hidden_size,
             num_layers=cfg.num_hidden_layers,
@@ -207,10 +141,10 @@ class NativeRunner(Bans):
             norm_topk_prob=int(cfg.norm_topk_prob),
             embedding_kind=embedding.kernel,
             embedding_group=0 if scales is None else embedding.group,
-            embedding=self.table.data_ptr(),
+            embedding=weights.embedding.data_ptr(),
             embedding_scales=None if scales is None else scales.data_ptr(),
-            norm=self.norm,
-            head=self.head,
+            norm=weights.norm,
+            head=weights.head,
             cos=self.cos.data_ptr(),
             sin=self.sin.data_ptr(),
             k_pages=self.kv[0].data_ptr(),
@@ -218,35 +152,28 @@ class NativeRunner(Bans):
             num_pages=num_pages,
             kv_kind=(INT8 if self.kv_value_bytes == 1 else BF16).kernel,
         )
-        native.check(
-            self.lib,
-            self.lib.ling_model_new(ctypes.byref(config), self.layers, ctypes.byref(self.model)),
-        )
-        self._stream(num_pages)
 
-    def _stream(self, num_pages: int) -> None:
-        """With a bound on memory that the weights exceed: keep the hot experts only."""
-        if self.max_memory is None:
-            return
+    def _offload(self, max_memory: int, num_pages: int) -> None:
+        """Where the weights exceed the bound on memory, keep the hot experts only."""
         if not isinstance(self.weights, PackedFolder):
             raise UsageError(
-                "`--max-memory` needs a folder in int4 or int8 (`ling convert --to int4`)"
+                "`max_memory` needs a folder in int4 or int8 (`ling convert --to int4`)"
             )
-        budget = plan(self.weights, self.max_memory, num_pages * self.page_bytes())
+        budget = plan(self.weights, max_memory, num_pages * self.page_bytes())
         if budget.slots < budget.experts:
-            self.streaming = ExpertStreaming(self, self.weights, budget)
-            log.warning("%s", self.streaming.statement(self.config))
+            self.offload = ExpertOffload(self, self.weights, budget)
+            log.warning("%s", self.offload.statement(self.config))
 
     def step_done(self) -> None:
-        if self.streaming is not None:
-            self.streaming.step_done()
+        if self.offload is not None:
+            self.offload.step_done()
 
     def __del__(self) -> None:
         if getattr(self, "model", None):
             self.lib.ling_model_free(self.model)
-        streaming: ExpertStreaming | None = getattr(self, "streaming", None)
-        if streaming is not None:
-            streaming.close()
+        offload: ExpertOffload | None = getattr(self, "offload", None)
+        if offload is not None:
+            offload.close()
 
     def forward(self, tokens: Sequence[int], segments: Sequence[Segment]) -> Tensor:
         ids, c_segments = torch.tensor(tokens), _segments(segments)
@@ -270,12 +197,14 @@ class NativeRunner(Bans):
         native.check(self.lib, status)
         return out
 
-    def logits(self, hidden: Tensor, vocab: int = 0) -> tuple[Tensor, list[int]]:
+    def logits(
+        self, hidden: Tensor, vocab: int = 0, mask: Tensor | None = None
+    ) -> tuple[Tensor, list[int]]:
         hidden, rows = hidden.contiguous(), len(hidden)
         width = vocab or self.config.vocab_size
-        if rows * width > self._room.numel():
-            self._room = torch.empty(rows * width)
-        logits = self._room[: rows * width].view(rows, width)
+        if rows * width > self._logits.numel():
+            self._logits = torch.empty(rows * width)
+        logits = self._logits[: rows * width].view(rows, width)
         best = (ctypes.c_int64 * rows)()
         banned = None if self.banned is None else self.banned.data_ptr()
         status = self.lib.ling_logits(
@@ -285,7 +214,8 @@ class NativeRunner(Bans):
         chosen = list(best)
         if min(chosen) < 0:
             raise RequestError("no token may be chosen: every id is banned")
-        return logits, chosen
+        # The core takes one mask for all rows.
+        return logits, chosen if mask is None else self.best_ids(logits, mask)
 
     # ---- measuring -----------------------------------------------------------------------------
 

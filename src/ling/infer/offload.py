@@ -1,8 +1,8 @@
 """Models larger than memory: experts stay in their mapped file, and only the hot ones in memory.
 
 A token needs a few of many experts, so a model runs with a part of its experts resident. Which part
-is measured: routing counts, with older ones fading. The others are read ahead when a step needs
-them and let go after it, so memory stays within its bound instead of being fought over.
+is measured: routing counts, older ones decaying. The others are read ahead when a step needs
+them and evicted after it, so memory stays within its bound instead of being fought over.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 # Activations of a step, Python and torch themselves.
 OVERHEAD_BYTES = 700 << 20
 REVIEW_STEPS = 32
-FADING = 0.9
+DECAY = 0.9
 PROBE_BYTES = 32 << 20
 
 
@@ -62,8 +62,8 @@ def plan(packed: PackedFolder, total: int, kv_bytes: int) -> Budget:
     least = budget.fixed + cfg.num_experts_per_tok * per_expert
     if total < least:
         raise UsageError(
-            f"`--max-memory` is {total / 1e9:.1f} GB; attention, head, cache and the experts of "
-            f"one layer take {least / 1e9:.1f} GB: give that, or a smaller `--max-model-len`"
+            f"`max_memory` is {total / 1e9:.1f} GB; attention, head, cache and the experts of "
+            f"one layer take {least / 1e9:.1f} GB: give that, or a smaller `max_model_len`"
         )
     return budget
 
@@ -84,7 +84,7 @@ def _stacks(packed: PackedFolder) -> list[_Stack]:
     ]
 
 
-class ExpertStreaming:
+class ExpertOffload:
     """Keeps the hottest experts of a native runner in memory, and the rest in their file."""
 
     def __init__(self, runner: NativeRunner, packed: PackedFolder, budget: Budget) -> None:
@@ -95,14 +95,14 @@ class ExpertStreaming:
         self._files: dict[Path, int] = {}
         self._steps = 0
         for row, stack in enumerate(self.stacks):
-            places = [packed.source.raw(name) for name in stack.names]
-            fd = self._open(places[0][0])
-            if any(place[0] != places[0][0] for place in places):
+            locations = [packed.source.raw(name) for name in stack.names]
+            fd = self._open(locations[0][0])
+            if any(location[0] != locations[0][0] for location in locations):
                 raise UsageError(
                     f"{packed.source.folder}: layer {stack.layer}'s experts lie in two files; "
                     "convert it with a larger --max-shard-size"
                 )
-            offsets = (ctypes.c_int64 * 4)(*(offset for _, offset, _ in places))
+            offsets = (ctypes.c_int64 * 4)(*(offset for _, offset, _ in locations))
             status = runner.lib.ling_model_stream(
                 runner.model, stack.layer, fd, offsets, self.hot[row].data_ptr()
             )
@@ -115,17 +115,17 @@ class ExpertStreaming:
         return self._files[path]
 
     def close(self) -> None:
-        """Give the file descriptors back."""
+        """Close the files."""
         for fd in self._files.values():
             os.close(fd)
         self._files.clear()
 
     def step_done(self) -> None:
-        """Now and then: look at the routing again, and change what stays."""
+        """Every `REVIEW_STEPS` steps, choose again by the routing so far which experts stay."""
         self._steps += 1
         if self._steps % REVIEW_STEPS == 0:
             counts = self.runner.expert_counts()[[s.layer for s in self.stacks]]
-            self.heat = self.heat * FADING + counts
+            self.heat = self.heat * DECAY + counts
             self._choose()
 
     def _choose(self) -> None:
@@ -140,7 +140,7 @@ class ExpertStreaming:
             )
 
     def share_cold(self) -> float:
-        """Share of routed tokens that need an expert from the file, as far as is known."""
+        """Share of routed tokens that need an expert from the file, by the counts so far."""
         if not bool(self.heat.any()):
             return 1 - self.budget.slots / self.budget.experts
         return float(self.heat[self.hot == 0].sum() / self.heat.sum())

@@ -1,9 +1,9 @@
-"""Which pages of the KV cache belong to whom; full pages are shared between equal prefixes.
+"""Which request has which pages of the KV cache; full pages are shared between equal prefixes.
 
-A page holds 64 positions of every attention layer. Requests that start with the same tokens (and
-the same salt) share the pages of that prefix. What a page holds is named by the tokens themselves
-and by the serial number of the prefix before it, so a hit is a comparison of token ids, not of
-hashes.
+A page has 64 positions of every attention layer. Requests that start with the same tokens (and
+the same salt) share the pages of that prefix. The content of a page is named by the tokens
+themselves and by the serial number of the prefix before it, so a hit is a comparison of token ids,
+not of hashes.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ Content = tuple[int, str, tuple[int, ...]]
 
 
 def pages_for(positions: int) -> int:
-    """Pages that hold so many positions."""
+    """Pages that N positions need."""
     return -(-positions // PAGE)
 
 
 @dataclass
-class Holding:
-    """A request's pages in order; the first `published` of them are known to the pool by content,
-    and `prefix` is the serial number of what these hold."""
+class BlockTable:
+    """Pages of a request in order; the first `published` of them are known to the pool by content,
+    and `prefix` is the serial number of their content."""
 
     pages: list[int] = field(default_factory=list)
     published: int = 0
@@ -44,79 +44,79 @@ class Segment:
 
 
 class PagePool:
-    """`num_pages` pages: free, in use (counted), or kept for their content until space runs out."""
+    """`num_pages` pages: free, in use (counted), or cached for their content until evicted."""
 
     def __init__(self, num_pages: int) -> None:
         self.num_pages = num_pages
-        self.free = list(range(num_pages))[::-1]
-        self.users = [0] * num_pages
-        self.content: dict[int, Content] = {}  # page → what it holds
+        self.free_pages = list(range(num_pages))[::-1]
+        self.ref_counts = [0] * num_pages
+        self.content: dict[int, Content] = {}  # page → its content
         self.index: dict[Content, tuple[int, int]] = {}  # → (page, serial number)
         # Pages without users whose content may still be wanted, oldest first.
-        self.kept: OrderedDict[int, None] = OrderedDict()
+        self.cached: OrderedDict[int, None] = OrderedDict()
         self._serial = 0
 
     @property
     def available(self) -> int:
-        """Pages that a request could take now."""
-        return len(self.free) + len(self.kept)
+        """Pages that a request could get now."""
+        return len(self.free_pages) + len(self.cached)
 
-    def take(self, held: Holding, positions: int) -> bool:
-        """Grow a holding to `positions`; False, and nothing taken, when there are too few pages."""
-        need = pages_for(positions) - len(held.pages)
+    def allocate(self, table: BlockTable, positions: int) -> bool:
+        """Grow a block table to `positions`; False, and nothing changed, when too few are free."""
+        need = pages_for(positions) - len(table.pages)
         if need > self.available:
             return False
-        held.pages += [self._fresh() for _ in range(need)]
+        table.pages += [self._fresh() for _ in range(need)]
         return True
 
     def _fresh(self) -> int:
-        if self.free:
-            page = self.free.pop()
+        if self.free_pages:
+            page = self.free_pages.pop()
         else:
-            page, _ = self.kept.popitem(last=False)
+            page, _ = self.cached.popitem(last=False)
             # What was built on it can no longer be reached; it leaves when its own turn comes.
             del self.index[self.content.pop(page)]
-        self.users[page] = 1
+        self.ref_counts[page] = 1
         return page
 
-    def give_back(self, held: Holding) -> None:
-        """Drop a request's hold on its pages."""
+    def free(self, table: BlockTable) -> None:
+        """Empty a block table; its pages without other users become free, or stay cached."""
         # Last page first: a prefix outlives what was built on it.
-        for page in reversed(held.pages):
-            self.users[page] -= 1
-            if not self.users[page]:
+        for page in reversed(table.pages):
+            self.ref_counts[page] -= 1
+            if not self.ref_counts[page]:
                 if page in self.content:
-                    self.kept[page] = None
+                    self.cached[page] = None
                 else:
-                    self.free.append(page)
-        held.pages, held.published, held.prefix = [], 0, 0
+                    self.free_pages.append(page)
+        table.pages, table.published, table.prefix = [], 0, 0
 
-    def reuse(self, held: Holding, tokens: Sequence[int], salt: str) -> int:
-        """Start an empty holding with pages that already hold a prefix of `tokens`.
+    def reuse(self, table: BlockTable, tokens: Sequence[int], salt: str) -> int:
+        """Start an empty block table with pages that already have a prefix of `tokens`.
 
         Returns the number of positions that need no computing; at least one token does.
         """
         for at in range(0, len(tokens) - PAGE, PAGE):
-            found = self.index.get((held.prefix, salt, tuple(tokens[at : at + PAGE])))
+            found = self.index.get((table.prefix, salt, tuple(tokens[at : at + PAGE])))
             if found is None:
                 break
-            page, held.prefix = found
-            self.users[page] += 1
-            self.kept.pop(page, None)
-            held.pages.append(page)
-        held.published = len(held.pages)
-        return held.published * PAGE
+            page, table.prefix = found
+            self.ref_counts[page] += 1
+            self.cached.pop(page, None)
+            table.pages.append(page)
+        table.published = len(table.pages)
+        return table.published * PAGE
 
-    def publish(self, held: Holding, tokens: Sequence[int], salt: str, computed: int) -> None:
+    def publish(self, table: BlockTable, tokens: Sequence[int], salt: str, computed: int) -> None:
         """Offer a request's full pages below position `computed` to others."""
-        while (held.published + 1) * PAGE <= computed:
-            at = held.published * PAGE
-            content = (held.prefix, salt, tuple(tokens[at : at + PAGE]))
+        while (table.published + 1) * PAGE <= computed:
+            at = table.published * PAGE
+            content = (table.prefix, salt, tuple(tokens[at : at + PAGE]))
             if content not in self.index:
                 self._serial += 1
-                page = held.pages[held.published]
+                page = table.pages[table.published]
                 self.index[content] = (page, self._serial)
                 self.content[page] = content
-            # With another copy of the same content around, the chain goes on from that one.
-            held.prefix = self.index[content][1]
-            held.published += 1
+            # With another copy of the same content around, the chain continues from that one.
+            table.prefix = self.index[content][1]
+            table.published += 1

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from ..errors import RequestError
-from .pages import Holding
+from .pages import BlockTable
 
 MAX_N = 64
 
@@ -97,7 +97,8 @@ class SamplingParams:
 
 @dataclass(eq=False)
 class Request:
-    """One sequence: `tokens` = prompt + output; positions below `computed` are cached."""
+    """One sequence: `tokens` = prompt + output; keys and values of its first
+    `num_computed_tokens` are in the pages of `block_table`."""
 
     id: int
     tokens: list[int]
@@ -105,25 +106,31 @@ class Request:
     seed: int
     max_tokens: int
     cache_salt: str = ""
-    num_prompt: int = 0
-    computed: int = 0
+    num_prompt_tokens: int = 0
+    num_computed_tokens: int = 0
+    block_table: BlockTable = field(default_factory=BlockTable)
     drafts: list[int] = field(default_factory=list)
-    held: Holding = field(default_factory=Holding)
     # Positions that the MTP layer has seen, and the hidden states of those it has yet to see.
-    mtp_computed: int = 0
+    num_mtp_computed_tokens: int = 0
     backlog: list[Tensor] = field(default_factory=list)
-    cached: int = 0
+    num_cached_tokens: int = 0
+    """Most prompt tokens that came from the prefix cache."""
     finish_reason: str | None = None
     stop_reason: int | None = None
     logprobs: list[Tensor] = field(default_factory=list)
     prompt_logprobs: list[Tensor] = field(default_factory=list)
-    drafted: int = 0
-    accepted: int = 0
+    num_drafted: int = 0
+    num_accepted: int = 0
 
     def __post_init__(self) -> None:
-        self.num_prompt = len(self.tokens)
+        self.num_prompt_tokens = len(self.tokens)
 
     @property
     def output(self) -> list[int]:
         """Generated ids so far."""
-        return self.tokens[self.num_prompt :]
+        return self.tokens[self.num_prompt_tokens :]
+
+    @property
+    def num_output_tokens(self) -> int:
+        """Generated ids, counted."""
+        return len(self.tokens) - self.num_prompt_tokens

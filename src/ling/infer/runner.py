@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..config.model import ModelConfig
+from ..errors import RequestError
 from .pages import Segment
 
 HasId = Callable[[int], bool]
@@ -21,11 +22,12 @@ class Runner(Protocol):
 
     config: ModelConfig
     mapped_bytes: int
-    """Weights that stay in their file."""
+    """Bytes of weights that stay in their file."""
     max_step_tokens: int
-    # Drafts are chosen among the first so many ids (0: all). Ids of a byte-level BPE come in the
-    # order of their merges, so the first are the frequent ones.
+    """Most rows of a forward pass."""
     draft_vocab: int
+    """Drafts are chosen among the first N ids (0: all). Ids of a byte-level BPE come in the
+    order of their merges, so the first are the frequent ones."""
 
     def page_bytes(self) -> int:
         """KV bytes of one page, all layers."""
@@ -33,7 +35,7 @@ class Runner(Protocol):
     def allocate(self, num_pages: int) -> None:
         """Make the KV cache; called once, before anything runs."""
 
-    def ban(self, has_id: HasId | None) -> None:
+    def ban_ids(self, has_id: HasId | None) -> None:
         """Never choose an id that `has_id` denies."""
 
     def forward(self, tokens: Sequence[int], segments: Sequence[Segment]) -> Tensor:
@@ -44,10 +46,13 @@ class Runner(Protocol):
     ) -> Tensor:
         """Hidden states of MTP layer `j` (model/ling.py: `Ling.mtp`)."""
 
-    def logits(self, hidden: Tensor, vocab: int = 0) -> tuple[Tensor, list[int]]:
+    def logits(
+        self, hidden: Tensor, vocab: int = 0, mask: Tensor | None = None
+    ) -> tuple[Tensor, list[int]]:
         """float32 scores [rows, vocab] over the first `vocab` ids (0: all), and in each row the
-        lowest id of the largest score that is not banned. The scores are valid until the next
-        call.
+        lowest id of the largest score that is not banned and, with a `mask` (bool [rows, vocab]),
+        that its row allows. The scores themselves are the model's own, valid until the next call.
+        Raises `RequestError` for a row of the mask that leaves no id.
         """
 
     def banned_ids(self) -> Tensor | None:
@@ -57,7 +62,7 @@ class Runner(Protocol):
         """Called between steps, when nothing runs."""
 
 
-class Bans:
+class BannedIds:
     """Ids that a runner never chooses: those without a token."""
 
     config: ModelConfig
@@ -65,14 +70,24 @@ class Bans:
     """uint8 [V], 1 where an id may not be chosen; None when all may."""
     _ids: Tensor | None = None
 
-    def ban(self, has_id: HasId | None) -> None:
+    def ban_ids(self, has_id: HasId | None) -> None:
         self.banned = self._ids = None
         if has_id is None:
             return
         ids = range(self.config.vocab_size)
-        mask = torch.tensor([not has_id(i) for i in ids], dtype=torch.uint8)
-        if bool(mask.any()):
-            self.banned, self._ids = mask, mask.nonzero()[:, 0]
+        banned = torch.tensor([not has_id(i) for i in ids], dtype=torch.uint8)
+        if bool(banned.any()):
+            self.banned, self._ids = banned, banned.nonzero()[:, 0]
 
     def banned_ids(self) -> Tensor | None:
         return self._ids
+
+    def best_ids(self, logits: Tensor, mask: Tensor | None) -> list[int]:
+        """In each row the lowest id of the largest score that neither ban nor mask forbids."""
+        if self.banned is not None:
+            logits = logits.masked_fill(self.banned[: logits.shape[1]].bool(), float("-inf"))
+        if mask is not None:
+            logits = logits.masked_fill(~mask, float("-inf"))
+            if bool((logits == float("-inf")).all(-1).any()):
+                raise RequestError("no token may be chosen: the mask leaves no id")
+        return logits.argmax(-1).tolist()

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .request import SamplingParams
+from .request import Request, SamplingParams
 
 _MASK = (1 << 64) - 1
 
@@ -78,3 +78,30 @@ def choose(
         # The smallest set that reaches top_p: what came before an entry must be below it.
         order = order[np.cumsum(p) - p < params.top_p]
     return int(order[np.argmax(s[order] + gumbel_noise(seed, len(tokens), order))])
+
+
+def next_token(
+    request: Request,
+    logits_V: Tensor,
+    best: int,
+    tokens: Sequence[int],
+    banned: Tensor | None,
+    stop_token_ids: frozenset[int],
+) -> int:
+    """The request's token after `tokens`, which may end in drafts.
+
+    `best` is the lowest id of the largest score outside of the `banned` ids. Before `min_tokens`
+    no token that would stop the request is chosen.
+    """
+    params, scores = request.params, logits_V
+    early = len(tokens) - request.num_prompt_tokens < params.min_tokens
+    if params.plain_greedy and not early:
+        return best
+    if banned is not None or early:
+        scores = scores.clone()
+        if banned is not None:
+            scores[banned[banned < len(scores)]] = float("-inf")
+        if early:
+            stops = [*stop_token_ids, *(params.stop_token_ids or ())]
+            scores[[i for i in stops if i < len(scores)]] = float("-inf")
+    return choose(scores, params, request.seed, tokens, request.num_prompt_tokens)

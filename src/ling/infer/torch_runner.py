@@ -7,30 +7,30 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..config.engine import DEFAULTS, EngineConfig
 from ..model.ling import Ling
 from ..model.swap import row_blocks, swap
-from .memory import check_cache, check_kv_cache_dtype, kv_page_bytes
+from .memory import check_cache, kv_page_bytes
 from .pages import Segment
-from .runner import Bans
+from .runner import BannedIds
 from .torch_attention import PagedAttend, PageTensor
 
 
-class TorchRunner(Bans):
+class TorchRunner(BannedIds):
     """The reference: the module itself, products in row blocks so that a row's bits are its own.
 
-    A KV cache in "bf16" holds what the module computes, so float32 where that is the dtype.
+    A KV cache in "bf16" has what the module computes, so float32 where that is the dtype.
     """
 
     mapped_bytes = 0
     max_step_tokens = 512
     draft_vocab = 0
 
-    def __init__(self, model: Ling, kv_cache_dtype: str = "bf16") -> None:
-        check_kv_cache_dtype(kv_cache_dtype)
+    def __init__(self, model: Ling, config: EngineConfig = DEFAULTS) -> None:
         swap(model.eval(), row_blocks)
         self.model, self.config = model, model.config
         dtype = model.model.norm.weight.dtype
-        self.kv_dtype = torch.int8 if kv_cache_dtype == "int8" else dtype
+        self.kv_dtype = torch.int8 if config.kv_cache_dtype == "int8" else dtype
 
     def page_bytes(self) -> int:
         return kv_page_bytes(self.config, self.kv_dtype.itemsize)
@@ -58,12 +58,11 @@ class TorchRunner(Bans):
         return self.model.mtp(j, torch.tensor(next_tokens), hidden, positions, attend)
 
     @torch.inference_mode()
-    def logits(self, hidden: Tensor, vocab: int = 0) -> tuple[Tensor, list[int]]:
+    def logits(
+        self, hidden: Tensor, vocab: int = 0, mask: Tensor | None = None
+    ) -> tuple[Tensor, list[int]]:
         logits = self.model.logits(hidden)[:, : vocab or None]
-        allowed = logits
-        if self.banned is not None:
-            allowed = logits.masked_fill(self.banned[: logits.shape[1]].bool(), float("-inf"))
-        return logits, allowed.argmax(-1).tolist()
+        return logits, self.best_ids(logits, mask)
 
 
 def _positions(segments: Sequence[Segment]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import ipaddress
 import logging
 import os
@@ -11,8 +12,9 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ..config.engine import DEFAULTS, EngineConfig, ServeConfig
 from ..errors import LingError, RunError, UsageError
 
 if TYPE_CHECKING:
@@ -22,9 +24,7 @@ if TYPE_CHECKING:
     from .service import Service
 
 API_KEY_VARIABLE = "LING_API_KEY"
-DRAIN_S = 30.0
 KEEP_ALIVE_S = 15.0
-REQUEST_TIMEOUT_S = 30.0
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -60,69 +60,39 @@ def create_app(
     return app
 
 
-def serve(
-    model: str | Path,
-    *,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    served_model_name: str | None = None,
-    api_key: str | None = None,
-    allow_no_key: bool = False,
-    max_model_len: int | None = None,
-    dtype: str = "auto",
-    format: str | None = None,
-    max_memory: str | None = None,
-    kv_cache_dtype: str = "bf16",
-    speculative: str = "off",
-    drain_s: float = DRAIN_S,
-    request_timeout_s: float = REQUEST_TIMEOUT_S,
-    log_level: str = "warning",
-) -> int:
+def serve(model: str | Path, config: ServeConfig, engine: EngineConfig = DEFAULTS) -> int:
     """Serve `model` until a signal; returns the exit code 0.
 
-    The key may also come from the environment variable LING_API_KEY. The first SIGTERM or SIGINT
-    lets running requests end for up to `drain_s` seconds, the second ends the process at once. A
-    client has `request_timeout_s` to send a whole request, else the server hangs up.
-    Raises `UsageError` for an unusable address or key before the model is touched, and what loading
+    The first SIGTERM or SIGINT lets running requests end for a while, the second ends the process
+    at once. A client that takes too long to send a whole request is disconnected. Raises
+    `UsageError` for an unusable address or key before the model is touched, and what loading
     raises.
     """
     _require_extra()
-    key = _checked_key(api_key)
-    name = served_model_name or Path(os.path.abspath(model)).name
-    listener = _listen(host, port)
+    key = _checked_key(config.api_key)
+    host = config.host
+    name = config.served_model_name or Path(os.path.abspath(model)).name
+    listener = _listen(host, config.port)
     try:
         is_local = ipaddress.ip_address(listener.getsockname()[0].split("%")[0]).is_loopback
-        if not is_local and key is None and not allow_no_key:
+        if not is_local and key is None and not config.allow_no_key:
             raise UsageError(
-                f"`{host}` is reachable from other machines: give `--api-key` or {API_KEY_VARIABLE}"
+                f"`{host}` is reachable from other machines: give `api_key=KEY` or "
+                f"{API_KEY_VARIABLE}"
             )
         # Without a key a web page could reach us through a name that it points at this address.
         hosts = LOOPBACK_NAMES | {host.lower()} if is_local and key is None else None
         app = create_app(None, served_model_name=name, api_key=key, allowed_hosts=hosts)
-        options = {
-            "max_model_len": max_model_len,
-            "dtype": dtype,
-            "format": format,
-            "max_memory": max_memory,
-            "kv_cache_dtype": kv_cache_dtype,
-            "speculative": speculative,
-        }
-        logging.basicConfig(level=log_level.upper(), format="%(levelname)s %(name)s %(message)s")
-        url = _url(host, listener)
-        _run(app, listener, url, str(model), options, drain_s, request_timeout_s)
+        level = config.log_level.upper()
+        logging.basicConfig(level=level, format="%(levelname)s %(name)s %(message)s")
+        _run(app, listener, str(model), config, engine)
     finally:
         listener.close()
     return 0
 
 
 def _run(
-    app: FastAPI,
-    listener: socket.socket,
-    url: str,
-    model: str,
-    options: dict[str, Any],
-    drain_s: float,
-    request_timeout_s: float,
+    app: FastAPI, listener: socket.socket, model: str, config: ServeConfig, engine: EngineConfig
 ) -> None:
     import uvicorn
 
@@ -130,9 +100,10 @@ def _run(
     from .guard import MAX_HEAD_BYTES
 
     service: Service = app.state.service
+    url = _url(config.host, listener)
 
     # uvicorn makes the connections, so their class carries the limit.
-    timed = type("Timed", (Connection,), {"request_timeout_s": request_timeout_s})
+    timed = type("Timed", (Connection,), {"request_timeout_s": config.request_timeout_s})
 
     class Server(uvicorn.Server):
         """uvicorn with our life cycle: ready line, drain on the first signal, end on the second."""
@@ -154,14 +125,14 @@ def _run(
             if not service.draining:
                 return await super().on_tick(counter)
             if self.deadline is None:
-                self.deadline = time.monotonic() + drain_s
+                self.deadline = time.monotonic() + config.drain_s
             return not service.busy or time.monotonic() > self.deadline
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             service.stop_all()
             await super().shutdown(sockets)
 
-    config = uvicorn.Config(
+    settings = uvicorn.Config(
         app,
         http=timed,
         # There are no WebSockets here, and their library would take connections off our clock.
@@ -173,9 +144,9 @@ def _run(
         server_header=False,
         timeout_graceful_shutdown=5,
     )
-    threading.Thread(target=_load, args=(service, model, options), daemon=True).start()
+    threading.Thread(target=_load, args=(service, model, engine), daemon=True).start()
     try:
-        Server(config).run(sockets=[listener])
+        Server(settings).run(sockets=[listener])
     finally:
         service.close()
     if isinstance(service.failure, LingError):
@@ -184,25 +155,23 @@ def _run(
         raise RunError(f"the model could not be loaded: {service.failure}") from service.failure
 
 
-def _load(service: Service, model: str, options: dict[str, Any]) -> None:
+def _load(service: Service, model: str, engine: EngineConfig) -> None:
     """Body of the loading thread; the main thread reads the outcome on its next tick."""
     try:
         from ..llm import LLM
 
-        service.llm = LLM(model, **options)
+        service.llm = LLM(model, **dataclasses.asdict(engine))
     except Exception as error:
         service.failure = error
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A listening socket; raises `UsageError` if the address cannot be had."""
-    if not host or not 0 <= port <= 65535:
-        raise UsageError(f"`{host}` port {port} is no address; ports go from 0 to 65535")
+    """A listening socket; raises `UsageError` for an address that is not available."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (OSError, UnicodeError):
         raise UsageError(
-            f"`--host {_printable(host)}` is not a known host name or address"
+            f"`host` is `{_printable(host)}`, not a known host name or address"
         ) from None
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from .schema import ChatLogprobs, CompletionLogprobs, TokenLogprob, TopLogprob
 
 if TYPE_CHECKING:
-    from ..llm import Logprob
+    from ..outputs import Logprob
 
     Candidates = Mapping[int, Logprob]
 

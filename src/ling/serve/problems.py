@@ -96,7 +96,7 @@ def install_handlers(app: FastAPI) -> None:
 
 
 def _first_fault(fault: dict[str, Any]) -> RequestError:
-    """pydantic's first complaint; checks of ours carry their own `RequestError`."""
+    """pydantic's first complaint; our own checks carry a `RequestError`."""
     cause = fault.get("ctx", {}).get("error")
     if isinstance(cause, RequestError):
         return cause

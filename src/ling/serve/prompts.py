@@ -12,7 +12,9 @@ from .schema import ChatRequest, CompletionRequest, Message, Sampling
 
 if TYPE_CHECKING:
     from ..data.tokenizer import Tokenizer
-    from ..llm import LLM, RequestOutput, SamplingParams
+    from ..infer.request import SamplingParams
+    from ..llm import LLM
+    from ..outputs import RequestOutput
     from .service import Job
 
 DEFAULT_COMPLETION_TOKENS = 16
@@ -83,7 +85,7 @@ def _params(
     logprobs: int | None,
     param: str,
 ) -> list[SamplingParams]:
-    from ..llm import SamplingParams
+    from ..infer.request import SamplingParams
 
     room = _room(llm, prompt, param)
     fields = "min_tokens stop_token_ids ignore_eos skip_special_tokens include_stop_str_in_output"

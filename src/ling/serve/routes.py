@@ -43,7 +43,8 @@ from .stream import (
 )
 
 if TYPE_CHECKING:
-    from ..llm import LLM, CompletionOutput, RequestOutput
+    from ..llm import LLM
+    from ..outputs import CompletionOutput, RequestOutput
 
 # How long a stream waits for its first token before it commits itself to status 200.
 SETTLE_S = 1.0

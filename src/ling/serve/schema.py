@@ -322,7 +322,7 @@ class TopLogprob(BaseModel):
 
 
 class TokenLogprob(TopLogprob):
-    """The chosen token and the best candidates at its place."""
+    """The chosen token and the best candidates at its position."""
 
     top_logprobs: list[TopLogprob]
 

@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from ..errors import RequestError
 
 if TYPE_CHECKING:
-    from ..llm import LLM, SamplingParams, StreamChunk
+    from ..infer.request import SamplingParams
+    from ..llm import LLM
+    from ..outputs import StreamChunk
 
     # What a job says: something new, how it failed, or None at its end.
     Event = tuple[int, StreamChunk | BaseException | None]
@@ -95,7 +97,7 @@ class Service:
             generation.fail(RequestError("the server is shutting down", status=503))
 
     def close(self) -> None:
-        """Let the threads go."""
+        """End the threads."""
         self.stop_all()
         self._pool.shutdown(wait=False, cancel_futures=True)
 

@@ -29,7 +29,7 @@ from .schema import (
 from .service import Generation
 
 if TYPE_CHECKING:
-    from ..llm import Logprob, StreamChunk
+    from ..outputs import Logprob, StreamChunk
 
 DONE = "data: [DONE]\n\n"
 KEEP_ALIVE = ": keep-alive\n\n"

@@ -1,0 +1,164 @@
+"""Options of the engine, the server and sampling: checked once, here, and the command line's flags.
+
+A field that has `_flag(...)` is a flag of `ling generate`, `chat` and `serve`; every field of
+`EngineConfig` is a keyword of `ling.LLM`. A new engine option is a field here and the code that
+reads it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from ..errors import UsageError
+from ..text import parse_bytes
+
+F = TypeVar("F", bound=Callable[..., Any])
+DTYPES = ("auto", "bfloat16", "float32")
+KV_CACHE_DTYPES = ("bf16", "int8")
+
+
+def _flag(help: str | None = None, group: str = "") -> dict[str, Any]:
+    """Metadata of a field that is a flag; `group` says beside which others the help lists it."""
+    return {"flag": True, "help": help, "group": group}
+
+
+def _one_of(name: str, value: str, expected: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise UsageError(f"`{name}` is `{value}`, expected {expected}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineConfig:
+    """How a model is loaded and run."""
+
+    dtype: str = field(default="auto", metadata=_flag("auto, bfloat16 or float32", "compute"))
+    """Compute type: `auto` is the fastest there is, `float32` is float32 throughout, in PyTorch."""
+    format: str | None = field(
+        default=None,
+        metadata=_flag("pack weights at load: {formats}", "compute"),
+    )
+    """Number format to pack weights to as they are loaded; None keeps what the checkpoint has."""
+    max_memory: str | None = field(
+        default=None, metadata=_flag("run a larger int4/int8 model in, say, 6GB", "memory")
+    )
+    """Bytes, such as `6GB`, for a larger packed folder: only its hot experts stay in memory."""
+    kv_cache_dtype: str = field(
+        default="bf16", metadata=_flag("bf16, or int8: half the memory", "memory")
+    )
+    """Type of cached keys and values; `int8` has a scale for each position and head."""
+    max_model_len: int | None = field(
+        default=None, metadata=_flag("longest context, in tokens", "memory")
+    )
+    """Most tokens of a prompt and its continuation; None is the model's own context."""
+    speculative: str = field(default="off", metadata=_flag("mtp or off", "compute"))
+    """`mtp` drafts tokens with the model's MTP layers, as long as that pays."""
+    num_drafts: int = 1
+    """Most tokens drafted in a step."""
+    tokenizer: str | Path | None = None
+    """Folder of the tokenizer; None is the model's own."""
+    num_pages: int | None = None
+    """Pages (of 64 positions) in the KV cache; None sizes it by the context and free memory."""
+    seed: int = 0
+    """Seed of requests that bring none, together with the number of requests before them."""
+
+    def __post_init__(self) -> None:
+        _one_of("dtype", self.dtype, "auto, bfloat16 or float32", DTYPES)
+        _one_of("kv_cache_dtype", self.kv_cache_dtype, "bf16 or int8", KV_CACHE_DTYPES)
+        _one_of("speculative", self.speculative, "mtp or off", ("mtp", "off"))
+        if self.num_pages is not None and self.num_pages < 1:
+            raise UsageError(f"`num_pages` is {self.num_pages}, expected at least 1")
+        _ = self.max_memory_bytes
+
+    @property
+    def max_memory_bytes(self) -> int | None:
+        """`max_memory` as a number."""
+        return None if self.max_memory is None else parse_bytes(self.max_memory, "max_memory")
+
+
+DEFAULTS = EngineConfig()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServeConfig:
+    """Where and to whom `ling serve` answers."""
+
+    host: str = field(default="127.0.0.1", metadata=_flag())
+    """Address to listen on; one that other machines reach needs a key."""
+    port: int = field(default=8000, metadata=_flag())
+    """TCP port; 0 is any free one."""
+    served_model_name: str | None = field(default=None, metadata=_flag())
+    """The model's name in requests and replies; None is the folder's."""
+    api_key: str | None = field(
+        default=None, repr=False, metadata=_flag("or the variable LING_API_KEY")
+    )
+    """Key that clients must send; None is the variable's, if it is set."""
+    allow_no_key: bool = False
+    """Serve other machines without a key."""
+    drain_s: float = 30.0
+    """Seconds that running requests have to end after the first signal."""
+    request_timeout_s: float = 30.0
+    """Seconds that a client has to send a whole request."""
+    log_level: Literal["debug", "info", "warning", "error"] = "warning"
+    """Least level of log lines."""
+
+    def __post_init__(self) -> None:
+        if not self.host or not 0 <= self.port <= 65535:
+            raise UsageError(
+                f"`{self.host}` port {self.port} is no address; ports go from 0 to 65535"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SamplingFlags:
+    """Sampling as the command line has it, with its defaults."""
+
+    max_new_tokens: int = field(default=128, metadata=_flag())
+    """Most tokens to generate."""
+    temperature: float = field(default=0.0, metadata=_flag("0 is greedy"))
+    """Divides the scores."""
+    top_k: int = field(default=0, metadata=_flag("0 is off"))
+    """Choose among the K likeliest tokens."""
+    top_p: float = field(default=1.0, metadata=_flag())
+    """Choose among the likeliest tokens that together have this probability."""
+    repetition_penalty: float = field(default=1.0, metadata=_flag())
+    """Divides the scores of tokens that have been seen; 1 is off."""
+    seed: int | None = field(default=None, metadata=_flag())
+    """Makes sampling repeatable."""
+    stop: list[str] | None = field(default=None, metadata=_flag("stop strings"))
+    """Texts that end the continuation."""
+
+
+GENERATE_SAMPLING = SamplingFlags()
+CHAT_SAMPLING = SamplingFlags(temperature=0.7)
+
+
+def flags(config: Any, group: str | None = None) -> list[dataclasses.Field[Any]]:
+    """Fields of a configuration that are flags, in their order; those of one `group` if given."""
+    return [
+        f
+        for f in dataclasses.fields(config)
+        if f.metadata.get("flag") and group in (None, f.metadata["group"])
+    ]
+
+
+def shows_options(config: type) -> Callable[[F], F]:
+    """Give a function that ends in `**options` the signature with the fields of `config`."""
+
+    def shown(function: F) -> F:
+        signature = inspect.signature(function)
+        *fixed, _ = signature.parameters.values()
+        options = [
+            inspect.Parameter(
+                f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=f.type
+            )
+            for f in dataclasses.fields(config)
+        ]
+        function.__signature__ = signature.replace(parameters=[*fixed, *options])  # type: ignore[attr-defined]
+        return function
+
+    return shown

@@ -1,0 +1,124 @@
+"""What `ling bench` reports: rates, shares of the machine's limits, the ratio to a peer."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import Any
+
+import torch
+
+from ..infer.native_runner import NativeRunner
+from ..ops import native
+from .bench_engine import BenchOptions, Ours
+from .peers import interval
+from .roofline import roofline, stage_costs
+
+
+def measured(
+    name: str,
+    ours: Ours,
+    options: BenchOptions,
+    mine: list[float],
+    limits: list[float],
+) -> dict[str, Any]:
+    """Our rate, and what it was measured with."""
+    rate, limit = statistics.median(mine), statistics.median(limits)
+    report: dict[str, Any] = {
+        "model": name,
+        **options.described(),
+        "format": ours.runner.format_name if isinstance(ours.runner, NativeRunner) else "torch",
+        "tokens_per_s": rate,
+        "samples": mine,
+        "read_limit_gb_per_s": limit / 1e9,
+        "threads": torch.get_num_threads(),
+        "isa": native.isa(),
+        "peak_memory_gb": _peak_memory() / 1e9,
+    }
+    if options.engine.speculative != "off":
+        report["acceptance_measured"] = ours.engine.stats.acceptance
+    return report
+
+
+def against_limits(
+    ours: Ours, report: dict[str, Any], stages: dict[str, float], seconds: float
+) -> dict[str, Any]:
+    """How near the kernels came to what the machine can do."""
+    assert isinstance(ours.runner, NativeRunner)
+    step, tokens = ours.mean_step()
+    limit, peak = report["read_limit_gb_per_s"] * 1e9, int8_peak()
+    runner = ours.runner
+    costs = stage_costs(
+        *(runner.config, runner.bits_per_weight, step, runner.head_bits), runner.page_bytes()
+    )
+    nbytes, ops = (sum(c[i] for c in costs.values()) for i in (0, 1))
+    step_seconds = tokens / report["tokens_per_s"]
+    per_step = {name: s / seconds * step_seconds for name, s in stages.items()}
+    return {
+        "tokens_per_step": tokens,
+        "seconds_per_step": step_seconds,
+        "experts_per_step": step.experts,
+        "bytes_per_token": nbytes / tokens,
+        "share_of_limit": nbytes / limit / step_seconds,
+        "int8_peak_gops": peak / 1e9,
+        "share_of_peak": ops / peak / step_seconds,
+        "stages": roofline(costs, per_step, limit, peak),
+    }
+
+
+def against_peer(name: str, mine: list[float], theirs: list[float]) -> dict[str, Any]:
+    """Our rate as a multiple of a peer's, from neighbouring measurements."""
+    ratios = [a / b for a, b in zip(mine, theirs, strict=True)]
+    return {
+        "against": name,
+        "theirs": statistics.median(theirs),
+        "ratio": statistics.median(ratios),
+        "interval": list(interval(ratios)),
+    }
+
+
+def line(report: dict[str, Any]) -> str:
+    """What a person reads."""
+    text = f"{report['model']} {report['kind']} ({report['format']}"
+    text += f", context {report['context']}" if report["context"] else ""
+    text += ", int8 KV cache" if report.get("kv_cache_dtype") == "int8" else ""
+    text += f", batch {report['batch']}" if report["batch"] > 1 else ""
+    text += f"): {report['tokens_per_s']:,.1f} tokens/s"
+    if "share_of_limit" in report and report["kind"] != "prefill":
+        text += (
+            f", {report['bytes_per_token'] / 1e9:.2f} GB a token, "
+            f"{report['share_of_limit']:.0%} of the {report['read_limit_gb_per_s']:.1f} GB/s "
+            "read here"
+        )
+    if "share_of_peak" in report and report["kind"] == "prefill":
+        text += (
+            f", {report['share_of_peak']:.0%} of the int8 GEMM peak "
+            f"({report['int8_peak_gops']:,.0f} GOP/s)"
+        )
+    if "ratio" in report:
+        low, high = report["interval"]
+        text += (
+            f"; {report['ratio']:.2f} x [{low:.2f}, {high:.2f}] {report['against']} "
+            f"({report['theirs']:,.1f})"
+        )
+    return text
+
+
+def int8_peak(size: int = 2048) -> float:
+    """Operations per second of torch's own int8 product: what the machine can be expected to
+    give.
+    """
+    a = torch.randint(-127, 127, (size, size), dtype=torch.int8)
+    b = torch.randint(-127, 127, (size, size), dtype=torch.int8)
+    best = 0.0
+    for _ in range(4):
+        start = time.perf_counter()
+        torch._int_mm(a, b)
+        best = max(best, 2 * size**3 / (time.perf_counter() - start))
+    return best
+
+
+def _peak_memory() -> int:
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,162 @@
+"""What a request returns: outputs, chunks of a stream, and text that grows token by token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import cast
+
+from torch import Tensor
+
+from .data.tokenizer import Tokenizer
+from .infer.driver import RequestEvent
+from .infer.logprobs import top_logprobs
+from .infer.request import SamplingParams
+
+LogprobMap = dict[int, "Logprob"]
+
+
+@dataclass
+class Logprob:
+    """Log-probability of a token, its rank (1 is most likely), and its text."""
+
+    logprob: float
+    rank: int | None = None
+    decoded_token: str | None = None
+
+
+@dataclass
+class CompletionOutput:
+    """One continuation. `finish_reason` is "stop", "length" or "abort"."""
+
+    index: int
+    text: str
+    token_ids: list[int]
+    cumulative_logprob: float | None
+    logprobs: list[LogprobMap] | None
+    finish_reason: str | None
+    stop_reason: int | str | None = None
+
+
+@dataclass
+class RequestOutput:
+    """A prompt and its continuations; `prompt_logprobs[0]` is None, nothing precedes it."""
+
+    request_id: str
+    prompt: str | None
+    prompt_token_ids: list[int]
+    prompt_logprobs: list[LogprobMap | None] | None
+    outputs: list[CompletionOutput]
+    finished: bool = True
+
+
+@dataclass
+class StreamChunk:
+    """What one step added; the last chunk of a stream has a `finish_reason`."""
+
+    text: str
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[LogprobMap] | None = None
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+
+
+def logprob_map(
+    tokenizer: Tokenizer | None, logprobs_V: Tensor, token_id: int, k: int
+) -> LogprobMap:
+    """The token's own log-probability and the `k` most likely ones (-1: all), with their texts."""
+    return {
+        t.token_id: Logprob(
+            t.logprob,
+            t.rank,
+            tokenizer.decode([t.token_id], skip_special_tokens=False) if tokenizer else None,
+        )
+        for t in top_logprobs(logprobs_V, token_id, k)
+    }
+
+
+class IncrementalText:
+    """Visible text of one continuation; stop strings are cut wherever tokens split them.
+
+    Text that may be the beginning of a stop string waits in `pending` until more is known.
+    """
+
+    def __init__(self, tokenizer: Tokenizer | None, params: SamplingParams) -> None:
+        self.tokenizer, self.params = tokenizer, params
+        skip = params.skip_special_tokens
+        self.decoder = tokenizer.incremental(skip_special_tokens=skip) if tokenizer else None
+        self.stops = cast("list[str]", params.stop)
+        self.num_pending = max((len(s) for s in self.stops), default=1) - 1
+        self.text = self.pending = ""
+        self.token_ids: list[int] = []
+        self.logprobs: list[LogprobMap] = []
+        self.cumulative_logprob = 0.0
+        self.finish_reason: str | None = None
+        self.stop_reason: int | str | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing more comes."""
+        return self.finish_reason is not None
+
+    def add(self, event: RequestEvent) -> StreamChunk:
+        """Add new tokens; returns what may be shown."""
+        start, shown = len(self.token_ids), len(self.text)
+        for k, token in enumerate(event.token_ids):
+            self.token_ids.append(token)
+            if self.params.logprobs is not None:
+                self._score(event.logprobs[k], token, self.params.logprobs)
+            last = k == len(event.token_ids) - 1
+            hidden = last and event.finish_reason == "stop" and token == event.stop_reason
+            if self.decoder is not None and not (hidden and self.params.skip_special_tokens):
+                self.pending += self.decoder.push(token)
+            if self._stopped():
+                break
+        if not self.finished and event.finish_reason is not None:
+            self._finish(event)
+        if not self.finished:
+            cut = len(self.pending) - self.num_pending
+            if cut > 0:
+                self.text, self.pending = self.text + self.pending[:cut], self.pending[cut:]
+        return StreamChunk(
+            self.text[shown:],
+            self.token_ids[start:],
+            self.logprobs[start:] if self.params.logprobs is not None else None,
+            self.finish_reason,
+            self.stop_reason,
+        )
+
+    def _score(self, logprobs_V: Tensor, token: int, k: int) -> None:
+        scores = logprob_map(self.tokenizer, logprobs_V, token, k)
+        self.logprobs.append(scores)
+        self.cumulative_logprob += scores[token].logprob
+
+    def _finish(self, event: RequestEvent) -> None:
+        if self.decoder is not None:
+            self.pending += self.decoder.finish()
+        if not self._stopped():
+            self.finish_reason, self.stop_reason = event.finish_reason, event.stop_reason
+            self.text, self.pending = self.text + self.pending, ""
+
+    def _stopped(self) -> bool:
+        """Whether a stop string has come; ends the text there."""
+        found = [(at, s) for s in self.stops if (at := self.pending.find(s)) >= 0]
+        if not found:
+            return False
+        at, word = min(found)
+        end = at + len(word) if self.params.include_stop_str_in_output else at
+        self.text, self.pending = self.text + self.pending[:end], ""
+        self.finish_reason, self.stop_reason = "stop", word
+        return True
+
+    def output(self, index: int) -> CompletionOutput:
+        """The finished continuation."""
+        scored = self.params.logprobs is not None
+        return CompletionOutput(
+            index,
+            self.text,
+            self.token_ids,
+            self.cumulative_logprob if scored else None,
+            self.logprobs if scored else None,
+            self.finish_reason,
+            self.stop_reason,
+        )

@@ -1,0 +1,118 @@
+"""The engine's thread: nobody waits for a step, and every request hears how it ends."""
+
+from __future__ import annotations
+
+import queue
+import threading
+
+import pytest
+
+from ling.errors import RequestError
+from ling.infer.driver import Driver, Submission
+from ling.infer.engine import Engine
+from ling.infer.open import runner_for
+from ling.infer.request import SamplingParams
+from ling.model.ling import from_config
+from ling.presets import preset
+
+LONG = SamplingParams(temperature=0, max_tokens=100, ignore_eos=True)
+SHORT = SamplingParams(temperature=0, max_tokens=3, ignore_eos=True)
+
+
+@pytest.fixture
+def engine():
+    return Engine(runner_for(from_config(preset("ling-tiny"), seed=0)))
+
+
+class Box:
+    """A sink and what came through it."""
+
+    def __init__(self):
+        self.events = queue.SimpleQueue()
+        self.sink = self.events.put
+
+    def tokens(self):
+        """Ids up to the end, and the last event."""
+        ids = []
+        while True:
+            event = self.events.get(timeout=30)
+            ids += event.token_ids
+            if event.finish_reason is not None or event.error is not None:
+                return ids, event
+
+
+class Gate:
+    """Holds steps up until it is opened."""
+
+    def __init__(self, engine):
+        self.entered, self.open = threading.Event(), threading.Event()
+        step = engine.step
+
+        def slow_step():
+            self.entered.set()
+            assert self.open.wait(30)
+            return step()
+
+        engine.step = slow_step
+
+
+def test_sink_gets_the_tokens_of_the_engine_alone(engine):
+    alone = engine.add([1, 2, 3], LONG)
+    while engine.has_work:
+        engine.step()
+    box = Box()
+    handle = Driver(engine).submit([1, 2, 3], LONG, box.sink)
+    ids, end = box.tokens()
+    assert ids == alone.output == handle.request.output
+    assert end.finish_reason == "length"
+
+
+def test_nobody_waits_for_a_running_step(engine):
+    gate, driver, first, second = Gate(engine), Driver(engine), Box(), Box()
+    handle = driver.submit([1, 2, 3], LONG, first.sink)
+    assert gate.entered.wait(30)
+    driver.submit([4, 5], SHORT, second.sink)  # these return though the step cannot end
+    with pytest.raises(RequestError, match="empty"):
+        driver.submit([], SHORT, second.sink)
+    handle.abort()
+    gate.open.set()
+    assert len(second.tokens()[0]) == 3
+    assert handle.request.finish_reason == "abort"
+    assert engine.pool.available == engine.pool.num_pages
+
+
+def test_all_of_a_submission_or_none(engine):
+    driver, box = Driver(engine), Box()
+    with pytest.raises(RequestError, match="vocabulary"):
+        driver.submit_all([Submission([1], SHORT, box.sink), Submission([-1], SHORT, box.sink)])
+    assert not engine.has_work
+    assert box.events.empty()
+
+
+def test_a_failed_step_ends_all_requests_with_its_error_and_the_next_one_runs(engine):
+    step, boxes, driver = engine.step, [Box(), Box()], Driver(engine)
+
+    def broken():
+        engine.step = step
+        raise RuntimeError("broken")
+
+    engine.step = broken
+    driver.submit_all([Submission([1, 2], SHORT, b.sink) for b in boxes])
+    assert [str(b.tokens()[1].error) for b in boxes] == ["broken", "broken"]
+    after = Box()
+    driver.submit([1, 2], SHORT, after.sink)
+    assert after.tokens()[1].finish_reason == "length"
+    assert engine.pool.available == engine.pool.num_pages
+
+
+def test_an_idle_thread_ends_and_another_one_starts(engine, monkeypatch):
+    monkeypatch.setattr("ling.infer.driver.IDLE_S", 0.05)
+    driver, box = Driver(engine), Box()
+    driver.submit([1], SHORT, box.sink)
+    box.tokens()
+    thread = driver._thread
+    if thread is not None:
+        thread.join(30)
+    assert driver._thread is None
+    driver.submit([1], SHORT, box.sink)
+    assert box.tokens()[1].finish_reason == "length"

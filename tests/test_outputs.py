@@ -1,0 +1,58 @@
+"""Text that grows by tokens of which stop strings know nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from ling.infer.driver import RequestEvent
+from ling.infer.request import SamplingParams
+from ling.outputs import IncrementalText
+
+
+class Letters:
+    """A tokenizer of one token a character."""
+
+    def incremental(self, skip_special_tokens):
+        return self
+
+    def push(self, token):
+        return chr(token)
+
+    def finish(self):
+        return ""
+
+
+def shown(text, pieces, reason="length", **params):
+    state = IncrementalText(Letters(), SamplingParams(**params))
+    chunks, ids = [], [[ord(c) for c in p] for p in pieces]
+    for k, piece in enumerate(ids):
+        end = k == len(ids) - 1
+        chunks.append(state.add(RequestEvent(piece, finish_reason=reason if end else None)).text)
+        if state.finished:
+            break
+    assert "".join(chunks) == state.text == text
+    return state, chunks
+
+
+def test_text_that_may_begin_a_stop_string_waits():
+    state, chunks = shown("a", ["a", "b", "cX"], stop="bc")
+    assert chunks == ["", "a", ""]
+    assert (state.finish_reason, state.stop_reason) == ("stop", "bc")
+    assert state.output(0).token_ids == [97, 98, 99]
+
+
+def test_what_waited_comes_at_the_end():
+    state, chunks = shown("ab", ["a", "b"], stop="bcd")
+    assert chunks == ["", "ab"]
+    assert (state.finish_reason, state.stop_reason) == ("length", None)
+
+
+@pytest.mark.parametrize(("keep", "text"), [(False, "x"), (True, "xab")])
+def test_the_first_stop_string_counts(keep, text):
+    shown(text, ["xa", "bcd"], stop=["cd", "ab"], include_stop_str_in_output=keep)
+
+
+def test_without_a_tokenizer_text_is_empty():
+    state = IncrementalText(None, SamplingParams())
+    chunk = state.add(RequestEvent([1, 2], finish_reason="stop", stop_reason=2))
+    assert (chunk.text, chunk.token_ids, chunk.finish_reason) == ("", [1, 2], "stop")
