@@ -93,7 +93,7 @@ const char* check_matrix(const ling_matrix& w) {
   if (w.kind < LING_I4 || w.kind > LING_F8) return "unknown matrix kind";
   if (w.rows < 1 || w.cols < 1 || w.rows > (int64_t(1) << 31) || w.cols > (int64_t(1) << 24))
     return "matrix sizes out of range";
-  if (w.kind == LING_BF16  ? w.group != 2
+  if (w.kind == LING_BF16 ? w.group != 2
       : w.kind == LING_F8 ? w.group != 128
                           : w.group < 16 || w.group > 256 || w.group % 16)
     return "the group must be a multiple of 16 up to 256 (2 for bfloat16, 128 for FP8)";

@@ -9,15 +9,15 @@
 
 namespace ling {
 
-constexpr int64_t kTile = 16;   // rows of a packed tile: the lanes of a vector
-constexpr int64_t kPage = 64;   // positions of a KV page
-constexpr int kMaxRows = 64;    // query rows (tokens × heads of a group) of one attention task
+constexpr int64_t kTile = 16;  // rows of a packed tile: the lanes of a vector
+constexpr int64_t kPage = 64;  // positions of a KV page
+constexpr int kMaxRows = 64;   // query rows (tokens × heads of a group) of one attention task
 
 // A row of activations in the form that a matrix kind multiplies with.
 struct Row {
-  const void* values;     // int8 [cols padded to the group]; bfloat16 where floats(kind)
-  const float* scales;    // per group; null for bfloat16
-  const int32_t* sums;    // per group: sum of the int8 values; null for bfloat16
+  const void* values;   // int8 [cols padded to the group]; bfloat16 where floats(kind)
+  const float* scales;  // per group; null for bfloat16
+  const int32_t* sums;  // per group: sum of the int8 values; null for bfloat16
 };
 
 // What happens to a finished value of row m, column n.
@@ -36,16 +36,16 @@ struct Product {
 };
 
 struct AttentionTask {
-  int64_t rows, tokens;         // rows = tokens × group; row r belongs to token r / group
+  int64_t rows, tokens;  // rows = tokens × group; row r belongs to token r / group
   int64_t group, head_dim;
-  int64_t first;                // position of token 0
-  const float* const* q;        // rows, already normed and rotated
+  int64_t first;          // position of token 0
+  const float* const* q;  // rows, already normed and rotated
   float* const* out;
   const int32_t* pages;
-  int32_t kind;                 // of the pages: LING_BF16 or LING_I8
-  const uint8_t* k;             // of this layer and kv head: page p is at k + p · page_stride
+  int32_t kind;      // of the pages: LING_BF16 or LING_I8
+  const uint8_t* k;  // of this layer and kv head: page p is at k + p · page_stride
   const uint8_t* v;
-  int64_t page_stride;          // bytes
+  int64_t page_stride;  // bytes
 };
 
 // One instruction-set level: the same functions, compiled with other flags.
@@ -80,7 +80,9 @@ int fail(int status, const char* text);
 
 // Static: a weak copy compiled for AVX-512 could replace the one that older machines run.
 static inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-static inline int64_t padded_cols(const ling_matrix& w) { return ceil_div(w.cols, w.group) * w.group; }
+static inline int64_t padded_cols(const ling_matrix& w) {
+  return ceil_div(w.cols, w.group) * w.group;
+}
 static inline int64_t tiles(const ling_matrix& w) { return ceil_div(w.rows, kTile); }
 static inline int64_t tile_bytes(const ling_matrix& w) {
   const int64_t n = kTile * padded_cols(w);
@@ -102,13 +104,14 @@ const char* check_matrix(const ling_matrix& w);
 static inline int64_t kv_bytes(int32_t kind, int64_t head_dim) {
   return kind == LING_I8 ? kPage * (head_dim + int64_t(sizeof(float))) : kPage * head_dim * 2;
 }
-// Floats that Level::attention needs: queries, scores and weights of every row, and a pair of values.
+// Floats that Level::attention needs: queries, scores and weights of every row, and a pair of
+// values.
 static inline int64_t attention_room(int64_t head_dim) {
   return kMaxRows * (head_dim / 2 + kPage + kPage / 2) + head_dim;
 }
 
-// Threads that stay together for a whole forward pass: a stage is a set of tasks, handed out so that
-// each thread walks its own contiguous part and then helps the others.
+// Threads that stay together for a whole forward pass: a stage is a set of tasks, handed out so
+// that each thread walks its own contiguous part and then helps the others.
 class Team {
  public:
   using Body = void (*)(void* context, int64_t task, int thread);
@@ -130,7 +133,9 @@ class Team {
   alignas(64) std::atomic<int> arrived_{0};
   alignas(64) std::atomic<int> generation_{0};
   friend struct TeamAccess;
-  struct alignas(64) Turn { int value; } turn_[kMaxThreads] = {};
+  struct alignas(64) Turn {
+    int value;
+  } turn_[kMaxThreads] = {};
 };
 
 int num_threads();

@@ -28,8 +28,9 @@ float from_bf16(uint16_t bits) {
 // E4M3: 4 bits of exponent with bias 7, 3 of mantissa, no infinities.
 float from_f8(uint8_t bits) {
   const int size = bits & 127;
-  const float value = size == 127 ? NAN : size < 8 ? ldexpf(float(size), -9)
-                                                   : ldexpf(float(8 + size % 8), size / 8 - 10);
+  const float value = size == 127 ? NAN
+                      : size < 8  ? ldexpf(float(size), -9)
+                                  : ldexpf(float(8 + size % 8), size / 8 - 10);
   return bits & 128 ? -value : value;
 }
 
@@ -162,7 +163,8 @@ using namespace ling;
 extern "C" int ling_read_seconds(const void* data, int64_t bytes, double* seconds) {
   const Level* kernels = level();
   if (!kernels) return LING_BAD_ISA;
-  if (!data || !seconds || bytes < 1 << 20) return fail(LING_BAD_ARGUMENT, "null, or less than 1 MiB");
+  if (!data || !seconds || bytes < 1 << 20)
+    return fail(LING_BAD_ARGUMENT, "null, or less than 1 MiB");
   const int64_t part = 1 << 20;
   std::atomic<float> sink{0};  // of all threads; only that it is written matters
   auto body = [&](int64_t i, int) {
@@ -171,12 +173,14 @@ extern "C" int ling_read_seconds(const void* data, int64_t bytes, double* second
   };
   const auto start = std::chrono::steady_clock::now();
   parallel_for(
-      bytes / part, [](void* c, int64_t i, int t) { (*static_cast<decltype(body)*>(c))(i, t); }, &body);
+      bytes / part, [](void* c, int64_t i, int t) { (*static_cast<decltype(body)*>(c))(i, t); },
+      &body);
   *seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return LING_OK;
 }
 
-// Page tables for a mapped file, ahead of the first read: a fault per 64 KiB would slow the first tokens.
+// Page tables for a mapped file, ahead of the first read: a fault per 64 KiB would slow the first
+// tokens.
 extern "C" int ling_map_in(const void* data, int64_t bytes) {
   if (!data || bytes < 0) return fail(LING_BAD_ARGUMENT, "null pointer");
 #ifdef __linux__
@@ -208,8 +212,8 @@ extern "C" int ling_pack(int32_t kind, int32_t group, int64_t rows, int64_t cols
   return pack(m, parts, 1, w_is_bf16 != 0, row_stride, importance);
 }
 
-extern "C" int ling_pack_pair(int32_t kind, int32_t group, int64_t rows, int64_t cols, const void* a,
-                              const void* b, int32_t w_is_bf16, int64_t row_stride,
+extern "C" int ling_pack_pair(int32_t kind, int32_t group, int64_t rows, int64_t cols,
+                              const void* a, const void* b, int32_t w_is_bf16, int64_t row_stride,
                               const float* importance, void* data, void* scales) {
   if (rows % (2 * kTile)) return fail(LING_BAD_ARGUMENT, "the rows of a pair are not whole tiles");
   const ling_matrix m = {kind, group, rows, cols, data, scales};
@@ -227,7 +231,8 @@ extern "C" int ling_widen_f8(const uint8_t* q, int64_t rows, int64_t cols, const
     for (int64_t first = 0; first < cols; first += block, ++scale) {
       const int64_t end = first + block < cols ? first + block : cols;
       const float s = *scale;
-      for (int64_t k = r * cols + first; k < r * cols + end; ++k) out[k] = to_bf16(table.value[q[k]] * s);
+      for (int64_t k = r * cols + first; k < r * cols + end; ++k)
+        out[k] = to_bf16(table.value[q[k]] * s);
     }
   };
   parallel_for(
@@ -249,7 +254,8 @@ extern "C" int ling_pack_f8(int64_t rows, int64_t cols, const uint8_t* values, i
     const int64_t to = first + tile * step, row = tile * kTile, groups = padded_cols(m) / m.group;
     uint8_t* out = static_cast<uint8_t*>(data) + to * tile_bytes(m);
     // A tile lies in one block of rows: 128 is a multiple of 16.
-    memcpy(static_cast<float*>(scales) + to * groups, block_scales + row / 128 * groups, groups * 4);
+    memcpy(static_cast<float*>(scales) + to * groups, block_scales + row / 128 * groups,
+           groups * 4);
     const int64_t whole = rows - row < kTile ? 0 : cols / 4 * 4;
     for (int64_t k = 0; k < whole; k += 4)
       for (int64_t r = 0; r < kTile; r += 4) {
@@ -279,7 +285,8 @@ extern "C" int ling_unpack(const ling_matrix* w, float* out) {
     }
   };
   parallel_for(
-      tiles(*w), [](void* c, int64_t i, int t) { (*static_cast<decltype(body)*>(c))(i, t); }, &body);
+      tiles(*w), [](void* c, int64_t i, int t) { (*static_cast<decltype(body)*>(c))(i, t); },
+      &body);
   return LING_OK;
 }
 
@@ -287,7 +294,8 @@ extern "C" int ling_matmul(const ling_matrix* w, const float* x, float* y, int64
   if (!level()) return LING_BAD_ISA;
   if (!w) return fail(LING_BAD_ARGUMENT, "null pointer");
   if (const char* wrong = check_matrix(*w)) return fail(LING_BAD_ARGUMENT, wrong);
-  if (T < 0 || T > (int64_t(1) << 24)) return fail(LING_BAD_ARGUMENT, "the number of rows is out of range");
+  if (T < 0 || T > (int64_t(1) << 24))
+    return fail(LING_BAD_ARGUMENT, "the number of rows is out of range");
   if (T == 0) return LING_OK;
   if (!x || !y) return fail(LING_BAD_ARGUMENT, "null pointer");
   try {

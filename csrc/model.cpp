@@ -1,8 +1,9 @@
 // A whole model in one call: embedding, layers, final norm; and the head. One parallel region per
 // call, and in it a chain of stages (internal.h: Team), so that Python pays for one call a step.
 //
-// The residual stream and everything between two products is float32. Names: T rows on the flat token
-// axis, D hidden, H query heads, G kv heads, K head dim, E experts, A experts per token, F width.
+// The residual stream and everything between two products is float32. Names: T rows on the flat
+// token axis, D hidden, H query heads, G kv heads, K head dim, E experts, A experts per token, F
+// width.
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,10 +22,22 @@
 namespace ling {
 namespace {
 
-enum Stage { kPrepare, kQKV, kRope, kAttention, kDense, kRouter, kGateUp, kDown, kHead, kBest, kStages };
-const char* const kStageNames[kStages] = {"norm + quantise", "qkv",     "qk-norm + rope + cache",
-                                          "attention",       "dense",   "router",
-                                          "gate + up",       "down",    "head",
+enum Stage {
+  kPrepare,
+  kQKV,
+  kRope,
+  kAttention,
+  kDense,
+  kRouter,
+  kGateUp,
+  kDown,
+  kHead,
+  kBest,
+  kStages
+};
+const char* const kStageNames[kStages] = {"norm + quantise", "qkv",   "qk-norm + rope + cache",
+                                          "attention",       "dense", "router",
+                                          "gate + up",       "down",  "head",
                                           "argmax"};
 
 // Memory that only grows, aligned to a cache line.
@@ -210,10 +223,10 @@ struct Pass {
       float* y = to + t * stride;
       const int64_t id = tokens[t];
       if (c().embedding_kind == LING_I8) {
-        m.kernels->embed_i8(static_cast<const int8_t*>(c().embedding) + id * D,
-                            static_cast<const uint16_t*>(c().embedding_scales) +
-                                id * (D / c().embedding_group),
-                            D, c().embedding_group, y);
+        m.kernels->embed_i8(
+            static_cast<const int8_t*>(c().embedding) + id * D,
+            static_cast<const uint16_t*>(c().embedding_scales) + id * (D / c().embedding_group), D,
+            c().embedding_group, y);
       } else {
         const uint16_t* e = static_cast<const uint16_t*>(c().embedding) + id * D;
         for (int64_t i = 0; i < D; ++i) {
@@ -233,7 +246,8 @@ struct Pass {
   }
 
   // Key and value of position `at` into one kv head's page.
-  void cache_bf16(uint8_t* k_page, uint8_t* v_page, int64_t at, const float* key, const float* value) {
+  void cache_bf16(uint8_t* k_page, uint8_t* v_page, int64_t at, const float* key,
+                  const float* value) {
     const int64_t K = c().head_dim;
     uint16_t* k = reinterpret_cast<uint16_t*>(k_page);
     uint16_t* v = reinterpret_cast<uint16_t*>(v_page);
@@ -250,7 +264,8 @@ struct Pass {
     m.kernels->quantise_row(key, K, K, K, row, reinterpret_cast<float*>(k + kPage * K) + at, &sum);
     for (int64_t d = 0; d < K; ++d)
       k[at / kTile * kTile * K + d / 4 * 64 + at % kTile * 4 + d % 4] = uint8_t(row[d] + 128);
-    m.kernels->quantise_row(value, K, K, K, row, reinterpret_cast<float*>(v + kPage * K) + at, &sum);
+    m.kernels->quantise_row(value, K, K, K, row, reinterpret_cast<float*>(v + kPage * K) + at,
+                            &sum);
     for (int64_t d = 0; d < K; ++d)
       v[d / kTile * kTile * kPage + at / 4 * 64 + d % kTile * 4 + at % 4] = uint8_t(row[d] + 128);
   }
@@ -291,9 +306,18 @@ struct Pass {
         q[r] = m.qkv.data() + t * (H + 2 * G) * K + h * K;
         out[r] = m.attn.data() + t * H * K + h * K;
       }
-      const AttentionTask task = {b.count * group, b.count, group, K, s.first + b.first, q, out,
-                                  s.pages, c().kv_kind, pages(c().k_pages, cache_layer, b.kv_head),
-                                  pages(c().v_pages, cache_layer, b.kv_head), page_stride()};
+      const AttentionTask task = {b.count * group,
+                                  b.count,
+                                  group,
+                                  K,
+                                  s.first + b.first,
+                                  q,
+                                  out,
+                                  s.pages,
+                                  c().kv_kind,
+                                  pages(c().k_pages, cache_layer, b.kv_head),
+                                  pages(c().v_pages, cache_layer, b.kv_head),
+                                  page_stride()};
       m.kernels->attention(task, m.attention_scratch.data() + thread * m.attention_stride);
     });
     spent(kAttention);
@@ -332,8 +356,10 @@ struct Pass {
       for (int64_t g = 0; g < groups; ++g) {
         float a = -INFINITY, b = -INFINITY;
         for (int64_t e = g * size; e < (g + 1) * size; ++e) {
-          if (choice[e] > a) b = a, a = choice[e];
-          else if (choice[e] > b) b = choice[e];
+          if (choice[e] > a)
+            b = a, a = choice[e];
+          else if (choice[e] > b)
+            b = choice[e];
         }
         best[g] = a + b;
       }
@@ -388,14 +414,16 @@ struct Pass {
     }
     float* h = m.hidden.data();
     const int64_t F = c().expert_width;
-    for (int64_t i = 0; i < N; ++i) m.hidden_ptr.data()[shared + i] = h + shared * m.width(l) + i * F;
+    for (int64_t i = 0; i < N; ++i)
+      m.hidden_ptr.data()[shared + i] = h + shared * m.width(l) + i * F;
     m.products.clear(), m.down_products.clear();
     if (shared) plan_dense(l);
     for (int64_t e = 0; e < E; ++e) {
       const int64_t at = start[e], n = start[e + 1] - at;
       if (!n) continue;
       m.products.push_back({expert(l.expert_gate_up, e), n, m.routed.data() + at,
-                            m.hidden_ptr.data() + shared + at, nullptr, nullptr, Epilogue::kSwiGLU});
+                            m.hidden_ptr.data() + shared + at, nullptr, nullptr,
+                            Epilogue::kSwiGLU});
       m.down_products.push_back({expert(l.expert_down, e), n, m.inner.rows.data() + shared + at,
                                  m.row_x_ptr.data() + at, m.row_weight.data() + at, nullptr,
                                  Epilogue::kScaledAdd});
@@ -425,10 +453,10 @@ struct Pass {
   // The MLP that every row takes: of a dense layer, or the shared expert.
   void plan_dense(const ling_layer& l) {
     for (int64_t t = 0; t < T; ++t) m.hidden_ptr.data()[t] = m.hidden.data() + t * m.width(l);
-    m.products.push_back({l.gate_up, T, m.in.rows.data(), m.hidden_ptr.data(), nullptr, nullptr,
-                          Epilogue::kSwiGLU});
-    m.down_products.push_back({l.down, T, m.inner.rows.data(), m.x_ptr.data(), nullptr, nullptr,
-                               Epilogue::kAdd});
+    m.products.push_back(
+        {l.gate_up, T, m.in.rows.data(), m.hidden_ptr.data(), nullptr, nullptr, Epilogue::kSwiGLU});
+    m.down_products.push_back(
+        {l.down, T, m.inner.rows.data(), m.x_ptr.data(), nullptr, nullptr, Epilogue::kAdd});
   }
 
   static ling_matrix expert(ling_matrix w, int64_t e) {
@@ -534,8 +562,7 @@ void reserve(ling_model& m, int64_t T, int threads) {
   m.routed.reserve(N), m.row_x_ptr.reserve(N), m.hidden_ptr.reserve(T + N);
   int64_t hidden = 0, scratch = 64;
   for (const ling_layer& l : m.layers) {
-    if (l.is_moe && gathers(m, l, T))
-      m.routed_values.reserve(N * padded_cols(l.expert_gate_up));
+    if (l.is_moe && gathers(m, l, T)) m.routed_values.reserve(N * padded_cols(l.expert_gate_up));
     const int64_t shared = l.gate_up.rows ? T : 0, n = l.is_moe ? N : 0;
     hidden = std::max(hidden, shared * m.width(l) + n * c.expert_width);
     for (const ling_matrix* w : {&l.qkv, &l.dense, &l.gate_up, &l.expert_gate_up, &l.eh_proj})
@@ -627,8 +654,8 @@ const char* check_layer(const ling_model_config& c, const ling_layer& l, bool mt
     if (wrong(l.expert_gate_up, 2 * F, D) || wrong(l.expert_down, D, F))
       return "an expert matrix is missing or misshapen";
     // One quantised input serves both.
-    if (l.gate_up.rows && (l.gate_up.kind != l.expert_gate_up.kind ||
-                           l.gate_up.group != l.expert_gate_up.group))
+    if (l.gate_up.rows &&
+        (l.gate_up.kind != l.expert_gate_up.kind || l.gate_up.group != l.expert_gate_up.group))
       return "shared and routed experts must have one format";
   }
   if (mtp && (!l.enorm || !l.hnorm || !l.final_norm || wrong(l.eh_proj, D, 2 * D)))
@@ -639,19 +666,20 @@ const char* check_layer(const ling_model_config& c, const ling_layer& l, bool mt
 const char* check_config(const ling_model_config& c) {
   if (c.vocab_size < 1 || c.hidden_size < 16 || c.hidden_size % 16 || c.num_layers < 1 ||
       c.num_layers > 4096 || c.num_mtp_layers < 0 || c.num_mtp_layers > 4096 ||
-      c.num_kv_heads < 1 || c.num_kv_heads > 4096 || c.num_heads < 1 || c.num_heads % c.num_kv_heads ||
-      c.num_heads / c.num_kv_heads > kMaxRows || c.head_dim % 32 || c.head_dim < 32 ||
-      c.head_dim > 1024 || c.rotary_size % 2 || c.rotary_size < 2 || c.rotary_size > c.head_dim)
+      c.num_kv_heads < 1 || c.num_kv_heads > 4096 || c.num_heads < 1 ||
+      c.num_heads % c.num_kv_heads || c.num_heads / c.num_kv_heads > kMaxRows || c.head_dim % 32 ||
+      c.head_dim < 32 || c.head_dim > 1024 || c.rotary_size % 2 || c.rotary_size < 2 ||
+      c.rotary_size > c.head_dim)
     return "model sizes out of range";
   const int64_t many = int64_t(1) << 16;
   if (c.num_experts < 0 || c.num_experts > many || c.num_experts_per_tok < 0 ||
       c.num_experts_per_tok > many)
     return "expert sizes out of range";
-  if (c.num_experts && (c.n_group < 1 || c.n_group > 256 || c.num_experts % c.n_group ||
-                        c.topk_group < 1 || c.topk_group > c.n_group ||
-                        (c.n_group > 1 && c.num_experts / c.n_group < 2) ||
-                        c.num_experts_per_tok < 1 ||
-                        c.num_experts_per_tok > c.topk_group * (c.num_experts / c.n_group)))
+  if (c.num_experts &&
+      (c.n_group < 1 || c.n_group > 256 || c.num_experts % c.n_group || c.topk_group < 1 ||
+       c.topk_group > c.n_group || (c.n_group > 1 && c.num_experts / c.n_group < 2) ||
+       c.num_experts_per_tok < 1 ||
+       c.num_experts_per_tok > c.topk_group * (c.num_experts / c.n_group)))
     return "expert sizes out of range";
   if (!c.embedding || !c.norm || !c.cos || !c.sin || !c.k_pages || !c.v_pages || c.num_pages < 1 ||
       c.num_pages > INT32_MAX)
@@ -741,7 +769,8 @@ extern "C" int ling_mtp(ling_model* model, int64_t j, const int64_t* next_tokens
                         int64_t num_segments, float* hidden_out) {
   if (!model || !hidden_in || !hidden_out) return fail(LING_BAD_ARGUMENT, "null pointer");
   if (j < 0 || j >= model->c.num_mtp_layers) return fail(LING_BAD_ARGUMENT, "no such MTP layer");
-  if (const char* wrong = check_tokens(*model, next_tokens, T)) return fail(LING_BAD_ARGUMENT, wrong);
+  if (const char* wrong = check_tokens(*model, next_tokens, T))
+    return fail(LING_BAD_ARGUMENT, wrong);
   if (const char* wrong = check_segments(*model, T, segments, num_segments))
     return fail(LING_BAD_ARGUMENT, wrong);
   return guarded([&] {
@@ -827,7 +856,8 @@ extern "C" int ling_model_stream(ling_model* model, int64_t layer, int fd, const
 }
 
 extern "C" int ling_model_let_go(ling_model* model, int64_t layer) {
-  if (!model || layer < 0 || layer >= int64_t(model->streams.size()) || model->streams[layer].fd < 0)
+  if (!model || layer < 0 || layer >= int64_t(model->streams.size()) ||
+      model->streams[layer].fd < 0)
     return fail(LING_BAD_ARGUMENT, "no such streamed layer");
   const Stream& s = model->streams[layer];
   for (int64_t e = 0; e < model->c.num_experts; ++e)
@@ -843,7 +873,8 @@ extern "C" int ling_expert_counts(ling_model* model, int64_t* counts) {
 }
 
 extern "C" int ling_profile(ling_model* model, const char** names, double* seconds, int64_t* n) {
-  if (!model || !names || !seconds || !n || *n < kStages) return fail(LING_BAD_ARGUMENT, "null or too small");
+  if (!model || !names || !seconds || !n || *n < kStages)
+    return fail(LING_BAD_ARGUMENT, "null or too small");
   for (int i = 0; i < kStages; ++i) {
     names[i] = kStageNames[i], seconds[i] = model->seconds[i];
     model->seconds[i] = 0;

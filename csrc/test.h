@@ -12,14 +12,14 @@
 
 #include "ling_kernels.h"
 
-#define CHECK(condition, ...)                                      \
-  do {                                                             \
-    if (!(condition)) {                                            \
+#define CHECK(condition, ...)                                         \
+  do {                                                                \
+    if (!(condition)) {                                               \
       fprintf(stderr, "%s:%d: %s: ", __FILE__, __LINE__, #condition); \
-      fprintf(stderr, __VA_ARGS__);                                \
-      fprintf(stderr, " (%s)\n", ling_last_error());               \
-      exit(1);                                                     \
-    }                                                              \
+      fprintf(stderr, __VA_ARGS__);                                   \
+      fprintf(stderr, " (%s)\n", ling_last_error());                  \
+      exit(1);                                                        \
+    }                                                                 \
   } while (0)
 
 // The same numbers everywhere (splitmix64).
@@ -34,7 +34,9 @@ struct Random {
   int64_t below(int64_t n) { return int64_t(next() % uint64_t(n)); }
   int64_t between(int64_t low, int64_t high) { return low + below(high - low + 1); }
   template <class T, size_t N>
-  T pick(const T (&from)[N]) { return from[below(N)]; }
+  T pick(const T (&from)[N]) {
+    return from[below(N)];
+  }
   float uniform() { return float(next() >> 40) / float(1 << 24); }
   float normal() {
     float sum = -6;
@@ -59,7 +61,8 @@ inline uint16_t to_bf16(float f) {  // towards zero: good enough for making numb
 // aligned to more than a value (plus `shift` values).
 template <class T>
 struct Array {
-  explicit Array(int64_t n = 0, int64_t shift = 0) : size(n), store(new T[size_t(n + shift)]()), at(store.get() + shift) {}
+  explicit Array(int64_t n = 0, int64_t shift = 0)
+      : size(n), store(new T[size_t(n + shift)]()), at(store.get() + shift) {}
   T* data() { return at; }
   const T* data() const { return at; }
   T& operator[](int64_t i) { return at[i]; }
@@ -91,15 +94,15 @@ inline Matrix random_matrix(Random& r, int32_t kind, int32_t group, int64_t rows
       Array<float> blocks((rows + 127) / 128 * ((cols + 127) / 128));
       for (uint8_t& v : values) v = uint8_t(r.next()) & 0xbf;  // up to 15/8
       for (float& s : blocks) s = size * (0.5f + r.uniform());
-      CHECK(!ling_pack_f8(rows, cols, values.data(), cols, blocks.data(), 0, 1,
-                          out.data.data() + i * data_bytes, out.scales.data() + i * scale_bytes / 2),
-            "pack");
+      CHECK(
+          !ling_pack_f8(rows, cols, values.data(), cols, blocks.data(), 0, 1,
+                        out.data.data() + i * data_bytes, out.scales.data() + i * scale_bytes / 2),
+          "pack");
       continue;
     }
     for (float& v : w) v = size * r.normal();
     CHECK(!ling_pack(kind, group, rows, cols, w.data(), 0, cols, nullptr,
-                     out.data.data() + i * data_bytes,
-                     out.scales.data() + i * scale_bytes / 2),
+                     out.data.data() + i * data_bytes, out.scales.data() + i * scale_bytes / 2),
           "pack");
   }
   out.m = {kind, group, rows, cols, out.data.data(), out.scales.data()};

@@ -24,7 +24,8 @@ Case random_case(Random& r) {
 }
 
 float odd_value(Random& r) {
-  const float values[] = {0, -0.0f, 1e-45f, 1e-40f, 1e-38f, 3e-37f, 1e30f, -1e30f, NAN, INFINITY, -INFINITY};
+  const float values[] = {0,     -0.0f,  1e-45f, 1e-40f,   1e-38f,   3e-37f,
+                          1e30f, -1e30f, NAN,    INFINITY, -INFINITY};
   return r.pick(values);
 }
 
@@ -52,7 +53,8 @@ void check_packing(const Case& c, const Array<float>& w, const Array<float>& got
     for (int64_t k = 0; k < c.cols; ++k) {
       const float want = w.data()[n * c.cols + k], have = got.data()[n * c.cols + k];
       if (c.kind == LING_BF16) {
-        const bool same = isnan(want) ? isnan(have) : fabsf(have - want) <= fabsf(want) / 256 || have == want;
+        const bool same =
+            isnan(want) ? isnan(have) : fabsf(have - want) <= fabsf(want) / 256 || have == want;
         CHECK(same || fabsf(want) < 1e-37f, "%g became %g", want, have);
         continue;
       }
@@ -76,10 +78,12 @@ Array<float> codes_of(const Matrix& p, const Case& c) {
 }
 
 // The definition (ling_kernels.h): exact integers in a group, then one fused multiply-add a group.
-float integer_product(const Case& c, const Matrix& p, const float* codes, const float* x, int64_t n) {
+float integer_product(const Case& c, const Matrix& p, const float* codes, const float* x,
+                      int64_t n) {
   float sum = 0;
   for (int64_t g = 0; g < groups_of(c); ++g) {
-    const int64_t start = g * c.group, left = c.cols - start, have = left < c.group ? left : c.group;
+    const int64_t start = g * c.group, left = c.cols - start,
+                  have = left < c.group ? left : c.group;
     const float top = group_top(x + start, have), scale = top / 127;
     int64_t dot = 0;
     for (int64_t k = 0; k < have; ++k)
@@ -99,8 +103,9 @@ void check_product(const Case& c, const Matrix& p, const Array<float>& x, const 
       const float got = y.data()[t * c.rows + n], *row = x.data() + t * c.cols;
       if (c.kind != LING_BF16) {
         const float want = integer_product(c, p, codes.data() + n * c.cols, row, n);
-        CHECK(got == want || (isnan(got) && isnan(want)), "kind %d group %d [%d, %d] row %d of %d: %g, not %g",
-              c.kind, c.group, int(c.rows), int(c.cols), int(t), int(c.T), got, want);
+        CHECK(got == want || (isnan(got) && isnan(want)),
+              "kind %d group %d [%d, %d] row %d of %d: %g, not %g", c.kind, c.group, int(c.rows),
+              int(c.cols), int(t), int(c.T), got, want);
         continue;
       }
       double want = 0, size = 0;
@@ -108,7 +113,8 @@ void check_product(const Case& c, const Matrix& p, const Array<float>& x, const 
         const double term = double(weights[n * c.cols + k]) * row[k];
         want += term, size += fabs(term);
       }
-      CHECK(fabs(got - want) <= 0.01 * size + 1e-30 || !(size < 1e36), "bfloat16: %g, not %g", got, want);
+      CHECK(fabs(got - want) <= 0.01 * size + 1e-30 || !(size < 1e36), "bfloat16: %g, not %g", got,
+            want);
     }
 }
 
@@ -116,7 +122,8 @@ void fuzz_matrix(Random& r) {
   const Case c = random_case(r);
   const bool odd = r.below(3) == 0;
   const int64_t stride = c.cols + r.below(5);
-  Array<float> w(c.rows * c.cols, 1), strided((c.rows - 1) * stride + c.cols, 1), back(c.rows * c.cols, 1);
+  Array<float> w(c.rows * c.cols, 1), strided((c.rows - 1) * stride + c.cols, 1),
+      back(c.rows * c.cols, 1);
   fill(r, w, odd);
   for (int64_t n = 0; n < c.rows; ++n)
     memcpy(strided.data() + n * stride, w.data() + n * c.cols, size_t(c.cols) * 4);
@@ -131,7 +138,8 @@ void fuzz_matrix(Random& r) {
   p.scales = Array<uint16_t>(scale_bytes / 2, 1);
   p.m = {c.kind, c.group, c.rows, c.cols, p.data.data(), p.scales.data()};
   CHECK(!ling_pack(c.kind, c.group, c.rows, c.cols, strided.data(), 0, stride,
-                   weighed ? importance.data() : nullptr, p.data.data(), p.scales.data()), "pack");
+                   weighed ? importance.data() : nullptr, p.data.data(), p.scales.data()),
+        "pack");
   CHECK(!ling_unpack(&p.m, back.data()), "unpack");
   if (!weighed) check_packing(c, w, back);
 
@@ -144,7 +152,8 @@ void fuzz_matrix(Random& r) {
   const int64_t t = r.below(c.T);
   Array<float> one(c.rows, 1);
   CHECK(!ling_matmul(&p.m, x.data() + t * c.cols, one.data(), 1), "matmul");
-  CHECK(!memcmp(one.data(), y.data() + t * c.rows, size_t(c.rows) * 4), "row %d alone differs", int(t));
+  CHECK(!memcmp(one.data(), y.data() + t * c.rows, size_t(c.rows) * 4), "row %d alone differs",
+        int(t));
 }
 
 // bfloat16 weights pack as the same values in float32 do.
@@ -157,19 +166,27 @@ void fuzz_bf16_weights(Random& r) {
   CHECK(!ling_packed_size(c.kind, c.group, c.rows, c.cols, &data_bytes, &scale_bytes), "size");
   Array<uint8_t> a(data_bytes), b(data_bytes);
   Array<uint16_t> sa(scale_bytes / 2), sb(scale_bytes / 2);
-  CHECK(!ling_pack(c.kind, c.group, c.rows, c.cols, w.data(), 0, c.cols, nullptr, a.data(), sa.data()), "pack");
-  CHECK(!ling_pack(c.kind, c.group, c.rows, c.cols, half.data(), 1, c.cols, nullptr, b.data(), sb.data()), "pack");
-  CHECK(!memcmp(a.data(), b.data(), size_t(data_bytes)) && !memcmp(sa.data(), sb.data(), size_t(scale_bytes)), "bf16");
+  CHECK(!ling_pack(c.kind, c.group, c.rows, c.cols, w.data(), 0, c.cols, nullptr, a.data(),
+                   sa.data()),
+        "pack");
+  CHECK(!ling_pack(c.kind, c.group, c.rows, c.cols, half.data(), 1, c.cols, nullptr, b.data(),
+                   sb.data()),
+        "pack");
+  CHECK(!memcmp(a.data(), b.data(), size_t(data_bytes)) &&
+            !memcmp(sa.data(), sb.data(), size_t(scale_bytes)),
+        "bf16");
 }
 
 float value_of_f8(uint8_t b) {
   const int e = b >> 3 & 15, m = b & 7;
-  const float size = e == 15 && m == 7 ? NAN : e ? ldexpf(1 + m / 8.0f, e - 7) : ldexpf(m / 8.0f, -6);
+  const float size = e == 15 && m == 7 ? NAN
+                     : e               ? ldexpf(1 + m / 8.0f, e - 7)
+                                       : ldexpf(m / 8.0f, -6);
   return b & 128 ? -size : size;
 }
 
-// E4M3 with scales of blocks, alone or in turns with others: values as they are, products near those
-// of float64 over the rows as bfloat16 has them.
+// E4M3 with scales of blocks, alone or in turns with others: values as they are, products near
+// those of float64 over the rows as bfloat16 has them.
 void fuzz_f8(Random& r) {
   const int64_t step = r.between(1, 3), first = r.below(step);
   const int64_t rows = step > 1 ? 16 * r.between(1, 20) : r.between(1, 300);
@@ -183,7 +200,8 @@ void fuzz_f8(Random& r) {
   for (float& s : blocks) s = 0.01f + r.uniform();
   Matrix p = random_matrix(r, LING_F8, 128, step * rows, cols);
   CHECK(!ling_pack_f8(rows, cols, values.data(), stride, blocks.data(), first, step, p.data.data(),
-                      p.scales.data()), "pack");
+                      p.scales.data()),
+        "pack");
   Array<float> back(p.m.rows * cols, 1), x(T * cols, 1), y(T * p.m.rows, 1), one(p.m.rows, 1);
   CHECK(!ling_unpack(&p.m, back.data()), "unpack");
   for (float& v : x) v = from_bf16(to_bf16(r.normal()));
@@ -203,12 +221,14 @@ void fuzz_f8(Random& r) {
         want += term, size += fabs(term);
       }
       const float got = y[t * p.m.rows + at];
-      CHECK(isnan(want) ? isnan(got) : fabs(got - want) <= 1e-5 * size, "FP8: %g, not %g", got, want);
+      CHECK(isnan(want) ? isnan(got) : fabs(got - want) <= 1e-5 * size, "FP8: %g, not %g", got,
+            want);
     }
   }
   const int64_t t = r.below(T);
   CHECK(!ling_matmul(&p.m, x.data() + t * cols, one.data(), 1), "matmul");
-  CHECK(!memcmp(one.data(), y.data() + t * p.m.rows, size_t(p.m.rows) * 4), "row %d alone differs", int(t));
+  CHECK(!memcmp(one.data(), y.data() + t * p.m.rows, size_t(p.m.rows) * 4), "row %d alone differs",
+        int(t));
 }
 
 // Any bytes are valid codes, so a damaged file may give wrong numbers and nothing worse.
@@ -239,8 +259,10 @@ void bad_calls(Random& r) {
     refused(ling_packed_size(kind, 32, 16, 16, &n, &m), "kind");
   for (int32_t group : {0, -16, 8, 15, 24, 257, 272, INT32_MIN, INT32_MAX})
     refused(ling_packed_size(LING_I4, group, 16, 16, &n, &m), "group");
-  for (int32_t group : {0, 64, 256, -128}) refused(ling_packed_size(LING_F8, group, 16, 16, &n, &m), "group");
-  for (int32_t group : {0, 1, 16, -2}) refused(ling_packed_size(LING_BF16, group, 16, 16, &n, &m), "group");
+  for (int32_t group : {0, 64, 256, -128})
+    refused(ling_packed_size(LING_F8, group, 16, 16, &n, &m), "group");
+  for (int32_t group : {0, 1, 16, -2})
+    refused(ling_packed_size(LING_BF16, group, 16, 16, &n, &m), "group");
   for (int64_t bad : huge) {
     refused(ling_packed_size(LING_I8, 32, bad, 16, &n, &m), "rows");
     refused(ling_packed_size(LING_I8, 32, 16, bad, &n, &m), "cols");
@@ -265,8 +287,10 @@ void bad_calls(Random& r) {
   w = p.m;
   w.scales = nullptr;
   refused(ling_unpack(&w, y.data()), "null");
-  refused(ling_pack(LING_I8, 32, 20, 50, nullptr, 0, 50, nullptr, p.data.data(), p.scales.data()), "null");
-  refused(ling_pack(LING_I8, 32, 1, 50, x.data(), 0, 50, nullptr, nullptr, p.scales.data()), "null");
+  refused(ling_pack(LING_I8, 32, 20, 50, nullptr, 0, 50, nullptr, p.data.data(), p.scales.data()),
+          "null");
+  refused(ling_pack(LING_I8, 32, 1, 50, x.data(), 0, 50, nullptr, nullptr, p.scales.data()),
+          "null");
   refused(ling_pack(LING_I8, 32, 1, 50, x.data(), 0, 50, nullptr, p.data.data(), nullptr), "null");
   uint8_t q[2] = {};
   uint16_t wide[2];
@@ -276,11 +300,15 @@ void bad_calls(Random& r) {
   refused(ling_widen_f8(q, 0, 2, x.data(), 128, wide), "rows");
   refused(ling_widen_f8(q, 1, 2, x.data(), 0, wide), "block");
   refused(ling_pack_pair(LING_I8, 32, 20, 50, x.data(), x.data(), 0, 50, nullptr, p.data.data(),
-                         p.scales.data()), "half a tile");
+                         p.scales.data()),
+          "half a tile");
   refused(ling_pack_pair(LING_I8, 32, 32, 50, x.data(), nullptr, 0, 50, nullptr, p.data.data(),
-                         p.scales.data()), "null");
-  refused(ling_pack(LING_I8, 32, 1, 50, x.data(), 0, 49, nullptr, p.data.data(), p.scales.data()), "stride");
-  refused(ling_pack(LING_F8, 128, 1, 50, x.data(), 0, 50, nullptr, p.data.data(), p.scales.data()), "FP8");
+                         p.scales.data()),
+          "null");
+  refused(ling_pack(LING_I8, 32, 1, 50, x.data(), 0, 49, nullptr, p.data.data(), p.scales.data()),
+          "stride");
+  refused(ling_pack(LING_F8, 128, 1, 50, x.data(), 0, 50, nullptr, p.data.data(), p.scales.data()),
+          "FP8");
   Matrix f8 = random_matrix(r, LING_F8, 128, 16, 50);
   const auto f8_call = [&](int64_t rows, const uint8_t* values, int64_t stride, const float* blocks,
                            int64_t first, int64_t step, void* data, void* scales) {

@@ -1,5 +1,5 @@
-// Random small models: the same bits however a sequence is cut, batched and threaded; and every wrong
-// configuration, layer, segment, token or pointer refused.
+// Random small models: the same bits however a sequence is cut, batched and threaded; and every
+// wrong configuration, layer, segment, token or pointer refused.
 #include "test.h"
 
 namespace {
@@ -40,7 +40,8 @@ struct Kind {
 };
 
 Kind random_kind(Random& r) {
-  const Kind kinds[] = {{LING_I4, 64}, {LING_I4, 32}, {LING_I8, 64}, {LING_I8, 16}, {LING_BF16, 2}, {LING_F8, 128}};
+  const Kind kinds[] = {{LING_I4, 64}, {LING_I4, 32},  {LING_I8, 64},
+                        {LING_I8, 16}, {LING_BF16, 2}, {LING_F8, 128}};
   return r.pick(kinds);
 }
 
@@ -52,7 +53,8 @@ void random_sizes(Random& r, ling_model_config& c) {
   c.head_dim = 32 * r.between(1, 3), c.rotary_size = 2 * r.between(1, c.head_dim / 2);
   c.n_group = r.between(1, 3), c.topk_group = r.between(1, c.n_group);
   c.num_experts = r.below(4) ? c.n_group * r.between(2, 7) : 0;
-  c.num_experts_per_tok = r.between(1, c.num_experts ? c.topk_group * (c.num_experts / c.n_group) : 1);
+  c.num_experts_per_tok =
+      r.between(1, c.num_experts ? c.topk_group * (c.num_experts / c.n_group) : 1);
   c.expert_width = 16 * r.between(1, 4);
   c.max_positions = r.between(100, 400);
   c.rms_norm_eps = 1e-6f, c.routed_scaling_factor = 2.5f, c.norm_topk_prob = int32_t(r.below(2));
@@ -165,7 +167,8 @@ Sequence random_sequence(Random& r, const Model& m, int32_t first_page) {
   for (int64_t i = 0; i < n; ++i) s.tokens.push_back(r.below(m.c.vocab_size));
   const int64_t pages = m.c.num_pages / 3;
   for (int64_t i = 0; i < pages; ++i) s.pages.push_back(first_page + int32_t(i));
-  for (size_t i = s.pages.size() - 1; i > 0; --i) std::swap(s.pages[i], s.pages[size_t(r.below(int64_t(i) + 1))]);
+  for (size_t i = s.pages.size() - 1; i > 0; --i)
+    std::swap(s.pages[i], s.pages[size_t(r.below(int64_t(i) + 1))]);
   return s;
 }
 
@@ -188,10 +191,13 @@ void advance(Random& r, ling_model* model, const Model& m, std::vector<Sequence*
   }
   const int64_t T = int64_t(ids.size());
   Array<float> hidden(T * D, 1), mtp(T * D, 1);
-  CHECK(!ling_forward(model, ids.data(), T, segments.data(), int64_t(segments.size()), hidden.data()), "forward");
+  CHECK(
+      !ling_forward(model, ids.data(), T, segments.data(), int64_t(segments.size()), hidden.data()),
+      "forward");
   if (m.c.num_mtp_layers)
     CHECK(!ling_mtp(model, m.c.num_mtp_layers - 1, after.data(), hidden.data(), T, segments.data(),
-                    int64_t(segments.size()), mtp.data()), "mtp");
+                    int64_t(segments.size()), mtp.data()),
+          "mtp");
   for (size_t i = 0; i < live.size(); ++i)
     for (int64_t j = segments[i].start * D; j < segments[i].stop * D; ++j) {
       CHECK(isfinite(hidden[j]) && isfinite(mtp[j]), "not finite");
@@ -206,13 +212,15 @@ void check_logits(Random& r, ling_model* model, const Model& m, const std::vecto
   for (uint8_t& b : banned) b = uint8_t(r.below(2));
   Array<float> all(rows * V, 1), one(V);
   Array<int64_t> best(rows), alone(1);
-  CHECK(!ling_logits(model, hidden.data(), rows, V, banned.data(), all.data(), best.data()), "logits");
+  CHECK(!ling_logits(model, hidden.data(), rows, V, banned.data(), all.data(), best.data()),
+        "logits");
   for (int64_t i = 0; i < rows; ++i) {
     int64_t top = -1;
     for (int64_t n = 0; n < V; ++n)
       if (!banned[n] && (top < 0 || all[i * V + n] > all[i * V + top])) top = n;
     CHECK(best[i] == top, "best");
-    CHECK(!ling_logits(model, hidden.data() + i * D, 1, V, banned.data(), one.data(), alone.data()), "logits");
+    CHECK(!ling_logits(model, hidden.data() + i * D, 1, V, banned.data(), one.data(), alone.data()),
+          "logits");
     CHECK(!memcmp(one.data(), all.data() + i * V, size_t(V) * 4) && alone[0] == top, "row alone");
   }
 }
@@ -233,7 +241,8 @@ void bad_passes(Random& r, ling_model* model, const Model& m) {
       refused(ling_mtp(model, 0, tokens.data(), hidden.data(), T, &s, 1, out.data()), "a segment");
     refused(ling_forward(model, tokens.data(), T, &s, 1, out.data()), "a segment");
   };
-  for (int64_t bad : {int64_t(-1), INT64_MIN, INT64_MAX, INT64_MAX - 1, m.c.max_positions, m.c.max_positions - 2}) {
+  for (int64_t bad : {int64_t(-1), INT64_MIN, INT64_MAX, INT64_MAX - 1, m.c.max_positions,
+                      m.c.max_positions - 2}) {
     ling_segment s = good;
     s.first = bad;
     forward(s);
@@ -266,7 +275,9 @@ void bad_passes(Random& r, ling_model* model, const Model& m) {
     if (m.c.num_mtp_layers)
       refused(ling_mtp(model, 0, tokens.data(), hidden.data(), T, &good, 1, out.data()), "token");
     for (int64_t& t : tokens) t = 0;
-    refused(ling_forward(model, tokens.data(), bad == m.c.vocab_size ? 0 : bad, &good, 1, out.data()), "T");
+    refused(
+        ling_forward(model, tokens.data(), bad == m.c.vocab_size ? 0 : bad, &good, 1, out.data()),
+        "T");
   }
   refused(ling_forward(nullptr, tokens.data(), T, &good, 1, out.data()), "null");
   refused(ling_forward(model, nullptr, T, &good, 1, out.data()), "null");
@@ -277,7 +288,8 @@ void bad_passes(Random& r, ling_model* model, const Model& m) {
   refused(ling_mtp(model, 0, tokens.data(), nullptr, T, &good, 1, out.data()), "null");
   refused(ling_mtp(model, 0, tokens.data(), hidden.data(), T, &good, 1, nullptr), "null");
   for (int64_t bad : {int64_t(-1), INT64_MAX, INT64_MIN, m.c.vocab_size + 1})
-    refused(ling_logits(model, hidden.data(), T, bad, nullptr, logits.data(), best.data()), "vocab");
+    refused(ling_logits(model, hidden.data(), T, bad, nullptr, logits.data(), best.data()),
+            "vocab");
   for (int64_t bad : {int64_t(0), int64_t(-1), INT64_MAX})
     refused(ling_logits(model, hidden.data(), bad, 0, nullptr, logits.data(), best.data()), "rows");
   refused(ling_logits(model, nullptr, T, 0, nullptr, logits.data(), best.data()), "null");
@@ -295,7 +307,8 @@ void try_config(const ling_model_config& c, const std::vector<ling_layer>& layer
   if (!ling_model_new(&c, layers.data(), &model)) ling_model_free(model);
 }
 
-void must_refuse(const ling_model_config& c, const std::vector<ling_layer>& layers, const char* what) {
+void must_refuse(const ling_model_config& c, const std::vector<ling_layer>& layers,
+                 const char* what) {
   ling_model* model = nullptr;
   refused(ling_model_new(&c, layers.data(), &model), what);
   CHECK(!model, "a refused model was made");
@@ -307,19 +320,19 @@ void bad_models(const Model& m) {
   refused(ling_model_new(&m.c, nullptr, &model), "null");
   refused(ling_model_new(&m.c, m.layers.data(), nullptr), "null");
   const int64_t bad[] = {-1, INT64_MIN, INT64_MAX, (int64_t(1) << 58) + 1, int64_t(1) << 32};
-  int64_t ling_model_config::*const sizes[] = {
-      &ling_model_config::vocab_size,   &ling_model_config::hidden_size,
-      &ling_model_config::num_layers,   &ling_model_config::num_mtp_layers,
-      &ling_model_config::num_heads,    &ling_model_config::num_kv_heads,
-      &ling_model_config::head_dim,     &ling_model_config::rotary_size,
-      &ling_model_config::num_experts,  &ling_model_config::num_pages};
+  int64_t ling_model_config::* const sizes[] = {
+      &ling_model_config::vocab_size,  &ling_model_config::hidden_size,
+      &ling_model_config::num_layers,  &ling_model_config::num_mtp_layers,
+      &ling_model_config::num_heads,   &ling_model_config::num_kv_heads,
+      &ling_model_config::head_dim,    &ling_model_config::rotary_size,
+      &ling_model_config::num_experts, &ling_model_config::num_pages};
   for (auto field : sizes)
     for (int64_t value : bad) {
       ling_model_config c = m.c;
       c.*field = value;
       must_refuse(c, m.layers, "a size");
     }
-  int64_t ling_model_config::*const others[] = {
+  int64_t ling_model_config::* const others[] = {
       &ling_model_config::num_experts_per_tok, &ling_model_config::n_group,
       &ling_model_config::topk_group, &ling_model_config::expert_width,
       &ling_model_config::max_positions};
@@ -329,23 +342,26 @@ void bad_models(const Model& m) {
       c.*field = value;
       try_config(c, m.layers);
     }
-  const void* ling_model_config::*const table = &ling_model_config::embedding;
+  const void* ling_model_config::* const table = &ling_model_config::embedding;
   ling_model_config c = m.c;
   c.*table = nullptr;
   must_refuse(c, m.layers, "embedding");
-  const float* ling_model_config::*const floats[] = {&ling_model_config::norm, &ling_model_config::cos,
-                                                     &ling_model_config::sin};
+  const float* ling_model_config::* const floats[] = {
+      &ling_model_config::norm, &ling_model_config::cos, &ling_model_config::sin};
   for (auto field : floats) c = m.c, c.*field = nullptr, must_refuse(c, m.layers, "null");
-  void* ling_model_config::*const pools[] = {&ling_model_config::k_pages, &ling_model_config::v_pages};
+  void* ling_model_config::* const pools[] = {&ling_model_config::k_pages,
+                                              &ling_model_config::v_pages};
   for (auto field : pools) c = m.c, c.*field = nullptr, must_refuse(c, m.layers, "null");
   for (auto field : pools) {
     c = m.c, c.*field = static_cast<uint8_t*>(c.*field) + 2;
     must_refuse(c, m.layers, "alignment");
   }
   for (int32_t kind : {0, 1, 4, -1}) c = m.c, c.kv_kind = kind, must_refuse(c, m.layers, "KV kind");
-  for (int32_t kind : {0, 1, -1}) c = m.c, c.embedding_kind = kind, must_refuse(c, m.layers, "embedding");
+  for (int32_t kind : {0, 1, -1})
+    c = m.c, c.embedding_kind = kind, must_refuse(c, m.layers, "embedding");
   for (int32_t group : {0, -16, 8, 24, INT32_MAX}) {
-    c = m.c, c.embedding_kind = LING_I8, c.embedding_scales = m.table.data(), c.embedding_group = group;
+    c = m.c, c.embedding_kind = LING_I8, c.embedding_scales = m.table.data(),
+    c.embedding_group = group;
     must_refuse(c, m.layers, "embedding group");
   }
   c = m.c, c.head.rows += 1;
@@ -363,7 +379,10 @@ void bad_models(const Model& m) {
     change([](ling_layer& l) { l.qkv.data = nullptr; });
     change([](ling_layer& l) { l.dense = ling_matrix{}; });
     change([](ling_layer& l) { l.dense.group = 17; });
-    change([](ling_layer& l) { l.gate_up.rows -= 16; l.gate_up.rows *= -1; });
+    change([](ling_layer& l) {
+      l.gate_up.rows -= 16;
+      l.gate_up.rows *= -1;
+    });
     if (m.layers[i].gate_up.rows) change([](ling_layer& l) { l.down.cols += 1; });
     if (!m.layers[i].is_moe && !m.c.num_experts) change([](ling_layer& l) { l.is_moe = 1; });
     if (m.layers[i].is_moe) {
@@ -388,7 +407,8 @@ void check_counts(ling_model* model, const Model& m, int64_t tokens) {
   for (int64_t i = 0; i < m.c.num_layers; ++i) {
     int64_t sum = 0;
     for (int64_t e = 0; e < E; ++e) sum += counts[i * E + e];
-    CHECK(sum == (m.layers[size_t(i)].is_moe ? tokens * m.c.num_experts_per_tok : 0), "counts of layer %d", int(i));
+    CHECK(sum == (m.layers[size_t(i)].is_moe ? tokens * m.c.num_experts_per_tok : 0),
+          "counts of layer %d", int(i));
   }
 }
 
@@ -403,7 +423,8 @@ void fuzz_models(uint64_t seed, int64_t rounds) {
     bad_passes(r, model, m);
     int64_t tokens = 0;
     std::vector<Sequence> first, second;
-    for (int32_t i = 0; i < 3; ++i) first.push_back(random_sequence(r, m, i * int32_t(m.c.num_pages / 3)));
+    for (int32_t i = 0; i < 3; ++i)
+      first.push_back(random_sequence(r, m, i * int32_t(m.c.num_pages / 3)));
     second = first;
     ling_set_num_threads(1);
     for (Sequence& s : first) {

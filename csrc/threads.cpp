@@ -116,8 +116,7 @@ void parallel_for(int64_t n, Team::Body body, void* context) {
 }  // namespace ling
 
 extern "C" int ling_set_num_threads(int n) {
-  if (n < 1 || n > 256)
-    return ling::fail(LING_BAD_ARGUMENT, "the thread count must be 1 to 256");
+  if (n < 1 || n > 256) return ling::fail(LING_BAD_ARGUMENT, "the thread count must be 1 to 256");
   ling::wanted.store(n, std::memory_order_relaxed);
   return LING_OK;
 }

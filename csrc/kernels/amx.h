@@ -1,6 +1,6 @@
-// Products of many rows on the matrix unit (AMX): 16 rows of activations times a tile of 16 outputs.
-// Integers inside a group are exact here as everywhere, and groups are added in the same order, so the
-// bits are those of product.h.
+// Products of many rows on the matrix unit (AMX): 16 rows of activations times a tile of 16
+// outputs. Integers inside a group are exact here as everywhere, and groups are added in the same
+// order, so the bits are those of product.h.
 
 constexpr int64_t kUnitRows = 16;  // of a unit's tile
 constexpr int64_t kUnitFrom = 7;   // rows from which it pays
@@ -42,8 +42,8 @@ static void unit_begin(int64_t group, int64_t left_over) {
 // Registers in their initial state cost nothing when threads are switched.
 static void unit_end() { asm volatile("tilerelease"); }
 
-// Some groups of one tile: unpacked weights (signed bytes), scales, and what to ask memory for on the
-// way: `lines` cache lines a group from `next` on.
+// Some groups of one tile: unpacked weights (signed bytes), scales, and what to ask memory for on
+// the way: `lines` cache lines a group from `next` on.
 struct UnitPart {
   int64_t groups, group;
   const uint8_t* bytes;
@@ -71,8 +71,8 @@ static inline void unit_add(const int32_t* sums, const uint16_t* scales, const f
 }
 
 // y[r][0 .. 16) += the part's groups, for R rows; `x` has the rows' scales, 16 a group. Three steps
-// overlap: sums of one group are made, those of the group before are stored, and those of the one before
-// that are added. Waiting for what was just stored would take longer than all the rest.
+// overlap: sums of one group are made, those of the group before are stored, and those of the one
+// before that are added. Waiting for what was just stored would take longer than all the rest.
 template <int R>
 static void unit_rows(const UnitPart& part, const int8_t* a, int64_t stride, const float* x,
                       float (*y)[kTile]) {
@@ -120,8 +120,7 @@ static int64_t unit_stride(const Product& p) {
 }
 
 static bool unit_fits(const Product& p) {
-  return p.m >= kUnitFrom && !floats(p.w.kind) && p.w.group <= 64 &&
-         unit_stride(p);
+  return p.m >= kUnitFrom && !floats(p.w.kind) && p.w.group <= 64 && unit_stride(p);
 }
 
 // Groups [from, from + n) of a tile as signed bytes.
@@ -158,8 +157,7 @@ static void unit_product(const Product& p, int64_t begin, int64_t end, uint8_t* 
     for (int64_t tile = begin; tile < end; tile += together) {
       for (int64_t i = 0; i < together; ++i) {
         const uint8_t* data = static_cast<const uint8_t*>(p.w.data) + (tile + i) * bytes;
-        const uint16_t* ws =
-            static_cast<const uint16_t*>(p.w.scales) + (tile + i) * kTile * groups;
+        const uint16_t* ws = static_cast<const uint16_t*>(p.w.scales) + (tile + i) * kTile * groups;
         __builtin_memset(y[i], 0, sizeof y[i][0] * (size_t)some);
         for (int64_t g = 0; g < groups; g += part) {
           const int64_t n = groups - g < part ? groups - g : part;
@@ -167,7 +165,11 @@ static void unit_product(const Product& p, int64_t begin, int64_t end, uint8_t* 
           for (int64_t r = 0; r < some; r += kUnitRows) {
             const int64_t rows = some - r < kUnitRows ? some - r : kUnitRows;
             const int64_t share = 64 * lines * (groups * ((m + r) / kUnitRows) + g);
-            const UnitPart w = {n, group, scratch, ws + kTile * g, data + together * bytes + share,
+            const UnitPart w = {n,
+                                group,
+                                scratch,
+                                ws + kTile * g,
+                                data + together * bytes + share,
                                 share < bytes ? lines : 0};
             unit_rows_of[rows](w, static_cast<const int8_t*>(p.x[m + r].values) + g * group, stride,
                                scales + (r * groups + kUnitRows * g), y[i] + r);

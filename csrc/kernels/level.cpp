@@ -1,6 +1,6 @@
 // Every kernel, compiled once per instruction-set level (LING_LEVEL names it). Only intrinsics, C
-// headers and our own: an inlined template of the standard library, compiled with AVX-512, could replace the
-// copy that older machines run.
+// headers and our own: an inlined template of the standard library, compiled with AVX-512, could
+// replace the copy that older machines run.
 #if defined(__AVX2__)
 #include <immintrin.h>
 #endif
@@ -13,7 +13,8 @@
 namespace ling {
 namespace {
 
-// E4M3 to bfloat16, byte by byte: the high byte by the upper half (sign, upper bits of the exponent).
+// E4M3 to bfloat16, byte by byte: the high byte by the upper half (sign, upper bits of the
+// exponent).
 const uint8_t f8_high[16] = {60,  61,  62,  63,  64,  65,  66,  67,
                              188, 189, 190, 191, 192, 193, 194, 195};
 // What does not go so, by ((byte + 1) & 127) < 16: NaN, then the magnitudes from 0 on.
@@ -21,8 +22,8 @@ const uint8_t f8_odd_high[16] = {0x7f, 0, 59, 59, 59, 60, 60, 60, 60, 60, 60, 60
 const uint8_t f8_odd_low[16] = {0xc0, 0,    0,    0x80, 0xc0, 0,    0x20, 0x40,
                                 0x60, 0x80, 0x90, 0xa0, 0xb0, 0xc0, 0xd0, 0xe0};
 
-// Weights in units of their scale become integers to be compared with the borders of codes: at 200 to a
-// unit what is beyond all borders saturates 16 bits, and 5 bits tell any two borders apart.
+// Weights in units of their scale become integers to be compared with the borders of codes: at 200
+// to a unit what is beyond all borders saturates 16 bits, and 5 bits tell any two borders apart.
 constexpr int kCodeUnit = 200;
 
 // A function of signed bytes with at most two changes in each 16 of them, as tables of 16.
@@ -36,7 +37,8 @@ struct Bins {
         return at;
       };
       const int one = change(first), two = one < last ? change(one + 1) : last;
-      low[i] = q[first + 128], mid[i] = q[(one < last ? one + 1 : last) + 128], high[i] = q[last + 128];
+      low[i] = q[first + 128], mid[i] = q[(one < last ? one + 1 : last) + 128],
+      high[i] = q[last + 128];
       below_mid[i] = (int8_t)one, below_high[i] = (int8_t)two;
     }
   }
@@ -54,7 +56,8 @@ struct Bins {
 
 // Levels of the 4-bit codes: Lloyd-Max for normal weights whose group scale minimises the squared
 // error (groups of 32 and 64), largest magnitude 127. See docs/concepts/formats.md.
-const float ling_levels[16] = {-127, -98, -77, -61, -46, -33, -21, -9, 2, 13, 24, 36, 49, 64, 82, 105};
+const float ling_levels[16] = {-127, -98, -77, -61, -46, -33, -21, -9,
+                               2,    13,  24,  36,  49,  64,  82,  105};
 const uint8_t level_bytes[16] = {1,   30,  51,  67,  82,  95,  107, 119,
                                  130, 141, 152, 164, 177, 192, 210, 233};  // + 128
 
@@ -75,8 +78,18 @@ const bool matrix_unit = false;
 #define LING_NAME(x) LING_NAME2(x)
 #define LING_TEXT2(x) #x
 #define LING_TEXT(x) LING_TEXT2(x)
-const Level LING_NAME(LING_LEVEL) = {LING_TEXT(LING_LEVEL), matrix_unit, rms_norm, quantise_row, round_row,
-                                     product, router, sigmoid, rotate, attention, embed_i8,
-                                     read_bytes, pack};
+const Level LING_NAME(LING_LEVEL) = {LING_TEXT(LING_LEVEL),
+                                     matrix_unit,
+                                     rms_norm,
+                                     quantise_row,
+                                     round_row,
+                                     product,
+                                     router,
+                                     sigmoid,
+                                     rotate,
+                                     attention,
+                                     embed_i8,
+                                     read_bytes,
+                                     pack};
 
 }  // namespace ling

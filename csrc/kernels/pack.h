@@ -1,34 +1,38 @@
-// Quantising and packing weights: a tile of 16 rows, and as many groups as fit 256 columns, at a time;
-// step by step for all of them, so that a group's divisions pass while others are at work. Rows are
-// scaled one by one and then turned (`transpose4`): a lane holds a row and no sum crosses lanes.
+// Quantising and packing weights: a tile of 16 rows, and as many groups as fit 256 columns, at a
+// time; step by step for all of them, so that a group's divisions pass while others are at work.
+// Rows are scaled one by one and then turned (`transpose4`): a lane holds a row and no sum crosses
+// lanes.
 
 constexpr int64_t kSpan = 256;  // the largest group
 constexpr int64_t kMaxGroups = kSpan / 16;
 constexpr int kClips = 10;
-// Where a group's largest magnitude may come to lie, in units of the levels: on the side of -127 or on
-// that of 105. How these were chosen: docs/concepts/formats.md.
+// Where a group's largest magnitude may come to lie, in units of the levels: on the side of -127 or
+// on that of 105. How these were chosen: docs/concepts/formats.md.
 static const int clip_of[kClips] = {-140, -133, -130, -124, -118, -105, 114, 108, 105, 100};
 
 static inline f32 load16(const uint16_t* p) { return load_bf16(p); }
 static inline f32 load16(const uint32_t* p) { return load(reinterpret_cast<const float*>(p)); }
 
-// Groups of a tile as bit patterns, columns padded with zeros. Groups that do not exist, that are not
-// finite or whose magnitudes are all below 1e-36 are zeros.
+// Groups of a tile as bit patterns, columns padded with zeros. Groups that do not exist, that are
+// not finite or whose magnitudes are all below 1e-36 are zeros.
 template <class Bits>
 struct Span {
   int64_t group, groups;
   // Both have room for 32 columns where a group ends after 16.
   alignas(64) Bits row[kTile][kSpan + 32];
-  float amax[kMaxGroups][kTile];  // largest magnitude: NaN where a value is not finite, 0 below 1e-36
+  // Largest magnitude: NaN where a value is not finite, 0 below 1e-36.
+  float amax[kMaxGroups][kTile];
   float sign[kMaxGroups][kTile];  // of what has it; negative where both signs do
   alignas(64) uint8_t bytes[kTile][kSpan + 64];
   u8 block[kSpan / 4];  // turned: of 16 rows the bytes of columns 4 b .. 4 b + 3
 
   int64_t cols() const { return group * groups; }
   void turn() {
-    for (int64_t k = 0; k < cols(); k += 16) transpose4(&bytes[0][k], sizeof bytes[0], &block[k / 4]);
+    for (int64_t k = 0; k < cols(); k += 16)
+      transpose4(&bytes[0][k], sizeof bytes[0], &block[k / 4]);
   }
-  // f(to, x, y) for weights times a factor of their row and group, 32 columns in the order of `load32`.
+  // f(to, x, y) for weights times a factor of their row and group, 32 columns in the order of
+  // `load32`.
   template <class F>
   void scale(const float (*factors)[kTile], const F& f) {
     for (int64_t r = 0; r < kTile; ++r)
@@ -78,7 +82,8 @@ static void load_span(Span<Bits>& s, const Bits* w, int64_t rows, int64_t stride
 static void clip_levels(int clip, int8_t* to) {
   for (int x = -128; x < 128; ++x) {
     int code = 0;
-    while (code < 15 && 2 * x * clip >= 127 * (int)(ling_levels[code] + ling_levels[code + 1])) ++code;
+    while (code < 15 && 2 * x * clip >= 127 * (int)(ling_levels[code] + ling_levels[code + 1]))
+      ++code;
     to[x + 128] = (int8_t)(x < 0 ? -ling_levels[code] : ling_levels[code]);
   }
 }
@@ -95,8 +100,8 @@ struct Search {
 };
 
 // Sums over a group of h · x · q and h · q² for the levels q of one clip.
-static void weighed_sums(const Nearest& nearest, const u8* x, const float* h, int64_t group, f32* num,
-                         f32* den) {
+static void weighed_sums(const Nearest& nearest, const u8* x, const float* h, int64_t group,
+                         f32* num, f32* den) {
   float n[kTile] = {}, d[kTile] = {};
   for (int64_t k = 0; k < group; k += 4) {
     uint8_t xs[64], qs[64];
@@ -134,7 +139,8 @@ static f32 best_scale(const Search& search, const u8* x, const float* h, int64_t
   f32 num[kClips], den[kClips];
   for (int c = 0; c < kClips; c += 2)
     if (!h) sums(search.nearest + c, x, group, num + c, den + c);
-  for (int c = 0; h && c < kClips; ++c) weighed_sums(search.nearest[c], x, h, group, num + c, den + c);
+  for (int c = 0; h && c < kClips; ++c)
+    weighed_sums(search.nearest[c], x, h, group, num + c, den + c);
   f32 best = set(-1), scale = zero();
   for (int c = 0; c < kClips; ++c) {
     const f32 fit = div(num[c], den[c]), gain = mul(num[c], fit);
@@ -162,7 +168,8 @@ static void pack_i4(Span<Bits>& s, const float* importance, int64_t have, uint8_
   for (int64_t g = 0; g < s.groups; ++g) {
     const int64_t start = g * s.group;
     const f32 amax = load(s.amax[g]), unit = div(mul(load(s.sign[g]), amax), set(127));
-    const f32 found = best_scale(search, s.block + start / 4, importance ? h + start : nullptr, s.group);
+    const f32 found =
+        best_scale(search, s.block + start / 4, importance ? h + start : nullptr, s.group);
     // NaN stays NaN.
     store_bf16(scales + g * kTile, choose_greater(amax, zero(), mul(found, unit), amax));
     const f32 scale = load_bf16(scales + g * kTile);
@@ -227,7 +234,8 @@ static void pack_integers(const ling_matrix& m, const Bits* w, int64_t stride,
     const int64_t start = first * m.group, left = m.cols - start;
     load_span(s, w + tile * kTile * stride + start, m.rows - tile * kTile, stride, left);
     if (m.kind == LING_I4)
-      pack_i4(s, importance ? importance + start : nullptr, left, data + start * 8, scales + first * kTile);
+      pack_i4(s, importance ? importance + start : nullptr, left, data + start * 8,
+              scales + first * kTile);
     else
       pack_i8(s, data + start * 16, scales + first * kTile);
   }

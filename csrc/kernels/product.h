@@ -1,19 +1,19 @@
 // Matrix products. Register blocks of MB rows of activations times NT tiles of 16 outputs.
 //
 // Whatever the block, an output is the same sum in the same order: exact integers inside a group,
-// then one fused multiply-add per group (or per pair of columns in bfloat16). So a row's bits do not
-// depend on the rows beside it, nor on the level for the integer kinds.
+// then one fused multiply-add per group (or per pair of columns in bfloat16). So a row's bits do
+// not depend on the rows beside it, nor on the level for the integer kinds.
 
 // Unpacked bytes, 4-bit codes, bfloat16 pairs; E4M3 bytes, and the pairs they were widened to.
 enum class Form { kBytes, kCodes, kPairs, kF8, kWideF8 };
 
 constexpr int kRowBlock = 6, kTileBlock = 2;
-constexpr int kFewRows = 3;  // up to so many, a product waits for its weights
-constexpr int kRowsOfCodes = 36;  // beyond, codes are unpacked once for all rows
+constexpr int kFewRows = 3;          // up to so many, a product waits for its weights
+constexpr int kRowsOfCodes = 36;     // beyond, codes are unpacked once for all rows
 constexpr int64_t kPrefetch = 4096;  // bytes ahead: the hardware's own stops at every 4 KiB
 
-// Where a walk through NT tiles side by side, now at byte `at` of each, will be a little later: further
-// on in them, or at the beginning of the next NT.
+// Where a walk through NT tiles side by side, now at byte `at` of each, will be a little later:
+// further on in them, or at the beginning of the next NT.
 template <int NT>
 static inline int64_t ahead(int64_t at, int64_t tile) {
   const int64_t there = at + (kPrefetch < tile ? kPrefetch : tile);
@@ -22,8 +22,8 @@ static inline int64_t ahead(int64_t at, int64_t tile) {
 
 // Values of E4M3 times rows of bfloat16: a group is summed on its own, then scaled.
 template <int MB, int NT, Form form>
-static inline void multiply_f8(const uint8_t* const* data, const void* const* scales, int64_t groups,
-                               int64_t group, const Row* x, f32 (&acc)[MB][NT]) {
+static inline void multiply_f8(const uint8_t* const* data, const void* const* scales,
+                               int64_t groups, int64_t group, const Row* x, f32 (&acc)[MB][NT]) {
   const uint32_t* xp[MB];
   for (int m = 0; m < MB; ++m) xp[m] = static_cast<const uint32_t*>(x[m].values);
   const int64_t steps = group / 4;  // of 4 columns

@@ -1,10 +1,17 @@
 // Vectors of 16 lanes in plain C++: what every machine has, and the oracle of the other levels.
 
-struct f32 { float v[16]; };
-struct i32 { int32_t v[16]; };
-struct u8 { uint8_t v[64]; };
+struct f32 {
+  float v[16];
+};
+struct i32 {
+  int32_t v[16];
+};
+struct u8 {
+  uint8_t v[64];
+};
 
 #define LING_LANES(n) for (int i = 0; i < (n); ++i)
+// clang-format off: one line a function, for the eye compares them.
 static inline f32 load(const float* p) { f32 r; memcpy(r.v, p, 64); return r; }
 static inline void store(float* p, f32 x) { memcpy(p, x.v, 64); }
 static inline f32 set(float x) { f32 r; LING_LANES(16) r.v[i] = x; return r; }
@@ -144,3 +151,4 @@ static inline void store_codes(uint8_t* p, const Codes& t, f32 x, f32 y) {
     for (int j = 0; j < 15; ++j) p[i] += v >= t.border[j];
   }
 }
+// clang-format on
