@@ -4,7 +4,7 @@
 
 namespace {
 
-constexpr int64_t kPage = 64;
+using ling::kPage;
 
 struct Layer {
   Array<float> input_norm, post_norm, qkv_bias, q_norm, k_norm, dense_bias, expert_bias;
@@ -35,14 +35,14 @@ Array<float> normals(Random& r, int64_t n) {
   return x;
 }
 
-struct Kind {
-  int32_t kind, group;
+struct Format {
+  int32_t format, group;
 };
 
-Kind random_kind(Random& r) {
-  const Kind kinds[] = {{LING_I4, 64}, {LING_I4, 32},  {LING_I8, 64},
-                        {LING_I8, 16}, {LING_BF16, 2}, {LING_F8, 128}};
-  return r.pick(kinds);
+Format random_format(Random& r) {
+  const Format formats[] = {{LING_I4, 64}, {LING_I4, 32},  {LING_I8, 64},
+                            {LING_I8, 16}, {LING_BF16, 2}, {LING_FP8, 128}};
+  return r.pick(formats);
 }
 
 void random_sizes(Random& r, ling_model_config& c) {
@@ -64,28 +64,28 @@ void random_sizes(Random& r, ling_model_config& c) {
 void add_layer(Random& r, Model& m, bool mtp) {
   const ling_model_config& c = m.c;
   const int64_t D = c.hidden_size, K = c.head_dim, Q = (c.num_heads + 2 * c.num_kv_heads) * K;
-  auto matrix = [&](int64_t rows, int64_t cols, Kind k, int64_t stack = 1) {
-    return random_matrix(r, k.kind, k.group, rows, cols, stack);
+  auto matrix = [&](int64_t rows, int64_t cols, Format k, int64_t stack = 1) {
+    return random_matrix(r, k.format, k.group, rows, cols, stack);
   };
   m.parts.emplace_back();
   Layer& p = m.parts.back();
   ling_layer l = {};
   p.input_norm = ones(r, D), p.post_norm = ones(r, D);
   l.input_norm = p.input_norm.data(), l.post_norm = p.post_norm.data();
-  l.qkv = (p.qkv = matrix(Q, D, random_kind(r))).m;
-  l.dense = (p.dense = matrix(D, c.num_heads * K, random_kind(r))).m;
+  l.qkv = (p.qkv = matrix(Q, D, random_format(r))).m;
+  l.dense = (p.dense = matrix(D, c.num_heads * K, random_format(r))).m;
   if (r.below(2)) l.qkv_bias = (p.qkv_bias = normals(r, Q)).data();
   if (r.below(2)) l.dense_bias = (p.dense_bias = normals(r, D)).data();
   if (r.below(2)) {
     l.q_norm = (p.q_norm = ones(r, K)).data();
     l.k_norm = (p.k_norm = ones(r, K)).data();
   }
-  const Kind in = random_kind(r);  // one for both of a layer
+  const Format in = random_format(r);  // one for both of a layer
   l.is_moe = c.num_experts && r.below(3);
   if (!l.is_moe || r.below(2)) {
     const int64_t F = 16 * r.between(1, 8);
     l.gate_up = (p.gate_up = matrix(2 * F, D, in)).m;
-    l.down = (p.down = matrix(D, F, random_kind(r))).m;
+    l.down = (p.down = matrix(D, F, random_format(r))).m;
   }
   if (l.is_moe) {
     const int64_t E = c.num_experts, tiles = (E + 15) / 16;
@@ -94,12 +94,12 @@ void add_layer(Random& r, Model& m, bool mtp) {
     l.router = p.router.data();
     l.expert_bias = (p.expert_bias = normals(r, E)).data();
     l.expert_gate_up = (p.expert_gate_up = matrix(2 * c.expert_width, D, in, E)).m;
-    l.expert_down = (p.expert_down = matrix(D, c.expert_width, random_kind(r), E)).m;
+    l.expert_down = (p.expert_down = matrix(D, c.expert_width, random_format(r), E)).m;
   } else {
     l.expert_down.rows = 7;  // never looked at
   }
   if (mtp) {
-    l.eh_proj = (p.eh_proj = matrix(D, 2 * D, random_kind(r))).m;
+    l.eh_proj = (p.eh_proj = matrix(D, 2 * D, random_format(r))).m;
     p.enorm = ones(r, D), p.hnorm = ones(r, D), p.final_norm = ones(r, D);
     l.enorm = p.enorm.data(), l.hnorm = p.hnorm.data(), l.final_norm = p.final_norm.data();
   }
@@ -110,14 +110,14 @@ void add_embedding(Random& r, Model& m) {
   ling_model_config& c = m.c;
   const int64_t n = c.vocab_size * c.hidden_size;
   if (r.below(2)) {
-    c.embedding_kind = LING_I8, c.embedding_group = int32_t(r.below(2) ? 16 : 32);
+    c.embedding_format = LING_I8, c.embedding_group = int32_t(r.below(2) ? 16 : 32);
     m.table = Array<uint8_t>(n);
     for (uint8_t& b : m.table) b = uint8_t(r.next());
     m.table_scales = Array<uint16_t>(n / c.embedding_group);
     for (uint16_t& s : m.table_scales) s = to_bf16(0.01f * (0.5f + r.uniform()));
     c.embedding_scales = m.table_scales.data();
   } else {
-    c.embedding_kind = LING_BF16;
+    c.embedding_format = LING_BF16;
     m.table = Array<uint8_t>(2 * n);
     for (int64_t i = 0; i < n; ++i) {
       const uint16_t bits = to_bf16(r.normal());
@@ -133,8 +133,8 @@ Model random_model(Random& r) {
   random_sizes(r, c);
   for (int64_t i = 0; i < c.num_layers + c.num_mtp_layers; ++i) add_layer(r, m, i >= c.num_layers);
   add_embedding(r, m);
-  const Kind k = random_kind(r);
-  c.head = (m.head = random_matrix(r, k.kind, k.group, c.vocab_size, c.hidden_size)).m;
+  const Format k = random_format(r);
+  c.head = (m.head = random_matrix(r, k.format, k.group, c.vocab_size, c.hidden_size)).m;
   c.norm = (m.norm = ones(r, c.hidden_size)).data();
   const int64_t half = c.rotary_size / 2;
   m.cos = Array<float>(c.max_positions * half), m.sin = Array<float>(c.max_positions * half);
@@ -143,8 +143,8 @@ Model random_model(Random& r) {
     m.cos[i] = cosf(angle), m.sin[i] = sinf(angle);
   }
   c.cos = m.cos.data(), c.sin = m.sin.data();
-  c.kv_kind = r.below(2) ? LING_I8 : LING_BF16;
-  const int64_t head = kPage * (c.kv_kind == LING_I8 ? c.head_dim + 4 : 2 * c.head_dim);
+  c.kv_format = r.below(2) ? LING_I8 : LING_BF16;
+  const int64_t head = kPage * (c.kv_format == LING_I8 ? c.head_dim + 4 : 2 * c.head_dim);
   const int64_t cache = (c.num_layers + c.num_mtp_layers) * c.num_pages * c.num_kv_heads * head;
   m.k = Array<uint8_t>(cache), m.v = Array<uint8_t>(cache);
   // What others left in a page must not matter, be it NaN.
@@ -223,10 +223,6 @@ void check_logits(Random& r, ling_model* model, const Model& m, const std::vecto
           "logits");
     CHECK(!memcmp(one.data(), all.data() + i * V, size_t(V) * 4) && alone[0] == top, "row alone");
   }
-}
-
-void refused(int status, const char* what) {
-  CHECK(status == LING_BAD_ARGUMENT && *ling_last_error(), "%s was not refused", what);
 }
 
 void bad_passes(Random& r, ling_model* model, const Model& m) {
@@ -356,11 +352,12 @@ void bad_models(const Model& m) {
     c = m.c, c.*field = static_cast<uint8_t*>(c.*field) + 2;
     must_refuse(c, m.layers, "alignment");
   }
-  for (int32_t kind : {0, 1, 4, -1}) c = m.c, c.kv_kind = kind, must_refuse(c, m.layers, "KV kind");
-  for (int32_t kind : {0, 1, -1})
-    c = m.c, c.embedding_kind = kind, must_refuse(c, m.layers, "embedding");
+  for (int32_t format : {0, 1, 4, -1})
+    c = m.c, c.kv_format = format, must_refuse(c, m.layers, "KV format");
+  for (int32_t format : {0, 1, -1})
+    c = m.c, c.embedding_format = format, must_refuse(c, m.layers, "embedding");
   for (int32_t group : {0, -16, 8, 24, INT32_MAX}) {
-    c = m.c, c.embedding_kind = LING_I8, c.embedding_scales = m.table.data(),
+    c = m.c, c.embedding_format = LING_I8, c.embedding_scales = m.table.data(),
     c.embedding_group = group;
     must_refuse(c, m.layers, "embedding group");
   }
@@ -389,7 +386,7 @@ void bad_models(const Model& m) {
       change([](ling_layer& l) { l.router = nullptr; });
       change([](ling_layer& l) { l.expert_bias = nullptr; });
       change([](ling_layer& l) { l.expert_gate_up.cols += 1; });
-      change([](ling_layer& l) { l.expert_down.kind = 9; });
+      change([](ling_layer& l) { l.expert_down.format = 9; });
     }
     if (int64_t(i) >= m.c.num_layers) {
       change([](ling_layer& l) { l.eh_proj.rows = 0; });

@@ -49,10 +49,6 @@ bool run(int threads, uint64_t seed) {
 
 }  // namespace
 
-namespace ling {
-int fail(int status, const char*) { return status; }
-}  // namespace ling
-
 int main(int argc, char** argv) {
   const int threads = argc > 1 ? atoi(argv[1]) : 2, rounds = argc > 2 ? atoi(argv[2]) : 20;
   for (int i = 0; i < rounds; ++i)

@@ -27,6 +27,8 @@ int num_threads() {
 #endif
 }
 
+void set_num_threads(int n) { wanted.store(n, std::memory_order_relaxed); }
+
 static void relax(int spins) {
   // A core that another program needs must not be burned by a waiting thread.
   if (spins > 4000) {
@@ -99,24 +101,4 @@ void Team::run(void (*entry)(void*, Team&, int), void* context, int n) {
   entry(context, alone, 0);
 }
 
-void parallel_for(int64_t n, Team::Body body, void* context) {
-  struct Job {
-    int64_t n;
-    Team::Body body;
-    void* context;
-  } job = {n, body, context};
-  Team::run(
-      [](void* c, Team& team, int thread) {
-        const Job& j = *static_cast<Job*>(c);
-        team.stage(j.n, j.body, j.context, thread);
-      },
-      &job, n > 1 ? num_threads() : 1);
-}
-
 }  // namespace ling
-
-extern "C" int ling_set_num_threads(int n) {
-  if (n < 1 || n > 256) return ling::fail(LING_BAD_ARGUMENT, "the thread count must be 1 to 256");
-  ling::wanted.store(n, std::memory_order_relaxed);
-  return LING_OK;
-}

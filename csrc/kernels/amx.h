@@ -120,14 +120,14 @@ static int64_t unit_stride(const Product& p) {
 }
 
 static bool unit_fits(const Product& p) {
-  return p.m >= kUnitFrom && !floats(p.w.kind) && p.w.group <= 64 && unit_stride(p);
+  return p.m >= kUnitFrom && !bf16_activations(p.w.format) && p.w.group <= 64 && unit_stride(p);
 }
 
 // Groups [from, from + n) of a tile as signed bytes.
 static void unit_unpack(const ling_matrix& w, const uint8_t* tile, int64_t from, int64_t n,
                         const Levels& levels, uint8_t* to) {
   const int64_t start = kTile * w.group * from, bytes = kTile * w.group * n;
-  if (w.kind == LING_I4) return expand(tile + start / 2, bytes / 2, levels, to);
+  if (w.format == LING_I4) return expand(tile + start / 2, bytes / 2, levels, to);
   for (int64_t i = 0; i < bytes; i += 64) store_u8(to + i, flip_sign(load_u8(tile + start + i)));
 }
 
@@ -141,7 +141,8 @@ static void unit_scales(const Row* x, int64_t rows, int64_t groups, float* to) {
 constexpr int64_t kUnitBlocks = 8;  // blocks of rows that meet a part of a tile in turn
 
 static void unit_product(const Product& p, int64_t begin, int64_t end, uint8_t* scratch) {
-  const Levels levels = {flip_sign(load_levels(level_bytes).table)};  // signed, as all weights here
+  const Levels levels = {
+      flip_sign(load_levels(kInt4Bytes.value).table)};  // signed, as all weights here
   const int64_t padded = padded_cols(p.w), group = p.w.group, groups = padded / group;
   const int64_t stride = unit_stride(p), bytes = tile_bytes(p.w);
   const int64_t part = 512 / group;  // groups: 8 KiB stay in the first-level cache

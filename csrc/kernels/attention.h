@@ -292,5 +292,5 @@ static inline void attend(const AttentionTask& t, float* scratch) {
 }
 
 static void attention(const AttentionTask& t, float* scratch) {
-  t.kind == LING_I8 ? attend<PagesI8>(t, scratch) : attend<PagesBF16>(t, scratch);
+  t.format == LING_I8 ? attend<PagesI8>(t, scratch) : attend<PagesBF16>(t, scratch);
 }

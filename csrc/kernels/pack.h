@@ -6,8 +6,8 @@
 constexpr int64_t kSpan = 256;  // the largest group
 constexpr int64_t kMaxGroups = kSpan / 16;
 constexpr int kClips = 10;
-// Where a group's largest magnitude may come to lie, in units of the levels: on the side of -127 or
-// on that of 105. How these were chosen: docs/concepts/formats.md.
+// What a group's largest magnitude may become, in units of the levels: on the side of -127 or on
+// that of 105. How these were chosen: docs/concepts/formats.md.
 static const int clip_of[kClips] = {-140, -133, -130, -124, -118, -105, 114, 108, 105, 100};
 
 static inline f32 load16(const uint16_t* p) { return load_bf16(p); }
@@ -78,13 +78,12 @@ static void load_span(Span<Bits>& s, const Bits* w, int64_t rows, int64_t stride
   }
 }
 
-// Levels (with the sign of x) that x = -127 .. 127 is nearest to when 127 comes to lie at a clip.
+// Levels (with the sign of x) that x = -127 .. 127 is nearest to when 127 becomes a clip.
 static void clip_levels(int clip, int8_t* to) {
   for (int x = -128; x < 128; ++x) {
     int code = 0;
-    while (code < 15 && 2 * x * clip >= 127 * (int)(ling_levels[code] + ling_levels[code + 1]))
-      ++code;
-    to[x + 128] = (int8_t)(x < 0 ? -ling_levels[code] : ling_levels[code]);
+    while (code < 15 && 2 * x * clip >= 127 * (kInt4Levels[code] + kInt4Levels[code + 1])) ++code;
+    to[x + 128] = (int8_t)(x < 0 ? -kInt4Levels[code] : kInt4Levels[code]);
   }
 }
 
@@ -156,7 +155,7 @@ template <class Bits>
 static void pack_i4(Span<Bits>& s, const float* importance, int64_t have, uint8_t* data,
                     uint16_t* scales) {
   static const Search search;
-  static const Codes codes = make_codes(ling_levels);
+  static const Codes codes = make_codes(kInt4Levels);
   float h[kSpan], factor[kMaxGroups][kTile];
   for (int64_t g = 0; g < s.groups; ++g) {
     const f32 amax = load(s.amax[g]), to_bytes = div(mul(load(s.sign[g]), set(127)), amax);
@@ -197,15 +196,6 @@ static void pack_i8(Span<Bits>& s, uint8_t* data, uint16_t* scales) {
   for (int64_t k = 0; k < s.cols(); k += 4) store_u8(data + k * 16, flip_sign(s.block[k / 4]));
 }
 
-static inline float round_bf16(float x, uint16_t* bits) {
-  uint16_t t[16];
-  float f[16];
-  store_bf16(t, set(x));
-  store(f, load_bf16(t));
-  *bits = t[0];
-  return f[0];
-}
-
 static void pack_bf16(int64_t rows, int64_t cols, const void* w, bool bf16, int64_t stride,
                       int64_t tile, uint16_t* data) {
   for (int64_t r = 0; r < kTile; ++r) {
@@ -213,10 +203,9 @@ static void pack_bf16(int64_t rows, int64_t cols, const void* w, bool bf16, int6
     for (int64_t k = 0; k < ceil_div(cols, 2) * 2; ++k) {
       uint16_t bits = 0;
       if (row < rows && k < cols) {
-        if (bf16)
-          bits = static_cast<const uint16_t*>(w)[row * stride + k];
-        else
-          round_bf16(static_cast<const float*>(w)[row * stride + k], &bits);
+        const int64_t at = row * stride + k;
+        bits =
+            bf16 ? static_cast<const uint16_t*>(w)[at] : to_bf16(static_cast<const float*>(w)[at]);
       }
       data[k / 2 * 32 + r * 2 + k % 2] = bits;
     }
@@ -233,7 +222,7 @@ static void pack_integers(const ling_matrix& m, const Bits* w, int64_t stride,
     s.groups = all - first < most ? all - first : most;
     const int64_t start = first * m.group, left = m.cols - start;
     load_span(s, w + tile * kTile * stride + start, m.rows - tile * kTile, stride, left);
-    if (m.kind == LING_I4)
+    if (m.format == LING_I4)
       pack_i4(s, importance ? importance + start : nullptr, left, data + start * 8,
               scales + first * kTile);
     else
@@ -241,14 +230,14 @@ static void pack_integers(const ling_matrix& m, const Bits* w, int64_t stride,
   }
 }
 
-static void pack(int32_t kind, int64_t group, int64_t rows, int64_t cols, const void* w, bool bf16,
-                 int64_t stride, const float* importance, int64_t begin, int64_t end, void* data,
-                 void* scales) {
-  const ling_matrix m = {kind, (int32_t)group, rows, cols, data, scales};
+static void pack(int32_t format, int64_t group, int64_t rows, int64_t cols, const void* w,
+                 bool bf16, int64_t stride, const float* importance, int64_t begin, int64_t end,
+                 void* data, void* scales) {
+  const ling_matrix m = {format, (int32_t)group, rows, cols, data, scales};
   for (int64_t tile = begin; tile < end; ++tile) {
     uint8_t* to = static_cast<uint8_t*>(data) + tile * tile_bytes(m);
     uint16_t* s = static_cast<uint16_t*>(scales) + tile * tile_scale_bytes(m) / 2;
-    if (kind == LING_BF16)
+    if (format == LING_BF16)
       pack_bf16(rows, cols, w, bf16, stride, tile, reinterpret_cast<uint16_t*>(to));
     else if (bf16)
       pack_integers(m, static_cast<const uint16_t*>(w), stride, importance, tile, to, s);

@@ -69,10 +69,7 @@ static inline f32 load_bf16(const uint16_t* p) { return {half_bf16(p), half_bf16
 static inline void store_bf16(uint16_t* p, f32 x) {
   uint32_t t[16];
   store((float*)t, x);
-  for (int i = 0; i < 16; ++i)
-    p[i] = (t[i] & 0x7fffffff) > 0x7f800000
-               ? 0x7fc0
-               : (uint16_t)((t[i] + 0x7fff + ((t[i] >> 16) & 1)) >> 16);
+  for (int i = 0; i < 16; ++i) p[i] = round_to_bf16(t[i]);
 }
 
 static inline u8 load_u8(const uint8_t* p) {
@@ -122,10 +119,10 @@ static inline void store_pairs(uint16_t* p, b16 x) {
   _mm256_storeu_si256((__m256i*)p, x.a), _mm256_storeu_si256((__m256i*)(p + 16), x.b);
 }
 
-// E4M3 of 4 columns (LING_F8) to bfloat16 pairs of the first and the last two. A value above 2^-6
+// E4M3 of 4 columns (LING_FP8) to bfloat16 pairs of the first and the last two. A value above 2^-6
 // has the bits of its low half as they are and a high byte that depends on its high half alone;
 // others are one in some thousands of a trained matrix.
-static inline void widen_f8_half(__m256i v, __m256i* first, __m256i* last) {
+static inline void widen_fp8_half(__m256i v, __m256i* first, __m256i* last) {
   const __m256i nibble = _mm256_set1_epi8(15), sign = _mm256_set1_epi8((char)0x80);
   const auto table = [](const uint8_t* t) {
     return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)t));
@@ -135,19 +132,19 @@ static inline void widen_f8_half(__m256i v, __m256i* first, __m256i* last) {
       _mm256_cmpeq_epi8(_mm256_and_si256(next, _mm256_set1_epi8(0x70)), _mm256_setzero_si256());
   __m256i low = _mm256_andnot_si256(nibble, _mm256_slli_epi16(v, 4));
   __m256i high = _mm256_and_si256(nibble, _mm256_srli_epi16(v, 4));
-  high = _mm256_shuffle_epi8(table(f8_high), high);
+  high = _mm256_shuffle_epi8(table(fp8_high), high);
   if (__builtin_expect(!_mm256_testz_si256(odd, odd), 0)) {
     const __m256i which = _mm256_and_si256(next, nibble);
-    low = _mm256_blendv_epi8(low, _mm256_shuffle_epi8(table(f8_odd_low), which), odd);
-    high = _mm256_blendv_epi8(high, _mm256_shuffle_epi8(table(f8_odd_high), which), odd);
+    low = _mm256_blendv_epi8(low, _mm256_shuffle_epi8(table(fp8_odd_low), which), odd);
+    high = _mm256_blendv_epi8(high, _mm256_shuffle_epi8(table(fp8_odd_high), which), odd);
     high = _mm256_or_si256(high, _mm256_and_si256(v, sign));
   }
   *first = _mm256_unpacklo_epi8(low, high);
   *last = _mm256_unpackhi_epi8(low, high);
 }
-static inline void widen_f8(u8 v, b16* first, b16* last) {
-  widen_f8_half(v.a, &first->a, &last->a);
-  widen_f8_half(v.b, &first->b, &last->b);
+static inline void widen_fp8(u8 v, b16* first, b16* last) {
+  widen_fp8_half(v.a, &first->a, &last->a);
+  widen_fp8_half(v.b, &first->b, &last->b);
 }
 
 static inline __m256 dot2_half(__m256 acc, __m256i v, __m256 x0, __m256 x1) {
@@ -241,10 +238,10 @@ static inline void transpose4(const uint8_t* p, int64_t stride, u8* out) {
 struct Codes {
   int16_t below[15];
 };
-static inline Codes make_codes(const float* levels) {
+static inline Codes make_codes(const int8_t* levels) {
   Codes r;
   for (int i = 0; i < 15; ++i)
-    r.below[i] = (int16_t)((int)(levels[i] + levels[i + 1]) * (kCodeUnit / 2) - 1);
+    r.below[i] = (int16_t)((levels[i] + levels[i + 1]) * (kCodeUnit / 2) - 1);
   return r;
 }
 static inline void store_codes(uint8_t* p, const Codes& t, f32 x, f32 y) {

@@ -1,4 +1,4 @@
-// Vectors of 16 lanes on AVX-512 (F, BW, VL, DQ, VNNI; BF16 where the level has it).
+// Vectors of 16 lanes on AVX-512 (F, BW, VL, DQ, VNNI; BF16 where the instruction set has it).
 
 typedef __m512 f32;
 typedef __m512i i32;
@@ -83,10 +83,10 @@ typedef __m512i b16;  // 16 lanes × 2 bfloat16
 static inline b16 load_pairs(const uint16_t* p) { return _mm512_loadu_si512(p); }
 static inline void store_pairs(uint16_t* p, b16 x) { _mm512_storeu_si512(p, x); }
 
-// E4M3 of 4 columns (LING_F8) to bfloat16 pairs of the first and the last two. A value above 2^-6
+// E4M3 of 4 columns (LING_FP8) to bfloat16 pairs of the first and the last two. A value above 2^-6
 // has the bits of its low half as they are and a high byte that depends on its high half alone;
 // others are one in some thousands of a trained matrix.
-static inline void widen_f8(u8 v, b16* first, b16* last) {
+static inline void widen_fp8(u8 v, b16* first, b16* last) {
   const __m512i nibble = _mm512_set1_epi8(15), sign = _mm512_set1_epi8((char)0x80);
   const auto table = [](const uint8_t* t) {
     return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)t));
@@ -95,11 +95,11 @@ static inline void widen_f8(u8 v, b16* first, b16* last) {
   const __mmask64 odd = _mm512_testn_epi8_mask(next, _mm512_set1_epi8(0x70));
   __m512i low = _mm512_andnot_si512(nibble, _mm512_slli_epi16(v, 4));
   __m512i high = _mm512_and_si512(nibble, _mm512_srli_epi16(v, 4));
-  high = _mm512_shuffle_epi8(table(f8_high), high);
+  high = _mm512_shuffle_epi8(table(fp8_high), high);
   if (__builtin_expect(odd != 0, 0)) {
     const __m512i which = _mm512_and_si512(next, nibble);
-    low = _mm512_mask_shuffle_epi8(low, odd, table(f8_odd_low), which);
-    high = _mm512_mask_shuffle_epi8(high, odd, table(f8_odd_high), which);
+    low = _mm512_mask_shuffle_epi8(low, odd, table(fp8_odd_low), which);
+    high = _mm512_mask_shuffle_epi8(high, odd, table(fp8_odd_high), which);
     high = _mm512_ternarylogic_epi32(high, v, sign, 0xf8);  // high | (v & sign)
   }
   *first = _mm512_unpacklo_epi8(low, high);
@@ -227,11 +227,11 @@ static inline void store_bytes(uint8_t* p, f32 x, f32 y) {
 struct Codes {
   __m512i code, below;
 };
-static inline Codes make_codes(const float* levels) {
+static inline Codes make_codes(const int8_t* levels) {
   alignas(64) int16_t code[32], below[32];
   for (int i = 0; i < 32; ++i) {
     const int first = (i < 16 ? i : i - 32) * 2048;
-    const auto border = [&](int c) { return (int)(levels[c] + levels[c + 1]) * (kCodeUnit / 2); };
+    const auto border = [&](int c) { return (levels[c] + levels[c + 1]) * (kCodeUnit / 2); };
     code[i] = 0;
     while (code[i] < 15 && border(code[i]) <= first) ++code[i];
     const bool any = code[i] < 15 && border(code[i]) < first + 2048;

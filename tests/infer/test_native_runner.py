@@ -550,8 +550,8 @@ def test_no_model_at_all_raises():
         lib.ling_logits(None, None, 1, 0, None, None, None),
         lib.ling_expert_counts(None, None),
         lib.ling_model_new(None, None, None),
-        lib.ling_model_stream(None, 0, 0, None, None),
-        lib.ling_model_let_go(None, 0),
+        lib.ling_model_offload(None, 0, 0, None, None),
+        lib.ling_model_evict(None, 0),
         lib.ling_map_in(None, 1),
         lib.ling_read_seconds(None, 1 << 20, None),
     ):

@@ -203,7 +203,7 @@ class NativeRunner(Bans):
             rms_norm_eps=cfg.rms_norm_eps,
             routed_scaling_factor=cfg.routed_scaling_factor,
             norm_topk_prob=int(cfg.norm_topk_prob),
-            embedding_kind=3 if scales is None else 2,
+            embedding_format=3 if scales is None else 2,
             embedding_group=0 if scales is None else cfg.hidden_size // scales.shape[1],
             embedding=self.table.data_ptr(),
             embedding_scales=None if scales is None else scales.data_ptr(),
@@ -214,7 +214,7 @@ class NativeRunner(Bans):
             k_pages=self.kv[0].data_ptr(),
             v_pages=self.kv[1].data_ptr(),
             num_pages=num_pages,
-            kv_kind=2 if self.kv_value_bytes == 1 else 3,
+            kv_format=2 if self.kv_value_bytes == 1 else 3,
         )
         native.check(
             self.lib,
