@@ -203,11 +203,15 @@ extern "C" int ling_mtp(ling_model* model, int64_t j, const int64_t* next_tokens
 }
 
 extern "C" int ling_logits(ling_model* model, const float* hidden, int64_t rows, int64_t vocab,
-                           const uint8_t* banned, float* out, int64_t* best) {
+                           const uint8_t* banned, int64_t banned_stride, float* out,
+                           int64_t* best) {
   if (!model || !hidden || !out || !best) return fail(LING_BAD_ARGUMENT, "null pointer");
   if (rows < 1 || rows > (1 << 20) || vocab < 0 || vocab > model->c.vocab_size)
     return fail(LING_BAD_ARGUMENT, "sizes out of range");
-  return guarded([&] { logits(*model, hidden, rows, vocab, {banned, 0}, out, best); });
+  const int64_t ids = vocab ? vocab : model->c.vocab_size;
+  if (banned_stride && (banned_stride < ids || banned_stride > INT64_MAX / rows))
+    return fail(LING_BAD_ARGUMENT, "the stride of the banned ids is out of range");
+  return guarded([&] { logits(*model, hidden, rows, vocab, {banned, banned_stride}, out, best); });
 }
 
 extern "C" int ling_model_offload(ling_model* model, int64_t layer, int fd,

@@ -165,10 +165,12 @@ LING_API int ling_mtp(ling_model* model, int64_t j, const int64_t* next_tokens,
                       const float* hidden_in, int64_t T, const ling_segment* segments,
                       int64_t num_segments, float* hidden_out);
 // Scores of `rows` hidden states over the first `vocab` ids (0: all): logits [rows, vocab], and in
-// best[row] the lowest id of the largest score among ids whose banned[id] is 0 (banned may be
-// null).
+// best[row] the lowest id of the largest score that is not banned, or -1. Row r may not choose an
+// id where banned[r · banned_stride + id] is not 0; a stride of 0 is one mask for all rows, and
+// another is at least `vocab`. `banned` may be null.
 LING_API int ling_logits(ling_model* model, const float* hidden, int64_t rows, int64_t vocab,
-                         const uint8_t* banned, float* logits, int64_t* best);
+                         const uint8_t* banned, int64_t banned_stride, float* logits,
+                         int64_t* best);
 // For models larger than memory: the routed experts of `layer` are mapped from `fd`, their four
 // parts (gate·up data and scales, down data and scales) at these offsets. Experts whose `hot` is 0
 // are read ahead when a step needs them and evicted once the layer is done. `hot` [E] is read at

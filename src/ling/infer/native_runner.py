@@ -277,7 +277,7 @@ class NativeRunner(Bans):
         best = (ctypes.c_int64 * rows)()
         banned = None if self.banned is None else self.banned.data_ptr()
         status = self.lib.ling_logits(
-            self.model, hidden.data_ptr(), rows, vocab, banned, logits.data_ptr(), best
+            self.model, hidden.data_ptr(), rows, vocab, banned, 0, logits.data_ptr(), best
         )
         native.check(self.lib, status)
         chosen = list(best)

@@ -113,7 +113,10 @@ _SIGNATURES: dict[str, Sequence[Any]] = {
     "ling_model_new": [POINTER(ModelConfigC), POINTER(LayerC), POINTER(c_void_p)],
     "ling_forward": [c_void_p, c_void_p, c_int64, c_void_p, c_int64, c_void_p],
     "ling_mtp": [c_void_p, c_int64, c_void_p, c_void_p, c_int64, c_void_p, c_int64, c_void_p],
-    "ling_logits": [c_void_p, c_void_p, c_int64, c_int64, c_void_p, c_void_p, c_void_p],
+    "ling_logits": [
+        *(c_void_p, c_void_p, c_int64, c_int64),
+        *(c_void_p, c_int64, c_void_p, c_void_p),
+    ],
     "ling_model_offload": [c_void_p, c_int64, ctypes.c_int, POINTER(c_int64), c_void_p],
     "ling_model_evict": [c_void_p, c_int64],
     "ling_expert_counts": [c_void_p, c_void_p],
