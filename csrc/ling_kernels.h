@@ -21,11 +21,10 @@ enum { LING_OK = 0, LING_BAD_ARGUMENT = 1, LING_BAD_ISA = 2, LING_NO_MEMORY = 3,
 //   LING_I8    value + 128 as a byte. A tile holds, for every 4 columns, 16 rows × 4 bytes.
 //   LING_BF16  a tile holds, for every 2 columns, 16 rows × 2 values; `scales` is null and the
 //              group 2.
-//   LING_FP8    E4M3 as released (OCP E4M3FN), the group 128. A tile holds, for every 4 columns
+//   LING_FP8   E4M3 as released (OCP E4M3FN), the group 128. A tile holds, for every 4 columns
 //              and then every 4 rows, 4 rows × 2 bytes of the first two columns, then those of
 //              the other two.
-// scales: bfloat16, tile by tile, for every group 16 values; LING_FP8: float32, for every group
-// one.
+// scales: bfloat16, tile by tile, for every group 16 values; LING_FP8: float32, for every group 1.
 enum { LING_I4 = 1, LING_I8 = 2, LING_BF16 = 3, LING_FP8 = 4 };
 
 typedef struct {

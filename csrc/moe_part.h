@@ -129,7 +129,7 @@ inline void multiply_down(Pass& p, const ling_layer& l) {
   });
   p.spent(kPrepare);
   // A column belongs to one task, so a token's sum has one order: shared, then ascending experts.
-  // Few rows: long walks through memory; many: short ones, so that threads end together.
+  // Few rows: long reads of memory; many: short ones, so that threads finish together.
   const int64_t n = ceil_div(p.c().hidden_size, kTile), threads = p.team.threads;
   const int64_t step = p.T > 128 ? std::max<int64_t>(4, ceil_div(n, 4 * threads))
                                  : std::max<int64_t>(2, ceil_div(n, 2 * threads));

@@ -41,7 +41,7 @@ struct Pass {
   }
 
   void multiply(const Product& p) {
-    // Few rows: long walks through memory. Many: short ones, so that threads end together.
+    // Few rows: long reads of memory. Many: short ones, so that threads finish together.
     const int64_t chunk = p.m <= 8 ? 4 : 2;
     run(ceil_div(tiles(p.w), chunk),
         [&](int64_t task, int) { multiply_tiles(p, task * chunk, (task + 1) * chunk); });

@@ -185,7 +185,7 @@ float value_of_fp8(uint8_t b) {
   return b & 128 ? -size : size;
 }
 
-// E4M3 with scales of blocks, alone or in turns with others: values as they are, products near
+// E4M3 with scales of blocks, alone or interleaved with others: values unchanged, products near
 // those of float64 over the rows as bfloat16 has them.
 void fuzz_fp8(Random& r) {
   const int64_t step = r.between(1, 3), first = r.below(step);

@@ -264,7 +264,7 @@ void bad_passes(Random& r, ling_model* model, const Model& m) {
   }
   for (int64_t bad : {int64_t(0), int64_t(-1), INT64_MIN, int64_t(1) << 58}) {
     ling_segment s = good;
-    if (bad > 0) s.first = INT64_MAX / 2;  // so many pages would hold it, were the product to wrap
+    if (bad > 0) s.first = INT64_MAX / 2;  // that many pages would do if the product wrapped
     s.num_pages = bad;
     forward(s);
   }
@@ -316,7 +316,7 @@ void bad_passes(Random& r, ling_model* model, const Model& m) {
   int64_t small = 1;
   const char* name;
   double seconds;
-  refused(ling_profile(model, &name, &seconds, &small), "too few places");
+  refused(ling_profile(model, &name, &seconds, &small), "too few slots");
 }
 
 void try_config(const ling_model_config& c, const std::vector<ling_layer>& layers) {

@@ -1,4 +1,4 @@
-// Threads: one OpenMP region per call, with barriers of our own between its stages.
+// Threads: one OpenMP region per call, with our own barriers between its stages.
 #include "internal.h"
 #ifdef _OPENMP
 #include <omp.h>
@@ -12,7 +12,7 @@
 namespace ling {
 
 static std::atomic<int> wanted{0};  // 0: what OpenMP would take
-// OpenMP's threads do not survive a fork, and a child would wait for them for ever.
+// OpenMP's threads do not survive a fork, and a child would wait for them without end.
 static std::atomic<bool> forked{false};
 static const int at_fork = pthread_atfork(nullptr, nullptr, [] { forked.store(true); });
 

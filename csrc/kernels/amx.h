@@ -110,7 +110,7 @@ static const UnitRows unit_rows_of[kUnitRows + 1] = {
     unit_rows<6>,  unit_rows<7>,  unit_rows<8>,  unit_rows<9>,  unit_rows<10>, unit_rows<11>,
     unit_rows<12>, unit_rows<13>, unit_rows<14>, unit_rows<15>, unit_rows<16>};
 
-// The rows' distance if they lie evenly, else 0.
+// The rows' distance if they are evenly spaced, else 0.
 static int64_t unit_stride(const Product& p) {
   const int8_t* first = static_cast<const int8_t*>(p.x[0].values);
   const int64_t stride = static_cast<const int8_t*>(p.x[1].values) - first;
@@ -138,7 +138,7 @@ static void unit_scales(const Row* x, int64_t rows, int64_t groups, float* to) {
       to[(r / kUnitRows * groups + g) * kUnitRows + r % kUnitRows] = x[r].scales[g];
 }
 
-constexpr int64_t kUnitBlocks = 8;  // blocks of rows that meet a part of a tile in turn
+constexpr int64_t kUnitBlocks = 8;  // blocks of rows multiplied with a part of a tile one by one
 
 static void unit_product(const Product& p, int64_t begin, int64_t end, uint8_t* scratch) {
   const Levels levels = {

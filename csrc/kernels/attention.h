@@ -41,9 +41,9 @@ static inline void update(Softmax& s, const float* scores, int64_t seen, f32 (&e
   s.top = new_top;
 }
 
-// Pages lie anywhere, so the hardware cannot guess the next one: while a page's keys are read its
-// values are fetched (`next`), and then the keys of the next page, a cache line for each line that
-// is used.
+// Pages are anywhere in memory, so the hardware cannot guess the next one: while a page's keys are
+// read its values are fetched (`next`), and then the keys of the next page, a cache line for each
+// line that is used.
 static inline void fetch(const uint8_t* next, int64_t lines, int64_t line) {
   for (int64_t i = 0; i < lines; ++i) prefetch(next + 64 * (lines * line + i));
 }

@@ -1,6 +1,6 @@
 // Quantising and packing weights: a tile of 16 rows, and as many groups as fit 256 columns, at a
-// time; step by step for all of them, so that a group's divisions pass while others are at work.
-// Rows are scaled one by one and then turned (`transpose4`): a lane holds a row and no sum crosses
+// time; step by step for all of them, so that a group's divisions overlap other work. Rows are
+// scaled one by one and then transposed (`transpose4`): a lane holds a row and no sum crosses
 // lanes.
 
 constexpr int64_t kSpan = 256;  // the largest group
@@ -24,10 +24,10 @@ struct Span {
   float amax[kMaxGroups][kTile];
   float sign[kMaxGroups][kTile];  // of what has it; negative where both signs do
   alignas(64) uint8_t bytes[kTile][kSpan + 64];
-  u8 block[kSpan / 4];  // turned: of 16 rows the bytes of columns 4 b .. 4 b + 3
+  u8 block[kSpan / 4];  // transposed: of 16 rows the bytes of columns 4 b .. 4 b + 3
 
   int64_t cols() const { return group * groups; }
-  void turn() {
+  void transpose() {
     for (int64_t k = 0; k < cols(); k += 16)
       transpose4(&bytes[0][k], sizeof bytes[0], &block[k / 4]);
   }
@@ -62,8 +62,8 @@ static void load_span(Span<Bits>& s, const Bits* w, int64_t rows, int64_t stride
       // With the sign moved behind the magnitude floats are ordered as integers.
       Bits top = 0;
       for (int64_t k = 0; k < s.group; ++k) {
-        const Bits turned = (Bits)(row[k] << 1 | row[k] >> last);
-        top = turned > top ? turned : top;
+        const Bits rotated = (Bits)(row[k] << 1 | row[k] >> last);
+        top = rotated > top ? rotated : top;
       }
       largest[g][r] = (Bits)(top >> 1 | top << last);
     }
@@ -162,7 +162,7 @@ static void pack_i4(Span<Bits>& s, const float* importance, int64_t have, uint8_
     store(factor[g], choose_greater(amax, zero(), to_bytes, zero()));
   }
   s.scale(factor, [](uint8_t* p, f32 x, f32 y) { store_bytes(p, x, y); });
-  s.turn();
+  s.transpose();
   for (int64_t k = 0; importance && k < s.cols(); ++k) h[k] = k < have ? importance[k] : 0;
   for (int64_t g = 0; g < s.groups; ++g) {
     const int64_t start = g * s.group;
@@ -175,7 +175,7 @@ static void pack_i4(Span<Bits>& s, const float* importance, int64_t have, uint8_
     store(factor[g], choose_greater(absolute(scale), zero(), div(set(1), scale), zero()));
   }
   s.scale(factor, [](uint8_t* p, f32 x, f32 y) { store_codes(p, codes, x, y); });
-  s.turn();
+  s.transpose();
   for (int64_t k = 0; k < s.cols(); k += 8)
     store_u8(data + k * 8, join_codes(s.block[k / 4], s.block[k / 4 + 1]));
 }
@@ -192,7 +192,7 @@ static void pack_i8(Span<Bits>& s, uint8_t* data, uint16_t* scales) {
     const f32 top = set(127), bottom = set(-127);
     store_bytes(p, maximum(bottom, minimum(top, x)), maximum(bottom, minimum(top, y)));
   });
-  s.turn();
+  s.transpose();
   for (int64_t k = 0; k < s.cols(); k += 4) store_u8(data + k * 16, flip_sign(s.block[k / 4]));
 }
 

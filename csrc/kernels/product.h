@@ -12,8 +12,8 @@ constexpr int kFewRows = 3;          // up to this many, a product waits for its
 constexpr int kRowsOfCodes = 36;     // beyond, codes are unpacked once for all rows
 constexpr int64_t kPrefetch = 4096;  // bytes ahead: the hardware's own stops at every 4 KiB
 
-// Where a walk through NT tiles side by side, now at byte `at` of each, will be a little later:
-// further on in them, or at the beginning of the next NT.
+// What to prefetch on the way through NT tiles side by side, now at byte `at` of each: further on
+// in them, or at the beginning of the next NT.
 template <int NT>
 static inline int64_t ahead(int64_t at, int64_t tile) {
   const int64_t there = at + (kPrefetch < tile ? kPrefetch : tile);
@@ -120,7 +120,7 @@ static inline void multiply(const uint8_t* const* data, const void* const* scale
   }
 }
 
-// Hand 16 finished columns of row m to where they go.
+// Write 16 finished columns of row m through the epilogue.
 static inline void finish(const Product& p, int64_t m, int64_t tile, f32 v) {
   const int64_t n = tile * kTile, left = p.w.rows - n;
   if (p.bias) v = add(v, load_part(p.bias + n, left));
@@ -216,8 +216,8 @@ static void product(const Product& p, int64_t begin, int64_t end, uint8_t* scrat
 #endif
   const Levels levels = load_levels(kInt4Bytes.value);
   int64_t tile = begin;
-  // A single row is bound by memory, which likes one walk better than two; sums in floating point
-  // wait for each other, and two walks hide that.
+  // A single row is bound by memory, which is faster with one stream than with two; sums in
+  // floating point wait for each other, and two streams hide that.
   if (p.m > 1 || bf16_activations(p.w.format) || p.epilogue == Epilogue::kSwiGLU)
     for (; tile + kTileBlock <= end; tile += kTileBlock)
       some_tiles<kTileBlock>(p, tile, scratch, levels);

@@ -230,9 +230,9 @@ static inline void transpose4(const uint8_t* p, int64_t stride, u8* out) {
                   r3 = rows(8 * h + 3);
     const __m256i a = _mm256_unpacklo_epi32(r0, r1), b = _mm256_unpackhi_epi32(r0, r1);
     const __m256i c = _mm256_unpacklo_epi32(r2, r3), d = _mm256_unpackhi_epi32(r2, r3);
-    const __m256i turned[] = {_mm256_unpacklo_epi64(a, c), _mm256_unpackhi_epi64(a, c),
-                              _mm256_unpacklo_epi64(b, d), _mm256_unpackhi_epi64(b, d)};
-    for (int i = 0; i < 4; ++i) (h ? out[i].b : out[i].a) = turned[i];
+    const __m256i transposed[] = {_mm256_unpacklo_epi64(a, c), _mm256_unpackhi_epi64(a, c),
+                                  _mm256_unpacklo_epi64(b, d), _mm256_unpackhi_epi64(b, d)};
+    for (int i = 0; i < 4; ++i) (h ? out[i].b : out[i].a) = transposed[i];
   }
 }
 struct Codes {
