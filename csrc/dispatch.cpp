@@ -1,4 +1,4 @@
-// The level in use, the last error, and the checks of a matrix that every entry shares.
+// The instruction set in use: the best that the compiler, the processor and LING_ISA allow.
 #include <stdlib.h>
 #include <string.h>
 #if defined(__x86_64__)
@@ -13,17 +13,10 @@
 
 namespace ling {
 
-static thread_local const char* last_error = "";
-
-int fail(int status, const char* text) {
-  last_error = text;
-  return status;
-}
-
 namespace {
 
 struct Choice {
-  const Level* level;
+  const IsaKernels* kernels;
   const char* error;
 };
 
@@ -53,7 +46,7 @@ Choice choose() {
     if (cap < 0)
       return {nullptr, "LING_ISA must be generic, avx2, avx512vnni, avx512bf16 or avx512amx"};
   }
-  const Level* best = &level_generic;
+  const IsaKernels* best = &isa_generic;
 #if defined(__x86_64__)
   // These built-ins also ask whether the operating system saves the registers.
   __builtin_cpu_init();
@@ -62,20 +55,19 @@ Choice choose() {
                       __builtin_cpu_supports("avx512vnni");
   (void)avx512;
 #ifdef LING_HAVE_AVX2
-  if (cap >= 1 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-    best = &level_avx2;
+  if (cap >= 1 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) best = &isa_avx2;
 #endif
 #ifdef LING_HAVE_AVX512VNNI
-  if (cap >= 2 && avx512) best = &level_avx512vnni;
+  if (cap >= 2 && avx512) best = &isa_avx512vnni;
 #endif
   // Cooper Lake alone has bfloat16 without VBMI; it runs as avx512vnni.
   const bool vbmi = avx512 && __builtin_cpu_supports("avx512vbmi");
   (void)vbmi;
 #ifdef LING_HAVE_AVX512BF16
-  if (cap >= 3 && vbmi && __builtin_cpu_supports("avx512bf16")) best = &level_avx512bf16;
+  if (cap >= 3 && vbmi && __builtin_cpu_supports("avx512bf16")) best = &isa_avx512bf16;
 #endif
 #ifdef LING_HAVE_AVX512AMX
-  if (cap >= 4 && vbmi && matrix_unit()) best = &level_avx512amx;
+  if (cap >= 4 && vbmi && matrix_unit()) best = &isa_avx512amx;
 #endif
 #endif
   return {best, nullptr};
@@ -83,33 +75,10 @@ Choice choose() {
 
 }  // namespace
 
-const Level* level() {
+const IsaKernels* isa_kernels() {
   static const Choice choice = choose();
-  if (!choice.level) last_error = choice.error;
-  return choice.level;
-}
-
-const char* check_matrix(const ling_matrix& w) {
-  if (w.kind < LING_I4 || w.kind > LING_F8) return "unknown matrix kind";
-  if (w.rows < 1 || w.cols < 1 || w.rows > (int64_t(1) << 31) || w.cols > (int64_t(1) << 24))
-    return "matrix sizes out of range";
-  if (w.kind == LING_BF16  ? w.group != 2
-      : w.kind == LING_F8 ? w.group != 128
-                          : w.group < 16 || w.group > 256 || w.group % 16)
-    return "the group must be a multiple of 16 up to 256 (2 for bfloat16, 128 for FP8)";
-  if (!w.data || (w.kind != LING_BF16 && !w.scales)) return "null pointer in a matrix";
-  return nullptr;
+  if (!choice.kernels) fail(LING_BAD_ISA, choice.error);
+  return choice.kernels;
 }
 
 }  // namespace ling
-
-extern "C" int ling_abi_version(void) { return LING_ABI_VERSION; }
-extern "C" const char* ling_last_error(void) { return ling::last_error; }
-
-extern "C" int ling_isa(const char** name) {
-  const ling::Level* level = ling::level();
-  if (!level) return LING_BAD_ISA;
-  if (!name) return ling::fail(LING_BAD_ARGUMENT, "null pointer");
-  *name = level->name;
-  return LING_OK;
-}

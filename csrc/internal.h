@@ -1,23 +1,24 @@
-// Shared by the C++ sources; nothing here is part of the C interface.
+// Shared by the C++ sources, and no part of the C interface: the table of kernels that every
+// instruction set fills, and the threads that work together.
 #ifndef LING_INTERNAL_H
 #define LING_INTERNAL_H
 #include <stdint.h>
 
 #include <atomic>
 
-#include "ling_kernels.h"
+#include "formats.h"
 
 namespace ling {
 
-constexpr int64_t kTile = 16;   // rows of a packed tile: the lanes of a vector
-constexpr int64_t kPage = 64;   // positions of a KV page
-constexpr int kMaxRows = 64;    // query rows (tokens × heads of a group) of one attention task
+constexpr int kMaxRows = 64;  // query rows (tokens × heads of a group) of one attention task
+constexpr int64_t kMaxHeadDim = 1024;
+constexpr int64_t kMaxExpertGroups = 256;  // of experts
 
-// A row of activations in the form that a matrix kind multiplies with.
+// A row of activations as a matrix of some format multiplies it.
 struct Row {
-  const void* values;     // int8 [cols padded to the group]; bfloat16 where floats(kind)
-  const float* scales;    // per group; null for bfloat16
-  const int32_t* sums;    // per group: sum of the int8 values; null for bfloat16
+  const void* values;   // int8 [cols padded to the group]; bfloat16 where bf16_activations
+  const float* scales;  // per group; null for bfloat16
+  const int32_t* sums;  // per group: sum of the int8 values; null for bfloat16
 };
 
 // What happens to a finished value of row m, column n.
@@ -36,22 +37,22 @@ struct Product {
 };
 
 struct AttentionTask {
-  int64_t rows, tokens;         // rows = tokens × group; row r belongs to token r / group
+  int64_t rows, tokens;  // rows = tokens × group; row r belongs to token r / group
   int64_t group, head_dim;
-  int64_t first;                // position of token 0
-  const float* const* q;        // rows, already normed and rotated
+  int64_t first;          // position of token 0
+  const float* const* q;  // rows, already normed and rotated
   float* const* out;
   const int32_t* pages;
-  int32_t kind;                 // of the pages: LING_BF16 or LING_I8
-  const uint8_t* k;             // of this layer and kv head: page p is at k + p · page_stride
+  int32_t format;    // of the pages: LING_BF16 or LING_I8
+  const uint8_t* k;  // of this layer and kv head: page p is at k + p · page_stride
   const uint8_t* v;
-  int64_t page_stride;          // bytes
+  int64_t page_stride;  // bytes
 };
 
-// One instruction-set level: the same functions, compiled with other flags.
-struct Level {
+// The kernels of one instruction set: the same functions, compiled with other flags.
+struct IsaKernels {
   const char* name;
-  bool matrix_unit;  // products of many integer rows are faster when these lie evenly
+  bool matrix_unit;  // products of many integer rows are faster when these are evenly spaced
   void (*rms_norm)(const float* x, const float* w, float eps, int64_t n, float* y);
   void (*quantise_row)(const float* x, int64_t n, int64_t padded, int64_t group, int8_t* q,
                        float* scales, int32_t* sums);
@@ -67,48 +68,32 @@ struct Level {
   // Reads n bytes (a multiple of 256); the result keeps the compiler from leaving the loads out.
   float (*read)(const void* data, int64_t n);
   // Tiles [begin, end) of a packed matrix from w (see ling_pack).
-  void (*pack)(int32_t kind, int64_t group, int64_t rows, int64_t cols, const void* w, bool bf16,
+  void (*pack)(int32_t format, int64_t group, int64_t rows, int64_t cols, const void* w, bool bf16,
                int64_t stride, const float* importance, int64_t begin, int64_t end, void* data,
                void* scales);
 };
 
-extern const Level level_generic, level_avx2, level_avx512vnni, level_avx512bf16, level_avx512amx;
+extern const IsaKernels isa_generic, isa_avx2, isa_avx512vnni, isa_avx512bf16, isa_avx512amx;
 
-// The level in use, or null with the error set.
-const Level* level();
+// The kernels in use, or null with the error set.
+const IsaKernels* isa_kernels();
+// Sets the text of ling_last_error and returns the status.
 int fail(int status, const char* text);
 
-// Static: a weak copy compiled for AVX-512 could replace the one that older machines run.
-static inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-static inline int64_t padded_cols(const ling_matrix& w) { return ceil_div(w.cols, w.group) * w.group; }
-static inline int64_t tiles(const ling_matrix& w) { return ceil_div(w.rows, kTile); }
-static inline int64_t tile_bytes(const ling_matrix& w) {
-  const int64_t n = kTile * padded_cols(w);
-  return w.kind == LING_I4 ? n / 2 : w.kind == LING_BF16 ? 2 * n : n;
-}
-static inline int64_t tile_scale_bytes(const ling_matrix& w) {
-  if (w.kind == LING_BF16) return 0;
-  return padded_cols(w) / w.group * (w.kind == LING_F8 ? 4 : 2 * kTile);
-}
-// Whether activations meet this kind as bfloat16 instead of as integers.
-static inline bool floats(int32_t kind) { return kind == LING_BF16 || kind == LING_F8; }
-// Room that Level::product needs: two unpacked tiles; and scales of 128 rows for the matrix unit.
+// Room that IsaKernels::product needs: two unpacked tiles; and scales of 128 rows for the matrix
+// unit.
 static inline int64_t scratch_bytes(const ling_matrix& w) {
   const int64_t padded = padded_cols(w);
-  return (w.kind == LING_F8 ? 4 : 2) * kTile * padded + 128 * 4 * (padded / w.group) + 64;
+  return (w.format == LING_FP8 ? 4 : 2) * kTile * padded + 128 * 4 * (padded / w.group) + 64;
 }
-const char* check_matrix(const ling_matrix& w);
-// One kv head's keys or values of a page.
-static inline int64_t kv_bytes(int32_t kind, int64_t head_dim) {
-  return kind == LING_I8 ? kPage * (head_dim + int64_t(sizeof(float))) : kPage * head_dim * 2;
-}
-// Floats that Level::attention needs: queries, scores and weights of every row, and a pair of values.
+// Floats that IsaKernels::attention needs: queries, scores and weights of every row, and a pair of
+// values.
 static inline int64_t attention_room(int64_t head_dim) {
   return kMaxRows * (head_dim / 2 + kPage + kPage / 2) + head_dim;
 }
 
-// Threads that stay together for a whole forward pass: a stage is a set of tasks, handed out so that
-// each thread walks its own contiguous part and then helps the others.
+// Threads that stay together for a whole forward pass: a stage is a set of tasks, distributed so
+// that each thread runs its own contiguous part and then helps the others.
 class Team {
  public:
   using Body = void (*)(void* context, int64_t task, int thread);
@@ -129,20 +114,33 @@ class Team {
   Part parts_[2][kMaxThreads];
   alignas(64) std::atomic<int> arrived_{0};
   alignas(64) std::atomic<int> generation_{0};
-  friend struct TeamAccess;
-  struct alignas(64) Turn { int value; } turn_[kMaxThreads] = {};
+  struct alignas(64) Turn {
+    int value;
+  } turn_[kMaxThreads] = {};
 };
 
 int num_threads();
-// body(context, i, thread) for i in [0, n), outside of a team.
-void parallel_for(int64_t n, Team::Body body, void* context);
+void set_num_threads(int n);
 
-// Template sugar: a lambda as a stage.
+// The same with a lambda, f(task, thread).
 template <class F>
 void stage(Team& team, int thread, int64_t tasks, const F& f) {
   team.stage(
       tasks, [](void* c, int64_t i, int t) { (*static_cast<const F*>(c))(i, t); },
       const_cast<F*>(&f), thread);
+}
+
+// f(team, thread) in every thread of a new team.
+template <class F>
+void in_team(int threads, const F& f) {
+  Team::run([](void* c, Team& team, int thread) { (*static_cast<const F*>(c))(team, thread); },
+            const_cast<F*>(&f), threads);
+}
+
+// f(i, thread) for i in [0, n), outside of a team.
+template <class F>
+void parallel_for(int64_t n, const F& f) {
+  in_team(n > 1 ? num_threads() : 1, [&](Team& team, int thread) { stage(team, thread, n, f); });
 }
 
 }  // namespace ling

@@ -4,7 +4,7 @@
 #define LING_KERNELS_H
 #include <stdint.h>
 
-#define LING_ABI_VERSION 3
+#define LING_ABI_VERSION 4
 #define LING_API __attribute__((visibility("default")))
 
 #ifdef __cplusplus
@@ -15,17 +15,20 @@ enum { LING_OK = 0, LING_BAD_ARGUMENT = 1, LING_BAD_ISA = 2, LING_NO_MEMORY = 3,
 
 // How a matrix [rows, cols] is stored. Rows come in tiles of 16, the last one padded with zeros;
 // cols are padded with zeros to a multiple of the group.
-//   LING_I4    codes of 4 bits into the 16 levels of `ling_int4_levels`. A tile holds, for every 8
-//              columns, 16 rows × 4 bytes; byte j has column j in its low and 4 + j in its high half.
+//   LING_I4    codes of 4 bits into the 16 levels of `ling_int4_levels`. A tile holds, for every
+//              8 columns, 16 rows × 4 bytes; byte j has column j in its low and 4 + j in its high
+//              half.
 //   LING_I8    value + 128 as a byte. A tile holds, for every 4 columns, 16 rows × 4 bytes.
-//   LING_BF16  a tile holds, for every 2 columns, 16 rows × 2 values; `scales` is null, the group 2.
-//   LING_F8    E4M3 as released (OCP E4M3FN), the group 128. A tile holds, for every 4 columns and then
-//              every 4 rows, 4 rows × 2 bytes of the first two columns, then those of the other two.
-// scales: bfloat16, tile by tile, for every group 16 values; LING_F8: float32, for every group one.
-enum { LING_I4 = 1, LING_I8 = 2, LING_BF16 = 3, LING_F8 = 4 };
+//   LING_BF16  a tile holds, for every 2 columns, 16 rows × 2 values; `scales` is null and the
+//              group 2.
+//   LING_FP8   E4M3 as released (OCP E4M3FN), the group 128. A tile holds, for every 4 columns
+//              and then every 4 rows, 4 rows × 2 bytes of the first two columns, then those of
+//              the other two.
+// scales: bfloat16, tile by tile, for every group 16 values; LING_FP8: float32, for every group 1.
+enum { LING_I4 = 1, LING_I8 = 2, LING_BF16 = 3, LING_FP8 = 4 };
 
 typedef struct {
-  int32_t kind;
+  int32_t format;
   int32_t group;
   int64_t rows, cols;
   const void* data;
@@ -33,8 +36,8 @@ typedef struct {
 } ling_matrix;
 
 LING_API int ling_abi_version(void);
-// The level in use: "generic", "avx2", "avx512vnni", "avx512bf16" or "avx512amx". LING_ISA caps it;
-// an unknown word is an error.
+// The instruction set in use: "generic", "avx2", "avx512vnni", "avx512bf16" or "avx512amx".
+// LING_ISA caps it; an unknown word is an error.
 LING_API int ling_isa(const char** name);
 LING_API int ling_set_num_threads(int n);
 LING_API const char* ling_last_error(void);
@@ -49,38 +52,38 @@ LING_API int ling_map_in(const void* data, int64_t bytes);
 LING_API int ling_read_seconds(const void* data, int64_t bytes, double* seconds);
 
 // Sizes in bytes of the two parts of a packed matrix; the group must be a multiple of 16
-// up to 256 (2 for LING_BF16, 128 for LING_F8).
-LING_API int ling_packed_size(int32_t kind, int32_t group, int64_t rows, int64_t cols,
+// up to 256 (2 for LING_BF16, 128 for LING_FP8).
+LING_API int ling_packed_size(int32_t format, int32_t group, int64_t rows, int64_t cols,
                               int64_t* data_bytes, int64_t* scale_bytes);
-// Quantise and pack w [rows, cols] (float32 or bfloat16, row stride in elements). Each group's scale
-// minimises the squared error, weighed per column by `importance` (or null for equal weights). Not
-// for LING_F8.
-LING_API int ling_pack(int32_t kind, int32_t group, int64_t rows, int64_t cols, const void* w,
+// Quantise and pack w [rows, cols] (float32 or bfloat16, row stride in elements). Each group's
+// scale minimises the squared error, weighed per column by `importance` (or null for equal
+// weights). Not for LING_FP8.
+LING_API int ling_pack(int32_t format, int32_t group, int64_t rows, int64_t cols, const void* w,
                        int32_t w_is_bf16, int64_t row_stride, const float* importance, void* data,
                        void* scales);
-// The same for two matrices [rows / 2, cols] of one stride whose tiles alternate: the first tile of a,
-// the first of b, and so on; rows / 2 is a multiple of 16.
-LING_API int ling_pack_pair(int32_t kind, int32_t group, int64_t rows, int64_t cols, const void* a,
-                            const void* b, int32_t w_is_bf16, int64_t row_stride,
+// The same for two matrices [rows / 2, cols] of one stride whose tiles alternate: the first tile of
+// a, the first of b, and so on; rows / 2 is a multiple of 16.
+LING_API int ling_pack_pair(int32_t format, int32_t group, int64_t rows, int64_t cols,
+                            const void* a, const void* b, int32_t w_is_bf16, int64_t row_stride,
                             const float* importance, void* data, void* scales);
-// Lay out E4M3 values [rows, cols] (row stride in bytes) and their float32 scales
-// [ceil(rows / 128), ceil(cols / 128)] as LING_F8, bytes and scales as they are: tile i of the values
-// becomes tile first + i · step of a matrix of (at least) first + tiles · step tiles, so that gate and
-// up can alternate.
-LING_API int ling_pack_f8(int64_t rows, int64_t cols, const uint8_t* values, int64_t row_stride,
-                          const float* block_scales, int64_t first, int64_t step, void* data,
-                          void* scales);
-// FP8 (E4M3, no infinities) [rows, cols] times its block's scale, to bfloat16; scales are [rows / block,
-// cols / block], rounded up.
-LING_API int ling_widen_f8(const uint8_t* q, int64_t rows, int64_t cols, const float* scales,
-                           int64_t block, uint16_t* out);
+// Store E4M3 values [rows, cols] (row stride in bytes) and their float32 scales
+// [ceil(rows / 128), ceil(cols / 128)] as LING_FP8, bytes and scales as they are: tile i of the
+// values becomes tile first + i · step of a matrix of (at least) first + tiles · step tiles, so
+// that gate and up can alternate.
+LING_API int ling_pack_fp8(int64_t rows, int64_t cols, const uint8_t* values, int64_t row_stride,
+                           const float* block_scales, int64_t first, int64_t step, void* data,
+                           void* scales);
+// FP8 (E4M3, no infinities) [rows, cols] times its block's scale, to bfloat16; scales are [rows /
+// block, cols / block], rounded up.
+LING_API int ling_widen_fp8(const uint8_t* q, int64_t rows, int64_t cols, const float* scales,
+                            int64_t block, uint16_t* out);
 // Back to float32 [rows, cols].
 LING_API int ling_unpack(const ling_matrix* w, float* out);
 
-// y[t, n] = sum_k x[t, k] · w[n, k]; x float32 [T, cols], y float32 [T, rows]. Integer kinds quantise
-// x per row and group to 8 bits; LING_BF16 and LING_F8 round x to bfloat16, and LING_F8 multiplies by
-// the exact E4M3 values, sums a group in float32 and then applies its scale. A row of y depends on
-// nothing but its own row of x: not on T, not on the number of threads.
+// y[t, n] = sum_k x[t, k] · w[n, k]; x float32 [T, cols], y float32 [T, rows]. Integer formats
+// quantise x per row and group to 8 bits; LING_BF16 and LING_FP8 round x to bfloat16, and LING_FP8
+// multiplies by the exact E4M3 values, sums a group in float32 and then applies its scale. A row of
+// y depends on nothing but its own row of x: not on T, not on the number of threads.
 LING_API int ling_matmul(const ling_matrix* w, const float* x, float* y, int64_t T);
 
 // ---- a whole model -----------------------------------------------------------------------------
@@ -89,11 +92,12 @@ typedef struct {
   int64_t vocab_size, hidden_size, num_layers, num_mtp_layers;
   int64_t num_heads, num_kv_heads, head_dim, rotary_size;
   int64_t num_experts, num_experts_per_tok, n_group, topk_group;
-  int64_t expert_width;     // F of the routed experts
-  int64_t max_positions;    // rows of the rotary tables
+  int64_t expert_width;   // F of the routed experts
+  int64_t max_positions;  // rows of the rotary tables
   float rms_norm_eps, routed_scaling_factor;
   int32_t norm_topk_prob;
-  int32_t embedding_kind;   // LING_BF16: bfloat16 [V, D]; LING_I8: int8 [V, D] with scales [V, D/group]
+  // LING_BF16: bfloat16 [V, D]; LING_I8: int8 [V, D] with scales [V, D / group].
+  int32_t embedding_format;
   int32_t embedding_group;
   const void* embedding;
   const void* embedding_scales;  // bfloat16
@@ -101,16 +105,17 @@ typedef struct {
   ling_matrix head;
   const float* cos;  // [max_positions, rotary_size / 2], attention scaling included
   const float* sin;
-  // Pages of 64 positions of every cache layer, [layers, pages, kv_heads] of K and of V each; aligned to
-  // 4 bytes, and what lies where nothing was written does not matter.
+  // Pages of 64 positions of every cache layer, [layers, pages, kv_heads] of K and of V each;
+  // aligned to 4 bytes; what is stored where nothing was written does not matter.
   //   LING_BF16  K: bfloat16 [head_dim / 2, 64, 2]; V: [32, head_dim, 2].
-  //   LING_I8    K: four tiles of LING_I8, 16 positions times head_dim columns each; V: head_dim / 16
-  //              tiles, 16 channels times 64 positions each; then float32 [64], a scale a position:
-  //              the largest magnitude over 127, NaN where the key or value is not finite.
+  //   LING_I8    K: four tiles of LING_I8, 16 positions times head_dim columns each; V: head_dim
+  //              / 16 tiles, 16 channels times 64 positions each; then float32 [64], a scale a
+  //              position: the largest magnitude over 127, NaN where the key or value is not
+  //              finite.
   void* k_pages;
   void* v_pages;
   int64_t num_pages;
-  int32_t kv_kind;
+  int32_t kv_format;
 } ling_model_config;
 
 typedef struct {
@@ -126,8 +131,8 @@ typedef struct {
   // tiles of 16.
   ling_matrix gate_up, down;
   int32_t is_moe;
-  const void* router;         // bfloat16, tiles of 16 experts: for every column 16 values
-  const float* expert_bias;   // [E]
+  const void* router;        // bfloat16, tiles of 16 experts: for every column 16 values
+  const float* expert_bias;  // [E]
   ling_matrix expert_gate_up, expert_down;  // of expert 0; the others follow back to back
   // MTP layers only.
   ling_matrix eh_proj;
@@ -137,9 +142,9 @@ typedef struct {
 } ling_layer;
 
 typedef struct {
-  int64_t first;        // position of its first row
-  int64_t start, stop;  // its rows on the flat token axis
-  const int32_t* pages; // pages of positions 0 .. first + stop - start
+  int64_t first;         // position of its first row
+  int64_t start, stop;   // its rows on the flat token axis
+  const int32_t* pages;  // pages of positions 0 .. first + stop - start
   int64_t num_pages;
 } ling_segment;
 
@@ -159,16 +164,20 @@ LING_API int ling_mtp(ling_model* model, int64_t j, const int64_t* next_tokens,
                       const float* hidden_in, int64_t T, const ling_segment* segments,
                       int64_t num_segments, float* hidden_out);
 // Scores of `rows` hidden states over the first `vocab` ids (0: all): logits [rows, vocab], and in
-// best[row] the lowest id of the largest score among ids whose banned[id] is 0 (banned may be null).
+// best[row] the lowest id of the largest score that is not banned, or -1. Row r may not choose an
+// id where banned[r · banned_stride + id] is not 0; a stride of 0 is one mask for all rows, and
+// another is at least `vocab`. `banned` may be null.
 LING_API int ling_logits(ling_model* model, const float* hidden, int64_t rows, int64_t vocab,
-                         const uint8_t* banned, float* logits, int64_t* best);
-// For models larger than memory: the routed experts of `layer` are mapped from `fd`, their four parts
-// (gate·up data and scales, down data and scales) at these offsets. Experts whose `hot` is 0 are read
-// ahead when a step needs them and let go once the layer is done. `hot` [E] is read at every step.
-LING_API int ling_model_stream(ling_model* model, int64_t layer, int fd, const int64_t offsets[4],
-                               const uint8_t* hot);
-// Let go of every expert of a streamed layer whose `hot` is 0.
-LING_API int ling_model_let_go(ling_model* model, int64_t layer);
+                         const uint8_t* banned, int64_t banned_stride, float* logits,
+                         int64_t* best);
+// For models larger than memory: the routed experts of `layer` are mapped from `fd`, their four
+// parts (gate·up data and scales, down data and scales) at these offsets. Experts whose `hot` is 0
+// are read ahead when a step needs them and evicted once the layer is done. `hot` [E] is read at
+// every step.
+LING_API int ling_model_offload(ling_model* model, int64_t layer, int fd, const int64_t offsets[4],
+                                const uint8_t* hot);
+// Evict every expert of an offloaded layer whose `hot` is 0.
+LING_API int ling_model_evict(ling_model* model, int64_t layer);
 // Counts of routed tokens per expert since the last call: [layers of the model, E] int64.
 LING_API int ling_expert_counts(ling_model* model, int64_t* counts);
 // Seconds per stage since the last call; names[i] stays valid. `n` in: capacity, out: filled.

@@ -1,5 +1,5 @@
-// The attention kernel alone, against the formula in float64: any sizes, both kinds of page, values that
-// are not finite, and a row in a block against the same row on its own.
+// The attention kernel alone, against the formula in float64: any sizes, both formats of pages,
+// values that are not finite, and a row in a block against the same row on its own.
 #include "internal.h"
 #include "test.h"
 
@@ -9,16 +9,16 @@ namespace {
 
 // Keys or values of all positions; NaN in `scales` (int8) or in `x` (bfloat16) where not finite.
 struct Rows {
-  int32_t kind;
+  int32_t format;
   int64_t head_dim;
-  Array<float> x;         // what a page stands for, [positions, head_dim]
-  Array<int8_t> codes;    // int8 only
+  Array<float> x;       // what a page stands for, [positions, head_dim]
+  Array<int8_t> codes;  // int8 only
   Array<float> scales;
 };
 
-Rows random_rows(Random& r, int32_t kind, int64_t positions, int64_t head_dim, bool odd) {
-  Rows rows = {kind, head_dim, Array<float>(positions * head_dim), Array<int8_t>(positions * head_dim),
-               Array<float>(positions)};
+Rows random_rows(Random& r, int32_t format, int64_t positions, int64_t head_dim, bool odd) {
+  Rows rows = {format, head_dim, Array<float>(positions * head_dim),
+               Array<int8_t>(positions * head_dim), Array<float>(positions)};
   for (int64_t i = 0; i < positions; ++i) {
     const bool bad = odd && !r.below(20);
     const int64_t where = r.below(head_dim);
@@ -26,8 +26,11 @@ Rows random_rows(Random& r, int32_t kind, int64_t positions, int64_t head_dim, b
     for (int64_t d = 0; d < head_dim; ++d) {
       const int64_t at = i * head_dim + d;
       rows.codes[at] = int8_t(r.between(-127, 127));
-      if (kind == LING_I8) rows.x[at] = rows.scales[i] * float(rows.codes[at]);
-      else rows.x[at] = bad && d == where ? (r.below(2) ? NAN : INFINITY) : from_bf16(to_bf16(r.normal()));
+      if (format == LING_I8)
+        rows.x[at] = rows.scales[i] * float(rows.codes[at]);
+      else
+        rows.x[at] =
+            bad && d == where ? (r.below(2) ? NAN : INFINITY) : from_bf16(to_bf16(r.normal()));
     }
   }
   return rows;
@@ -38,7 +41,7 @@ void write(const Rows& rows, int64_t position, bool is_key, uint8_t* page) {
   const int64_t K = rows.head_dim, at = position % kPage;
   for (int64_t d = 0; d < K; ++d) {
     const int64_t row = is_key ? at : d, column = is_key ? d : at, columns = is_key ? K : kPage;
-    if (rows.kind == LING_I8) {
+    if (rows.format == LING_I8) {
       page[row / 16 * 16 * columns + column / 4 * 64 + row % 16 * 4 + column % 4] =
           uint8_t(rows.codes.data()[position * K + d] + 128);
     } else {
@@ -47,7 +50,7 @@ void write(const Rows& rows, int64_t position, bool is_key, uint8_t* page) {
       memcpy(page + 2 * (2 * lanes * pair + 2 * row + column % 2), &bits, 2);
     }
   }
-  if (rows.kind == LING_I8) memcpy(page + kPage * K + 4 * at, rows.scales.data() + position, 4);
+  if (rows.format == LING_I8) memcpy(page + kPage * K + 4 * at, rows.scales.data() + position, 4);
 }
 
 struct Cache {
@@ -58,13 +61,15 @@ struct Cache {
 
 // Positions below `end`; NaN and noise everywhere else.
 Cache random_cache(Random& r, const Rows& k, const Rows& v, int64_t end) {
-  const int64_t bytes = kv_bytes(k.kind, k.head_dim), heads = r.between(1, 2);
+  const int64_t bytes = kv_bytes(k.format, k.head_dim), heads = r.between(1, 2);
   const int64_t num_pages = ceil_div(end, kPage), extra = r.between(0, 2);
-  Cache c = {{}, Array<uint8_t>((num_pages + extra) * heads * bytes), Array<uint8_t>(0), heads * bytes};
+  Cache c = {
+      {}, Array<uint8_t>((num_pages + extra) * heads * bytes), Array<uint8_t>(0), heads * bytes};
   c.v = Array<uint8_t>(c.k.size);
   for (int64_t i = 0; i < c.k.size; ++i) c.k[i] = c.v[i] = uint8_t(r.below(2) ? 0xff : r.next());
   for (int64_t i = 0; i < num_pages + extra; ++i) c.pages.push_back(int32_t(i));
-  for (size_t i = c.pages.size() - 1; i > 0; --i) std::swap(c.pages[i], c.pages[size_t(r.below(int64_t(i) + 1))]);
+  for (size_t i = c.pages.size() - 1; i > 0; --i)
+    std::swap(c.pages[i], c.pages[size_t(r.below(int64_t(i) + 1))]);
   for (int64_t i = 0; i < end; ++i) {
     const int64_t at = c.pages[size_t(i / kPage)] * c.stride;
     write(k, i, true, c.k.data() + at), write(v, i, false, c.v.data() + at);
@@ -72,20 +77,21 @@ Cache random_cache(Random& r, const Rows& k, const Rows& v, int64_t end) {
   return c;
 }
 
-void run(const Cache& c, int32_t kind, int64_t head_dim, int64_t group, int64_t first, int64_t tokens,
-         const float* q, float* out) {
+void run(const Cache& c, int32_t format, int64_t head_dim, int64_t group, int64_t first,
+         int64_t tokens, const float* q, float* out) {
   const float* qs[kMaxRows];
   float* outs[kMaxRows];
-  for (int64_t r = 0; r < tokens * group; ++r) qs[r] = q + r * head_dim, outs[r] = out + r * head_dim;
+  for (int64_t r = 0; r < tokens * group; ++r)
+    qs[r] = q + r * head_dim, outs[r] = out + r * head_dim;
   Array<float> scratch(attention_room(head_dim));
-  const AttentionTask t = {tokens * group, tokens, group, head_dim, first, qs, outs, c.pages.data(), kind,
-                           c.k.data(), c.v.data(), c.stride};
-  level()->attention(t, scratch.data());
+  const AttentionTask t = {tokens * group, tokens, group,      head_dim,   first,   qs, outs,
+                           c.pages.data(), format, c.k.data(), c.v.data(), c.stride};
+  isa_kernels()->attention(t, scratch.data());
 }
 
 void check_row(const Rows& k, const Rows& v, int64_t seen, const float* q, const float* out) {
   const int64_t K = k.head_dim;
-  const float tolerance = k.kind == LING_I8 ? 2e-3f : 0.06f;  // values are below 4
+  const float tolerance = k.format == LING_I8 ? 2e-3f : 0.06f;  // values are below 4
   double top = -INFINITY, total = 0;
   std::vector<double> p(static_cast<size_t>(seen));
   for (int64_t i = 0; i < seen; ++i) {
@@ -102,9 +108,11 @@ void check_row(const Rows& k, const Rows& v, int64_t seen, const float* q, const
       want += p[size_t(i)] / total * v.x.data()[i * K + d];
       bad |= !isfinite(v.x.data()[i * K + d]);
     }
-    if (bad) CHECK(!isfinite(out[d]), "kind %d: %g where a visible row is not finite", k.kind, out[d]);
-    else CHECK(fabs(out[d] - want) < tolerance, "kind %d channel %d of %d, %d keys: %g, not %g", k.kind,
-               int(d), int(K), int(seen), out[d], want);
+    if (bad)
+      CHECK(!isfinite(out[d]), "format %d: %g where a visible row is not finite", k.format, out[d]);
+    else
+      CHECK(fabs(out[d] - want) < tolerance, "format %d channel %d of %d, %d keys: %g, not %g",
+            k.format, int(d), int(K), int(seen), out[d], want);
   }
 }
 
@@ -113,24 +121,29 @@ void check_row(const Rows& k, const Rows& v, int64_t seen, const float* q, const
 void fuzz_attention(uint64_t seed, int64_t rounds) {
   for (int64_t round = 0; round < rounds; ++round) {
     Random r = {seed * 7919 + uint64_t(round)};
-    const int32_t kind = r.below(2) ? LING_I8 : LING_BF16;
-    const int64_t K = 32 * r.between(1, 4), group = r.between(1, 6), first = r.below(3) ? r.below(200) : 0;
-    const int64_t tokens = r.between(1, 16 < kMaxRows / group ? 16 : kMaxRows / group), keys = first + tokens;
+    const int32_t format = r.below(2) ? LING_I8 : LING_BF16;
+    const int64_t K = 32 * r.between(1, 4), group = r.between(1, 6),
+                  first = r.below(3) ? r.below(200) : 0;
+    const int64_t tokens = r.between(1, 16 < kMaxRows / group ? 16 : kMaxRows / group),
+                  keys = first + tokens;
     const bool odd = r.below(2);
-    const Rows k = random_rows(r, kind, keys, K, odd && !r.below(4)), v = random_rows(r, kind, keys, K, odd);
+    const Rows k = random_rows(r, format, keys, K, odd && !r.below(4)),
+               v = random_rows(r, format, keys, K, odd);
     const Cache whole = random_cache(r, k, v, keys);
     Array<float> q(tokens * group * K, 1), out(tokens * group * K, 1), alone(group * K, 1);
     for (float& x : q) x = r.normal();
-    run(whole, kind, K, group, first, tokens, q.data(), out.data());
+    run(whole, format, K, group, first, tokens, q.data(), out.data());
     for (int64_t t = 0; t < tokens; ++t) {
       const float *row = out.data() + t * group * K, *query = q.data() + t * group * K;
-      for (int64_t g = 0; g < group; ++g) check_row(k, v, first + t + 1, query + g * K, row + g * K);
+      for (int64_t g = 0; g < group; ++g)
+        check_row(k, v, first + t + 1, query + g * K, row + g * K);
       // Other pages, other noise, and nothing of the later tokens.
-      run(random_cache(r, k, v, first + t + 1), kind, K, group, first + t, 1, query, alone.data());
+      run(random_cache(r, k, v, first + t + 1), format, K, group, first + t, 1, query,
+          alone.data());
       for (int64_t i = 0; i < group * K; ++i)
         CHECK(alone[i] == row[i] || (isnan(alone[i]) && isnan(row[i])),
-              "seed %d round %d kind %d: token %d of %d alone differs: %g, not %g", int(seed), int(round),
-              kind, int(t), int(tokens), alone[i], row[i]);
+              "seed %d round %d format %d: token %d of %d alone differs: %g, not %g", int(seed),
+              int(round), format, int(t), int(tokens), alone[i], row[i]);
     }
   }
 }

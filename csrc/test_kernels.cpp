@@ -4,18 +4,18 @@
 
 namespace {
 
-const int32_t kKinds[] = {LING_I4, LING_I8, LING_BF16};
+const int32_t kFormats[] = {LING_I4, LING_I8, LING_BF16};
 const int32_t kGroups[] = {16, 32, 48, 64, 128, 240, 256};
 
 struct Case {
-  int32_t kind, group;
+  int32_t format, group;
   int64_t rows, cols, T;
 };
 
 Case random_case(Random& r) {
   Case c;
-  c.kind = r.pick(kKinds);
-  c.group = c.kind == LING_BF16 ? 2 : r.pick(kGroups);
+  c.format = r.pick(kFormats);
+  c.group = c.format == LING_BF16 ? 2 : r.pick(kGroups);
   c.rows = r.between(1, r.below(4) ? 40 : 150);
   c.cols = r.between(1, r.below(4) ? 150 : 700);
   // Few rows, and more than are multiplied by codes (36) or by one set of unpacked weights (128).
@@ -24,7 +24,8 @@ Case random_case(Random& r) {
 }
 
 float odd_value(Random& r) {
-  const float values[] = {0, -0.0f, 1e-45f, 1e-40f, 1e-38f, 3e-37f, 1e30f, -1e30f, NAN, INFINITY, -INFINITY};
+  const float values[] = {0,     -0.0f,  1e-45f, 1e-40f,   1e-38f,   3e-37f,
+                          1e30f, -1e30f, NAN,    INFINITY, -INFINITY};
   return r.pick(values);
 }
 
@@ -51,15 +52,16 @@ void check_packing(const Case& c, const Array<float>& w, const Array<float>& got
   for (int64_t n = 0; n < c.rows; ++n)
     for (int64_t k = 0; k < c.cols; ++k) {
       const float want = w.data()[n * c.cols + k], have = got.data()[n * c.cols + k];
-      if (c.kind == LING_BF16) {
-        const bool same = isnan(want) ? isnan(have) : fabsf(have - want) <= fabsf(want) / 256 || have == want;
+      if (c.format == LING_BF16) {
+        const bool same =
+            isnan(want) ? isnan(have) : fabsf(have - want) <= fabsf(want) / 256 || have == want;
         CHECK(same || fabsf(want) < 1e-37f, "%g became %g", want, have);
         continue;
       }
       const int64_t start = k / c.group * c.group, left = c.cols - start;
       const float top = group_top(w.data() + n * c.cols + start, left < c.group ? left : c.group);
-      CHECK(isnan(top) ? isnan(have) : fabs(double(have) - want) <= bound[c.kind] * top + 1e-36,
-            "kind %d group %d [%d, %d]: %g became %g, largest %g", c.kind, c.group, int(c.rows),
+      CHECK(isnan(top) ? isnan(have) : fabs(double(have) - want) <= bound[c.format] * top + 1e-36,
+            "format %d group %d [%d, %d]: %g became %g, largest %g", c.format, c.group, int(c.rows),
             int(c.cols), want, have, top);
     }
 }
@@ -76,10 +78,12 @@ Array<float> codes_of(const Matrix& p, const Case& c) {
 }
 
 // The definition (ling_kernels.h): exact integers in a group, then one fused multiply-add a group.
-float integer_product(const Case& c, const Matrix& p, const float* codes, const float* x, int64_t n) {
+float integer_product(const Case& c, const Matrix& p, const float* codes, const float* x,
+                      int64_t n) {
   float sum = 0;
   for (int64_t g = 0; g < groups_of(c); ++g) {
-    const int64_t start = g * c.group, left = c.cols - start, have = left < c.group ? left : c.group;
+    const int64_t start = g * c.group, left = c.cols - start,
+                  have = left < c.group ? left : c.group;
     const float top = group_top(x + start, have), scale = top / 127;
     int64_t dot = 0;
     for (int64_t k = 0; k < have; ++k)
@@ -93,14 +97,15 @@ float integer_product(const Case& c, const Matrix& p, const float* codes, const 
 void check_product(const Case& c, const Matrix& p, const Array<float>& x, const Array<float>& y) {
   Array<float> weights(c.rows * c.cols);
   CHECK(!ling_unpack(&p.m, weights.data()), "unpack");
-  const Array<float> codes = c.kind == LING_BF16 ? Array<float>() : codes_of(p, c);
+  const Array<float> codes = c.format == LING_BF16 ? Array<float>() : codes_of(p, c);
   for (int64_t t = 0; t < c.T; ++t)
     for (int64_t n = 0; n < c.rows; ++n) {
       const float got = y.data()[t * c.rows + n], *row = x.data() + t * c.cols;
-      if (c.kind != LING_BF16) {
+      if (c.format != LING_BF16) {
         const float want = integer_product(c, p, codes.data() + n * c.cols, row, n);
-        CHECK(got == want || (isnan(got) && isnan(want)), "kind %d group %d [%d, %d] row %d of %d: %g, not %g",
-              c.kind, c.group, int(c.rows), int(c.cols), int(t), int(c.T), got, want);
+        CHECK(got == want || (isnan(got) && isnan(want)),
+              "format %d group %d [%d, %d] row %d of %d: %g, not %g", c.format, c.group,
+              int(c.rows), int(c.cols), int(t), int(c.T), got, want);
         continue;
       }
       double want = 0, size = 0;
@@ -108,7 +113,8 @@ void check_product(const Case& c, const Matrix& p, const Array<float>& x, const 
         const double term = double(weights[n * c.cols + k]) * row[k];
         want += term, size += fabs(term);
       }
-      CHECK(fabs(got - want) <= 0.01 * size + 1e-30 || !(size < 1e36), "bfloat16: %g, not %g", got, want);
+      CHECK(fabs(got - want) <= 0.01 * size + 1e-30 || !(size < 1e36), "bfloat16: %g, not %g", got,
+            want);
     }
 }
 
@@ -116,22 +122,24 @@ void fuzz_matrix(Random& r) {
   const Case c = random_case(r);
   const bool odd = r.below(3) == 0;
   const int64_t stride = c.cols + r.below(5);
-  Array<float> w(c.rows * c.cols, 1), strided((c.rows - 1) * stride + c.cols, 1), back(c.rows * c.cols, 1);
+  Array<float> w(c.rows * c.cols, 1), strided((c.rows - 1) * stride + c.cols, 1),
+      back(c.rows * c.cols, 1);
   fill(r, w, odd);
   for (int64_t n = 0; n < c.rows; ++n)
     memcpy(strided.data() + n * stride, w.data() + n * c.cols, size_t(c.cols) * 4);
   Array<float> importance(c.cols, 1);
   for (float& v : importance) v = r.uniform();
-  const bool weighed = c.kind == LING_I4 && r.below(2);
+  const bool weighed = c.format == LING_I4 && r.below(2);
 
   int64_t data_bytes, scale_bytes;
-  CHECK(!ling_packed_size(c.kind, c.group, c.rows, c.cols, &data_bytes, &scale_bytes), "size");
+  CHECK(!ling_packed_size(c.format, c.group, c.rows, c.cols, &data_bytes, &scale_bytes), "size");
   Matrix p;
-  p.data = Array<uint8_t>(data_bytes, c.kind == LING_BF16 ? 2 : 1);
+  p.data = Array<uint8_t>(data_bytes, c.format == LING_BF16 ? 2 : 1);
   p.scales = Array<uint16_t>(scale_bytes / 2, 1);
-  p.m = {c.kind, c.group, c.rows, c.cols, p.data.data(), p.scales.data()};
-  CHECK(!ling_pack(c.kind, c.group, c.rows, c.cols, strided.data(), 0, stride,
-                   weighed ? importance.data() : nullptr, p.data.data(), p.scales.data()), "pack");
+  p.m = {c.format, c.group, c.rows, c.cols, p.data.data(), p.scales.data()};
+  CHECK(!ling_pack(c.format, c.group, c.rows, c.cols, strided.data(), 0, stride,
+                   weighed ? importance.data() : nullptr, p.data.data(), p.scales.data()),
+        "pack");
   CHECK(!ling_unpack(&p.m, back.data()), "unpack");
   if (!weighed) check_packing(c, w, back);
 
@@ -144,7 +152,8 @@ void fuzz_matrix(Random& r) {
   const int64_t t = r.below(c.T);
   Array<float> one(c.rows, 1);
   CHECK(!ling_matmul(&p.m, x.data() + t * c.cols, one.data(), 1), "matmul");
-  CHECK(!memcmp(one.data(), y.data() + t * c.rows, size_t(c.rows) * 4), "row %d alone differs", int(t));
+  CHECK(!memcmp(one.data(), y.data() + t * c.rows, size_t(c.rows) * 4), "row %d alone differs",
+        int(t));
 }
 
 // bfloat16 weights pack as the same values in float32 do.
@@ -154,23 +163,31 @@ void fuzz_bf16_weights(Random& r) {
   Array<uint16_t> half(w.size, 1);
   for (int64_t i = 0; i < w.size; ++i) w[i] = from_bf16(half[i] = to_bf16(r.normal()));
   int64_t data_bytes, scale_bytes;
-  CHECK(!ling_packed_size(c.kind, c.group, c.rows, c.cols, &data_bytes, &scale_bytes), "size");
+  CHECK(!ling_packed_size(c.format, c.group, c.rows, c.cols, &data_bytes, &scale_bytes), "size");
   Array<uint8_t> a(data_bytes), b(data_bytes);
   Array<uint16_t> sa(scale_bytes / 2), sb(scale_bytes / 2);
-  CHECK(!ling_pack(c.kind, c.group, c.rows, c.cols, w.data(), 0, c.cols, nullptr, a.data(), sa.data()), "pack");
-  CHECK(!ling_pack(c.kind, c.group, c.rows, c.cols, half.data(), 1, c.cols, nullptr, b.data(), sb.data()), "pack");
-  CHECK(!memcmp(a.data(), b.data(), size_t(data_bytes)) && !memcmp(sa.data(), sb.data(), size_t(scale_bytes)), "bf16");
+  CHECK(!ling_pack(c.format, c.group, c.rows, c.cols, w.data(), 0, c.cols, nullptr, a.data(),
+                   sa.data()),
+        "pack");
+  CHECK(!ling_pack(c.format, c.group, c.rows, c.cols, half.data(), 1, c.cols, nullptr, b.data(),
+                   sb.data()),
+        "pack");
+  CHECK(!memcmp(a.data(), b.data(), size_t(data_bytes)) &&
+            !memcmp(sa.data(), sb.data(), size_t(scale_bytes)),
+        "bf16");
 }
 
-float value_of_f8(uint8_t b) {
+float value_of_fp8(uint8_t b) {
   const int e = b >> 3 & 15, m = b & 7;
-  const float size = e == 15 && m == 7 ? NAN : e ? ldexpf(1 + m / 8.0f, e - 7) : ldexpf(m / 8.0f, -6);
+  const float size = e == 15 && m == 7 ? NAN
+                     : e               ? ldexpf(1 + m / 8.0f, e - 7)
+                                       : ldexpf(m / 8.0f, -6);
   return b & 128 ? -size : size;
 }
 
-// E4M3 with scales of blocks, alone or in turns with others: values as they are, products near those
-// of float64 over the rows as bfloat16 has them.
-void fuzz_f8(Random& r) {
+// E4M3 with scales of blocks, alone or interleaved with others: values unchanged, products near
+// those of float64 over the rows as bfloat16 has them.
+void fuzz_fp8(Random& r) {
   const int64_t step = r.between(1, 3), first = r.below(step);
   const int64_t rows = step > 1 ? 16 * r.between(1, 20) : r.between(1, 300);
   const int64_t cols = r.between(1, r.below(4) ? 150 : 700), T = r.between(1, 20);
@@ -181,9 +198,10 @@ void fuzz_f8(Random& r) {
   if (r.below(3))
     for (uint8_t& v : values) v = (v & 127) == 127 ? 0 : v;
   for (float& s : blocks) s = 0.01f + r.uniform();
-  Matrix p = random_matrix(r, LING_F8, 128, step * rows, cols);
-  CHECK(!ling_pack_f8(rows, cols, values.data(), stride, blocks.data(), first, step, p.data.data(),
-                      p.scales.data()), "pack");
+  Matrix p = random_matrix(r, LING_FP8, 128, step * rows, cols);
+  CHECK(!ling_pack_fp8(rows, cols, values.data(), stride, blocks.data(), first, step, p.data.data(),
+                       p.scales.data()),
+        "pack");
   Array<float> back(p.m.rows * cols, 1), x(T * cols, 1), y(T * p.m.rows, 1), one(p.m.rows, 1);
   CHECK(!ling_unpack(&p.m, back.data()), "unpack");
   for (float& v : x) v = from_bf16(to_bf16(r.normal()));
@@ -192,7 +210,7 @@ void fuzz_f8(Random& r) {
   for (int64_t n = 0; n < rows; ++n) {
     const int64_t at = (n / 16 * step + first) * 16 + n % 16;
     for (int64_t k = 0; k < cols; ++k) {
-      const float want = value_of_f8(values[n * stride + k]) * blocks[n / 128 * groups + k / 128];
+      const float want = value_of_fp8(values[n * stride + k]) * blocks[n / 128 * groups + k / 128];
       const float have = back[at * cols + k];
       CHECK(have == want || (isnan(have) && isnan(want)), "%g became %g", want, have);
     }
@@ -203,31 +221,27 @@ void fuzz_f8(Random& r) {
         want += term, size += fabs(term);
       }
       const float got = y[t * p.m.rows + at];
-      CHECK(isnan(want) ? isnan(got) : fabs(got - want) <= 1e-5 * size, "FP8: %g, not %g", got, want);
+      CHECK(isnan(want) ? isnan(got) : fabs(got - want) <= 1e-5 * size, "FP8: %g, not %g", got,
+            want);
     }
   }
   const int64_t t = r.below(T);
   CHECK(!ling_matmul(&p.m, x.data() + t * cols, one.data(), 1), "matmul");
-  CHECK(!memcmp(one.data(), y.data() + t * p.m.rows, size_t(p.m.rows) * 4), "row %d alone differs", int(t));
+  CHECK(!memcmp(one.data(), y.data() + t * p.m.rows, size_t(p.m.rows) * 4), "row %d alone differs",
+        int(t));
 }
 
 // Any bytes are valid codes, so a damaged file may give wrong numbers and nothing worse.
 void fuzz_bytes(Random& r) {
   Case c = random_case(r);
-  if (!r.below(4)) c.kind = LING_F8, c.group = 128;
-  Matrix p = random_matrix(r, c.kind, c.group, c.rows, c.cols);
+  if (!r.below(4)) c.format = LING_FP8, c.group = 128;
+  Matrix p = random_matrix(r, c.format, c.group, c.rows, c.cols);
   for (uint8_t& b : p.data) b = uint8_t(r.next());
   for (uint16_t& s : p.scales) s = uint16_t(r.next());
   Array<float> x(c.T * c.cols), y(c.T * c.rows);
   fill(r, x, false);
   CHECK(!ling_matmul(&p.m, x.data(), y.data(), c.T), "matmul");
-  if (c.kind == LING_I4 || c.kind == LING_I8) check_product(c, p, x, y);
-}
-
-template <class... A>
-void refused(int status, const char* what) {
-  CHECK(status == LING_BAD_ARGUMENT, "%s was not refused", what);
-  CHECK(*ling_last_error(), "%s: no text", what);
+  if (c.format == LING_I4 || c.format == LING_I8) check_product(c, p, x, y);
 }
 
 void bad_calls(Random& r) {
@@ -235,12 +249,14 @@ void bad_calls(Random& r) {
   Matrix p = random_matrix(r, LING_I8, 32, 20, 50);
   Array<float> x(50), y(20);
   int64_t n, m;
-  for (int32_t kind : {0, -1, 5, INT32_MIN, INT32_MAX})
-    refused(ling_packed_size(kind, 32, 16, 16, &n, &m), "kind");
+  for (int32_t format : {0, -1, 5, INT32_MIN, INT32_MAX})
+    refused(ling_packed_size(format, 32, 16, 16, &n, &m), "format");
   for (int32_t group : {0, -16, 8, 15, 24, 257, 272, INT32_MIN, INT32_MAX})
     refused(ling_packed_size(LING_I4, group, 16, 16, &n, &m), "group");
-  for (int32_t group : {0, 64, 256, -128}) refused(ling_packed_size(LING_F8, group, 16, 16, &n, &m), "group");
-  for (int32_t group : {0, 1, 16, -2}) refused(ling_packed_size(LING_BF16, group, 16, 16, &n, &m), "group");
+  for (int32_t group : {0, 64, 256, -128})
+    refused(ling_packed_size(LING_FP8, group, 16, 16, &n, &m), "group");
+  for (int32_t group : {0, 1, 16, -2})
+    refused(ling_packed_size(LING_BF16, group, 16, 16, &n, &m), "group");
   for (int64_t bad : huge) {
     refused(ling_packed_size(LING_I8, 32, bad, 16, &n, &m), "rows");
     refused(ling_packed_size(LING_I8, 32, 16, bad, &n, &m), "cols");
@@ -265,38 +281,45 @@ void bad_calls(Random& r) {
   w = p.m;
   w.scales = nullptr;
   refused(ling_unpack(&w, y.data()), "null");
-  refused(ling_pack(LING_I8, 32, 20, 50, nullptr, 0, 50, nullptr, p.data.data(), p.scales.data()), "null");
-  refused(ling_pack(LING_I8, 32, 1, 50, x.data(), 0, 50, nullptr, nullptr, p.scales.data()), "null");
+  refused(ling_pack(LING_I8, 32, 20, 50, nullptr, 0, 50, nullptr, p.data.data(), p.scales.data()),
+          "null");
+  refused(ling_pack(LING_I8, 32, 1, 50, x.data(), 0, 50, nullptr, nullptr, p.scales.data()),
+          "null");
   refused(ling_pack(LING_I8, 32, 1, 50, x.data(), 0, 50, nullptr, p.data.data(), nullptr), "null");
   uint8_t q[2] = {};
   uint16_t wide[2];
-  refused(ling_widen_f8(nullptr, 1, 2, x.data(), 128, wide), "null");
-  refused(ling_widen_f8(q, 1, 2, nullptr, 128, wide), "null");
-  refused(ling_widen_f8(q, 1, 2, x.data(), 128, nullptr), "null");
-  refused(ling_widen_f8(q, 0, 2, x.data(), 128, wide), "rows");
-  refused(ling_widen_f8(q, 1, 2, x.data(), 0, wide), "block");
+  refused(ling_widen_fp8(nullptr, 1, 2, x.data(), 128, wide), "null");
+  refused(ling_widen_fp8(q, 1, 2, nullptr, 128, wide), "null");
+  refused(ling_widen_fp8(q, 1, 2, x.data(), 128, nullptr), "null");
+  refused(ling_widen_fp8(q, 0, 2, x.data(), 128, wide), "rows");
+  refused(ling_widen_fp8(q, 1, 2, x.data(), 0, wide), "block");
   refused(ling_pack_pair(LING_I8, 32, 20, 50, x.data(), x.data(), 0, 50, nullptr, p.data.data(),
-                         p.scales.data()), "half a tile");
+                         p.scales.data()),
+          "half a tile");
   refused(ling_pack_pair(LING_I8, 32, 32, 50, x.data(), nullptr, 0, 50, nullptr, p.data.data(),
-                         p.scales.data()), "null");
-  refused(ling_pack(LING_I8, 32, 1, 50, x.data(), 0, 49, nullptr, p.data.data(), p.scales.data()), "stride");
-  refused(ling_pack(LING_F8, 128, 1, 50, x.data(), 0, 50, nullptr, p.data.data(), p.scales.data()), "FP8");
-  Matrix f8 = random_matrix(r, LING_F8, 128, 16, 50);
-  const auto f8_call = [&](int64_t rows, const uint8_t* values, int64_t stride, const float* blocks,
-                           int64_t first, int64_t step, void* data, void* scales) {
-    refused(ling_pack_f8(rows, 50, values, stride, blocks, first, step, data, scales), "FP8");
+                         p.scales.data()),
+          "null");
+  refused(ling_pack(LING_I8, 32, 1, 50, x.data(), 0, 49, nullptr, p.data.data(), p.scales.data()),
+          "stride");
+  refused(ling_pack(LING_FP8, 128, 1, 50, x.data(), 0, 50, nullptr, p.data.data(), p.scales.data()),
+          "FP8");
+  Matrix fp8 = random_matrix(r, LING_FP8, 128, 16, 50);
+  const auto fp8_call = [&](int64_t rows, const uint8_t* values, int64_t stride,
+                            const float* blocks, int64_t first, int64_t step, void* data,
+                            void* scales) {
+    refused(ling_pack_fp8(rows, 50, values, stride, blocks, first, step, data, scales), "FP8");
   };
-  uint8_t* data = f8.data.data();
-  void* scales = f8.scales.data();
-  f8_call(16, nullptr, 50, x.data(), 0, 1, data, scales);
-  f8_call(16, data, 50, nullptr, 0, 1, data, scales);
-  f8_call(16, data, 50, x.data(), 0, 1, nullptr, scales);
-  f8_call(16, data, 50, x.data(), 0, 1, data, nullptr);
-  f8_call(16, data, 49, x.data(), 0, 1, data, scales);
+  uint8_t* data = fp8.data.data();
+  void* scales = fp8.scales.data();
+  fp8_call(16, nullptr, 50, x.data(), 0, 1, data, scales);
+  fp8_call(16, data, 50, nullptr, 0, 1, data, scales);
+  fp8_call(16, data, 50, x.data(), 0, 1, nullptr, scales);
+  fp8_call(16, data, 50, x.data(), 0, 1, data, nullptr);
+  fp8_call(16, data, 49, x.data(), 0, 1, data, scales);
   for (int64_t bad : huge) {
-    f8_call(bad, data, 50, x.data(), 0, 1, data, scales);
-    f8_call(16, data, 50, x.data(), 0, bad < 1 ? bad : int64_t(1) << 40, data, scales);
-    f8_call(16, data, 50, x.data(), bad < 0 ? bad : int64_t(1) << 40, 1, data, scales);
+    fp8_call(bad, data, 50, x.data(), 0, 1, data, scales);
+    fp8_call(16, data, 50, x.data(), 0, bad < 1 ? bad : int64_t(1) << 40, data, scales);
+    fp8_call(16, data, 50, x.data(), bad < 0 ? bad : int64_t(1) << 40, 1, data, scales);
   }
   refused(ling_isa(nullptr), "null");
   for (int threads : {0, -1, 257, INT32_MAX}) refused(ling_set_num_threads(threads), "threads");
@@ -314,7 +337,7 @@ int main(int argc, char** argv) {
   for (int64_t i = 0; i < rounds; ++i) {
     fuzz_matrix(r);
     fuzz_bf16_weights(r);
-    fuzz_f8(r);
+    fuzz_fp8(r);
     fuzz_bytes(r);
   }
   fuzz_attention(seed, rounds);

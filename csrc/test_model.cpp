@@ -1,10 +1,10 @@
-// Random small models: the same bits however a sequence is cut, batched and threaded; and every wrong
-// configuration, layer, segment, token or pointer refused.
+// Random small models: the same bits however a sequence is cut, batched and threaded; and every
+// wrong configuration, layer, segment, token or pointer refused.
 #include "test.h"
 
 namespace {
 
-constexpr int64_t kPage = 64;
+using ling::kPage;
 
 struct Layer {
   Array<float> input_norm, post_norm, qkv_bias, q_norm, k_norm, dense_bias, expert_bias;
@@ -35,13 +35,14 @@ Array<float> normals(Random& r, int64_t n) {
   return x;
 }
 
-struct Kind {
-  int32_t kind, group;
+struct Format {
+  int32_t format, group;
 };
 
-Kind random_kind(Random& r) {
-  const Kind kinds[] = {{LING_I4, 64}, {LING_I4, 32}, {LING_I8, 64}, {LING_I8, 16}, {LING_BF16, 2}, {LING_F8, 128}};
-  return r.pick(kinds);
+Format random_format(Random& r) {
+  const Format formats[] = {{LING_I4, 64}, {LING_I4, 32},  {LING_I8, 64},
+                            {LING_I8, 16}, {LING_BF16, 2}, {LING_FP8, 128}};
+  return r.pick(formats);
 }
 
 void random_sizes(Random& r, ling_model_config& c) {
@@ -52,7 +53,8 @@ void random_sizes(Random& r, ling_model_config& c) {
   c.head_dim = 32 * r.between(1, 3), c.rotary_size = 2 * r.between(1, c.head_dim / 2);
   c.n_group = r.between(1, 3), c.topk_group = r.between(1, c.n_group);
   c.num_experts = r.below(4) ? c.n_group * r.between(2, 7) : 0;
-  c.num_experts_per_tok = r.between(1, c.num_experts ? c.topk_group * (c.num_experts / c.n_group) : 1);
+  c.num_experts_per_tok =
+      r.between(1, c.num_experts ? c.topk_group * (c.num_experts / c.n_group) : 1);
   c.expert_width = 16 * r.between(1, 4);
   c.max_positions = r.between(100, 400);
   c.rms_norm_eps = 1e-6f, c.routed_scaling_factor = 2.5f, c.norm_topk_prob = int32_t(r.below(2));
@@ -62,28 +64,28 @@ void random_sizes(Random& r, ling_model_config& c) {
 void add_layer(Random& r, Model& m, bool mtp) {
   const ling_model_config& c = m.c;
   const int64_t D = c.hidden_size, K = c.head_dim, Q = (c.num_heads + 2 * c.num_kv_heads) * K;
-  auto matrix = [&](int64_t rows, int64_t cols, Kind k, int64_t stack = 1) {
-    return random_matrix(r, k.kind, k.group, rows, cols, stack);
+  auto matrix = [&](int64_t rows, int64_t cols, Format k, int64_t stack = 1) {
+    return random_matrix(r, k.format, k.group, rows, cols, stack);
   };
   m.parts.emplace_back();
   Layer& p = m.parts.back();
   ling_layer l = {};
   p.input_norm = ones(r, D), p.post_norm = ones(r, D);
   l.input_norm = p.input_norm.data(), l.post_norm = p.post_norm.data();
-  l.qkv = (p.qkv = matrix(Q, D, random_kind(r))).m;
-  l.dense = (p.dense = matrix(D, c.num_heads * K, random_kind(r))).m;
+  l.qkv = (p.qkv = matrix(Q, D, random_format(r))).m;
+  l.dense = (p.dense = matrix(D, c.num_heads * K, random_format(r))).m;
   if (r.below(2)) l.qkv_bias = (p.qkv_bias = normals(r, Q)).data();
   if (r.below(2)) l.dense_bias = (p.dense_bias = normals(r, D)).data();
   if (r.below(2)) {
     l.q_norm = (p.q_norm = ones(r, K)).data();
     l.k_norm = (p.k_norm = ones(r, K)).data();
   }
-  const Kind in = random_kind(r);  // one for both of a layer
+  const Format in = random_format(r);  // one for both of a layer
   l.is_moe = c.num_experts && r.below(3);
   if (!l.is_moe || r.below(2)) {
     const int64_t F = 16 * r.between(1, 8);
     l.gate_up = (p.gate_up = matrix(2 * F, D, in)).m;
-    l.down = (p.down = matrix(D, F, random_kind(r))).m;
+    l.down = (p.down = matrix(D, F, random_format(r))).m;
   }
   if (l.is_moe) {
     const int64_t E = c.num_experts, tiles = (E + 15) / 16;
@@ -92,12 +94,12 @@ void add_layer(Random& r, Model& m, bool mtp) {
     l.router = p.router.data();
     l.expert_bias = (p.expert_bias = normals(r, E)).data();
     l.expert_gate_up = (p.expert_gate_up = matrix(2 * c.expert_width, D, in, E)).m;
-    l.expert_down = (p.expert_down = matrix(D, c.expert_width, random_kind(r), E)).m;
+    l.expert_down = (p.expert_down = matrix(D, c.expert_width, random_format(r), E)).m;
   } else {
     l.expert_down.rows = 7;  // never looked at
   }
   if (mtp) {
-    l.eh_proj = (p.eh_proj = matrix(D, 2 * D, random_kind(r))).m;
+    l.eh_proj = (p.eh_proj = matrix(D, 2 * D, random_format(r))).m;
     p.enorm = ones(r, D), p.hnorm = ones(r, D), p.final_norm = ones(r, D);
     l.enorm = p.enorm.data(), l.hnorm = p.hnorm.data(), l.final_norm = p.final_norm.data();
   }
@@ -108,14 +110,14 @@ void add_embedding(Random& r, Model& m) {
   ling_model_config& c = m.c;
   const int64_t n = c.vocab_size * c.hidden_size;
   if (r.below(2)) {
-    c.embedding_kind = LING_I8, c.embedding_group = int32_t(r.below(2) ? 16 : 32);
+    c.embedding_format = LING_I8, c.embedding_group = int32_t(r.below(2) ? 16 : 32);
     m.table = Array<uint8_t>(n);
     for (uint8_t& b : m.table) b = uint8_t(r.next());
     m.table_scales = Array<uint16_t>(n / c.embedding_group);
     for (uint16_t& s : m.table_scales) s = to_bf16(0.01f * (0.5f + r.uniform()));
     c.embedding_scales = m.table_scales.data();
   } else {
-    c.embedding_kind = LING_BF16;
+    c.embedding_format = LING_BF16;
     m.table = Array<uint8_t>(2 * n);
     for (int64_t i = 0; i < n; ++i) {
       const uint16_t bits = to_bf16(r.normal());
@@ -131,8 +133,8 @@ Model random_model(Random& r) {
   random_sizes(r, c);
   for (int64_t i = 0; i < c.num_layers + c.num_mtp_layers; ++i) add_layer(r, m, i >= c.num_layers);
   add_embedding(r, m);
-  const Kind k = random_kind(r);
-  c.head = (m.head = random_matrix(r, k.kind, k.group, c.vocab_size, c.hidden_size)).m;
+  const Format k = random_format(r);
+  c.head = (m.head = random_matrix(r, k.format, k.group, c.vocab_size, c.hidden_size)).m;
   c.norm = (m.norm = ones(r, c.hidden_size)).data();
   const int64_t half = c.rotary_size / 2;
   m.cos = Array<float>(c.max_positions * half), m.sin = Array<float>(c.max_positions * half);
@@ -141,8 +143,8 @@ Model random_model(Random& r) {
     m.cos[i] = cosf(angle), m.sin[i] = sinf(angle);
   }
   c.cos = m.cos.data(), c.sin = m.sin.data();
-  c.kv_kind = r.below(2) ? LING_I8 : LING_BF16;
-  const int64_t head = kPage * (c.kv_kind == LING_I8 ? c.head_dim + 4 : 2 * c.head_dim);
+  c.kv_format = r.below(2) ? LING_I8 : LING_BF16;
+  const int64_t head = kPage * (c.kv_format == LING_I8 ? c.head_dim + 4 : 2 * c.head_dim);
   const int64_t cache = (c.num_layers + c.num_mtp_layers) * c.num_pages * c.num_kv_heads * head;
   m.k = Array<uint8_t>(cache), m.v = Array<uint8_t>(cache);
   // What others left in a page must not matter, be it NaN.
@@ -165,7 +167,8 @@ Sequence random_sequence(Random& r, const Model& m, int32_t first_page) {
   for (int64_t i = 0; i < n; ++i) s.tokens.push_back(r.below(m.c.vocab_size));
   const int64_t pages = m.c.num_pages / 3;
   for (int64_t i = 0; i < pages; ++i) s.pages.push_back(first_page + int32_t(i));
-  for (size_t i = s.pages.size() - 1; i > 0; --i) std::swap(s.pages[i], s.pages[size_t(r.below(int64_t(i) + 1))]);
+  for (size_t i = s.pages.size() - 1; i > 0; --i)
+    std::swap(s.pages[i], s.pages[size_t(r.below(int64_t(i) + 1))]);
   return s;
 }
 
@@ -188,10 +191,13 @@ void advance(Random& r, ling_model* model, const Model& m, std::vector<Sequence*
   }
   const int64_t T = int64_t(ids.size());
   Array<float> hidden(T * D, 1), mtp(T * D, 1);
-  CHECK(!ling_forward(model, ids.data(), T, segments.data(), int64_t(segments.size()), hidden.data()), "forward");
+  CHECK(
+      !ling_forward(model, ids.data(), T, segments.data(), int64_t(segments.size()), hidden.data()),
+      "forward");
   if (m.c.num_mtp_layers)
     CHECK(!ling_mtp(model, m.c.num_mtp_layers - 1, after.data(), hidden.data(), T, segments.data(),
-                    int64_t(segments.size()), mtp.data()), "mtp");
+                    int64_t(segments.size()), mtp.data()),
+          "mtp");
   for (size_t i = 0; i < live.size(); ++i)
     for (int64_t j = segments[i].start * D; j < segments[i].stop * D; ++j) {
       CHECK(isfinite(hidden[j]) && isfinite(mtp[j]), "not finite");
@@ -199,26 +205,38 @@ void advance(Random& r, ling_model* model, const Model& m, std::vector<Sequence*
     }
 }
 
-void check_logits(Random& r, ling_model* model, const Model& m, const std::vector<float>& hidden) {
-  const int64_t D = m.c.hidden_size, V = r.below(2) ? m.c.vocab_size : r.between(1, m.c.vocab_size);
-  const int64_t have = int64_t(hidden.size()) / D, rows = have < 9 ? have : 9;
-  Array<uint8_t> banned(m.c.vocab_size);
-  for (uint8_t& b : banned) b = uint8_t(r.below(2));
-  Array<float> all(rows * V, 1), one(V);
-  Array<int64_t> best(rows), alone(1);
-  CHECK(!ling_logits(model, hidden.data(), rows, V, banned.data(), all.data(), best.data()), "logits");
-  for (int64_t i = 0; i < rows; ++i) {
-    int64_t top = -1;
-    for (int64_t n = 0; n < V; ++n)
-      if (!banned[n] && (top < 0 || all[i * V + n] > all[i * V + top])) top = n;
-    CHECK(best[i] == top, "best");
-    CHECK(!ling_logits(model, hidden.data() + i * D, 1, V, banned.data(), one.data(), alone.data()), "logits");
-    CHECK(!memcmp(one.data(), all.data() + i * V, size_t(V) * 4) && alone[0] == top, "row alone");
-  }
+// The definition of a row's choice.
+int64_t best_of(const float* z, int64_t V, const uint8_t* banned) {
+  int64_t top = -1;
+  for (int64_t n = 0; n < V; ++n)
+    if (!banned[n] && (top < 0 || z[n] > z[top])) top = n;
+  return top;
 }
 
-void refused(int status, const char* what) {
-  CHECK(status == LING_BAD_ARGUMENT && *ling_last_error(), "%s was not refused", what);
+// One mask for all rows (a stride of 0), or a mask for each: `banned` has its last byte at the end
+// of the last row's.
+void check_logits(Random& r, ling_model* model, const Model& m, const std::vector<float>& hidden) {
+  const int64_t D = m.c.hidden_size;
+  const int64_t V = r.below(2) ? m.c.vocab_size : r.between(1, m.c.vocab_size);
+  const int64_t have = int64_t(hidden.size()) / D, rows = have < 9 ? have : 9;
+  const int64_t stride = r.below(2) ? 0 : V + r.below(5);
+  Array<uint8_t> banned((rows - 1) * stride + V);
+  for (uint8_t& b : banned) b = uint8_t(r.below(2));
+  if (stride)
+    for (int64_t n = 0; n < V; ++n) banned[n] = 1;  // row 0 may choose none
+  Array<float> all(rows * V, 1), one(V);
+  Array<int64_t> best(rows), alone(1);
+  CHECK(!ling_logits(model, hidden.data(), rows, V, banned.data(), stride, all.data(), best.data()),
+        "logits");
+  for (int64_t i = 0; i < rows; ++i) {
+    const uint8_t* mask = banned.data() + i * stride;
+    const int64_t top = best_of(all.data() + i * V, V, mask);
+    CHECK(best[i] == top, "best of row %d: %d, not %d", int(i), int(best[i]), int(top));
+    CHECK(!ling_logits(model, hidden.data() + i * D, 1, V, mask, 0, one.data(), alone.data()),
+          "logits");
+    CHECK(!memcmp(one.data(), all.data() + i * V, size_t(V) * 4) && alone[0] == top, "row alone");
+  }
+  CHECK(!stride || best[0] == -1, "a row of banned ids has a choice");
 }
 
 void bad_passes(Random& r, ling_model* model, const Model& m) {
@@ -226,6 +244,7 @@ void bad_passes(Random& r, ling_model* model, const Model& m) {
   Array<int64_t> tokens(T);
   Array<float> hidden(T * D), out(T * D), logits(T * m.c.vocab_size);
   Array<int64_t> best(T);
+  Array<uint8_t> banned(m.c.vocab_size);
   std::vector<int32_t> pages = {0, 1};
   const ling_segment good = {2, 0, T, pages.data(), 2};
   auto forward = [&](ling_segment s) {
@@ -233,7 +252,8 @@ void bad_passes(Random& r, ling_model* model, const Model& m) {
       refused(ling_mtp(model, 0, tokens.data(), hidden.data(), T, &s, 1, out.data()), "a segment");
     refused(ling_forward(model, tokens.data(), T, &s, 1, out.data()), "a segment");
   };
-  for (int64_t bad : {int64_t(-1), INT64_MIN, INT64_MAX, INT64_MAX - 1, m.c.max_positions, m.c.max_positions - 2}) {
+  for (int64_t bad : {int64_t(-1), INT64_MIN, INT64_MAX, INT64_MAX - 1, m.c.max_positions,
+                      m.c.max_positions - 2}) {
     ling_segment s = good;
     s.first = bad;
     forward(s);
@@ -244,7 +264,7 @@ void bad_passes(Random& r, ling_model* model, const Model& m) {
   }
   for (int64_t bad : {int64_t(0), int64_t(-1), INT64_MIN, int64_t(1) << 58}) {
     ling_segment s = good;
-    if (bad > 0) s.first = INT64_MAX / 2;  // so many pages would hold it, were the product to wrap
+    if (bad > 0) s.first = INT64_MAX / 2;  // that many pages would do if the product wrapped
     s.num_pages = bad;
     forward(s);
   }
@@ -266,7 +286,9 @@ void bad_passes(Random& r, ling_model* model, const Model& m) {
     if (m.c.num_mtp_layers)
       refused(ling_mtp(model, 0, tokens.data(), hidden.data(), T, &good, 1, out.data()), "token");
     for (int64_t& t : tokens) t = 0;
-    refused(ling_forward(model, tokens.data(), bad == m.c.vocab_size ? 0 : bad, &good, 1, out.data()), "T");
+    refused(
+        ling_forward(model, tokens.data(), bad == m.c.vocab_size ? 0 : bad, &good, 1, out.data()),
+        "T");
   }
   refused(ling_forward(nullptr, tokens.data(), T, &good, 1, out.data()), "null");
   refused(ling_forward(model, nullptr, T, &good, 1, out.data()), "null");
@@ -277,17 +299,24 @@ void bad_passes(Random& r, ling_model* model, const Model& m) {
   refused(ling_mtp(model, 0, tokens.data(), nullptr, T, &good, 1, out.data()), "null");
   refused(ling_mtp(model, 0, tokens.data(), hidden.data(), T, &good, 1, nullptr), "null");
   for (int64_t bad : {int64_t(-1), INT64_MAX, INT64_MIN, m.c.vocab_size + 1})
-    refused(ling_logits(model, hidden.data(), T, bad, nullptr, logits.data(), best.data()), "vocab");
+    refused(ling_logits(model, hidden.data(), T, bad, nullptr, 0, logits.data(), best.data()),
+            "vocab");
   for (int64_t bad : {int64_t(0), int64_t(-1), INT64_MAX})
-    refused(ling_logits(model, hidden.data(), bad, 0, nullptr, logits.data(), best.data()), "rows");
-  refused(ling_logits(model, nullptr, T, 0, nullptr, logits.data(), best.data()), "null");
-  refused(ling_logits(model, hidden.data(), T, 0, nullptr, nullptr, best.data()), "null");
-  refused(ling_logits(model, hidden.data(), T, 0, nullptr, logits.data(), nullptr), "null");
+    refused(ling_logits(model, hidden.data(), bad, 0, nullptr, 0, logits.data(), best.data()),
+            "rows");
+  for (int64_t bad : {int64_t(-1), INT64_MIN, INT64_MAX, m.c.vocab_size - 1})
+    if (bad)
+      refused(
+          ling_logits(model, hidden.data(), T, 0, banned.data(), bad, logits.data(), best.data()),
+          "stride");
+  refused(ling_logits(model, nullptr, T, 0, nullptr, 0, logits.data(), best.data()), "null");
+  refused(ling_logits(model, hidden.data(), T, 0, nullptr, 0, nullptr, best.data()), "null");
+  refused(ling_logits(model, hidden.data(), T, 0, nullptr, 0, logits.data(), nullptr), "null");
   refused(ling_expert_counts(model, nullptr), "null");
   int64_t small = 1;
   const char* name;
   double seconds;
-  refused(ling_profile(model, &name, &seconds, &small), "too few places");
+  refused(ling_profile(model, &name, &seconds, &small), "too few slots");
 }
 
 void try_config(const ling_model_config& c, const std::vector<ling_layer>& layers) {
@@ -295,7 +324,8 @@ void try_config(const ling_model_config& c, const std::vector<ling_layer>& layer
   if (!ling_model_new(&c, layers.data(), &model)) ling_model_free(model);
 }
 
-void must_refuse(const ling_model_config& c, const std::vector<ling_layer>& layers, const char* what) {
+void must_refuse(const ling_model_config& c, const std::vector<ling_layer>& layers,
+                 const char* what) {
   ling_model* model = nullptr;
   refused(ling_model_new(&c, layers.data(), &model), what);
   CHECK(!model, "a refused model was made");
@@ -307,19 +337,19 @@ void bad_models(const Model& m) {
   refused(ling_model_new(&m.c, nullptr, &model), "null");
   refused(ling_model_new(&m.c, m.layers.data(), nullptr), "null");
   const int64_t bad[] = {-1, INT64_MIN, INT64_MAX, (int64_t(1) << 58) + 1, int64_t(1) << 32};
-  int64_t ling_model_config::*const sizes[] = {
-      &ling_model_config::vocab_size,   &ling_model_config::hidden_size,
-      &ling_model_config::num_layers,   &ling_model_config::num_mtp_layers,
-      &ling_model_config::num_heads,    &ling_model_config::num_kv_heads,
-      &ling_model_config::head_dim,     &ling_model_config::rotary_size,
-      &ling_model_config::num_experts,  &ling_model_config::num_pages};
+  int64_t ling_model_config::* const sizes[] = {
+      &ling_model_config::vocab_size,  &ling_model_config::hidden_size,
+      &ling_model_config::num_layers,  &ling_model_config::num_mtp_layers,
+      &ling_model_config::num_heads,   &ling_model_config::num_kv_heads,
+      &ling_model_config::head_dim,    &ling_model_config::rotary_size,
+      &ling_model_config::num_experts, &ling_model_config::num_pages};
   for (auto field : sizes)
     for (int64_t value : bad) {
       ling_model_config c = m.c;
       c.*field = value;
       must_refuse(c, m.layers, "a size");
     }
-  int64_t ling_model_config::*const others[] = {
+  int64_t ling_model_config::* const others[] = {
       &ling_model_config::num_experts_per_tok, &ling_model_config::n_group,
       &ling_model_config::topk_group, &ling_model_config::expert_width,
       &ling_model_config::max_positions};
@@ -329,23 +359,27 @@ void bad_models(const Model& m) {
       c.*field = value;
       try_config(c, m.layers);
     }
-  const void* ling_model_config::*const table = &ling_model_config::embedding;
+  const void* ling_model_config::* const table = &ling_model_config::embedding;
   ling_model_config c = m.c;
   c.*table = nullptr;
   must_refuse(c, m.layers, "embedding");
-  const float* ling_model_config::*const floats[] = {&ling_model_config::norm, &ling_model_config::cos,
-                                                     &ling_model_config::sin};
+  const float* ling_model_config::* const floats[] = {
+      &ling_model_config::norm, &ling_model_config::cos, &ling_model_config::sin};
   for (auto field : floats) c = m.c, c.*field = nullptr, must_refuse(c, m.layers, "null");
-  void* ling_model_config::*const pools[] = {&ling_model_config::k_pages, &ling_model_config::v_pages};
+  void* ling_model_config::* const pools[] = {&ling_model_config::k_pages,
+                                              &ling_model_config::v_pages};
   for (auto field : pools) c = m.c, c.*field = nullptr, must_refuse(c, m.layers, "null");
   for (auto field : pools) {
     c = m.c, c.*field = static_cast<uint8_t*>(c.*field) + 2;
     must_refuse(c, m.layers, "alignment");
   }
-  for (int32_t kind : {0, 1, 4, -1}) c = m.c, c.kv_kind = kind, must_refuse(c, m.layers, "KV kind");
-  for (int32_t kind : {0, 1, -1}) c = m.c, c.embedding_kind = kind, must_refuse(c, m.layers, "embedding");
+  for (int32_t format : {0, 1, 4, -1})
+    c = m.c, c.kv_format = format, must_refuse(c, m.layers, "KV format");
+  for (int32_t format : {0, 1, -1})
+    c = m.c, c.embedding_format = format, must_refuse(c, m.layers, "embedding");
   for (int32_t group : {0, -16, 8, 24, INT32_MAX}) {
-    c = m.c, c.embedding_kind = LING_I8, c.embedding_scales = m.table.data(), c.embedding_group = group;
+    c = m.c, c.embedding_format = LING_I8, c.embedding_scales = m.table.data(),
+    c.embedding_group = group;
     must_refuse(c, m.layers, "embedding group");
   }
   c = m.c, c.head.rows += 1;
@@ -363,14 +397,17 @@ void bad_models(const Model& m) {
     change([](ling_layer& l) { l.qkv.data = nullptr; });
     change([](ling_layer& l) { l.dense = ling_matrix{}; });
     change([](ling_layer& l) { l.dense.group = 17; });
-    change([](ling_layer& l) { l.gate_up.rows -= 16; l.gate_up.rows *= -1; });
+    change([](ling_layer& l) {
+      l.gate_up.rows -= 16;
+      l.gate_up.rows *= -1;
+    });
     if (m.layers[i].gate_up.rows) change([](ling_layer& l) { l.down.cols += 1; });
     if (!m.layers[i].is_moe && !m.c.num_experts) change([](ling_layer& l) { l.is_moe = 1; });
     if (m.layers[i].is_moe) {
       change([](ling_layer& l) { l.router = nullptr; });
       change([](ling_layer& l) { l.expert_bias = nullptr; });
       change([](ling_layer& l) { l.expert_gate_up.cols += 1; });
-      change([](ling_layer& l) { l.expert_down.kind = 9; });
+      change([](ling_layer& l) { l.expert_down.format = 9; });
     }
     if (int64_t(i) >= m.c.num_layers) {
       change([](ling_layer& l) { l.eh_proj.rows = 0; });
@@ -388,7 +425,8 @@ void check_counts(ling_model* model, const Model& m, int64_t tokens) {
   for (int64_t i = 0; i < m.c.num_layers; ++i) {
     int64_t sum = 0;
     for (int64_t e = 0; e < E; ++e) sum += counts[i * E + e];
-    CHECK(sum == (m.layers[size_t(i)].is_moe ? tokens * m.c.num_experts_per_tok : 0), "counts of layer %d", int(i));
+    CHECK(sum == (m.layers[size_t(i)].is_moe ? tokens * m.c.num_experts_per_tok : 0),
+          "counts of layer %d", int(i));
   }
 }
 
@@ -403,7 +441,8 @@ void fuzz_models(uint64_t seed, int64_t rounds) {
     bad_passes(r, model, m);
     int64_t tokens = 0;
     std::vector<Sequence> first, second;
-    for (int32_t i = 0; i < 3; ++i) first.push_back(random_sequence(r, m, i * int32_t(m.c.num_pages / 3)));
+    for (int32_t i = 0; i < 3; ++i)
+      first.push_back(random_sequence(r, m, i * int32_t(m.c.num_pages / 3)));
     second = first;
     ling_set_num_threads(1);
     for (Sequence& s : first) {

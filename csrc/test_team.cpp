@@ -1,5 +1,5 @@
-// Team's stages under ThreadSanitizer. OpenMP's own barriers are unknown to it, so threads.cpp is built
-// without OpenMP here and the team's threads are ours. `test_team THREADS ROUNDS`.
+// Team's stages under ThreadSanitizer. OpenMP's own barriers are unknown to it, so threads.cpp is
+// built without OpenMP here and the team's threads are ours. `test_team THREADS ROUNDS`.
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -16,7 +16,8 @@ struct Work {
   std::atomic<int64_t> wrong{0};
 };
 
-// A task reads all of what the stage before it wrote, by whichever thread, and writes its own value.
+// A task reads all of what the stage before it wrote, by whichever thread, and writes its own
+// value.
 void walk(Work& w, ling::Team& team, int thread) {
   for (size_t s = 0; s < w.sizes.size(); ++s)
     ling::stage(team, thread, w.sizes[s], [&](int64_t task, int) {
@@ -48,14 +49,11 @@ bool run(int threads, uint64_t seed) {
 
 }  // namespace
 
-namespace ling {
-int fail(int status, const char*) { return status; }
-}  // namespace ling
-
 int main(int argc, char** argv) {
   const int threads = argc > 1 ? atoi(argv[1]) : 2, rounds = argc > 2 ? atoi(argv[2]) : 20;
   for (int i = 0; i < rounds; ++i)
-    if (!run(threads, uint64_t(i) + 1)) return fprintf(stderr, "round %d: a task ran too early, twice or never\n", i), 1;
+    if (!run(threads, uint64_t(i) + 1))
+      return fprintf(stderr, "round %d: a task ran too early, twice or never\n", i), 1;
   printf("%d threads: ok\n", threads);
   return 0;
 }

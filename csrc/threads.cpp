@@ -1,4 +1,4 @@
-// Threads: one OpenMP region per call, with barriers of our own between its stages.
+// Threads: one OpenMP region per call, with our own barriers between its stages.
 #include "internal.h"
 #ifdef _OPENMP
 #include <omp.h>
@@ -12,7 +12,7 @@
 namespace ling {
 
 static std::atomic<int> wanted{0};  // 0: what OpenMP would take
-// OpenMP's threads do not survive a fork, and a child would wait for them for ever.
+// OpenMP's threads do not survive a fork, and a child would wait for them without end.
 static std::atomic<bool> forked{false};
 static const int at_fork = pthread_atfork(nullptr, nullptr, [] { forked.store(true); });
 
@@ -26,6 +26,8 @@ int num_threads() {
   return 1;
 #endif
 }
+
+void set_num_threads(int n) { wanted.store(n, std::memory_order_relaxed); }
 
 static void relax(int spins) {
   // A core that another program needs must not be burned by a waiting thread.
@@ -99,25 +101,4 @@ void Team::run(void (*entry)(void*, Team&, int), void* context, int n) {
   entry(context, alone, 0);
 }
 
-void parallel_for(int64_t n, Team::Body body, void* context) {
-  struct Job {
-    int64_t n;
-    Team::Body body;
-    void* context;
-  } job = {n, body, context};
-  Team::run(
-      [](void* c, Team& team, int thread) {
-        const Job& j = *static_cast<Job*>(c);
-        team.stage(j.n, j.body, j.context, thread);
-      },
-      &job, n > 1 ? num_threads() : 1);
-}
-
 }  // namespace ling
-
-extern "C" int ling_set_num_threads(int n) {
-  if (n < 1 || n > 256)
-    return ling::fail(LING_BAD_ARGUMENT, "the thread count must be 1 to 256");
-  ling::wanted.store(n, std::memory_order_relaxed);
-  return LING_OK;
-}

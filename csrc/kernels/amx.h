@@ -1,6 +1,6 @@
-// Products of many rows on the matrix unit (AMX): 16 rows of activations times a tile of 16 outputs.
-// Integers inside a group are exact here as everywhere, and groups are added in the same order, so the
-// bits are those of product.h.
+// Products of many rows on the matrix unit (AMX): 16 rows of activations times a tile of 16
+// outputs. Integers inside a group are exact here as everywhere, and groups are added in the same
+// order, so the bits are those of product.h.
 
 constexpr int64_t kUnitRows = 16;  // of a unit's tile
 constexpr int64_t kUnitFrom = 7;   // rows from which it pays
@@ -42,8 +42,8 @@ static void unit_begin(int64_t group, int64_t left_over) {
 // Registers in their initial state cost nothing when threads are switched.
 static void unit_end() { asm volatile("tilerelease"); }
 
-// Some groups of one tile: unpacked weights (signed bytes), scales, and what to ask memory for on the
-// way: `lines` cache lines a group from `next` on.
+// Some groups of one tile: unpacked weights (signed bytes), scales, and what to ask memory for on
+// the way: `lines` cache lines a group from `next` on.
 struct UnitPart {
   int64_t groups, group;
   const uint8_t* bytes;
@@ -71,8 +71,8 @@ static inline void unit_add(const int32_t* sums, const uint16_t* scales, const f
 }
 
 // y[r][0 .. 16) += the part's groups, for R rows; `x` has the rows' scales, 16 a group. Three steps
-// overlap: sums of one group are made, those of the group before are stored, and those of the one before
-// that are added. Waiting for what was just stored would take longer than all the rest.
+// overlap: sums of one group are made, those of the group before are stored, and those of the one
+// before that are added. Waiting for what was just stored would take longer than all the rest.
 template <int R>
 static void unit_rows(const UnitPart& part, const int8_t* a, int64_t stride, const float* x,
                       float (*y)[kTile]) {
@@ -110,7 +110,7 @@ static const UnitRows unit_rows_of[kUnitRows + 1] = {
     unit_rows<6>,  unit_rows<7>,  unit_rows<8>,  unit_rows<9>,  unit_rows<10>, unit_rows<11>,
     unit_rows<12>, unit_rows<13>, unit_rows<14>, unit_rows<15>, unit_rows<16>};
 
-// The rows' distance if they lie evenly, else 0.
+// The rows' distance if they are evenly spaced, else 0.
 static int64_t unit_stride(const Product& p) {
   const int8_t* first = static_cast<const int8_t*>(p.x[0].values);
   const int64_t stride = static_cast<const int8_t*>(p.x[1].values) - first;
@@ -120,15 +120,14 @@ static int64_t unit_stride(const Product& p) {
 }
 
 static bool unit_fits(const Product& p) {
-  return p.m >= kUnitFrom && !floats(p.w.kind) && p.w.group <= 64 &&
-         unit_stride(p);
+  return p.m >= kUnitFrom && !bf16_activations(p.w.format) && p.w.group <= 64 && unit_stride(p);
 }
 
 // Groups [from, from + n) of a tile as signed bytes.
 static void unit_unpack(const ling_matrix& w, const uint8_t* tile, int64_t from, int64_t n,
                         const Levels& levels, uint8_t* to) {
   const int64_t start = kTile * w.group * from, bytes = kTile * w.group * n;
-  if (w.kind == LING_I4) return expand(tile + start / 2, bytes / 2, levels, to);
+  if (w.format == LING_I4) return expand(tile + start / 2, bytes / 2, levels, to);
   for (int64_t i = 0; i < bytes; i += 64) store_u8(to + i, flip_sign(load_u8(tile + start + i)));
 }
 
@@ -139,10 +138,11 @@ static void unit_scales(const Row* x, int64_t rows, int64_t groups, float* to) {
       to[(r / kUnitRows * groups + g) * kUnitRows + r % kUnitRows] = x[r].scales[g];
 }
 
-constexpr int64_t kUnitBlocks = 8;  // blocks of rows that meet a part of a tile in turn
+constexpr int64_t kUnitBlocks = 8;  // blocks of rows multiplied with a part of a tile one by one
 
 static void unit_product(const Product& p, int64_t begin, int64_t end, uint8_t* scratch) {
-  const Levels levels = {flip_sign(load_levels(level_bytes).table)};  // signed, as all weights here
+  const Levels levels = {
+      flip_sign(load_levels(kInt4Bytes.value).table)};  // signed, as all weights here
   const int64_t padded = padded_cols(p.w), group = p.w.group, groups = padded / group;
   const int64_t stride = unit_stride(p), bytes = tile_bytes(p.w);
   const int64_t part = 512 / group;  // groups: 8 KiB stay in the first-level cache
@@ -158,8 +158,7 @@ static void unit_product(const Product& p, int64_t begin, int64_t end, uint8_t* 
     for (int64_t tile = begin; tile < end; tile += together) {
       for (int64_t i = 0; i < together; ++i) {
         const uint8_t* data = static_cast<const uint8_t*>(p.w.data) + (tile + i) * bytes;
-        const uint16_t* ws =
-            static_cast<const uint16_t*>(p.w.scales) + (tile + i) * kTile * groups;
+        const uint16_t* ws = static_cast<const uint16_t*>(p.w.scales) + (tile + i) * kTile * groups;
         __builtin_memset(y[i], 0, sizeof y[i][0] * (size_t)some);
         for (int64_t g = 0; g < groups; g += part) {
           const int64_t n = groups - g < part ? groups - g : part;
@@ -167,7 +166,11 @@ static void unit_product(const Product& p, int64_t begin, int64_t end, uint8_t* 
           for (int64_t r = 0; r < some; r += kUnitRows) {
             const int64_t rows = some - r < kUnitRows ? some - r : kUnitRows;
             const int64_t share = 64 * lines * (groups * ((m + r) / kUnitRows) + g);
-            const UnitPart w = {n, group, scratch, ws + kTile * g, data + together * bytes + share,
+            const UnitPart w = {n,
+                                group,
+                                scratch,
+                                ws + kTile * g,
+                                data + together * bytes + share,
                                 share < bytes ? lines : 0};
             unit_rows_of[rows](w, static_cast<const int8_t*>(p.x[m + r].values) + g * group, stride,
                                scales + (r * groups + kUnitRows * g), y[i] + r);

@@ -1,8 +1,9 @@
-// Causal attention of some query rows over KV pages: page by page, in order, with an online softmax.
+// Causal attention of some query rows over KV pages: page by page, in order, with an online
+// softmax.
 //
 // A row's arithmetic does not depend on the rows beside it: pages that a row may not see change
-// nothing (its weights there are exactly zero, and e^0 = 1 exactly), and of a page that it sees in part
-// no value beyond is read for it, for 0 · NaN is NaN.
+// nothing (its weights there are exactly zero, and e^0 = 1 exactly), and of a page that it sees in
+// part no value beyond is read for it, for 0 · NaN is NaN.
 
 constexpr int kQueryBlock = 4;
 
@@ -16,8 +17,8 @@ struct Softmax {
   float top, total;
 };
 
-// Updates the running softmax by the first `seen` of 64 scores, leaves their weights in `e` (zero from
-// `seen` on) and scales what was summed so far.
+// Updates the running softmax by the first `seen` of 64 scores, leaves their weights in `e` (zero
+// from `seen` on) and scales what was summed so far.
 static inline void update(Softmax& s, const float* scores, int64_t seen, f32 (&e)[4], float* out,
                           int64_t head_dim) {
   const f32 least = set(-__builtin_inff());
@@ -36,13 +37,13 @@ static inline void update(Softmax& s, const float* scores, int64_t seen, f32 (&e
   store(shrink, exponential(set(s.top - new_top)));
   s.total = s.total * shrink[0] + reduce_add(sum);
   if (new_top != s.top)
-    for (int64_t i = 0; i < head_dim; i += 16)
-      store(out + i, mul(load(out + i), set(shrink[0])));
+    for (int64_t i = 0; i < head_dim; i += 16) store(out + i, mul(load(out + i), set(shrink[0])));
   s.top = new_top;
 }
 
-// Pages lie anywhere, so the hardware cannot guess the next one: while a page's keys are read its values
-// are fetched (`next`), and then the keys of the next page, a cache line for each line that is used.
+// Pages are anywhere in memory, so the hardware cannot guess the next one: while a page's keys are
+// read its values are fetched (`next`), and then the keys of the next page, a cache line for each
+// line that is used.
 static inline void fetch(const uint8_t* next, int64_t lines, int64_t line) {
   for (int64_t i = 0; i < lines; ++i) prefetch(next + 64 * (lines * line + i));
 }
@@ -63,7 +64,8 @@ struct PagesBF16 {
 
   void query(int64_t r, const float* from, float scale) {
     uint16_t* to = reinterpret_cast<uint16_t*>(q + r * (t.head_dim / 2));
-    for (int64_t i = 0; i < t.head_dim; i += 16) store_bf16(to + i, mul(load(from + i), set(scale)));
+    for (int64_t i = 0; i < t.head_dim; i += 16)
+      store_bf16(to + i, mul(load(from + i), set(scale)));
   }
 
   void weights(int64_t r, const f32 (&e)[4], int64_t, const uint8_t*) {
@@ -145,10 +147,10 @@ struct PagesBF16 {
   }
 };
 
-// A row of int8 in two terms: value = scale · (high + low / 254), each within ±127. That is 15 bits, so
-// what is lost is what the pages lost; with one term alone the whole error would double (KL divergence
-// of a small trained model: 0.0005 instead of 0.0002). On AVX-512 both together cost no more than
-// bfloat16 pairs, for a step of dot4 takes twice as many columns.
+// A row of int8 in two terms: value = scale · (high + low / 254), each within ±127. That is 15
+// bits, so what is lost is what the pages lost; with one term alone the whole error would double
+// (KL divergence of a small trained model: 0.0005 instead of 0.0002). On AVX-512 both together cost
+// no more than bfloat16 pairs, for a step of dot4 takes twice as many columns.
 struct Terms {
   const int32_t* codes;  // four columns each: those of `high`, then those of `low`
   float scale;           // NaN when a value is not finite
@@ -165,13 +167,15 @@ static inline Terms in_two_terms(const float* x, int64_t n, int8_t* to) {
     store_i8(to + i, high), store_i8(to + n + i, low);
     high_sum = add_i32(high_sum, high), low_sum = add_i32(low_sum, low);
   }
-  return {reinterpret_cast<const int32_t*>(to), amax / 127, sum_lanes(high_sum), sum_lanes(low_sum)};
+  return {reinterpret_cast<const int32_t*>(to), amax / 127, sum_lanes(high_sum),
+          sum_lanes(low_sum)};
 }
 
-// Two neighbouring LING_I8 tiles of `columns` columns times RB rows, over the first 4 · `steps` columns.
+// Two neighbouring LING_I8 tiles of `columns` columns times RB rows, over the first 4 · `steps`
+// columns.
 template <int RB>
-static inline void multiply_terms(const Terms* x, const uint8_t* tile, int64_t columns, int64_t steps,
-                                  const uint8_t* next, f32 (&y)[RB][2]) {
+static inline void multiply_terms(const Terms* x, const uint8_t* tile, int64_t columns,
+                                  int64_t steps, const uint8_t* next, f32 (&y)[RB][2]) {
   i32 high[RB][2], low[RB][2];
   for (int r = 0; r < RB; ++r)
     for (int j = 0; j < 2; ++j) high[r][j] = dot_begin(x[r].high), low[r][j] = dot_begin(x[r].low);
@@ -190,8 +194,9 @@ static inline void multiply_terms(const Terms* x, const uint8_t* tile, int64_t c
       y[r][j] = mul(fma(to_f32(low[r][j]), set(1 / 254.0f), to_f32(high[r][j])), set(x[r].scale));
 }
 
-// Pages of int8, a scale a position. Queries and weights come in two terms, and sums are exact integers.
-// A value's scale is part of its weight, which is zero where a row may not see, whatever the scale.
+// Pages of int8, a scale a position. Queries and weights come in two terms, and sums are exact
+// integers. A value's scale is part of its weight, which is zero where a row may not see, whatever
+// the scale.
 struct PagesI8 {
   const AttentionTask& t;
   int8_t* q_codes;  // [rows, 2, head_dim]
@@ -287,5 +292,5 @@ static inline void attend(const AttentionTask& t, float* scratch) {
 }
 
 static void attention(const AttentionTask& t, float* scratch) {
-  t.kind == LING_I8 ? attend<PagesI8>(t, scratch) : attend<PagesBF16>(t, scratch);
+  t.format == LING_I8 ? attend<PagesI8>(t, scratch) : attend<PagesBF16>(t, scratch);
 }

@@ -1,6 +1,9 @@
-// 32 columns as two vectors, one behind the other: where packing has no better order (simd_avx512.h).
+// 32 columns as two vectors, one behind the other: where packing has no better order
+// (simd_avx512.h).
 
-struct Two { f32 x, y; };
+struct Two {
+  f32 x, y;
+};
 static inline Two load32(const uint16_t* p) { return {load_bf16(p), load_bf16(p + 16)}; }
 static inline Two load32(const uint32_t* p) {
   return {load((const float*)p), load((const float*)p + 16)};

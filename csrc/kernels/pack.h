@@ -1,34 +1,38 @@
-// Quantising and packing weights: a tile of 16 rows, and as many groups as fit 256 columns, at a time;
-// step by step for all of them, so that a group's divisions pass while others are at work. Rows are
-// scaled one by one and then turned (`transpose4`): a lane holds a row and no sum crosses lanes.
+// Quantising and packing weights: a tile of 16 rows, and as many groups as fit 256 columns, at a
+// time; step by step for all of them, so that a group's divisions overlap other work. Rows are
+// scaled one by one and then transposed (`transpose4`): a lane holds a row and no sum crosses
+// lanes.
 
 constexpr int64_t kSpan = 256;  // the largest group
 constexpr int64_t kMaxGroups = kSpan / 16;
 constexpr int kClips = 10;
-// Where a group's largest magnitude may come to lie, in units of the levels: on the side of -127 or on
+// What a group's largest magnitude may become, in units of the levels: on the side of -127 or on
 // that of 105. How these were chosen: docs/concepts/formats.md.
 static const int clip_of[kClips] = {-140, -133, -130, -124, -118, -105, 114, 108, 105, 100};
 
 static inline f32 load16(const uint16_t* p) { return load_bf16(p); }
 static inline f32 load16(const uint32_t* p) { return load(reinterpret_cast<const float*>(p)); }
 
-// Groups of a tile as bit patterns, columns padded with zeros. Groups that do not exist, that are not
-// finite or whose magnitudes are all below 1e-36 are zeros.
+// Groups of a tile as bit patterns, columns padded with zeros. Groups that do not exist, that are
+// not finite or whose magnitudes are all below 1e-36 are zeros.
 template <class Bits>
 struct Span {
   int64_t group, groups;
   // Both have room for 32 columns where a group ends after 16.
   alignas(64) Bits row[kTile][kSpan + 32];
-  float amax[kMaxGroups][kTile];  // largest magnitude: NaN where a value is not finite, 0 below 1e-36
+  // Largest magnitude: NaN where a value is not finite, 0 below 1e-36.
+  float amax[kMaxGroups][kTile];
   float sign[kMaxGroups][kTile];  // of what has it; negative where both signs do
   alignas(64) uint8_t bytes[kTile][kSpan + 64];
-  u8 block[kSpan / 4];  // turned: of 16 rows the bytes of columns 4 b .. 4 b + 3
+  u8 block[kSpan / 4];  // transposed: of 16 rows the bytes of columns 4 b .. 4 b + 3
 
   int64_t cols() const { return group * groups; }
-  void turn() {
-    for (int64_t k = 0; k < cols(); k += 16) transpose4(&bytes[0][k], sizeof bytes[0], &block[k / 4]);
+  void transpose() {
+    for (int64_t k = 0; k < cols(); k += 16)
+      transpose4(&bytes[0][k], sizeof bytes[0], &block[k / 4]);
   }
-  // f(to, x, y) for weights times a factor of their row and group, 32 columns in the order of `load32`.
+  // f(to, x, y) for weights times a factor of their row and group, 32 columns in the order of
+  // `load32`.
   template <class F>
   void scale(const float (*factors)[kTile], const F& f) {
     for (int64_t r = 0; r < kTile; ++r)
@@ -58,8 +62,8 @@ static void load_span(Span<Bits>& s, const Bits* w, int64_t rows, int64_t stride
       // With the sign moved behind the magnitude floats are ordered as integers.
       Bits top = 0;
       for (int64_t k = 0; k < s.group; ++k) {
-        const Bits turned = (Bits)(row[k] << 1 | row[k] >> last);
-        top = turned > top ? turned : top;
+        const Bits rotated = (Bits)(row[k] << 1 | row[k] >> last);
+        top = rotated > top ? rotated : top;
       }
       largest[g][r] = (Bits)(top >> 1 | top << last);
     }
@@ -74,12 +78,12 @@ static void load_span(Span<Bits>& s, const Bits* w, int64_t rows, int64_t stride
   }
 }
 
-// Levels (with the sign of x) that x = -127 .. 127 is nearest to when 127 comes to lie at a clip.
+// Levels (with the sign of x) that x = -127 .. 127 is nearest to when 127 becomes a clip.
 static void clip_levels(int clip, int8_t* to) {
   for (int x = -128; x < 128; ++x) {
     int code = 0;
-    while (code < 15 && 2 * x * clip >= 127 * (int)(ling_levels[code] + ling_levels[code + 1])) ++code;
-    to[x + 128] = (int8_t)(x < 0 ? -ling_levels[code] : ling_levels[code]);
+    while (code < 15 && 2 * x * clip >= 127 * (kInt4Levels[code] + kInt4Levels[code + 1])) ++code;
+    to[x + 128] = (int8_t)(x < 0 ? -kInt4Levels[code] : kInt4Levels[code]);
   }
 }
 
@@ -95,8 +99,8 @@ struct Search {
 };
 
 // Sums over a group of h · x · q and h · q² for the levels q of one clip.
-static void weighed_sums(const Nearest& nearest, const u8* x, const float* h, int64_t group, f32* num,
-                         f32* den) {
+static void weighed_sums(const Nearest& nearest, const u8* x, const float* h, int64_t group,
+                         f32* num, f32* den) {
   float n[kTile] = {}, d[kTile] = {};
   for (int64_t k = 0; k < group; k += 4) {
     uint8_t xs[64], qs[64];
@@ -134,7 +138,8 @@ static f32 best_scale(const Search& search, const u8* x, const float* h, int64_t
   f32 num[kClips], den[kClips];
   for (int c = 0; c < kClips; c += 2)
     if (!h) sums(search.nearest + c, x, group, num + c, den + c);
-  for (int c = 0; h && c < kClips; ++c) weighed_sums(search.nearest[c], x, h, group, num + c, den + c);
+  for (int c = 0; h && c < kClips; ++c)
+    weighed_sums(search.nearest[c], x, h, group, num + c, den + c);
   f32 best = set(-1), scale = zero();
   for (int c = 0; c < kClips; ++c) {
     const f32 fit = div(num[c], den[c]), gain = mul(num[c], fit);
@@ -150,26 +155,27 @@ template <class Bits>
 static void pack_i4(Span<Bits>& s, const float* importance, int64_t have, uint8_t* data,
                     uint16_t* scales) {
   static const Search search;
-  static const Codes codes = make_codes(ling_levels);
+  static const Codes codes = make_codes(kInt4Levels);
   float h[kSpan], factor[kMaxGroups][kTile];
   for (int64_t g = 0; g < s.groups; ++g) {
     const f32 amax = load(s.amax[g]), to_bytes = div(mul(load(s.sign[g]), set(127)), amax);
     store(factor[g], choose_greater(amax, zero(), to_bytes, zero()));
   }
   s.scale(factor, [](uint8_t* p, f32 x, f32 y) { store_bytes(p, x, y); });
-  s.turn();
+  s.transpose();
   for (int64_t k = 0; importance && k < s.cols(); ++k) h[k] = k < have ? importance[k] : 0;
   for (int64_t g = 0; g < s.groups; ++g) {
     const int64_t start = g * s.group;
     const f32 amax = load(s.amax[g]), unit = div(mul(load(s.sign[g]), amax), set(127));
-    const f32 found = best_scale(search, s.block + start / 4, importance ? h + start : nullptr, s.group);
+    const f32 found =
+        best_scale(search, s.block + start / 4, importance ? h + start : nullptr, s.group);
     // NaN stays NaN.
     store_bf16(scales + g * kTile, choose_greater(amax, zero(), mul(found, unit), amax));
     const f32 scale = load_bf16(scales + g * kTile);
     store(factor[g], choose_greater(absolute(scale), zero(), div(set(1), scale), zero()));
   }
   s.scale(factor, [](uint8_t* p, f32 x, f32 y) { store_codes(p, codes, x, y); });
-  s.turn();
+  s.transpose();
   for (int64_t k = 0; k < s.cols(); k += 8)
     store_u8(data + k * 8, join_codes(s.block[k / 4], s.block[k / 4 + 1]));
 }
@@ -186,17 +192,8 @@ static void pack_i8(Span<Bits>& s, uint8_t* data, uint16_t* scales) {
     const f32 top = set(127), bottom = set(-127);
     store_bytes(p, maximum(bottom, minimum(top, x)), maximum(bottom, minimum(top, y)));
   });
-  s.turn();
+  s.transpose();
   for (int64_t k = 0; k < s.cols(); k += 4) store_u8(data + k * 16, flip_sign(s.block[k / 4]));
-}
-
-static inline float round_bf16(float x, uint16_t* bits) {
-  uint16_t t[16];
-  float f[16];
-  store_bf16(t, set(x));
-  store(f, load_bf16(t));
-  *bits = t[0];
-  return f[0];
 }
 
 static void pack_bf16(int64_t rows, int64_t cols, const void* w, bool bf16, int64_t stride,
@@ -206,10 +203,9 @@ static void pack_bf16(int64_t rows, int64_t cols, const void* w, bool bf16, int6
     for (int64_t k = 0; k < ceil_div(cols, 2) * 2; ++k) {
       uint16_t bits = 0;
       if (row < rows && k < cols) {
-        if (bf16)
-          bits = static_cast<const uint16_t*>(w)[row * stride + k];
-        else
-          round_bf16(static_cast<const float*>(w)[row * stride + k], &bits);
+        const int64_t at = row * stride + k;
+        bits =
+            bf16 ? static_cast<const uint16_t*>(w)[at] : to_bf16(static_cast<const float*>(w)[at]);
       }
       data[k / 2 * 32 + r * 2 + k % 2] = bits;
     }
@@ -226,21 +222,22 @@ static void pack_integers(const ling_matrix& m, const Bits* w, int64_t stride,
     s.groups = all - first < most ? all - first : most;
     const int64_t start = first * m.group, left = m.cols - start;
     load_span(s, w + tile * kTile * stride + start, m.rows - tile * kTile, stride, left);
-    if (m.kind == LING_I4)
-      pack_i4(s, importance ? importance + start : nullptr, left, data + start * 8, scales + first * kTile);
+    if (m.format == LING_I4)
+      pack_i4(s, importance ? importance + start : nullptr, left, data + start * 8,
+              scales + first * kTile);
     else
       pack_i8(s, data + start * 16, scales + first * kTile);
   }
 }
 
-static void pack(int32_t kind, int64_t group, int64_t rows, int64_t cols, const void* w, bool bf16,
-                 int64_t stride, const float* importance, int64_t begin, int64_t end, void* data,
-                 void* scales) {
-  const ling_matrix m = {kind, (int32_t)group, rows, cols, data, scales};
+static void pack(int32_t format, int64_t group, int64_t rows, int64_t cols, const void* w,
+                 bool bf16, int64_t stride, const float* importance, int64_t begin, int64_t end,
+                 void* data, void* scales) {
+  const ling_matrix m = {format, (int32_t)group, rows, cols, data, scales};
   for (int64_t tile = begin; tile < end; ++tile) {
     uint8_t* to = static_cast<uint8_t*>(data) + tile * tile_bytes(m);
     uint16_t* s = static_cast<uint16_t*>(scales) + tile * tile_scale_bytes(m) / 2;
-    if (kind == LING_BF16)
+    if (format == LING_BF16)
       pack_bf16(rows, cols, w, bf16, stride, tile, reinterpret_cast<uint16_t*>(to));
     else if (bf16)
       pack_integers(m, static_cast<const uint16_t*>(w), stride, importance, tile, to, s);

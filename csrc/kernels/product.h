@@ -1,19 +1,19 @@
 // Matrix products. Register blocks of MB rows of activations times NT tiles of 16 outputs.
 //
 // Whatever the block, an output is the same sum in the same order: exact integers inside a group,
-// then one fused multiply-add per group (or per pair of columns in bfloat16). So a row's bits do not
-// depend on the rows beside it, nor on the level for the integer kinds.
+// then one fused multiply-add per group (or per pair of columns in bfloat16). So a row's bits do
+// not depend on the rows beside it, nor on the instruction set for the integer formats.
 
 // Unpacked bytes, 4-bit codes, bfloat16 pairs; E4M3 bytes, and the pairs they were widened to.
-enum class Form { kBytes, kCodes, kPairs, kF8, kWideF8 };
+enum class Form { kBytes, kCodes, kPairs, kFP8, kWideFP8 };
 
 constexpr int kRowBlock = 6, kTileBlock = 2;
-constexpr int kFewRows = 3;  // up to so many, a product waits for its weights
-constexpr int kRowsOfCodes = 36;  // beyond, codes are unpacked once for all rows
+constexpr int kFewRows = 3;          // up to this many, a product waits for its weights
+constexpr int kRowsOfCodes = 36;     // beyond, codes are unpacked once for all rows
 constexpr int64_t kPrefetch = 4096;  // bytes ahead: the hardware's own stops at every 4 KiB
 
-// Where a walk through NT tiles side by side, now at byte `at` of each, will be a little later: further
-// on in them, or at the beginning of the next NT.
+// What to prefetch on the way through NT tiles side by side, now at byte `at` of each: further on
+// in them, or at the beginning of the next NT.
 template <int NT>
 static inline int64_t ahead(int64_t at, int64_t tile) {
   const int64_t there = at + (kPrefetch < tile ? kPrefetch : tile);
@@ -22,8 +22,8 @@ static inline int64_t ahead(int64_t at, int64_t tile) {
 
 // Values of E4M3 times rows of bfloat16: a group is summed on its own, then scaled.
 template <int MB, int NT, Form form>
-static inline void multiply_f8(const uint8_t* const* data, const void* const* scales, int64_t groups,
-                               int64_t group, const Row* x, f32 (&acc)[MB][NT]) {
+static inline void multiply_fp8(const uint8_t* const* data, const void* const* scales,
+                                int64_t groups, int64_t group, const Row* x, f32 (&acc)[MB][NT]) {
   const uint32_t* xp[MB];
   for (int m = 0; m < MB; ++m) xp[m] = static_cast<const uint32_t*>(x[m].values);
   const int64_t steps = group / 4;  // of 4 columns
@@ -35,10 +35,10 @@ static inline void multiply_f8(const uint8_t* const* data, const void* const* sc
     for (int64_t s = g * steps; s < (g + 1) * steps; ++s)
       for (int t = 0; t < NT; ++t) {
         b16 first, last;
-        if constexpr (form == Form::kF8) {
+        if constexpr (form == Form::kFP8) {
           const uint8_t* p = data[t] + 64 * s;
           prefetch(p + next);
-          widen_f8(load_u8(p), &first, &last);
+          widen_fp8(load_u8(p), &first, &last);
         } else {
           const uint16_t* p = reinterpret_cast<const uint16_t*>(data[t]) + 64 * s;
           first = load_pairs(p), last = load_pairs(p + 32);
@@ -60,8 +60,8 @@ static inline void multiply(const uint8_t* const* data, const void* const* scale
                             int64_t group, const Row* x, const Levels& levels, f32 (&acc)[MB][NT]) {
   for (int m = 0; m < MB; ++m)
     for (int t = 0; t < NT; ++t) acc[m][t] = zero();
-  if constexpr (form == Form::kF8 || form == Form::kWideF8)
-    return multiply_f8<MB, NT, form>(data, scales, groups, group, x, acc);
+  if constexpr (form == Form::kFP8 || form == Form::kWideFP8)
+    return multiply_fp8<MB, NT, form>(data, scales, groups, group, x, acc);
   if constexpr (form == Form::kPairs) {
     const uint32_t* xp[MB];
     for (int m = 0; m < MB; ++m) xp[m] = static_cast<const uint32_t*>(x[m].values);
@@ -120,7 +120,7 @@ static inline void multiply(const uint8_t* const* data, const void* const* scale
   }
 }
 
-// Hand 16 finished columns of row m to where they go.
+// Write 16 finished columns of row m through the epilogue.
 static inline void finish(const Product& p, int64_t m, int64_t tile, f32 v) {
   const int64_t n = tile * kTile, left = p.w.rows - n;
   if (p.bias) v = add(v, load_part(p.bias + n, left));
@@ -177,7 +177,7 @@ static void widen(const uint8_t* values, int64_t bytes, uint8_t* out) {
   for (int64_t i = 0; i < bytes; i += 64) {
     b16 first, last;
     prefetch(values + i + kPrefetch);
-    widen_f8(load_u8(values + i), &first, &last);
+    widen_fp8(load_u8(values + i), &first, &last);
     uint16_t* to = reinterpret_cast<uint16_t*>(out + 2 * i);
     store_pairs(to, first), store_pairs(to + 32, last);
   }
@@ -192,17 +192,17 @@ static void some_tiles(const Product& p, int64_t tile, uint8_t* scratch, const L
     data[t] = static_cast<const uint8_t*>(p.w.data) + (tile + t) * bytes;
     scales[t] = static_cast<const uint8_t*>(p.w.scales) + (tile + t) * tile_scale_bytes(p.w);
   }
-  if (p.w.kind == LING_BF16) return all_rows<NT, Form::kPairs>(p, data, nullptr, tile, levels);
-  if (p.w.kind == LING_I8) return all_rows<NT, Form::kBytes>(p, data, scales, tile, levels);
-  const bool f8 = p.w.kind == LING_F8;
-  if (!f8 && p.m <= kRowsOfCodes) return all_rows<NT, Form::kCodes>(p, data, scales, tile, levels);
-  if (f8 && p.m <= 2 * kRowBlock) return all_rows<NT, Form::kF8>(p, data, scales, tile, levels);
+  if (p.w.format == LING_BF16) return all_rows<NT, Form::kPairs>(p, data, nullptr, tile, levels);
+  if (p.w.format == LING_I8) return all_rows<NT, Form::kBytes>(p, data, scales, tile, levels);
+  const bool fp8 = p.w.format == LING_FP8;
+  if (!fp8 && p.m <= kRowsOfCodes) return all_rows<NT, Form::kCodes>(p, data, scales, tile, levels);
+  if (fp8 && p.m <= 2 * kRowBlock) return all_rows<NT, Form::kFP8>(p, data, scales, tile, levels);
   for (int t = 0; t < NT; ++t) {
     uint8_t* out = scratch + t * 2 * bytes;
-    f8 ? widen(data[t], bytes, out) : expand(data[t], bytes, levels, out);
+    fp8 ? widen(data[t], bytes, out) : expand(data[t], bytes, levels, out);
     data[t] = out;
   }
-  if (f8) return all_rows<NT, Form::kWideF8>(p, data, scales, tile, levels);
+  if (fp8) return all_rows<NT, Form::kWideFP8>(p, data, scales, tile, levels);
   all_rows<NT, Form::kBytes>(p, data, scales, tile, levels);
 }
 
@@ -214,11 +214,11 @@ static void product(const Product& p, int64_t begin, int64_t end, uint8_t* scrat
 #ifdef __AMX_INT8__
   if (unit_fits(p)) return unit_product(p, begin, end, scratch);
 #endif
-  const Levels levels = load_levels(level_bytes);
+  const Levels levels = load_levels(kInt4Bytes.value);
   int64_t tile = begin;
-  // A single row is bound by memory, which likes one walk better than two; sums in floating point
-  // wait for each other, and two walks hide that.
-  if (p.m > 1 || floats(p.w.kind) || p.epilogue == Epilogue::kSwiGLU)
+  // A single row is bound by memory, which is faster with one stream than with two; sums in
+  // floating point wait for each other, and two streams hide that.
+  if (p.m > 1 || bf16_activations(p.w.format) || p.epilogue == Epilogue::kSwiGLU)
     for (; tile + kTileBlock <= end; tile += kTileBlock)
       some_tiles<kTileBlock>(p, tile, scratch, levels);
   for (; tile < end; ++tile) some_tiles<1>(p, tile, scratch, levels);

@@ -1,6 +1,7 @@
 // Work on single rows: norms, activations, quantisation, rotary embedding.
 
-// e^x within 2 ulp (Cephes' split of ln 2, polynomial of degree 6 on |r| <= ln 2 / 2). Never 0 or inf.
+// e^x within 2 ulp (Cephes' split of ln 2, polynomial of degree 6 on |r| <= ln 2 / 2). Never 0 or
+// inf.
 static inline f32 exponential(f32 x) {
   x = maximum(set(-87.3f), minimum(set(88.3f), x));
   const i32 n = round_i32(mul(x, set(1.44269504f)));

@@ -1,11 +1,19 @@
 // Vectors of 16 lanes on AVX2 and FMA: two registers each.
 
-struct f32 { __m256 a, b; };
-struct i32 { __m256i a, b; };
-struct u8 { __m256i a, b; };  // 64 bytes: 16 lanes × 4
+struct f32 {
+  __m256 a, b;
+};
+struct i32 {
+  __m256i a, b;
+};
+struct u8 {
+  __m256i a, b;
+};  // 64 bytes: 16 lanes × 4
 
 static inline f32 load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
-static inline void store(float* p, f32 x) { _mm256_storeu_ps(p, x.a), _mm256_storeu_ps(p + 8, x.b); }
+static inline void store(float* p, f32 x) {
+  _mm256_storeu_ps(p, x.a), _mm256_storeu_ps(p + 8, x.b);
+}
 static inline f32 set(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 static inline f32 zero() { return set(0); }
 static inline f32 add(f32 x, f32 y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
@@ -19,8 +27,12 @@ static inline f32 absolute(f32 x) {
   const __m256 m = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
   return {_mm256_and_ps(x.a, m), _mm256_and_ps(x.b, m)};
 }
-static inline f32 maximum(f32 x, f32 y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
-static inline f32 minimum(f32 x, f32 y) { return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)}; }
+static inline f32 maximum(f32 x, f32 y) {
+  return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)};
+}
+static inline f32 minimum(f32 x, f32 y) {
+  return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)};
+}
 static inline i32 round_i32(f32 x) { return {_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)}; }
 static inline f32 to_f32(i32 x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
 static inline i32 add_i32(i32 x, i32 y) {
@@ -57,9 +69,7 @@ static inline f32 load_bf16(const uint16_t* p) { return {half_bf16(p), half_bf16
 static inline void store_bf16(uint16_t* p, f32 x) {
   uint32_t t[16];
   store((float*)t, x);
-  for (int i = 0; i < 16; ++i)
-    p[i] = (t[i] & 0x7fffffff) > 0x7f800000 ? 0x7fc0
-                                            : (uint16_t)((t[i] + 0x7fff + ((t[i] >> 16) & 1)) >> 16);
+  for (int i = 0; i < 16; ++i) p[i] = round_to_bf16(t[i]);
 }
 
 static inline u8 load_u8(const uint8_t* p) {
@@ -72,7 +82,9 @@ static inline void store_u8(uint8_t* p, u8 x) {
 // As assembly: GCC may drop the calls of a function that only prefetches.
 static inline void prefetch(const void* p) { asm volatile("prefetcht1 %0" ::"m"(*(const char*)p)); }
 
-struct Levels { __m256i table; };
+struct Levels {
+  __m256i table;
+};
 static inline Levels load_levels(const uint8_t* levels) {
   return {_mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)levels))};
 }
@@ -97,7 +109,9 @@ static inline i32 dot4(i32 acc, u8 w, int32_t x4) {
   return {dot_half(acc.a, w.a, x), dot_half(acc.b, w.b, x)};
 }
 
-struct b16 { __m256i a, b; };  // 16 lanes × 2 bfloat16
+struct b16 {
+  __m256i a, b;
+};  // 16 lanes × 2 bfloat16
 static inline b16 load_pairs(const uint16_t* p) {
   return {_mm256_loadu_si256((const __m256i*)p), _mm256_loadu_si256((const __m256i*)(p + 16))};
 }
@@ -105,32 +119,32 @@ static inline void store_pairs(uint16_t* p, b16 x) {
   _mm256_storeu_si256((__m256i*)p, x.a), _mm256_storeu_si256((__m256i*)(p + 16), x.b);
 }
 
-// E4M3 of 4 columns (LING_F8) to bfloat16 pairs of the first and the last two. A value above 2^-6 has
-// the bits of its low half as they are and a high byte that depends on its high half alone; others are
-// one in some thousands of a trained matrix.
-static inline void widen_f8_half(__m256i v, __m256i* first, __m256i* last) {
+// E4M3 of 4 columns (LING_FP8) to bfloat16 pairs of the first and the last two. A value above 2^-6
+// has the bits of its low half as they are and a high byte that depends on its high half alone;
+// others are one in some thousands of a trained matrix.
+static inline void widen_fp8_half(__m256i v, __m256i* first, __m256i* last) {
   const __m256i nibble = _mm256_set1_epi8(15), sign = _mm256_set1_epi8((char)0x80);
   const auto table = [](const uint8_t* t) {
     return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)t));
   };
   const __m256i next = _mm256_add_epi8(v, _mm256_set1_epi8(1));
-  const __m256i odd = _mm256_cmpeq_epi8(_mm256_and_si256(next, _mm256_set1_epi8(0x70)),
-                                        _mm256_setzero_si256());
+  const __m256i odd =
+      _mm256_cmpeq_epi8(_mm256_and_si256(next, _mm256_set1_epi8(0x70)), _mm256_setzero_si256());
   __m256i low = _mm256_andnot_si256(nibble, _mm256_slli_epi16(v, 4));
   __m256i high = _mm256_and_si256(nibble, _mm256_srli_epi16(v, 4));
-  high = _mm256_shuffle_epi8(table(f8_high), high);
+  high = _mm256_shuffle_epi8(table(fp8_high), high);
   if (__builtin_expect(!_mm256_testz_si256(odd, odd), 0)) {
     const __m256i which = _mm256_and_si256(next, nibble);
-    low = _mm256_blendv_epi8(low, _mm256_shuffle_epi8(table(f8_odd_low), which), odd);
-    high = _mm256_blendv_epi8(high, _mm256_shuffle_epi8(table(f8_odd_high), which), odd);
+    low = _mm256_blendv_epi8(low, _mm256_shuffle_epi8(table(fp8_odd_low), which), odd);
+    high = _mm256_blendv_epi8(high, _mm256_shuffle_epi8(table(fp8_odd_high), which), odd);
     high = _mm256_or_si256(high, _mm256_and_si256(v, sign));
   }
   *first = _mm256_unpacklo_epi8(low, high);
   *last = _mm256_unpackhi_epi8(low, high);
 }
-static inline void widen_f8(u8 v, b16* first, b16* last) {
-  widen_f8_half(v.a, &first->a, &last->a);
-  widen_f8_half(v.b, &first->b, &last->b);
+static inline void widen_fp8(u8 v, b16* first, b16* last) {
+  widen_fp8_half(v.a, &first->a, &last->a);
+  widen_fp8_half(v.b, &first->b, &last->b);
 }
 
 static inline __m256 dot2_half(__m256 acc, __m256i v, __m256 x0, __m256 x1) {
@@ -169,7 +183,9 @@ static inline f32 choose_greater(f32 x, f32 y, f32 p, f32 q) {
           _mm256_blendv_ps(q.b, p.b, _mm256_cmp_ps(x.b, y.b, _CMP_GT_OQ))};
 }
 
-struct Nearest { __m128i low, mid, high, below_mid, below_high; };
+struct Nearest {
+  __m128i low, mid, high, below_mid, below_high;
+};
 static inline Nearest make_nearest(const int8_t* q) {
   const Bins b(q);
   const auto table = [](const int8_t* p) { return _mm_loadu_si128((const __m128i*)p); };
@@ -210,19 +226,22 @@ static inline void transpose4(const uint8_t* p, int64_t stride, u8* out) {
         _mm_loadu_si128((const __m128i*)(p + (r + 4) * stride)), 1);
   };
   for (int h = 0; h < 2; ++h) {
-    const __m256i r0 = rows(8 * h), r1 = rows(8 * h + 1), r2 = rows(8 * h + 2), r3 = rows(8 * h + 3);
+    const __m256i r0 = rows(8 * h), r1 = rows(8 * h + 1), r2 = rows(8 * h + 2),
+                  r3 = rows(8 * h + 3);
     const __m256i a = _mm256_unpacklo_epi32(r0, r1), b = _mm256_unpackhi_epi32(r0, r1);
     const __m256i c = _mm256_unpacklo_epi32(r2, r3), d = _mm256_unpackhi_epi32(r2, r3);
-    const __m256i turned[] = {_mm256_unpacklo_epi64(a, c), _mm256_unpackhi_epi64(a, c),
-                              _mm256_unpacklo_epi64(b, d), _mm256_unpackhi_epi64(b, d)};
-    for (int i = 0; i < 4; ++i) (h ? out[i].b : out[i].a) = turned[i];
+    const __m256i transposed[] = {_mm256_unpacklo_epi64(a, c), _mm256_unpackhi_epi64(a, c),
+                                  _mm256_unpacklo_epi64(b, d), _mm256_unpackhi_epi64(b, d)};
+    for (int i = 0; i < 4; ++i) (h ? out[i].b : out[i].a) = transposed[i];
   }
 }
-struct Codes { int16_t below[15]; };
-static inline Codes make_codes(const float* levels) {
+struct Codes {
+  int16_t below[15];
+};
+static inline Codes make_codes(const int8_t* levels) {
   Codes r;
   for (int i = 0; i < 15; ++i)
-    r.below[i] = (int16_t)((int)(levels[i] + levels[i + 1]) * (kCodeUnit / 2) - 1);
+    r.below[i] = (int16_t)((levels[i] + levels[i + 1]) * (kCodeUnit / 2) - 1);
   return r;
 }
 static inline void store_codes(uint8_t* p, const Codes& t, f32 x, f32 y) {

@@ -1,4 +1,4 @@
-// Vectors of 16 lanes on AVX-512 (F, BW, VL, DQ, VNNI; BF16 where the level has it).
+// Vectors of 16 lanes on AVX-512 (F, BW, VL, DQ, VNNI; BF16 where the instruction set has it).
 
 typedef __m512 f32;
 typedef __m512i i32;
@@ -31,7 +31,9 @@ static inline f32 load_i8(const int8_t* p) {
 }
 static inline i32 add_i32(i32 a, i32 b) { return _mm512_add_epi32(a, b); }
 template <int n>
-static inline i32 shift_left(i32 a) { return _mm512_slli_epi32(a, n); }
+static inline i32 shift_left(i32 a) {
+  return _mm512_slli_epi32(a, n);
+}
 static inline i32 zero_i32() { return _mm512_setzero_si512(); }
 static inline void store_i32(int32_t* p, i32 a) { _mm512_storeu_si512(p, a); }
 static inline f32 load_bf16(const uint16_t* p) {
@@ -42,8 +44,8 @@ static inline f32 load_bf16(const uint16_t* p) {
 static inline void store_bf16(uint16_t* p, f32 x) {
   const __m512i b = _mm512_castps_si512(x);
   const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(b, 16), _mm512_set1_epi32(1));
-  __m512i r = _mm512_srli_epi32(
-      _mm512_add_epi32(_mm512_add_epi32(b, _mm512_set1_epi32(0x7fff)), odd), 16);
+  __m512i r =
+      _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(b, _mm512_set1_epi32(0x7fff)), odd), 16);
   r = _mm512_mask_mov_epi32(r, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), _mm512_set1_epi32(0x7fc0));
   _mm256_storeu_si256((__m256i*)p, _mm512_cvtepi32_epi16(r));
 }
@@ -65,8 +67,8 @@ static inline u8 low_codes(const Levels& t, u8 v) {
   return _mm512_shuffle_epi8(t.table, _mm512_and_si512(v, _mm512_set1_epi8(15)));
 }
 static inline u8 high_codes(const Levels& t, u8 v) {
-  return _mm512_shuffle_epi8(
-      t.table, _mm512_and_si512(_mm512_srli_epi16(v, 4), _mm512_set1_epi8(15)));
+  return _mm512_shuffle_epi8(t.table,
+                             _mm512_and_si512(_mm512_srli_epi16(v, 4), _mm512_set1_epi8(15)));
 }
 
 // Sums of (w - 128) · x over 4 columns: the unsigned product, with the sum's share taken off first.
@@ -81,10 +83,10 @@ typedef __m512i b16;  // 16 lanes × 2 bfloat16
 static inline b16 load_pairs(const uint16_t* p) { return _mm512_loadu_si512(p); }
 static inline void store_pairs(uint16_t* p, b16 x) { _mm512_storeu_si512(p, x); }
 
-// E4M3 of 4 columns (LING_F8) to bfloat16 pairs of the first and the last two. A value above 2^-6 has
-// the bits of its low half as they are and a high byte that depends on its high half alone; others are
-// one in some thousands of a trained matrix.
-static inline void widen_f8(u8 v, b16* first, b16* last) {
+// E4M3 of 4 columns (LING_FP8) to bfloat16 pairs of the first and the last two. A value above 2^-6
+// has the bits of its low half as they are and a high byte that depends on its high half alone;
+// others are one in some thousands of a trained matrix.
+static inline void widen_fp8(u8 v, b16* first, b16* last) {
   const __m512i nibble = _mm512_set1_epi8(15), sign = _mm512_set1_epi8((char)0x80);
   const auto table = [](const uint8_t* t) {
     return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)t));
@@ -93,11 +95,11 @@ static inline void widen_f8(u8 v, b16* first, b16* last) {
   const __mmask64 odd = _mm512_testn_epi8_mask(next, _mm512_set1_epi8(0x70));
   __m512i low = _mm512_andnot_si512(nibble, _mm512_slli_epi16(v, 4));
   __m512i high = _mm512_and_si512(nibble, _mm512_srli_epi16(v, 4));
-  high = _mm512_shuffle_epi8(table(f8_high), high);
+  high = _mm512_shuffle_epi8(table(fp8_high), high);
   if (__builtin_expect(odd != 0, 0)) {
     const __m512i which = _mm512_and_si512(next, nibble);
-    low = _mm512_mask_shuffle_epi8(low, odd, table(f8_odd_low), which);
-    high = _mm512_mask_shuffle_epi8(high, odd, table(f8_odd_high), which);
+    low = _mm512_mask_shuffle_epi8(low, odd, table(fp8_odd_low), which);
+    high = _mm512_mask_shuffle_epi8(high, odd, table(fp8_odd_high), which);
     high = _mm512_ternarylogic_epi32(high, v, sign, 0xf8);  // high | (v & sign)
   }
   *first = _mm512_unpacklo_epi8(low, high);
@@ -133,7 +135,9 @@ static inline f32 choose_greater(f32 a, f32 b, f32 if_greater, f32 otherwise) {
 // What signed bytes are to be read as (`make_nearest` has the table): by bins that hold at most one
 // change where bytes can be looked up in 64 entries, else at most two.
 #ifdef __AVX512VBMI__
-struct Nearest { __m512i low, high, border; };
+struct Nearest {
+  __m512i low, high, border;
+};
 static inline Nearest make_nearest(const int8_t* q) {
   alignas(64) int8_t low[64], high[64], border[64];
   for (int i = 0; i < 64; ++i) {
@@ -151,7 +155,9 @@ static inline u8 nearest_level(const Nearest& t, u8 x) {
   return _mm512_mask_permutexvar_epi8(_mm512_permutexvar_epi8(bin, t.low), m, bin, t.high);
 }
 #else
-struct Nearest { __m128i low, mid, high, below_mid, below_high; };
+struct Nearest {
+  __m128i low, mid, high, below_mid, below_high;
+};
 static inline Nearest make_nearest(const int8_t* q) {
   const Bins b(q);
   const auto table = [](const int8_t* p) { return _mm_loadu_si128((const __m128i*)p); };
@@ -162,8 +168,8 @@ static inline u8 nearest_level(const Nearest& t, u8 x) {
   const auto all = [](__m128i table) { return _mm512_broadcast_i32x4(table); };
   const __mmask64 is_mid = _mm512_cmpgt_epi8_mask(x, _mm512_shuffle_epi8(all(t.below_mid), bin));
   const __mmask64 is_high = _mm512_cmpgt_epi8_mask(x, _mm512_shuffle_epi8(all(t.below_high), bin));
-  const __m512i q = _mm512_mask_shuffle_epi8(_mm512_shuffle_epi8(all(t.low), bin), is_mid,
-                                             all(t.mid), bin);
+  const __m512i q =
+      _mm512_mask_shuffle_epi8(_mm512_shuffle_epi8(all(t.low), bin), is_mid, all(t.mid), bin);
   return _mm512_mask_shuffle_epi8(q, is_high, all(t.high), bin);
 }
 #endif
@@ -192,7 +198,9 @@ static inline void transpose4(const uint8_t* p, int64_t stride, u8* out) {
   out[2] = _mm512_unpacklo_epi64(b, d), out[3] = _mm512_unpackhi_epi64(b, d);
 }
 // 32 columns, the even ones and the odd ones: so bfloat16 needs no shuffles.
-struct Two { f32 x, y; };
+struct Two {
+  f32 x, y;
+};
 static inline Two load32(const uint16_t* p) {
   const __m512i v = _mm512_loadu_si512(p);
   return {_mm512_castsi512_ps(_mm512_slli_epi32(v, 16)),
@@ -204,7 +212,8 @@ static inline Two load32(const uint32_t* p) {
   return {_mm512_permutex2var_ps(a, even, b),
           _mm512_permutex2var_ps(a, _mm512_add_epi32(even, _mm512_set1_epi32(1)), b)};
 }
-// 16-bit numbers that were packed from even and odd columns, 8 columns in each quarter, as bytes in order.
+// 16-bit numbers that were packed from even and odd columns, 8 columns in each quarter, as bytes in
+// order.
 static inline void store_columns(uint8_t* p, __m512i v) {
   const __m128i order = _mm_setr_epi8(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15);
   const __m256i bytes = _mm512_cvtepi16_epi8(v);
@@ -213,14 +222,16 @@ static inline void store_columns(uint8_t* p, __m512i v) {
 static inline void store_bytes(uint8_t* p, f32 x, f32 y) {
   store_columns(p, _mm512_packs_epi32(round_i32(x), round_i32(y)));
 }
-// Codes of the levels nearest to 32 values: of values in units of 1 / kCodeUnit the upper five bits tell
-// all but on which side of one border they are.
-struct Codes { __m512i code, below; };
-static inline Codes make_codes(const float* levels) {
+// Codes of the levels nearest to 32 values: of values in units of 1 / kCodeUnit the upper five bits
+// tell all but on which side of one border they are.
+struct Codes {
+  __m512i code, below;
+};
+static inline Codes make_codes(const int8_t* levels) {
   alignas(64) int16_t code[32], below[32];
   for (int i = 0; i < 32; ++i) {
     const int first = (i < 16 ? i : i - 32) * 2048;
-    const auto border = [&](int c) { return (int)(levels[c] + levels[c + 1]) * (kCodeUnit / 2); };
+    const auto border = [&](int c) { return (levels[c] + levels[c + 1]) * (kCodeUnit / 2); };
     code[i] = 0;
     while (code[i] < 15 && border(code[i]) <= first) ++code[i];
     const bool any = code[i] < 15 && border(code[i]) < first + 2048;
@@ -229,8 +240,8 @@ static inline Codes make_codes(const float* levels) {
   return {_mm512_load_si512(code), _mm512_load_si512(below)};
 }
 static inline void store_codes(uint8_t* p, const Codes& t, f32 x, f32 y) {
-  const __m512i v = _mm512_packs_epi32(round_i32(mul(x, set(kCodeUnit))),
-                                       round_i32(mul(y, set(kCodeUnit))));
+  const __m512i v =
+      _mm512_packs_epi32(round_i32(mul(x, set(kCodeUnit))), round_i32(mul(y, set(kCodeUnit))));
   const __m512i bin = _mm512_srai_epi16(v, 11), code = _mm512_permutexvar_epi16(bin, t.code);
   const __mmask32 above = _mm512_cmpgt_epi16_mask(v, _mm512_permutexvar_epi16(bin, t.below));
   const __m512i c = _mm512_mask_add_epi16(code, above, code, _mm512_set1_epi16(1));

@@ -1,10 +1,18 @@
-// Vectors of 16 lanes in plain C++: what every machine has, and the oracle of the other levels.
+// Vectors of 16 lanes in plain C++: what every machine has, and the oracle of the other instruction
+// sets.
 
-struct f32 { float v[16]; };
-struct i32 { int32_t v[16]; };
-struct u8 { uint8_t v[64]; };
+struct f32 {
+  float v[16];
+};
+struct i32 {
+  int32_t v[16];
+};
+struct u8 {
+  uint8_t v[64];
+};
 
 #define LING_LANES(n) for (int i = 0; i < (n); ++i)
+// clang-format off: one line a function, for the eye compares them.
 static inline f32 load(const float* p) { f32 r; memcpy(r.v, p, 64); return r; }
 static inline void store(float* p, f32 x) { memcpy(p, x.v, 64); }
 static inline f32 set(float x) { f32 r; LING_LANES(16) r.v[i] = x; return r; }
@@ -42,15 +50,8 @@ static inline i32 shift_left(i32 x) {
 static inline void store_i32(int32_t* p, i32 x) { memcpy(p, x.v, 64); }
 static inline void store_i8(int8_t* p, i32 x) { LING_LANES(16) p[i] = (int8_t)x.v[i]; }
 static inline f32 load_i8(const int8_t* p) { f32 r; LING_LANES(16) r.v[i] = (float)p[i]; return r; }
-static inline float from_bf16(uint16_t b) { const uint32_t u = (uint32_t)b << 16; float f; memcpy(&f, &u, 4); return f; }
 static inline f32 load_bf16(const uint16_t* p) { f32 r; LING_LANES(16) r.v[i] = from_bf16(p[i]); return r; }
-static inline void store_bf16(uint16_t* p, f32 x) {
-  LING_LANES(16) {
-    uint32_t t;
-    memcpy(&t, &x.v[i], 4);
-    p[i] = (t & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : (uint16_t)((t + 0x7fff + ((t >> 16) & 1)) >> 16);
-  }
-}
+static inline void store_bf16(uint16_t* p, f32 x) { LING_LANES(16) p[i] = to_bf16(x.v[i]); }
 
 static inline u8 load_u8(const uint8_t* p) { u8 r; memcpy(r.v, p, 64); return r; }
 static inline void store_u8(uint8_t* p, u8 x) { memcpy(p, x.v, 64); }
@@ -72,18 +73,18 @@ static inline i32 dot4(i32 acc, u8 w, int32_t x4) {
 struct b16 { uint16_t v[32]; };  // 16 lanes × 2 bfloat16
 static inline b16 load_pairs(const uint16_t* p) { b16 r; memcpy(r.v, p, 64); return r; }
 static inline void store_pairs(uint16_t* p, b16 x) { memcpy(p, x.v, 64); }
-static inline uint16_t bf16_of_f8(uint8_t b) {
+static inline uint16_t bf16_of_fp8(uint8_t b) {
   const int next = (b + 1) & 127, sign = b & 128;
   const bool odd = next < 16;
-  const int low = odd ? f8_odd_low[next] : (b & 15) << 4;
-  return (uint16_t)(low | (sign | (odd ? f8_odd_high[next] : f8_high[b >> 4])) << 8);
+  const int low = odd ? fp8_odd_low[next] : (b & 15) << 4;
+  return (uint16_t)(low | (sign | (odd ? fp8_odd_high[next] : fp8_high[b >> 4])) << 8);
 }
-// E4M3 of 4 columns (LING_F8) to bfloat16 pairs of the first and the last two.
-static inline void widen_f8(u8 v, b16* first, b16* last) {
+// E4M3 of 4 columns (LING_FP8) to bfloat16 pairs of the first and the last two.
+static inline void widen_fp8(u8 v, b16* first, b16* last) {
   LING_LANES(32) {
     const int at = i / 8 * 16 + i % 8;
-    first->v[i] = bf16_of_f8(v.v[at]);
-    last->v[i] = bf16_of_f8(v.v[at + 8]);
+    first->v[i] = bf16_of_fp8(v.v[at]);
+    last->v[i] = bf16_of_fp8(v.v[at + 8]);
   }
 }
 
@@ -131,9 +132,9 @@ static inline void transpose4(const uint8_t* p, int64_t stride, u8* out) {
   LING_LANES(64) memcpy(out[i % 4].v + i / 4 * 4, p + i / 4 * stride + i % 4 * 4, 4);
 }
 struct Codes { int32_t border[15]; };
-static inline Codes make_codes(const float* levels) {
+static inline Codes make_codes(const int8_t* levels) {
   Codes r;
-  LING_LANES(15) r.border[i] = (int32_t)(levels[i] + levels[i + 1]) * (kCodeUnit / 2);
+  LING_LANES(15) r.border[i] = (levels[i] + levels[i + 1]) * (kCodeUnit / 2);
   return r;
 }
 static inline void store_codes(uint8_t* p, const Codes& t, f32 x, f32 y) {
@@ -144,3 +145,4 @@ static inline void store_codes(uint8_t* p, const Codes& t, f32 x, f32 y) {
     for (int j = 0; j < 15; ++j) p[i] += v >= t.border[j];
   }
 }
+// clang-format on

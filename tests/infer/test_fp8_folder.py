@@ -124,7 +124,7 @@ def test_greedy_tokens_are_those_of_the_dequantised_model_where_no_two_are_near(
 
 def test_another_format_is_packed_from_the_values_as_before(folder):
     wide = open_runner(folder, EngineConfig(format="bf16"))
-    assert {layer.qkv.kind for layer in wide.native_weights.layers} == {FORMATS["bf16"].kernel}
+    assert {layer.qkv.format for layer in wide.native_weights.layers} == {FORMATS["bf16"].kernel}
     small = open_runner(folder, EngineConfig(format="int4"))
     assert small.format_name == "int4"
     with pytest.raises(UsageError, match="max_memory"):
@@ -165,8 +165,8 @@ def test_what_is_not_fp8_in_a_folder_stays_bfloat16(folder, tmp_path):
     runner = open_runner(changed(folder, tmp_path / "m", widen))
     layer = runner.native_weights.layers[1]
     bf16, fp8 = FORMATS["bf16"].kernel, FORMATS["fp8"].kernel
-    assert (layer.gate_up.kind, layer.expert_gate_up.kind) == (bf16, bf16)
-    assert (layer.down.kind, layer.expert_down.kind, layer.qkv.kind) == (fp8, fp8, fp8)
+    assert (layer.gate_up.format, layer.expert_gate_up.format) == (bf16, bf16)
+    assert (layer.down.format, layer.expert_down.kind, layer.qkv.format) == (fp8, fp8, fp8)
     runner.allocate(2)
     assert runner.forward([1, 2, 3], [Segment([0], 0, 0, 3)]).isfinite().all()
 

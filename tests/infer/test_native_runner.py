@@ -541,7 +541,7 @@ def test_wrong_scores_raise(runner):
                 runner.lib,
                 runner.lib.ling_logits(
                     *(runner.model, torch.randn(1, 64).data_ptr(), 1, vocab),
-                    *(None, room.data_ptr(), (ctypes.c_int64 * 1)()),
+                    *(None, 0, room.data_ptr(), (ctypes.c_int64 * 1)()),
                 ),
             )
     with pytest.raises(KernelError):
@@ -553,11 +553,11 @@ def test_no_model_at_all_raises():
     for status in (
         lib.ling_forward(None, None, 1, None, 1, None),
         lib.ling_mtp(None, 0, None, None, 1, None, 1, None),
-        lib.ling_logits(None, None, 1, 0, None, None, None),
+        lib.ling_logits(None, None, 1, 0, None, 0, None, None),
         lib.ling_expert_counts(None, None),
         lib.ling_model_new(None, None, None),
-        lib.ling_model_stream(None, 0, 0, None, None),
-        lib.ling_model_let_go(None, 0),
+        lib.ling_model_offload(None, 0, 0, None, None),
+        lib.ling_model_evict(None, 0),
         lib.ling_map_in(None, 1),
         lib.ling_read_seconds(None, 1 << 20, None),
     ):

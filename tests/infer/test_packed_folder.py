@@ -66,7 +66,7 @@ def test_folder_gives_the_tokens_of_weights_packed_at_load(fmt, tmp_path):
     for n in range(folder.config.num_cache_layers):
         for field in ("qkv", "down", "expert_gate_up", "eh_proj"):
             a, b = (getattr(r.native_weights.layers[n], field) for r in (folder, at_load))
-            assert (a.kind, a.group, a.rows, a.cols) == (b.kind, b.group, b.rows, b.cols)
+            assert (a.format, a.group, a.rows, a.cols) == (b.format, b.group, b.rows, b.cols)
     for name, spec in packed_specs(folder.config).items():
         a, b = (r.weights.matrix(spec) for r in (folder, at_load))
         assert torch.equal(a.data, b.data), name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import torch
 from ling.errors import KernelError
 from ling.ops import fp8, native, packing
 from ling.ops.doctor import doctor
-from ling.ops.formats import FORMATS, TILE
+from ling.ops.formats import FORMATS, INT4_LEVELS, TILE
 from ling.ops.fp8 import quantise_fp8_block
 from ling.ops.packing import Packed, interleave
 
@@ -25,7 +26,7 @@ INTEGER = pytest.mark.parametrize(
     "fmt", [f for f in WITH_KERNEL if f.integer], ids=lambda f: f.name
 )
 INT4 = pytest.mark.parametrize("fmt", [f for f in WITH_KERNEL if f.levels], ids=lambda f: f.name)
-LEVELS = ("generic", "avx2", "avx512vnni", "avx512bf16", "avx512amx")
+ISAS = ("generic", "avx2", "avx512vnni", "avx512bf16", "avx512amx")
 # Ragged and whole: tails of tiles, of tile pairs, of groups, of blocks of columns.
 SHAPES = [(1, 1), (16, 64), (15, 63), (17, 65), (33, 130), (100, 256), (31, 1000)]
 # Around the borders of the kernels' blocks of rows.
@@ -59,6 +60,12 @@ def test_packing_equals_the_oracle_bit_for_bit(fmt, shape, draw, dtype):
     got, want = native.pack(w, fmt), packing.pack(w, fmt)
     assert torch.equal(got.data, want.data)
     assert want.scales is None or torch.equal(got.scales, want.scales)
+
+
+def test_int4_levels_are_those_of_the_core():
+    levels = native.required().ling_int4_levels
+    levels.restype = ctypes.POINTER(ctypes.c_int8)
+    assert tuple(levels()[:16]) == INT4_LEVELS
 
 
 @INT4
@@ -283,13 +290,13 @@ for N, K in ((1, 1), (17, 127), (100, 129), (150, 300), (272, 640)):
     assert (got - exact).norm() < 1e-6 * exact.norm(), (N, K)
     for T in (1, 2, 6, 12, 13):
         assert torch.equal(native.matmul(p, x[:T]), got[:T]), (N, K, T)
-print("level", native.isa())
+print("isa", native.isa())
 """
 
 
-@pytest.mark.parametrize("level", LEVELS)
-def test_fp8_products_are_those_of_the_stored_bytes(level):
-    done = run_at(level, FP8_EVERYWHERE)
+@pytest.mark.parametrize("isa", ISAS)
+def test_fp8_products_are_those_of_the_stored_bytes(isa):
+    done = run_at(isa, FP8_EVERYWHERE)
     assert done.returncode == 0, done.stderr
 
 
@@ -341,7 +348,7 @@ def test_no_rows_give_no_rows():
     ).shape == (0, 3)
 
 
-# ---- levels ------------------------------------------------------------------------------------
+# ---- instruction sets ----------------------------------------------------------------------------
 
 DIGEST = """
 import hashlib, torch
@@ -365,14 +372,14 @@ for f in (f for f in FORMATS.values() if f.kernel is not None):
                 h.update(q.data.numpy().tobytes())
                 h.update(q.scales.float().numpy().tobytes())
     print(f.name, h.hexdigest())
-print("level", native.isa())
+print("isa", native.isa())
 """
 
 
-def run_at(level, code=DIGEST):
+def run_at(isa, code=DIGEST):
     return subprocess.run(
         [sys.executable, "-c", code],
-        env={**os.environ, "LING_ISA": level},
+        env={**os.environ, "LING_ISA": isa},
         capture_output=True,
         text=True,
     )
@@ -381,31 +388,31 @@ def run_at(level, code=DIGEST):
 @pytest.fixture(scope="module")
 def digests():
     out = {}
-    for level in LEVELS:
-        done = run_at(level)
+    for isa in ISAS:
+        done = run_at(isa)
         assert done.returncode == 0, done.stderr
-        out[level] = dict(line.split() for line in done.stdout.splitlines())
+        out[isa] = dict(line.split() for line in done.stdout.splitlines())
     return out
 
 
 @INTEGER
-def test_every_level_gives_the_same_bits_for_integer_formats(digests, fmt):
+def test_every_instruction_set_gives_the_same_bits_for_integer_formats(digests, fmt):
     assert len({d[fmt.name] for d in digests.values()}) == 1
 
 
 @pytest.mark.parametrize("fmt", ["bf16", "fp8"])
-def test_levels_without_bfloat16_instructions_agree_on_bfloat16(digests, fmt):
-    assert len({digests[n][fmt] for n in LEVELS[:3]}) == 1
+def test_instruction_sets_without_bfloat16_instructions_agree_on_bfloat16(digests, fmt):
+    assert len({digests[n][fmt] for n in ISAS[:3]}) == 1
 
 
-def test_an_asked_level_is_the_highest_that_is_used(digests):
+def test_an_asked_instruction_set_is_the_highest_that_is_used(digests):
     for asked, found in digests.items():
-        assert LEVELS.index(found["level"]) <= LEVELS.index(asked)
-    assert digests["generic"]["level"] == "generic"
+        assert ISAS.index(found["isa"]) <= ISAS.index(asked)
+    assert digests["generic"]["isa"] == "generic"
 
 
 @pytest.mark.parametrize("word", ["mmx", "AVX2", "avx2 ", "avx512"])
-def test_unknown_level_is_an_error(word):
+def test_unknown_instruction_set_is_an_error(word):
     code = f"""
 import ctypes
 lib = ctypes.CDLL({native.required()._name!r})

@@ -18,15 +18,15 @@ CXX = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("c++")
 pytestmark = pytest.mark.skipif(CXX is None, reason="no C++ compiler")
 
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni"]
-LEVELS = {"generic": []}
+ISAS = {"generic": []}
 if platform.machine() in ("x86_64", "AMD64"):
-    LEVELS |= {
+    ISAS |= {
         "avx2": ["-mavx2", "-mfma"],
         "avx512vnni": AVX512,
         "avx512bf16": [*AVX512, "-mavx512bf16", "-mavx512vbmi"],
         "avx512amx": [*AVX512, "-mavx512vbmi", "-mamx-tile", "-mamx-int8"],
     }
-# As CMakeLists.txt: levels must round alike; GCC warns of its own intrinsics.
+# As CMakeLists.txt: all must round alike; GCC warns of its own intrinsics.
 COMMON = ["-std=c++17", "-g1", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off", f"-I{CSRC}"]
 QUIET = ["-Wno-maybe-uninitialized", "-Wno-uninitialized"]
 
@@ -41,9 +41,9 @@ def compile_all(jobs):
         assert job.returncode == 0, job.stderr
 
 
-def level_job(name, flags, out):
-    return [*COMMON, *QUIET, *flags, *LEVELS[name], f"-DLING_LEVEL={name}", "-c",
-            str(CSRC / "kernels" / "level.cpp"), "-o", str(out)]  # fmt: skip
+def isa_job(name, flags, out):
+    return [*COMMON, *QUIET, *flags, *ISAS[name], f"-DLING_ISA_NAME={name}", "-c",
+            str(CSRC / "kernels" / "isa.cpp"), "-o", str(out)]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +51,9 @@ def fuzzer(tmp_path_factory):
     """The test programs with the whole core, address and undefined sanitizers."""
     folder = tmp_path_factory.mktemp("sanitizers")
     checks = ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fopenmp"]
-    have = [f"-DLING_HAVE_{name.upper()}" for name in LEVELS]
-    jobs = [level_job(name, checks, folder / f"{name}.o") for name in LEVELS]
-    sources = ("model", "matrix", "threads", "dispatch")
+    have = [f"-DLING_HAVE_{name.upper()}" for name in ISAS]
+    jobs = [isa_job(name, checks, folder / f"{name}.o") for name in ISAS]
+    sources = ("api", "forward", "offload", "matrix", "threads", "dispatch")
     for name in (*sources, "test_model", "test_attention", "test_kernels"):
         jobs.append([*COMMON, *checks, *have, "-c", str(CSRC / f"{name}.cpp"),
                      "-o", str(folder / f"{name}.o")])  # fmt: skip
@@ -63,10 +63,10 @@ def fuzzer(tmp_path_factory):
     return folder / "fuzzer"
 
 
-def fuzz(binary, level, seed, rounds):
+def fuzz(binary, isa, seed, rounds):
     done = subprocess.run(
         [str(binary), str(seed), str(rounds)],
-        env={**os.environ, "LING_ISA": level},
+        env={**os.environ, "LING_ISA": isa},
         capture_output=True,
         text=True,
     )
@@ -74,19 +74,19 @@ def fuzz(binary, level, seed, rounds):
     return done.stdout.strip()
 
 
-@pytest.mark.parametrize("level", LEVELS)
-def test_fuzzed_kernels_and_models_are_clean(fuzzer, level):
-    used = fuzz(fuzzer, level, seed=1, rounds=10 if level == "generic" else 30)
+@pytest.mark.parametrize("isa", ISAS)
+def test_fuzzed_kernels_and_models_are_clean(fuzzer, isa):
+    used = fuzz(fuzzer, isa, seed=1, rounds=10 if isa == "generic" else 30)
     assert used.endswith(": ok")
-    names = list(LEVELS)
-    assert names.index(used.removesuffix(": ok")) <= names.index(level)
+    names = list(ISAS)
+    assert names.index(used.removesuffix(": ok")) <= names.index(isa)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("seed", range(2, 6))
-def test_longer_fuzzing_is_clean(fuzzer, level, seed):
-    assert fuzz(fuzzer, level, seed, 200).endswith(": ok")
+def test_longer_fuzzing_is_clean(fuzzer, isa, seed):
+    assert fuzz(fuzzer, isa, seed, 200).endswith(": ok")
 
 
 def test_stages_of_a_team_have_no_data_race(tmp_path):
@@ -109,16 +109,16 @@ def test_stages_of_a_team_have_no_data_race(tmp_path):
 
 
 @pytest.mark.skipif(shutil.which("nm") is None, reason="no nm")
-def test_levels_define_their_table_and_no_weak_symbol(tmp_path):
+def test_instruction_sets_define_their_table_and_no_weak_symbol(tmp_path):
     """Unoptimised, so that an inline function or a template would show."""
-    compile_all([level_job(n, ["-O0", "-fPIC"], tmp_path / f"{n}.o") for n in LEVELS])
-    for name in LEVELS:
+    compile_all([isa_job(n, ["-O0", "-fPIC"], tmp_path / f"{n}.o") for n in ISAS])
+    for name in ISAS:
         listing = subprocess.run(
             ["nm", "-C", str(tmp_path / f"{name}.o")], capture_output=True, text=True, check=True
         ).stdout
         symbols = [line.split(None, 2) for line in listing.splitlines() if line[0] != " "]
         shared = [(kind, symbol) for _, kind, symbol in symbols if kind in "TDRBWVui"]
-        assert [symbol for _, symbol in shared] == [f"ling::level_{name}"], shared
+        assert [symbol for _, symbol in shared] == [f"ling::isa_{name}"], shared
         assert not [line for line in listing.splitlines() if line.split()[-2] in ("w", "v")]
 
 

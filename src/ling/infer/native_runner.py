@@ -139,7 +139,7 @@ class NativeRunner(BannedIds):
             rms_norm_eps=cfg.rms_norm_eps,
             routed_scaling_factor=cfg.routed_scaling_factor,
             norm_topk_prob=int(cfg.norm_topk_prob),
-            embedding_kind=embedding.kernel,
+            embedding_format=embedding.kernel,
             embedding_group=0 if scales is None else embedding.group,
             embedding=weights.embedding.data_ptr(),
             embedding_scales=None if scales is None else scales.data_ptr(),
@@ -150,7 +150,7 @@ class NativeRunner(BannedIds):
             k_pages=self.kv[0].data_ptr(),
             v_pages=self.kv[1].data_ptr(),
             num_pages=num_pages,
-            kv_kind=(INT8 if self.kv_value_bytes == 1 else BF16).kernel,
+            kv_format=(INT8 if self.kv_value_bytes == 1 else BF16).kernel,
         )
 
     def _offload(self, max_memory: int, num_pages: int) -> None:
@@ -208,7 +208,7 @@ class NativeRunner(BannedIds):
         best = (ctypes.c_int64 * rows)()
         banned = None if self.banned is None else self.banned.data_ptr()
         status = self.lib.ling_logits(
-            self.model, hidden.data_ptr(), rows, vocab, banned, logits.data_ptr(), best
+            self.model, hidden.data_ptr(), rows, vocab, banned, 0, logits.data_ptr(), best
         )
         native.check(self.lib, status)
         chosen = list(best)

@@ -103,7 +103,7 @@ class ExpertOffload:
                     "convert it with a larger --max-shard-size"
                 )
             offsets = (ctypes.c_int64 * 4)(*(offset for _, offset, _ in locations))
-            status = runner.lib.ling_model_stream(
+            status = runner.lib.ling_model_offload(
                 runner.model, stack.layer, fd, offsets, self.hot[row].data_ptr()
             )
             native.check(runner.lib, status)
@@ -136,7 +136,7 @@ class ExpertOffload:
         self.hot.view(-1)[order[: self.budget.slots]] = 1
         for stack in self.stacks:
             native.check(
-                self.runner.lib, self.runner.lib.ling_model_let_go(self.runner.model, stack.layer)
+                self.runner.lib, self.runner.lib.ling_model_evict(self.runner.model, stack.layer)
             )
 
     def share_cold(self) -> float:

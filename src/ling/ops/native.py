@@ -19,14 +19,14 @@ from .formats import FP8, FP8_BLOCK, TILE, Format
 from .fp8 import quantise_fp8_block
 from .packing import Packed, empty, packed_shapes, scale_dtype
 
-ABI_VERSION = 3
+ABI_VERSION = 4
 
 
 class Matrix(Structure):
     """`ling_matrix`."""
 
     _fields_ = (
-        ("kind", c_int32),
+        ("format", c_int32),
         ("group", c_int32),
         ("rows", c_int64),
         ("cols", c_int64),
@@ -46,7 +46,7 @@ class ModelConfigC(Structure):
         ("rms_norm_eps", c_float),
         ("routed_scaling_factor", c_float),
         ("norm_topk_prob", c_int32),
-        ("embedding_kind", c_int32),
+        ("embedding_format", c_int32),
         ("embedding_group", c_int32),
         ("embedding", c_void_p),
         ("embedding_scales", c_void_p),
@@ -54,7 +54,7 @@ class ModelConfigC(Structure):
         ("head", Matrix),
         *((n, c_void_p) for n in ("cos", "sin", "k_pages", "v_pages")),
         ("num_pages", c_int64),
-        ("kv_kind", c_int32),
+        ("kv_format", c_int32),
     )
 
 
@@ -99,7 +99,7 @@ _SIGNATURES: dict[str, Sequence[Any]] = {
         *(c_int32, c_int32, c_int64, c_int64, c_void_p, c_int32, c_int64),
         *(c_void_p, c_void_p, c_void_p),
     ],
-    "ling_pack_f8": [
+    "ling_pack_fp8": [
         *(c_int64, c_int64, c_void_p, c_int64, c_void_p),
         *(c_int64, c_int64, c_void_p, c_void_p),
     ],
@@ -107,15 +107,18 @@ _SIGNATURES: dict[str, Sequence[Any]] = {
         *(c_int32, c_int32, c_int64, c_int64, c_void_p, c_void_p, c_int32, c_int64),
         *(c_void_p, c_void_p, c_void_p),
     ],
-    "ling_widen_f8": [c_void_p, c_int64, c_int64, c_void_p, c_int64, c_void_p],
+    "ling_widen_fp8": [c_void_p, c_int64, c_int64, c_void_p, c_int64, c_void_p],
     "ling_unpack": [POINTER(Matrix), c_void_p],
     "ling_matmul": [POINTER(Matrix), c_void_p, c_void_p, c_int64],
     "ling_model_new": [POINTER(ModelConfigC), POINTER(LayerC), POINTER(c_void_p)],
     "ling_forward": [c_void_p, c_void_p, c_int64, c_void_p, c_int64, c_void_p],
     "ling_mtp": [c_void_p, c_int64, c_void_p, c_void_p, c_int64, c_void_p, c_int64, c_void_p],
-    "ling_logits": [c_void_p, c_void_p, c_int64, c_int64, c_void_p, c_void_p, c_void_p],
-    "ling_model_stream": [c_void_p, c_int64, ctypes.c_int, POINTER(c_int64), c_void_p],
-    "ling_model_let_go": [c_void_p, c_int64],
+    "ling_logits": [
+        *(c_void_p, c_void_p, c_int64, c_int64),
+        *(c_void_p, c_int64, c_void_p, c_void_p),
+    ],
+    "ling_model_offload": [c_void_p, c_int64, ctypes.c_int, POINTER(c_int64), c_void_p],
+    "ling_model_evict": [c_void_p, c_int64],
     "ling_expert_counts": [c_void_p, c_void_p],
     "ling_profile": [c_void_p, POINTER(c_char_p), POINTER(c_double), POINTER(c_int64)],
 }
@@ -161,7 +164,7 @@ def check(lib: ctypes.CDLL, status: int) -> None:
 
 
 def isa() -> str:
-    """The level in use, or "none"; a wrong LING_ISA is a `KernelError`."""
+    """The instruction set in use, or "none"; a wrong LING_ISA is a `KernelError`."""
     lib = library()
     if lib is None:
         return "none"
@@ -224,7 +227,7 @@ def pack(
     lib, m = required(), _place(out, *w_NK.shape)
     h = _importance(importance_K, m.cols)
     status = lib.ling_pack(
-        *(m.kind, m.group, m.rows, m.cols, w_NK.data_ptr(), int(w_NK.dtype == torch.bfloat16)),
+        *(m.format, m.group, m.rows, m.cols, w_NK.data_ptr(), int(w_NK.dtype == torch.bfloat16)),
         *(w_NK.stride(0), None if h is None else h.data_ptr(), m.data, m.scales),
     )
     check(lib, status)
@@ -241,7 +244,7 @@ def pack_pair(
     lib, m = required(), _place(out, 2 * a_NK.shape[0], a_NK.shape[1])
     h = _importance(importance_K, m.cols)
     status = lib.ling_pack_pair(
-        *(m.kind, m.group, m.rows, m.cols, a_NK.data_ptr(), b_NK.data_ptr()),
+        *(m.format, m.group, m.rows, m.cols, a_NK.data_ptr(), b_NK.data_ptr()),
         *(int(a_NK.dtype == torch.bfloat16), a_NK.stride(0)),
         *(None if h is None else h.data_ptr(), m.data, m.scales),
     )
@@ -261,7 +264,7 @@ def lay_out_fp8(
     scales = block_scales.contiguous()
     if scales.shape != (-(-N // FP8_BLOCK), -(-K // FP8_BLOCK)) or scales.dtype != torch.float32:
         raise KernelError(f"FP8 weights of shape {[N, K]} have scales of {list(scales.shape)}")
-    status = lib.ling_pack_f8(
+    status = lib.ling_pack_fp8(
         *(N, K, values_NK.data_ptr(), values_NK.stride(0), scales.data_ptr()),
         *(part, parts, m.data, m.scales),
     )
@@ -297,7 +300,7 @@ def widen_fp8(q_MN: Tensor, scale: Tensor, block: int = FP8_BLOCK) -> Tensor:
         raise KernelError(f"scales have shape {list(scale.shape)}, values {[M, N]} on the CPU")
     q, s, out = q_MN.contiguous(), scale.contiguous(), torch.empty(M, N, dtype=torch.bfloat16)
     lib = required()
-    check(lib, lib.ling_widen_f8(q.data_ptr(), M, N, s.data_ptr(), block, out.data_ptr()))
+    check(lib, lib.ling_widen_fp8(q.data_ptr(), M, N, s.data_ptr(), block, out.data_ptr()))
     return out
 
 

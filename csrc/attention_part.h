@@ -1,0 +1,133 @@
+// The attention half of a layer: norm, QKV, QK-norm and rotary, KV cache, attention, output.
+#ifndef LING_ATTENTION_PART_H
+#define LING_ATTENTION_PART_H
+#include "pass.h"
+
+namespace ling {
+
+// The pages of K and of V.
+struct KVCache {
+  const ling_model_config& c;
+
+  int64_t head_bytes() const { return kv_bytes(c.kv_format, c.head_dim); }
+  int64_t page_stride() const { return c.num_kv_heads * head_bytes(); }
+  // One kv head's first page in a cache layer; the others follow at the stride.
+  uint8_t* pages(void* pool, int64_t cache_layer, int64_t kv_head) const {
+    return static_cast<uint8_t*>(pool) + cache_layer * c.num_pages * page_stride() +
+           kv_head * head_bytes();
+  }
+};
+
+// Key and value of position `at` into one kv head's page (ling_kernels.h: k_pages).
+inline void store_bf16(const IsaKernels& kernels, int64_t K, uint8_t* k_page, uint8_t* v_page,
+                       int64_t at, const float* key, const float* value) {
+  uint16_t* k = reinterpret_cast<uint16_t*>(k_page);
+  uint16_t* v = reinterpret_cast<uint16_t*>(v_page);
+  uint16_t row[kMaxHeadDim];
+  kernels.round_row(key, K, K, row);
+  for (int64_t d = 0; d < K; ++d) k[d / 2 * 2 * kPage + 2 * at + d % 2] = row[d];
+  kernels.round_row(value, K, K, row);
+  for (int64_t d = 0; d < K; ++d) v[at / 2 * 2 * K + 2 * d + at % 2] = row[d];
+}
+
+inline void store_i8(const IsaKernels& kernels, int64_t K, uint8_t* k, uint8_t* v, int64_t at,
+                     const float* key, const float* value) {
+  int8_t row[kMaxHeadDim];
+  int32_t sum;
+  kernels.quantise_row(key, K, K, K, row, reinterpret_cast<float*>(k + kPage * K) + at, &sum);
+  for (int64_t d = 0; d < K; ++d)
+    k[at / kTile * kTile * K + d / 4 * 64 + at % kTile * 4 + d % 4] = uint8_t(row[d] + 128);
+  kernels.quantise_row(value, K, K, K, row, reinterpret_cast<float*>(v + kPage * K) + at, &sum);
+  for (int64_t d = 0; d < K; ++d)
+    v[d / kTile * kTile * kPage + at / 4 * 64 + d % kTile * 4 + at % 4] = uint8_t(row[d] + 128);
+}
+
+// QK-norm and rotary of one token, then its key and value into their page.
+inline void rope_and_cache(Pass& p, const ling_layer& l, int64_t cache_layer, const ling_segment& s,
+                           int64_t t) {
+  const ling_model_config& c = p.c();
+  const IsaKernels& kernels = *p.m.kernels;
+  const int64_t H = c.num_heads, G = c.num_kv_heads, K = c.head_dim;
+  const int64_t half = c.rotary_size / 2, position = s.first + t - s.start;
+  float* qkv = p.work().qkv.data() + t * (H + 2 * G) * K;
+  for (int64_t h = 0; h < H + G; ++h) {
+    float* head = qkv + h * K;
+    const float* weight = h < H ? l.q_norm : l.k_norm;
+    if (weight) kernels.rms_norm(head, weight, c.rms_norm_eps, K, head);
+    kernels.rotate(head, c.cos + position * half, c.sin + position * half, half);
+  }
+  const KVCache cache = {c};
+  const int64_t base = s.pages[position / kPage] * cache.page_stride();
+  for (int64_t g = 0; g < G; ++g) {
+    uint8_t* k = cache.pages(c.k_pages, cache_layer, g) + base;
+    uint8_t* v = cache.pages(c.v_pages, cache_layer, g) + base;
+    const float *key = qkv + (H + g) * K, *value = qkv + (H + G + g) * K;
+    const auto store = c.kv_format == LING_I8 ? store_i8 : store_bf16;
+    store(kernels, K, k, v, position % kPage, key, value);
+  }
+}
+
+// One block of query rows over its segment's pages.
+inline void attend_block(Pass& p, int64_t cache_layer, const Block& b, int thread) {
+  const ling_model_config& c = p.c();
+  const int64_t H = c.num_heads, G = c.num_kv_heads, K = c.head_dim, group = H / G;
+  const ling_segment& s = p.segments[b.segment];
+  const float* q[kMaxRows];
+  float* out[kMaxRows];
+  for (int64_t r = 0; r < b.count * group; ++r) {
+    const int64_t t = s.start + b.first + r / group, h = b.kv_head * group + r % group;
+    q[r] = p.work().qkv.data() + t * (H + 2 * G) * K + h * K;
+    out[r] = p.work().attn.data() + t * H * K + h * K;
+  }
+  const KVCache cache = {c};
+  AttentionTask task = {};
+  task.rows = b.count * group, task.tokens = b.count;
+  task.group = group, task.head_dim = K;
+  task.first = s.first + b.first;
+  task.q = q, task.out = out;
+  task.pages = s.pages, task.format = c.kv_format;
+  task.k = cache.pages(c.k_pages, cache_layer, b.kv_head);
+  task.v = cache.pages(c.v_pages, cache_layer, b.kv_head);
+  task.page_stride = cache.page_stride();
+  p.m.kernels->attention(task,
+                         p.work().attention_scratch.data() + thread * p.work().attention_stride);
+}
+
+// Blocks of query rows: up to 16 tokens times the heads of a kv head.
+inline void plan_attention(ling_model& m, const ling_segment* s, int64_t n) {
+  const int64_t group = m.c.num_heads / m.c.num_kv_heads;
+  const int64_t size = std::max<int64_t>(1, std::min<int64_t>(16, kMaxRows / group));
+  m.work.blocks.clear();
+  for (int64_t i = 0; i < n; ++i)
+    for (int64_t g = 0; g < m.c.num_kv_heads; ++g)
+      for (int64_t t = 0; t < s[i].stop - s[i].start; t += size)
+        m.work.blocks.push_back({i, g, t, std::min(size, s[i].stop - s[i].start - t)});
+}
+
+inline void attention_part(Pass& p, const ling_layer& l, int64_t cache_layer) {
+  Workspace& work = p.work();
+  const int64_t T = p.T, row = p.c().num_heads * p.c().head_dim;
+  p.norm_rows(l.input_norm, l.qkv);
+  p.multiply(
+      {l.qkv, T, work.in.rows.data(), work.qkv_ptr.data(), nullptr, l.qkv_bias, Epilogue::kStore});
+  p.spent(kQKV);
+  p.run(p.num_segments == 1 ? T : p.num_segments, [&](int64_t i, int) {
+    if (p.num_segments == 1) return rope_and_cache(p, l, cache_layer, p.segments[0], i);
+    for (int64_t t = p.segments[i].start; t < p.segments[i].stop; ++t)
+      rope_and_cache(p, l, cache_layer, p.segments[i], t);
+  });
+  p.spent(kRope);
+  p.run(int64_t(work.blocks.size()), [&](int64_t i, int thread) {
+    attend_block(p, cache_layer, work.blocks[size_t(i)], thread);
+  });
+  p.spent(kAttention);
+  p.run(T,
+        [&](int64_t t, int) { work.in.put(*p.m.kernels, l.dense, t, work.attn.data() + t * row); });
+  p.spent(kPrepare);
+  p.multiply(
+      {l.dense, T, work.in.rows.data(), work.x_ptr.data(), nullptr, l.dense_bias, Epilogue::kAdd});
+  p.spent(kDense);
+}
+
+}  // namespace ling
+#endif

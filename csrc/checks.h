@@ -1,0 +1,118 @@
+// What a caller may not pass: each check returns null, or the text of the error.
+#ifndef LING_CHECKS_H
+#define LING_CHECKS_H
+#include "model.h"
+
+namespace ling {
+
+inline const char* check_matrix(const ling_matrix& w) {
+  if (w.format < LING_I4 || w.format > LING_FP8) return "unknown matrix kind";
+  if (w.rows < 1 || w.cols < 1 || w.rows > (int64_t(1) << 31) || w.cols > (int64_t(1) << 24))
+    return "matrix sizes out of range";
+  const int32_t only = only_group(w.format);
+  if (only ? w.group != only : w.group < 16 || w.group > 256 || w.group % 16)
+    return "the group must be a multiple of 16 up to 256 (2 for bfloat16, 128 for FP8)";
+  if (!w.data || (w.format != LING_BF16 && !w.scales)) return "null pointer in a matrix";
+  return nullptr;
+}
+
+inline bool misshapen(const ling_matrix& w, int64_t rows, int64_t cols) {
+  return check_matrix(w) || w.rows != rows || w.cols != cols;
+}
+
+inline const char* check_experts(const ling_model_config& c, const ling_layer& l) {
+  const int64_t D = c.hidden_size, F = c.expert_width;
+  if (!l.router || !l.expert_bias || !c.num_experts) return "the router is missing";
+  if (F < 1 || F % kTile) return "the expert width is not a multiple of 16";
+  if (misshapen(l.expert_gate_up, 2 * F, D) || misshapen(l.expert_down, D, F))
+    return "an expert matrix is missing or misshapen";
+  // One quantised input serves both.
+  if (l.gate_up.rows &&
+      (l.gate_up.format != l.expert_gate_up.format || l.gate_up.group != l.expert_gate_up.group))
+    return "shared and routed experts must have one format";
+  return nullptr;
+}
+
+inline const char* check_layer(const ling_model_config& c, const ling_layer& l, bool mtp) {
+  const int64_t D = c.hidden_size, Q = (c.num_heads + 2 * c.num_kv_heads) * c.head_dim;
+  if (!l.input_norm || !l.post_norm || !l.q_norm != !l.k_norm) return "a norm is missing";
+  if (misshapen(l.qkv, Q, D) || misshapen(l.dense, D, c.num_heads * c.head_dim))
+    return "an attention matrix is missing or misshapen";
+  if (l.gate_up.rows || !l.is_moe) {
+    const int64_t F = l.gate_up.rows / 2;
+    if (F % kTile || misshapen(l.gate_up, 2 * F, D) || misshapen(l.down, D, F))
+      return "an MLP matrix is missing or misshapen";
+  }
+  if (const char* wrong = l.is_moe ? check_experts(c, l) : nullptr) return wrong;
+  if (mtp && (!l.enorm || !l.hnorm || !l.final_norm || misshapen(l.eh_proj, D, 2 * D)))
+    return "an MTP tensor is missing or misshapen";
+  return nullptr;
+}
+
+inline const char* check_sizes(const ling_model_config& c) {
+  const int64_t many = int64_t(1) << 16;
+  if (c.vocab_size < 1 || c.hidden_size < 16 || c.hidden_size % 16 || c.num_layers < 1 ||
+      c.num_layers > 4096 || c.num_mtp_layers < 0 || c.num_mtp_layers > 4096 ||
+      c.num_kv_heads < 1 || c.num_kv_heads > 4096 || c.num_heads < 1 ||
+      c.num_heads % c.num_kv_heads || c.num_heads / c.num_kv_heads > kMaxRows || c.head_dim % 32 ||
+      c.head_dim < 32 || c.head_dim > kMaxHeadDim || c.rotary_size % 2 || c.rotary_size < 2 ||
+      c.rotary_size > c.head_dim)
+    return "model sizes out of range";
+  if (c.num_experts < 0 || c.num_experts > many || c.num_experts_per_tok < 0 ||
+      c.num_experts_per_tok > many)
+    return "expert sizes out of range";
+  if (c.num_experts &&
+      (c.n_group < 1 || c.n_group > kMaxExpertGroups || c.num_experts % c.n_group ||
+       c.topk_group < 1 || c.topk_group > c.n_group ||
+       (c.n_group > 1 && c.num_experts / c.n_group < 2) || c.num_experts_per_tok < 1 ||
+       c.num_experts_per_tok > c.topk_group * (c.num_experts / c.n_group)))
+    return "expert sizes out of range";
+  return nullptr;
+}
+
+inline const char* check_config(const ling_model_config& c) {
+  if (const char* wrong = check_sizes(c)) return wrong;
+  if (!c.embedding || !c.norm || !c.cos || !c.sin || !c.k_pages || !c.v_pages || c.num_pages < 1 ||
+      c.num_pages > INT32_MAX)
+    return "null pointer in the model, or pages out of range";
+  if (c.kv_format != LING_BF16 && c.kv_format != LING_I8) return "unknown kind of KV pages";
+  if (reinterpret_cast<uintptr_t>(c.k_pages) % 4 || reinterpret_cast<uintptr_t>(c.v_pages) % 4)
+    return "KV pages must be aligned to 4 bytes";
+  if (c.embedding_format == LING_I8
+          ? !c.embedding_scales || c.embedding_group < 16 || c.embedding_group % 16 ||
+                c.hidden_size % c.embedding_group
+          : c.embedding_format != LING_BF16)
+    return "unknown embedding kind";
+  if (check_matrix(c.head) || c.head.rows != c.vocab_size || c.head.cols != c.hidden_size)
+    return "the head is missing or misshapen";
+  return nullptr;
+}
+
+inline const char* check_tokens(const ling_model& m, const int64_t* tokens, int64_t T) {
+  if (T < 1 || T > (1 << 20)) return "the number of rows is out of range";
+  if (!tokens) return "null pointer";
+  for (int64_t t = 0; t < T; ++t)
+    if (tokens[t] < 0 || tokens[t] >= m.c.vocab_size) return "a token id is out of range";
+  return nullptr;
+}
+
+inline const char* check_segments(const ling_model& m, int64_t T, const ling_segment* s,
+                                  int64_t n) {
+  if (!s || n < 1) return "no segments";
+  int64_t row = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    if (s[i].start != row || s[i].stop <= row || s[i].stop > T || s[i].first < 0)
+      return "segments must cover the rows in order";
+    const int64_t length = s[i].stop - row;
+    row = s[i].stop;
+    if (s[i].first > m.c.max_positions - length) return "a position is beyond the rotary tables";
+    const int64_t end = s[i].first + length;
+    if (!s[i].pages || s[i].num_pages < ceil_div(end, kPage)) return "a segment has too few pages";
+    for (int64_t p = 0; p < ceil_div(end, kPage); ++p)
+      if (s[i].pages[p] < 0 || s[i].pages[p] >= m.c.num_pages) return "a page is out of range";
+  }
+  return row == T ? nullptr : "segments must cover the rows in order";
+}
+
+}  // namespace ling
+#endif
