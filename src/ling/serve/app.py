@@ -14,6 +14,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from ..errors import LingError, RunError, UsageError
+from ..text import printable
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -148,7 +149,7 @@ def _run(
         async def on_tick(self, counter: int) -> bool:
             if service.llm is not None and not self.is_announced:
                 self.is_announced = True
-                print(f"ling: serving {_printable(service.name)} on {url}", flush=True)
+                print(f"ling: serving {printable(service.name)} on {url}", flush=True)
             if service.failure is not None:
                 return True
             if not service.draining:
@@ -202,7 +203,7 @@ def _listen(host: str, port: int) -> socket.socket:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (OSError, UnicodeError):
         raise UsageError(
-            f"`--host {_printable(host)}` is not a known host name or address"
+            f"`--host {printable(host)}` is not a known host name or address"
         ) from None
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -227,10 +228,6 @@ def _checked_key(api_key: str | None) -> str | None:
     if key is not None and (not key.strip() or key != key.strip() or not key.isprintable()):
         raise UsageError("the API key is empty or holds spaces at its ends or control characters")
     return key
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _require_extra() -> None:
