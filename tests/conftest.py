@@ -23,5 +23,11 @@ def _two_threads():
 
 
 @pytest.fixture
+def one_thread(_two_threads):
+    """A tiny model gains nothing from a second thread and loses much on a busy machine."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
 def fixtures() -> Path:
     return FIXTURES

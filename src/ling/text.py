@@ -1,4 +1,4 @@
-"""Short texts for people: values in error lines, sizes, near misses of a word."""
+"""Short texts for people: values and errors in one printable line, sizes, near misses of a word."""
 
 from __future__ import annotations
 
@@ -6,6 +6,28 @@ import difflib
 import json
 
 from .errors import UsageError
+
+
+def printable(text: str) -> str:
+    """`text` with a question mark for every character that could move a terminal's cursor."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def one_line(text: str) -> str:
+    """All words of `text` in one line; untrusted input must not write to the terminal freely."""
+    return printable(" ".join(text.split()))[:2000]
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of another library's error, or the error's class where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return printable(lines[0].rstrip()[:300]) if lines else type(error).__name__
+
+
+def shown(value: object) -> str:
+    """A value for an error line: short, printable, in backticks."""
+    text = value if isinstance(value, str) else json.dumps(value, default=repr)
+    return f"`{printable(text[:80])}`"
 
 
 def as_json(value: object) -> str:
@@ -37,12 +59,6 @@ def parse_bytes(text: str, option: str) -> int:
     raise UsageError(f"`{option}` is `{text}`, expected a size such as 5GB")
 
 
-def shown(value: object) -> str:
-    """A value for an error line: short, printable, in backticks."""
-    text = value if isinstance(value, str) else json.dumps(value, default=repr)
-    return "`" + "".join(c if c.isprintable() else "?" for c in text[:80]) + "`"
-
-
 def size(count: float) -> str:
     """A number of bytes in decimal units."""
     for unit in ("B", "KB", "MB"):
@@ -50,9 +66,3 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} GB"
-
-
-def one_line(text: str) -> str:
-    """No line breaks and no control bytes of hostile input on the terminal."""
-    line = " ".join(text.split())
-    return "".join(c if c.isprintable() else "?" for c in line)[:2000]

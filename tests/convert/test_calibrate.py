@@ -16,22 +16,28 @@ from ling.ops import packing
 from ling.ops.formats import FORMATS
 from ling.presets import preset
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("calibrate")
     text = folder / "text.txt"
-    text.write_text("\n".join(f"def f{i}(x):\n    return x + {i}" for i in range(700)))
+    text.write_text("\n".join(f"def f{i}(x):\n    return x + {i}" for i in range(200)))
     train_tokenizer([text.read_text()], 300).save(folder)
     synth(preset("ling-nano"), folder / "model", to="bf16", log=str)
     return folder / "model", text, folder
 
 
-def test_importance_is_the_mean_square_of_what_a_matrix_reads(model):
+@pytest.fixture(scope="module")
+def found(model):
     folder, text, tokenizer = model
-    source = open_source(folder)
-    found = importance(source, text, tokenizer, log=str)
-    cfg = source.config
+    torch.set_num_threads(1)
+    return importance(open_source(folder), text, tokenizer, log=str)
+
+
+def test_importance_is_the_mean_square_of_what_a_matrix_reads(found):
+    cfg = preset("ling-nano")
     assert all(bool((h >= 0).all()) and bool(h.isfinite().all()) for h in found.values())
     # Norm weights are ones, so what follows a norm has mean square one.
     qkv = found["model.layers.0.attention.query_key_value"]
@@ -42,11 +48,9 @@ def test_importance_is_the_mean_square_of_what_a_matrix_reads(model):
         assert found[key].shape == (cfg.moe_intermediate_size,)
 
 
-def test_weighed_errors_are_smaller_than_unweighed_ones(model):
-    folder, text, tokenizer = model
-    source = open_source(folder)
-    h = importance(source, text, tokenizer, log=str)["model.layers.0.mlp.down_proj"]
-    w = source.tensor("model.layers.0.mlp.down_proj.weight").float()
+def test_weighed_errors_are_smaller_than_unweighed_ones(model, found):
+    h = found["model.layers.0.mlp.down_proj"]
+    w = open_source(model[0]).tensor("model.layers.0.mlp.down_proj.weight").float()
 
     def error(weights):
         packed = packing.pack(w, FORMATS["int4"], weights)

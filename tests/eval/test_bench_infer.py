@@ -2,39 +2,18 @@ from __future__ import annotations
 
 import json
 import statistics
-import sys
 
 import pytest
 
 from ling.cli.main import main
 from ling.config.engine import EngineConfig
-from ling.errors import RunError, UsageError
-from ling.eval import bench_infer, peers
+from ling.errors import UsageError
+from ling.eval import bench_infer
 from ling.eval.bench_infer import BenchOptions, Ours, bench
-from ling.eval.peers import Peer, best_of, interval, llama_cpp
+from ling.eval.peers import Peer
 from ling.ops import native
 
 needs_library = pytest.mark.skipif(native.library() is None, reason="no kernel library")
-
-# Speaks the peer's protocol: a setting, then tokens per second for each request; `slow` is slower.
-FAKE = """
-import json, sys
-if "crash" in sys.argv[1]:
-    sys.exit(3)
-print(json.dumps({"what": "setting", "argv": sys.argv[1:]}), flush=True)
-for line in sys.stdin:
-    request = json.loads(line)
-    rate = 2.0 if "slow" in sys.argv[1] else 4.0
-    print(json.dumps({**request, "tokens_per_s": rate}), flush=True)
-"""
-
-
-@pytest.fixture
-def fake(tmp_path, monkeypatch):
-    script = tmp_path / "peer.py"
-    script.write_text(FAKE)
-    monkeypatch.setattr(peers, "SCRIPT", script)
-    return lambda name: Peer(name, sys.executable, tmp_path / name, 2, "on", "on")
 
 
 @needs_library
@@ -86,18 +65,6 @@ def test_context_is_computed_once_and_reused(tmp_path):
     assert request.num_cached_tokens == 192
 
 
-def test_peers_take_turns_with_us_and_the_fastest_setting_is_kept(fake):
-    options, said = BenchOptions(kind="decode"), []
-    best = best_of([fake("slow"), fake("fast"), fake("crash")], options, said.append)
-    assert best.name == "fast"
-    assert any("crash" in line and "left out" in line for line in said)
-    running = best.start(options)
-    assert "--context" in running.setting["argv"]
-    assert running.measure() == 4.0
-    running.stop()
-    assert running.process.poll() == 0
-
-
 @needs_library
 def test_models_that_do_not_fit_together_are_loaded_for_their_turns(fake, tmp_path, monkeypatch):
     options = BenchOptions(kind="decode", tokens=4, pairs=3)
@@ -117,19 +84,6 @@ def test_models_that_do_not_fit_together_are_loaded_for_their_turns(fake, tmp_pa
     assert len(read_in) == 3
 
 
-def test_no_setting_that_works_is_an_error(fake):
-    with pytest.raises(RunError, match="no setting"):
-        best_of([fake("crash-a"), fake("crash-b")], BenchOptions(kind="decode"), str)
-
-
-def test_interpreter_without_llama_cpp_is_named(tmp_path):
-    bare = tmp_path / "python"
-    bare.write_text("#!/bin/sh\nexit 1\n")
-    bare.chmod(0o755)
-    with pytest.raises(UsageError, match="llama-cpp-python"):
-        llama_cpp("ling-nano", ["q4_0"], tmp_path, str(bare), str)
-
-
 @needs_library
 def test_only_the_asked_settings_of_a_peer_run(tmp_path, monkeypatch):
     every = [Peer(f"llama.cpp Q4_0 flash={f}", "p", tmp_path, 2, f, "on") for f in ("off", "on")]
@@ -142,11 +96,6 @@ def test_only_the_asked_settings_of_a_peer_run(tmp_path, monkeypatch):
     assert ran == every[1:]
     with pytest.raises(UsageError, match=r"there are llama\.cpp Q4_0 flash=off"):
         bench("ling-tiny", options, peer_settings="flash=maybe", **kwargs)
-
-
-def test_interval_holds_the_median_of_steady_ratios():
-    low, high = interval([1.9, 2.0, 2.1, 2.0, 2.0, 1.95, 2.05])
-    assert 1.9 <= low <= 2.0 <= high <= 2.1
 
 
 @pytest.mark.parametrize(

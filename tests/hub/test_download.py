@@ -17,9 +17,6 @@ import pytest
 from stand_in import COMMIT, StandIn
 
 from ling.checkpoint.hf.save import save_model
-from ling.errors import UsageError
-from ling.hub.files import RemoteFile, needed
-from ling.hub.names import ALIASES, hub_name
 from ling.model.ling import from_config
 from ling.presets import preset
 
@@ -146,44 +143,6 @@ def wanted(files):
         "..json",
         ".hidden.json",
     }
-
-
-# ---- names -------------------------------------------------------------------------------------
-
-
-def test_aliases_mean_the_released_repositories(monkeypatch):
-    monkeypatch.delenv("LING_HUB", raising=False)
-    assert hub_name("ling-mini-2.0") == ("hf", "inclusionAI/Ling-mini-2.0")
-    assert hub_name("Ling-Mini-base-2.0-20t") == ("hf", "inclusionAI/Ling-mini-base-2.0-20T")
-    assert hub_name("modelscope:ling-1t") == ("modelscope", "inclusionAI/Ling-1T")
-    assert hub_name("x/y", "modelscope") == ("modelscope", "x/y")
-    assert {f"ling-mini-base-2.0-{t}" for t in ("5t", "10t", "15t", "20t")} < set(ALIASES)
-    monkeypatch.setenv("LING_HUB", "modelscope")
-    assert hub_name("x/y").hub == "modelscope"
-    assert hub_name("hf:x/y").hub == "hf"
-    monkeypatch.setenv("LING_HUB", "elsewhere")
-    with pytest.raises(UsageError, match="LING_HUB"):
-        hub_name("x/y")
-
-
-@pytest.mark.parametrize("text", ["x", "a/b/c", "../x", "a/..", "a b/c", "a/b\n", "a/b--c", "-a/b"])
-def test_what_is_no_name_is_refused(text):
-    with pytest.raises(UsageError, match="no model name"):
-        hub_name(text)
-
-
-def test_only_plain_names_of_needed_kinds_are_taken():
-    names = [
-        "a.safetensors",
-        "b.json",
-        "../b.json",
-        "/c.json",
-        "d/e.json",
-        "x.py",
-        "y.bin",
-        ".json",
-    ]
-    assert [f.name for f in needed(RemoteFile(n, 1) for n in names)] == ["a.safetensors", "b.json"]
 
 
 # ---- downloads ---------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
 """A client of an app on the stand-in model."""
 
 import pytest
-import torch
 from fake_llm import NAME, FakeLLM
 from fastapi.testclient import TestClient
 
@@ -9,9 +8,8 @@ from ling.serve.app import create_app
 
 
 @pytest.fixture(autouse=True)
-def _one_thread(_two_threads):
-    """A tiny model gains nothing from a second thread and loses much on a busy machine."""
-    torch.set_num_threads(1)
+def _one_thread(one_thread):
+    """All of them."""
 
 
 @pytest.fixture

@@ -20,7 +20,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import TemplateError
-from .sandbox import MAX_OUTPUT, compile_template, one_line, render_template
+from ..text import first_line
+from .sandbox import MAX_OUTPUT, compile_template, render_template
 
 TIMEOUT_S = 5.0
 START_TIMEOUT_S = 30.0
@@ -44,7 +45,7 @@ class FencedTemplate:
         try:
             request = json.dumps(variables, ensure_ascii=True)
         except (TypeError, ValueError, RecursionError) as err:
-            raise TemplateError(f"messages: {one_line(err)}") from None
+            raise TemplateError(f"messages: {first_line(err)}") from None
         with self._lock:
             if self._child is None:
                 self._start()

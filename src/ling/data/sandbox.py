@@ -11,6 +11,7 @@ from jinja2 import Template
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ..errors import TemplateError
+from ..text import first_line
 
 MAX_OUTPUT = 1 << 20
 MAX_SOURCE = 1 << 18
@@ -48,7 +49,7 @@ def compile_template(source: str) -> Template:
     try:
         return env.from_string(source)
     except Exception as err:  # the compiler recurses and folds constants: it can fail in any way
-        raise TemplateError(one_line(err)) from None
+        raise TemplateError(first_line(err)) from None
 
 
 def render_template(template: Template, variables: Mapping[str, Any]) -> str:
@@ -64,14 +65,8 @@ def render_template(template: Template, variables: Mapping[str, Any]) -> str:
     except TemplateError:
         raise
     except Exception as err:  # template code of anyone's making can fail in any way
-        raise TemplateError(one_line(err)) from None
+        raise TemplateError(first_line(err)) from None
     return "".join(pieces)
-
-
-def one_line(err: BaseException) -> str:
-    """The first line of an error, printable and short."""
-    text = next(iter(str(err).splitlines()), "") or type(err).__name__
-    return "".join(c if c.isprintable() else "?" for c in text[:200])
 
 
 def _to_json(
@@ -89,7 +84,7 @@ def _to_json(
 
 
 def _raise_exception(message: object) -> None:
-    raise TemplateError(one_line(Exception(message)))
+    raise TemplateError(first_line(Exception(message)))
 
 
 def _strftime_now(pattern: str) -> str:

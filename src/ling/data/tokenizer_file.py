@@ -17,6 +17,7 @@ from tokenizers import Regex, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
 from ..errors import TokenizerError
+from ..text import first_line, shown
 
 # The released models' rule (spec: inference §1).
 PATTERN = (
@@ -46,7 +47,7 @@ def read_backend(path: Path) -> tuple[Backend, str]:
     except RecursionError:
         raise TokenizerError(f"{path}: nested too deeply") from None
     except (OSError, ValueError) as err:
-        raise TokenizerError(f"{path}: unreadable ({_short(err)})") from None
+        raise TokenizerError(f"{path}: unreadable ({shown(first_line(err))})") from None
 
 
 def byte_alphabet() -> dict[str, int]:
@@ -83,7 +84,7 @@ def _build(raw: Any) -> Backend:
         # The library numbers added tokens in order, whatever their `id` says.
         if backend.token_to_id(token["content"]) != token["id"]:
             raise TokenizerError(
-                f"`added_tokens`: {_short(token['content'])} has id {token['id']}, but the file's "
+                f"`added_tokens`: {shown(token['content'])} has id {token['id']}, but the file's "
                 f"order gives {backend.token_to_id(token['content'])}"
             )
     _probe(clean["pre_tokenizer"], backend)
@@ -92,13 +93,13 @@ def _build(raw: Any) -> Backend:
 
 def _checked_vocab(model: dict[str, Any]) -> dict[str, int]:
     if model.get("type", "BPE") != "BPE":
-        raise TokenizerError(f"`model.type` is {_short(model['type'])}, expected `BPE`")
+        raise TokenizerError(f"`model.type` is {shown(model['type'])}, expected `BPE`")
     vocab = model.get("vocab")
     if not isinstance(vocab, dict):
         raise TokenizerError("`model.vocab` is not an object of tokens and ids")
     for token, i in vocab.items():
         if type(i) is not int or not 0 <= i < MAX_ID:
-            raise TokenizerError(f"`model.vocab`: {_short(token)} has id {_short(i)}")
+            raise TokenizerError(f"`model.vocab`: {shown(token)} has id {shown(i)}")
     if len(set(vocab.values())) != len(vocab):
         raise TokenizerError("`model.vocab`: two tokens have the same id")
     missing = [b for char, b in byte_alphabet().items() if char not in vocab]
@@ -122,7 +123,7 @@ def _checked_added(added: Any) -> list[dict[str, Any]]:
         if not isinstance(content, str) or not content:
             raise TokenizerError("`added_tokens`: an entry has no `content`")
         if type(token.get("id")) is not int or not 0 <= token["id"] < MAX_ID:
-            raise TokenizerError(f"`added_tokens`: {_short(content)} has id {_short(token['id'])}")
+            raise TokenizerError(f"`added_tokens`: {shown(content)} has id {shown(token['id'])}")
         clean.append(
             {"id": token["id"], "content": content} | {f: token.get(f) is True for f in flags}
         )
@@ -142,7 +143,7 @@ def _checked_steps(step: Any, field: str, allowed: set[str]) -> Any:
         return {"type": "Sequence", f"{field}s".replace("pre_tok", "pretok"): inner}
     if kind not in allowed:
         raise TokenizerError(
-            f"`{field}`: {_short(kind)} cannot be read, expected {', '.join(sorted(allowed))}"
+            f"`{field}`: {shown(kind)} cannot be read, expected {', '.join(sorted(allowed))}"
         )
     pattern = step.get("pattern")
     if isinstance(pattern, dict) and isinstance(pattern.get("Regex"), str):
@@ -189,7 +190,7 @@ def _probe(step: dict[str, Any], backend: Backend) -> None:
                 start = time.perf_counter()
                 guarded(splitter.pre_tokenize_str, char * length + end)
                 if time.perf_counter() - start > _PROBE_LIMIT_S:
-                    raise TokenizerError(f"`pre_tokenizer`: {_short(regex)} is slow on long words")
+                    raise TokenizerError(f"`pre_tokenizer`: {shown(regex)} is slow on long words")
 
 
 def guarded(function: Any, *args: Any, **kwargs: Any) -> Any:
@@ -199,14 +200,10 @@ def guarded(function: Any, *args: Any, **kwargs: Any) -> Any:
     except (KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as err:
-        raise TokenizerError(f"the tokenizers library refuses it ({_short(err)})") from None
+        raise TokenizerError(
+            f"the tokenizers library refuses it ({shown(first_line(err))})"
+        ) from None
 
 
 def _parse(text: str) -> Backend:
     return guarded(Backend.from_str, text)
-
-
-def _short(value: object) -> str:
-    """A value for an error line: short and printable."""
-    text = str(value).splitlines()[0] if str(value) else type(value).__name__
-    return "`" + "".join(c if c.isprintable() else "?" for c in text[:80]) + "`"

@@ -75,9 +75,3 @@ def needed(files: Iterable[RemoteFile]) -> list[RemoteFile]:
         if one.name == other.name:
             raise RunError(f"the hub lists {one.name} twice")
     return found
-
-
-def first_line(err: BaseException) -> str:
-    """What an exception of a hub's library says, short enough for our one line."""
-    text = str(err).strip()
-    return text.splitlines()[0][:300] if text else type(err).__name__

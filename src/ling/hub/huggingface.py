@@ -23,7 +23,8 @@ from urllib.parse import urlsplit
 from ..errors import LingError, RunError, UsageError
 from ..files.atomic import write_atomic
 from ..files.guarded import read_regular
-from .files import RemoteFile, first_line
+from ..text import first_line
+from .files import RemoteFile
 
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _REVISION = re.compile(r"[\w][\w./+-]{0,199}", re.ASCII)

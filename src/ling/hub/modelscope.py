@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import LingError, RunError, UsageError
-from .files import RemoteFile, first_line
+from ..text import first_line
+from .files import RemoteFile
 
 _DEFAULT_REVISION = "master"
 

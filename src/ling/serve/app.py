@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from ..config.engine import DEFAULTS, EngineConfig, ServeConfig
 from ..errors import LingError, RunError, UsageError
+from ..text import printable
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -119,7 +120,7 @@ def _run(
         async def on_tick(self, counter: int) -> bool:
             if service.llm is not None and not self.is_announced:
                 self.is_announced = True
-                print(f"ling: serving {_printable(service.name)} on {url}", flush=True)
+                print(f"ling: serving {printable(service.name)} on {url}", flush=True)
             if service.failure is not None:
                 return True
             if not service.draining:
@@ -171,7 +172,7 @@ def _listen(host: str, port: int) -> socket.socket:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (OSError, UnicodeError):
         raise UsageError(
-            f"`host` is `{_printable(host)}`, not a known host name or address"
+            f"`host` is `{printable(host)}`, not a known host name or address"
         ) from None
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -196,10 +197,6 @@ def _checked_key(api_key: str | None) -> str | None:
     if key is not None and (not key.strip() or key != key.strip() or not key.isprintable()):
         raise UsageError("the API key is empty or holds spaces at its ends or control characters")
     return key
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _require_extra() -> None:

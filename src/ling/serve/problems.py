@@ -13,6 +13,7 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from ..errors import InputError, LingError, RequestError
+from ..text import one_line
 
 log = logging.getLogger("ling.serve")
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
@@ -44,7 +45,7 @@ def as_request_error(error: BaseException) -> RequestError:
     if isinstance(error, InputError):
         return RequestError(str(error))
     if isinstance(error, LingError):
-        log.error("%s %s", request_id.get(), _one_line(str(error)))
+        log.error("%s %s", request_id.get(), one_line(str(error)))
     else:
         log.error("%s unexpected %s", request_id.get(), type(error).__name__, exc_info=error)
     return RequestError("the server failed on this request", status=500)
@@ -55,7 +56,7 @@ def problem_json(error: RequestError) -> str:
     status = error.status
     kind = _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
     body = {
-        "message": _one_line(str(error))[:MAX_MESSAGE],
+        "message": one_line(str(error))[:MAX_MESSAGE],
         "type": kind,
         "param": error.param,
         "code": error.code or _CODES.get(status),
@@ -108,8 +109,3 @@ def _first_fault(fault: dict[str, Any]) -> RequestError:
     if not param:
         return RequestError("the body is not a JSON object")
     return RequestError(f"`{param}`: {message[:1].lower()}{message[1:]}", param=param)
-
-
-def _one_line(text: str) -> str:
-    """Without line breaks and other control characters."""
-    return "".join(c if c.isprintable() else " " for c in text)

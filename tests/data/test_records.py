@@ -12,6 +12,7 @@ import pytest
 
 from ling.cli.main import main
 from ling.data import records
+from ling.errors import DataError
 
 ROWS = "".join(json.dumps({"text": f"line {i}"}) + "\n" for i in range(20))
 ARRAY = json.dumps([{"text": "a"}, {"text": "b"}])
@@ -100,3 +101,48 @@ def test_unreadable_file_is_named(tmp_path, capsys, monkeypatch):
     file.write_text(ROWS)
     monkeypatch.setattr(records.os, "access", lambda path, mode: False)  # root may read anything
     assert "permission denied" in refusal(file, capsys)
+
+
+# ---- reading -----------------------------------------------------------------------------------
+
+
+def test_lines_are_numbered_with_blank_ones_and_read_one_at_a_time(tmp_path):
+    file = tmp_path / "x.jsonl"
+    file.write_bytes('\ufeff{"a": 1}\r\n\n{"a": "\\u00e9\u2028"}\n{"a": 3}'.encode())
+    rows = records.read_jsonl(file)
+    assert next(rows) == (1, {"a": 1})
+    assert list(rows) == [(3, {"a": "é\u2028"}), (4, {"a": 3})]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('{"a": 1, "a": 2}', "the key `a` is there twice"),
+        ('{"a": "\\ud800"}', "a lone surrogate"),
+        ("[" * 100_000, "nested too deeply"),
+        ("[1]", "expected a JSON object"),
+        ("{", "not JSON"),
+    ],
+)
+def test_first_bad_line_is_named(tmp_path, line, words):
+    file = tmp_path / "x.jsonl"
+    file.write_text(f'{{"a": 1}}\n\n{line}\n')
+    with pytest.raises(DataError, match=rf"x\.jsonl:3.*{words}"):
+        list(records.read_jsonl(file))
+
+
+def test_line_without_end_is_not_read_into_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "MAX_LINE_BYTES", 10)
+    file = tmp_path / "x.jsonl"
+    file.write_text('{"a": 1}\n' + "x" * 100)
+    with pytest.raises(DataError, match=r"x\.jsonl:2.*longer than 10 bytes"):
+        list(records.read_jsonl(file))
+
+
+def test_text_is_read_without_marks_of_windows(tmp_path):
+    file = tmp_path / "x.txt"
+    file.write_bytes("\ufeffé\r\nb\r\n".encode())
+    assert records.read_text(file) == "é\nb\n"
+    file.write_bytes(b"a\nb\n\xff\n")
+    with pytest.raises(DataError, match=r"x\.txt:3.*not UTF-8"):
+        records.read_text(file)

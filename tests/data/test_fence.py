@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from ling.data import fence
+from ling.data.chat import ChatTemplate
+from ling.data.fence import FencedTemplate
+from ling.errors import TemplateError
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ ''.__class__.__mro__ }}",
+        "{{ 'A' * 20000000000 }}",
+        "{{ 9 ** (9 ** 9) }}",
+        "{% include '/etc/passwd' %}",
+        "{% for i in range(99999999) %}x{% endfor %}",
+        "{% if %}",
+        "{{ messages.append(1) }}",
+    ],
+)
+def test_hostile_templates_end_in_one_line(source):
+    with pytest.raises(TemplateError) as err:
+        ChatTemplate(source).render([])
+    assert "\n" not in str(err.value)
+
+
+def test_child_renders_what_the_parent_would_and_stays_for_the_next():
+    template = FencedTemplate("{{ x | tojson }} {{ y }}")
+    child = template._child
+    assert template.render({"x": ["é"], "y": "\u2028 <role>"}) == '["é"] \u2028 <role>'
+    assert template.render({"x": 1, "y": ""}) == "1 "
+    with pytest.raises(TemplateError, match=r"^messages: Object of type set"):
+        template.render({"x": {1}})
+    assert template._child is child
+    failing = FencedTemplate("{{ a.b }}")
+    with pytest.raises(TemplateError, match="'a' is undefined"):
+        failing.render({})
+    assert failing.render({"a": {"b": 3}}) == "3"
+
+
+def test_child_that_takes_too_long_is_ended_and_replaced(monkeypatch):
+    monkeypatch.setattr(fence, "TIMEOUT_S", 0.5)
+    source = "{% for i in range(n) %}{% for j in range(99999) %}{% endfor %}{% endfor %}done"
+    template = FencedTemplate(source)
+    child, start = template._child, time.monotonic()
+    with pytest.raises(TemplateError, match=r"stopped: it takes more than 0\.5 s"):
+        template.render({"n": 99999})
+    assert time.monotonic() - start < 5
+    assert child.wait() != 0
+    monkeypatch.undo()
+    assert template.render({"n": 0}) == "done"

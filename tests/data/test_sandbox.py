@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import pytest
+
+from ling.data.sandbox import MAX_OUTPUT, MAX_SOURCE, compile_template, render_template
+from ling.errors import TemplateError
+
+
+def render(source: str, **variables: object) -> str:
+    return render_template(compile_template(source), variables)
+
+
+def test_blocks_leave_no_blank_lines_and_loops_can_break():
+    source = "{% for x in xs %}\n    {% if x > 1 %}{% break %}{% endif %}\n{{ x }}\n{% endfor %}"
+    assert render(source, xs=[0, 1, 2, 3]) == "0\n1\n"
+
+
+def test_json_is_written_as_given():
+    assert render("{{ x | tojson }}", x={"b": "é<", "a": 1}) == '{"b": "é<", "a": 1}'
+    assert render("{{ x | tojson(indent=1) }}", x=[1]) == "[\n 1\n]"
+    assert render("{{ x | tojson(sort_keys=True) }}", x={"b": 1, "a": 2}) == '{"a": 2, "b": 1}'
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("{{ ''.__class__.__mro__ }}", "unsafe"),
+        ("{{ 'A' * 20000000000 }}", "not allowed"),
+        ("{{ 9 ** (9 ** 9) }}", "not allowed"),
+        ("{{ '%10000000000d' % 1 }}", "not allowed"),
+        ("{% include '/etc/passwd' %}", "no loader"),
+        ("{% if %}", "Expected an expression"),
+        ("{{ xs.append(1) }}", "not safely callable|unsafe"),
+        ("{{ lipsum() }}", "undefined"),
+        ("{{ raise_exception('bad\nrole \x1b') }}", r"^bad$"),
+        ("{{ [1] | tojson(indent=99) }}", "indent of 99"),
+        ("{% for i in range(99999) %}{{ 'x' * 99 }}{% endfor %}", f"longer than {MAX_OUTPUT}"),
+    ],
+)
+def test_what_a_template_may_not_do_is_one_short_line(source, words):
+    with pytest.raises(TemplateError, match=words) as err:
+        render(source, xs=[])
+    assert str(err.value).isprintable()
+    assert len(str(err.value)) <= 300
+
+
+def test_source_has_a_limit():
+    with pytest.raises(TemplateError, match=f"the limit is {MAX_SOURCE}"):
+        compile_template("x" * (MAX_SOURCE + 1))

@@ -1,0 +1,185 @@
+"""`ling.LLM` by its public methods: texts, stop strings, streams and what it refuses."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from ling import LLM, SamplingParams, from_config, preset
+from ling.checkpoint.hf.save import save_model
+from ling.data.tokenizer import train_tokenizer
+from ling.errors import RequestError
+
+TEXTS = ["def f(x):", "import os", "class A:\n    pass"]
+GREEDY = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("llm")
+    model = from_config(preset("ling-tiny"), seed=1)
+    save_model(model, model.config, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def llm(folder, tmp_path_factory):
+    tokenizer = tmp_path_factory.mktemp("tokenizer")
+    train_tokenizer(TEXTS * 10, 300).save(tokenizer)
+    return LLM(folder, dtype="float32", tokenizer=tokenizer)
+
+
+def with_(**changes) -> SamplingParams:
+    return SamplingParams(**{"temperature": 0, "max_tokens": 12, "ignore_eos": True, **changes})
+
+
+def test_text_is_that_of_the_tokens(llm):
+    outputs = llm.generate(TEXTS, GREEDY)
+    assert [o.prompt for o in outputs] == TEXTS
+    for out in outputs:
+        assert out.prompt_token_ids == llm.tokenizer.encode(out.prompt)
+        (one,) = out.outputs
+        assert len(one.token_ids) == 12
+        assert one.text == llm.tokenizer.decode(one.token_ids)
+        assert (one.finish_reason, one.stop_reason, one.logprobs) == ("length", None, None)
+
+
+def test_every_form_of_a_prompt_gives_the_same(llm):
+    ids = llm.tokenizer.encode(TEXTS[0])
+    forms = [TEXTS[0], [TEXTS[0]], ids, [ids], {"prompt": TEXTS[0]}, {"prompt_token_ids": ids}]
+    tokens = [llm.generate(form, GREEDY)[0].outputs[0].token_ids for form in forms]
+    assert all(t == tokens[0] for t in tokens)
+    assert llm.generate([], GREEDY) == []
+
+
+def test_params_may_differ_by_prompt_and_n_gives_so_many_answers(llm):
+    few, many = llm.generate(TEXTS[:2], [with_(max_tokens=2), with_(n=3, temperature=1.0, seed=5)])
+    assert [len(o.token_ids) for o in few.outputs] == [2]
+    assert [o.index for o in many.outputs] == [0, 1, 2]
+    assert len({tuple(o.token_ids) for o in many.outputs}) > 1
+    with pytest.raises(RequestError, match="2 sampling params for 1 prompts"):
+        llm.generate("x", [GREEDY, GREEDY])
+
+
+@pytest.fixture(scope="module")
+def whole(llm):
+    text = llm.generate(TEXTS[0], with_(max_tokens=24))[0].outputs[0].text
+    assert len(text) > 8
+    return text
+
+
+def test_stop_string_ends_the_text_before_its_first_occurrence(llm, whole):
+    stop = whole[4:7]  # wherever tokens split it
+    (out,) = llm.generate(TEXTS[0], with_(max_tokens=24, stop=["never there", stop]))[0].outputs
+    assert (out.text, out.finish_reason, out.stop_reason) == (
+        whole[: whole.find(stop)],
+        "stop",
+        stop,
+    )
+    included = with_(max_tokens=24, stop=stop, include_stop_str_in_output=True)
+    assert llm.generate(TEXTS[0], included)[0].outputs[0].text == whole[: whole.find(stop) + 3]
+
+
+def test_stop_token_is_not_in_the_text(llm):
+    ids = llm.generate(TEXTS[0], GREEDY)[0].outputs[0].token_ids
+    stop = ids[5]
+    (out,) = llm.generate(TEXTS[0], with_(stop_token_ids=[stop]))[0].outputs
+    assert (out.finish_reason, out.stop_reason) == ("stop", stop)
+    first = ids.index(stop)
+    assert out.token_ids == ids[: first + 1]
+    assert out.text == llm.tokenizer.decode(ids[:first])
+
+
+@pytest.mark.parametrize("stop", [None, "stop"])
+def test_stream_gives_the_same_text_in_pieces(llm, whole, stop):
+    params = with_(max_tokens=24, stop=[whole[4:7]] if stop else [], logprobs=0)
+    want = llm.generate(TEXTS[0], params)[0].outputs[0]
+    chunks = list(llm.stream(TEXTS[0], params))
+    assert "".join(c.text for c in chunks) == want.text
+    assert [t for c in chunks for t in c.token_ids] == want.token_ids
+    assert [m for c in chunks for m in c.logprobs] == want.logprobs
+    assert [c.finish_reason for c in chunks[:-1]] == [None] * (len(chunks) - 1)
+    assert (chunks[-1].finish_reason, chunks[-1].stop_reason) == (
+        want.finish_reason,
+        want.stop_reason,
+    )
+
+
+def test_stream_that_is_left_stops_the_request(llm):
+    stream = llm.stream(TEXTS[0], with_(max_tokens=400))
+    next(stream)
+    stream.close()
+    before = llm.stats.generated
+    assert llm.generate(TEXTS[1], GREEDY)[0].outputs[0].finish_reason == "length"
+    assert llm.stats.generated - before == 12
+
+
+def test_logprobs_are_those_of_the_tokens_with_ranks_and_texts(llm):
+    out = llm.generate(TEXTS[0], with_(logprobs=2, prompt_logprobs=1))[0]
+    (one,) = out.outputs
+    for token, scores in zip(one.token_ids, one.logprobs, strict=True):
+        best = sorted(scores.values(), key=lambda s: -s.logprob)
+        assert [s.rank for s in best[:2]] == [1, 2]
+        assert len(best) <= 3  # ids without a token are scored, though never chosen
+        assert scores[token].decoded_token == llm.tokenizer.decode([token])
+    own = [s[t].logprob for s, t in zip(one.logprobs, one.token_ids, strict=True)]
+    assert one.cumulative_logprob == pytest.approx(sum(own))
+    assert out.prompt_logprobs[0] is None
+    assert len(out.prompt_logprobs) == len(out.prompt_token_ids)
+    for token, scores in zip(out.prompt_token_ids[1:], out.prompt_logprobs[1:], strict=True):
+        assert token in scores
+
+
+def test_chat_answers_the_rendered_conversation(llm):
+    messages = [{"role": "user", "content": "hi"}]
+    text = llm.render(messages)
+    assert "<role>HUMAN</role>hi" in text
+    (out,) = llm.chat(messages, GREEDY)
+    assert out.prompt == text
+    assert out.prompt_token_ids == llm.tokenizer.encode(text, parse_special=True)
+    assert len(llm.chat([messages, messages], GREEDY)) == 2
+    streamed = "".join(c.text for c in llm.stream_chat(messages, GREEDY))
+    assert streamed == out.outputs[0].text
+
+
+def test_threads_get_the_answers_of_one(llm):
+    want = [o.outputs[0].token_ids for o in llm.generate(TEXTS, GREEDY)]
+    got: list = [None] * len(TEXTS)
+
+    def ask(i):
+        got[i] = llm.generate(TEXTS[i], GREEDY)[0].outputs[0].token_ids
+
+    threads = [threading.Thread(target=ask, args=(i,)) for i in range(len(TEXTS))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert got == want
+
+
+@pytest.mark.parametrize("prompt", [3.5, {"prompt": None}, [1, "x"], [True], {}])
+def test_what_is_no_prompt_is_refused(llm, prompt):
+    with pytest.raises(RequestError, match="a prompt is text or a list of token ids"):
+        llm.generate([prompt], GREEDY)
+
+
+def test_one_unusable_prompt_stops_all_before_they_run(llm):
+    with pytest.raises(RequestError):
+        llm.generate(["fine", [10**6]], GREEDY)
+    with pytest.raises(RequestError):
+        llm.stream([10**6], GREEDY)
+    assert llm.generate("fine", GREEDY)[0].finished
+
+
+def test_model_without_a_tokenizer_takes_ids_alone(folder):
+    llm = LLM(folder, dtype="float32")
+    (out,) = llm.generate([1, 2, 3], GREEDY)
+    assert (out.prompt, out.outputs[0].text, len(out.outputs[0].token_ids)) == (None, "", 12)
+    for ask, words in (
+        (lambda: llm.generate("text", GREEDY), "no tokenizer: give token ids"),
+        (lambda: llm.generate([1], with_(stop=["x"])), "stop strings need a tokenizer"),
+        (lambda: llm.chat([{"role": "user", "content": "x"}]), "it takes token ids, not messages"),
+    ):
+        with pytest.raises(RequestError, match=words):
+            ask()
