@@ -123,7 +123,7 @@ def test_tokenizer_is_found_where_each_kind_keeps_it(checkpoints, tmp_path):
 
 def test_a_reader_of_hugging_face_folders_names_the_command(checkpoints):
     for kind in ("run", "step", "megatron"):
-        with pytest.raises(CheckpointError, match="`ling convert .* OUT`"):
+        with pytest.raises(CheckpointError, match=r"`ling convert .* OUT`"):
             SafetensorsFolder(checkpoints[kind])
 
 
