@@ -131,7 +131,7 @@ def test_verify_names_a_tensor_that_was_written_wrong(tiny, tmp_path, monkeypatc
     def spoilt(self, name, tensor):
         wrong = tensor + 1 if name == "lm_head.weight" else tensor
         for key, value in self._layout.encode(name, wrong).items():
-            self._shard_of[name].put(key, value)
+            self._out.put(key, value)
 
     monkeypatch.setattr(hf.SafetensorsSink, "put", spoilt)
     monkeypatch.setattr(hf.SafetensorsSink, "put_extent", lambda *_: False)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,16 +20,14 @@ from ..checkpoint.sink import Sink, SinkOptions
 from ..checkpoint.source import Source
 from ..config.model import ModelConfig
 from ..data.tokenizer import Tokenizer
-from ..errors import RunError, UsageError
-from ..files.atomic import atomic_folder, check_aside, put_back, scratch_folder
+from ..errors import UsageError
 from ..text import parse_bytes, size
 from .options import MTP_ONLY, Options
+from .target import check_space, check_target, final_path, restore, target_folder
 from .transfer import Log, Progress, transfer
 from .verify import verify
 
 MTP_FOLDER = "mtp"
-# What a folder that `--overwrite` may replace has at least one of.
-_OURS = ("config.json", ".metadata", "latest_checkpointed_iteration.txt", GGUF_FILE)
 
 
 def convert(
@@ -42,7 +39,7 @@ def convert(
     and when the new one is complete. Memory: one tensor per worker, in and out. `options` are the
     fields of `Options`.
     """
-    wanted, target = Options(**options), place_of(Path(target))
+    wanted, target = Options(**options), final_path(Path(target))
     restore(target, log)
     with contextlib.closing(open_source(source)) as opened:
         check_target(Path(source), target, wanted)
@@ -51,7 +48,7 @@ def convert(
             _show(opened, target, job.files, log)
             return job.files
         check_space(target, sum(job.files.values()))
-        with _place(target, wanted) as folder:
+        with target_folder(target, wanted) as folder:
             job.write(folder, log)
             if wanted.verify:
                 written = folder / GGUF_FILE if wanted.to == "gguf" else folder
@@ -169,70 +166,6 @@ def _write(
         log(f"read {size(total)} of a {source.kind} in {took:.1f} s, {progress.rate()}")
 
 
-# ---- before anything is written ----------------------------------------------------------------
-
-
-def place_of(target: Path) -> Path:
-    """What a link or `.` stands for: the new target is made beside it and renamed."""
-    return target.resolve() if os.path.islink(target) or target.name in ("", "..") else target
-
-
-def restore(target: Path, log: Log | None) -> None:
-    """Give the target back that a conversion with `overwrite` was about to replace when killed."""
-    try:
-        if put_back(target):
-            (log or _silent)(f"{target}: put back; a conversion was stopped while replacing it")
-    except OSError as err:
-        raise UsageError(f"{target}: cannot write here: {err.strerror}") from None
-
-
-def check_target(source: Path, target: Path, wanted: Options) -> None:
-    """`UsageError` unless the target is free, empty, or a checkpoint that may be replaced."""
-    try:
-        _check_target(source, target, wanted)
-    except OSError as err:
-        raise UsageError(f"{target}: {err.strerror}") from None
-
-
-def _check_target(source: Path, target: Path, wanted: Options) -> None:
-    as_file = _is_file(target, wanted)
-    if as_file and target.is_dir():
-        raise UsageError(f"{target}: is a folder; give the file another name")
-    empty = target.is_dir() and not any(target.iterdir())
-    if empty or not target.exists():
-        return
-    if not wanted.overwrite:
-        raise UsageError(f"{target}: exists; give another name or --overwrite")
-    theirs, ours = source.resolve(), target.resolve()
-    if theirs.is_relative_to(ours) or ours.is_relative_to(theirs):
-        raise UsageError(f"{target}: holds the source or is a part of it; give another name")
-    if not (target.is_file() if as_file else _is_checkpoint(target)):
-        raise UsageError(
-            f"{target}: not a checkpoint, --overwrite would delete it; remove it first"
-        )
-    if not as_file:
-        check_aside(target)
-
-
-def _is_file(target: Path, wanted: Options) -> bool:
-    """Whether only the GGUF file takes the target's name."""
-    return wanted.to == "gguf" and target.suffix == ".gguf"
-
-
-def _is_checkpoint(folder: Path) -> bool:
-    return folder.is_dir() and any((folder / name).exists() for name in _OURS)
-
-
-def check_space(target: Path, needed: int) -> None:
-    """`RunError` when the disk of `target` has not that many bytes left."""
-    place = target.absolute().parent
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    if needed > free:
-        raise RunError(f"{target}: needs {size(needed)}, {size(free)} are free")
-
-
 def _show(source: Source, target: Path, files: dict[str, int], log: Log | None) -> None:
     if log is None:
         return
@@ -252,15 +185,3 @@ def _with_token_ids(cfg: ModelConfig, tokenizer: Tokenizer | None) -> ModelConfi
         if name in ("eos_token", "bos_token", "pad_token")
     }
     return cfg.replace(**{k: v for k, v in ids.items() if v is not None})
-
-
-@contextlib.contextmanager
-def _place(target: Path, wanted: Options) -> Iterator[Path]:
-    """`<target>.tmp`, which becomes the target; of a `.gguf` target only the file in it does."""
-    if not _is_file(target, wanted):
-        with atomic_folder(target, replace=wanted.overwrite) as tmp:
-            yield tmp
-        return
-    with scratch_folder(target) as tmp:
-        yield tmp
-        os.replace(tmp / GGUF_FILE, target)

@@ -22,7 +22,8 @@ from ..checkpoint.sink import SinkOptions
 from ..errors import UsageError
 from ..files.atomic import atomic_folder, put_in_place
 from .options import Options
-from .plan import check_space, check_target, place_of, plan, restore
+from .plan import plan
+from .target import check_space, check_target, final_path, restore
 from .transfer import Log
 
 
@@ -39,7 +40,7 @@ def convert_part(
 
     All ranks give the same arguments. Formats without shards are refused.
     """
-    wanted, source, target = Options(**options), Path(source), place_of(Path(target))
+    wanted, source, target = Options(**options), Path(source), final_path(Path(target))
     if not 0 <= rank < world_size:
         raise UsageError(f"RANK is {rank}, expected 0 to {world_size - 1} (WORLD_SIZE)")
     if layout_for(wanted.to, SinkOptions()) is None:
