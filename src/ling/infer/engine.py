@@ -140,31 +140,34 @@ class Engine:
         if rows:
             whole = len(rows) == len(hidden)
             logits, best = self.runner.logits(hidden if whole else hidden[rows])
-        verified, at = [], 0
+        banned, verified, at = self.runner.banned_ids(), [], 0
         for s in step:
             if not s.reaches_end:
                 s.request.num_computed_tokens += len(s.ids)
                 verified.append(len(s.ids))
                 continue
             stop = at + s.num_drafts + 1
-            verified.append(self._accept(s, logits[at:stop], best[at:stop]))
+            verified.append(self._accept(s, logits[at:stop], best[at:stop], banned))
             at = stop
         return verified
 
-    def _accept(self, s: ScheduledRequest, logits: Tensor, best: list[int]) -> int:
+    def _accept(
+        self, s: ScheduledRequest, logits: Tensor, best: list[int], banned: Tensor | None
+    ) -> int:
         """Emit tokens as long as the drafts are what the model itself chooses."""
         request, num_accepted = s.request, 0
         for i in range(s.num_drafts + 1):
-            self._emit(request, logits[i], best[i])
+            self._emit(request, logits[i], best[i], banned)
             if request.finish_reason is not None or i == s.num_drafts:
                 break
             if not self.agrees(request, request.drafts[i]):
                 break
             num_accepted += 1
-        request.num_drafted += s.num_drafts
-        request.num_accepted += num_accepted
-        self.stats.drafted += s.num_drafts
-        self.stats.accepted += num_accepted
+        if s.num_drafts:
+            request.num_drafted += s.num_drafts
+            request.num_accepted += num_accepted
+            self.stats.drafted += s.num_drafts
+            self.stats.accepted += num_accepted
         verified = len(s.ids) - s.num_drafts + num_accepted
         request.num_computed_tokens += verified
         request.drafts = []
@@ -174,16 +177,15 @@ class Engine:
         """Whether the model's own token is the drafted one."""
         return request.tokens[-1] == draft
 
-    def _emit(self, request: Request, logits_V: Tensor, best: int) -> None:
+    def _emit(self, request: Request, logits_V: Tensor, best: int, banned: Tensor | None) -> None:
         params = request.params
         if params.logprobs is not None:
             request.logprobs.append(logits_V.log_softmax(-1))
-        banned = self.runner.banned_ids()
         tokens = request.tokens
         token = next_token(request, logits_V, best, tokens, banned, self.stop_token_ids)
         tokens.append(token)
         self.stats.generated += 1
-        done = request.num_output_tokens
+        done = len(tokens) - request.num_prompt_tokens
         if done >= max(params.min_tokens, 1) and self._stops(params, token):
             request.finish_reason, request.stop_reason = "stop", token
         elif done >= request.max_tokens:

@@ -109,10 +109,9 @@ class Scheduler:
         left = len(request.tokens) - first
         drafts = request.drafts if left + len(request.drafts) <= budget else []
         ids = (request.tokens[first:] + drafts)[:budget]
-        scheduled = {id(s.request) for s in step}
         while not self._allocate(request, len(ids)):
             victim = self.running[-1]
-            if id(victim) in scheduled:  # already part of this step; wait for the next
+            if any(s.request is victim for s in step):  # runs already; wait for the next step
                 return 0
             self.preempt(victim)
             if victim is request:
