@@ -108,7 +108,7 @@ LARGE_CLASSES = ("config/", "plugins/hf_model.py")
 """One field a line, and what transformers asks of one class."""
 
 # What is above a bound, or without a test file, until the restructuring is merged.
-NOT_YET = {
+NOT_YET: set[str] = {
     "infer/engine.py: Engine",
     "train/trainer.py: Trainer",
     "csrc/model.cpp",

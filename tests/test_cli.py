@@ -88,7 +88,7 @@ def test_unusable_recipe_file_is_named(text, word, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "counts", "kv_bytes"),
-    [  # spec: architecture §4
+    [  # docs/concepts/model.md#parameter-counts
         ("ling-mini-2.0", (16_255_638_528, 1_432_968_192, 789_142_528, 827_861_248), 40_960),
         ("ling-flash-2.0", (102_889_697_280, 6_152_269_824, 4_864_618_496, 3_306_180_864), 65_536),
         ("ling-1t", (999_705_309_184, 51_054_407_680, 48_479_105_024, 13_222_584_576), 327_680),

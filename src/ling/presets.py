@@ -6,7 +6,7 @@ from .config.model import ModelConfig
 from .errors import UsageError
 from .text import nearest
 
-# What all Ling 2.0 models share (spec: architecture §1.2).
+# What all Ling 2.0 models share (docs/concepts/model.md#configuration).
 _FAMILY = {
     "routed_scaling_factor": 2.5,
     "partial_rotary_factor": 0.5,

@@ -15,7 +15,7 @@ from ling.model.size import describe
 from ling.ops.formats import FORMATS, by_size
 from ling.presets import PRESETS, preset
 
-# Spec: architecture §4.
+# As on the model cards (docs/concepts/model.md#parameter-counts).
 COUNTS = {
     "ling-mini-2.0": (16_255_638_528, 1_432_968_192, 789_142_528, 827_861_248),
     "ling-flash-2.0": (102_889_697_280, 6_152_269_824, 4_864_618_496, 3_306_180_864),

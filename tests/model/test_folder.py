@@ -1,4 +1,4 @@
-"""A model folder: its index, links and leftovers (P3, P4, P5, P6, P8, P11)."""
+"""A model folder: its index, links and leftovers."""
 
 from __future__ import annotations
 

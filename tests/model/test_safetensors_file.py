@@ -1,4 +1,4 @@
-"""One safetensors file: however damaged, one error before a tensor is read (P1, P2, P5)."""
+"""One safetensors file: however damaged, one error before a tensor is read."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ MAX_CONFIG_BYTES = 1 << 20
 QUANT_METHODS = ("fp8", "ling")
 
 
-# The one FP8 scheme of the released models (spec: checkpoints §3); a key left out means this.
+# The FP8 scheme of the released models (docs/concepts/model.md#fp8); a key left out means this.
 FP8_SCHEME: dict[str, Any] = {"fmt": "e4m3", "weight_block_size": [128, 128]}
 
 

@@ -91,7 +91,7 @@ _NUMBERS = [
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Shape and numerics of one BailingMoeV2 model (spec: architecture §1).
+    """Shape and numerics of one BailingMoeV2 model (docs/concepts/model.md#configuration).
 
     `num_experts = 0` describes a dense model. Raises `ConfigError` for impossible values.
     """
@@ -150,7 +150,7 @@ class ModelConfig:
             "moe_shared_expert_intermediate_size",
             self.moe_intermediate_size * self.num_shared_experts,
         )
-        # Converted checkpoints write 0 for "no groups" (spec: checkpoints §4).
+        # Upstream's converter writes 0 for "no groups".
         self._fill("n_group", 1)
         self._fill("topk_group", 1)
         self._check_values()

@@ -127,7 +127,7 @@ def _runner(source: str) -> Callable[[Mapping[str, Any]], str]:
 
 
 def _plain(message: Any, i: int) -> dict[str, Any]:
-    """The message with its content as one text (or null, where the spec's templates allow it)."""
+    """The message with its content as one text (or null, where the released templates allow it)."""
     if not isinstance(message, dict) or not isinstance(message.get("role"), str):
         raise TemplateError(f"messages[{i}]: expected an object with a `role`")
     content = message.get("content")

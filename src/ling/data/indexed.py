@@ -1,4 +1,4 @@
-"""Megatron `.bin/.idx` token files, read and written bit-compatibly (spec: training §4.2)."""
+"""Megatron `.bin/.idx` token files, bit for bit (docs/concepts/training.md#token-files)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""Megatron's order of training samples, each a pure function of its number (spec: training §4.3).
+"""Megatron's order of training samples, each a pure function of its number.
 
+The order: docs/concepts/training.md#sample-order.
 Resume is therefore one integer: how many rows have been consumed.
 """
 

@@ -39,7 +39,7 @@ def _small_product(operator: str, left: Any, right: Any) -> bool:
 
 
 def compile_template(source: str) -> Template:
-    """Compile with the settings of the released tokenizers (spec: inference §2)."""
+    """Compile with the settings that transformers has for chat templates."""
     if len(source) > MAX_SOURCE:
         raise TemplateError(f"{len(source)} characters long, the limit is {MAX_SOURCE}")
     env = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer as Backend
 from ..errors import TokenizerError
 from ..text import first_line, shown
 
-# The released models' rule (spec: inference §1).
+# The released models' rule, llama.cpp's pre-tokenizer "bailingmoe2".
 PATTERN = (
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*"
     r"|\s*[\r\n]|\s+(?!\S)|\s+"

@@ -20,7 +20,7 @@ class Linear(nn.Linear):
 
 
 class RMSNorm(nn.Module):
-    """RMSNorm over the last dimension (spec: architecture §3.1)."""
+    """RMSNorm over the last dimension (docs/concepts/model.md#rmsnorm)."""
 
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()

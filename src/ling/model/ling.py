@@ -47,7 +47,7 @@ class Block(nn.Module):
 class MTPBlock(Block):
     """Multi-token-prediction layer: a MoE block that mixes a hidden state with the next token.
 
-    Embedding and head are the main model's (spec: architecture §3.6).
+    Embedding and head are the main model's (docs/concepts/model.md#mtp).
     """
 
     def __init__(self, cfg: ModelConfig, layer: int) -> None:
@@ -162,7 +162,7 @@ class Ling(nn.Module):
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator | None = None) -> None:
-        """Random initialisation (spec: architecture §3.8)."""
+        """Random initialisation (docs/concepts/model.md#initialisation)."""
         tied = self.lm_head if self.config.tie_word_embeddings else None
         for module in self.modules():
             if module is not tied:

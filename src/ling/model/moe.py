@@ -39,7 +39,7 @@ class Router(nn.Module):
     """Sigmoid router with group-limited selection, in float32 whatever the model's dtype.
 
     `expert_bias` steers selection only; it is a float32 buffer without gradient that
-    `train.balance` moves (spec: training §2.5).
+    `train.balance` moves (docs/concepts/training.md#balance).
     """
 
     expert_bias: Tensor

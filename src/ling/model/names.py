@@ -26,7 +26,7 @@ class TensorSpec(NamedTuple):
 
 
 def tensor_specs(cfg: ModelConfig) -> dict[str, TensorSpec]:
-    """Every tensor of a checkpoint in layer order (spec: architecture §2)."""
+    """Every tensor of a checkpoint in layer order (docs/concepts/model.md#tensors)."""
     h, v = cfg.hidden_size, cfg.vocab_size
     specs = {"model.word_embeddings.weight": TensorSpec((v, h))}
     for n in range(cfg.num_hidden_layers + cfg.num_nextn_predict_layers):

@@ -14,7 +14,7 @@ def inverse_frequencies(cfg: ModelConfig) -> tuple[Tensor, float]:
     """Frequencies for the rotary pairs (float32, [R/2]) and the factor on cos and sin.
 
     R is the rotary size, not the head size, in the exponent and in YaRN's bounds. The scale
-    is `factor` as given, never max_position_embeddings / original (spec: architecture §3.2).
+    is `factor` as given, never max_position_embeddings / original (docs/concepts/model.md#rotary).
     """
     r, base = cfg.rotary_size, cfg.rope_theta
     freq = 1.0 / base ** (torch.arange(0, r, 2, dtype=torch.int64).float() / r)

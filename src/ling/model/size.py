@@ -14,7 +14,7 @@ FLOAT32 = "float32"
 
 
 def parameter_counts(cfg: ModelConfig) -> dict[str, int]:
-    """Counts as the model cards state them (spec: architecture §4).
+    """Counts as the model cards state them (docs/concepts/model.md#parameter-counts).
 
     `active` counts embedding and head, `active_non_embedding` neither; `expert_bias` buffers and
     the MTP layers are outside `total` and `active`; `mtp` is one MTP layer (0 if there are no

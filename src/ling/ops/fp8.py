@@ -14,7 +14,7 @@ def quantise_fp8_block(x_MN: Tensor, *, power_of_two: bool = False) -> tuple[Ten
     """Values [M, N] in float8_e4m3fn and scales [ceil(M/128), ceil(N/128)] in float32.
 
     `value * scale` is the weight. With `power_of_two` scales are rounded up to 2^k. An all-zero
-    block has scale 1e-4 / 448. Source: spec checkpoints §3, bit for bit.
+    block has scale 1e-4 / 448. Bit for bit upstream's converter (docs/concepts/model.md#fp8).
     """
     rows, columns = x_MN.shape
     values_MN = torch.empty(rows, columns, dtype=torch.float8_e4m3fn)
@@ -53,7 +53,7 @@ def _scales(largest_N: Tensor, power_of_two: bool) -> Tensor:
 def dequantise_fp8_block(q: Tensor, scale: Tensor, block: int = FP8_BLOCK) -> Tensor:
     """float32 values of float8 [M, N] with one float32 scale for each block [block, block].
 
-    Blocks at the lower and right border may be smaller (spec: checkpoints §3).
+    Blocks at the lower and right border may be smaller (docs/concepts/model.md#fp8).
     """
     x = q.float()
     per_column = scale.repeat_interleave(block, 1)[:, : x.shape[1]]

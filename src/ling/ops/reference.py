@@ -14,7 +14,7 @@ from torch import Tensor
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Normalise the last dimension in float32, cast back, then scale in `x`'s dtype.
 
-    Casting before scaling matters in bfloat16 (spec: architecture §3.1).
+    Casting before scaling matters in bfloat16 (docs/concepts/model.md#rmsnorm).
     """
     h = x.float()
     h = h * torch.rsqrt(h.square().mean(-1, keepdim=True) + eps)
@@ -24,7 +24,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 def rotate(x_THK: Tensor, cos_TR: Tensor, sin_TR: Tensor) -> Tensor:
     """Rotate the first R channels of every head; the others pass through unscaled.
 
-    Pairs are (i, i + R/2), as in NeoX (spec: architecture §3.2). cos and sin have `x`'s dtype.
+    Pairs are (i, i + R/2), as in GPT-NeoX. cos and sin have `x`'s dtype.
     """
     r = cos_TR.shape[-1]
     rot, rest = x_THK[..., :r], x_THK[..., r:]
@@ -62,7 +62,7 @@ def route(
 
     Takes float32 logits; returns ids_TA (int64, by descending biased score) and weights_TA
     (float32). Dropped groups are -inf: a biased score can be negative, so zero would let them in.
-    Ties go to the lower id. Source: spec architecture §3.4; DeepSeek-V3 (arXiv 2412.19437) eq. 16.
+    Ties go to the lower id. Source: DeepSeek-V3 (arXiv 2412.19437) eq. 16.
     """
     scores_TE = logits_TE.sigmoid()
     with torch.no_grad():
@@ -96,7 +96,7 @@ def moe(
     """Weighted sum of each token's experts, one expert after the other.
 
     Expert outputs are in `x`'s dtype, weighed and summed over A in float32, cast back once
-    (spec: architecture §3.5).
+    (docs/concepts/model.md#experts).
     """
     y_TAD = x_TD.new_zeros((*ids_TA.shape, x_TD.shape[-1]))
     for e in ids_TA.unique().tolist():

@@ -98,7 +98,7 @@ class BailingMoeV2ForCausalLM(PreTrainedModel, GenerationMixin):
 
         `position_ids` None counts from the cache's length, padding included. MTP layers run when
         there are token ids and no cache was passed: they need the tokens that follow. The loss is
-        that of the spec's §3.7, without its leak between rows. Keyword arguments of other classes
+        upstream's, without its leak of labels between rows. Keyword arguments of other classes
         (`cache_position`), and `token_type_ids` that a tokenizer adds, are not needed and ignored.
         """
         cfg = self.config

@@ -12,7 +12,7 @@ def updated_bias(bias_E: Tensor, counts_E: Tensor, rate: float, *, zero_mean: bo
     """The bias after one global batch.
 
     Experts above the mean load go down by `rate`, those below go up; `zero_mean` keeps the sum.
-    Source: spec training §2.5; DeepSeek-V3 (arXiv 2412.19437) §2.1.2 and the zero-mean variant.
+    Source: DeepSeek-V3 (arXiv 2412.19437) §2.1.2; Ling-V2's patch for the zero-mean variant.
     """
     counts = counts_E.float()
     offset = (counts.mean() - counts).sign()

@@ -60,7 +60,7 @@ def cross_entropy(
     """(mean loss over the mask, number of positions in it), never storing T × V.
 
     The only code that reads the head's weight instead of calling the head: its product is made
-    chunk by chunk here. An empty mask gives 0 (spec: training §2.1, §2.4).
+    chunk by chunk here. An empty mask gives 0 (docs/concepts/training.md#main-loss).
     """
     count = mask_T.sum().clamp(min=1)
     loss = _ChunkedCrossEntropy.apply(hidden_TD, head.weight, targets_T, mask_T.float() / count)
@@ -68,7 +68,7 @@ def cross_entropy(
 
 
 def roll_left(x_BS: Tensor) -> Tensor:
-    """Shift every row left by one, filling with 0: no row sees another (spec: training §2.4)."""
+    """Shift every row left by one, filling with 0: no row sees another, as in Megatron-LM."""
     return torch.cat((x_BS[:, 1:], torch.zeros_like(x_BS[:, :1])), dim=1)
 
 
@@ -85,7 +85,7 @@ class RoutingLoss:
         counts = torch.bincount(ids_TA.flatten(), minlength=self.num_experts)
         self.counts[layer] = self.counts[layer] + counts if layer in self.counts else counts
         if self.train:
-            # logsumexp over the raw float32 logits, before any bias (spec: training §2.2).
+            # logsumexp over the raw float32 logits, before any bias, as in Megatron-LM.
             self.z_losses.append(logits_TE.logsumexp(-1).square().mean())
 
     def z_loss(self) -> Tensor:

@@ -19,7 +19,7 @@ from .optim import merge_weights
 def merge(run: str | Path, out: str | Path, *, last: int, schedule: str = "mean") -> list[str]:
     """Merge the newest `last` checkpoints of `run` into `out`, in float32; returns their names.
 
-    Every model tensor is averaged, `expert_bias` included (spec: training §6).
+    Every model tensor is averaged, `expert_bias` included (docs/concepts/training.md#merge).
     """
     run, out = Path(run), Path(out)
     if out.exists():

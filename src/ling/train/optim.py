@@ -12,7 +12,7 @@ from ..model.ling import Ling
 
 
 def build_optimizer(model: Ling, cfg: OptimConfig) -> torch.optim.AdamW:
-    """Fused AdamW; vectors (norms, biases) are not decayed (spec: training §1)."""
+    """Fused AdamW; vectors (norms, biases) are not decayed, as in Megatron-LM."""
     params = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in params if p.ndim > 1], "weight_decay": cfg.weight_decay},
@@ -40,7 +40,7 @@ def merge_weights(k: int, schedule: str) -> list[float]:
     """Weights c_0..c_k of k + 1 checkpoints that act like a decay over the last k intervals.
 
     c_k = w_k, c_j = w_j - w_(j+1), c_0 = 1 - w_1 for the decay w_1 ≥ ... ≥ w_k.
-    Source: spec training §6; WSM (arXiv 2507.17634).
+    Source: WSM (arXiv 2507.17634); docs/concepts/training.md#merge.
     """
     if k < 0:
         raise UsageError(f"cannot merge {k + 1} checkpoints")

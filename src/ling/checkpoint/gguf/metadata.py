@@ -1,4 +1,4 @@
-"""A configuration as GGUF metadata, and back (spec: inference §7)."""
+"""A configuration as GGUF metadata, and back (docs/concepts/model.md#gguf)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GGUF tensor names of a configuration (spec: inference §7)."""
+"""GGUF tensor names of a configuration (docs/concepts/model.md#gguf)."""
 
 from __future__ import annotations
 

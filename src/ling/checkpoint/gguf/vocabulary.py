@@ -1,4 +1,4 @@
-"""A tokenizer folder as GGUF metadata, and back (spec: inference §1, §7)."""
+"""A tokenizer folder as GGUF metadata, and back (docs/guides/gguf.md)."""
 
 from __future__ import annotations
 

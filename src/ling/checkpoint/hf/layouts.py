@@ -63,7 +63,7 @@ class PlainLayout:
 
 
 class FP8Layout(PlainLayout):
-    """Matrices of attention and MLPs in FP8 blocks, the rest in one dtype (spec: checkpoints §3).
+    """Attention and MLP matrices in FP8 blocks, the rest in one dtype (docs/concepts/model.md#fp8).
 
     `expert gate` and `up` and `attention.dense` have power-of-two scales, as released.
     """

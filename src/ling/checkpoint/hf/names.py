@@ -18,7 +18,7 @@ from ..dtypes import DTYPES
 from .folder import SafetensorsFolder
 
 SCALE = "_scale_inv"
-"""Suffix of an FP8 tensor's scales (spec: checkpoints §3)."""
+"""Suffix of an FP8 tensor's scales (docs/concepts/model.md#fp8)."""
 
 
 def check_names(cfg: ModelConfig, source: SafetensorsFolder) -> None:

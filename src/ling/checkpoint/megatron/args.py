@@ -75,7 +75,7 @@ def _pickle_in(fd: int) -> bytes:
 
 
 def config_from_args(args: dict[str, Any], *, tied: bool, mtp_layers: int) -> ModelConfig:
-    """The configuration that the arguments describe (spec: checkpoints §4).
+    """The configuration that the arguments describe (docs/concepts/model.md#megatron).
 
     `tied` and `mtp_layers` come from the tensors. Raises `ConfigError` for arguments that have no
     counterpart in Ling 2.0.

@@ -1,4 +1,4 @@
-"""Where each Hugging Face tensor is in a Megatron-Core checkpoint (spec: checkpoints §1, §2)."""
+"""Where each Hugging Face tensor is in a Megatron checkpoint (docs/concepts/model.md#megatron)."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def predict(
 
     MTP layer j scores position t against token t + j + 2, so the loss mask moves along and rows
     never see each other; isolated documents also drop targets beyond their border
-    (spec: training §2.4).
+    (docs/concepts/training.md#mtp-loss).
     """
     tokens, labels, mask = [batch.tokens_BS], [batch.labels_BS], [batch.mask_BS]
     for _ in range(network.num_mtp_layers):
