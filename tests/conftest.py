@@ -9,6 +9,9 @@ import torch
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
+pytest_plugins = ["checkpoints"]
+"""Fixtures of tests/helpers/checkpoints.py, which several rooms use."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
