@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError, RunError, UsageError
-from .records import require_file
+from .plaintext import require_file
 
 MAGIC = b"MMIDIDX\x00\x00"
 DTYPES: dict[int, Any] = {

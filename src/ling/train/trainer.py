@@ -99,6 +99,7 @@ class Trainer:
                 tokenizer=data.tokenizer,
                 vocab_size=data.vocab_size,
                 max_bytes=data.corpus_bytes,
+                json_key=data.json_key,
                 log=self.log,
             )
             train, valid = [str(ready.train_prefix)], [str(ready.valid_prefix)]
