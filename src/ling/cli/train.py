@@ -66,11 +66,7 @@ def data(args: list[str]) -> None:
     if not args or args[0] != "prepare":
         raise UsageError("data: expected `ling data prepare SOURCE... --out DIR`")
     parser = make_parser("data prepare")
-    parser.add_argument(
-        "sources",
-        nargs="+",
-        help="`stdlib`, or folders and files: text, jsonl, json, parquet, also .gz",
-    )
+    parser.add_argument("sources", nargs="+", help="`stdlib`, or jsonl files, text files, folders")
     parser.add_argument(
         "--out", type=str, required=True, help="folder for tokenizer and token files"
     )
@@ -78,7 +74,7 @@ def data(args: list[str]) -> None:
     parser.add_argument("--vocab-size", type=int, default=4096, help="size of a new tokenizer")
     parser.add_argument("--max-bytes", type=int, default=None, help="take about this much text")
     parser.add_argument(
-        "--valid-fraction", type=float, default=0.02, help="share of documents held out"
+        "--valid-fraction", type=float, default=0.02, help="share of files held out"
     )
     parser.add_argument(
         "--json-key", type=str, default=None, help="key or column of the text (default: text, ...)"

@@ -21,7 +21,9 @@ from ..errors import UsageError
 from ..files.atomic import make_folder
 from ..text import size
 from .corpus import Corpus, Document, fraction
+from .folder import PREPARED
 from .indexed import IndexedWriter, token_dtype
+from .plaintext import pieces
 from .prepared import Prepared, Request
 from .split import SplitCorpus
 from .tokenizer import Tokenizer, train_tokenizer
@@ -67,7 +69,7 @@ def prepare(
     )
     out = Path(out)
     if ready := request.find(out):
-        log(f"{out}: prepared before, used as it is")
+        log(f"{out}: prepared before, used as it is; delete {PREPARED} to prepare it again")
         return ready
     corpus = Corpus(sources, max_bytes, json_key)
     split = SplitCorpus(corpus, sources, valid_fraction, seed, partial(_shown, log=log))
@@ -114,7 +116,7 @@ def _sample(corpus: SplitCorpus, log: Callable[[str], None]) -> Iterator[str]:
     share = MAX_TOKENIZER_BYTES / corpus.bytes
     for d in _shown(corpus, corpus.bytes, "reading for the tokenizer", log=log):
         if not corpus.is_held_out(d) and (share >= 1 or fraction(f"{d.name}#bpe") < share):
-            yield d.text
+            yield from _parts(d.text)
 
 
 @dataclass
@@ -142,13 +144,25 @@ class _Sink:
             self.flush(tok)
 
     def flush(self, tok: Tokenizer) -> None:
-        for text, ids in zip(self.waiting, tok.encode_batch(self.waiting), strict=True):
+        for text, ids in zip(self.waiting, _encode(self.waiting, tok), strict=True):
             row = np.fromiter(chain(ids, [tok.eod_token_id]), np.int64, len(ids) + 1)
             self.writer.add_document(row)
             self.counts.tokens += np.bincount(row, minlength=len(self.counts.tokens))
             self.counts.documents += 1
             self.counts.bytes += len(text.encode())
         self.waiting, self.size = [], 0
+
+
+def _encode(texts: Sequence[str], tok: Tokenizer) -> list[list[int]]:
+    """Ids of each text, those of a long one from its parts."""
+    if all(len(t) <= CHUNK_BYTES for t in texts):
+        return tok.encode_batch(texts)
+    return [[i for part in _parts(t) for i in tok.encode_batch([part])[0]] for t in texts]
+
+
+def _parts(text: str) -> Iterable[str]:
+    """A long text in parts: the tokenizer library needs 200 times the memory of a text."""
+    return [text] if len(text) <= CHUNK_BYTES else pieces([text])
 
 
 def _write(
