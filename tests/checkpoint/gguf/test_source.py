@@ -98,12 +98,12 @@ def test_hostile_head_is_refused_naming_the_file(tmp_path, case):
     data, why = HEADS[case]
     path = tmp_path / "bad.gguf"
     path.write_bytes(data)
-    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     with pytest.raises(GGUFError, match=r"bad\.gguf: ") as caught:
         GGUFSource(path)
     assert why in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert time.monotonic() - start < 1
+    assert time.process_time() - start < 1
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10
 
 
@@ -118,10 +118,10 @@ def test_head_bomb_in_a_sparse_file_is_cut_short(tmp_path):
     ):
         path.write_bytes(data)
         os.truncate(path, 1 << 42)
-        start = time.monotonic()
+        start = time.process_time()
         with pytest.raises(GGUFError):
             GGUFSource(path)
-        assert time.monotonic() - start < 10
+        assert time.process_time() - start < 10
 
 
 @pytest.mark.parametrize("kind", ["folder", "fifo", "missing", "dangling"])
@@ -206,13 +206,13 @@ METADATA = {
 @pytest.mark.parametrize("case", METADATA)
 def test_contradicting_metadata_is_refused(tmp_path, tiny, case):
     changes, why = METADATA[case]
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(GGUFError) as caught:
         GGUFSource(model_file(tmp_path / "x.gguf", tiny, changes))
     assert why in str(caught.value)
     assert str(caught.value).startswith(str(tmp_path / "x.gguf"))
     assert len(str(caught.value)) < 400
-    assert time.monotonic() - start < 2
+    assert time.process_time() - start < 2
 
 
 @pytest.mark.parametrize("change", ["duplicate", "bad id", "missing bytes", "types", "merges"])

@@ -336,14 +336,14 @@ def test_functions_in_common_pt_are_an_error_and_never_run(function, tmp_path, w
         {"args": argparse.Namespace(x=Call(function, f"open({str(canary)!r}, 'w')"))},
         folder / "common.pt",
     )
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(DCPError, match="not allowed") as err:
         convert(folder, tmp_path / "out")
     assert "common.pt" in str(err.value)
     assert "\n" not in str(err.value)
     assert not canary.exists()
     assert not (tmp_path / "out").exists()
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_classes_in_common_pt_are_not_built(tmp_path):

@@ -121,10 +121,10 @@ def bombs():
 )
 def test_bombs_end_soon_and_small(name, data):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(DCPError):
         read_pickle(data, nothing)
-    assert time.monotonic() - start < 30
+    assert time.process_time() - start < 30
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20  # KiB
 
 
