@@ -96,10 +96,11 @@ def _refuse(name: str, message: str) -> None:
         raise UsageError(message)
 
     methods = ("from_dict", "from_pretrained", "_from_config")
-    stand_in = type("BailingMoeV2", (), {m: staticmethod(fail) for m in methods})
+    stand_in: Any = type("BailingMoeV2", (), {m: staticmethod(fail) for m in methods})
     if _REGISTERS[name] == "hf_config":
         for model_type in hf_release.MODEL_TYPES:
             sys.modules[name].CONFIG_MAPPING.register(model_type, stand_in, exist_ok=True)
     elif _REGISTERS[name] == "hf_model":
         config = import_module("ling.plugins.hf_config").BailingMoeV2Config
+        stand_in.config_class = config
         sys.modules[name].AutoModelForCausalLM.register(config, stand_in, exist_ok=True)

@@ -241,6 +241,10 @@ class BailingMoeV2ForCausalLM(FolderModel, GenerationMixin):
         self.lm_head = new_embeddings
 
     def _init_weights(self, module: nn.Module) -> None:
+        # Early releases of 5 call this for loaded modules too, and leave it to us to see the marks.
+        tensors = (*module.parameters(recurse=False), *module.buffers(recurse=False))
+        if any(getattr(t, "_is_hf_initialized", False) for t in tensors):
+            return
         init_module(module, self.config.initializer_range)
 
     def _set_gradient_checkpointing(

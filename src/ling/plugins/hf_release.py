@@ -61,14 +61,17 @@ def untested(version: str) -> str:
 
 def failure(version: str, err: Exception) -> str:
     """What a release that fails is reported with."""
+    said = " ".join(str(err).split())
     return (
         f"transformers {version} does not work with the Ling 2.0 classes (tested: {TESTED}): "
-        f"{type(err).__name__}: {err}; {_MEND}"
+        f"{type(err).__name__}: {said}; {_MEND}"
     )
 
 
 def names_release(method: Method) -> Method:
     """Make a method that transformers calls name an untested release when it fails in it."""
+
+    at_import = installed()
 
     @functools.wraps(method)
     def named(*args: Any, **kwargs: Any) -> Any:
@@ -77,8 +80,10 @@ def names_release(method: Method) -> Method:
         except LingError:
             raise
         except _CHANGED_INTERFACE as err:
-            if not is_untested(installed()):
+            # transformers may replace itself in `sys.modules` while it loads a model's files.
+            version = max(at_import, installed(), key=numbers)
+            if not is_untested(version):
                 raise
-            raise UsageError(failure(installed(), err)) from err
+            raise UsageError(failure(version, err)) from err
 
     return named  # type: ignore[return-value]
