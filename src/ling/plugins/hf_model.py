@@ -275,6 +275,7 @@ class _Body(nn.Module):
         object.__setattr__(self, "_whole", whole)
         self.training = whole.training
 
+    @names_release
     def forward(
         self,
         *args: Any,

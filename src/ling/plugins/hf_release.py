@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 
 from ..errors import LingError, UsageError
 
-# Both ends are rows of `scripts/interop`; docs/guides/transformers.md says when they last ran.
+# Rows of `scripts/interop` are both ends and releases between; when they last ran is in
+# docs/guides/transformers.md.
 OLDEST, NEWEST = (4, 57), (5, 24)
 # Released checkpoints say the first, which is also Ling 1.x's; third parties say the second.
 MODEL_TYPES = ("bailing_moe", "bailing_moe_v2")
