@@ -1,68 +1,38 @@
 """The transformers class: parity with upstream, generation, folders, training, safety.
 
-Skipped where transformers is not installed; `scripts/interop` runs it with both ends of the range.
+Skipped where transformers is not installed; `scripts/interop` runs it with releases of the range.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import os
+import pickle
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
+from tiny_ling import load, run, tiny
 
 import ling
 import ling.errors
 from ling.checkpoint.hf.folder import INDEX
 from ling.checkpoint.hf.save import save_model
 from ling.checkpoint.load import load_model
-from ling.data.tokenizer import train_tokenizer
 from ling.infer.engine import Engine
 from ling.infer.open import open_runner
 from ling.infer.request import SamplingParams
-from ling.model.ling import from_config
 from ling.model.names import in_module, tensor_specs
-from ling.presets import preset
 
 transformers = pytest.importorskip("transformers")
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer  # noqa: E402
 
-TEXTS = ["def add(a, b):\n    return a + b\n", "for i in range(10):\n    print(i)\n"]
+from ling.plugins.hf_output import CACHE, CACHE_NAMES  # noqa: E402
+
 FLOAT32 = ["tiny_fp32", "tiny_yarn_fp32", "tiny_nomtp_fp32"]
-
-
-def load(path, **options):
-    return AutoModelForCausalLM.from_pretrained(path, **{"dtype": "auto", **options})
-
-
-def tiny(**changes):
-    cfg = preset("ling-tiny").replace(
-        **{"num_nextn_predict_layers": 1, "dtype": "float32", **changes}
-    )
-    model = from_config(cfg, seed=0)
-    with torch.no_grad():  # larger weights than at the start of training: varied continuations
-        for p in model.parameters():
-            if p.ndim > 1:
-                p.mul_(4)
-        for layer in model.model.layers[cfg.first_k_dense_replace :]:
-            layer.mlp.gate.expert_bias.normal_(0, 0.05)
-    return model
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A folder as `ling convert` leaves it, tokenizer included."""
-    folder = tmp_path_factory.mktemp("ling")
-    model = tiny()
-    save_model(model, model.config, folder)
-    train_tokenizer(TEXTS * 10, 300).save(folder)
-    (folder / "generation_config.json").unlink()  # no stop: continuations of a fixed length
-    return folder
 
 
 def edited_config(folder, target, **changes):
@@ -245,13 +215,110 @@ def test_packed_documents_do_not_see_each_other(folder):
         assert torch.allclose(got, want, atol=1e-4)
 
 
+@pytest.fixture
+def masks(monkeypatch):
+    """Sizes of all masks that are handed to attention."""
+    plain, sizes = torch.nn.functional.scaled_dot_product_attention, []
+
+    def attention(q, k, v, attn_mask=None, **options):
+        sizes.extend([] if attn_mask is None else [attn_mask.numel()])
+        return plain(q, k, v, attn_mask, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", attention)
+    return sizes
+
+
+POSITIONS = torch.tensor([[*range(5), *range(7)], [*range(3), *range(3), *range(6)]])
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_packed_rows_are_attended_by_document_without_a_mask(folder, masks, training):
+    model, ids = load(folder).train(training), torch.randint(0, 256, (2, 12))
+    together = model(ids, position_ids=POSITIONS)
+    assert masks == []
+    for row, a, b in ((0, 0, 5), (0, 5, 12), (1, 0, 3), (1, 3, 6), (1, 6, 12)):
+        alone = model(ids[row : row + 1, a:b]).logits[0]
+        assert torch.allclose(together.logits[row, a:b], alone, atol=1e-4)
+    if not training:
+        assert together[CACHE].get_seq_length() == 12
+
+
+def test_borders_for_flash_attention_are_documents_too(folder, masks):
+    model, ids = load(folder), torch.randint(0, 256, (1, 12))
+    borders = torch.tensor([0, 5, 12], dtype=torch.int32)
+    with torch.no_grad():
+        want = model(ids, position_ids=POSITIONS[:1], labels=ids)
+        got = model(ids, cu_seq_lens_q=borders, labels=ids)
+    assert torch.allclose(got.logits, want.logits, atol=1e-4)
+    assert torch.allclose(got.loss, want.loss, atol=1e-5)
+    assert masks == []
+    with pytest.raises(ling.errors.UsageError, match="ends at 12, the batch has 8 tokens"):
+        model(ids[:, :8], cu_seq_lens_q=borders)
+
+
+def test_padding_at_the_right_end_needs_no_mask(folder, masks):
+    model, ids = load(folder), torch.randint(0, 256, (2, 12))
+    mask = torch.tensor([[1] * 12, [1] * 7 + [0] * 5])
+    with torch.no_grad():
+        got = model(ids, attention_mask=mask)
+        assert masks == []
+        assert torch.allclose(got.logits[1, :7], model(ids[1:, :7]).logits[0], atol=1e-4)
+        cached = model(
+            ids[:, :1], attention_mask=F.pad(mask, (0, 1), value=1), **{CACHE: got[CACHE]}
+        )
+    seen = torch.cat((ids[1:, :7], ids[1:, :1]), dim=1)
+    positions = torch.tensor([[*range(7), 12]])  # padding counts where no positions are given
+    mask = torch.ones_like(seen)
+    with torch.no_grad():
+        want = model(seen, position_ids=positions, attention_mask=mask).logits
+    assert masks
+    assert torch.allclose(cached.logits[1, -1], want[0, -1], atol=1e-4)
+
+
+def test_the_cache_is_read_and_returned_under_the_name_of_the_release(folder):
+    model, ids = load(folder), torch.arange(3, 15)[None]
+    with torch.no_grad():
+        want, first = model(ids).logits[:, 7:], model(ids[:, :7])
+        assert set(CACHE_NAMES) & {f.name for f in dataclasses.fields(first)} == {CACHE}
+        assert first[CACHE] is first.past_key_values  # the older name is kept by every release
+        for name in CACHE_NAMES:
+            cache = model(ids[:, :7])[CACHE]
+            assert torch.allclose(model(ids[:, 7:], **{name: cache}).logits, want, atol=1e-4)
+        with pytest.raises(ling.errors.UsageError, match="are the same argument"):
+            model(ids[:, 7:], **dict.fromkeys(CACHE_NAMES, first[CACHE]))
+    again = pickle.loads(pickle.dumps(first))
+    assert torch.equal(again.logits, first.logits)
+    assert again.to_tuple()[0] is again.logits
+
+
+def test_the_body_gives_what_the_head_scores(folder):
+    model, ids = load(folder), torch.arange(3, 15)[None]
+    with torch.no_grad():
+        out = model(ids, output_hidden_states=True, output_router_logits=True)
+        body = model.base_model(ids, output_hidden_states=True, output_router_logits=True)
+    layers = model.config.num_hidden_layers
+    assert torch.equal(body.last_hidden_state, out.hidden_states[layers])
+    assert torch.equal(model.lm_head(body.last_hidden_state), out.logits)
+    assert len(body.hidden_states) == layers + 1  # none of an MTP layer
+    assert len(body.router_logits) < len(out.router_logits)
+    names = dict(model.named_parameters())
+    assert all(names[name] is p for name, p in model.base_model.named_parameters())
+
+
+def test_the_snippet_of_the_guide_runs_as_written(folder, tmp_path):
+    pytest.importorskip("accelerate")
+    guide = Path(__file__).parents[2] / "docs" / "guides" / "transformers.md"
+    code = guide.read_text().split("```python\n")[1].split("```")[0]
+    here = tmp_path / "inclusionAI" / "Ling-mini-2.0"  # a folder of that name is taken as such
+    shutil.copytree(folder, here)
+    done = run(code, tmp_path, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "<role>HUMAN</role>Why is the sky blue?" in done.stdout
+
+
 def test_pipeline_and_chat_template_work(folder):
     tok = AutoTokenizer.from_pretrained(folder)
     messages = [{"role": "user", "content": "hello"}]
-    if tok.chat_template is None:
-        from ling.data.chat import builtin_template
-
-        tok.chat_template = builtin_template("sft").source
     text = tok.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     assert "<role>HUMAN</role>hello" in text
     pipe = transformers.pipeline("text-generation", model=str(folder), tokenizer=tok)
@@ -596,13 +663,6 @@ model = AutoModelForCausalLM.from_pretrained({folder!r}{extra})
 AutoTokenizer.from_pretrained({folder!r})
 print(type(model).__module__)
 """
-
-
-def run(code, tmp_path, **variables):
-    env = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", **variables}
-    return subprocess.run(
-        [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120
-    )
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from ..checkpoint.hf.auto_map import write_config
 from ..config.model import ARCHITECTURE, ModelConfig
 from ..errors import ConfigError
+from .hf_release import MODEL_TYPES
 
-# Released checkpoints say the first, which is also Ling 1.x's; third parties say the second.
-MODEL_TYPES = ("bailing_moe", "bailing_moe_v2")
 # A file's own values stay: a list of end tokens, and whatever `ModelConfig` has no word for.
 _KEPT = ("architectures", "model_type", "eos_token_id")
 
@@ -32,6 +31,7 @@ class BailingMoeV2Config(PretrainedConfig):
     model_type = MODEL_TYPES[0]
     keys_to_ignore_at_inference: ClassVar[list[str]] = [
         "past_key_values",
+        "cache",
         "mtp_loss",
         "mtp_logits",
         "router_logits",
