@@ -71,13 +71,13 @@ class GGUFError(CheckpointError):
 class DataError(InputError):
     """Training or evaluation data is unusable.
 
-    `path` and `line` (1-based) lead the message when they are known.
+    `path` and `line` (1-based) lead the message when they are known; `reason` is the rest.
     """
 
     def __init__(self, message: str, *, path: object = None, line: int | None = None) -> None:
         where = "" if path is None else f"{path}:{line}: " if line is not None else f"{path}: "
         super().__init__(where + message)
-        self.path, self.line = path, line
+        self.reason, self.path, self.line = message, path, line
 
 
 class RequestError(InputError):

@@ -1,77 +1,160 @@
+"""`data prepare`: the two parts of a corpus, what it says, and finding its work again."""
+
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
-from ling.data.indexed import IndexedDataset
+from ling.cli.main import main
+from ling.data.plaintext import pieces
 from ling.data.prepare import prepare
-from ling.data.tokenizer import Tokenizer
-from ling.errors import DataError, UsageError
+from ling.data.tokenizer import train_tokenizer
+from ling.errors import UsageError
+
+LINE = "the quick brown fox jumps over the lazy dog\n"
 
 
-@pytest.fixture
-def source(tmp_path):
-    folder = tmp_path / "src"
-    folder.mkdir()
-    for k in range(12):
-        (folder / f"m{k}.py").write_text(f"def f{k}():\n    return {k}\n" * 20)
-    return folder
+def run(sources, out, **options):
+    said: list[str] = []
+    ready = prepare(sources, out, vocab_size=300, log=said.append, **options)
+    return ready, said
 
 
-def quiet(*args, **kwargs):
-    return prepare(*args, vocab_size=kwargs.pop("vocab_size", 300), log=lambda _: None, **kwargs)
+def held_out(ready):
+    return [json.loads(row) for row in ready.valid_text.read_text().splitlines()]
 
 
-def test_tokens_are_those_of_the_documents_each_on_one_side(source, tmp_path):
-    done = quiet([source], tmp_path / "out", valid_fraction=0.3)
-    tok = Tokenizer.from_folder(done.tokenizer_folder)
-    texts = {}
-    for name, prefix in (("train", done.train_prefix), ("valid", done.valid_prefix)):
-        data = IndexedDataset(prefix)
-        rows = [data.get(i).tolist() for i in range(len(data))]
-        assert all(row[-1] == tok.eod_token_id for row in rows)
-        texts[name] = [tok.decode(row) for row in rows]
-        assert done.stats[f"{name}_tokens"] == data.num_tokens
-        assert done.stats[f"{name}_documents"] == len(data)
-    held = [json.loads(line)["text"] for line in done.valid_text.read_text().splitlines()]
-    assert texts["valid"] == held
-    assert held
-    assert sorted(texts["train"] + held) == sorted(p.read_text() for p in source.iterdir())
-    again = quiet([source], tmp_path / "again", valid_fraction=0.3)
-    for one, other in zip(done.files, again.files, strict=True):
-        assert one.read_bytes() == other.read_bytes()
+@pytest.mark.parametrize("name", ["x.txt", "x.jsonl"])
+def test_one_document_is_cut_at_its_end(tmp_path, name):
+    text = "".join(f"line {i}\n" for i in range(500))
+    (tmp_path / name).write_text(text if name == "x.txt" else json.dumps({"text": text}) + "\n")
+    ready, said = run([tmp_path / name], tmp_path / "out")
+    (end,) = held_out(ready)
+    assert text.endswith(end["text"] + "\n")
+    assert end["text"].startswith("line ")
+    assert ready.stats["documents"] == 1
+    assert ready.stats["train_bytes"] == pytest.approx(0.98 * len(text), rel=0.01)
+    assert f"one document: the end of `{name}#1` is held out, 2.0%" in said
 
 
-def test_prepare_is_reused_and_refuses_other_settings(source, tmp_path):
-    first = quiet([source], tmp_path / "out")
-    before = first.train_prefix.with_suffix(".bin").stat().st_mtime_ns
-    again = quiet([source], tmp_path / "out")
+def test_two_words_have_two_parts(tmp_path):
+    (tmp_path / "x.txt").write_text("a b")
+    ready, _ = run([tmp_path / "x.txt"], tmp_path / "out")
+    assert (ready.stats["train_tokens"], ready.stats["valid_tokens"]) == (3, 2)
+
+
+def test_of_few_documents_a_small_one_is_held_out(tmp_path):
+    (tmp_path / "a.txt").write_text(LINE * 2000)
+    (tmp_path / "b.txt").write_text(LINE * 50)
+    (tmp_path / "c.txt").write_text(LINE * 1)
+    ready, said = run([tmp_path], tmp_path / "out")
+    assert [d["name"] for d in held_out(ready)] == ["b.txt"]
+    assert "few documents: `b.txt` is held out, 2.4%" in said
+
+
+def test_of_two_large_documents_the_end_of_one_is_held_out(tmp_path):
+    rows = [{"text": f"{k} {LINE * 20_000}"} for k in range(2)]
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    ready, _ = run([tmp_path / "x.jsonl"], tmp_path / "out")
+    assert ready.stats["train_documents"] == 2
+    assert 50_000 < ready.stats["valid_bytes"] < 70_000
+
+
+def test_what_is_left_out_is_logged_and_kept(tmp_path):
+    root = tmp_path / "root"
+    root.mkdir()
+    for i in range(4):
+        (root / f"{i}.txt").write_text(LINE * i)
+    (root / "a.bin").write_bytes(bytes(9))
+    (root / "b.txt").write_bytes(("größe " * 99).encode("latin-1"))
+    ready, said = run([root], tmp_path / "out")
+    note = json.loads((ready.folder / "prepared.json").read_text())
+    assert note["left_out"]["empty file"] == {"count": 1, "names": ["0.txt"]}
+    assert note["notes"] == {
+        "in Windows-1252 (Latin-1), not UTF-8": {"count": 1, "names": ["b.txt"]}
+    }
+    assert "left out 1: empty file (0.txt)" in said
+    assert "left out 1: binary data, or UTF-16 without a byte order mark (a.bin)" in said
+    assert "read 1: in Windows-1252 (Latin-1), not UTF-8 (b.txt)" in said
+
+
+def test_same_text_under_another_path_is_the_same(tmp_path):
+    first = tmp_path / "first"
+    first.mkdir()
+    for i in range(5):
+        (first / f"{i}.txt").write_text(LINE * (i + 1))
+    before, _ = run([first], tmp_path / "out")
+    shutil.copytree(first, tmp_path / "second")
+    shutil.rmtree(first)
+    again, said = run([tmp_path / "second"], tmp_path / "out")
+    assert again.stats == before.stats
+    assert len(said) == 1
+    assert "prepared before, used as it is" in said[0]
+    # The path it was prepared from needs not be there any more.
+    assert run([first], tmp_path / "out")[0].stats == before.stats
+    (tmp_path / "second" / "1.txt").write_text("other")
+    with pytest.raises(UsageError, match="sources"):
+        run([tmp_path / "second"], tmp_path / "out")
+
+
+def test_same_tokenizer_under_another_path_is_the_same(tmp_path):
+    for name, size in (("a", 300), ("b", 300), ("c", 310)):
+        train_tokenizer([LINE * 9, "def f(x): return x"] * 9, size).save(tmp_path / name)
+    (tmp_path / "x.txt").write_text(LINE * 9)
+    first, _ = run([tmp_path / "x.txt"], tmp_path / "out", tokenizer=tmp_path / "a")
+    again, _ = run([tmp_path / "x.txt"], tmp_path / "out", tokenizer=tmp_path / "b")
     assert again.stats == first.stats
-    assert first.train_prefix.with_suffix(".bin").stat().st_mtime_ns == before
-    with pytest.raises(UsageError, match="vocab_size"):
-        quiet([source], tmp_path / "out", vocab_size=320)
-    first.train_prefix.with_suffix(".bin").write_bytes(b"")
-    with pytest.raises(UsageError, match=r"missing or not \d+ bytes long"):
-        quiet([source], tmp_path / "out")
+    for other in (tmp_path / "c", None):
+        with pytest.raises(UsageError, match="`tokenizer`"):
+            run([tmp_path / "x.txt"], tmp_path / "out", tokenizer=other)
 
 
-@pytest.mark.parametrize(
-    "change", [{"valid_fraction": 0.0}, {"valid_fraction": 1.0}, {"max_bytes": 0}]
-)
-def test_impossible_settings_are_named(source, tmp_path, change):
-    with pytest.raises(UsageError, match=f"`{next(iter(change))}` is"):
-        quiet([source], tmp_path / "out", **change)
+def test_data_of_an_older_version_is_found(tmp_path):
+    (tmp_path / "x.txt").write_text(LINE * 9)
+    source = str(tmp_path / "x.txt")
+    first, _ = run([source], tmp_path / "out")
+    note = json.loads((tmp_path / "out" / "prepared.json").read_text())
+    old = {"settings": note["settings"], "stats": note["stats"], "files": note["files"]}
+    for key in ("seed", "json_key"):
+        del old["settings"][key]
+    (tmp_path / "out" / "prepared.json").write_text(json.dumps(old))
+    assert run([source], tmp_path / "out")[0].stats == first.stats
+    with pytest.raises(UsageError, match="json_key"):
+        run([source], tmp_path / "out", json_key="poem")
 
 
-def test_bad_jsonl_names_the_line(tmp_path):
-    file = tmp_path / "x.jsonl"
-    file.write_text('{"text": "a"}\n\n{"text": 3}\n')
-    with pytest.raises(DataError, match=r"x.jsonl:3"):
-        quiet([file], tmp_path / "out")
+def test_folders_that_prepare_wrote_are_no_source(tmp_path):
+    for i in range(3):
+        (tmp_path / f"{i}.txt").write_text(LINE * (i + 1))
+    first, _ = run([tmp_path], tmp_path / "out")
+    second, said = run([tmp_path], tmp_path / "more")
+    assert second.stats == first.stats
+    assert "left out 1: folder that `data prepare` wrote (out)" in said
 
 
-def test_empty_corpus_is_refused(tmp_path):
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError):
-        quiet([tmp_path / "empty"], tmp_path / "out")
+def test_key_from_the_command_line(tmp_path, capsys):
+    (tmp_path / "x.jsonl").write_text(json.dumps({"poem": LINE}) + "\n")
+    args = ["data", "prepare", str(tmp_path / "x.jsonl"), "--out", str(tmp_path / "out")]
+    assert main([*args, "--vocab-size", "300"]) == 2
+    assert "choose with --json-key" in capsys.readouterr().err
+    assert main([*args, "--vocab-size", "300", "--json-key", "poem"]) == 0
+
+
+@pytest.mark.parametrize("args", [["data", "--help"], ["data", "-h"]])
+def test_help_names_the_command(args, capsys):
+    assert main(args) == 0
+    assert "data prepare SOURCE... --out DIR" in capsys.readouterr().out
+
+
+def test_long_document_is_encoded_in_parts(tmp_path, monkeypatch):
+    rows = [{"text": "".join(f"{i} {LINE}\n" for i in range(n))} for n in (300, 10)]
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    whole, _ = run([tmp_path / "x.jsonl"], tmp_path / "whole")
+    monkeypatch.setattr("ling.data.prepare.CHUNK_BYTES", 5000)
+    monkeypatch.setattr("ling.data.prepare.pieces", lambda texts: pieces(texts, 700))
+    parts, _ = run([tmp_path / "x.jsonl"], tmp_path / "parts")
+    assert parts.stats == whole.stats
+    before, after = (r.train_prefix.with_suffix(".bin").read_bytes() for r in (whole, parts))
+    assert before == after

@@ -7,29 +7,37 @@ import json
 import os
 import pickle
 import signal
+import sys
 
 import pytest
 
 from ling.cli.main import main
-from ling.data import records
-from ling.errors import DataError
+from ling.data import plaintext
 
 ROWS = "".join(json.dumps({"text": f"line {i}"}) + "\n" for i in range(20))
-ARRAY = json.dumps([{"text": "a"}, {"text": "b"}])
 TEXT, RECORDS = ("jsonl", "json", "txt"), ("jsonl", "json")
 WRONG = {
     "empty file": b"",
     "gzip": gzip.compress(ROWS.encode()),
     "zip archive": b"PK\x03\x04" + bytes(100),
     "parquet": b"PAR1" + bytes(100),
-    "UTF-16": ROWS.encode("utf-16"),
+    "not UTF-16": ROWS.encode("utf-16")[:-1],
     "or UTF-16": ROWS.encode("utf-16-le"),
     "a pickle": pickle.dumps([{"text": "a"}]),
-    "not UTF-8": "é\n".encode("latin-1"),
+    "not UTF-8": "这是一个中文句子\n".encode("gbk"),
+    "git-lfs pointer": b"version https://git-lfs.github.com/spec/v1\nsize 12\n",
 }
 WRONG_LINES = {
-    ":1: a JSON array": ARRAY.encode(),
-    ":1: a JSON array; write one object": json.dumps([{"text": "a"}], indent=1).encode(),
+    ":2: not JSON, or cut off": b'[{"text": "a"},\n{"text": }]',
+    ":2: not a JSON array": b'[{"text": "a"},\n{"text": "b"}',
+    ":1: something after the end": b'[{"text": "a"}] []',
+    ":2: the key `text` is there twice": b'[{"text": "a"},\n{"text": "b", "text": "c"}]',
+    ":1: a lone surrogate": b'[{"text": "\\ud800"}]',
+    ":2: `text` is `3`, expected a text": b'[{"text": "a"},\n{"text": 3}]',
+    ":1: `3`, expected a JSON object": b"[3]",
+    ":1: no key with text; its keys are `id`, `poem`": b'{"id": 1, "poem": "a"}\n',
+    ":1: an HTML page": b"<!DOCTYPE html>\n<html></html>",
+    "not UTF-8; iconv": '{"text": "größe"}\n'.encode("latin-1"),
     ":1: a JSON object over several lines": json.dumps({"data": []}, indent=1).encode(),
     "pickle": pickle.dumps([{"text": "a"}], protocol=0),
     ":2: not JSON": b'{"text": "a"}\nnonsense\n',
@@ -88,61 +96,51 @@ def test_what_is_no_file_is_named_at_once(tmp_path, capsys, ending):
     assert "no text files in this folder" in refusal(folder, capsys)
 
 
-def test_pipe_inside_a_folder_is_passed_over(tmp_path, capsys):
+def test_folder_without_text_says_what_it_has(tmp_path, capsys):
     folder = tmp_path / "folder"
     folder.mkdir()
-    os.mkfifo(folder / "a.jsonl")
-    (folder / "b.txt").write_text("text")
-    assert "1 documents with text" in refusal(folder, capsys)
+    (folder / "a.bin").write_bytes(bytes(50))
+    assert "no text files in this folder, left out 1: binary data" in refusal(folder, capsys)
+    (folder / "a.bin").unlink()
+    (folder / "b.jsonl").write_text('{"id": 1}\n')
+    assert "left out 1: without a text key (keys: `id`) (b.jsonl)" in refusal(folder, capsys)
+
+
+def test_one_character_cannot_be_split(tmp_path, capsys):
+    (tmp_path / "x.txt").write_text("x\n")
+    assert "a single character of text" in refusal(tmp_path / "x.txt", capsys)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (gzip.compress(bytes(100 << 20)), "binary data"),
+        (gzip.compress(b"a" * (100 << 20)), "unpacks to more than 200 times its size"),
+        (gzip.compress(ROWS.encode())[:-9], "damaged or cut off"),
+        (b"no gzip", "damaged or cut off"),
+    ],
+)
+def test_bad_gzip_is_named(tmp_path, capsys, content, reason):
+    for name in ("x.txt.gz", "x.jsonl.gz"):
+        (tmp_path / name).write_bytes(content)
+        assert reason in refusal(tmp_path / name, capsys)
+
+
+def test_parquet_that_is_none_or_has_no_text(tmp_path, capsys, monkeypatch):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    file = tmp_path / "x.parquet"
+    file.write_bytes(b"PAR1" + bytes(50) + b"PAR1")
+    assert "not parquet, or damaged" in refusal(file, capsys)
+    pq.write_table(pa.table({"id": [1, 2], "poem": ["a", "b"]}), file)
+    assert "no key with text; its keys are `id`, `poem`" in refusal(file, capsys)
+    pq.write_table(pa.table({"text": [1, 2]}), file)
+    assert "the column `text` is int64" in refusal(file, capsys)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert "pip install 'ling[data]'" in refusal(file, capsys)
 
 
 def test_unreadable_file_is_named(tmp_path, capsys, monkeypatch):
     file = tmp_path / "text.jsonl"
     file.write_text(ROWS)
-    monkeypatch.setattr(records.os, "access", lambda path, mode: False)  # root may read anything
+    monkeypatch.setattr(plaintext.os, "access", lambda path, mode: False)  # root may read anything
     assert "permission denied" in refusal(file, capsys)
-
-
-# ---- reading -----------------------------------------------------------------------------------
-
-
-def test_lines_are_numbered_with_blank_ones_and_read_one_at_a_time(tmp_path):
-    file = tmp_path / "x.jsonl"
-    file.write_bytes('\ufeff{"a": 1}\r\n\n{"a": "\\u00e9\u2028"}\n{"a": 3}'.encode())
-    rows = records.read_jsonl(file)
-    assert next(rows) == (1, {"a": 1})
-    assert list(rows) == [(3, {"a": "é\u2028"}), (4, {"a": 3})]
-
-
-@pytest.mark.parametrize(
-    ("line", "words"),
-    [
-        ('{"a": 1, "a": 2}', "the key `a` is there twice"),
-        ('{"a": "\\ud800"}', "a lone surrogate"),
-        ("[" * 100_000, "nested too deeply"),
-        ("[1]", "expected a JSON object"),
-        ("{", "not JSON"),
-    ],
-)
-def test_first_bad_line_is_named(tmp_path, line, words):
-    file = tmp_path / "x.jsonl"
-    file.write_text(f'{{"a": 1}}\n\n{line}\n')
-    with pytest.raises(DataError, match=rf"x\.jsonl:3.*{words}"):
-        list(records.read_jsonl(file))
-
-
-def test_line_without_end_is_not_read_into_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(records, "MAX_LINE_BYTES", 10)
-    file = tmp_path / "x.jsonl"
-    file.write_text('{"a": 1}\n' + "x" * 100)
-    with pytest.raises(DataError, match=r"x\.jsonl:2.*longer than 10 bytes"):
-        list(records.read_jsonl(file))
-
-
-def test_text_is_read_without_marks_of_windows(tmp_path):
-    file = tmp_path / "x.txt"
-    file.write_bytes("\ufeffé\r\nb\r\n".encode())
-    assert records.read_text(file) == "é\nb\n"
-    file.write_bytes(b"a\nb\n\xff\n")
-    with pytest.raises(DataError, match=r"x\.txt:3.*not UTF-8"):
-        records.read_text(file)

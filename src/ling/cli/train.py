@@ -58,6 +58,11 @@ def _build_recipe(values: dict[str, Any]) -> Any:
 
 
 def data(args: list[str]) -> None:
+    if args and args[0] in ("-h", "--help"):
+        print("usage: ling data prepare SOURCE... --out DIR [options]\n")
+        print("  prepare     text, JSON, parquet or source code to a tokenizer and token files\n")
+        print("`ling data prepare --help` lists the options.")
+        return
     if not args or args[0] != "prepare":
         raise UsageError("data: expected `ling data prepare SOURCE... --out DIR`")
     parser = make_parser("data prepare")
@@ -71,6 +76,9 @@ def data(args: list[str]) -> None:
     parser.add_argument(
         "--valid-fraction", type=float, default=0.02, help="share of files held out"
     )
+    parser.add_argument(
+        "--json-key", type=str, default=None, help="key or column of the text (default: text, ...)"
+    )
     ns = parser.parse_args(args[1:])
     from ..data.prepare import prepare
 
@@ -82,6 +90,7 @@ def data(args: list[str]) -> None:
         vocab_size=ns.vocab_size,
         max_bytes=ns.max_bytes,
         valid_fraction=ns.valid_fraction,
+        json_key=ns.json_key,
     )
     print(
         f"prefixes: {ready.train_prefix} {ready.valid_prefix}, tokenizer: {ready.tokenizer_folder}"

@@ -18,9 +18,12 @@ class DataConfig:
     """Where training tokens come from."""
 
     corpus: str | None = None
-    """`stdlib`, or a jsonl file, text file or folder; prepared into `<out>/data` on first use."""
+    """`stdlib`, or a folder or file (text, jsonl, json, parquet, also gz); prepared into
+    `<out>/data` on first use."""
     corpus_bytes: int | None = None
     """Take about this many bytes of the corpus (spread evenly over its files)."""
+    json_key: str | None = None
+    """Key or parquet column with the text of a record; by default `text`, `content` or the like."""
     vocab_size: int = 4096
     """Size of the tokenizer trained for `corpus` when no `tokenizer` is given."""
     tokenizer: str | None = None

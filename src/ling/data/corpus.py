@@ -1,86 +1,17 @@
-"""Documents to train on: the interpreter's own library, folders of source, jsonl and text files."""
+"""Documents to train on: the interpreter's own library, folders, text, JSON and parquet files."""
 
 from __future__ import annotations
 
-import ast
 import hashlib
-import os
-import sysconfig
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import DataError
-from .records import read_jsonl, read_text, require_file
-
-MAX_SOURCE_FILE = 1 << 20
-STDLIB = "stdlib"
-_TOPICS = "pydoc_data/topics.py"
-_SKIPPED_FOLDERS = {"__pycache__", "site-packages", "dist-packages", "node_modules"}
-# Tests and tables teach little of how Python is written.
-_SKIPPED_STDLIB = {"test", "tests", "idle_test", "lib2to3", "encodings", "pydoc_data"}
-_TABLES = {"html/entities.py"}
-_TEXT_ENDINGS = {
-    *[
-        ".py",
-        ".pyi",
-        ".pyx",
-        ".md",
-        ".rst",
-        ".txt",
-        ".toml",
-        ".yaml",
-        ".yml",
-        ".json",
-        ".ini",
-        ".cfg",
-        ".c",
-        ".h",
-        ".cc",
-        ".cpp",
-        ".cxx",
-        ".hpp",
-    ],
-    *[
-        ".cu",
-        ".rs",
-        ".go",
-        ".java",
-        ".kt",
-        ".scala",
-        ".swift",
-        ".js",
-        ".jsx",
-        ".ts",
-        ".tsx",
-        ".sh",
-        ".bash",
-        ".html",
-        ".css",
-        ".sql",
-        ".jl",
-    ],
-    *[
-        ".rb",
-        ".lua",
-        ".pl",
-        ".php",
-        ".r",
-        ".hs",
-        ".ml",
-        ".clj",
-        ".ex",
-        ".erl",
-        ".dart",
-        ".zig",
-        ".cmake",
-        ".proto",
-        ".tex",
-    ],
-}
-_TEXT_NAMES = {"Makefile", "Dockerfile", "README", "LICENSE", "CHANGELOG"}
-_LINE_ENDINGS = {".jsonl", ".ndjson"}
+from ..errors import UsageError
+from .plaintext import BLOCK_BYTES, decoded, paragraphs, pieces
+from .sources import STDLIB, Entry, Sources, standard_library
+from .tally import Tally
 
 
 class Document(NamedTuple):
@@ -90,48 +21,85 @@ class Document(NamedTuple):
     text: str
 
 
-@dataclass(frozen=True)
-class _Entry:
-    """Something that becomes documents: a file, or a text at hand.
+class Corpus:
+    """The documents of `stdlib`, or of files and folders, read anew at each iteration.
 
-    A file that the user `named` must be readable; inside a folder, what is no text is passed over.
+    Their order is stable. `max_bytes` keeps about that much, spread evenly by a hash of the names.
+    `json_key` is the key or the column that has the text. `left_out` counts what folders have and
+    the corpus has not, `notes` what was read in a special way; both are complete after an
+    iteration. Raises `DataError` naming the file and the line.
     """
 
-    name: str
-    size: int
-    path: Path | None = None
-    text: str | None = None
-    named: bool = False
+    def __init__(
+        self,
+        source: str | Sequence[str | Path],
+        max_bytes: int | None = None,
+        json_key: str | None = None,
+    ) -> None:
+        if json_key is not None and not json_key:
+            raise UsageError("`--json-key` is empty, expected the name of a key")
+        self._json_key = json_key
+        self._sources = Sources([] if source == STDLIB else list(source), json_key)
+        self._without_text, self._keys = Tally(), Tally()
+        entries = standard_library() if source == STDLIB else self._sources.entries
+        self._share, total = 1.0, sum(e.size for e in entries)
+        if max_bytes is not None:
+            self._share = min(max_bytes / max(total, 1), 1.0)
+        # One text is cut at paragraphs: there have to be parts to train on and to hold out.
+        self._by_paragraph = len(entries) == 1 and entries[0].kind == "text"
+        self._entries = entries if self._by_paragraph else _limited(entries, self._share)
+        self.size = int(total * self._share)
 
     @property
-    def in_lines(self) -> bool:
-        """Whether it holds one document a line."""
-        ending = "" if self.path is None else self.path.suffix.lower()
-        return ending in _LINE_ENDINGS or (ending == ".json" and self.named)
+    def left_out(self) -> Tally:
+        """Files that cannot be read, and records without text."""
+        return self._sources.left_out + self._without_text
+
+    @property
+    def notes(self) -> Tally:
+        """Files in another encoding than UTF-8, or with another key than `text`."""
+        return self._sources.encodings + self._keys
+
+    def __iter__(self) -> Iterator[Document]:
+        self._without_text, self._keys = Tally(), Tally()
+        for entry in self._entries:
+            all_of_it = self._share == 1 or (entry.is_one_document and not self._by_paragraph)
+            empty = True
+            for document in self._documents(entry):
+                if document.text.strip():
+                    empty = False
+                    if all_of_it or fraction(f"{document.name}#take") < self._share:
+                        yield document
+            if empty and entry.kind == "text":
+                self._without_text.add("file without text", entry.name)
+
+    def _documents(self, entry: Entry) -> Iterator[Document]:
+        if entry.kind != "text":
+            yield from self._records(entry)
+        elif entry.path is None:
+            yield Document(entry.name, entry.text or "")
+        elif self._by_paragraph:
+            yield from _numbered(entry.name, paragraphs(decoded(entry.path, entry.encoding)))
+        else:
+            yield from _file(entry, entry.path)
+
+    def _records(self, entry: Entry) -> Iterator[Document]:
+        key = None
+        for record in entry.record_texts(self._json_key):
+            if record.key not in (None, "text", self._json_key, key):
+                key = record.key
+                self._keys.add(f"with the text under the key `{key}`", entry.name)
+            name = f"{entry.name}#{record.number}"
+            if not record.text.strip():
+                self._without_text.add("record without text", name)
+            yield Document(name, record.text)
 
 
 def documents(
-    source: str | Sequence[str | Path], max_bytes: int | None = None
+    source: str | Sequence[str | Path], max_bytes: int | None = None, json_key: str | None = None
 ) -> Iterator[Document]:
-    """All documents of `stdlib`, or of jsonl files, text files and folders, in a stable order.
-
-    `max_bytes` keeps about that much, spread evenly by a hash of the names. Raises `DataError`
-    naming the file and the line.
-    """
-    entries = _stdlib() if source == STDLIB else _listed([Path(s) for s in source])
-    share = 1.0
-    if max_bytes is not None:
-        total = sum(e.size for e in entries)
-        share = min(max_bytes / max(total, 1), 1.0)
-        kept = {id(e) for e in _spread([e for e in entries if not e.in_lines], share)}
-        entries = [e for e in entries if e.in_lines or id(e) in kept]
-    for entry in entries:
-        if entry.in_lines:
-            for document in _records(entry):
-                if share == 1.0 or fraction(f"{document.name}#take") < share:
-                    yield document
-        elif (text := _text(entry)) is not None:
-            yield Document(entry.name, text)
+    """The documents of a `Corpus`, once."""
+    return iter(Corpus(source, max_bytes, json_key))
 
 
 def fraction(name: str) -> float:
@@ -141,97 +109,30 @@ def fraction(name: str) -> float:
     )
 
 
-def _spread(entries: Sequence[_Entry], share: float) -> list[_Entry]:
-    """Entries in the order of their hash, until `share` of the bytes is reached."""
-    left = share * sum(e.size for e in entries)
-    kept = []
-    for entry in sorted(entries, key=lambda e: (fraction(f"{e.name}#take"), e.name)):
+def _file(entry: Entry, path: Path) -> Iterator[Document]:
+    """A text file as one document, or as several when it is long."""
+    texts, head = decoded(path, entry.encoding), ""
+    for text in texts:
+        head += text
+        if len(head) > BLOCK_BYTES:
+            yield from _numbered(entry.name, pieces(chain([head], texts)))
+            return
+    yield Document(entry.name, head)
+
+
+def _numbered(name: str, texts: Iterator[str]) -> Iterator[Document]:
+    for number, text in enumerate(texts, 1):
+        yield Document(f"{name}#{number}", text)
+
+
+def _limited(entries: list[Entry], share: float) -> list[Entry]:
+    """Entries with several documents, and of the others a `share` of the bytes, by their hash."""
+    if share == 1:
+        return entries
+    single = [e for e in entries if e.is_one_document]
+    left, kept = share * sum(e.size for e in single), set()
+    for entry in sorted(single, key=lambda e: (fraction(f"{e.name}#take"), e.name)):
         if entry.size <= left:
-            kept.append(entry)
+            kept.add(id(entry))
             left -= entry.size
-    return kept
-
-
-def _stdlib() -> list[_Entry]:
-    """The standard library's modules and its reStructuredText topics, without tests."""
-    root = Path(sysconfig.get_path("stdlib"))
-    found = [
-        e
-        for e in _walk(root, _SKIPPED_FOLDERS | _SKIPPED_STDLIB)
-        if e.name.endswith(".py") and e.name not in _TABLES
-    ]
-    found += _topics(root / _TOPICS)
-    if not found:
-        raise DataError("this Python has no standard library in source form", path=root)
-    return found
-
-
-def _topics(path: Path) -> list[_Entry]:
-    """The language reference behind `help("keyword")`, read without running it."""
-    try:
-        tree = ast.parse(path.read_text("utf-8"))
-        table = next(n.value for n in tree.body if isinstance(n, ast.Assign))
-        topics = ast.literal_eval(table)
-    except (OSError, ValueError, SyntaxError, StopIteration):
-        return []
-    if not isinstance(topics, dict):
-        return []
-    return [
-        _Entry(f"{_TOPICS}#{name}", len(text.encode()), text=text)
-        for name, text in sorted(topics.items())
-    ]
-
-
-def _listed(sources: Sequence[Path]) -> list[_Entry]:
-    found: list[_Entry] = []
-    for source in sources:
-        if source.is_dir():
-            inside = [e for e in _walk(source, _SKIPPED_FOLDERS) if _is_text(Path(e.name))]
-            if not inside:
-                raise DataError("no text files in this folder", path=source)
-            found += inside
-        else:
-            require_file(source)
-            found.append(_Entry(source.name, source.stat().st_size, source, named=True))
-    return found
-
-
-def _walk(root: Path, skipped: set[str]) -> list[_Entry]:
-    """Regular files below `root`, sorted; no hidden, `skipped`, linked or huge ones."""
-    found = []
-    for folder, inner, names in os.walk(root):
-        inner[:] = sorted(f for f in inner if f not in skipped and not f.startswith("."))
-        for path in (Path(folder, name) for name in names if not name.startswith(".")):
-            if path.is_symlink() or not path.is_file():
-                continue
-            size, name = path.stat().st_size, path.relative_to(root).as_posix()
-            if size <= MAX_SOURCE_FILE or path.suffix in _LINE_ENDINGS:
-                found.append(_Entry(name, size, path))
-    return sorted(found, key=lambda e: e.name)
-
-
-def _is_text(path: Path) -> bool:
-    ending = path.suffix.lower()
-    return ending in _TEXT_ENDINGS or ending in _LINE_ENDINGS or path.name in _TEXT_NAMES
-
-
-def _records(entry: _Entry) -> Iterator[Document]:
-    assert entry.path is not None
-    for line, record in read_jsonl(entry.path):
-        text = record.get("text")
-        if not isinstance(text, str):
-            raise DataError("expected a text under the key `text`", path=entry.path, line=line)
-        if text.strip():
-            yield Document(f"{entry.name}#{line}", text)
-
-
-def _text(entry: _Entry) -> str | None:
-    if entry.path is None:
-        return entry.text
-    try:
-        text = read_text(entry.path)
-    except DataError:
-        if entry.named:
-            raise
-        return None  # another encoding, or no text at all
-    return text if text.strip() else None
+    return [e for e in entries if not e.is_one_document or id(e) in kept]

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..errors import DataError, RunError, UsageError
 from ..files.guarded import pread_into
-from .records import require_file
+from .plaintext import require_file
 
 MAGIC = b"MMIDIDX\x00\x00"
 DTYPES: dict[int, Any] = {

@@ -10,56 +10,27 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..errors import DataError, UsageError
-from ..files.atomic import make_folder, read_json, write_atomic
-from .corpus import Document, documents, fraction
+from ..errors import UsageError
+from ..files.atomic import make_folder
+from ..text import size
+from .corpus import Corpus, Document, fraction
+from .folder import PREPARED
 from .indexed import IndexedWriter, token_dtype
+from .plaintext import pieces
+from .prepared import Prepared, Request
+from .split import SplitCorpus
 from .tokenizer import Tokenizer, train_tokenizer
 
 MAX_TOKENIZER_BYTES = 16 << 20
 CHUNK_BYTES = 2 << 20
-_DONE = "prepared.json"
 _SPLITS = ("train", "valid")
-
-
-@dataclass
-class Prepared:
-    """Where the prepared data is, and what it is like."""
-
-    folder: Path
-    stats: dict[str, Any]
-
-    @property
-    def tokenizer_folder(self) -> Path:
-        """Folder of the tokenizer."""
-        return self.folder / "tokenizer"
-
-    @property
-    def train_prefix(self) -> Path:
-        """Prefix of the training `.bin/.idx`."""
-        return self.folder / "train_text_document"
-
-    @property
-    def valid_prefix(self) -> Path:
-        """Prefix of the held-out `.bin/.idx`."""
-        return self.folder / "valid_text_document"
-
-    @property
-    def valid_text(self) -> Path:
-        """The held-out documents as jsonl."""
-        return self.folder / "valid.jsonl"
-
-    @property
-    def files(self) -> list[Path]:
-        """What must be there, beside the tokenizer."""
-        prefixes = (self.train_prefix, self.valid_prefix)
-        return [Path(f"{p}.{end}") for p in prefixes for end in ("bin", "idx")] + [self.valid_text]
 
 
 def prepare(
@@ -71,116 +42,81 @@ def prepare(
     max_bytes: int | None = None,
     valid_fraction: float = 0.02,
     seed: int = 0,
+    json_key: str | None = None,
     log: Callable[[str], None] = print,
 ) -> Prepared:
     """Tokenise `sources` ("stdlib", or files and folders) into `out`; a finished one is reused.
 
-    Documents are held out by a hash of `seed` and their names, so a file is never on both sides.
-    They are read as a stream, three times. Raises `DataError` for an empty corpus and
-    `UsageError` when `out` was prepared with other settings.
+    Documents are held out by a hash of `seed` and their names, so none is on both sides. They are
+    read as a stream, three times. `json_key` is the key or column with the text. What was left out
+    is counted in the log and in `prepared.json`. Raises `DataError` for an empty corpus and
+    `UsageError` when `out` was prepared with other settings or from other text.
     """
     if not 0 < valid_fraction < 1:
         raise UsageError(f"`valid_fraction` is {valid_fraction}, expected a number in (0, 1)")
     if max_bytes is not None and max_bytes < 1:
         raise UsageError(f"`max_bytes` is {max_bytes}, expected at least 1")
-    settings = {
-        "sources": sources if isinstance(sources, str) else [str(s) for s in sources],
-        "tokenizer": None if tokenizer is None else str(tokenizer),
-        "vocab_size": None if tokenizer else vocab_size,
-        "max_bytes": max_bytes,
-        "valid_fraction": valid_fraction,
-        "seed": seed,
-    }
+    request = Request(
+        sources,
+        tokenizer,
+        {
+            "vocab_size": None if tokenizer else vocab_size,
+            "max_bytes": max_bytes,
+            "valid_fraction": valid_fraction,
+            "seed": seed,
+            "json_key": json_key,
+        },
+    )
     out = Path(out)
-    if (out / _DONE).is_file():
-        return _reuse(out, settings)
-    corpus = _Corpus(sources, max_bytes, valid_fraction, seed)
-    log(f"corpus: {corpus.documents} documents, {corpus.bytes / 1e6:.1f} MB of text")
+    if ready := request.find(out):
+        log(f"{out}: prepared before, used as it is; delete {PREPARED} to prepare it again")
+        return ready
+    corpus = Corpus(sources, max_bytes, json_key)
+    split = SplitCorpus(corpus, sources, valid_fraction, seed, partial(_shown, log=log))
+    _report(corpus, split, log)
     # Trained before the folder exists, so that unusable settings leave nothing behind.
-    tok = _tokenizer(tokenizer, vocab_size, corpus)
+    tok = _tokenizer(tokenizer, vocab_size, split, log)
     log(f"tokenizer: {tok.vocab_size} tokens")
     with _one_at_a_time(make_folder(out)):
-        if (out / _DONE).is_file():  # another process was faster
-            return _reuse(out, settings)
+        if ready := request.find(out):  # another process was faster
+            return ready
         ready = Prepared(out, {})
         tok.save(ready.tokenizer_folder)
-        counts = _write(corpus, tok, ready, log)
-        ready.stats = {"documents": corpus.documents} | _statistics(counts)
-        sizes = {p.name: p.stat().st_size for p in ready.files}
-        note = {"settings": settings, "stats": ready.stats, "files": sizes}
-        write_atomic(out / _DONE, json.dumps(note, indent=1) + "\n")
+        counts = _write(split, tok, ready, log)
+        ready.stats = {"documents": split.documents} | _statistics(counts)
+        request.save(ready, {"left_out": corpus.left_out, "notes": corpus.notes})
     train, valid = ready.stats["train_tokens"], ready.stats["valid_tokens"]
     log(f"tokens: {train:,} to train on, {valid:,} held out")
     return ready
 
 
-def _reuse(out: Path, settings: dict[str, Any]) -> Prepared:
-    done = read_json(out / _DONE)
-    if not isinstance(done, dict) or not isinstance(done.get("settings"), dict):
-        raise UsageError(f"{out / _DONE}: damaged; delete it to prepare the data again")
-    for key, value in settings.items():
-        if done["settings"].get(key, 0 if key == "seed" else None) != value:
-            raise UsageError(
-                f"{out}: was prepared with `{key}` = {done['settings'].get(key)}, not {value}; "
-                "use another folder"
-            )
-    for name, size in done.get("files", {}).items():
-        path = out / name
-        if not path.is_file() or path.stat().st_size != size:
-            raise UsageError(
-                f"{path}: missing or not {size} bytes long; delete {_DONE} to prepare it again"
-            )
-    return Prepared(out, done["stats"])
+def _report(corpus: Corpus, split: SplitCorpus, log: Callable[[str], None]) -> None:
+    log(f"corpus: {split.documents:,} documents, {size(split.bytes)} of text")
+    for line in corpus.notes.lines():
+        log(f"read {line}")
+    for line in corpus.left_out.lines():
+        log(f"left out {line}")
+    if split.hint:
+        log(split.hint)
 
 
-class _Corpus:
-    """A stream of documents, split into a part to train on and a held-out part."""
-
-    def __init__(
-        self, sources: str | Sequence[str | Path], max_bytes: int | None, share: float, seed: int
-    ) -> None:
-        self._sources, self._max_bytes, self._seed = sources, max_bytes, seed
-        self.documents = self.bytes = held = 0
-        lowest = 1.0
-        for document in self:
-            self.documents += 1
-            self.bytes += len(document.text.encode())
-            place = self._place(document)
-            lowest, held = min(lowest, place), held + (place < share)
-        if self.documents < 2:
-            where = sources if isinstance(sources, str) else ", ".join(map(str, sources))
-            raise DataError(
-                f"{self.documents} documents with text, need at least 2 to hold one out", path=where
-            )
-        # A corpus of few documents still has both parts.
-        self._border = share if 0 < held < self.documents else math.nextafter(lowest, 1.0)
-
-    def __iter__(self) -> Iterator[Document]:
-        return documents(self._sources, self._max_bytes)
-
-    def split(self, document: Document) -> str:
-        """`train` or `valid`."""
-        return "valid" if self._place(document) < self._border else "train"
-
-    def _place(self, document: Document) -> float:
-        return fraction(f"{self._seed}/{document.name}" if self._seed else document.name)
-
-
-def _tokenizer(folder: str | Path | None, vocab_size: int, corpus: _Corpus) -> Tokenizer:
+def _tokenizer(
+    folder: str | Path | None, vocab_size: int, corpus: SplitCorpus, log: Callable[[str], None]
+) -> Tokenizer:
     if folder is None:
-        return train_tokenizer(_sample(corpus), vocab_size)
+        return train_tokenizer(_sample(corpus, log), vocab_size)
     tok = Tokenizer.from_folder(folder)
     if tok.eod_token_id is None:
         raise UsageError(f"{folder}: the tokenizer has no `<|endoftext|>` to end documents with")
     return tok
 
 
-def _sample(corpus: _Corpus) -> Iterator[str]:
+def _sample(corpus: SplitCorpus, log: Callable[[str], None]) -> Iterator[str]:
     """Enough text to train a tokenizer on, spread over what is not held out."""
     share = MAX_TOKENIZER_BYTES / corpus.bytes
-    for d in corpus:
-        if corpus.split(d) == "train" and (share >= 1 or fraction(f"{d.name}#bpe") < share):
-            yield d.text
+    for d in _shown(corpus, corpus.bytes, "reading for the tokenizer", log=log):
+        if not corpus.is_held_out(d) and (share >= 1 or fraction(f"{d.name}#bpe") < share):
+            yield from _parts(d.text)
 
 
 @dataclass
@@ -208,7 +144,7 @@ class _Sink:
             self.flush(tok)
 
     def flush(self, tok: Tokenizer) -> None:
-        for text, ids in zip(self.waiting, tok.encode_batch(self.waiting), strict=True):
+        for text, ids in zip(self.waiting, _encode(self.waiting, tok), strict=True):
             row = np.fromiter(chain(ids, [tok.eod_token_id]), np.int64, len(ids) + 1)
             self.writer.add_document(row)
             self.counts.tokens += np.bincount(row, minlength=len(self.counts.tokens))
@@ -217,8 +153,20 @@ class _Sink:
         self.waiting, self.size = [], 0
 
 
+def _encode(texts: Sequence[str], tok: Tokenizer) -> list[list[int]]:
+    """Ids of each text, those of a long one from its parts."""
+    if all(len(t) <= CHUNK_BYTES for t in texts):
+        return tok.encode_batch(texts)
+    return [[i for part in _parts(t) for i in tok.encode_batch([part])[0]] for t in texts]
+
+
+def _parts(text: str) -> Iterable[str]:
+    """A long text in parts: the tokenizer library needs 200 times the memory of a text."""
+    return [text] if len(text) <= CHUNK_BYTES else pieces([text])
+
+
 def _write(
-    corpus: _Corpus, tok: Tokenizer, ready: Prepared, log: Callable[[str], None]
+    corpus: SplitCorpus, tok: Tokenizer, ready: Prepared, log: Callable[[str], None]
 ) -> dict[str, _Counts]:
     dtype, zeros = token_dtype(tok.vocab_size), np.zeros(tok.vocab_size, np.int64)
     held = ready.valid_text.with_suffix(".jsonl.tmp")
@@ -229,8 +177,8 @@ def _write(
             for name, p in prefixes.items()
         }
         lines = stack.enter_context(held.open("w", encoding="utf-8"))
-        for document in _shown(corpus, corpus.bytes, log):
-            split = corpus.split(document)
+        for document in _shown(corpus, corpus.bytes, "tokenising", log=log):
+            split = "valid" if corpus.is_held_out(document) else "train"
             sinks[split].add(document.text, tok)
             if split == "valid":
                 record = {"text": document.text, "name": document.name}
@@ -242,13 +190,13 @@ def _write(
 
 
 def _shown(
-    stream: Iterable[Document], total: int, log: Callable[[str], None]
+    stream: Iterable[Document], total: int, what: str, *, log: Callable[[str], None]
 ) -> Iterator[Document]:
     """`stream` with a bar on a terminal, or with a line every ten seconds in a log."""
     if log is print and sys.stderr.isatty():
         from tqdm import tqdm
 
-        with tqdm(total=total, unit="B", unit_scale=True, desc="tokenising", leave=False) as bar:
+        with tqdm(total=total, unit="B", unit_scale=True, desc=what, leave=False) as bar:
             for document in stream:
                 yield document
                 bar.update(len(document.text.encode()))
@@ -259,7 +207,7 @@ def _shown(
         done += len(document.text.encode())
         if time.monotonic() - last > 10:
             last = time.monotonic()
-            log(f"tokenising: {done / 1e6:.0f} of {total / 1e6:.0f} MB")
+            log(f"{what}: {size(done)} of about {size(total)}")
 
 
 def _statistics(counts: dict[str, _Counts]) -> dict[str, Any]:

@@ -1,130 +1,163 @@
-"""Files that users hand in: refused when they are not what they should be, then read by line."""
+"""Records of JSON files, one a line or in one array, with the line of the first bad one."""
 
 from __future__ import annotations
 
 import json
-import os
-import stat
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, NoReturn
 
 from ..errors import DataError
+from ..text import as_json, shown
+from .plaintext import decoded, marked_encoding
 
-MAX_LINE_BYTES = 16 << 20
-_KINDS = {
-    b"\x1f\x8b": "gzip",
-    b"\x28\xb5\x2f\xfd": "zstandard",
-    b"BZh": "bzip2",
-    b"\xfd7zXZ": "xz",
-    b"PK\x03\x04": "a zip archive",
-    b"PAR1": "parquet",
-    b"\xff\xfe": "UTF-16",
-    b"\xfe\xff": "UTF-16",
-    b"\x80\x02": "a pickle",
-    b"\x80\x03": "a pickle",
-    b"\x80\x04": "a pickle",
-    b"\x80\x05": "a pickle",
-    b"(lp0": "a pickle",
-    b"(dp0": "a pickle",
-}
+MAX_RECORD_CHARS = 64 << 20
+# The likeliest first.
+TEXT_KEYS = (
+    *("text", "content", "contents", "raw_content", "document", "body"),
+    *("article", "story", "passage", "code", "sentence"),
+)
 
 
-def require_file(path: Path) -> None:
-    """Raise `DataError` unless `path` is a regular file; opening a fifo would wait for ever."""
-    try:
-        mode = path.stat().st_mode
-    except (OSError, ValueError) as err:
-        reason = getattr(err, "strerror", None) or str(err)
-        raise DataError(reason.lower(), path=path) from None
-    if stat.S_ISDIR(mode):
-        raise DataError("a folder, expected a file", path=path)
-    if not stat.S_ISREG(mode):
-        raise DataError("a pipe or device, expected a regular file", path=path)
-    if not os.access(path, os.R_OK):
-        raise DataError("permission denied", path=path)
+class Record(NamedTuple):
+    """One value of a file: its number and its line, both from 1, and the parsed JSON."""
+
+    number: int
+    line: int
+    value: Any
 
 
-def require_text(path: Path) -> None:
-    """Raise `DataError` with the likely cause unless `path` looks like UTF-8 text."""
-    require_file(path)
-    with path.open("rb") as file:
-        head = file.read(4096)
-    if not head:
-        raise DataError("empty file", path=path)
-    for magic, kind in _KINDS.items():
-        if head.startswith(magic):
-            raise DataError(f"{kind}, expected plain UTF-8 text", path=path)
-    if b"\0" in head:
-        raise DataError("binary data or UTF-16, expected plain UTF-8 text", path=path)
+class RecordText(NamedTuple):
+    """The number of a record, the key of its text (None: it is a text itself) and the text."""
+
+    number: int
+    key: str | None
+    text: str
 
 
-def read_text(path: Path) -> str:
-    """A whole text file; raises `DataError` naming the first line that is not UTF-8."""
-    require_text(path)
-    raw = path.read_bytes()
-    try:
-        return raw.decode("utf-8-sig").replace("\r\n", "\n")
-    except UnicodeDecodeError as err:
-        line = raw.count(b"\n", 0, err.start) + 1
-        raise DataError("not UTF-8", path=path, line=line) from None
+class NoTextKeyError(DataError):
+    """The records have no key with text; `keys` are the ones they have."""
+
+    def __init__(
+        self, keys: Iterable[str], wanted: str | None, path: Path, line: int | None = None
+    ) -> None:
+        names = [shown(k) for k in keys]
+        self.keys = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+        missing = "no key with text" if wanted is None else f"no key {shown(wanted)}"
+        found = f"its keys are {self.keys}" if names else "it has no keys"
+        super().__init__(f"{missing}; {found} (choose with --json-key)", path=path, line=line)
 
 
-def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number, object) of every line that is not blank, one line in memory at a time.
+def read_json_records(path: Path) -> Iterator[Record]:
+    """The records of a file, of which one at a time is in memory.
 
-    Lines end with `\\n` or `\\r\\n` only and count from 1, blank ones included. Raises `DataError`
-    for the first line that is no JSON object in UTF-8, has a key twice or a lone surrogate.
+    The file is one array, or has one record a line; blank lines count and are passed over. Raises
+    `DataError` for the first that is not JSON, has a key twice or a lone surrogate.
     """
-    require_text(path)
-    with path.open("rb") as file:
-        line = 0
-        while raw := file.readline(MAX_LINE_BYTES + 1):
+    texts = decoded(path, marked_encoding(path))
+    head = ""
+    for text in texts:
+        head += text
+        if head.strip():
+            break
+    whole = chain([head], texts)
+    if head.lstrip().startswith("["):
+        return _Array(whole, path).records()
+    return _lines(whole, path)
+
+
+def record_texts(path: Path, records: Iterable[Record], wanted: str | None) -> Iterator[RecordText]:
+    """The text of each record, empty for those without one (`null`, or not there).
+
+    It is under the key `wanted`, by default under the first of `TEXT_KEYS` that the file has; a
+    record that is text itself needs no key. The first record must have the key.
+    """
+    key, checked = wanted, False
+    for record in records:
+        value = record.value
+        if isinstance(value, str) and wanted is None:
+            yield RecordText(record.number, None, value)
+            continue
+        if not isinstance(value, dict):
+            _fail(f"{as_json(value)}, expected a JSON object", path, record)
+        if key is None:
+            key = text_key(value)
+        if not checked and (key is None or key not in value):
+            raise NoTextKeyError(value, wanted, path, record.line)
+        checked = True
+        text = value.get(key)
+        if text is not None and not isinstance(text, str):
+            _fail(f"`{key}` is {as_json(text)}, expected a text", path, record)
+        yield RecordText(record.number, key, text or "")
+
+
+def text_key(record: dict[str, Any]) -> str | None:
+    """The key of a record that is likely to hold its text; one that holds some is preferred."""
+    names = {str(k).lower(): k for k in reversed(record)}
+    known = [names[k] for k in TEXT_KEYS if k in names]
+    full = [k for k in known if isinstance(record[k], str)]
+    return next(iter(full or known), None)
+
+
+def _fail(reason: str, path: Path, record: Record) -> NoReturn:
+    raise DataError(reason, path=path, line=record.line)
+
+
+def _lines(texts: Iterable[str], path: Path) -> Iterator[Record]:
+    line = number = size = 0
+    parts: list[str] = []
+    for text in chain(texts, ["\n"]):
+        *whole, last = text.split("\n")
+        if whole:
+            whole[0] = "".join([*parts, whole[0]])
+            parts, size = [], 0
+        parts.append(last)
+        size += len(last)
+        for row in whole:
             line += 1
-            if len(raw) > MAX_LINE_BYTES:
-                raise DataError(f"longer than {MAX_LINE_BYTES} bytes", path=path, line=line)
-            text = _decode(raw, path, line)
-            if not text.strip():
-                continue
-            yield line, _parse(text, path, line)
-    if not line:
-        raise DataError("empty file", path=path)
+            if row.strip():
+                number += 1
+                yield Record(line, line, _parse(row, path, line))
+        if size > MAX_RECORD_CHARS:
+            _too_long(path, line + 1)
 
 
-def _decode(raw: bytes, path: Path, line: int) -> str:
+def _too_long(path: Path, line: int) -> NoReturn:
+    raise DataError(f"longer than {MAX_RECORD_CHARS} characters", path=path, line=line)
+
+
+def _parse(text: str, path: Path, line: int) -> Any:
     try:
-        return raw.decode("utf-8-sig" if line == 1 else "utf-8")
-    except UnicodeDecodeError:
-        raise DataError("not UTF-8", path=path, line=line) from None
+        return _checked(json.loads(text, object_pairs_hook=_unique), "\\u" in text)
+    except (ValueError, RecursionError) as err:
+        cause = _whole_file_cause(text) if line == 1 else None
+        raise DataError(cause or _cause(err), path=path, line=line) from None
 
 
-def _parse(text: str, path: Path, line: int) -> dict[str, Any]:
-    try:
-        record = json.loads(text, object_pairs_hook=_unique)
-        if "\\u" in text:  # only an escape can smuggle in half a surrogate pair
-            json.dumps(record, ensure_ascii=False).encode()
-    except _TwiceError as err:
-        raise DataError(f"the key `{err}` is there twice", path=path, line=line) from None
-    except UnicodeEncodeError:
-        raise DataError("a lone surrogate, which no text can hold", path=path, line=line) from None
-    except RecursionError:
-        raise DataError("nested too deeply", path=path, line=line) from None
-    except ValueError as err:
-        reason = _whole_file_cause(text) if line == 1 else None
-        raise DataError(reason or f"not JSON ({err})", path=path, line=line) from None
-    if isinstance(record, list) and line == 1:
-        raise DataError("a JSON array; write one object a line", path=path, line=line)
-    if not isinstance(record, dict):
-        raise DataError("expected a JSON object", path=path, line=line)
-    return record
+def _checked(value: Any, has_escapes: bool) -> Any:
+    if has_escapes:  # only an escape can smuggle in half a surrogate pair
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
+
+
+def _cause(err: Exception) -> str:
+    if isinstance(err, _TwiceError):
+        return f"the key `{err}` is there twice"
+    if isinstance(err, UnicodeEncodeError):
+        return "a lone surrogate, which no text can hold"
+    if isinstance(err, RecursionError):
+        return "nested too deeply"
+    return f"not JSON ({err})"
 
 
 def _whole_file_cause(text: str) -> str | None:
     """What a file is whose first line is no JSON by itself."""
-    if text.lstrip().startswith("["):
-        return "a JSON array; write one object a line"
     if text.strip() == "{":
         return "a JSON object over several lines; write one object a line"
+    if re.match(r"\s*<(!doctype|html)", text, re.IGNORECASE):
+        return "an HTML page, expected JSON"
     return None
 
 
@@ -138,3 +171,83 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         raise _TwiceError(next(n for n in names if names.count(n) > 1)[:40])
     return found
+
+
+class _Array:
+    """A JSON array, of which one element and about one block of text are in memory."""
+
+    _SPACE = re.compile(r"[ \t\r\n]*")
+
+    def __init__(self, texts: Iterable[str], path: Path) -> None:
+        self._texts, self._path = iter(texts), path
+        self._text, self._at = "", 0
+        self._line, self._counted = 1, 0  # the line at the position `_counted`
+        self._decoder = json.JSONDecoder(object_pairs_hook=_unique)
+
+    def records(self) -> Iterator[Record]:
+        self._take("[")
+        number = 0
+        if self._peek() != "]":
+            while True:
+                number += 1
+                self._peek()
+                yield Record(number, self._place(), self._value())
+                if self._peek() != ",":
+                    break
+                self._take(",")
+        self._take("]")
+        if self._peek():
+            self._fail("something after the end of the array")
+
+    def _value(self) -> Any:
+        while True:
+            try:
+                value, end = self._decoder.raw_decode(self._text, self._at)
+                value = _checked(value, "\\u" in self._text[self._at : end])
+            except (_TwiceError, UnicodeEncodeError, RecursionError) as err:
+                self._fail(_cause(err))
+            except ValueError:
+                if len(self._text) - self._at > MAX_RECORD_CHARS:
+                    _too_long(self._path, self._place())
+                if not self._more():  # an element that is cut off looks like a wrong one
+                    self._fail("not JSON, or cut off")
+            else:
+                self._at = end
+                return value
+
+    def _take(self, wanted: str) -> None:
+        if self._peek() != wanted:
+            self._fail(f"not a JSON array, expected `{wanted}`")
+        self._at += 1
+
+    def _peek(self) -> str:
+        """The next character that is no space, empty at the end of the file."""
+        while True:
+            match = self._SPACE.match(self._text, self._at)
+            assert match is not None
+            self._at = match.end()
+            if self._at < len(self._text):
+                return self._text[self._at]
+            if not self._more():
+                return ""
+
+    def _more(self) -> bool:
+        """Double the text that waits, so that a long element is parsed a few times only."""
+        self._place()
+        parts = [self._text[self._at :]]
+        have, want = len(parts[0]), 2 * len(parts[0]) + 1
+        for text in self._texts:
+            parts.append(text)
+            have += len(text)
+            if have >= want:
+                break
+        self._text, self._at, self._counted = "".join(parts), 0, 0
+        return have > len(parts[0])
+
+    def _place(self) -> int:
+        self._line += self._text.count("\n", self._counted, self._at)
+        self._counted = self._at
+        return self._line
+
+    def _fail(self, reason: str) -> NoReturn:
+        raise DataError(reason, path=self._path, line=self._place())

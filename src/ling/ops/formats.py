@@ -6,7 +6,7 @@ PyTorch; `kernel` names the C++ code that makes it fast.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 TILE = 16
@@ -92,16 +92,7 @@ EMBEDDING_INT8 = Format(
 
 BF16 = Format(name="bf16", encoding="bf16", kernel=3, value_bits=16, group=2, max_nrmse=0.003)
 
-INT8 = Format(
-    name="int8",
-    encoding="int8",
-    kernel=2,
-    value_bits=8,
-    group=64,
-    max_nrmse=0.008,
-    scale_dtype="bfloat16",
-    embedding=EMBEDDING_INT8,
-)
+INT8 = replace(EMBEDDING_INT8, name="int8", group=64, max_nrmse=0.008, embedding=EMBEDDING_INT8)
 
 INT4 = Format(
     name="int4",
@@ -116,19 +107,7 @@ INT4 = Format(
     embedding=EMBEDDING_INT8,
 )
 
-INT4_G32 = Format(
-    name="int4_g32",
-    encoding="levels",
-    kernel=1,
-    value_bits=4,
-    group=32,
-    max_nrmse=0.078,
-    scale_dtype="bfloat16",
-    levels=INT4_LEVELS,
-    clips=INT4_CLIPS,
-    embedding=EMBEDDING_INT8,
-    head=INT8,
-)
+INT4_G32 = replace(INT4, name="int4_g32", group=32, max_nrmse=0.078, head=INT8)
 
 FP8 = Format(
     name="fp8",

@@ -152,6 +152,7 @@ def open_data(data: DataConfig, cfg: ModelConfig, out: Path, log: Log) -> RunDat
             tokenizer=data.tokenizer,
             vocab_size=data.vocab_size,
             max_bytes=data.corpus_bytes,
+            json_key=data.json_key,
             log=log,
         )
         train, valid = [str(ready.train_prefix)], [str(ready.valid_prefix)]

@@ -1,0 +1,64 @@
+"""Records of a parquet file, through pyarrow (the extra `data`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError, UsageError
+from .plaintext import require_file
+from .records import NoTextKeyError, Record, text_key
+
+_BATCH_ROWS = 256
+
+
+def read_parquet_records(path: Path, wanted: str | None) -> Iterator[Record]:
+    """The rows of the column `wanted`, by default of the column that is likely to be the text.
+
+    Raises `DataError` for a file that is not parquet and when the column is not there or not of
+    text, `UsageError` without pyarrow.
+    """
+    require_file(path)
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise UsageError(f"{path}: parquet needs pyarrow: pip install 'ling[data]'") from None
+    number = 0
+    try:
+        with pq.ParquetFile(path) as file:
+            column = _column(file.schema_arrow, wanted, path)
+            for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=[column]):
+                for text in batch.column(0).to_pylist():
+                    number += 1
+                    yield Record(number, number, {column: text})
+    except (pa.ArrowException, OSError) as err:
+        reason = str(err).splitlines()[0][:120]
+        raise DataError(f"not parquet, or damaged ({reason})", path=path) from None
+
+
+def _column(schema: Any, wanted: str | None, path: Path) -> str:
+    """The name of the text column."""
+    # Text stands for columns of text, so that the choice is the one made for JSON.
+    kinds = {f.name: "" if _is_text(f.type) else None for f in schema}
+    name = wanted if wanted is not None else text_key(kinds)
+    if name is None or name not in kinds:
+        raise NoTextKeyError(kinds, wanted, path)
+    if kinds[name] is None:
+        raise DataError(f"the column `{name}` is {schema.field(name).type}, not text", path=path)
+    return name
+
+
+def _is_text(kind: Any) -> bool:
+    import pyarrow.types as types
+
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    # A column of nulls only has no type of its own.
+    return (
+        types.is_string(kind)
+        or types.is_large_string(kind)
+        or types.is_null(kind)
+        or (hasattr(types, "is_string_view") and types.is_string_view(kind))
+    )
