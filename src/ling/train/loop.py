@@ -24,6 +24,7 @@ from .progress import Progress, gemm_peak
 from .setup import Log, Run, setup
 from .state import check_recipe, save, save_recipe
 from .step import StepResult, train_step
+from .threads import Threads
 
 PEAK_INTERVAL_STEPS = 50
 
@@ -92,9 +93,10 @@ class Loop:
         return 0
 
     def _loop(self, metrics: MetricsLog, progress: Progress) -> None:
-        cfg, state = self.recipe, self.state
+        cfg, state, threads = self.recipe, self.state, Threads(self.log)
         saved = state.step
         while state.step < cfg.train.steps and self.caught is None:
+            threads.adapt()
             row = self._step()
             if state.step % PEAK_INTERVAL_STEPS == 0:
                 self._measure_peak()
@@ -107,6 +109,7 @@ class Loop:
             if last or state.step % cfg.checkpoint.interval_steps == 0:
                 self._save()
                 saved = state.step
+        threads.restore()
         if saved != state.step:
             self._save()
 

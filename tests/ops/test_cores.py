@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from ling.ops import cores
+from ling.ops.cores import FreeCores, busy_seconds
+
+STAT = """cpu  400 0 0 1000 0 0 0 0 0 0
+cpu0 100 10 20 500 7 1 2 3 50 0
+cpu1 250 0 0 400 0 0 0 0 0 0
+intr 12345 1 2
+"""
+
+
+def test_busy_seconds_are_those_of_the_process_cores_without_idle_and_guests():
+    assert busy_seconds(STAT, {0}, 100) == pytest.approx(1.36)
+    assert busy_seconds(STAT, {0, 1}, 100) == pytest.approx(3.86)
+
+
+@pytest.mark.parametrize(
+    ("others", "free"), [(0.0, 2), (0.2, 2), (0.3, 1), (0.5, 1), (1.0, 1), (1.9, 1)]
+)
+def test_a_core_counts_as_free_while_others_take_little_of_it(monkeypatch, others, free):
+    readings = iter([(0.0, 10.0, 3.0), (2.0, 10.0 + 2 * others + 1.5, 4.5)])
+    monkeypatch.setattr(FreeCores, "_read", lambda self: next(readings))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
+    assert FreeCores().count() == free
+
+
+def test_unknown_where_the_system_has_no_counts(monkeypatch, tmp_path):
+    monkeypatch.setattr(cores, "STAT", tmp_path / "stat")
+    assert FreeCores().count() is None
