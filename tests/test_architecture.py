@@ -6,7 +6,6 @@ import ast
 import re
 from collections import Counter
 from collections.abc import Iterator
-from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 
@@ -138,54 +137,95 @@ def lines(path: Path) -> int:
 
 # ---- tests mirror the source -------------------------------------------------------------------
 
-# Files without a test file of their own: pattern, the test that covers them, and why it does.
+# Files without a test file of their own: the test that covers them, and why it does.
 TESTED_TOGETHER = {
-    "eval/bench_*.py": ("tests/eval/test_bench_infer.py", "one benchmark, measured end to end"),
     "errors.py": ("tests/cli/test_main.py", "classes; every refusal raises one"),
-    "__main__.py": ("tests/cli/test_main.py", "one call"),
     "quickstart.py": ("tests/train/test_loop.py", "minutes; its steps are those of a run"),
-    "cli/*": ("tests/cli/test_main.py", "a command is run as users run it"),
-    "checkpoint/dcp/*": (
+    "cli/{convert,generate,measure,serve,train}.py": (
+        "tests/cli/test_main.py",
+        "a command is run as users run it",
+    ),
+    "checkpoint/{load,open}.py": ("tests/infer/test_open.py", "every kind of checkpoint, opened"),
+    "checkpoint/{checks,sink,slices,source}.py": (
+        "tests/convert/test_plan.py",
+        "one interface to all formats",
+    ),
+    "checkpoint/dcp/{metadata,names,sink,source,writer}.py": (
         "tests/checkpoint/dcp/test_folder.py",
         "written by one side, read by the other",
     ),
-    "checkpoint/gguf/*": ("tests/checkpoint/gguf/test_sink.py", "written and read back"),
-    "checkpoint/hf/*": ("tests/checkpoint/hf/test_folder.py", "written and read back"),
-    "checkpoint/megatron/*": ("tests/checkpoint/megatron/test_source.py", "written and read back"),
-    "checkpoint/packed/*": ("tests/checkpoint/packed/test_folder.py", "written and read back"),
-    "checkpoint/raw/torch_zip.py": ("tests/checkpoint/dcp/test_folder.py", "the data files of DCP"),
-    "checkpoint/raw/shards.py": ("tests/convert/test_plan.py", "what every sink writes with"),
+    "checkpoint/gguf/{layout,metadata,names,package,vocabulary}.py": (
+        "tests/checkpoint/gguf/test_sink.py",
+        "written and read back",
+    ),
+    "checkpoint/hf/{config,names,shard_folder,source}.py": (
+        "tests/checkpoint/hf/test_folder.py",
+        "read by its folder",
+    ),
+    "checkpoint/hf/{auto_map,layouts,sink}.py": (
+        "tests/convert/test_plan.py",
+        "written by a conversion",
+    ),
+    "checkpoint/hf/checksums.py": ("tests/convert/test_verify.py", "written, then checked"),
+    "checkpoint/megatron/{args,names,sink}.py": (
+        "tests/checkpoint/megatron/test_source.py",
+        "written and read back",
+    ),
+    "checkpoint/packed/{matrices,names,sink,source}.py": (
+        "tests/checkpoint/packed/test_folder.py",
+        "written and read back",
+    ),
+    "checkpoint/raw/{shards,torch_zip}.py": (
+        "tests/checkpoint/dcp/test_folder.py",
+        "the data files of DCP",
+    ),
     "checkpoint/raw/gguf_header.py": ("tests/checkpoint/gguf/test_source.py", "by damage"),
-    "checkpoint/*": ("tests/convert/test_plan.py", "one interface to all formats"),
-    "data/folder.py": ("tests/data/test_corpus.py", "what a corpus walks"),
-    "data/parquet.py": ("tests/data/test_corpus.py", "one kind of a corpus's files"),
-    "data/plaintext.py": ("tests/data/test_corpus.py", "one kind of a corpus's files"),
+    "data/{folder,parquet,plaintext,tally}.py": (
+        "tests/data/test_corpus.py",
+        "the parts of one corpus",
+    ),
     "data/split.py": ("tests/data/test_prepare.py", "the two parts that are written"),
-    "data/tally.py": ("tests/data/test_corpus.py", "what is left out, counted"),
-    "convert/*": ("tests/convert/test_plan.py", "the parts of one conversion"),
+    "convert/{options,probe,ranks,synth,target,transfer}.py": (
+        "tests/convert/test_plan.py",
+        "the parts of one conversion",
+    ),
+    "convert/synth_gguf.py": ("tests/checkpoint/gguf/test_sink.py", "written and read back"),
+    "eval/bench_{engine,report,start}.py": (
+        "tests/eval/test_bench_infer.py",
+        "one benchmark, measured end to end",
+    ),
     "eval/peer_llama.py": ("tests/interop/test_llama_cpp.py", "runs inside llama.cpp's Python"),
-    "hub/huggingface.py": ("tests/hub/test_download.py", "both hubs pass the same tests"),
-    "hub/modelscope.py": ("tests/hub/test_download.py", "both hubs pass the same tests"),
-    "plugins/hf_*": ("tests/interop/test_transformers.py", "called by transformers"),
-    "plugins/vllm_*": ("tests/interop/test_vllm.py", "called by vLLM"),
-    "plugins/sglang*": ("tests/plugins/test_hf_config.py", "called by SGLang"),
+    "hub/{huggingface,modelscope}.py": (
+        "tests/hub/test_download.py",
+        "both hubs pass the same tests",
+    ),
+    "plugins/hf_{attend,batch,folder,hook,model,output,tokenizer,weights}.py": (
+        "tests/interop/test_transformers.py",
+        "called by transformers",
+    ),
+    "plugins/vllm_{models,mtp}.py": ("tests/interop/test_vllm.py", "called by vLLM"),
+    "plugins/{sglang,sglang_config}.py": (
+        "tests/plugins/test_hf_config.py",
+        "called by SGLang",
+    ),
     "plugins/engine_flags.py": ("tests/plugins/test_deploy.py", "its only caller"),
 }
-UNTESTED_ROOMS = ("config/", "infer/", "ops/", "serve/", "train/")
 
 
 def test_every_source_file_has_its_test_file():
-    for pattern, (test, _) in TESTED_TOGETHER.items():
-        assert (ROOT / test).is_file(), f"{pattern}: {test} is gone"
-    missing = [
-        name
-        for name in MODULES
-        if behaves(tree(name))
-        and not own_tests(name)
-        and not any(fnmatch(name, pattern) for pattern in TESTED_TOGETHER)
-        and not name.startswith(UNTESTED_ROOMS)
-    ]
-    assert not missing, f"no test file for {', '.join(missing)}"
+    untested = {name for name in MODULES if behaves(tree(name)) and not own_tests(name)}
+    together = [name for names in TESTED_TOGETHER for name in expanded(names)]
+    assert not untested - set(together), "no test file"
+    assert not set(together) - untested, "has its own test file, or is gone"
+    for test, _ in TESTED_TOGETHER.values():
+        assert (ROOT / test).is_file(), f"{test} is gone"
+
+
+def expanded(names: str) -> list[str]:
+    """`a/{b,c}.py` as the shell expands it."""
+    before, brace, rest = names.partition("{")
+    inside, _, after = rest.partition("}")
+    return [before + name + after for name in inside.split(",")] if brace else [names]
 
 
 def behaves(node: ast.AST) -> bool:

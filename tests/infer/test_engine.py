@@ -3,24 +3,19 @@ from __future__ import annotations
 import json
 import random
 
-import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from ling.config.engine import EngineConfig
-from ling.errors import RequestError, UsageError
+from ling.errors import UsageError
 from ling.infer.engine import Engine
 from ling.infer.open import open_runner, runner_for
 from ling.infer.request import SamplingParams
-from ling.infer.sampler import choose
-from ling.model.attention import DenseAttend
 from ling.model.ling import from_config
 from ling.ops import native
 from ling.presets import preset
 
-random.seed(7)
-PROMPTS = [[random.randrange(384) for _ in range(random.randint(1, 90))] for _ in range(50)]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def engine(fmt=None, **options):
@@ -44,81 +39,44 @@ def test_greedy_equals_upstream(fixtures):
     assert request.tokens == want["output"]
 
 
-@pytest.mark.parametrize("folder", ["tiny_fp32", "tiny_yarn_fp32"])
-def test_prompt_logprobs_equal_upstream(fixtures, folder):
-    path = fixtures / "model" / folder
-    io = load_file(path / "io.safetensors")
-    e = Engine(open_runner(path, EngineConfig(dtype="float32")))
-    ids = io["input_ids"][0].tolist()[:30]
-    request = e.add(ids, SamplingParams(max_tokens=1, prompt_logprobs=-1, temperature=0))
-    while e.has_work:
-        e.step()
-    want = io["logits"][0, : len(ids) - 1].log_softmax(-1)
-    assert torch.allclose(torch.stack(request.prompt_logprobs), want, atol=2e-4)
+@pytest.mark.parametrize("length", [0, -1, 513, 100_000])
+def test_a_context_that_the_model_does_not_have_is_refused(length):
+    with pytest.raises(UsageError, match=f"`max_model_len` is {length}, the model allows 1 to 512"):
+        engine(max_model_len=length)
 
 
-def test_paged_attention_equals_dense_attention():
-    e = engine()
-    ids = PROMPTS[3] + PROMPTS[4] + PROMPTS[5]
-    request = e.add(ids, SamplingParams(max_tokens=1, prompt_logprobs=-1, temperature=0))
-    while e.has_work:
-        e.step()
-    with torch.no_grad():
-        hidden = e.runner.model(
-            torch.tensor(ids), torch.arange(len(ids)), DenseAttend([0, len(ids)])
-        )
-        want = e.runner.model.logits(hidden)[:-1].log_softmax(-1)
-    assert torch.allclose(torch.stack(request.prompt_logprobs), want, atol=1e-3)
+def test_requests_without_a_seed_have_seeds_of_their_own():
+    e = engine(seed=3)
+    free = [e.add([1], SamplingParams()) for _ in range(2)]
+    given = [e.add([1], SamplingParams(seed=7), seed_offset=i) for i in range(2)]
+    assert len({r.seed for r in free}) == 2
+    assert [r.seed for r in given] == [7, 8]
+    again = engine(seed=3)
+    assert [again.add([1], SamplingParams()).seed for _ in range(2)] == [r.seed for r in free]
+    assert engine(seed=4).add([1], SamplingParams()).seed not in {r.seed for r in free}
 
 
-def test_sampling_has_the_softmax_distribution():
-    logits = torch.tensor([2.0, 1.0, 0.0, -1.0, float("-inf")])
-    params = SamplingParams(temperature=1.0)
-    draws = np.bincount([choose(logits, params, s, [0] * 5, 5) for s in range(8000)], minlength=5)
-    want = logits.softmax(-1).numpy() * 8000
-    assert draws[4] == 0
-    assert ((draws[:4] - want[:4]) ** 2 / want[:4]).sum() < 20  # chi-square, 3 degrees of freedom
+def test_a_stop_token_ends_a_request_unless_it_is_to_be_ignored():
+    def finished(**options):
+        e = engine()
+        e.stop_token_ids = e.drafter.stop_token_ids = frozenset(stops)
+        request = e.add([1, 2, 3], SamplingParams(temperature=0, max_tokens=12, **options))
+        while e.has_work:
+            e.step()
+        return request
 
-
-def test_filters_keep_the_smallest_sufficient_set():
-    logits = torch.log(torch.tensor([0.5, 0.3, 0.15, 0.05]))
-    for params, allowed in (
-        (SamplingParams(top_p=0.5), {0}),
-        (SamplingParams(top_p=0.7), {0, 1}),
-        (SamplingParams(top_k=3), {0, 1, 2}),
-        (SamplingParams(min_p=0.25), {0, 1, 2}),
-    ):
-        assert {choose(logits, params, s, [0], 1) for s in range(400)} == allowed
-
-
-def test_repetition_penalty_follows_the_rule():
-    logits = torch.tensor([2.0, 1.5, -1.0])
-    params = SamplingParams(temperature=0, repetition_penalty=2.0)
-    assert choose(logits, params, 0, [0], 1) == 1
-    assert choose(torch.tensor([-1.0, -1.5]), params, 0, [0], 1) == 1
-
-
-@pytest.mark.parametrize(
-    "bad",
-    [{"temperature": float("nan")}, {"temperature": -1}, {"top_p": 0}, {"top_k": -2}, {"n": 0},
-     {"max_tokens": 0}, {"stop": [""]}, {"repetition_penalty": 0}, {"logprobs": -2}],
-)  # fmt: skip
-def test_bad_parameters_are_named(bad):
-    with pytest.raises(RequestError) as err:
-        SamplingParams(**bad)
-    assert err.value.param == next(iter(bad))
-
-
-def test_bad_prompts_are_refused():
-    e = engine(max_model_len=64)
-    for prompt, word in (([], "empty"), ([384], "vocabulary"), ([-1], "vocabulary")):
-        with pytest.raises(RequestError, match=word):
-            e.add(prompt, SamplingParams())
-    with pytest.raises(RequestError, match=r"64") as err:
-        e.add([1] * 64, SamplingParams())
-    assert err.value.code == "context_length_exceeded"
-    with pytest.raises(UsageError, match="max_model_len"):
-        engine(max_model_len=100_000)
+    stops = []
+    whole = finished()
+    assert (whole.finish_reason, whole.stop_reason, len(whole.output)) == ("length", None, 12)
+    stop = whole.output[4]
+    first = whole.output.index(stop) + 1
+    stops = [stop]
+    for request in (finished(), finished(ignore_eos=True, stop_token_ids=[stop])):
+        assert (request.finish_reason, request.stop_reason) == ("stop", stop)
+        assert request.output == whole.output[:first]
+    assert finished(ignore_eos=True).output == whole.output
+    late = finished(min_tokens=first + 2)
+    assert stop not in late.output[: first + 1]
 
 
 def test_speculation_needs_an_mtp_layer():
@@ -166,24 +124,3 @@ def test_thousand_random_requests_give_lone_tokens_and_all_pages_back():
         while alone.has_work:
             alone.step()
         assert again.output == request.output
-
-
-def test_equal_prefixes_share_pages_and_salts_do_not():
-    e = engine()
-    prompt = [i % 384 for i in range(200)]
-    params = SamplingParams(max_tokens=4, temperature=0, ignore_eos=True)
-
-    def run(salt):
-        request = e.add(prompt, params, cache_salt=salt)
-        while e.has_work:
-            e.step()
-        return request
-
-    first, second, other = run("a"), run("a"), run("b")
-    assert (first.num_cached_tokens, second.num_cached_tokens, other.num_cached_tokens) == (
-        0,
-        192,
-        0,
-    )
-    assert first.output == second.output == other.output
-    assert e.pool.available == e.pool.num_pages

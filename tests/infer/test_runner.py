@@ -7,7 +7,6 @@ import torch
 
 from ling.config.engine import EngineConfig
 from ling.errors import RequestError
-from ling.infer.logprobs import top_logprobs
 from ling.infer.open import runner_for
 from ling.model.ling import from_config
 from ling.ops import native
@@ -36,10 +35,3 @@ def test_each_row_has_a_mask_of_its_own(fmt):
     mask[1] = False
     with pytest.raises(RequestError, match="mask leaves no id"):
         runner.logits(hidden, mask=mask)
-
-
-def test_top_logprobs_have_the_token_first_and_rank_equal_ones_by_id():
-    row = torch.tensor([-1.0, -3.0, -1.0, -2.0])
-    assert top_logprobs(row, 3, 2) == [(3, -2.0, 3), (0, -1.0, 1), (2, -1.0, 2)]
-    assert top_logprobs(row, 2, 0) == [(2, -1.0, 1)]
-    assert [t.token_id for t in top_logprobs(row, 1, -1)] == [1, 0, 2, 3]

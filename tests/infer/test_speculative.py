@@ -3,16 +3,8 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
-import ling.infer.engine as engine_module
-from ling.config.engine import EngineConfig
-from ling.infer.engine import Engine
-from ling.infer.open import runner_for
-from ling.infer.request import SamplingParams
 from ling.infer.speculative import KEEP_STEPS, DraftPolicy
-from ling.model.ling import from_config
-from ling.presets import preset
 
 
 def gain(accepted, drafts):
@@ -78,75 +70,3 @@ def test_numbers_that_never_happen_do_not_hold_up_the_choice():
 
 
 # ---- the engine --------------------------------------------------------------------------------
-
-
-class Clock:
-    """Stands in for the module `time`; a runner that charges for its rows moves it."""
-
-    now = 0.0
-
-    def perf_counter(self):
-        return self.now
-
-
-def charged(runner, clock, row, draft):
-    """A forward pass costs 1 and `row` for each further row of a request, a draft `draft`."""
-    forward, mtp = runner.forward, runner.mtp
-
-    def slow_forward(tokens, segments):
-        clock.now += 1 + row * (len(tokens) - len(segments))
-        return forward(tokens, segments)
-
-    def slow_mtp(*args):
-        clock.now += draft
-        return mtp(*args)
-
-    runner.forward, runner.mtp = slow_forward, slow_mtp
-    return runner
-
-
-def generate(monkeypatch, row, draft, model, n=160, adaptive=True, **options):
-    clock = Clock()
-    monkeypatch.setattr(engine_module, "time", clock)
-    runner = charged(runner_for(model), clock, row, draft)
-    e, wanted = Engine(runner, EngineConfig(**options), adaptive=adaptive), []
-    choose = e.drafter.policy.num_drafts
-    e.drafter.policy.num_drafts = lambda batch: wanted.append(choose(batch)) or wanted[-1]
-    request = e.add([1, 2, 3], SamplingParams(max_tokens=n, temperature=0, ignore_eos=True))
-    while e.has_work:
-        e.step()
-    assert e.pool.available == e.pool.num_pages
-    return request.output, wanted, e.stats
-
-
-def test_engine_stops_drafting_where_it_loses_and_keeps_its_tokens(monkeypatch):
-    model = from_config(preset("ling-tiny"), seed=0)
-    want, *_ = generate(monkeypatch, 0, 0, model)
-    got, wanted, stats = generate(monkeypatch, 0.9, 0.9, model, speculative="mtp", num_drafts=2)
-    assert got == want
-    assert share(wanted[40:], 0) > 0.8
-    assert stats.acceptance is not None
-
-
-def test_engine_goes_on_drafting_where_it_pays(monkeypatch):
-    """Every token is the same, so a draft is always right."""
-    model = from_config(preset("ling-tiny"), seed=0)
-    with torch.no_grad():
-        model.lm_head.weight.zero_()
-    want, *_ = generate(monkeypatch, 0, 0, model)
-    got, wanted, stats = generate(monkeypatch, 0.1, 0.1, model, speculative="mtp", num_drafts=3)
-    assert got == want == [0] * 160
-    assert stats.acceptance == 1
-    assert share(wanted[40:], 3) > 0.8
-
-
-def test_drafts_never_reach_beyond_the_last_token(monkeypatch):
-    model = from_config(preset("ling-tiny"), seed=0)
-    with torch.no_grad():
-        model.lm_head.weight.zero_()
-    for n in (1, 2, 3, 4):
-        got, _, stats = generate(
-            monkeypatch, 0, 0, model, n=n, speculative="mtp", num_drafts=3, adaptive=False
-        )
-        assert len(got) == n
-        assert stats.drafted == stats.accepted == max(n - 2, 0)

@@ -59,3 +59,16 @@ def test_tables_are_cos_and_sin_of_position_times_frequency():
         np.testing.assert_allclose(sin[row], 2 * np.sin(angles), atol=1e-4)
     half = rotary_tables(freq, 1.0, torch.tensor([1000]), torch.bfloat16)[0]
     assert torch.equal(half, (cos[2:] / 2).bfloat16())  # the angle itself was float32
+
+
+def test_yarn_at_the_released_values_has_its_ramp_from_12_to_21():
+    plain = preset("ling-mini-2.0")
+    scaled = plain.replace(
+        rope_scaling={"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
+    )
+    (a, _), (b, factor) = inverse_frequencies(plain), inverse_frequencies(scaled)
+    ratio = a / b
+    assert factor == pytest.approx(1.1386294)
+    assert torch.allclose(ratio[:13], torch.ones(13))
+    assert torch.allclose(ratio[21:], torch.full((11,), 4.0))
+    assert ((ratio[13:21] > 1.0) & (ratio[13:21] < 4.0)).all()

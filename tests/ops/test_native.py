@@ -12,7 +12,6 @@ import torch
 
 from ling.errors import KernelError
 from ling.ops import fp8, native, packing
-from ling.ops.doctor import doctor
 from ling.ops.formats import FORMATS, INT4_LEVELS, TILE
 from ling.ops.fp8 import quantise_fp8_block
 from ling.ops.packing import Packed, interleave
@@ -519,12 +518,6 @@ def test_wrong_weights_raise(w, importance):
 def test_a_place_of_another_shape_is_refused():
     with pytest.raises(KernelError, match="place"):
         native.pack(torch.randn(32, 64), FORMATS["int8"], out=packed_of("int8", 16, 64))
-
-
-def test_doctor_says_what_is_in_use_and_finds_one_openmp_runtime():
-    report = doctor()
-    assert native.isa() in " ".join(report.values())
-    assert len(report["openmp"].split(", ")) == 1
 
 
 def test_matrices_of_a_stack_are_those_packed_alone():

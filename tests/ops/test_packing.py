@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ling.ops import fp8, packing
-from ling.ops.formats import FORMATS, INT4_LEVELS, TILE
+from ling.ops.formats import FORMATS
 
 ALL = pytest.mark.parametrize("fmt", FORMATS.values(), ids=FORMATS)
 INTEGER = pytest.mark.parametrize(
@@ -130,9 +130,3 @@ def test_fp8_keeps_the_bytes_and_scales_of_a_checkpoint():
     assert torch.equal(packing.unpack(packed).nan_to_num(7), want.nan_to_num(7))
     assert packed.data.unique().equal(bytes_NK.unique())
     assert packed.scales.unique().equal(scales.unique())
-
-
-def test_tiles_are_sixteen_rows():
-    assert TILE == 16
-    assert len(INT4_LEVELS) == 16
-    assert list(INT4_LEVELS) == sorted(INT4_LEVELS)

@@ -1,5 +1,8 @@
+"""Runs as a command, killed and resumed, and in this process: signals, full disks, damage."""
+
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import random
@@ -11,15 +14,18 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
+from runs import logged_losses, quiet, saved_steps
 
+from ling.checkpoint.dcp import writer
 from ling.checkpoint.dcp.folder import DCPFolder
 from ling.cli.main import main
 from ling.convert.plan import convert
 from ling.convert.verify import verify
-from ling.errors import CheckpointError, UsageError
+from ling.errors import CheckpointError, RunError, UsageError
 from ling.eval.perplexity import perplexity
-from ling.train.merge import merge
+from ling.train import loop
+from ling.train.log import read_metrics
+from ling.train.setup import setup
 
 REPOSITORY = Path(__file__).parents[2]
 RECIPE = REPOSITORY / "recipes" / "pretrain" / "tiny.yaml"
@@ -140,21 +146,6 @@ def test_finished_run_says_so_and_changed_recipe_is_refused(run):
     assert "optim.lr" in changed.stderr
 
 
-def test_damaged_newest_checkpoint_falls_back(run, tmp_path):
-    import shutil
-
-    out = tmp_path / "copy"
-    shutil.copytree(run, out)
-    data = next((out / "checkpoints/step-24").glob("*.distcp"))
-    raw = bytearray(data.read_bytes())
-    raw[len(raw) // 2] ^= 1
-    data.write_bytes(bytes(raw))
-    done = train(out, "--data.corpus_bytes", "600000")
-    assert done.returncode == 0, done.stderr
-    assert "step-24 is damaged" in done.stdout
-    assert losses(out) == losses(run)
-
-
 def test_conversion_round_trip_is_exact_and_atomic(run, tmp_path):
     convert(run, tmp_path / "hf", to="float32")
     convert(tmp_path / "hf", tmp_path / "dcp", to="dcp")
@@ -175,22 +166,6 @@ def test_eval_agrees_with_the_trainer(run, tmp_path):
     last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     assert report["loss"] == pytest.approx(last["valid_loss"], abs=1e-5)
     assert report["mtp_agreement"] == pytest.approx(last["valid_mtp_agreement"], abs=1e-6)
-
-
-def test_merge_averages_every_tensor(run, tmp_path):
-    assert merge(run, tmp_path / "m", last=3) == ["step-12", "step-18", "step-24"]
-    for folder, name in (
-        (tmp_path / "m", "merged"),
-        *((run / "checkpoints" / n, n) for n in ("step-12", "step-18", "step-24")),
-    ):
-        convert(folder, tmp_path / f"hf-{name}", to="float32", tokenizer=run / "tokenizer")
-    from ling.checkpoint.hf.names import SafetensorsFolder
-
-    merged = SafetensorsFolder(tmp_path / "hf-merged")
-    parts = [SafetensorsFolder(tmp_path / f"hf-step-{n}") for n in (12, 18, 24)]
-    for name in merged.weight_map:
-        mean = torch.stack([p.tensor(name) for p in parts]).mean(0)
-        assert torch.allclose(merged.tensor(name), mean, atol=1e-6), name
 
 
 @pytest.mark.parametrize("part", ["", "checkpoints/step-24"])
@@ -232,3 +207,118 @@ def test_metadata_lists_every_tensor(run):
     names = DCPFolder(run / "checkpoints/step-24").tensors
     assert "model.model.layers.1.mlp.experts.gate_proj" in names
     assert "optimizer.exp_avg.lm_head.weight" in names
+
+
+# ---- in this process -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_saves_the_step_and_tells_how_to_go_on(recipe, tmp_path, monkeypatch, number):
+    assert loop.run(recipe(), tmp_path / "whole", quiet) == 0
+    step, said = loop.Loop._step, []
+
+    def kill_in_step_3(self):
+        if self.state.step == 2:
+            os.kill(os.getpid(), number)
+        return step(self)
+
+    monkeypatch.setattr(loop.Loop, "_step", kill_in_step_3)
+    assert loop.run(recipe(), tmp_path / "run", said.append) == 128 + number
+    assert saved_steps(tmp_path / "run")[-1] == "step-3"
+    assert "the same command goes on" in said[-1]
+    monkeypatch.undo()
+    assert loop.run(recipe(), tmp_path / "run", quiet) == 0
+    assert logged_losses(tmp_path / "run") == logged_losses(tmp_path / "whole")
+
+
+def test_full_disk_keeps_the_last_checkpoint(recipe, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    assert loop.run(recipe(), tmp_path / "whole", quiet) == 0
+
+    def full(state, checkpoint_id, **more):
+        (Path(checkpoint_id) / "__0_0.distcp").write_bytes(b"half")
+        cause = OSError(28, "No space left on device")
+        raise writer.CheckpointException("save", {0: (cause, None)})
+
+    save = writer.dcp.save
+    saves = iter([save, full])
+    monkeypatch.setattr(writer.dcp, "save", lambda *a, **k: next(saves)(*a, **k))
+    with pytest.raises(RunError, match="could not save checkpoint step-4: No space left"):
+        loop.run(recipe(), out, quiet)
+    assert sorted(p.name for p in (out / "checkpoints").iterdir()) == ["step-2"]
+    monkeypatch.undo()
+    assert loop.run(recipe(), out, quiet) == 0
+    assert logged_losses(out) == logged_losses(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("damage", ["truncated", "emptied", "deleted", "flipped", "manifest"])
+def test_damaged_checkpoint_is_named_and_passed_over(recipe, tmp_path, damage):
+    out, said = tmp_path / "run", []
+    assert loop.run(recipe(), out, quiet) == 0
+    folder, before = out / "checkpoints/step-6", logged_losses(out)
+    data = next(folder.glob("*.distcp"))
+    raw = data.read_bytes()
+    if damage == "manifest":
+        (folder / "manifest.json").write_text("{")
+    elif damage == "deleted":
+        data.unlink()
+    else:
+        bad = {"truncated": raw[:-100], "emptied": b"", "flipped": bytes([raw[0] ^ 1]) + raw[1:]}
+        data.write_bytes(bad[damage])
+    assert loop.run(recipe(), out, said.append) == 0
+    assert "step-6 is damaged" in said[0]
+    assert logged_losses(out) == before
+    for manifest in out.glob("checkpoints/*/manifest.json"):
+        manifest.write_text("{}")
+    with pytest.raises(CheckpointError, match="no checkpoint is intact"):
+        loop.run(recipe(), out, quiet)
+
+
+def test_leftovers_are_cleared_and_foreign_files_left_alone(recipe, tmp_path):
+    out = tmp_path / "run"
+    for name in ("step-4.tmp", "step-99", "mine"):
+        (out / "checkpoints" / name).mkdir(parents=True)
+        (out / "checkpoints" / name / "file").write_text("x")
+    (out / "notes.txt").write_text("mine")
+    assert loop.run(recipe(), out, quiet) == 0
+    assert saved_steps(out) == ["step-4", "step-6"]
+    assert sorted(p.name for p in (out / "checkpoints").iterdir()) == [
+        "mine", "step-4", "step-6", "step-99",
+    ]  # fmt: skip
+    assert (out / "notes.txt").read_text() == "mine"
+
+
+def test_second_run_into_a_folder_is_refused(recipe, tmp_path):
+    out = tmp_path / "run"
+    out.mkdir()
+    with (out / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(UsageError, match="another run is writing here"):
+            loop.run(recipe(), out, quiet)
+    assert loop.run(recipe(steps=1), out, quiet) == 0
+
+
+def test_run_killed_after_its_last_step_gets_its_picture(recipe, tmp_path):
+    assert loop.run(recipe(), tmp_path / "run", quiet) == 0
+    (tmp_path / "run/loss.png").unlink()
+    assert loop.run(recipe(), tmp_path / "run", quiet) == 0
+    assert (tmp_path / "run/loss.png").is_file()
+
+
+def test_metrics_are_there_after_every_step_at_full_precision(recipe, tmp_path):
+    out: Path = tmp_path / "run"
+    seen: list[list[int]] = []
+
+    class Watched(loop.Loop):
+        def _step(self):
+            lines = (out / "metrics.jsonl").read_text().splitlines()
+            seen.append([json.loads(line)["step"] for line in lines])
+            return super()._step()
+
+    out.mkdir()
+    Watched(setup(recipe(), out, quiet)).run()
+    assert seen == [list(range(1, n)) for n in range(1, 7)]
+    row = read_metrics(out / "metrics.jsonl")[0]
+    assert row["loss"] == float(repr(row["loss"])) != round(row["loss"], 6)
+    assert {"step", "loss", "mtp_loss", "tokens", "lr", "grad_norm", "tokens_per_s"} <= set(row)
+    assert row["tokens"] == 64

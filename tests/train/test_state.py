@@ -1,69 +1,30 @@
-"""What a run folder survives: bad recipes, full disks, signals, damage, foreign files."""
+"""What a run remembers: its recipe, the order of its data, and every tensor of its state."""
 
 from __future__ import annotations
 
-import fcntl
-import json
-import os
 import signal
-from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
+from runs import logged_losses, quiet, write_tokens
 
-from ling.checkpoint import run_folder
-from ling.checkpoint.dcp import writer
+from ling.checkpoint.run_folder import intact
 from ling.config.recipe import (
-    CheckpointConfig,
-    DataConfig,
     OptimConfig,
-    PretrainConfig,
     TrainConfig,
 )
-from ling.data.indexed import IndexedWriter
-from ling.errors import CheckpointError, DataError, RunError, UsageError
+from ling.errors import UsageError
+from ling.model.ling import from_config
+from ling.presets import preset
 from ling.train import loop, state
 from ling.train.batches import BatchReader
+from ling.train.forward import LingForTraining
 from ling.train.log import read_metrics
-from ling.train.merge import merge
-from ling.train.objectives.pretrain import Pretraining
-from ling.train.setup import setup
+from ling.train.optim import build_optimizer
+from ling.train.state import Ranks, TrainState
 
-
-def write_tokens(prefix, top=300, tokens=4000, seed=0):
-    ids = np.random.RandomState(seed).randint(0, top, tokens)
-    with IndexedWriter(prefix, np.uint16) as writer:
-        for document in np.split(ids, 40):
-            writer.add_document(document.tolist())
-
-
-@pytest.fixture
-def recipe(tmp_path):
-    write_tokens(tmp_path / "text")
-
-    def make(steps=6, interval=2, model="ling-tiny", prefix="text", batch=2, seed=42, **data):
-        return PretrainConfig(
-            model=model,
-            data=DataConfig(prefix=[str(tmp_path / prefix)], **{"seq_length": 32, **data}),
-            train=TrainConfig(
-                steps=steps,
-                global_batch_size=batch,
-                micro_batch_size=2,
-                dtype="float32",
-                threads=1,
-                seed=seed,
-            ),
-            optim=OptimConfig(lr=1e-3),
-            checkpoint=CheckpointConfig(interval_steps=interval, keep_last=2),
-        )
-
-    return make
-
-
-def quiet(text):
-    pass
+CPU = torch.device("cpu")
 
 
 def stop_after(count):
@@ -81,49 +42,6 @@ def stop_after(count):
         return lambda: None
 
     return catch
-
-
-def losses(out):
-    return [(r["step"], r["loss"], r["grad_norm"]) for r in read_metrics(out / "metrics.jsonl")]
-
-
-def steps(out):
-    return [p.name for p in run_folder.checkpoints(out)]
-
-
-@pytest.mark.parametrize(
-    ("change", "word"),
-    [
-        ({"model": "ling-tny"}, "did you mean `ling-tiny`"),
-        ({"prefix": "nowhere"}, "nowhere"),
-        ({"isolate_documents": True}, "data.tokenizer"),
-        ({"valid_prefix": ["nowhere"]}, "nowhere"),
-    ],
-)
-def test_recipe_that_cannot_start_leaves_no_folder(recipe, tmp_path, change, word):
-    with pytest.raises((UsageError, DataError), match=word):
-        loop.run(recipe(**change), tmp_path / "run", quiet)
-    assert not (tmp_path / "run").exists()
-
-
-def test_corrected_recipe_is_not_refused_for_the_wrong_one(recipe, tmp_path):
-    (tmp_path / "run").mkdir()
-    with pytest.raises(UsageError):
-        loop.run(recipe(model="ling-tny"), tmp_path / "run", quiet)
-    assert loop.run(recipe(steps=1), tmp_path / "run", quiet) == 0
-
-
-def test_ids_outside_the_vocabulary_are_found_before_the_first_step(recipe, tmp_path, monkeypatch):
-    write_tokens(tmp_path / "late")
-    with (tmp_path / "late.bin").open("r+b") as file:
-        file.seek(-2, os.SEEK_END)
-        file.write((384).to_bytes(2, "little"))
-    with pytest.raises(DataError, match="384 is outside the vocabulary of 384"):
-        loop.run(recipe(prefix="late"), tmp_path / "run", quiet)
-    # Files too large to be read first are checked batch by batch.
-    monkeypatch.setattr("ling.train.batches.SCAN_TOKENS", 0)
-    with pytest.raises(DataError, match="384 is outside the vocabulary of 384"):
-        loop.run(recipe(steps=80, prefix="late"), tmp_path / "run", quiet)
 
 
 def rewrite_one_token(prefix):
@@ -196,7 +114,7 @@ def test_reset_data_resumes_where_it_was(recipe, tmp_path, monkeypatch):
             assert code == 128 + signal.SIGTERM
         monkeypatch.undo()
         assert loop.run(other, tmp_path / name, quiet, allow_data_reset=True) == 0
-    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+    assert logged_losses(tmp_path / "killed") == logged_losses(tmp_path / "whole")
 
 
 def test_parts_of_a_large_data_file_stand_for_the_whole(tmp_path, monkeypatch):
@@ -213,207 +131,69 @@ def test_parts_of_a_large_data_file_stand_for_the_whole(tmp_path, monkeypatch):
     assert state._fingerprint(str(tmp_path / "text")) != edges
 
 
-@pytest.mark.parametrize("what", ["loss", "gradient"])
-def test_step_that_is_not_finite_changes_nothing(recipe, tmp_path, monkeypatch, what):
-    run = loop.Loop(setup(recipe(), tmp_path, quiet))
-    run.peak = 1.0
-    before = {k: v.clone() for k, v in run.state.model.state_dict().items()}
-    whole = Pretraining.losses
+def test_ranks_together_read_the_micro_batches_of_one_process():
+    train = TrainConfig(global_batch_size=12, micro_batch_size=2)
+    model = LingForTraining(from_config(preset("ling-tiny"), seed=0))
+    optimizer = build_optimizer(model.ling, OptimConfig())
 
-    def spoiled(self, network, batch):
-        found = whole(self, network, batch)
-        if what == "loss":
-            found.named["loss"] = found.named["loss"] + float("inf")
-        else:
-            found.total.register_hook(lambda g: g * float("nan"))
-        return found
+    def rows(rank, size):
+        state = TrainState(model, optimizer, CPU, Ranks(rank, rank, size), rows=24)
+        return state.first_rows(train)
 
-    monkeypatch.setattr(Pretraining, "losses", spoiled)
-    assert run._step()["skipped"] == 1
-    for name, tensor in run.state.model.state_dict().items():
-        assert torch.equal(tensor, before[name]), name
-    assert not any(run.state.optimizer.state.values())
-    monkeypatch.setattr(Pretraining, "losses", whole)
-    assert run._step()["skipped"] == 0
+    assert rows(0, 1) == [24, 26, 28, 30, 32, 34]
+    assert [x for both in zip(rows(0, 2), rows(1, 2), strict=True) for x in both] == rows(0, 1)
 
 
-def test_steps_without_finite_loss_end_the_run_with_a_clean_checkpoint(
-    recipe, tmp_path, monkeypatch
-):
-    whole, calls = Pretraining.losses, []
-
-    def spoiled(self, network, batch):
-        found = whole(self, network, batch)
-        calls.append(0)
-        if len(calls) > 3:
-            found.named["loss"] = found.named["loss"] * float("nan")
-        return found
-
-    monkeypatch.setattr(Pretraining, "losses", spoiled)
-    with pytest.raises(RunError, match=r"step 8: .* not finite 5 times"):
-        loop.run(recipe(steps=20), tmp_path / "run", quiet)
-    monkeypatch.setattr(Pretraining, "losses", whole)
-    assert loop.run(recipe(steps=20), tmp_path / "run", quiet) == 0
-    assert all(np.isfinite(loss) for _, loss, _ in losses(tmp_path / "run")[8:])
+# ---- checkpoints -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signal_saves_the_step_and_tells_how_to_go_on(recipe, tmp_path, monkeypatch, number):
-    assert loop.run(recipe(), tmp_path / "whole", quiet) == 0
-    step, said = loop.Loop._step, []
-
-    def kill_in_step_3(self):
-        if self.state.step == 2:
-            os.kill(os.getpid(), number)
-        return step(self)
-
-    monkeypatch.setattr(loop.Loop, "_step", kill_in_step_3)
-    assert loop.run(recipe(), tmp_path / "run", said.append) == 128 + number
-    assert steps(tmp_path / "run")[-1] == "step-3"
-    assert "the same command goes on" in said[-1]
-    monkeypatch.undo()
-    assert loop.run(recipe(), tmp_path / "run", quiet) == 0
-    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+def trained(steps, seed=0):
+    """A state after some steps of AdamW on made-up gradients."""
+    model = from_config(preset("ling-tiny"), seed=seed)
+    made = TrainState(LingForTraining(model), build_optimizer(model, OptimConfig()), CPU)
+    for _ in range(steps):
+        for p in model.parameters():
+            p.grad = torch.randn_like(p)
+        made.optimizer.step()
+    made.step, made.rows, made.tokens, made.data = steps, 4 * steps, 9 * steps, {"files": ["x"]}
+    return made
 
 
-def test_full_disk_keeps_the_last_checkpoint(recipe, tmp_path, monkeypatch):
-    out = tmp_path / "run"
-    assert loop.run(recipe(), tmp_path / "whole", quiet) == 0
-
-    def full(state, checkpoint_id, **more):
-        (Path(checkpoint_id) / "__0_0.distcp").write_bytes(b"half")
-        cause = OSError(28, "No space left on device")
-        raise writer.CheckpointException("save", {0: (cause, None)})
-
-    save = writer.dcp.save
-    saves = iter([save, full])
-    monkeypatch.setattr(writer.dcp, "save", lambda *a, **k: next(saves)(*a, **k))
-    with pytest.raises(RunError, match="could not save checkpoint step-4: No space left"):
-        loop.run(recipe(), out, quiet)
-    assert sorted(p.name for p in (out / "checkpoints").iterdir()) == ["step-2"]
-    monkeypatch.undo()
-    assert loop.run(recipe(), out, quiet) == 0
-    assert losses(out) == losses(tmp_path / "whole")
-
-
-@pytest.mark.parametrize("damage", ["truncated", "emptied", "deleted", "flipped", "manifest"])
-def test_damaged_checkpoint_is_named_and_passed_over(recipe, tmp_path, damage):
-    out, said = tmp_path / "run", []
-    assert loop.run(recipe(), out, quiet) == 0
-    folder, before = out / "checkpoints/step-6", losses(out)
-    data = next(folder.glob("*.distcp"))
-    raw = data.read_bytes()
-    if damage == "manifest":
-        (folder / "manifest.json").write_text("{")
-    elif damage == "deleted":
-        data.unlink()
-    else:
-        bad = {"truncated": raw[:-100], "emptied": b"", "flipped": bytes([raw[0] ^ 1]) + raw[1:]}
-        data.write_bytes(bad[damage])
-    assert loop.run(recipe(), out, said.append) == 0
-    assert "step-6 is damaged" in said[0]
-    assert losses(out) == before
-    for manifest in out.glob("checkpoints/*/manifest.json"):
-        manifest.write_text("{}")
-    with pytest.raises(CheckpointError, match="no checkpoint is intact"):
-        loop.run(recipe(), out, quiet)
+@pytest.mark.parametrize("steps", [0, 2])
+def test_a_checkpoint_restores_every_tensor_counter_and_the_next_random_number(tmp_path, steps):
+    before = trained(steps)
+    with torch.no_grad():
+        before.model.model.layers[1].mlp.gate.expert_bias.normal_()
+    state.save(tmp_path / "step", before)
+    number = torch.rand(3)
+    after = trained(1, seed=1)
+    assert state.load(tmp_path / "step", after) == {"files": ["x"]}
+    assert torch.equal(torch.rand(3), number)
+    assert (after.step, after.rows, after.tokens) == (steps, 4 * steps, 9 * steps)
+    want, got = state.state_tensors(before), state.state_tensors(after)
+    assert set(want) == set(got)
+    assert "optimizer.exp_avg_sq.lm_head.weight" in want
+    assert all(torch.equal(got[name], want[name]) for name in want if name != "rng")
+    assert float(got["optimizer.step.lm_head.weight"]) == steps
+    assert intact(tmp_path / "step")
 
 
-def test_leftovers_are_cleared_and_foreign_files_left_alone(recipe, tmp_path):
-    out = tmp_path / "run"
-    for name in ("step-4.tmp", "step-99", "mine"):
-        (out / "checkpoints" / name).mkdir(parents=True)
-        (out / "checkpoints" / name / "file").write_text("x")
-    (out / "notes.txt").write_text("mine")
-    assert loop.run(recipe(), out, quiet) == 0
-    assert steps(out) == ["step-4", "step-6"]
-    assert sorted(p.name for p in (out / "checkpoints").iterdir()) == [
-        "mine", "step-4", "step-6", "step-99",
-    ]  # fmt: skip
-    assert (out / "notes.txt").read_text() == "mine"
+def test_a_frozen_parameter_has_no_moments():
+    model = from_config(preset("ling-tiny"), seed=0)
+    model.lm_head.weight.requires_grad_(False)
+    made = TrainState(LingForTraining(model), build_optimizer(model, OptimConfig()), CPU)
+    names = state.state_tensors(made)
+    assert "model.lm_head.weight" in names
+    assert not [n for n in names if n.startswith("optimizer.") and "lm_head" in n]
 
 
-def test_second_run_into_a_folder_is_refused(recipe, tmp_path):
-    out = tmp_path / "run"
-    out.mkdir()
-    with (out / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(UsageError, match="another run is writing here"):
-            loop.run(recipe(), out, quiet)
-    assert loop.run(recipe(steps=1), out, quiet) == 0
-
-
-def test_run_killed_after_its_last_step_gets_its_picture(recipe, tmp_path):
-    assert loop.run(recipe(), tmp_path / "run", quiet) == 0
-    (tmp_path / "run/loss.png").unlink()
-    assert loop.run(recipe(), tmp_path / "run", quiet) == 0
-    assert (tmp_path / "run/loss.png").is_file()
-
-
-def test_metrics_are_there_after_every_step_at_full_precision(recipe, tmp_path):
-    out: Path = tmp_path / "run"
-    seen: list[list[int]] = []
-
-    class Watched(loop.Loop):
-        def _step(self):
-            lines = (out / "metrics.jsonl").read_text().splitlines()
-            seen.append([json.loads(line)["step"] for line in lines])
-            return super()._step()
-
-    out.mkdir()
-    Watched(setup(recipe(), out, quiet)).run()
-    assert seen == [list(range(1, n)) for n in range(1, 7)]
-    row = read_metrics(out / "metrics.jsonl")[0]
-    assert row["loss"] == float(repr(row["loss"])) != round(row["loss"], 6)
-    assert {"step", "loss", "mtp_loss", "tokens", "lr", "grad_norm", "tokens_per_s"} <= set(row)
-    assert row["tokens"] == 64
-
-
-def test_model_folder_is_the_start_and_overrides_may_not_change_its_shapes(recipe, tmp_path):
-    from ling.convert.plan import convert
-
-    assert loop.run(recipe(), tmp_path / "run", quiet) == 0
-    convert(tmp_path / "run", tmp_path / "hf", to="float32")
-    more = recipe(model=str(tmp_path / "hf"))
-    again = setup(more, tmp_path / "more", quiet).state.model
-    trained = setup(recipe(), tmp_path / "x", quiet).state
-    state.load(tmp_path / "run/checkpoints/step-6", trained)
-    for name, tensor in trained.model.state_dict().items():
-        assert torch.equal(again.state_dict()[name], tensor), name
-    object.__setattr__(more, "model_overrides", {"moe_intermediate_size": 64})
-    with pytest.raises(UsageError, match="shapes of the weights"):
-        setup(more, tmp_path / "more", quiet)
-
-
-def test_optimizer_moves_the_parameters_that_sharding_leaves(recipe, tmp_path):
-    seen = []
-
-    def replace(network):
-        seen.extend(p.is_meta for p in network.parameters())
-        norm = network.ling.model.norm
-        norm.weight = torch.nn.Parameter(torch.empty_like(norm.weight))
-
-    run = setup(recipe(), tmp_path, quiet, parallelise=replace).state
-    assert seen
-    assert all(seen)
-    moved = [id(p) for group in run.optimizer.param_groups for p in group["params"]]
-    assert sorted(moved) == sorted(id(p) for p in run.model.parameters())
-    alone = setup(recipe(), tmp_path, quiet).state.model.state_dict()
-    for name, tensor in run.model.state_dict().items():
-        assert torch.equal(tensor, alone[name]), name
-
-
-def test_rank_0_has_the_file_names_of_a_process_alone():
-    assert run_folder.of_rank("manifest.json", 0) == "manifest.json"
-    assert run_folder.of_rank("manifest.json", 2) == "manifest-2.json"
-    assert run_folder.of_rank(".lock", 1) == ".lock-1"
-
-
-def test_damaged_checkpoint_is_not_merged(recipe, tmp_path):
-    out = tmp_path / "run"
-    assert loop.run(recipe(), out, quiet) == 0
-    data = next((out / "checkpoints/step-4").glob("*.distcp"))
-    data.write_bytes(data.read_bytes()[:-1] + b"?")
-    with pytest.raises(CheckpointError, match="step-4: damaged"):
-        merge(out, tmp_path / "m", last=2)
-    assert not (tmp_path / "m").exists()
+def test_a_recipe_is_compared_key_by_key_except_what_orders_the_rows(recipe, tmp_path):
+    state.check_recipe(recipe(), tmp_path)  # nothing to compare with yet
+    state.save_recipe(recipe(), tmp_path)
+    state.check_recipe(recipe(), tmp_path)
+    state.check_recipe(recipe(seed=7, batch=4, prefix="other"), tmp_path)
+    with pytest.raises(UsageError, match=r"`train\.steps` was 6 in this run and is now 7"):
+        state.check_recipe(recipe(steps=7), tmp_path)
+    (tmp_path / "config.yaml").write_text("a: [1")
+    with pytest.raises(UsageError, match=r"config\.yaml: unreadable"):
+        state.check_recipe(recipe(), tmp_path)

@@ -9,16 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ling.checkpoint.packed.folder import PackedFolder
 from ling.checkpoint.packed.names import packed_specs
 from ling.cli.main import main
 from ling.config.engine import EngineConfig
 from ling.convert.plan import convert
 from ling.convert.synth import synth
-from ling.errors import CheckpointError, UsageError
+from ling.errors import CheckpointError
 from ling.infer.engine import Engine
 from ling.infer.native_runner import NativeRunner
-from ling.infer.offload import plan
 from ling.infer.open import open_runner
 from ling.infer.request import SamplingParams
 from ling.infer.torch_runner import TorchRunner
@@ -89,21 +87,6 @@ def test_folder_without_kernels_runs_on_the_module(tmp_path, monkeypatch):
         hidden.append(runner.forward(ids, [Segment([0], 0, 0, 30)]).clone())
     rows = (hidden[0] - hidden[1]).norm(dim=1) / hidden[1].norm(dim=1)
     assert rows.median() < 0.04
-
-
-@needs_library
-@pytest.mark.parametrize("fmt", ["int4", "int4_g32", "int8"])
-def test_folder_gives_the_same_tokens_in_a_small_memory(fmt, tmp_path):
-    synth(preset("ling-nano"), tmp_path / fmt, to=fmt, log=str)
-    whole = open_runner(tmp_path / fmt)
-    want = tokens(whole, 40, num_pages=4)
-    budget = plan(PackedFolder(tmp_path / fmt), 1 << 40, 4 * whole.page_bytes())
-    small = budget.fixed + budget.per_expert * budget.experts // 2
-    runner = open_runner(tmp_path / fmt, EngineConfig(max_memory=f"{small}B"))
-    assert want == tokens(runner, 40, num_pages=4)
-    assert runner.offload is not None
-    with pytest.raises(UsageError, match="max_memory"):
-        tokens(open_runner(tmp_path / fmt, EngineConfig(max_memory=f"{1 << 20}B")), num_pages=4)
 
 
 # ---- damage ------------------------------------------------------------------------------------

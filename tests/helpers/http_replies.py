@@ -1,0 +1,38 @@
+"""Requests to the app on the stand-in model, and the shapes that every reply must have."""
+
+from __future__ import annotations
+
+import json
+
+from fake_llm import NAME
+
+CHAT = {"model": NAME, "messages": [{"role": "user", "content": "hi"}]}
+PLAIN = {"model": NAME, "prompt": "hi"}
+JSON = {"Content-Type": "application/json"}
+
+
+def problem(reply, status: int) -> dict:
+    """The error object, after the checks that hold for all of them."""
+    assert reply.status_code == status, reply.text
+    assert reply.headers["content-type"] == "application/json"
+    body = reply.json()
+    assert set(body) == {"error"}
+    assert set(body["error"]) == {"message", "type", "param", "code"}
+    assert body["error"]["message"].isprintable()
+    return body["error"]
+
+
+def sse(text: str) -> list:
+    """Events of a stream; `[DONE]` stays text, comments are left out."""
+    blocks = [b for b in text.split("\n\n") if b and not b.startswith(":")]
+    assert all(b.startswith("data: ") and "\n" not in b for b in blocks)
+    return [b[6:] if b == "data: [DONE]" else json.loads(b[6:]) for b in blocks]
+
+
+def streamed(client, path: str, body: dict) -> list:
+    reply = client.post(path, json={**body, "stream": True})
+    assert reply.status_code == 200
+    assert reply.headers["content-type"].startswith("text/event-stream")
+    events = sse(reply.text)
+    assert events.pop() == "[DONE]"
+    return events

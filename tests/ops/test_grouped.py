@@ -1,0 +1,91 @@
+"""SwiGLU of each expert on its own rows, forward and backward."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+
+from ling.ops import experts, grouped, reference
+
+# An expert without rows first, in the middle and last.
+OFFSETS = [0, 0, 3, 8, 8, 9, 9]
+
+
+def by_formula(x, gate, up, down):
+    """One expert after the other, in plain autograd."""
+    out = []
+    for e, (a, b) in enumerate(pairwise(OFFSETS)):
+        g, u = x[a:b] @ gate[e].T, x[a:b] @ up[e].T
+        out.append((g / (1 + (-g).exp()) * u) @ down[e].T)
+    return torch.cat(out)
+
+
+def some_weights(dtype=torch.float64, E=6, D=8, F=5):
+    return [torch.randn(s, dtype=dtype) for s in ((E, F, D), (E, F, D), (E, D, F))]
+
+
+def test_rows_and_gradients_are_those_of_each_expert_alone():
+    leaves = [torch.randn(9, 8, dtype=torch.float64), *some_weights()]
+    for leaf in leaves:
+        leaf.requires_grad_()
+    x, *weights = leaves
+    dy = torch.randn(9, 8, dtype=torch.float64)
+    got, want = grouped.swiglu(x, OFFSETS, *weights), by_formula(x, *weights)
+    torch.testing.assert_close(got, want)
+    for a, b in zip(
+        torch.autograd.grad(got, leaves, dy), torch.autograd.grad(want, leaves, dy), strict=True
+    ):
+        torch.testing.assert_close(a, b)
+
+
+def test_an_expert_without_rows_has_a_gradient_of_zero():
+    weights = [w.requires_grad_() for w in some_weights()]
+    out = grouped.swiglu(torch.randn(9, 8, dtype=torch.float64), OFFSETS, *weights)
+    for grad in torch.autograd.grad(out.sum(), weights):
+        assert [bool(g.any()) for g in grad] == [False, True, True, False, True, False]
+
+
+def test_products_are_in_the_dtype_of_the_rows_and_gradients_in_that_of_the_weights():
+    x, weights = torch.randn(9, 8), [w.requires_grad_() for w in some_weights(torch.float32)]
+    out = grouped.swiglu(x.bfloat16(), OFFSETS, *weights)
+    assert out.dtype == torch.bfloat16
+    want = by_formula(x, *weights)
+    assert (out.float() - want).norm() < 0.02 * want.norm()
+    for got, exact in zip(
+        torch.autograd.grad(out.float().sum(), weights),
+        torch.autograd.grad(want.sum(), weights),
+        strict=True,
+    ):
+        assert got.dtype == torch.float32
+        assert (got - exact).norm() < 0.02 * exact.norm()
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_few_rows_are_no_special_case(rows):
+    weights = some_weights(E=2)
+    x = torch.randn(rows, 8, dtype=torch.float64)
+    got = grouped.swiglu(x, [0, 0, rows], *weights)
+    torch.testing.assert_close(got, reference.swiglu(x, *(w[1] for w in weights)))
+
+
+def three_steps(x, ids, w, *weights):
+    slots = experts.sort_by_expert(ids, len(weights[0]), 16)
+    rows = grouped.swiglu(experts.dispatch(x, slots), slots.offsets, *weights)
+    return experts.combine(rows, slots, w)
+
+
+def test_experts_equal_the_reference_and_its_gradient():
+    torch.manual_seed(0)
+    E, F, D, T, A = 8, 16, 32, 40, 2
+    x = torch.randn(T, D, requires_grad=True)
+    weights = [torch.randn(s, requires_grad=True) for s in ((E, F, D), (E, F, D), (E, D, F))]
+    ids = torch.rand(T, E).topk(A).indices
+    w = torch.rand(T, A, requires_grad=True)
+    grads = []
+    for op in (three_steps, reference.moe):
+        out = op(x, ids, w, *weights)
+        grads.append([out, *torch.autograd.grad(out.square().sum(), [x, w, *weights])])
+    for got, want in zip(*grads, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-2)

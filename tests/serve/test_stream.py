@@ -1,0 +1,268 @@
+"""Server-Sent Events: what is sent when, and how a stream ends."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+from types import SimpleNamespace
+
+import pytest
+from fake_llm import NAME, SCRIPT, FakeLLM
+from fastapi.testclient import TestClient
+from http_replies import CHAT, PLAIN, sse, streamed
+
+from ling.errors import RequestError
+from ling.outputs import Logprob
+from ling.serve.app import create_app
+from ling.serve.schema import StreamOptions
+from ling.serve.stream import (
+    DONE,
+    KEEP_ALIVE,
+    ChatShape,
+    CompletionShape,
+    Echo,
+    EventStream,
+    collect,
+    events,
+    sse_data,
+    usage_of,
+)
+
+
+def chunk(text="", token_ids=(), finish_reason=None):
+    """New text, each token with a mark of its own."""
+    logprobs = [{i: Logprob(-0.5, 1, chr(i))} for i in token_ids]
+    return SimpleNamespace(
+        text=text, token_ids=list(token_ids), logprobs=logprobs, finish_reason=finish_reason
+    )
+
+
+class Pieces:
+    """A generation whose pieces are known; an exception among them is raised in its turn."""
+
+    def __init__(self, *items):
+        self.items = items
+
+    async def pieces(self, idle_s=None):
+        for item in self.items:
+            if isinstance(item, Exception):
+                raise item
+            yield item
+
+
+# ---- shapes ------------------------------------------------------------------------------------
+
+
+def test_a_chat_step_is_text_and_then_the_reason_alone():
+    shape = ChatShape("m", None)
+    (text,) = shape.step(1, chunk("ab", [97]))
+    (delta,) = text.choices
+    assert (delta.index, delta.delta, delta.logprobs) == (1, {"content": "ab"}, None)
+    text, end = shape.step(0, chunk("c", [99], "stop"))
+    assert [e.choices[0].finish_reason for e in (text, end)] == [None, "stop"]
+    assert end.choices[0].delta == {}
+    assert shape.step(0, chunk()) == []  # half a character: nothing to say yet
+    assert text.id == end.id != ChatShape("m", None).step(0, chunk("x"))[0].id
+
+
+def test_tokens_without_text_are_sent_where_their_scores_are_asked_for():
+    (event,) = ChatShape("m", 0).step(0, chunk("", [97]))
+    assert [t.token for t in event.choices[0].logprobs.content] == ["a"]
+    (event,) = CompletionShape("m", True, [Echo()]).step(0, chunk("", [97]))
+    assert event.choices[0].logprobs.tokens == ["a"]
+    assert CompletionShape("m", False, [Echo()]).step(0, chunk("", [97])) == []
+
+
+def test_offsets_of_a_choice_go_on_from_its_echo_and_not_from_its_neighbour():
+    shape = CompletionShape("m", True, [Echo(text="abc"), Echo()])
+    assert shape.opening(0).choices[0].text == "abc"
+    assert shape.opening(1) is None
+    offsets = [
+        shape.step(index, chunk("xy", [120, 121]))[0].choices[0].logprobs.text_offset
+        for index in (0, 1, 0)
+    ]
+    assert offsets == [[3, 4], [0, 1], [5, 6]]
+
+
+def test_a_whole_reply_is_what_the_pieces_add_up_to():
+    parts = ((1, chunk("b", [98])), (0, chunk("a", [97], "stop")), (1, chunk("c", [99], "length")))
+    answers = asyncio.run(collect(Pieces(*parts), 2))
+    assert [(a.text, a.token_ids, a.finish_reason) for a in answers] == [
+        ("a", [97], "stop"),
+        ("bc", [98, 99], "length"),
+    ]
+    chat = ChatShape("m", 1).whole(answers, usage_of(4, 3))
+    assert [(c.index, c.message.content, c.finish_reason) for c in chat.choices] == [
+        (0, "a", "stop"),
+        (1, "bc", "length"),
+    ]
+    assert chat.usage.model_dump() == {
+        "prompt_tokens": 4,
+        "completion_tokens": 3,
+        "total_tokens": 7,
+    }
+    shape = CompletionShape("m", True, [Echo(text="p"), Echo()])
+    plain = shape.whole(answers, usage_of(4, 3)).choices
+    assert [c.text for c in plain] == ["pa", "bc"]
+    assert plain[0].logprobs.text_offset == [1]
+
+
+# ---- events ------------------------------------------------------------------------------------
+
+
+def sent(*items, options=None, num_choices=1):
+    shape = ChatShape("m", None)
+
+    async def run():
+        stream = events(
+            Pieces(*items),
+            shape,
+            num_choices=num_choices,
+            prompt_tokens=4,
+            options=options,
+            keep_alive_s=1.0,
+        )
+        return [text async for text in stream]
+
+    return asyncio.run(run())
+
+
+def test_every_choice_opens_before_any_goes_on_and_silence_is_a_comment():
+    first, second, silence, text, done = sent(None, (1, chunk("a", [97])), num_choices=2)
+    assert [json.loads(e[6:])["choices"][0]["index"] for e in (first, second, text)] == [0, 1, 1]
+    assert (silence, done) == (KEEP_ALIVE, DONE)
+
+
+def test_a_failure_on_the_way_is_an_event_and_the_stream_still_ends():
+    for error, told in (
+        (RequestError("given up", status=503), "given up"),
+        (RuntimeError("secret"), "the server failed on this request"),
+    ):
+        *_, last, done = sent((0, chunk("a", [97])), error)
+        assert json.loads(last[6:])["error"]["message"] == told
+        assert done == DONE
+
+
+def test_usage_is_written_only_where_it_is_asked_for():
+    pieces = [(0, chunk("a", [97])), (0, chunk("bc", [98, 99], "stop"))]
+
+    def usages(**options):
+        lines = sent(*pieces, options=StreamOptions(**options))[:-1]
+        return [json.loads(e[6:]).get("usage", "absent") for e in lines]
+
+    assert usages() == ["absent"] * 4
+    *before, last = usages(include_usage=True)
+    assert (before, last["completion_tokens"]) == ([None] * 4, 3)
+    running = [u["completion_tokens"] for u in usages(continuous_usage_stats=True)]
+    assert running == [0, 1, 3, 3]
+
+
+def test_one_line_holds_an_event_wherever_python_splits_lines():
+    text = sse_data('{"a": "b\x85c\u2028d\u2029e"}')
+    assert text.endswith("\n\n")
+    assert len(text.strip().splitlines()) == 1
+    assert json.loads(text[6:]) == {"a": "b\x85c\u2028d\u2029e"}
+
+
+@pytest.mark.parametrize("fails", ["nowhere", "at the start", "in the middle"])
+def test_a_stream_is_closed_however_it_ends(fails):
+    closed, messages = [], []
+
+    async def content():
+        yield "a"
+
+    async def send(message):
+        messages.append(message["type"])
+        if fails == "at the start" or (fails == "in the middle" and len(messages) > 1):
+            raise OSError("gone")
+
+    async def receive():
+        await asyncio.sleep(60)
+
+    reply = EventStream(content(), lambda: closed.append(True))
+    scope = {"type": "http", "asgi": {"spec_version": "2.4"}}
+    try:
+        asyncio.run(reply(scope, receive, send))
+    except Exception:
+        assert fails != "nowhere"
+    assert closed == [True]
+    assert reply.headers["cache-control"] == "no-cache"
+
+
+# ---- in the app --------------------------------------------------------------------------------
+
+
+def test_chat_stream_is_role_then_text_then_reason(client):
+    events = streamed(client, "/v1/chat/completions", CHAT)
+    deltas = [e["choices"][0]["delta"] for e in events]
+    assert deltas[0] == {"role": "assistant", "content": ""}
+    assert "".join(d.get("content", "") for d in deltas) == SCRIPT
+    assert deltas[-1] == {}
+    assert [e["choices"][0]["finish_reason"] for e in events] == [None] * (len(events) - 1) + [
+        "stop"
+    ]
+    assert len({e["id"] for e in events}) == 1
+    assert all("usage" not in e for e in events)
+
+
+def test_stream_usage_comes_last_with_no_choices(client):
+    body = {**CHAT, "stream_options": {"include_usage": True}}
+    events = streamed(client, "/v1/chat/completions", body)
+    assert all(e["usage"] is None for e in events[:-1])
+    assert events[-1]["choices"] == []
+    assert events[-1]["usage"]["completion_tokens"] == len(SCRIPT.encode())
+
+
+def test_running_usage_grows_with_every_event(client):
+    body = {**PLAIN, "stream_options": {"continuous_usage_stats": True}, "max_tokens": 5}
+    spent = [e["usage"]["completion_tokens"] for e in streamed(client, "/v1/completions", body)]
+    assert spent == sorted(spent)
+    assert spent[-1] == 5
+
+
+@pytest.mark.parametrize(
+    "script", ["a\u2028b\x85c\u2029d", 'quote " back \\ nul \x00 bell \x07\r\n']
+)
+def test_any_text_survives_the_event_stream(script):
+    with TestClient(create_app(FakeLLM(script), served_model_name=NAME)) as client:
+        body = {**CHAT, "stream": True}
+        with client.stream("POST", "/v1/chat/completions", json=body) as reply:
+            # httpx splits lines at every line end that Unicode has.
+            lines = [line for line in reply.iter_lines() if line]
+    events = [json.loads(line[6:]) for line in lines[:-1]]
+    assert "".join(e["choices"][0]["delta"].get("content", "") for e in events) == script
+
+
+def test_silence_is_filled_with_comments():
+    app = create_app(FakeLLM(step_s=0.1), served_model_name=NAME, keep_alive_s=0.02)
+    with TestClient(app) as client:
+        reply = client.post("/v1/completions", json={**PLAIN, "stream": True, "max_tokens": 3})
+    assert ": keep-alive\n\n" in reply.text
+    assert "".join(e["choices"][0]["text"] for e in sse(reply.text)[:-1]) == "Gr"
+
+
+def test_completion_stream_joins_to_the_whole_text(client):
+    events = streamed(client, "/v1/completions", {**PLAIN, "max_tokens": 100})
+    assert "".join(e["choices"][0]["text"] for e in events) == SCRIPT
+    assert events[-1]["choices"][0]["finish_reason"] == "stop"
+
+
+def test_echo_streams_prompt_first_and_offsets_go_on(client):
+    body = {"model": NAME, "prompt": "ab", "echo": True, "logprobs": 0, "max_tokens": 2}
+    whole = client.post("/v1/completions", json=body).json()["choices"][0]
+    assert whole["text"] == "abGr"
+    assert whole["logprobs"]["text_offset"] == [0, 1, 2, 3]
+    events = streamed(client, "/v1/completions", body)
+    assert "".join(e["choices"][0]["text"] for e in events) == "abGr"
+    offsets = [e["choices"][0]["logprobs"]["text_offset"] for e in events]
+    assert list(itertools.chain(*offsets)) == [0, 1, 2, 3]
+
+
+def test_engine_error_in_mid_stream_is_an_event(client, llm):
+    llm.error, llm.error_after = RuntimeError("x"), 2
+    reply = client.post("/v1/completions", json={**PLAIN, "stream": True})
+    events = [line[6:] for line in reply.text.split("\n\n") if line]
+    assert json.loads(events[-2])["error"]["type"] == "server_error"
+    assert events[-1] == "[DONE]"
+    assert llm.open_streams == 0

@@ -1,0 +1,122 @@
+"""From token files to micro-batches: documents, positions, and ids that the model does not have."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from runs import write_tokens
+
+from ling.config.recipe import DataConfig
+from ling.data.samples import sample_of
+from ling.errors import DataError
+from ling.train.batches import BatchReader, make_batch, open_samples, run_data_folder
+
+EOD = 3
+
+
+def batch_of(*rows, isolate=True, eod_mask_loss=False):
+    samples = [sample_of(np.array(row), EOD, eod_mask_loss=eod_mask_loss) for row in rows]
+    return make_batch(samples, isolate_documents=isolate)
+
+
+def test_batch_of_isolated_documents_equals_a_scan_for_the_end_of_document():
+    rng, eod = np.random.RandomState(0), 3
+    ids = rng.randint(0, 6, (4, 33))
+    ids[0, 32], ids[1, 31], ids[2, 0] = eod, eod, eod  # at both edges of a row
+    rows = [sample_of(row, eod, eod_mask_loss=False) for row in ids]
+    batch = make_batch(rows, isolate_documents=True)
+    ended = (batch.tokens_BS == eod).long()
+    assert torch.equal(batch.documents_BS, ended.cumsum(1) - ended)
+    assert torch.equal(batch.mask_BS, 1.0 - ended)
+
+
+def test_positions_and_borders_are_those_of_rows():
+    batch = batch_of([1, 3, 2, 4], [5, 6, 7, 8], isolate=False)
+    assert batch.documents_BS is None
+    assert batch.tokens_BS.tolist() == [[1, 3, 2], [5, 6, 7]]
+    assert batch.labels_BS.tolist() == [[3, 2, 4], [6, 7, 8]]
+    assert batch.positions_T.tolist() == [0, 1, 2] * 2
+    assert batch.cu_seqlens == [0, 3, 6]
+    assert batch.mask_BS.tolist() == [[1, 1, 1], [1, 1, 1]]
+
+
+def test_positions_and_borders_are_those_of_isolated_documents():
+    batch = batch_of([3, 1, 3, 2, 4, 4], [5, 6, 7, 8, 3, 1])
+    assert batch.documents_BS.tolist() == [[0, 1, 1, 2, 2], [0, 0, 0, 0, 0]]
+    assert batch.positions_T.tolist() == [0, 0, 1, 0, 1, 0, 1, 2, 3, 4]
+    assert batch.cu_seqlens == [0, 1, 3, 5, 10]
+    # The end of a document does not predict the start of the next one.
+    assert batch.mask_BS.tolist() == [[0, 1, 0, 1, 1], [1, 1, 1, 1, 0]]
+
+
+def test_no_loss_behind_an_end_of_document_where_it_is_masked():
+    batch = batch_of([1, 3, 2, 4], isolate=False, eod_mask_loss=True)
+    assert batch.mask_BS.tolist() == [[1, 0, 1]]
+
+
+def test_a_batch_moves_with_all_its_tensors():
+    device = torch.device("meta")
+    moved = batch_of([1, 3, 2]).to(device)
+    tensors = (moved.tokens_BS, moved.labels_BS, moved.mask_BS, moved.documents_BS)
+    assert all(t.device == device for t in tensors)
+    assert batch_of([1, 3, 2], isolate=False).to(device).documents_BS is None
+
+
+# ---- files -------------------------------------------------------------------------------------
+
+
+def opened(prefixes, rows=8, vocab_size=300, **data):
+    cfg = DataConfig(prefix=[str(p) for p in prefixes], seq_length=16, **data)
+    return open_samples(cfg.prefix, cfg, rows=rows, seed=1, eod=None, vocab_size=vocab_size)
+
+
+def test_a_mixture_has_the_shares_of_its_weights_or_of_its_tokens(tmp_path):
+    write_tokens(tmp_path / "low", top=100, tokens=1000)
+    write_tokens(tmp_path / "high", top=100, tokens=3000, seed=1)
+    names = [tmp_path / "low", tmp_path / "high"]
+    for weights, share in ((None, 3 / 4), ([1.0, 1.0], 1 / 2), ([9.0, 1.0], 1 / 10)):
+        samples = opened(names, rows=100, weights=weights)
+        assert samples.source[:100].mean() == pytest.approx(share, abs=0.011)
+        assert len(samples) >= 100
+    alone = opened(names[:1], rows=100)
+    assert (alone[0].tokens == opened(names[:1], rows=100)[0].tokens).all()
+
+
+def test_a_file_that_fills_no_row_is_named(tmp_path):
+    write_tokens(tmp_path / "short", tokens=40)
+    cfg = DataConfig(prefix=["x"], seq_length=40)
+    words = r"short.bin: 40 tokens are fewer .* `data.seq_length` = 40"
+    with pytest.raises(DataError, match=words):
+        open_samples([str(tmp_path / "short")], cfg, rows=1, seed=0, eod=None, vocab_size=300)
+
+
+def test_an_id_without_a_row_is_found_at_once_or_in_its_batch(tmp_path, monkeypatch):
+    write_tokens(tmp_path / "text", top=300, tokens=400)
+    opened([tmp_path / "text"], vocab_size=300)
+    with pytest.raises(DataError, match="outside the vocabulary of 200"):
+        opened([tmp_path / "text"], vocab_size=200)
+    # Files too large to be read first are checked batch by batch.
+    monkeypatch.setattr("ling.train.batches.SCAN_TOKENS", 399)
+    samples = opened([tmp_path / "text"], rows=24, vocab_size=200)
+    whole = BatchReader(samples, False, 300, "").read(0, 24)
+    largest = int(torch.maximum(whole.tokens_BS.max(), whole.labels_BS.max()))
+    reader = BatchReader(samples, False, largest, files="here.bin")
+    words = f"here.bin: token id {largest} is outside the vocabulary of {largest}"
+    with pytest.raises(DataError, match=words):
+        reader.read(0, 24)
+    assert BatchReader(samples, False, largest + 1, "").read(0, 24).tokens_BS.shape == (24, 16)
+
+
+def test_micro_batches_are_rows_by_number(tmp_path):
+    write_tokens(tmp_path / "text")
+    reader = BatchReader(opened([tmp_path / "text"]), False, 300, "")
+    whole = reader.read(0, 6)
+    for first in (0, 2, 4):
+        part = reader.read(first, 2)
+        assert torch.equal(part.tokens_BS, whole.tokens_BS[first : first + 2])
+        assert torch.equal(part.labels_BS, whole.labels_BS[first : first + 2])
+
+
+def test_a_runs_own_data_is_in_its_folder(tmp_path):
+    assert run_data_folder(tmp_path) == tmp_path / "data"

@@ -1,0 +1,180 @@
+"""From a recipe to a run: what is refused first, and where weights and data come from."""
+
+from __future__ import annotations
+
+import json
+import os
+from types import SimpleNamespace
+
+import pytest
+import torch
+from runs import quiet, write_tokens
+
+from ling.config.recipe import DataConfig
+from ling.data.tokenizer import train_tokenizer
+from ling.errors import CheckpointError, DataError, UsageError
+from ling.model.ling import from_config
+from ling.presets import preset
+from ling.train import loop, state
+from ling.train.setup import _with_special_ids, model_config, open_data, setup
+
+TINY = preset("ling-tiny")
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"model": "ling-tny"}, "did you mean `ling-tiny`"),
+        ({"prefix": "nowhere"}, "nowhere"),
+        ({"isolate_documents": True}, "data.tokenizer"),
+        ({"valid_prefix": ["nowhere"]}, "nowhere"),
+    ],
+)
+def test_recipe_that_cannot_start_leaves_no_folder(recipe, tmp_path, change, word):
+    with pytest.raises((UsageError, DataError), match=word):
+        loop.run(recipe(**change), tmp_path / "run", quiet)
+    assert not (tmp_path / "run").exists()
+
+
+def test_corrected_recipe_is_not_refused_for_the_wrong_one(recipe, tmp_path):
+    (tmp_path / "run").mkdir()
+    with pytest.raises(UsageError):
+        loop.run(recipe(model="ling-tny"), tmp_path / "run", quiet)
+    assert loop.run(recipe(steps=1), tmp_path / "run", quiet) == 0
+
+
+def test_ids_outside_the_vocabulary_are_found_before_the_first_step(recipe, tmp_path):
+    write_tokens(tmp_path / "late")
+    with (tmp_path / "late.bin").open("r+b") as file:
+        file.seek(-2, os.SEEK_END)
+        file.write((384).to_bytes(2, "little"))
+    with pytest.raises(DataError, match="384 is outside the vocabulary of 384"):
+        loop.run(recipe(prefix="late"), tmp_path / "run", quiet)
+
+
+# ---- config ------------------------------------------------------------------------------------
+
+
+def changed(recipe, **fields):
+    for name, value in fields.items():
+        object.__setattr__(recipe, name, value)
+    return recipe
+
+
+def test_overrides_change_fields_of_the_preset(recipe):
+    assert model_config(recipe()) == TINY
+    more = changed(recipe(), model_overrides={"num_hidden_layers": 2, "rope_theta": 1e4})
+    assert model_config(more) == TINY.replace(num_hidden_layers=2, rope_theta=1e4)
+    wrong = changed(recipe(), model_overrides={"num_hidden_layer": 2})
+    with pytest.raises(UsageError, match=r"num_hidden_layer` is not .*`num_hidden_layers`"):
+        model_config(wrong)
+
+
+def test_rows_longer_than_the_context_are_refused(recipe):
+    with pytest.raises(UsageError, match=r"= 513 is above the model's .* = 512"):
+        model_config(recipe(seq_length=513))
+    assert model_config(recipe(seq_length=512)) == TINY
+
+
+def test_a_folder_with_a_config_alone_starts_at_random(recipe, tmp_path):
+    (tmp_path / "config").mkdir()
+    cfg = TINY.replace(n_group=1, topk_group=1)
+    (tmp_path / "config/config.json").write_text(json.dumps(cfg.to_dict()))
+    made = recipe(model=str(tmp_path / "config"))
+    assert model_config(made).n_group == 1
+    model = setup(made, tmp_path / "run", quiet).state.model
+    want = from_config(model.config, seed=42)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, want.state_dict()[name]), name
+
+
+def test_a_checkpoint_of_a_run_is_not_taken_for_a_config(recipe, tmp_path):
+    assert loop.run(recipe(steps=1), tmp_path / "run", quiet) == 0
+    with pytest.raises(CheckpointError, match="ling convert"):
+        model_config(recipe(model=str(tmp_path / "run/checkpoints/step-1")))
+
+
+def test_special_ids_are_those_of_the_tokenizer():
+    def tokenizer(eod, bos):
+        return SimpleNamespace(eod_token_id=eod, token_to_id=lambda name: bos)
+
+    assert _with_special_ids(TINY, None) == TINY
+    assert _with_special_ids(TINY, tokenizer(None, 5)) == TINY
+    for bos, want in ((5, 5), (None, 7)):
+        got = _with_special_ids(TINY, tokenizer(7, bos))
+        assert (got.eos_token_id, got.pad_token_id, got.bos_token_id) == (7, 7, want)
+
+
+# ---- data --------------------------------------------------------------------------------------
+
+
+def test_held_out_data_that_fills_no_row_is_said_and_left_out(tmp_path):
+    for name, tokens in (("train", 400), ("valid", 400), ("short", 40)):
+        write_tokens(tmp_path / name, tokens=tokens)
+    said = []
+    names = [str(tmp_path / n) for n in ("train", "short", "valid")]
+    data = DataConfig(prefix=names[:1], valid_prefix=names[1:], seq_length=40)
+    found = open_data(data, TINY, tmp_path / "run", said.append)
+    assert (found.train_prefixes, found.valid_prefixes) == (names[:1], names[2:])
+    assert said == [f"{names[1]}: 40 tokens are less than a row, no held-out loss"]
+    assert found.eod is None
+
+
+def test_a_tokenizer_larger_than_the_model_is_refused(tmp_path):
+    train_tokenizer(["def f(x):", "import os"] * 10, 300).save(tmp_path)
+    write_tokens(tmp_path / "text")
+    data = DataConfig(prefix=[str(tmp_path / "text")], tokenizer=str(tmp_path))
+    found = open_data(data, TINY, tmp_path / "run", quiet)
+    assert found.eod == found.tokenizer.eod_token_id is not None
+    with pytest.raises(UsageError, match=r"has \d+ ids, the model `vocab_size` = 100"):
+        open_data(data, TINY.replace(vocab_size=100), tmp_path / "run", quiet)
+    corpus = DataConfig(corpus="stdlib", vocab_size=385)
+    with pytest.raises(UsageError, match=r"`data.vocab_size` = 385 is above the model's .* = 384"):
+        open_data(corpus, TINY, tmp_path / "run", quiet)
+    assert not (tmp_path / "run").exists()
+
+
+# ---- model -------------------------------------------------------------------------------------
+
+
+def test_bfloat16_is_the_type_of_products_and_not_of_parameters(recipe, tmp_path):
+    made = recipe()
+    object.__setattr__(made.train, "dtype", "bfloat16")
+    model = setup(made, tmp_path / "run", quiet).state.model
+    assert model.compute_dtype == torch.bfloat16
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert setup(recipe(), tmp_path / "run", quiet).state.model.compute_dtype is None
+
+
+def test_model_folder_is_the_start_and_overrides_may_not_change_its_shapes(recipe, tmp_path):
+    from ling.convert.plan import convert
+
+    assert loop.run(recipe(), tmp_path / "run", quiet) == 0
+    convert(tmp_path / "run", tmp_path / "hf", to="float32")
+    more = recipe(model=str(tmp_path / "hf"))
+    again = setup(more, tmp_path / "more", quiet).state.model
+    trained = setup(recipe(), tmp_path / "x", quiet).state
+    state.load(tmp_path / "run/checkpoints/step-6", trained)
+    for name, tensor in trained.model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name
+    object.__setattr__(more, "model_overrides", {"moe_intermediate_size": 64})
+    with pytest.raises(UsageError, match="shapes of the weights"):
+        setup(more, tmp_path / "more", quiet)
+
+
+def test_optimizer_moves_the_parameters_that_sharding_leaves(recipe, tmp_path):
+    seen = []
+
+    def replace(network):
+        seen.extend(p.is_meta for p in network.parameters())
+        norm = network.ling.model.norm
+        norm.weight = torch.nn.Parameter(torch.empty_like(norm.weight))
+
+    run = setup(recipe(), tmp_path, quiet, parallelise=replace).state
+    assert seen
+    assert all(seen)
+    moved = [id(p) for group in run.optimizer.param_groups for p in group["params"]]
+    assert sorted(moved) == sorted(id(p) for p in run.model.parameters())
+    alone = setup(recipe(), tmp_path, quiet).state.model.state_dict()
+    for name, tensor in run.model.state_dict().items():
+        assert torch.equal(tensor, alone[name]), name
