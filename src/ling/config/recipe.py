@@ -27,9 +27,12 @@ class DataConfig:
     vocab_size: int = 4096
     """Size of the tokenizer trained for `corpus` when no `tokenizer` is given."""
     tokenizer: str | None = None
-    """Folder of an existing Hugging Face tokenizer."""
+    """Folder of an existing Hugging Face tokenizer; by default that of the `model` folder, or the
+    one that `ling data prepare` left beside `prefix`."""
+    replace_tokenizer: bool = False
+    """Train the weights of a `model` folder on ids of another tokenizer than its own."""
     prefix: list[str] = field(default_factory=list)
-    """Megatron `.bin/.idx` prefixes to train on, instead of `corpus`."""
+    """Megatron `.bin/.idx` prefixes to train on, instead of `corpus`; one, or a list."""
     weights: list[float] | None = None
     """Share of each prefix in the mixture; by default in proportion to their tokens."""
     valid_prefix: list[str] = field(default_factory=list)

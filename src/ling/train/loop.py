@@ -21,8 +21,9 @@ from .heldout import held_out_loss
 from .log import MetricsLog
 from .plots import draw
 from .progress import Progress, gemm_peak
+from .resume import check_recipe, save_recipe
 from .setup import Log, Run, setup
-from .state import check_recipe, save, save_recipe
+from .state import save
 from .step import StepResult, train_step
 
 PEAK_INTERVAL_STEPS = 50
@@ -39,7 +40,7 @@ def run(
     again under the weights and optimizer of the run.
     """
     with locked(out):
-        check_recipe(recipe, out)
+        check_recipe(recipe, out, log)
         if recipe.train.threads:
             torch.set_num_threads(recipe.train.threads)
         return Loop(setup(recipe, out, log, allow_data_reset=allow_data_reset)).run()
