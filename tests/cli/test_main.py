@@ -15,10 +15,7 @@ REPOSITORY = Path(__file__).parents[2]
 def ling(*args, **options):
     return subprocess.run(
         [sys.executable, "-m", "ling", *map(str, args)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        **options,
+        **{"capture_output": True, "text": True, "timeout": 120, **options},
     )
 
 
@@ -154,3 +151,34 @@ def test_unwritable_output_is_refused(tmp_path):
         env=dict(os.environ),
     )
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_a_terminal_that_is_not_utf8_never_ends_a_run(tmp_path, encoding):
+    name = "höhle-日本"
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "text.txt").write_text("ein wort\n\nzwei wörter 日本\n\ndrei\n" * 99)
+    done = ling(
+        *("data", "prepare", name, "--out", f"{name}-out", "--vocab-size", "270"),
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONIOENCODING": encoding},
+        encoding=encoding,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "\\u65e5" in done.stdout
+    done = ling(
+        "inspect",
+        f"{name}-nowhere",
+        env=os.environ | {"PYTHONIOENCODING": encoding},
+        encoding=encoding,
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+
+
+def test_json_is_ascii(capsys):
+    from ling.cli.options import say
+
+    say({"text": "日本 é"}, True, "")
+    out = capsys.readouterr().out
+    assert out.isascii()
+    assert json.loads(out) == {"text": "日本 é"}

@@ -50,7 +50,7 @@ def make_parser(command: str, **options: Any) -> Any:
 
 
 def say(value: Any, as_json: bool, text: str) -> None:
-    print(json.dumps(value, ensure_ascii=False) if as_json else text)
+    print(json.dumps(value) if as_json else text)
 
 
 def model_options(parser: Any) -> None:

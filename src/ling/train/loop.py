@@ -16,6 +16,7 @@ from ..config.recipe import PretrainConfig
 from ..data.indexed import IndexedDataset
 from ..files.atomic import make_folder
 from ..model.size import flops_per_token, parameter_counts
+from ..ops.native import bound_threads
 from . import balance
 from .heldout import held_out_loss
 from .log import MetricsLog
@@ -43,6 +44,8 @@ def run(
         check_recipe(recipe, out, log)
         if recipe.train.threads:
             torch.set_num_threads(recipe.train.threads)
+        else:
+            bound_threads()
         return Loop(setup(recipe, out, log, allow_data_reset=allow_data_reset)).run()
 
 
