@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -138,6 +139,68 @@ def test_printed_config_is_a_recipe(tmp_path):
 )
 def test_every_recipe_loads(recipe):
     assert ling("pretrain", recipe, "--print-config").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "want"),
+    [
+        (["--data.prefix", "d/train"], ["d/train"]),
+        (["--data.prefix=d/train"], ["d/train"]),
+        (["--data.prefix", "[d/train]"], ["d/train"]),
+        (["--data.prefix", "a", "2024", "--train.steps", "3"], ["a", "2024"]),
+        (["--data.prefix", "[a, b]"], ["a", "b"]),
+        (["--data.prefix", "a", "b", "--data.weights", "1", "2.5"], ["a", "b"]),
+    ],
+    ids=str,
+)
+def test_a_prefix_is_one_or_several(flags, want):
+    done = ling("pretrain", "tiny", "--data.corpus", "null", *flags, "--print-config")
+    assert done.returncode == 0, done.stderr
+    data = yaml.safe_load(done.stdout)["data"]
+    assert data["prefix"] == want
+    assert data["weights"] == ([1, 2.5] if "--data.weights" in flags else None)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["pretrain", "tiny", "--train.step", "3"],
+        ["pretrain", "tiny", "--data.pre", "x"],
+        ["eval", "nowhere", "--data", "x", "--row", "3"],
+        ["inspect", "ling-tiny", "--js"],
+    ],
+    ids=" ".join,
+)
+def test_abbreviated_flags_are_refused(args):
+    done = ling(*args)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert args[-2 if args[-1][0] != "-" else -1].lstrip("-") in done.stderr
+
+
+def test_recipes_have_names(tmp_path):
+    listed = ling("recipes", cwd=tmp_path)
+    assert listed.returncode == 0
+    assert "tiny" in listed.stdout
+    assert ling("recipes", "tiny").stdout.startswith("#")
+    assert set(json.loads(ling("recipes", "--json").stdout)) >= {"tiny", "nano"}
+    by_name = ling("pretrain", "tiny", "--print-config", cwd=tmp_path).stdout
+    by_path = ling("pretrain", REPOSITORY / "recipes/pretrain/tiny.yaml", "--print-config").stdout
+    assert by_name == by_path != ""
+
+
+@pytest.mark.parametrize("command", ["data", "bench"])
+def test_commands_with_kinds_have_help(command):
+    done = ling(command, "--help")
+    assert done.returncode == 0
+    assert f"usage: ling {command}" in done.stdout
+
+
+def test_every_recipe_key_has_its_line_in_help():
+    from ling.config.recipe_docs import keys
+
+    text = " ".join(ling("pretrain", "--help").stdout.split())
+    missing = [key.name for key in keys() if key.text.split(";")[0][:40] not in text]
+    assert missing == []
 
 
 def test_unwritable_output_is_refused(tmp_path):

@@ -42,10 +42,13 @@ def make_parser(command: str, **options: Any) -> Any:
                     if hint:
                         text += hint
                         break
-            raise UsageError(f"{command.removesuffix(' RECIPE.yaml')}: {text}")
+            raise UsageError(f"{command.removesuffix(' RECIPE')}: {text}")
 
     return Parser(
-        prog=f"ling {command}", description=COMMANDS[command.split()[0]].summary, **options
+        prog=f"ling {command}",
+        description=COMMANDS[command.split()[0]].summary,
+        allow_abbrev=False,  # an option added later would change what an abbreviation means
+        **options,
     )
 
 
