@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Any
 
@@ -52,7 +51,11 @@ def evaluate(args: list[str]) -> None:
     from ..eval.perplexity import perplexity
 
     report = perplexity(ns.model, ns.data, seq_length=ns.seq_length, rows=ns.rows, dtype=ns.dtype)
-    say(report, ns.json, ", ".join(f"{k} {v}" for k, v in report.items()))
+    shown_ones = {k: v for k, v in report.items() if v is not None}
+    text = ", ".join(
+        f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v:,}" for k, v in shown_ones.items()
+    )
+    say(report, ns.json, text)
 
 
 def bench(args: list[str]) -> None:
@@ -145,9 +148,7 @@ def _bench_inference(kind: str, args: list[str]) -> None:
 
 
 def _report(report: dict[str, Any], only_json: bool) -> None:
-    print(json.dumps({k: v for k, v in report.items() if k != "line"}))
-    if not only_json:
-        print(report["line"])
+    say({k: v for k, v in report.items() if k != "line"}, only_json, report["line"])
 
 
 def doctor(args: list[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any, cast
 
@@ -37,7 +38,18 @@ def pretrain(args: list[str]) -> int:
         return 0
     from ..train.loop import run
 
-    return run(recipe, out, allow_data_reset=parsed.allow_data_reset)
+    code = run(recipe, out, allow_data_reset=parsed.allow_data_reset)
+    if code == 0:
+        print(f"next: {_next_command(out)}")
+    return code
+
+
+def _next_command(out: Path) -> str:
+    """What to do with a finished run; without a tokenizer there is no text to continue."""
+    run = shlex.quote(str(out))
+    if (out / "tokenizer" / "tokenizer.json").is_file():
+        return f'ling generate {run} -p "..." (or `ling convert {run} OUT`)'
+    return f"ling convert {run} OUT --tokenizer FOLDER"
 
 
 def _with_recipe(args: list[str]) -> tuple[list[str], Path | None]:
