@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -15,10 +16,7 @@ REPOSITORY = Path(__file__).parents[2]
 def ling(*args, **options):
     return subprocess.run(
         [sys.executable, "-m", "ling", *map(str, args)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        **options,
+        **{"capture_output": True, "text": True, "timeout": 120, **options},
     )
 
 
@@ -139,6 +137,68 @@ def test_every_recipe_loads(recipe):
     assert ling("pretrain", recipe, "--print-config").returncode == 0
 
 
+@pytest.mark.parametrize(
+    ("flags", "want"),
+    [
+        (["--data.prefix", "d/train"], ["d/train"]),
+        (["--data.prefix=d/train"], ["d/train"]),
+        (["--data.prefix", "[d/train]"], ["d/train"]),
+        (["--data.prefix", "a", "2024", "--train.steps", "3"], ["a", "2024"]),
+        (["--data.prefix", "[a, b]"], ["a", "b"]),
+        (["--data.prefix", "a", "b", "--data.weights", "1", "2.5"], ["a", "b"]),
+    ],
+    ids=str,
+)
+def test_a_prefix_is_one_or_several(flags, want):
+    done = ling("pretrain", "tiny", "--data.corpus", "null", *flags, "--print-config")
+    assert done.returncode == 0, done.stderr
+    data = yaml.safe_load(done.stdout)["data"]
+    assert data["prefix"] == want
+    assert data["weights"] == ([1, 2.5] if "--data.weights" in flags else None)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["pretrain", "tiny", "--train.step", "3"],
+        ["pretrain", "tiny", "--data.pre", "x"],
+        ["eval", "nowhere", "--data", "x", "--row", "3"],
+        ["inspect", "ling-tiny", "--js"],
+    ],
+    ids=" ".join,
+)
+def test_abbreviated_flags_are_refused(args):
+    done = ling(*args)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert args[-2 if args[-1][0] != "-" else -1].lstrip("-") in done.stderr
+
+
+def test_recipes_have_names(tmp_path):
+    listed = ling("recipes", cwd=tmp_path)
+    assert listed.returncode == 0
+    assert "tiny" in listed.stdout
+    assert ling("recipes", "tiny").stdout.startswith("#")
+    assert set(json.loads(ling("recipes", "--json").stdout)) >= {"tiny", "nano"}
+    by_name = ling("pretrain", "tiny", "--print-config", cwd=tmp_path).stdout
+    by_path = ling("pretrain", REPOSITORY / "recipes/pretrain/tiny.yaml", "--print-config").stdout
+    assert by_name == by_path != ""
+
+
+@pytest.mark.parametrize("command", ["data", "bench"])
+def test_commands_with_kinds_have_help(command):
+    done = ling(command, "--help")
+    assert done.returncode == 0
+    assert f"usage: ling {command}" in done.stdout
+
+
+def test_every_recipe_key_has_its_line_in_help():
+    from ling.config.recipe_docs import keys
+
+    text = " ".join(ling("pretrain", "--help").stdout.split())
+    missing = [key.name for key in keys() if key.text.split(";")[0][:40] not in text]
+    assert missing == []
+
+
 def test_unwritable_output_is_refused(tmp_path):
     file = tmp_path / "file"
     file.write_text("")
@@ -150,3 +210,34 @@ def test_unwritable_output_is_refused(tmp_path):
         env=dict(os.environ),
     )
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_a_terminal_that_is_not_utf8_never_ends_a_run(tmp_path, encoding):
+    name = "höhle-日本"
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "text.txt").write_text("ein wort\n\nzwei wörter 日本\n\ndrei\n" * 99)
+    done = ling(
+        *("data", "prepare", name, "--out", f"{name}-out", "--vocab-size", "270"),
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONIOENCODING": encoding},
+        encoding=encoding,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "\\u65e5" in done.stdout
+    done = ling(
+        "inspect",
+        f"{name}-nowhere",
+        env=os.environ | {"PYTHONIOENCODING": encoding},
+        encoding=encoding,
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+
+
+def test_json_is_ascii(capsys):
+    from ling.cli.options import say
+
+    say({"text": "日本 é"}, True, "")
+    out = capsys.readouterr().out
+    assert out.isascii()
+    assert json.loads(out) == {"text": "日本 é"}

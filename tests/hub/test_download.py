@@ -547,3 +547,21 @@ def test_the_library_finds_what_was_downloaded(client, hub, cache):
         capture_output=True, timeout=60,
     )  # fmt: skip
     assert done.stdout.strip() == str(cache / "snapshots" / COMMIT), done.stderr
+
+
+def test_a_hub_that_does_not_answer_is_said_to_be_blocked(tmp_path):
+    code = (
+        "from ling.cli.main import main; import sys;"
+        "sys.exit(main(['download', 'org/name', '--cache-dir', 'c']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"},
+    )
+    assert done.returncode != 0
+    assert done.stderr.count("\n") == 1
+    for word in ("http://127.0.0.1:9 cannot be reached", "HF_ENDPOINT", "modelscope"):
+        assert word in done.stderr

@@ -137,6 +137,18 @@ def test_sigint_saves_and_the_next_run_goes_on(run, tmp_path):
     assert losses(out) == losses(run)
 
 
+def test_the_end_of_a_run_says_what_came_of_it_and_what_is_next(tmp_path):
+    done = train(tmp_path / "run", "--train.steps", "2")
+    assert done.returncode == 0, done.stderr
+    *_, summary, checkpoint, following = done.stdout.splitlines()
+    assert summary.startswith("done: 2 steps, 2,048 tokens in ")
+    assert "held out " in summary
+    assert "MTP " in summary
+    assert checkpoint == f"checkpoint: {tmp_path}/run/checkpoints/step-2"
+    assert following.startswith(f"next: ling generate {tmp_path}/run ")
+    assert max(map(len, (summary, *(x for x in done.stdout.splitlines() if "step 2/2" in x)))) <= 80
+
+
 def test_finished_run_says_so_and_changed_recipe_is_refused(run):
     again = train(run)
     assert (again.returncode, "already done" in again.stdout) == (0, True)

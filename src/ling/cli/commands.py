@@ -18,8 +18,11 @@ COMMANDS = {
         "train", "quickstart", "train, convert and run a small Ling on this machine, in minutes"
     ),
     "pretrain": Command(
-        "train", "pretrain", "train from a recipe (YAML plus dotted overrides); rerun to resume"
+        "train",
+        "pretrain",
+        "train from a recipe (a name or YAML file, dotted overrides); rerun to resume",
     ),
+    "recipes": Command("train", "recipes", "the recipes that come with the package"),
     "data": Command(
         "train", "data", "`data prepare`: text or source code to tokenizer and token files"
     ),

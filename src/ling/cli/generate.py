@@ -45,7 +45,7 @@ def generate(args: list[str]) -> None:
         "tokens_per_s": llm.stats.tokens_per_s,
         "acceptance": llm.stats.acceptance,
     }
-    print(json.dumps(report, ensure_ascii=False))
+    print(json.dumps(report))
 
 
 def _acceptance(stats: Any) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -16,7 +19,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
     args = [a for a in args if a != "--debug"]
+    _tolerant_streams()
+    _bound_threads()
     return guarded(lambda: _dispatch(args), debug=debug)
+
+
+def _tolerant_streams() -> None:
+    """Let no character end a command: one that a terminal lacks is shown as its escape."""
+    for stream, errors in (
+        (sys.stdin, "replace"),
+        (sys.stdout, "backslashreplace"),
+        (sys.stderr, "backslashreplace"),
+    ):
+        if isinstance(stream, io.TextIOWrapper):
+            with contextlib.suppress(io.UnsupportedOperation):  # input that was read from before
+                stream.reconfigure(errors=errors)
+
+
+def _bound_threads() -> None:
+    """Tell OpenMP a container's processor quota, before torch is loaded and takes all cores."""
+    from ..ops.limits import default_threads
+
+    threads = default_threads()
+    if threads is not None:
+        os.environ["OMP_NUM_THREADS"] = str(threads)
 
 
 def guarded(run: Callable[[], int], *, debug: bool = False) -> int:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Any
 
 from ..config.engine import EngineConfig
 from ..errors import UsageError
+from ..text import nearest, shown
 from .options import (
     at_least_one,
     config_from,
@@ -17,6 +17,14 @@ from .options import (
     say,
     use_threads,
 )
+
+BENCHES = {
+    "train": "training steps, against the same trainer with a loop over experts",
+    "decode": "tokens per second of one request, against the memory's speed and llama.cpp",
+    "prefill": "tokens per second of reading a prompt",
+    "batch": "tokens per second of many requests at once",
+    "start": "seconds from starting Python to the first token",
+}
 
 
 def evaluate(args: list[str]) -> None:
@@ -43,13 +51,23 @@ def evaluate(args: list[str]) -> None:
     from ..eval.perplexity import perplexity
 
     report = perplexity(ns.model, ns.data, seq_length=ns.seq_length, rows=ns.rows, dtype=ns.dtype)
-    say(report, ns.json, ", ".join(f"{k} {v}" for k, v in report.items()))
+    shown_ones = {k: v for k, v in report.items() if v is not None}
+    text = ", ".join(
+        f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v:,}" for k, v in shown_ones.items()
+    )
+    say(report, ns.json, text)
 
 
 def bench(args: list[str]) -> None:
-    kinds = ("train", "decode", "prefill", "batch", "start")
-    if not args or args[0] not in kinds:
-        raise UsageError(f"bench: expected `ling bench {'|'.join(kinds)} MODEL`")
+    if args and args[0] in ("-h", "--help"):
+        print("usage: ling bench KIND [MODEL] [options]\n")
+        print("\n".join(f"  {kind:10} {text}" for kind, text in BENCHES.items()))
+        print("\n`ling bench KIND --help` lists the options.")
+        return
+    if not args or args[0] not in BENCHES:
+        kind = shown(args[0]) if args else "nothing"
+        hint = nearest(args[0], list(BENCHES)) if args else ""
+        raise UsageError(f"bench: expected `ling bench {'|'.join(BENCHES)}`, got {kind}{hint}")
     (_bench_train if args[0] == "train" else _bench_inference)(args[0], args[1:])
 
 
@@ -130,9 +148,7 @@ def _bench_inference(kind: str, args: list[str]) -> None:
 
 
 def _report(report: dict[str, Any], only_json: bool) -> None:
-    print(json.dumps({k: v for k, v in report.items() if k != "line"}))
-    if not only_json:
-        print(report["line"])
+    say({k: v for k, v in report.items() if k != "line"}, only_json, report["line"])
 
 
 def doctor(args: list[str]) -> None:

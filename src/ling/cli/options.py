@@ -42,15 +42,18 @@ def make_parser(command: str, **options: Any) -> Any:
                     if hint:
                         text += hint
                         break
-            raise UsageError(f"{command.removesuffix(' RECIPE.yaml')}: {text}")
+            raise UsageError(f"{command.removesuffix(' RECIPE')}: {text}")
 
     return Parser(
-        prog=f"ling {command}", description=COMMANDS[command.split()[0]].summary, **options
+        prog=f"ling {command}",
+        description=COMMANDS[command.split()[0]].summary,
+        allow_abbrev=False,  # an option added later would change what an abbreviation means
+        **options,
     )
 
 
 def say(value: Any, as_json: bool, text: str) -> None:
-    print(json.dumps(value, ensure_ascii=False) if as_json else text)
+    print(json.dumps(value) if as_json else text)
 
 
 def model_options(parser: Any) -> None:

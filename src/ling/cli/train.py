@@ -1,46 +1,103 @@
-"""Commands that train: quickstart, pretrain, data, merge."""
+"""Commands that train: quickstart, pretrain, recipes, data, merge."""
 
 from __future__ import annotations
 
+import json
+import shlex
+from pathlib import Path
 from typing import Any, cast
 
 from ..errors import UsageError
-from .options import (
-    make_parser,
-)
+from .options import make_parser, say
 
 
 def pretrain(args: list[str]) -> int:
-    from pathlib import Path
+    from ..config.recipe import PretrainConfig, recipe_yaml
+    from ..config.recipe_docs import keys
 
-    from ..config.recipe import PretrainConfig, check_recipe_file, recipe_yaml
-
-    parser = make_parser("pretrain RECIPE.yaml", default_env=False)
+    parser = make_parser("pretrain RECIPE", default_env=False)
     parser.add_argument("--config", action="config", help="the recipe; also as first argument")
     parser.add_argument("--out", type=str, default=None, help="run folder (default runs/<recipe>)")
     parser.add_argument(
         "--allow-data-reset",
         action="store_true",
-        help="resume with other data, seed, batch or world size: the data starts anew",
+        help="resume with other data, seed, length or batch: the data starts anew",
     )
     parser.add_class_arguments(PretrainConfig, nested_key=None, as_group=False)
-    if args and not args[0].startswith("-"):
-        if not Path(args[0]).is_file():
-            raise UsageError(f"{args[0]}: no such recipe")
-        check_recipe_file(args[0])
-        args = ["--config", *args]
+    texts = {key.name: key.text for key in keys()}
+    for action in parser._actions:
+        action.help = texts.get(action.dest, action.help)
+    args, recipe_path = _with_recipe(args)
     # The parser's own flag would print this command's flags too, which are no keys of a recipe.
     only_print = "--print-config" in args
     parsed = parser.parse_args([a for a in args if a != "--print-config"])
-    recipe_path = parsed.config[0].relative if parsed.config else None
-    out = Path(parsed.out or f"runs/{Path(recipe_path).stem if recipe_path else 'pretrain'}")
+    out = Path(parsed.out or f"runs/{recipe_path.stem if recipe_path else 'pretrain'}")
     recipe = _build_recipe(vars(parser.instantiate(parsed)))
     if only_print:
         print(recipe_yaml(recipe), end="")
         return 0
     from ..train.loop import run
 
-    return run(recipe, out, allow_data_reset=parsed.allow_data_reset)
+    code = run(recipe, out, allow_data_reset=parsed.allow_data_reset)
+    if code == 0:
+        print(f"next: {_next_command(out)}")
+    return code
+
+
+def _next_command(out: Path) -> str:
+    """What to do with a finished run; without a tokenizer there is no text to continue."""
+    run = shlex.quote(str(out))
+    if (out / "tokenizer" / "tokenizer.json").is_file():
+        return f'ling generate {run} -p "..." (or `ling convert {run} OUT`)'
+    return f"ling convert {run} OUT --tokenizer FOLDER"
+
+
+def _with_recipe(args: list[str]) -> tuple[list[str], Path | None]:
+    """Arguments with recipe files in place of their names, and single values as lists."""
+    from ..config.recipe_file import find_recipe, list_keys, read_recipe
+
+    if args and not args[0].startswith("-"):
+        args = ["--config", *args]
+    flags, result, path, rest = [f"--{key}" for key in list_keys()], [], None, list(args)
+    while rest:
+        flag, equals, value = rest.pop(0).partition("=")
+        if flag == "--config" and (equals or rest):
+            path = find_recipe(value if equals else rest.pop(0))
+            result += [flag, json.dumps(read_recipe(path), default=str)]
+        elif flag in flags:
+            values = [value] if equals else []
+            while rest and not (equals or rest[0].startswith("--")):
+                values.append(rest.pop(0))
+            result += [flag, _as_list(flag, values)] if values else [flag]
+        else:
+            result.append(f"{flag}{equals}{value}")
+    return result, path
+
+
+def _as_list(flag: str, values: list[str]) -> str:
+    """`a b` as the parser takes a list; `[a, b]` and `null` are left as they are."""
+    if len(values) == 1 and (values[0].startswith("[") or values[0] == "null"):
+        return values[0]
+    if flag == "--data.weights":  # numbers; the rest are paths, which may look like numbers
+        return f"[{', '.join(values)}]"
+    return json.dumps(values)
+
+
+def recipes(args: list[str]) -> None:
+    parser = make_parser("recipes")
+    parser.add_argument("name", type=str, nargs="?", default=None, help="print this recipe")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    ns = parser.parse_args(args)
+    from ..config.recipe_file import about, find_recipe, packaged_recipes
+
+    if ns.name is not None:
+        print(find_recipe(ns.name).read_text("utf-8"), end="")
+        return
+    found = packaged_recipes()
+    report = {name: {"path": str(path), "about": about(path)} for name, path in found.items()}
+    lines = [f"{name:<12} {entry['about']}" for name, entry in report.items()]
+    hint = "`ling pretrain NAME` trains one, `ling recipes NAME` prints it"
+    say(report, ns.json, "\n".join([*lines, hint]))
 
 
 def _build_recipe(values: dict[str, Any]) -> Any:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import typing
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import UsageError
-from ..text import as_json, nearest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,9 +24,12 @@ class DataConfig:
     vocab_size: int = 4096
     """Size of the tokenizer trained for `corpus` when no `tokenizer` is given."""
     tokenizer: str | None = None
-    """Folder of an existing Hugging Face tokenizer."""
+    """Folder of an existing Hugging Face tokenizer; by default that of the `model` folder, or the
+    one that `ling data prepare` left beside `prefix`."""
+    replace_tokenizer: bool = False
+    """Train the weights of a `model` folder on ids of another tokenizer than its own."""
     prefix: list[str] = field(default_factory=list)
-    """Megatron `.bin/.idx` prefixes to train on, instead of `corpus`."""
+    """Megatron `.bin/.idx` prefixes to train on, instead of `corpus`; one, or a list."""
     weights: list[float] | None = None
     """Share of each prefix in the mixture; by default in proportion to their tokens."""
     valid_prefix: list[str] = field(default_factory=list)
@@ -42,6 +42,7 @@ class DataConfig:
     """Mask attention, restart positions and drop targets across document borders."""
 
     def __post_init__(self) -> None:
+        _one_is_a_list(self, "prefix", "valid_prefix", "weights")
         _at_least("data.seq_length", self.seq_length, 2)
         _at_least("data.vocab_size", self.vocab_size, 1)
         if self.corpus_bytes is not None:
@@ -169,40 +170,19 @@ class PretrainConfig:
 
 
 def recipe_yaml(recipe: PretrainConfig) -> str:
-    """The recipe with every key, as `check_recipe_file` takes it."""
+    """The recipe with every key, as `recipe_file.read_recipe` takes it."""
     import yaml
 
     return yaml.safe_dump(dataclasses.asdict(recipe), sort_keys=False)
 
 
-def check_recipe_file(path: str | Path, kind: type = PretrainConfig) -> None:
-    """Refuse a recipe file that is not YAML of `kind`'s keys, naming the line or the key."""
-    import yaml
-
-    try:
-        tree = yaml.safe_load(Path(path).read_bytes().decode("utf-8"))
-    except (OSError, UnicodeDecodeError) as err:
-        raise UsageError(f"{path}: not a text file ({type(err).__name__})") from None
-    except (yaml.YAMLError, RecursionError) as err:
-        mark = getattr(err, "problem_mark", None)
-        line = "" if mark is None else f":{mark.line + 1}"
-        raise UsageError(f"{path}{line}: not YAML ({getattr(err, 'problem', err)})") from None
-    _check_keys(kind, tree, str(path), "")
-
-
-def _check_keys(kind: Any, tree: Any, path: str, prefix: str) -> None:
-    """Descend into the sections; the values themselves are checked when the recipe is made."""
-    if not isinstance(tree, dict):
-        where = f"`{prefix[:-1]}` is {as_json(tree)}, " if prefix else ""
-        raise UsageError(
-            f"{path}: {where}expected keys such as `{dataclasses.fields(kind)[0].name}:`"
-        )
-    sections = typing.get_type_hints(kind)
-    for key, value in tree.items():
-        if key not in sections:
-            raise UsageError(f"{path}: no key `{prefix}{key}`{nearest(str(key), list(sections))}")
-        if dataclasses.is_dataclass(sections[key]):
-            _check_keys(sections[key], value, path, f"{prefix}{key}.")
+def _one_is_a_list(config: Any, *names: str) -> None:
+    """Take a single value where several are possible as a list of one."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not isinstance(value, list):
+            single = isinstance(value, (str, int, float))
+            object.__setattr__(config, name, [value] if single else list(value))
 
 
 def _at_least(name: str, value: float, least: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import functools
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -99,6 +100,12 @@ class Tokenizer:
         return b"".join(table.get(i, b"") for i in ids if i not in hidden).decode(
             "utf-8", "replace"
         )
+
+    @functools.cached_property
+    def vocabulary_hash(self) -> str:
+        """A short hash of which id stands for which token: equal for models that can share data."""
+        names = json.dumps(sorted(self._names.items())).encode()
+        return hashlib.sha256(names).hexdigest()[:16]
 
     def token_to_id(self, token: str) -> int | None:
         """Id of a token by name."""

@@ -52,7 +52,7 @@ class HuggingFace:
         from huggingface_hub import HfApi
 
         self.revision = _checked_revision(revision or self.revision)
-        with self._as_ling_errors():
+        with self._as_ling_errors(unreachable=_blocked()):
             info = HfApi().model_info(self.repository, revision=self.revision, files_metadata=True)
         self.commit = str(info.sha)
         if not _COMMIT.fullmatch(self.commit):  # it becomes the name of a folder
@@ -177,8 +177,11 @@ class HuggingFace:
         return folder
 
     @contextmanager
-    def _as_ling_errors(self) -> Iterator[None]:
-        """Turn what the library raises into one line; what it raises differs by version."""
+    def _as_ling_errors(self, unreachable: str = "{reason}; run again to go on") -> Iterator[None]:
+        """Turn what the library raises into one line; what it raises differs by version.
+
+        `unreachable` is what to say, after a `{reason}`, when no answer came.
+        """
         from huggingface_hub import errors
 
         where = f"hf:{self.repository}"
@@ -200,15 +203,27 @@ class HuggingFace:
             status = getattr(err.response, "status_code", None)
             if status in (401, 403):
                 raise UsageError(
-                    f"{where}: access refused ({status}); is HF_TOKEN right?"
+                    f"{where}: access refused ({status}); is HF_TOKEN right, or does a proxy "
+                    "block the hub?"
                 ) from None
             raise RunError(f"{where}: the hub answered {status}: {first_line(err)}") from None
         except OSError as err:
-            raise RunError(
-                f"{where}: {err.strerror or first_line(err)}; run again to go on"
-            ) from None
+            reason = err.strerror or first_line(err)
+            raise RunError(f"{where}: {unreachable.format(reason=reason)}") from None
         except Exception as err:  # the HTTP library's own family, which changed twice
-            raise RunError(f"{where}: {first_line(err)}; run again to go on") from None
+            reason = re.sub(r"^\[Errno -?\d+\] ", "", first_line(err))
+            raise RunError(f"{where}: {unreachable.format(reason=reason)}") from None
+
+
+def _blocked() -> str:
+    """What to say of a hub that does not answer at all, with the ways around it."""
+    from huggingface_hub import constants
+
+    return (
+        f"{constants.ENDPOINT} cannot be reached ({{reason}}); is it blocked here? Set HF_ENDPOINT "
+        "to a mirror or HTTPS_PROXY, try `ling download --hub modelscope`, or copy a folder that "
+        "was downloaded elsewhere"
+    )
 
 
 def _checked_revision(revision: str) -> str:

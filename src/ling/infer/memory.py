@@ -8,11 +8,12 @@ from pathlib import Path
 from ..config.model import ModelConfig
 from ..errors import UsageError
 from ..model.size import describe
+from ..ops import limits
 from ..ops.formats import by_size
 from .pages import PAGE, pages_for
 
 MEMINFO = Path("/proc/meminfo")
-CGROUP = Path("/sys/fs/cgroup")
+CGROUP = limits.ROOT
 NO_LIMIT = 1 << 40
 DEFAULT_CACHE_BYTES = 1 << 30
 
@@ -30,7 +31,7 @@ def available() -> int | None:
 
     The least of what the kernel says and what the control group (a container) leaves.
     """
-    found = [n for n in (_meminfo(), _cgroup()) if n is not None]
+    found = [n for n in (_meminfo(), limits.memory_left(CGROUP)) if n is not None]
     return min(found) if found else None
 
 
@@ -44,17 +45,6 @@ def _meminfo() -> int | None:
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError):
-        return None
-
-
-def _cgroup() -> int | None:
-    try:
-        limit = int((CGROUP / "memory.max").read_text())
-        used = int((CGROUP / "memory.current").read_text())
-        lines = (CGROUP / "memory.stat").read_text().splitlines()
-        stat = dict(line.split() for line in lines)
-        return limit - used + int(stat["active_file"]) + int(stat["inactive_file"])
-    except (OSError, ValueError, KeyError):  # no version 2 group, or "max"
         return None
 
 

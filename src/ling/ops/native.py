@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import KernelError
+from . import limits
 from .formats import FP8, FP8_BLOCK, TILE, Format
 from .fp8 import quantise_fp8_block
 from .packing import Packed, empty, packed_shapes, scale_dtype
@@ -145,7 +146,18 @@ def _checked(lib: ctypes.CDLL, path: Path) -> ctypes.CDLL:
     for name, types in _SIGNATURES.items():
         getattr(lib, name).argtypes = types
     lib.ling_model_free.argtypes, lib.ling_model_free.restype = [c_void_p], None
+    bound_threads()
     return lib
+
+
+def bound_threads() -> None:
+    """Lower torch's default number of threads, which ours follows, to a container's quota.
+
+    More threads than the quota's cores are stopped for most of each period, all at once.
+    """
+    most = limits.default_threads()
+    if most is not None and torch.get_num_threads() > most:
+        torch.set_num_threads(most)
 
 
 def required() -> ctypes.CDLL:

@@ -64,6 +64,50 @@ class Batch:
         return [*starts, B * S]
 
 
+@dataclass(frozen=True)
+class OneAfterAnother:
+    """The rows of several orders, the next where the one before ends."""
+
+    parts: Sequence[Samples]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def __getitem__(self, i: int) -> Sample:
+        for part in self.parts:
+            if i < len(part):
+                return part[i]
+            i -= len(part)
+        raise IndexError(i)
+
+
+def open_orders(
+    prefixes: Sequence[str],
+    cfg: DataConfig,
+    *,
+    orders: Sequence[int],
+    needed: int,
+    seed: int,
+    eod: int | None,
+    vocab_size: int,
+) -> tuple[Samples, list[int]]:
+    """Samples in orders laid out for so many rows each, and one more if `needed` rows are more.
+
+    Megatron's order depends on the number of rows in all. A run whose steps were changed later
+    keeps its first order and goes on in another one behind it, so that rows read stay those read.
+    """
+    options = {"eod": eod, "vocab_size": vocab_size}
+    rows = list(orders)
+    parts = [
+        open_samples(prefixes, cfg, rows=n, seed=seed + k, **options) for k, n in enumerate(rows)
+    ]
+    missing = needed - sum(map(len, parts))
+    if missing > 0:
+        parts.append(open_samples(prefixes, cfg, rows=missing, seed=seed + len(rows), **options))
+        rows.append(missing)
+    return parts[0] if len(parts) == 1 else OneAfterAnother(parts), rows
+
+
 def open_samples(
     prefixes: Sequence[str],
     cfg: DataConfig,

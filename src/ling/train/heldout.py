@@ -12,7 +12,7 @@ from ..data.indexed import IndexedDataset
 from ..data.samples import RowsInOrder
 from .batches import make_batch
 from .forward import LingForTraining
-from .loss import cross_entropy, roll_left
+from .loss import cross_entropy
 from .objectives.pretrain import predict
 
 
@@ -59,10 +59,8 @@ def held_out_loss(
         loss, count = loss + float(mean) * int(n), count + int(n)
         if not mtp:
             continue
-        # Unlike the trained loss this counts targets behind a document's border, as it always
-        # did: the number must stay comparable within a run.
-        mask_T = roll_left(batch.mask_BS).flatten()
-        mean, n = cross_entropy(mtp[0].hidden_TD, network.head, mtp[0].targets_T, mask_T)
+        first = mtp[0]
+        mean, n = cross_entropy(first.hidden_TD, network.head, first.targets_T, first.mask_T)
         mtp_loss, mtp_count = mtp_loss + float(mean) * int(n), mtp_count + int(n)
         choice = network.ling.logits(main.hidden_TD).argmax(-1)[1:-1]
         agree += int((network.ling.logits(mtp[0].hidden_TD).argmax(-1)[:-2] == choice).sum())

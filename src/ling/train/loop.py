@@ -16,13 +16,15 @@ from ..config.recipe import PretrainConfig
 from ..data.indexed import IndexedDataset
 from ..files.atomic import make_folder
 from ..model.size import flops_per_token, parameter_counts
+from ..ops.native import bound_threads
 from . import balance
 from .heldout import held_out_loss
-from .log import MetricsLog
+from .log import MetricsLog, read_metrics
 from .plots import draw
-from .progress import Progress, gemm_peak
+from .progress import Progress, duration, gemm_peak
+from .resume import check_recipe, save_recipe
 from .setup import Log, Run, setup
-from .state import check_recipe, save, save_recipe
+from .state import save
 from .step import StepResult, train_step
 from .threads import Threads
 
@@ -40,9 +42,11 @@ def run(
     again under the weights and optimizer of the run.
     """
     with locked(out):
-        check_recipe(recipe, out)
+        check_recipe(recipe, out, log)
         if recipe.train.threads:
             torch.set_num_threads(recipe.train.threads)
+        else:
+            bound_threads()
         return Loop(setup(recipe, out, log, allow_data_reset=allow_data_reset)).run()
 
 
@@ -73,6 +77,7 @@ class Loop:
             f"{counts['active'] / 1e6:.1f}M active per token"
         )
         self._measure_peak()
+        start = time.monotonic()
         metrics = MetricsLog(self.out, state.step + 1)
         bar = Progress(cfg.train.steps, state.step)
         restore = self._catch_signals()
@@ -85,7 +90,21 @@ class Loop:
         if self.caught is not None:
             self.log(f"stopped after step {state.step}, saved; the same command goes on from here")
             return 128 + self.caught
-        return self._draw()
+        self._draw()
+        self._report(time.monotonic() - start)
+        return 0
+
+    def _report(self, seconds: float) -> None:
+        """What came of it, from the last row of the log."""
+        row = read_metrics(self.out / "metrics.jsonl")[-1]
+        words = [f"done: {self.state.step} steps, {self.state.tokens:,} tokens"]
+        words.append(f"in {duration(seconds)}; loss {row['loss']:.3f}")
+        if row.get("valid_loss") is not None:
+            words.append(f"held out {row['valid_loss']:.3f}")
+            if row.get("valid_mtp_loss") is not None:
+                words[-1] += f" (MTP {row['valid_mtp_loss']:.3f})"
+        self.log(f"{words[0]} {', '.join(words[1:])}")
+        self.log(f"checkpoint: {step_folder(self.out, self.state.step)}")
 
     def _draw(self) -> int:
         for path in draw(self.out, self.out.name):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from typing import Any
@@ -20,8 +21,13 @@ def gemm_peak(dtype: torch.dtype, size: int = 1024, repeats: int = 6) -> float:
     return 2 * size**3 / best
 
 
+WIDTH = 80
+# The bar's own numbers: percent, a few cells, steps, time left.
+_BAR_WIDTH = 40
+
+
 class Progress:
-    """A bar on a terminal, plain lines in a log."""
+    """A bar on a terminal, plain lines of at most 80 columns in a log."""
 
     def __init__(self, steps: int, done: int, every_s: float = 10.0) -> None:
         self.steps, self.first, self.every_s = steps, done, every_s
@@ -30,26 +36,55 @@ class Progress:
         if sys.stderr.isatty():
             from tqdm import tqdm
 
-            self.bar = tqdm(total=steps, initial=done, unit="step", dynamic_ncols=True)
+            self.bar = tqdm(
+                total=steps,
+                initial=done,
+                dynamic_ncols=True,
+                bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} {remaining}{postfix}",
+            )
 
     def step(self, row: dict[str, Any]) -> None:
         """Show one step."""
-        words = f"loss {row['loss']:.3f}"
-        if row.get("mtp_loss") is not None:
-            words += f" mtp {row['mtp_loss']:.3f}"
-        words += f" {row['tokens_per_s']:,.0f} tok/s mfu {row['mfu']:.0%}"
-        words += f" load {row['load_max_mean']:.2f}"
         if self.bar is not None:
             self.bar.update(1)
-            self.bar.set_postfix_str(words, refresh=False)
+            room = shutil.get_terminal_size((WIDTH, 24)).columns - _BAR_WIDTH
+            self.bar.set_postfix_str(fitting(_words(row), room), refresh=False)
             return
         now = time.monotonic()
         if now - self.last >= self.every_s or row["step"] == self.steps:
             self.last = now
             left = (now - self.start) / (row["step"] - self.first) * (self.steps - row["step"])
-            print(f"step {row['step']}/{self.steps} {words} {left:.0f} s left", flush=True)
+            first = f"step {row['step']}/{self.steps}, {duration(left)} left:"
+            print(fitting([first, *_words(row)], WIDTH), flush=True)
 
     def close(self) -> None:
         """Leave the terminal clean."""
         if self.bar is not None:
             self.bar.close()
+
+
+def _words(row: dict[str, Any]) -> list[str]:
+    """A step in parts, the most wanted first."""
+    mtp = [] if row.get("mtp_loss") is None else [f"mtp {row['mtp_loss']:.3f}"]
+    rates = [f"{row['tokens_per_s']:,.0f} tok/s", f"mfu {row['mfu']:.0%}"]
+    return [f"loss {row['loss']:.3f}", *mtp, *rates, f"load {row['load_max_mean']:.2f}"]
+
+
+def fitting(words: list[str], width: int) -> str:
+    """As many of the words, from the first, as a line holds."""
+    text = words[0]
+    for word in words[1:]:
+        if len(text) + 1 + len(word) > width:
+            break
+        text += f" {word}"
+    return text
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it: `42 s`, `3:05 min`, `2:10 h`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60}:{whole % 60:02} min"
+    return f"{whole // 3600}:{whole // 60 % 60:02} h"

@@ -1,7 +1,7 @@
 """From a recipe to a run that can take its next step, in an order that sharding depends on.
 
-config → data → model without storage → parallelise → materialise or load → optimizer → samples →
-resume. The optimizer comes after `parallelise`: it would otherwise hold parameters that sharding
+config → data → model without storage → parallelise → materialise or load → optimizer → resume →
+samples. The optimizer comes after `parallelise`: it would otherwise hold parameters that sharding
 has replaced.
 """
 
@@ -21,18 +21,20 @@ from ..config.model import ModelConfig
 from ..config.recipe import DataConfig, PretrainConfig
 from ..data.indexed import IndexedDataset
 from ..data.prepare import prepare
-from ..data.tokenizer import Tokenizer
+from ..data.tokenizer import EOD, Tokenizer
 from ..errors import UsageError
 from ..hub import resolve_model
 from ..model.ling import Ling
 from ..presets import PRESETS, preset
 from ..text import nearest
-from .batches import BatchReader, open_samples, run_data_folder
+from .batches import BatchReader, open_orders, run_data_folder
 from .forward import LingForTraining
 from .objectives.base import Objective
 from .objectives.pretrain import Pretraining
 from .optim import build_optimizer
-from .state import Ranks, TrainState, data_change, data_state, load
+from .resume import check_start, data_change, data_state, rows_before, start_of
+from .state import Ranks, TrainState, load, read_progress
+from .tokenizers import choose_tokenizer
 
 Log = Callable[[str], None]
 Parallelise = Callable[[LingForTraining], None]
@@ -82,17 +84,16 @@ def setup(
     device = torch.device("cpu")
     torch.manual_seed(recipe.train.seed)
     cfg = model_config(recipe)  # before the data: reading a corpus takes longest
-    data = open_data(recipe.data, cfg, out, log)
+    data = open_data(recipe, cfg, out, log)
     network = build_network(recipe, _with_special_ids(cfg, data.tokenizer), device, parallelise)
     optimizer = build_optimizer(network.ling, recipe.optim)
     state = TrainState(network, optimizer, device, ranks or Ranks(), data.tokenizer)
-    reader = _open_reader(recipe, data, cfg.vocab_size)
-    state.data = data_state(recipe, data.train_prefixes)
-    train = recipe.train
-    objective = Pretraining(train.mtp_loss_weight, train.z_loss_coef)
-    run = Run(recipe, out, log, state, objective, reader, data.valid_prefixes)
-    _resume(run, data.train_prefixes, allow_data_reset)
-    return run
+    state.data = data_state(recipe, data.train_prefixes, data.tokenizer)
+    state.start = start_of(recipe.model)
+    _resume(recipe, out, log, state, data.train_prefixes, allow_data_reset)
+    reader = _open_reader(recipe, data, cfg.vocab_size, state)
+    objective = Pretraining(recipe.train.mtp_loss_weight, recipe.train.z_loss_coef)
+    return Run(recipe, out, log, state, objective, reader, data.valid_prefixes)
 
 
 # ---- config ------------------------------------------------------------------------------------
@@ -134,12 +135,12 @@ def _with_special_ids(cfg: ModelConfig, tokenizer: Tokenizer | None) -> ModelCon
 # ---- data --------------------------------------------------------------------------------------
 
 
-def open_data(data: DataConfig, cfg: ModelConfig, out: Path, log: Log) -> RunData:
+def open_data(recipe: PretrainConfig, cfg: ModelConfig, out: Path, log: Log) -> RunData:
     """The token files that the recipe names, prepared from `data.corpus` on first use."""
-    tokenizer = None
-    if data.tokenizer:
-        tokenizer = _open_tokenizer(data.tokenizer, cfg)
-    elif data.corpus and data.vocab_size > cfg.vocab_size:
+    data = recipe.data
+    folder = choose_tokenizer(recipe, log)
+    tokenizer = None if folder is None else _open_tokenizer(folder, cfg)
+    if data.corpus and folder is None and data.vocab_size > cfg.vocab_size:
         raise UsageError(
             f"`data.vocab_size` = {data.vocab_size} is above the model's `vocab_size` = "
             f"{cfg.vocab_size}"
@@ -149,7 +150,7 @@ def open_data(data: DataConfig, cfg: ModelConfig, out: Path, log: Log) -> RunDat
         ready = prepare(
             data.corpus if data.corpus == "stdlib" else [data.corpus],
             run_data_folder(out),
-            tokenizer=data.tokenizer,
+            tokenizer=folder,
             vocab_size=data.vocab_size,
             max_bytes=data.corpus_bytes,
             json_key=data.json_key,
@@ -157,6 +158,9 @@ def open_data(data: DataConfig, cfg: ModelConfig, out: Path, log: Log) -> RunDat
         )
         train, valid = [str(ready.train_prefix)], [str(ready.valid_prefix)]
         tokenizer = _open_tokenizer(str(ready.tokenizer_folder), cfg)
+    for prefix in train:
+        IndexedDataset(prefix)  # damaged or missing: said before the network is built
+    _check_documents(data, tokenizer, log)
     valid = [p for p in valid if _fills_a_row(p, data.seq_length, log)]
     return RunData(train, valid, tokenizer)
 
@@ -171,6 +175,20 @@ def _open_tokenizer(folder: str, cfg: ModelConfig) -> Tokenizer:
     return tokenizer
 
 
+def _check_documents(data: DataConfig, tokenizer: Tokenizer | None, log: Log) -> None:
+    """Say what does not work without an end-of-document token."""
+    if tokenizer is not None and tokenizer.eod_token_id is not None:
+        return
+    lacks = "no `data.tokenizer`" if tokenizer is None else f"the tokenizer has no `{EOD}`"
+    if data.isolate_documents:
+        raise UsageError(
+            f"{lacks}: `data.isolate_documents` needs `data.tokenizer` with `{EOD}`, the border "
+            "between documents"
+        )
+    if data.eod_mask_loss:
+        log(f"{lacks}, so ends of documents are unknown: `data.eod_mask_loss` has no effect")
+
+
 def _fills_a_row(prefix: str, seq_length: int, log: Log) -> bool:
     """Whether held-out data fills a row; says so when it does not."""
     tokens = IndexedDataset(prefix).num_tokens
@@ -179,16 +197,16 @@ def _fills_a_row(prefix: str, seq_length: int, log: Log) -> bool:
     return tokens > seq_length
 
 
-def _open_reader(recipe: PretrainConfig, data: RunData, vocab_size: int) -> BatchReader:
-    if recipe.data.isolate_documents and data.eod is None:
-        raise UsageError(
-            "`data.isolate_documents` needs `data.tokenizer`: its end-of-document token is "
-            "the border"
-        )
-    samples = open_samples(
+def _open_reader(
+    recipe: PretrainConfig, data: RunData, vocab_size: int, state: TrainState
+) -> BatchReader:
+    """Rows for all steps; `state.data` notes the orders that they come in."""
+    left = (recipe.train.steps - state.step) * recipe.train.global_batch_size
+    samples, state.data["rows"] = open_orders(
         data.train_prefixes,
         recipe.data,
-        rows=recipe.train.steps * recipe.train.global_batch_size,
+        orders=state.data["rows"],
+        needed=state.rows + left,
         seed=recipe.train.seed,
         eod=data.eod,
         vocab_size=vocab_size,
@@ -232,19 +250,29 @@ def _load_weights(model: Ling, folder: Path, name: str) -> None:
 # ---- resume ------------------------------------------------------------------------------------
 
 
-def _resume(run: Run, prefixes: list[str], allow_data_reset: bool) -> None:
+def _resume(
+    recipe: PretrainConfig,
+    out: Path,
+    log: Log,
+    state: TrainState,
+    prefixes: list[str],
+    allow_data_reset: bool,
+) -> None:
     """Take up the newest checkpoint, if any; its position counts in its own data only."""
-    found = newest(run.out, run.log)
+    found = newest(out, log)
     if found is None:
         return
-    before = load(found, run.state)
-    change = data_change(before, run.state.data, prefixes)
-    if change is None:
-        return
-    if not allow_data_reset:
+    before = read_progress(found)
+    check_start(before, state.start, recipe.model, out)
+    change = data_change(before["data"], state.data, prefixes)
+    if change and not allow_data_reset:
         raise UsageError(
-            f"{run.out}: {change}; go back to what it was, use another --out, or start the "
+            f"{out}: {change}; go back to what it was, use another --out, or start the "
             "data anew under these weights with --allow-data-reset"
         )
-    run.state.rows = 0
-    run.log(f"{change}: the data starts anew, weights and optimizer are kept")
+    load(found, state)
+    if change is None:
+        state.data["rows"] = rows_before(before["data"], out)
+    else:
+        state.rows = 0
+        log(f"{change}: the data starts anew, weights and optimizer are kept")

@@ -1,0 +1,84 @@
+"""Recipe files: those of the package by name, others by path, read and checked key by key."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from pathlib import Path
+from typing import Any
+
+from ..errors import UsageError
+from ..text import as_json, nearest
+from .recipe import PretrainConfig
+
+FOLDER = Path(__file__).parents[1] / "recipes"
+
+
+def packaged_recipes() -> dict[str, Path]:
+    """Recipes that come with the package, by name."""
+    return {path.stem: path for path in sorted(FOLDER.rglob("*.yaml"))}
+
+
+def about(path: Path) -> str:
+    """What a recipe says of itself in its first line."""
+    first = path.read_text("utf-8").partition("\n")[0]
+    return first.removeprefix("#").strip() if first.startswith("#") else ""
+
+
+def find_recipe(name: str) -> Path:
+    """The recipe file of a path or a name; what exists on disk wins over a name."""
+    if Path(name).is_file():
+        return Path(name)
+    known = packaged_recipes()
+    if name not in known:
+        hint = nearest(name, list(known)) or "; `ling recipes` lists those of the package"
+        raise UsageError(f"{name}: no such recipe{hint}")
+    return known[name]
+
+
+def read_recipe(path: str | Path, kind: type = PretrainConfig) -> dict[str, Any]:
+    """The keys of a recipe file; refuses what is not YAML of `kind`'s keys, naming line or key.
+
+    The values themselves are checked when the recipe is made.
+    """
+    import yaml
+
+    try:
+        tree = yaml.safe_load(Path(path).read_bytes().decode("utf-8-sig"))
+    except (OSError, UnicodeDecodeError) as err:
+        raise UsageError(f"{path}: not a text file ({type(err).__name__})") from None
+    except (yaml.YAMLError, RecursionError) as err:
+        mark = getattr(err, "problem_mark", None)
+        line = "" if mark is None else f":{mark.line + 1}"
+        raise UsageError(f"{path}{line}: not YAML ({getattr(err, 'problem', err)})") from None
+    return _checked(kind, tree, str(path), "")
+
+
+def list_keys(kind: Any = PretrainConfig, prefix: str = "") -> list[str]:
+    """Dotted keys that take several values, of which one may stand alone."""
+    found: list[str] = []
+    for key, hint in typing.get_type_hints(kind).items():
+        if dataclasses.is_dataclass(hint):
+            found += list_keys(hint, f"{prefix}{key}.")
+        elif any(typing.get_origin(h) is list for h in (hint, *typing.get_args(hint))):
+            found.append(prefix + key)
+    return found
+
+
+def _checked(kind: Any, tree: Any, path: str, prefix: str) -> dict[str, Any]:
+    """Descend into the sections; a single value where a list is due becomes a list of one."""
+    if not isinstance(tree, dict):
+        where = f"`{prefix[:-1]}` is {as_json(tree)}, " if prefix else ""
+        raise UsageError(
+            f"{path}: {where}expected keys such as `{dataclasses.fields(kind)[0].name}:`"
+        )
+    sections, lists, result = typing.get_type_hints(kind), list_keys(kind), {}
+    for key, value in tree.items():
+        if key not in sections:
+            raise UsageError(f"{path}: no key `{prefix}{key}`{nearest(str(key), list(sections))}")
+        if dataclasses.is_dataclass(sections[key]):
+            value = _checked(sections[key], value, path, f"{prefix}{key}.")
+        elif key in lists and isinstance(value, (str, int, float)):
+            value = [value]
+        result[key] = value
+    return result

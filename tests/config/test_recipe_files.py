@@ -1,0 +1,60 @@
+"""Recipes: one value or several, texts of every key, files by name."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from ling.config import recipe_docs, recipe_file
+from ling.config.recipe import DataConfig
+from ling.errors import UsageError
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def test_every_key_has_a_text():
+    rows = recipe_docs.keys()
+    assert len(rows) > 35
+    assert [row.name for row in rows if not row.text.endswith(".")] == []
+    assert {"model", "data.prefix", "train.steps", "checkpoint.keep_last"} <= {r.name for r in rows}
+
+
+def test_the_reference_page_is_in_step():
+    spec = importlib.util.spec_from_file_location("page", REPOSITORY / "tools/recipe_reference.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    assert tool.PAGE.read_text("utf-8") == tool.page(), "run `python tools/recipe_reference.py`"
+
+
+def test_one_value_is_a_list_of_one():
+    assert DataConfig(prefix="a").prefix == ["a"]
+    assert DataConfig(prefix=["a", "b"], weights=(1, 2)).weights == [1, 2]
+    assert DataConfig(prefix="a", weights=2.0, valid_prefix="v").valid_prefix == ["v"]
+
+
+def test_a_recipe_file_may_have_one_value_for_a_list(tmp_path):
+    file = tmp_path / "r.yaml"
+    file.write_text("model: x\ndata: {prefix: d/train, weights: 1}\n")
+    assert recipe_file.read_recipe(file)["data"] == {"prefix": ["d/train"], "weights": [1]}
+    assert recipe_file.list_keys() == ["data.prefix", "data.weights", "data.valid_prefix"]
+
+
+def test_recipes_are_found_by_name_and_files_win(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    packaged = recipe_file.packaged_recipes()
+    assert {"tiny", "nano"} <= set(packaged)
+    assert all(recipe_file.about(path) for path in packaged.values())
+    assert recipe_file.find_recipe("tiny") == packaged["tiny"]
+    Path("tiny").write_text("model: x\n")
+    assert recipe_file.find_recipe("tiny") == Path("tiny")
+    with pytest.raises(UsageError, match=r"no such recipe .did you mean `nano`"):
+        recipe_file.find_recipe("nanno")
+    with pytest.raises(UsageError, match="ling recipes"):
+        recipe_file.find_recipe("qqqq.yaml")
+
+
+def test_recipes_are_inside_the_package():
+    assert recipe_file.FOLDER.is_dir()
+    assert not recipe_file.FOLDER.is_symlink()

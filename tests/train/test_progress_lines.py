@@ -1,0 +1,36 @@
+"""Lines that tell how far a run is."""
+
+from __future__ import annotations
+
+import pytest
+
+from ling.train.progress import Progress, duration, fitting
+
+ROW = {
+    "step": 100_000, "loss": 11.123, "mtp_loss": 11.234, "tokens_per_s": 1_234_567.0, "mfu": 0.45,
+    "load_max_mean": 12.34,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.2, "0 s"), (59.4, "59 s"), (60, "1:00 min"), (3599, "59:59 min"), (7500, "2:05 h")],
+)
+def test_durations_are_short(seconds, text):
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(("steps", "step"), [(60, 60), (100_000, 100_000), (1_000_000, 100_000)])
+def test_lines_fit_80_columns(capsys, steps, step):
+    bar = Progress(steps, 0, every_s=0.0)
+    bar.step(ROW | {"step": step})
+    bar.close()
+    (line,) = capsys.readouterr().out.splitlines()
+    assert len(line) <= 80
+    assert line.startswith(f"step {step}/{steps}, ")
+    assert "loss 11.123 mtp 11.234" in line
+
+
+def test_the_least_wanted_words_go_first():
+    assert fitting(["loss 1", "mtp 2", "load 3"], 12) == "loss 1 mtp 2"
+    assert fitting(["a long first word"], 4) == "a long first word"

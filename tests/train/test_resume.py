@@ -1,0 +1,207 @@
+"""What may differ between a run and its continuation."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+
+import pytest
+import yaml
+from small_runs import losses, quiet, recipes, stop_after, write_tokens
+
+from ling.data.indexed import IndexedDataset
+from ling.errors import UsageError
+from ling.train import loop, resume
+from ling.train.batches import BatchReader, open_orders
+from ling.train.log import read_metrics
+
+CONSTANT = {"optim": {"schedule": "constant"}}
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    return recipes(tmp_path)
+
+
+def begun(out, recipe, monkeypatch, steps=3):
+    """A run that a signal stopped after `steps`."""
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Loop, "_catch_signals", stop_after(steps))
+        assert loop.run(recipe, out, quiet) > 128
+
+
+@pytest.mark.parametrize("place", ["copied", "absolute", "linked"])
+def test_the_same_data_under_another_path_is_the_same_data(recipe, tmp_path, monkeypatch, place):
+    assert loop.run(recipe(), tmp_path / "whole", quiet) == 0
+    monkeypatch.chdir(tmp_path)
+    first = recipe()
+    if place == "absolute":
+        first = dataclasses.replace(first, data=dataclasses.replace(first.data, prefix=["text"]))
+    begun(tmp_path / "run", first, monkeypatch)
+    (tmp_path / "sub").mkdir()
+    for end in ("bin", "idx"):
+        here, there = tmp_path / f"text.{end}", tmp_path / f"sub/moved.{end}"
+        there.symlink_to(here) if place == "linked" else shutil.copy(here, there)
+    other = recipe() if place == "absolute" else recipe(prefix="sub/moved")
+    assert loop.run(other, tmp_path / "run", quiet) == 0
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"train": {"threads": 2}},
+        {"train": {"eval_interval_steps": 2, "eval_rows": 3}},
+        {"interval": 5},
+        {"valid_prefix": ["text"]},
+        {"vocab_size": 300},
+    ],
+    ids=str,
+)
+def test_what_changes_no_loss_may_change(recipe, tmp_path, monkeypatch, change):
+    monkeypatch.chdir(tmp_path)
+    assert loop.run(recipe(), tmp_path / "whole", quiet) == 0
+    begun(tmp_path / "run", recipe(), monkeypatch)
+    assert loop.run(recipe(**change), tmp_path / "run", quiet) == 0
+    for ours, whole in zip(losses(tmp_path / "run"), losses(tmp_path / "whole"), strict=True):
+        assert ours == pytest.approx(whole, rel=1e-5)
+
+
+def test_other_micro_batches_read_the_same_rows(recipe, tmp_path, monkeypatch):
+    said: list[str] = []
+    assert loop.run(recipe(batch=4), tmp_path / "whole", quiet) == 0
+    begun(tmp_path / "run", recipe(batch=4), monkeypatch)
+    smaller = recipe(batch=4, train={"micro_batch_size": 1})
+    assert loop.run(smaller, tmp_path / "run", said.append) == 0
+    assert sum("train.micro_batch_size" in line for line in said) == 1
+    for ours, whole in zip(losses(tmp_path / "run"), losses(tmp_path / "whole"), strict=True):
+        assert ours == pytest.approx(whole, rel=1e-4)
+
+
+@pytest.mark.parametrize("steps", [9, 4])
+def test_a_constant_schedule_may_have_other_steps(recipe, tmp_path, monkeypatch, steps):
+    out = tmp_path / "run"
+    assert loop.run(recipe(steps=steps, **CONSTANT), tmp_path / "whole", quiet) == 0
+    begun(out, recipe(**CONSTANT), monkeypatch)
+    assert loop.run(recipe(steps=steps, **CONSTANT), out, quiet) == 0
+    # One pass over the data holds them all, so the order is that of a run with these steps.
+    assert losses(out) == losses(tmp_path / "whole")
+    assert loop.run(recipe(steps=steps + 2, **CONSTANT), out, quiet) == 0
+    assert read_metrics(out / "metrics.jsonl")[-1]["step"] == steps + 2
+
+
+def test_cosine_says_why_its_steps_cannot_change(recipe, tmp_path, monkeypatch):
+    begun(tmp_path / "run", recipe(), monkeypatch)
+    with pytest.raises(UsageError, match=r"`train.steps` was 6 .* now 9; a cosine schedule") as no:
+        loop.run(recipe(steps=9), tmp_path / "run", quiet)
+    assert "constant" in str(no.value)
+
+
+@pytest.mark.parametrize("key", ["optim.lr", "train.dtype", "model_overrides.qk_norm"])
+def test_what_changes_the_training_is_refused_by_name(recipe, tmp_path, key):
+    loop.run(recipe(steps=1), tmp_path / "run", quiet)
+    path = tmp_path / "run/config.yaml"
+    tree = yaml.safe_load(path.read_text())
+    section, name = key.split(".")
+    tree[section][name] = "other"
+    path.write_text(yaml.safe_dump(tree))
+    with pytest.raises(UsageError, match=f"`{key}` was other"):
+        loop.run(recipe(steps=1), tmp_path / "run", quiet)
+
+
+def test_rows_that_were_read_stay_where_they_were_when_steps_are_added(recipe, tmp_path):
+    cfg = recipe().data
+    options = {"seed": 1, "eod": None, "vocab_size": 384}
+    short, kept = open_orders(cfg.prefix, cfg, orders=[100], needed=100, **options)
+    longer, rows = open_orders(cfg.prefix, cfg, orders=kept, needed=400, **options)
+    again, same = open_orders(cfg.prefix, cfg, orders=rows, needed=400, **options)
+    assert kept == [100]
+    assert same == rows == [100, 400 - len(short)]
+    assert len(longer) >= 400
+    for i in range(400):
+        assert (longer[i].tokens == again[i].tokens).all()
+        if i < len(short):
+            assert (longer[i].tokens == short[i].tokens).all()
+    # Behind its end, one more pass: every token of the data comes up again.
+    more = sum(len(longer[i].tokens) for i in range(len(short), len(longer)))
+    assert more >= IndexedDataset(cfg.prefix[0]).num_tokens - 2 * cfg.seq_length
+
+
+def test_a_run_of_an_older_version_resumes(recipe, tmp_path, monkeypatch):
+    """Its recipe lacks newer keys, its checkpoint names paths and no order."""
+    out = tmp_path / "run"
+    assert loop.run(recipe(**CONSTANT), tmp_path / "whole", quiet) == 0
+    begun(out, recipe(**CONSTANT), monkeypatch)
+    path = out / "config.yaml"
+    tree = yaml.safe_load(path.read_text())
+    del tree["data"]["replace_tokenizer"], tree["data"]["json_key"], tree["train"]["max_nonfinite"]
+    path.write_text(yaml.safe_dump(tree))
+    note = out / "checkpoints/step-3/state.json"
+    state = json.loads(note.read_text())
+    del state["start"], state["data"]["rows"], state["data"]["tokenizer"]
+    state["data"] |= {"data.prefix": ["elsewhere"], "world size": 1, "train.micro_batch_size": 2}
+    note.write_text(json.dumps(state))
+    (out / "checkpoints/step-3/manifest.json").unlink()
+    from ling.checkpoint.run_folder import write_manifest
+
+    write_manifest(out / "checkpoints/step-3", 0)
+    assert loop.run(recipe(**CONSTANT), out, quiet) == 0
+    assert losses(out) == losses(tmp_path / "whole")
+
+
+def test_the_model_under_another_path_is_the_same_model(recipe, tmp_path, monkeypatch):
+    from ling.convert.plan import convert
+
+    assert loop.run(recipe(steps=1), tmp_path / "first", quiet) == 0
+    convert(tmp_path / "first", tmp_path / "hf", to="float32")
+    begun(tmp_path / "run", recipe(model=str(tmp_path / "hf")), monkeypatch)
+    shutil.move(tmp_path / "hf", tmp_path / "moved")
+    assert loop.run(recipe(model=str(tmp_path / "moved")), tmp_path / "run", quiet) == 0
+    with pytest.raises(UsageError, match=r"`model` was .*moved in this run and is now ling-tiny"):
+        loop.run(recipe(), tmp_path / "run", quiet)
+
+
+def test_another_number_of_prefixes_is_other_data(recipe, tmp_path, monkeypatch):
+    write_tokens(tmp_path / "more", seed=3)
+    begun(tmp_path / "run", recipe(), monkeypatch)
+    base = recipe()
+    two = dataclasses.replace(
+        base,
+        data=dataclasses.replace(base.data, prefix=[*base.data.prefix, str(tmp_path / "more")]),
+    )
+    with pytest.raises(UsageError, match=r"had 1 entries .* now 2; .*--allow-data-reset"):
+        loop.run(two, tmp_path / "run", quiet)
+
+
+def test_parts_of_a_large_file_stand_for_the_whole(tmp_path, monkeypatch):
+    file = tmp_path / "data"
+
+    def written(*changes):
+        raw = bytearray(8000)
+        for at in changes:
+            raw[at] = 1
+        file.write_bytes(raw)
+        return resume._fingerprint([file])
+
+    monkeypatch.setattr(resume, "_BLOCK_BYTES", 512)
+    assert written(4000) != written()
+    monkeypatch.setattr(resume, "_MAX_BLOCKS", 2)
+    assert written(4000) == written()
+    assert written(7999) != written()
+
+
+def test_every_rank_reads_the_rows_of_its_number(recipe, tmp_path, monkeypatch):
+    """More ranks read the same rows: their number is not part of the data."""
+    from ling.train.setup import setup
+    from ling.train.state import Ranks
+
+    begun(tmp_path / "run", recipe(batch=4), monkeypatch)
+    rows = [
+        setup(recipe(batch=4), tmp_path / "run", quiet, ranks=Ranks(r, r, 2)).state.first_rows(
+            recipe(batch=4).train
+        )
+        for r in range(2)
+    ]
+    assert rows == [[12], [14]]
+    assert isinstance(setup(recipe(batch=4), tmp_path / "run", quiet).reader, BatchReader)
