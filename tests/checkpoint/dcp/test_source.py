@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import shutil
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 
 from ling.checkpoint.dcp.folder import DCPFolder
+from ling.checkpoint.hf.save import save_model
 from ling.checkpoint.load import load_model
 from ling.checkpoint.run_folder import checkpoints
 from ling.config.recipe import (
@@ -21,6 +24,8 @@ from ling.config.recipe import (
 )
 from ling.convert.plan import convert
 from ling.data.indexed import IndexedWriter
+from ling.model.ling import from_config
+from ling.presets import preset
 from ling.train import loop
 from ling.train.log import read_metrics
 
@@ -67,3 +72,57 @@ def test_a_tied_model_trains_resumes_and_starts_another_run(tied_recipe, tmp_pat
     assert torch.equal(load_model(tmp_path / "hf").lm_head.weight, embedding)
     assert loop.run(tied_recipe(tmp_path / "hf", steps=1), tmp_path / "next", print) == 0
     assert math.isfinite(losses(tmp_path / "next")[0])
+
+
+@pytest.fixture
+def hf(tmp_path):
+    model = from_config(preset("ling-tiny"), seed=0)
+    (tmp_path / "hf").mkdir()
+    save_model(model, model.config, tmp_path / "hf", dtype="bfloat16")
+    return tmp_path / "hf"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "{}",
+        "model.{}",
+        "_orig_mod.{}",
+        "state_dict.model._orig_mod.{}",
+        "app.model._fsdp_wrapped_module.{}",
+    ],
+)
+def test_other_trainers_checkpoints_with_released_names_are_read(name, hf, tmp_path, tensors):
+    expected = tensors(hf)
+    state = {name.format(key): value for key, value in expected.items()}
+    state |= {f"optim.exp_avg.{key}": torch.zeros(2) for key in expected}
+    wrapped = "model.layers.1._orig_mod.attention.dense.weight"
+    state[name.format(wrapped)] = state.pop(name.format(wrapped.replace("_orig_mod.", "")))
+    folder = tmp_path / "dcp"
+    dcp.save(state, checkpoint_id=folder, no_dist=True)
+    shutil.copy(hf / "config.json", folder)
+    convert(folder, tmp_path / "back")
+    found = tensors(tmp_path / "back")
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+
+
+def test_pretraining_starts_from_a_checkpoint_of_any_kind(tied_recipe, hf, tmp_path):
+    convert(hf, tmp_path / "int8", to="int8")
+    first = {}
+    for kind, folder in (("hf", hf), ("dcp", tmp_path / "dcp"), ("int8", tmp_path / "int8")):
+        if kind == "dcp":
+            convert(hf, folder, to="dcp")
+        recipe = dataclasses.replace(tied_recipe(folder, steps=1), model_overrides={})
+        assert loop.run(recipe, tmp_path / f"run-{kind}", print) == 0
+        first[kind] = losses(tmp_path / f"run-{kind}")[0]
+    assert first["hf"] == first["dcp"]
+    assert abs(first["hf"] - first["int8"]) < 0.01
+    assert (
+        loop.run(
+            dataclasses.replace(tied_recipe(tmp_path / "run-hf", steps=1), model_overrides={}),
+            tmp_path / "again",
+            print,
+        )
+        == 0
+    )

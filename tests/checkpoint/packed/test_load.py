@@ -166,7 +166,7 @@ def test_what_is_not_fp8_in_a_folder_stays_bfloat16(folder, tmp_path):
     layer = runner.native_weights.layers[1]
     bf16, fp8 = FORMATS["bf16"].kernel, FORMATS["fp8"].kernel
     assert (layer.gate_up.format, layer.expert_gate_up.format) == (bf16, bf16)
-    assert (layer.down.format, layer.expert_down.kind, layer.qkv.format) == (fp8, fp8, fp8)
+    assert (layer.down.format, layer.expert_down.format, layer.qkv.format) == (fp8, fp8, fp8)
     runner.allocate(2)
     assert runner.forward([1, 2, 3], [Segment([0], 0, 0, 3)]).isfinite().all()
 

@@ -128,3 +128,9 @@ class SafetensorsFolder:
         touching the lost bytes ends the process; where that can happen, use `tensor`.
         """
         return self._files[self.weight_map[name]].view(name)
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether a folder has any file of weights, of formats that are refused as well."""
+    patterns = ("*.safetensors", INDEX, *_PICKLES)
+    return any(True for pattern in patterns for _ in folder.glob(pattern))
