@@ -21,6 +21,7 @@ from ..checkpoint.source import Source
 from ..config.model import ModelConfig
 from ..data.tokenizer import Tokenizer
 from ..errors import UsageError
+from ..files.atomic import scratch_path
 from ..text import parse_bytes, size
 from .options import MTP_ONLY, Options
 from .target import check_space, check_target, final_path, restore, target_folder
@@ -43,7 +44,7 @@ def convert(
     restore(target, log)
     with contextlib.closing(open_source(source)) as opened:
         check_target(Path(source), target, wanted)
-        job = plan(opened, target.with_name(target.name + ".tmp"), wanted, log=log)
+        job = plan(opened, scratch_path(target), wanted, log=log)
         if wanted.dry_run:
             _show(opened, target, job.files, log)
             return job.files

@@ -24,10 +24,12 @@ from ling.config.recipe import (
 )
 from ling.convert.plan import convert
 from ling.data.indexed import IndexedWriter
+from ling.errors import UsageError
 from ling.model.ling import from_config
 from ling.presets import preset
 from ling.train import loop
 from ling.train.log import read_metrics
+from ling.train.merge import merge
 
 
 @pytest.fixture
@@ -66,6 +68,12 @@ def test_a_tied_model_trains_resumes_and_starts_another_run(tied_recipe, tmp_pat
     shutil.rmtree(last)
     assert loop.run(tied_recipe(), run, print) == 0
     assert losses(run)[-2:] == first[-2:]
+
+    (tmp_path / "merged").mkdir()  # as a docker volume is
+    merge(run, tmp_path / "merged", last=2)
+    assert load_model(tmp_path / "merged").config.tie_word_embeddings
+    with pytest.raises(UsageError, match="exists"):
+        merge(run, tmp_path / "merged", last=2)
 
     convert(step, tmp_path / "hf", to="float32")
     embedding = DCPFolder(step).tensor("model.model.word_embeddings.weight")
