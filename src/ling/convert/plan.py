@@ -20,7 +20,7 @@ from ..checkpoint.sink import Sink, SinkOptions
 from ..checkpoint.source import Source
 from ..config.model import ModelConfig
 from ..data.tokenizer import Tokenizer
-from ..errors import UsageError
+from ..errors import CheckpointError, UsageError
 from ..files.atomic import scratch_path
 from ..text import parse_bytes, size
 from .options import MTP_ONLY, Options
@@ -54,8 +54,16 @@ def convert(
             if wanted.verify:
                 written = folder / GGUF_FILE if wanted.to == "gguf" else folder
                 report = verify(source, written, with_logits=False)
-                (log or _silent)(f"verified: {report['summary']}")
+                _check_bits(report, wanted)
+                (log or _silent)(report["summary"])
     return job.files
+
+
+def _check_bits(report: dict[str, Any], wanted: Options) -> None:
+    """Packing is deterministic: what was just written has the bits that packing gives again."""
+    others = sum(found["other_bits"] for found in report["formats"].values())
+    if others and not wanted.calibrate:
+        raise CheckpointError(f"{others} tensors are not on the disk as they were packed")
 
 
 def _silent(line: str) -> None:
