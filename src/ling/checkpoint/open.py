@@ -129,10 +129,15 @@ def _readers() -> tuple[Reader, ...]:
     )
 
 
+_OF_A_FOLDER = (".safetensors", ".json", ".bin", ".pt", ".pth", ".distcp")
+
+
 def _look(path: str | Path) -> tuple[Reader, Path]:
     path = Path(path)
     if not path.exists():
         raise CheckpointError(f"{path}: no such file or folder{stopped(path)}")
+    if path.is_file() and path.suffix in _OF_A_FOLDER:
+        raise CheckpointError(f"{path}: one file of a model; give the folder that it is in")
     return next((r, found) for r in _readers() if (found := r.find(path)) is not None)
 
 
