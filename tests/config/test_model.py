@@ -98,3 +98,54 @@ def test_inspect_counts_the_bytes_of_every_format():
         floats = sizes["float32"] / 4
         for fmt in FORMATS.values():
             assert fmt.stored_bytes * 0.9 < sizes[fmt.name] / floats < 2 * fmt.stored_bytes + 0.5
+
+
+@pytest.mark.parametrize(
+    "name", ["rope_theta", "rms_norm_eps", "hidden_size", "num_experts", "num_key_value_heads"]
+)
+def test_a_null_that_would_become_a_default_is_an_error(name):
+    raw = {**preset("ling-mini-2.0").to_dict(), name: None}
+    with pytest.raises(ConfigError, match=f"`{name}` is null"):
+        ModelConfig.from_dict(raw)
+
+
+def test_null_means_what_its_readers_mean():
+    raw = preset("ling-mini-2.0").to_dict()
+    raw |= dict.fromkeys(
+        ("head_dim", "rotary_dim", "moe_shared_expert_intermediate_size", "rope_scaling")
+    )
+    raw |= dict.fromkeys(("n_group", "topk_group", "pad_token_id", "router_dtype"))
+    cfg = ModelConfig.from_dict(raw)
+    assert (cfg.n_group, cfg.topk_group, cfg.head_dim) == (1, 1, 128)
+    assert cfg.shared_expert_width == 512
+    new = {"rope_theta": 5e5, "rope_type": "default"}
+    theta = ModelConfig.from_dict({**raw, "rope_theta": None, "rope_parameters": new}).rope_theta
+    assert theta == 5e5
+
+
+@pytest.mark.parametrize(
+    ("changes", "width"),
+    [
+        ({"num_shared_experts": 2, "moe_shared_expert_intermediate_size": 0}, 1024),
+        ({"num_shared_experts": 2, "moe_shared_expert_intermediate_size": 768}, 1536),
+        ({"num_shared_experts": 1, "moe_shared_expert_intermediate_size": 768}, 768),
+        ({"num_shared_experts": 0, "moe_shared_expert_intermediate_size": 0}, 0),
+    ],
+)
+def test_shared_experts_are_as_wide_as_upstream_and_vllm_make_them(changes, width):
+    cfg = preset("ling-mini-2.0").replace(**changes)
+    assert cfg.shared_expert_width == width
+    specs = tensor_specs(cfg)
+    name = "model.layers.1.mlp.shared_experts.gate_proj.weight"
+    assert (specs[name].shape[0] if width else name not in specs) == (width or True)
+
+
+@pytest.mark.parametrize(("channels", "head"), [(64, 128), (18, 96), (10, 96), (58, 116)])
+def test_rotary_channels_are_exported_as_the_matching_fraction_too(channels, head):
+    cfg = preset("ling-mini-2.0").replace(rotary_dim=channels, head_dim=head)
+    raw = cfg.to_dict()
+    assert raw["rotary_dim"] == channels
+    assert int(head * raw["partial_rotary_factor"]) == channels
+    assert ModelConfig.from_dict(raw) == cfg
+    del raw["rotary_dim"]
+    assert ModelConfig.from_dict(raw).rotary_size == channels

@@ -158,3 +158,61 @@ def test_command_line(bf16, tmp_path):
     assert json.loads(done.stdout)["checksums"] > 100
     done = ling(bf16, tmp_path / "nowhere")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+
+
+def trained(folder):
+    """As training leaves weights: a few columns and values far larger than the rest."""
+    model = from_config(preset("ling-tiny"), seed=0)
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.ndim > 1:
+                p[..., 3] *= 40
+                p[..., 5, :].pow_(3).mul_(1000)
+                p.view(-1)[::97] *= 30
+    folder.mkdir()
+    save_model(model, model.config, folder, dtype="bfloat16")
+    return folder
+
+
+@pytest.mark.parametrize("to", ["int4", "int4_g32", "int8"])
+def test_integer_folder_of_weights_with_outliers_is_sound(tmp_path, to):
+    source, packed = trained(tmp_path / "bf16"), tmp_path / to
+    convert(source, packed, to=to, verify=True)
+    for pair in ((source, packed), (packed, source)):
+        report = verify(*pair)
+        assert sum(found["other_bits"] for found in report["formats"].values()) == 0
+    assert "bits as packed" in report["summary"]
+    assert max(found["max_nrmse"] for found in report["formats"].values()) > 0
+
+
+def test_integer_folder_of_other_weights_is_found(tmp_path, bf16):
+    source = trained(tmp_path / "trained")
+    convert(source, tmp_path / "int4", to="int4")
+    with pytest.raises(CheckpointError, match="differs between"):
+        verify(bf16, tmp_path / "int4")
+
+    def flip(tensors):
+        tensors["model.layers.1.attention.dense.qweight"].view(-1)[::3] ^= 0x88
+
+    edit(tmp_path / "int4", flip)
+    with pytest.raises(CheckpointError, match=r"attention\.dense\.weight` differs"):
+        verify(source, tmp_path / "int4")
+
+
+def test_a_few_other_bits_are_counted(tmp_path):
+    source = trained(tmp_path / "trained")
+    convert(source, tmp_path / "int4", to="int4")
+    edit(
+        tmp_path / "int4",
+        lambda t: t["model.layers.1.attention.dense.qweight"].view(-1)[:1].bitwise_xor_(1),
+    )
+    report = verify(source, tmp_path / "int4", with_logits=False)
+    assert report["formats"]["int4"]["other_bits"] == 1
+    assert "1 not bit for bit what packing gives" in report["summary"]
+
+
+def test_the_summary_is_lines_that_fit_a_terminal(bf16, tmp_path):
+    convert(bf16, tmp_path / "int4", to="int4")
+    lines = verify(bf16, tmp_path / "int4")["summary"].splitlines()
+    assert len(lines) >= 5
+    assert lines[0] == f"{bf16}: sound"

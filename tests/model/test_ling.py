@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from ling.checkpoint.hf.save import save_model
 from ling.checkpoint.load import load_model
+from ling.config.recipe import OptimConfig
 from ling.model.attention import DenseAttend
+from ling.model.ling import Ling, from_config, to_dtype
 from ling.model.names import in_module
 from ling.ops import reference
+from ling.presets import preset
+from ling.train.forward import LingForTraining
+from ling.train.optim import build_optimizer
 
 FOLDERS = ["tiny_fp32", "tiny_yarn_fp32", "tiny_nomtp_fp32"]
 
@@ -142,3 +149,50 @@ def test_gradients_equal_upstream(fixtures):
         key, expert = in_module(name)
         got = model.get_parameter(key).grad
         assert torch.allclose(got if expert is None else got[expert], grad, atol=1e-4), name
+
+
+TIED = preset("ling-tiny").replace(tie_word_embeddings=True)
+
+
+def is_tied(model):
+    return model.lm_head.weight is model.model.word_embeddings.weight
+
+
+def test_a_tied_head_stays_the_embedding_whatever_is_done_to_the_module():
+    with torch.device("meta"):
+        model = LingForTraining(Ling(TIED))
+    model.to_empty(device="cpu")
+    assert is_tied(model.ling)
+    model.ling.init_weights()
+    assert is_tied(model.ling.to(torch.bfloat16))
+    assert is_tied(copy.deepcopy(model.ling))
+    assert is_tied(to_dtype(model.ling, torch.float32))
+    with torch.device("meta"):
+        other = Ling(TIED)
+    other.load_state_dict(model.ling.state_dict(), assign=True)
+    assert is_tied(other)
+
+
+def test_a_tied_head_is_counted_saved_and_loaded_once():
+    model = from_config(TIED, seed=0)
+    assert is_tied(model)
+    assert "lm_head.weight" not in model.state_dict()
+    table = TIED.vocab_size * TIED.hidden_size
+    untied = from_config(TIED.replace(tie_word_embeddings=False), seed=0)
+    counts = [sum(p.numel() for p in m.parameters()) for m in (model, untied)]
+    assert counts[1] - counts[0] == table
+    groups = build_optimizer(model, OptimConfig()).param_groups
+    assert sum(p.numel() for group in groups for p in group["params"]) == counts[0]
+    other = from_config(TIED, seed=1)
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(other.lm_head.weight, model.model.word_embeddings.weight)
+
+
+@pytest.mark.parametrize("dtype", [None, "float32"])
+def test_a_tied_folder_loads_with_its_embedding_as_head(tmp_path, dtype):
+    model = from_config(TIED, seed=0)
+    save_model(model, TIED, tmp_path, dtype="bfloat16")
+    loaded = load_model(tmp_path, dtype)
+    assert is_tied(loaded)
+    expected = model.model.word_embeddings.weight.bfloat16()
+    assert torch.equal(loaded.lm_head.weight.bfloat16(), expected)

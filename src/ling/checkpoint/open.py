@@ -5,6 +5,7 @@ The two tables of the room. Importing it takes no torch, so that `--help` can li
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -128,10 +129,15 @@ def _readers() -> tuple[Reader, ...]:
     )
 
 
+_OF_A_FOLDER = (".safetensors", ".json", ".bin", ".pt", ".pth", ".distcp")
+
+
 def _look(path: str | Path) -> tuple[Reader, Path]:
     path = Path(path)
     if not path.exists():
         raise CheckpointError(f"{path}: no such file or folder{stopped(path)}")
+    if path.is_file() and path.suffix in _OF_A_FOLDER:
+        raise CheckpointError(f"{path}: one file of a model; give the folder that it is in")
     return next((r, found) for r in _readers() if (found := r.find(path)) is not None)
 
 
@@ -152,3 +158,24 @@ def tokenizer_folder(path: str | Path) -> Path | None:
     """
     reader, found = _look(path)
     return reader.tokenizer_folder(found)
+
+
+def config_at(path: str | Path) -> ModelConfig:
+    """The configuration of any checkpoint as its weights have it, or of a folder that holds a
+    `config.json` and no weights at all. Errors as `open_source`.
+    """
+    from .hf.config import read_config
+
+    if not holds_weights(path):
+        return read_config(path)
+    with contextlib.closing(open_source(path)) as source:
+        return source.config
+
+
+def holds_weights(path: str | Path) -> bool:
+    """Whether there is more at `path` than a model folder's configuration and tokenizer."""
+    from .hf.folder import has_weights
+    from .hf.source import HFSource
+
+    reader, found = _look(path)
+    return reader.open is not HFSource or has_weights(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from .options import (
     make_parser,
@@ -85,32 +86,46 @@ def verify(args: list[str]) -> None:
 
 def inspect(args: list[str]) -> None:
     parser = make_parser("inspect")
-    parser.add_argument("model", type=str, help="preset, model folder or hub name")
+    parser.add_argument("model", type=str, help="preset, checkpoint of any kind or hub name")
     parser.add_argument("--json", action="store_true", help="print JSON")
     ns = parser.parse_args(args)
-    from ..presets import PRESETS, preset
-
-    if ns.model in PRESETS:
-        cfg = preset(ns.model)
-    else:
-        from ..checkpoint.hf.config import read_config
-        from ..hub import resolve_model
-
-        cfg = read_config(resolve_model(ns.model, only="config.json"))
+    cfg, stored = _inspected(ns.model)
+    from ..checkpoint.inventory import as_line
     from ..model.size import describe
 
-    report = describe(cfg)
+    report = describe(cfg) | ({"stored": stored} if stored else {})
     counts = report["parameters"]
     lines = [
         f"{ns.model}",
+        *([f"  {as_line(stored)}"] if stored else []),
         f"  parameters         {counts['total']:>18,}",
         f"  active per token   {counts['active']:>18,}",
         f"  non-embedding      {counts['active_non_embedding']:>18,}",
         f"  one MTP layer      {counts['mtp']:>18,}  (model has {cfg.num_nextn_predict_layers})",
         f"  KV bytes per token {report['kv_bytes_per_token']:>18,}",
+        "  weights in each format:",
         *(f"  {name:<8} {size / 1e9:>27.2f} GB" for name, size in report["bytes"].items()),
     ]
     say(report, ns.json, "\n".join(lines))
+
+
+def _inspected(model: str) -> tuple[Any, dict[str, Any] | None]:
+    """The configuration of a preset, a checkpoint or a hub's model, and what is stored of it."""
+    import os
+
+    from ..presets import PRESETS, preset
+
+    if model in PRESETS:
+        return preset(model), None
+    from ..checkpoint.hf.config import read_config
+    from ..checkpoint.inventory import inventory
+    from ..checkpoint.open import config_at, holds_weights
+    from ..hub import resolve_model
+
+    path = resolve_model(model, only="config.json")
+    if not os.path.exists(model):  # from a hub comes the one file, weights may be here in part
+        return read_config(path), None
+    return config_at(path), inventory(path) if holds_weights(path) else None
 
 
 def synth(args: list[str]) -> None:

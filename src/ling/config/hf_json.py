@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..files.guarded import loads
-from ..text import as_json
+from ..text import as_json, shown
 
 MAX_CONFIG_BYTES = 1 << 20
 
@@ -38,14 +38,48 @@ def read_raw(path: Path) -> dict[str, Any]:
     return raw
 
 
+# Where tools that do not write `quantization_config` say that weights are quantised.
+_OTHER_KEYS = {"compression_config": "compressed-tensors", "quantization": "mlx"}
+_TOOLS = {
+    "gptq": "GPTQ",
+    "awq": "AWQ",
+    "bitsandbytes": "bitsandbytes",
+    "compressed-tensors": "compressed-tensors (llm-compressor)",
+    "auto-round": "AutoRound",
+    "exl2": "ExLlamaV2",
+    "exl3": "ExLlamaV3",
+    "hqq": "HQQ",
+    "mlx": "MLX",
+    "modelopt": "NVIDIA ModelOpt",
+    "quanto": "Quanto",
+    "torchao": "torchao",
+}
+
+
+def not_ours(method: str) -> str:
+    """Why weights of another tool are refused, and what to do instead."""
+    tool = _TOOLS.get(method.lower().replace("_", "-"), method)
+    return (
+        f"weights quantised by {shown(tool)} cannot be read; take the original model (bf16 or FP8) "
+        "and make it small with `ling convert MODEL OUT --to int4`"
+    )
+
+
 def check_quantization(raw: dict[str, Any]) -> dict[str, Any] | None:
     """`quantization_config` of a `config.json`, or None; `ConfigError` for what we cannot read."""
+    for key, method in _OTHER_KEYS.items():
+        if isinstance(raw.get(key), dict) and raw[key]:
+            raise ConfigError(f"`{key}`: {not_ours(method)}")
     quantization = raw.get("quantization_config")
     if quantization is None:
         return None
     if not isinstance(quantization, dict):
         raise ConfigError(f"`quantization_config` is {as_json(quantization)}, expected an object")
     method = quantization.get("quant_method")
+    if method is None and any(quantization.get(f"load_in_{bits}bit") for bits in (4, 8)):
+        method = "bitsandbytes"
+    if isinstance(method, str) and method not in QUANT_METHODS:
+        raise ConfigError(f"`quantization_config.quant_method`: {not_ours(method)}")
     if method not in QUANT_METHODS:
         raise ConfigError(
             f"`quantization_config.quant_method` is {as_json(method)}, "

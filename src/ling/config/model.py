@@ -63,6 +63,19 @@ _NOT_NEGATIVE = [
 ]
 
 
+# A null here would silently become upstream's default, another model than the one that was trained.
+_NEVER_NULL = [
+    *(name for name in _POSITIVE if name != "head_dim"),
+    "rope_theta",
+    "rms_norm_eps",
+    "routed_scaling_factor",
+    "num_experts",
+    "num_experts_per_tok",
+    "num_shared_experts",
+    "first_k_dense_replace",
+]
+
+
 _FLAGS = [
     "use_qkv_bias",
     "use_bias",
@@ -146,10 +159,12 @@ class ModelConfig:
         self._check_types()
         # Falsy sizes mean "derive it", as upstream's constructor has it.
         self._fill("head_dim", self.hidden_size // max(self.num_attention_heads, 1))
-        self._fill(
-            "moe_shared_expert_intermediate_size",
-            self.moe_intermediate_size * self.num_shared_experts,
-        )
+        if self.num_shared_experts:
+            self._fill("moe_shared_expert_intermediate_size", self.moe_intermediate_size)
+        if self.rotary_dim and self.head_dim:
+            # Other engines read the fraction first, and take 1.0 where only channels are given.
+            fraction = fraction_of(self.rotary_dim, self.head_dim)
+            object.__setattr__(self, "partial_rotary_factor", fraction)
         # Upstream's converter writes 0 for "no groups".
         self._fill("n_group", 1)
         self._fill("topk_group", 1)
@@ -269,6 +284,24 @@ class ModelConfig:
         return self.rotary_dim or int(self.head_dim * self.partial_rotary_factor)
 
     @property
+    def shared_expert_width(self) -> int:
+        """Width of the one MLP that all shared experts of a layer are stored as; 0 without any."""
+        return self.moe_shared_expert_intermediate_size * self.num_shared_experts
+
+    def with_shared_expert_width(self, width: int) -> ModelConfig:
+        """The same with shared experts of that width together, where a reader of this
+        configuration may mean it: vLLM's `moe_shared_expert_intermediate_size` is one expert's
+        width, Megatron's is all experts' together, upstream's own code reads none.
+        """
+        count, field = self.num_shared_experts, self.moe_shared_expert_intermediate_size
+        if width not in (field, self.moe_intermediate_size * count) or not count:
+            return self
+        each = {"moe_shared_expert_intermediate_size": width // count}
+        if width % count:
+            each = {"moe_shared_expert_intermediate_size": width, "num_shared_experts": 1}
+        return self.replace(**each)
+
+    @property
     def context_length(self) -> int:
         """Positions that requests may use: YaRN stretches those of training by its factor."""
         scaling, trained = self.rope_scaling or {}, self.max_position_embeddings
@@ -319,14 +352,18 @@ class ModelConfig:
             raise ConfigError(f"`model_type` is {as_json(model_type)}, expected `bailing_moe`")
         check_quantization(raw)
         values = {f.name: raw[f.name] for f in dataclasses.fields(cls) if f.name in raw}
-        nullable = ("rope_scaling",)
-        values = {k: v for k, v in values.items() if v is not None or k in nullable}
+        null = {k for k, v in values.items() if v is None and k != "rope_scaling"}
+        values = {k: v for k, v in values.items() if k not in null}
         if isinstance(values.get("eos_token_id"), list) and values["eos_token_id"]:
             values["eos_token_id"] = values["eos_token_id"][0]
         torch_dtype = raw.get("dtype") or raw.get("torch_dtype")
         if torch_dtype is not None:
             values["dtype"] = str(torch_dtype).removeprefix("torch.")
         read_rope_parameters(raw, values)
+        values |= {k: 0 for k in ("n_group", "topk_group") if k in null}  # vLLM's "no groups"
+        for name in _NEVER_NULL:
+            if name in null and name not in values:
+                raise ConfigError(f"`{name}` is null, expected a number")
         return cls(**values)
 
     @classmethod
@@ -349,3 +386,9 @@ class ModelConfig:
     def replace(self, **changes: Any) -> ModelConfig:
         """A copy with some fields changed, checked anew."""
         return dataclasses.replace(self, **changes)
+
+
+def fraction_of(channels: int, head_dim: int) -> float:
+    """The `partial_rotary_factor` from which `int(head_dim * factor)` gives the channels back."""
+    factor = channels / head_dim
+    return factor if int(head_dim * factor) == channels else math.nextafter(factor, math.inf)

@@ -20,7 +20,8 @@ from ..checkpoint.sink import Sink, SinkOptions
 from ..checkpoint.source import Source
 from ..config.model import ModelConfig
 from ..data.tokenizer import Tokenizer
-from ..errors import UsageError
+from ..errors import CheckpointError, UsageError
+from ..files.atomic import scratch_path
 from ..text import parse_bytes, size
 from .options import MTP_ONLY, Options
 from .target import check_space, check_target, final_path, restore, target_folder
@@ -43,7 +44,7 @@ def convert(
     restore(target, log)
     with contextlib.closing(open_source(source)) as opened:
         check_target(Path(source), target, wanted)
-        job = plan(opened, target.with_name(target.name + ".tmp"), wanted, log=log)
+        job = plan(opened, scratch_path(target), wanted, log=log)
         if wanted.dry_run:
             _show(opened, target, job.files, log)
             return job.files
@@ -53,8 +54,16 @@ def convert(
             if wanted.verify:
                 written = folder / GGUF_FILE if wanted.to == "gguf" else folder
                 report = verify(source, written, with_logits=False)
-                (log or _silent)(f"verified: {report['summary']}")
+                _check_bits(report, wanted)
+                (log or _silent)(report["summary"])
     return job.files
+
+
+def _check_bits(report: dict[str, Any], wanted: Options) -> None:
+    """Packing is deterministic: what was just written has the bits that packing gives again."""
+    others = sum(found["other_bits"] for found in report["formats"].values())
+    if others and not wanted.calibrate:
+        raise CheckpointError(f"{others} tensors are not on the disk as they were packed")
 
 
 def _silent(line: str) -> None:

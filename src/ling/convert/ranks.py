@@ -21,6 +21,7 @@ from ..checkpoint.open import layout_for, open_source
 from ..checkpoint.sink import SinkOptions
 from ..errors import UsageError
 from ..files.atomic import atomic_folder, put_in_place
+from ..files.inplace import PARTS, stays
 from .options import Options
 from .plan import plan
 from .target import check_space, check_target, final_path, restore
@@ -69,7 +70,16 @@ def _parts_folder(source: Path, target: Path, wanted: Options, world_size: int) 
     stats = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in found]
     text = json.dumps([str(wanted), world_size, str(source.resolve()), sorted(stats)])
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-    return target.with_name(f"{target.name}.parts-{digest}")
+    return _beside(target) / f"{_parts_prefix(target)}{digest}"
+
+
+def _beside(target: Path) -> Path:
+    """A place from which files can be renamed into the target."""
+    return target if stays(target) else target.parent
+
+
+def _parts_prefix(target: Path) -> str:
+    return f"{PARTS}-" if stays(target) else f"{target.name}.parts-"
 
 
 @contextlib.contextmanager
@@ -93,6 +103,6 @@ def _put_together(parts: Path, target: Path, world_size: int) -> bool:
             os.replace(path, whole / path.name)  # index and config.json are the same in all
     if any(whole.iterdir()):  # else it is in place, and only the rest was left to do
         put_in_place(whole, target, replace=True)
-    for stale in target.parent.glob(f"{glob.escape(target.name)}.parts-{'[0-9a-f]' * 12}"):
+    for stale in _beside(target).glob(f"{glob.escape(_parts_prefix(target))}{'[0-9a-f]' * 12}"):
         shutil.rmtree(stale, ignore_errors=True)
     return True

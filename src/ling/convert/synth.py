@@ -17,7 +17,7 @@ from ..checkpoint.packed.sink import packed_shards
 from ..checkpoint.sink import SinkOptions
 from ..config.model import ModelConfig
 from ..errors import UsageError
-from ..files.atomic import atomic_folder
+from ..files.atomic import atomic_folder, check_free
 from ..model.names import tensor_specs
 from ..ops.formats import FORMATS, Format, integer_formats
 
@@ -43,8 +43,7 @@ def synth(
     if to not in FLOATS and not packed:
         known = [*FLOATS, *(f.name for f in integer_formats())]
         raise UsageError(f"no format `{to}` to synthesise; there are {', '.join(known)}")
-    if target.exists():
-        raise UsageError(f"{target}: exists; give another name")
+    check_free(target)
     source = _Random(cfg, seed)
     options = SinkOptions(max_shard_bytes=MAX_SHARD_BYTES)
     with atomic_folder(target) as tmp:

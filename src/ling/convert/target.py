@@ -12,6 +12,7 @@ from ..checkpoint.gguf.sink import FILE as GGUF_FILE
 from ..checkpoint.run_folder import MEGATRON_LATEST
 from ..errors import RunError, UsageError
 from ..files.atomic import atomic_folder, check_aside, put_back, scratch_folder
+from ..files.inplace import is_free
 from ..text import size
 from .options import Options
 from .transfer import Log
@@ -46,8 +47,7 @@ def _check_target(source: Path, target: Path, wanted: Options) -> None:
     as_file = _is_file(target, wanted)
     if as_file and target.is_dir():
         raise UsageError(f"{target}: is a folder; give the file another name")
-    empty = target.is_dir() and not any(target.iterdir())
-    if empty or not target.exists():
+    if is_free(target) or not target.exists():
         return
     if not wanted.overwrite:
         raise UsageError(f"{target}: exists; give another name or --overwrite")
@@ -73,7 +73,7 @@ def _is_checkpoint(folder: Path) -> bool:
 
 def check_space(target: Path, needed: int) -> None:
     """`RunError` when the disk of `target` has not that many bytes left."""
-    place = target.absolute().parent
+    place = target.absolute() if target.is_dir() else target.absolute().parent
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free

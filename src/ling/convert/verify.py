@@ -12,11 +12,13 @@ from tqdm import tqdm
 
 from ..checkpoint.hf.checksums import check_checksums
 from ..checkpoint.open import open_source
+from ..checkpoint.packed.source import PackedSource
 from ..checkpoint.source import Source
 from ..errors import CheckpointError
 from ..model.names import tensor_specs
-from ..ops.formats import FORMATS, FP8_BLOCK
+from ..ops.formats import FORMATS, FP8_BLOCK, integer_formats
 from .probe import layer_bytes, logits, probe_tokens
+from .repack import Repacking, nrmse
 
 # A layer of Ling-mini takes 3.2 GB in float32.
 MAX_LAYER_BYTES = 4 << 30
@@ -24,6 +26,7 @@ MAX_LAYER_BYTES = 4 << 30
 # scales up to twice what the block needs (power of two); then rounding to bfloat16.
 _E4M3_RELATIVE = 2**-4 + 2**-8
 _E4M3_ABSOLUTE = 2 * 2**-10 / 448
+_INTEGERS = {f.name for f in integer_formats()}
 # A GGUF file of any type up to Q4_0; the file itself does not promise more.
 _GGUF_NRMSE = 0.12
 
@@ -34,9 +37,9 @@ def verify(
     """Check names, shapes, types, scales, values and checksums of `a`; with `b`, compare the two.
 
     Two checkpoints agree when every tensor's error is within its formats' bound: none between
-    floats (after rounding to the dtype of one), a block's rounding for FP8, `max_nrmse` of the row
-    in `ops.formats` for integers. Raises `CheckpointError` naming the first tensor that is wrong.
-    Holds two tensors at a time, and for the logits one decoder layer.
+    floats (after rounding to the dtype of one), a block's rounding for FP8; a folder in an integer
+    format is held against packing the other again. Raises `CheckpointError` naming the first tensor
+    that is wrong. Holds two tensors at a time, and for the logits one decoder layer.
     """
     with contextlib.ExitStack() as stack:
         first = stack.enter_context(contextlib.closing(open_source(a)))
@@ -46,7 +49,7 @@ def verify(
             return report
         report |= _compare(_Side(Path(a), first), _Side(Path(b), second), progress)
         report |= _compare_logits(first, second) if with_logits else {"logits": "not compared"}
-        report["summary"] += "; " + _difference(Path(b), report)
+        report["summary"] += "\n" + _difference(Path(b), report)
         return report
 
 
@@ -58,15 +61,18 @@ def _check(path: Path, source: Source, progress: bool) -> dict[str, Any]:
         if not bool(value.isfinite().all()):
             raise CheckpointError(f"{path}: tensor `{name}` holds NaN or infinity")
     checksums = check_checksums(path) if path.is_dir() else 0
-    summary = f"{path}: {len(names)} tensors, {elements:,} values, all present, in shape and finite"
-    if checksums:
-        summary += f"; {checksums} checksums match"
+    lines = [
+        f"{path}: sound",
+        f"  {source.kind}, {len(names)} tensors, {elements:,} values, all present, in shape and "
+        "finite",
+    ]
+    lines += [f"  {checksums} checksums match"] if checksums else []
     return {
         "kind": source.kind,
         "tensors": len(names),
         "values": elements,
         "checksums": checksums,
-        "summary": summary,
+        "summary": "\n".join(lines),
     }
 
 
@@ -84,6 +90,7 @@ def _compare(a: _Side, b: _Side, progress: bool) -> dict[str, Any]:
         "only_a": [n for n in ours if n not in theirs],
         "only_b": [n for n in theirs if n not in ours],
     }
+    repacking = _repacking(a.source, b.source)
     worst: dict[str, dict[str, Any]] = {}
     for name in tqdm(both, desc="comparing", unit="tensor", disable=not progress):
         if ours[name].shape != theirs[name].shape:
@@ -94,13 +101,19 @@ def _compare(a: _Side, b: _Side, progress: bool) -> dict[str, Any]:
         x, y = a.source.tensor(name), b.source.tensor(name)
         formats = {a.source.stored_as(name), b.source.stored_as(name)} - {"float"}
         kind = "+".join(sorted(formats)) or "float"
-        error = _nrmse(x, y)
-        if not _within(x, y, error, formats):
+        found = worst.setdefault(kind, _nothing_yet())
+        error = nrmse(x, y)
+        if repacking is not None and _INTEGERS & formats:
+            again = repacking.of(name)
+            found["other_bits"] += not again.same_bits
+            sound = again.explains(error)
+        else:
+            sound = _within(x, y, error, formats)
+        if not sound:
             raise CheckpointError(
                 f"tensor `{name}` differs between {a.path} and {b.path} by {error:.3g} of its "
                 f"size, more than {kind} explains"
             )
-        found = worst.setdefault(kind, {"tensors": 0, "max_nrmse": 0.0, "max_difference": 0.0})
         found["tensors"] += 1
         if error >= found["max_nrmse"]:
             found |= {"max_nrmse": error, "where": name}
@@ -109,10 +122,21 @@ def _compare(a: _Side, b: _Side, progress: bool) -> dict[str, Any]:
     return {"formats": worst, "max_difference": largest, **only}
 
 
-def _nrmse(x: Tensor, y: Tensor) -> float:
-    """Root mean square of the difference over that of `x`."""
-    size = x.float().square().mean().sqrt().clamp_min(1e-30)
-    return float((x.float() - y.float()).square().mean().sqrt() / size)
+def _nothing_yet() -> dict[str, Any]:
+    return {"tensors": 0, "max_nrmse": 0.0, "max_difference": 0.0, "other_bits": 0}
+
+
+def _repacking(a: Source, b: Source) -> Repacking | None:
+    """The coarser of two sides in an integer format, and the other as what it was made of."""
+    sides = [(s, o) for s, o in ((b, a), (a, b)) if isinstance(s, PackedSource)]
+    if not sides or (len(sides) == 2 and _format_of(a) == _format_of(b)):
+        return None
+    folder, original = min(sides, key=lambda side: FORMATS[str(_format_of(side[0]))].bits)
+    return Repacking(folder, original)
+
+
+def _format_of(source: Source) -> str | None:
+    return source.folder.format.name if isinstance(source, PackedSource) else None
 
 
 def _largest(x: Tensor) -> float:
@@ -164,19 +188,30 @@ def _compare_logits(a: Source, b: Source) -> dict[str, Any]:
 
 
 def _difference(b: Path, report: dict[str, Any]) -> str:
-    parts = [
-        f"{kind}: {found['tensors']} tensors, error at most {found['max_nrmse']:.3g} "
-        f"(largest difference {found['max_difference']:.3g})"
-        for kind, found in report["formats"].items()
-    ]
+    lines = [f"compared with {b}: they agree"]
+    lines += [_of_format(kind, found) for kind, found in report["formats"].items()]
     found = report["logits"]
     if isinstance(found, str):
-        parts.append(f"logits {found}")
+        lines.append(f"logits {found}")
     else:
-        parts.append(
+        lines.append(
             f"logits differ by at most {found['max_difference']:.3g}, KL {found['kl']:.3g}, "
             f"{found['same_top_token']:.0%} of top tokens the same"
         )
     for side, names in (("first", report["only_a"]), ("second", report["only_b"])):
-        parts += [f"{len(names)} tensors only in the {side}, as {names[0]}"] if names else []
-    return f"to {b}: " + ", ".join(parts)
+        lines += [f"{len(names)} tensors only in the {side}, as {names[0]}"] if names else []
+    return "\n  ".join(lines)
+
+
+def _of_format(kind: str, found: dict[str, Any]) -> str:
+    line = f"{kind}: {found['tensors']} tensors, "
+    if not found["max_difference"]:
+        return line + "no difference"
+    line += (
+        f"error at most {found['max_nrmse']:.3g} in {found['where']}, "
+        f"largest difference {found['max_difference']:.3g}"
+    )
+    if not _INTEGERS & set(kind.split("+")):
+        return line
+    other = found["other_bits"]
+    return line + (f"; {other} not bit for bit what packing gives" if other else "; bits as packed")

@@ -17,6 +17,7 @@ from tokenizers import Regex, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
 from ..errors import TokenizerError
+from ..files.guarded import HEAD_BYTES, impostor
 from ..text import first_line, shown
 
 # The released models' rule, llama.cpp's pre-tokenizer "bailingmoe2".
@@ -41,6 +42,8 @@ def read_backend(path: Path) -> tuple[Backend, str]:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise TokenizerError(f"{path.stat().st_size} bytes, the limit is {MAX_FILE_BYTES}")
         text = path.read_text("utf-8")
+        if (what := impostor(text[:HEAD_BYTES].encode())) is not None:
+            raise TokenizerError(what)
         return _build(json.loads(text)), text
     except TokenizerError as err:
         raise TokenizerError(f"{path}: {err}") from None

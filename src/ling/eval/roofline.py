@@ -148,7 +148,7 @@ def _layers(
 ) -> dict[str, Cost]:
     n, moe = len(layers), sum(cfg.is_moe_layer(i) for i in layers)
     width = (n - moe) * cfg.intermediate_size
-    width += moe * cfg.moe_shared_expert_intermediate_size * bool(cfg.num_shared_experts)
+    width += moe * cfg.shared_expert_width
     always = cfg.hidden_size * width
     expert = moe * cfg.hidden_size * cfg.moe_intermediate_size
     mlp = Cost(

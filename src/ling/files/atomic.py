@@ -14,10 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RunError, UsageError
-
-# Lies in the folders that are ours to remove, which a user's own of the same name is not.
-_MARK = ".written-by-ling"
-
+from .inplace import MARK as _MARK
+from .inplace import NEW, OLD, discard, is_free, move_inside, stays, undo
 
 # Not the input's fault: a full disk, a quota, a limit on file sizes.
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -25,10 +23,11 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @contextlib.contextmanager
 def atomic_folder(final: Path, *, replace: bool = False) -> Iterator[Path]:
-    """Yield `<final>.tmp`; rename it to `final` when the block ends well, else remove it.
+    """Yield `scratch_path(final)`; rename it to `final` when the block ends well, else remove it.
 
-    With `replace` an existing `final` is removed once the new one is complete. Raises
-    `UsageError` if the place is not writable, `RunError` if writing fails (full disk).
+    A `final` that is free is filled. With `replace` an existing `final` is removed once the new one
+    is complete. Raises `UsageError` if the place is not writable, `RunError` if writing fails (full
+    disk).
     """
     with scratch_folder(final) as tmp:
         yield tmp
@@ -40,9 +39,27 @@ def put_in_place(folder: Path, final: Path, *, replace: bool = False) -> None:
     for path in folder.rglob("*"):
         if path.is_file():
             _fsync(path)
+    if stays(final):
+        _move_inside(folder, final, replace)
+        return
     _move_into_place(folder, final, replace)
     (final / _MARK).unlink(missing_ok=True)
     _fsync(final.parent)
+
+
+def _move_inside(folder: Path, final: Path, replace: bool) -> None:
+    if not (replace or is_free(final)):
+        raise FileExistsError(errno.EEXIST, f"{final.name} is no longer empty")
+    check_aside(final)
+    move_inside(folder, final)
+    _fsync(final)
+
+
+def check_free(final: Path) -> None:
+    """`UsageError` when a new folder may not be written there: something of a user's is there."""
+    put_back(final)
+    if os.path.lexists(final) and not is_free(final):
+        raise UsageError(f"{final}: exists; give another name")
 
 
 def set_aside(final: Path) -> Path | None:
@@ -61,11 +78,13 @@ def stopped(final: Path) -> str:
 
 def put_back(final: Path) -> bool:
     """Undo half a replacement, unless its process still is at it; whether there was one."""
+    if stays(final):
+        return not _is_locked(final / NEW) and undo(final, final / NEW)
     held = set_aside(final)
-    if held is None or _is_locked(_scratch(final)):
+    if held is None or _is_locked(scratch_path(final)):
         return False
     os.rename(held, final)
-    _remove(held.parent)
+    discard(held.parent)
     return True
 
 
@@ -76,12 +95,6 @@ def check_aside(final: Path) -> None:
         raise UsageError(
             f"{aside}: in the way of replacing {final.name}, and not ours to remove; rename it"
         )
-
-
-def _remove(folder: Path) -> None:
-    """Remove a folder of ours, its mark last: a process may be killed on the way."""
-    _empty(folder)
-    shutil.rmtree(folder)
 
 
 def _empty(folder: Path) -> None:
@@ -102,12 +115,18 @@ def _is_locked(folder: Path) -> bool:
         os.close(fd)
 
 
-def _scratch(final: Path) -> Path:
-    return final.with_name(final.name + ".tmp")
+def scratch_path(final: Path) -> Path:
+    """Where the folder `final` is written: beside it, or in it where it cannot be renamed."""
+    return final / NEW if stays(final) else final.with_name(final.name + ".tmp")
+
+
+def final_name(scratch: Path) -> str:
+    """The name that a `scratch_path` will have."""
+    return scratch.parent.name if scratch.name == NEW else scratch.name.removesuffix(".tmp")
 
 
 def _aside(final: Path) -> Path:
-    return final.with_name(final.name + ".old")
+    return final / OLD if stays(final) else final.with_name(final.name + ".old")
 
 
 def _is_ours(folder: Path) -> bool:
@@ -119,12 +138,14 @@ def _is_ours(folder: Path) -> bool:
 
 @contextlib.contextmanager
 def scratch_folder(final: Path) -> Iterator[Path]:
-    """Yield a new folder `<final>.tmp`, removed when the block ends; errors as `atomic_folder`.
+    """Yield a new folder `scratch_path(final)`, removed when the block ends.
+
+    Errors as `atomic_folder`.
 
     What a stopped process left there is removed; a process that still writes there is not
     disturbed, and a folder of that name that is not ours stays as it is (`UsageError`).
     """
-    tmp = _scratch(final)
+    tmp = scratch_path(final)
     try:
         lock = _claim(tmp)
     except OSError as err:
@@ -136,7 +157,7 @@ def scratch_folder(final: Path) -> Iterator[Path]:
     finally:
         if _is_at(lock, tmp):
             with contextlib.suppress(OSError):
-                _remove(tmp)
+                discard(tmp)
         os.close(lock)
 
 
@@ -179,7 +200,7 @@ def _move_into_place(new: Path, final: Path, replace: bool) -> None:
     check_aside(final)
     aside = _aside(final)
     if aside.exists():
-        _remove(aside)
+        discard(aside)
     aside.mkdir()
     (aside / _MARK).touch()
     try:
@@ -189,9 +210,9 @@ def _move_into_place(new: Path, final: Path, replace: bool) -> None:
     except BaseException:  # an interruption, too, leaves the target as it was
         if not final.exists():
             os.rename(aside / final.name, final)
-        _remove(aside)
+        discard(aside)
         raise
-    _remove(aside)
+    discard(aside)
 
 
 def write_atomic(path: Path, text: str) -> None:

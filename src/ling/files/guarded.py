@@ -84,6 +84,38 @@ def inside(folder: Path, name: str) -> Path:
     return path
 
 
+_LFS = (b"version https://git-lfs.github.com/spec/", b"version https://hawser.github.com/spec/")
+_PAGES = (b"<!doctype html", b"<html", b"<head", b"<?xml", b"<!--", b"<error>")
+# What hubs answer in plain text in place of a file.
+_ANSWERS = (
+    b"entry not found",
+    b"repository not found",
+    b"invalid username or password",
+    b"access to model",
+    b"access denied",
+)
+HEAD_BYTES = 512
+
+
+def impostor(head: bytes) -> str | None:
+    """What the first bytes show a file to be when a download left something else in its place."""
+    if head.startswith(_LFS):
+        return "a Git LFS pointer in place of the file; run `git lfs pull`, or download it again"
+    start = head[:HEAD_BYTES].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if start.startswith(_PAGES):
+        return "a web page (HTML) in place of the file; download it again, logged in if need be"
+    if start.startswith(_ANSWERS):
+        said = shown(start.splitlines()[0].decode("utf-8", "replace"))
+        return f"a hub's answer in place of the file ({said}); download it again"
+    return None
+
+
+def check_genuine(head: bytes) -> None:
+    """`ValueError` for the first bytes of an `impostor`."""
+    if (what := impostor(head)) is not None:
+        raise ValueError(what)
+
+
 # A safetensors header has an object and eight values for each tensor, a model index one value. The
 # largest release has 130 000 tensors over all its files.
 MAX_VALUES = 1 << 20
@@ -102,6 +134,7 @@ def loads(data: bytes | bytearray) -> Any:
     objects = data.count(b"{")
     if objects > MAX_OBJECTS or data.count(b",") + data.count(b"[") + objects > MAX_VALUES:
         raise ValueError(f"more than {MAX_OBJECTS} objects or {MAX_VALUES} values")
+    check_genuine(bytes(data[:HEAD_BYTES]))
     try:
         return json.loads(data.decode("utf-8"), object_pairs_hook=_unique)
     except UnicodeDecodeError:

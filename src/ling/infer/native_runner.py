@@ -57,7 +57,7 @@ def _widths(cfg: ModelConfig) -> set[int]:
     if not cfg.is_moe_layer(0):
         widths.add(cfg.intermediate_size)
     if cfg.num_experts:
-        widths |= {cfg.moe_intermediate_size, cfg.moe_shared_expert_intermediate_size}
+        widths |= {cfg.moe_intermediate_size, cfg.shared_expert_width}
     return widths
 
 

@@ -8,6 +8,7 @@ Attribute names are those of the released checkpoints. Legend: T tokens · D hid
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -97,8 +98,10 @@ class Ling(nn.Module):
         self.compute_dtype: torch.dtype | None = None
         self.model = Decoder(cfg)
         self.lm_head = Linear(cfg.hidden_size, cfg.vocab_size, bias=False)
-        if cfg.tie_word_embeddings:
-            self.lm_head.weight = self.model.word_embeddings.weight
+        self.tie_weights()
+        self.register_state_dict_post_hook(_without_tied_head)
+        self.register_load_state_dict_pre_hook(_with_tied_head)
+        self.register_load_state_dict_post_hook(_tie_again)
         # The frequencies are not weights: kept out of the state, and safe from `to_empty`.
         self._rope: tuple[Tensor, float] | None = None
 
@@ -160,6 +163,17 @@ class Ling(nn.Module):
         freq, factor = self._rope
         return rotary.rotary_tables(freq.to(positions_T.device), factor, positions_T, dtype)
 
+    def tie_weights(self) -> None:
+        """Make the head the embedding's own parameter where the configuration ties the two."""
+        if self.config.tie_word_embeddings:
+            self.lm_head.weight = self.model.word_embeddings.weight
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Ling:
+        # `to_empty` and `to` give every module a new parameter of its own, the head as well.
+        super()._apply(*args, **kwargs)
+        self.tie_weights()
+        return self
+
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator | None = None) -> None:
         """Random initialisation (docs/concepts/model.md#initialisation)."""
@@ -167,6 +181,28 @@ class Ling(nn.Module):
         for module in self.modules():
             if module is not tied:
                 init_module(module, self.config.initializer_range, generator)
+
+
+_HEAD, _EMBEDDING = "lm_head.weight", "model.word_embeddings.weight"
+
+
+def _without_tied_head(model: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
+    """A state holds a tied tensor once, under the embedding's name, as a checkpoint does."""
+    assert isinstance(model, Ling)
+    if model.config.tie_word_embeddings:
+        state.pop(prefix + _HEAD, None)
+
+
+def _with_tied_head(model: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    assert isinstance(model, Ling)
+    if model.config.tie_word_embeddings and prefix + _EMBEDDING in state:
+        state[prefix + _HEAD] = state[prefix + _EMBEDDING]
+
+
+def _tie_again(model: nn.Module, _: Any) -> None:
+    """Loading with `assign` replaces parameters, each by its own."""
+    assert isinstance(model, Ling)
+    model.tie_weights()
 
 
 @torch.no_grad()
@@ -209,6 +245,5 @@ def to_dtype(model: Ling, dtype: torch.dtype) -> Ling:
         for key, p in module._parameters.items():
             if p is not None and p.dtype != dtype:
                 module._parameters[key] = nn.Parameter(p.to(dtype), requires_grad=p.requires_grad)
-    if model.config.tie_word_embeddings:
-        model.lm_head.weight = model.model.word_embeddings.weight
+    model.tie_weights()
     return model

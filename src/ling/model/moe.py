@@ -104,9 +104,7 @@ class MoE(nn.Module):
         self.gate = Router(cfg)
         self.experts = Experts(cfg)
         self.shared_experts = (
-            MLP(cfg.hidden_size, cfg.moe_shared_expert_intermediate_size)
-            if cfg.num_shared_experts
-            else None
+            MLP(cfg.hidden_size, cfg.shared_expert_width) if cfg.num_shared_experts else None
         )
 
     def forward(self, x_TD: Tensor, layer: int, trace: RoutingTrace | None) -> Tensor:

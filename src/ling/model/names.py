@@ -57,7 +57,7 @@ def _layer(cfg: ModelConfig, n: int) -> Iterator[tuple[str, TensorSpec]]:
         for e in range(cfg.num_experts):
             yield from _mlp(f"mlp.experts.{e}.", h, cfg.moe_intermediate_size)
         if cfg.num_shared_experts:
-            yield from _mlp("mlp.shared_experts.", h, cfg.moe_shared_expert_intermediate_size)
+            yield from _mlp("mlp.shared_experts.", h, cfg.shared_expert_width)
     else:
         yield from _mlp("mlp.", h, cfg.intermediate_size)
     if n >= cfg.num_hidden_layers:

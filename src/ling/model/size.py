@@ -60,7 +60,7 @@ def _mtp_layer(cfg: ModelConfig) -> int:
         attention += h
     norms = 2 * h + (2 * cfg.head_dim if cfg.use_qk_norm else 0)
     experts = 3 * h * cfg.moe_intermediate_size * cfg.num_experts + cfg.num_experts * h
-    shared = 3 * h * cfg.moe_shared_expert_intermediate_size if cfg.num_shared_experts else 0
+    shared = 3 * h * cfg.shared_expert_width
     return attention + norms + experts + shared + 3 * h + 2 * h * h
 
 

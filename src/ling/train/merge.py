@@ -12,7 +12,7 @@ from ..checkpoint.dcp.folder import DCPFolder
 from ..checkpoint.dcp.writer import write_tensors
 from ..checkpoint.run_folder import checkpoints, intact
 from ..errors import CheckpointError, UsageError
-from ..files.atomic import atomic_folder
+from ..files.atomic import atomic_folder, check_free
 from .optim import merge_weights
 
 
@@ -22,8 +22,8 @@ def merge(run: str | Path, out: str | Path, *, last: int, schedule: str = "mean"
     Every model tensor is averaged, `expert_bias` included (docs/concepts/training.md#merge).
     """
     run, out = Path(run), Path(out)
-    if out.exists():
-        raise UsageError(f"{out}: exists; give another name")
+    out = out.resolve() if out.is_symlink() else out
+    check_free(out)
     found = checkpoints(run)[-last:] if last > 0 else []
     if last < 1 or len(found) < last:
         raise UsageError(f"{run}: holds {len(checkpoints(run))} checkpoints, asked for {last}")

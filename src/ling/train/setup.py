@@ -14,9 +14,9 @@ from pathlib import Path
 
 import torch
 
-from ..checkpoint.hf.config import read_config
 from ..checkpoint.load import load_model
-from ..checkpoint.run_folder import newest, refuse_checkpoint
+from ..checkpoint.open import config_at, holds_weights
+from ..checkpoint.run_folder import newest
 from ..config.model import ModelConfig
 from ..config.recipe import DataConfig, PretrainConfig
 from ..data.indexed import IndexedDataset
@@ -106,9 +106,7 @@ def model_config(recipe: PretrainConfig) -> ModelConfig:
     # hub's.
     is_preset = name in PRESETS or ("/" not in name and not Path(name).exists())
     folder = None if is_preset else resolve_model(name)
-    cfg = preset(name) if folder is None else read_config(folder)
-    if folder is not None and not any(folder.glob("*.safetensors")):
-        refuse_checkpoint(folder)  # its config alone would be taken, with random weights
+    cfg = preset(name) if folder is None else config_at(folder)
     known = [f.name for f in dataclasses.fields(ModelConfig)]
     for key in sorted(set(overrides) - set(known)):
         raise UsageError(
@@ -221,14 +219,14 @@ def _open_reader(
 def build_network(
     recipe: PretrainConfig, cfg: ModelConfig, device: torch.device, parallelise: Parallelise
 ) -> LingForTraining:
-    """The network on `device`: random weights, or those of the folder that `model` names."""
+    """The network on `device`: random weights, or those of the checkpoint that `model` names."""
     with torch.device("meta"):
         network = LingForTraining(Ling(cfg))
     parallelise(network)
     network.to_empty(device=device)
     name = recipe.model
     folder = None if name in PRESETS else resolve_model(name)
-    if folder is not None and any(folder.glob("*.safetensors")):
+    if folder is not None and holds_weights(folder):
         _load_weights(network.ling, folder, name)
     else:
         network.ling.init_weights(torch.Generator(device).manual_seed(recipe.train.seed))

@@ -179,11 +179,11 @@ def test_absent_package_is_named_before_anything_is_written(tiny, tmp_path, monk
     assert not list(tmp_path.iterdir())
 
 
-def test_several_shared_experts_share_the_length(tiny):
+def test_the_length_of_several_shared_experts_is_one_of_them(tiny):
     cfg = tiny.replace(num_shared_experts=2, moe_shared_expert_intermediate_size=64)
     values = metadata_of(cfg)
     assert values["bailingmoe2.expert_shared_count"] == 2
-    assert values["bailingmoe2.expert_shared_feed_forward_length"] == 32
+    assert values["bailingmoe2.expert_shared_feed_forward_length"] == 64
     assert config_of({"general.architecture": "bailingmoe2"} | values) == cfg
 
 

@@ -115,7 +115,7 @@ def small_config(**changes):
         n_group=1,
         topk_group=1,
         moe_intermediate_size=16,
-        moe_shared_expert_intermediate_size=32,
+        moe_shared_expert_intermediate_size=16,
         num_shared_experts=2,
         num_nextn_predict_layers=1,
         dtype="bfloat16",

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from ling.checkpoint.hf.folder import SafetensorsFolder
 from ling.checkpoint.hf.names import SCALE, float_tensor
 from ling.checkpoint.hf.save import save_model
-from ling.checkpoint.load import load_model
+from ling.checkpoint.load import load_model, packed_weights
+from ling.checkpoint.open import open_source
 from ling.checkpoint.packed.matrices import unpack_matrix
 from ling.checkpoint.packed.names import packed_specs
 from ling.cli.main import main
@@ -166,7 +167,7 @@ def test_what_is_not_fp8_in_a_folder_stays_bfloat16(folder, tmp_path):
     layer = runner.native_weights.layers[1]
     bf16, fp8 = FORMATS["bf16"].kernel, FORMATS["fp8"].kernel
     assert (layer.gate_up.format, layer.expert_gate_up.format) == (bf16, bf16)
-    assert (layer.down.format, layer.expert_down.kind, layer.qkv.format) == (fp8, fp8, fp8)
+    assert (layer.down.format, layer.expert_down.format, layer.qkv.format) == (fp8, fp8, fp8)
     runner.allocate(2)
     assert runner.forward([1, 2, 3], [Segment([0], 0, 0, 3)]).isfinite().all()
 
@@ -232,3 +233,17 @@ def test_loading_takes_the_model_and_one_tensor(folder, tmp_path):
     peak, nbytes = json.loads(done.stdout)
     assert nbytes > 100e6
     assert peak < 1.1 * nbytes + 8e6
+
+
+def test_fp8_made_at_load_has_the_bits_of_a_converted_folder(tmp_path):
+    model = from_config(preset("ling-tiny"), seed=0)
+    (tmp_path / "bf16").mkdir()
+    save_model(model, model.config, tmp_path / "bf16", dtype="bfloat16")
+    convert(tmp_path / "bf16", tmp_path / "fp8", to="fp8")
+    made = packed_weights(open_source(tmp_path / "bf16"), FORMATS["fp8"])
+    stored = packed_weights(open_source(tmp_path / "fp8"))
+    for spec in packed_specs(model.config).values():
+        a, b = made.matrix(spec), stored.matrix(spec)
+        assert a.format is b.format
+        assert torch.equal(a.data, b.data), spec.name
+        assert (a.scales is None and b.scales is None) or torch.equal(a.scales, b.scales)

@@ -10,8 +10,9 @@ from ...model.names import tensor_specs
 from ..hf.config import read_config
 from ..raw.shards import Extent
 from ..source import tokenizer_in
+from ..stored import Held, as_stored
 from .folder import DCPFolder
-from .names import MODEL_PREFIX, dcp_slices
+from .names import found_slices, model_keys
 
 
 def tokenizer_folder(folder: Path) -> Path | None:
@@ -20,20 +21,35 @@ def tokenizer_folder(folder: Path) -> Path | None:
 
 
 class DCPSource:
-    """A checkpoint of a run, or a folder that `DCPSink` wrote; checked name by name when opened."""
+    """A checkpoint of a run, a folder that `DCPSink` wrote, or another trainer's with the released
+    names and `config.json` beside it; checked name by name when opened."""
 
     kind = "DCP checkpoint"
 
     def __init__(self, folder: Path) -> None:
         config = read_config(folder)
         self._held = DCPFolder(folder)
-        self._slices = dcp_slices(config)
-        self._specs = tensor_specs(config)
+        keys = model_keys(self._held.tensors)
+        self.config = as_stored(config, self._look(folder, keys))
+        self._slices = found_slices(self.config, keys)
+        self._specs = tensor_specs(self.config)
         for place in self._slices.values():
             self._held.check(place)
-        dtype = self._held.tensors[MODEL_PREFIX + "model.word_embeddings.weight"].dtype
-        self.config = config.replace(dtype=str(dtype).removeprefix("torch."))
         self.tokenizer_folder = tokenizer_folder(folder)
+
+    def _look(self, folder: Path, keys: dict[str, str]) -> Held:
+        tensors, held = self._held.tensors, self._held
+
+        def rows(name: str, first: int, count: int) -> Tensor:
+            return held.region(keys[name], (first,), (count, *tensors[keys[name]].shape[1:]))
+
+        return Held(
+            folder,
+            keys,
+            lambda name: tensors[keys[name]].shape,
+            lambda name: tensors[keys[name]].dtype,
+            rows,
+        )
 
     def tensor(self, name: str) -> Tensor:
         return self._held.slice(self._slices[name]).reshape(self._specs[name].shape)

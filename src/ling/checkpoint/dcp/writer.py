@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
 from ...errors import RunError
+from ...files.atomic import final_name
 from ..raw.shards import Stored, raw_bytes, write_all
 from ..raw.torch_zip import archive_around
 from .metadata import Chunk
@@ -137,7 +138,7 @@ def write_tensors(folder: Path, state: dict[str, Tensor]) -> None:
             warnings.simplefilter("ignore")  # torch says that no process group is used
             dcp.save(state, checkpoint_id=folder, no_dist=True)
     except CheckpointException as err:  # a BaseException around whatever went wrong
-        name = folder.name.removesuffix(".tmp")
+        name = final_name(folder)
         raise RunError(f"could not save checkpoint {name}: {_reason(err)}") from None
 
 

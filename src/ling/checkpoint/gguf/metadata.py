@@ -98,11 +98,11 @@ def metadata_of(cfg: ModelConfig) -> dict[str, Any]:
 
 
 def _shared(cfg: ModelConfig) -> dict[str, int]:
-    """The loader multiplies the length by the count, so the length is one expert's share."""
-    count, length = cfg.num_shared_experts, cfg.moe_shared_expert_intermediate_size
-    if length % count:
-        count = 1
-    return {"expert_shared_count": count, "expert_shared_feed_forward_length": length // count}
+    """The loader multiplies the length by the count, as vLLM does."""
+    return {
+        "expert_shared_count": cfg.num_shared_experts,
+        "expert_shared_feed_forward_length": cfg.moe_shared_expert_intermediate_size,
+    }
 
 
 def _rope_scaling(cfg: ModelConfig) -> dict[str, Any]:
@@ -213,7 +213,7 @@ class _Keys:
             raise GGUFError(f"`{ARCH}.expert_shared_feed_forward_length` is {shown(length)}")
         return {
             "num_shared_experts": count,
-            "moe_shared_expert_intermediate_size": count * length,
+            "moe_shared_expert_intermediate_size": length,
         }
 
     def _groups(self, fields: dict[str, Any]) -> dict[str, int]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ...config.model import ModelConfig
 from ...errors import UsageError
+from ...files.atomic import final_name
 from ...model.names import tensor_specs
 from ..raw.gguf_header import KIND_IDS, KINDS, Kind, nbytes
 from ..raw.shards import write_all
@@ -59,7 +60,7 @@ class GGUFSink:
         if kind not in PLAIN:
             gguf_package()  # say that it is absent now, not after the first gigabyte
         self._silent = options.tokenizer is None
-        name = folder.name.removesuffix(".tmp").removesuffix(".gguf")
+        name = final_name(folder).removesuffix(".gguf")
         name = os.fsencode(name).decode("utf-8", "replace")
         metadata = general_metadata(name, FILE_TYPES[kind]) | metadata_of(cfg)
         metadata |= vocabulary_metadata(options.tokenizer, cfg.vocab_size)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import re
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -14,12 +17,14 @@ from ...files.guarded import inside, loads, read_regular
 from ...text import shown
 from ..raw.safetensors import Entry, SafetensorsFile
 from ..run_folder import refuse_checkpoint
+from .config import refuse_adapter
 
 INDEX = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
 SHARD_NAME = re.compile(r"[\w.-]+\.safetensors", re.ASCII)
 # Twice what a trillion-parameter FP8 checkpoint has.
 MAX_INDEX_BYTES = 32 << 20
+log = logging.getLogger("ling")
 # Code in pickles would run on reading; these are never opened, only named in the refusal.
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
@@ -60,6 +65,8 @@ class SafetensorsFolder:
             if not isinstance(file, str) or not SHARD_NAME.fullmatch(file):
                 raise ShardIndexError(f"{path}: `weight_map` sends {shown(name)} to {shown(file)}")
             by_file[file].append(name)
+        if self._is_stale(by_file):
+            return self._from_single_file()
         for file in sorted(by_file):
             self._open(file)
             held = self._files[file].entries
@@ -68,15 +75,42 @@ class SafetensorsFolder:
                 raise ShardIndexError(f"{path}: {shown(missing)} is not in {file}")
         return weight_map
 
+    def _is_stale(self, by_file: Mapping[str, list[str]]) -> bool:
+        """Whether the index belongs to shards that `model.safetensors` has replaced."""
+        single = self.folder / SINGLE_FILE
+        if not single.is_file():
+            return False
+        gone = next((f for f in sorted(by_file) if not os.path.lexists(self.folder / f)), None)
+        if gone is not None:
+            log.warning(
+                "%s: names %s, which is not here; it is left aside and %s is read as it is",
+                self.folder / INDEX,
+                gone,
+                SINGLE_FILE,
+            )
+            return True
+        if SINGLE_FILE not in by_file:
+            log.warning("%s: is not in %s and is left aside; the shards are read", single, INDEX)
+        return False
+
     def _from_single_file(self) -> dict[str, str]:
         path = self.folder / SINGLE_FILE
         if not path.exists() and not path.is_symlink():
             refuse_checkpoint(self.folder)
-            pickles = [p.name for pattern in _PICKLES for p in self.folder.glob(pattern)]
-            hint = f"; pickles such as {shown(pickles[0])} are never opened" if pickles else ""
-            raise CheckpointError(f"{self.folder}: neither {INDEX} nor {SINGLE_FILE} is here{hint}")
+            refuse_adapter(self.folder)
+            raise CheckpointError(
+                f"{self.folder}: neither {INDEX} nor {SINGLE_FILE} is here{self._hint()}"
+            )
         self._open(SINGLE_FILE)
         return dict.fromkeys(self._files[SINGLE_FILE].entries, SINGLE_FILE)
+
+    def _hint(self) -> str:
+        """What is there in place of the weights."""
+        shards = sorted(p.name for p in self.folder.glob("*.safetensors"))
+        if shards:
+            return f"; {shown(shards[0])} alone does not say which tensors there should be"
+        pickles = [p.name for pattern in _PICKLES for p in self.folder.glob(pattern)]
+        return f"; pickles such as {shown(pickles[0])} are never opened" if pickles else ""
 
     def _open(self, file: str) -> None:
         try:
@@ -128,3 +162,9 @@ class SafetensorsFolder:
         touching the lost bytes ends the process; where that can happen, use `tensor`.
         """
         return self._files[self.weight_map[name]].view(name)
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether a folder has any file of weights, of formats that are refused as well."""
+    patterns = ("*.safetensors", INDEX, *_PICKLES)
+    return any(True for pattern in patterns for _ in folder.glob(pattern))

@@ -15,6 +15,7 @@ from ...ops.fp8 import dequantise_fp8_block
 from ...text import shown
 from ..checks import check_dtype, check_shape
 from ..dtypes import DTYPES
+from ..stored import HEAD
 from .folder import SafetensorsFolder
 
 SCALE = "_scale_inv"
@@ -29,17 +30,17 @@ def check_names(cfg: ModelConfig, source: SafetensorsFolder) -> None:
     specs = tensor_specs(cfg)
     missing = [n for n in specs if n not in source]
     if missing:
+        tied = missing == [HEAD]
+        hint = "; if the head is the embedding, set `tie_word_embeddings` to true" if tied else ""
         raise CheckpointError(
-            f"{source.folder}: tensor `{missing[0]}` is missing ({len(missing)} in all)"
+            f"{source.folder}: tensor `{missing[0]}` is missing ({len(missing)} in all){hint}"
         )
     for name, spec in specs.items():
-        _check_tensor(cfg, source, name, spec)
+        _check_tensor(source, name, spec)
     scales = {n + SCALE for n in specs if source.dtype(n) == torch.float8_e4m3fn}
-    extra = sorted(
-        n
-        for n in source.weight_map
-        if n not in specs and n not in scales and not n.endswith("inv_freq")
-    )
+    # A head that is stored although it is tied has the embedding's values (`as_stored`).
+    known = {*specs, *scales, *([HEAD] if cfg.tie_word_embeddings else [])}
+    extra = sorted(n for n in source.weight_map if n not in known and not n.endswith("inv_freq"))
     if extra:
         raise CheckpointError(
             f"{source.folder}: unexpected tensor {shown(extra[0])} ({len(extra)} in all); "
@@ -47,7 +48,7 @@ def check_names(cfg: ModelConfig, source: SafetensorsFolder) -> None:
         )
 
 
-def _check_tensor(cfg: ModelConfig, source: SafetensorsFolder, name: str, spec: TensorSpec) -> None:
+def _check_tensor(source: SafetensorsFolder, name: str, spec: TensorSpec) -> None:
     where = source.path(name)
     check_shape(where, name, source.shape(name), spec.shape)
     dtype = source.dtype(name)
@@ -61,7 +62,7 @@ def _check_tensor(cfg: ModelConfig, source: SafetensorsFolder, name: str, spec: 
         check_shape(source.path(scales), scales, source.shape(scales), blocks)
         check_dtype(source.path(scales), scales, source.dtype(scales), {torch.float32})
     else:
-        check_dtype(where, name, dtype, {torch.float32, torch.bfloat16, DTYPES[cfg.dtype]})
+        check_dtype(where, name, dtype, DTYPES.values())
 
 
 def has_fp8(source: SafetensorsFolder) -> bool:

@@ -10,9 +10,10 @@ from torch import Tensor
 from ...ops.formats import FP8_BLOCK
 from ...ops.kernels import widen_fp8
 from ..source import Rows, tokenizer_in
+from ..stored import Held, as_stored
 from .config import read_config
 from .folder import SafetensorsFolder
-from .names import LAYER, SCALE, check_names, float_tensor, fp8_scales
+from .names import SCALE, check_names, float_tensor, fp8_scales
 
 
 class HFSource:
@@ -23,12 +24,18 @@ class HFSource:
     def __init__(self, folder: Path) -> None:
         config = read_config(folder)
         self.tensors = SafetensorsFolder(folder)
-        layers = {int(m[1]) for n in self.tensors.weight_map if (m := LAYER.fullmatch(n))}
-        # Not every release has the MTP layers that its config announces.
-        found = max(max(layers, default=0) + 1 - config.num_hidden_layers, 0)
-        self.config = config.replace(num_nextn_predict_layers=found)
+        self.config = as_stored(config, self._held(folder))
         check_names(self.config, self.tensors)
         self.tokenizer_folder = tokenizer_in(folder)
+
+    def _held(self, folder: Path) -> Held:
+        held = self.tensors
+
+        def rows(name: str, first: int, count: int) -> Tensor:
+            into = torch.empty(count, *held.shape(name)[1:], dtype=held.dtype(name))
+            return held.rows(name, first, into)
+
+        return Held(folder, held.weight_map, held.shape, held.dtype, rows)
 
     def tensor(self, name: str) -> Tensor:
         value = self.tensors.tensor(name)

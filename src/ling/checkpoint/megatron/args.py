@@ -82,6 +82,8 @@ def config_from_args(args: dict[str, Any], *, tied: bool, mtp_layers: int) -> Mo
     """
     if isinstance(args.get("ling_config"), dict):
         config = ModelConfig.from_dict(args["ling_config"])
+        shared = args.get("moe_shared_expert_intermediate_size")
+        config = config.with_shared_expert_width(shared) if isinstance(shared, int) else config
         return config.replace(num_nextn_predict_layers=mtp_layers, tie_word_embeddings=tied)
     if args.get("use_rope_scaling"):
         raise ConfigError("`use_rope_scaling` is set, Ling 2.0 has no such rotary scaling")
@@ -131,15 +133,17 @@ def _experts(args: dict[str, Any]) -> dict[str, Any]:
         return {"num_experts": 0, "num_shared_experts": 0, "first_k_dense_replace": 0}
     width = args.get("moe_ffn_hidden_size") or args.get("ffn_hidden_size")
     shared = args.get("moe_shared_expert_intermediate_size") or 0
-    count = 1
+    count, each = 1, shared
     if isinstance(shared, int) and isinstance(width, int) and width and shared % width == 0:
         count = shared // width
+        each = width if shared else 0
     return {
         "num_experts": args["num_experts"],
         "num_experts_per_tok": args.get("moe_router_topk"),
         "moe_intermediate_size": width,
         "num_shared_experts": count if shared else 0,
-        "moe_shared_expert_intermediate_size": shared,
+        # Megatron's is the width of all of them together.
+        "moe_shared_expert_intermediate_size": each,
         "first_k_dense_replace": _dense_layers(args),
         "n_group": args.get("moe_router_num_groups") or 1,
         "topk_group": args.get("moe_router_group_topk") or 1,
@@ -218,9 +222,7 @@ def _expert_args(cfg: ModelConfig, dense: int) -> dict[str, Any]:
     return {
         "moe_layer_freq": [0] * dense + [1] * (cfg.num_hidden_layers - dense),
         "moe_ffn_hidden_size": cfg.moe_intermediate_size,
-        "moe_shared_expert_intermediate_size": (
-            cfg.moe_shared_expert_intermediate_size if cfg.num_shared_experts else None
-        ),
+        "moe_shared_expert_intermediate_size": (cfg.shared_expert_width or None),
         "moe_router_topk": cfg.num_experts_per_tok,
         "moe_router_num_groups": cfg.n_group if grouped else None,
         "moe_router_group_topk": cfg.topk_group if grouped else None,

@@ -8,9 +8,11 @@ from torch import Tensor
 
 from ...errors import CheckpointError
 from ...ops.packing import Packed
+from ...text import shown
 from ..checks import check_dtype, check_shape
 from ..hf.config import read_config, read_quantization
 from ..hf.folder import SafetensorsFolder
+from ..stored import with_stored_mtp
 from .names import (
     EMBEDDING,
     PackedSpec,
@@ -27,19 +29,27 @@ class PackedFolder:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.config = read_config(folder)
+        config = read_config(folder)
         quantization = read_quantization(folder)
         if quantization is None or quantization.get("quant_method") != "ling":
             raise CheckpointError(f"{folder}: not a folder in an integer format of ours")
         self.format = format_of(quantization, folder)
         self.source = SafetensorsFolder(folder)
+        self.config = with_stored_mtp(config, self.source.weight_map)
         self.specs = packed_specs(self.config)
         self._check(folder)
         self.nbytes = None
         self.mapped_bytes = sum(self.source.nbytes(name) for name in self.source.weight_map)
 
     def _check(self, folder: str | Path) -> None:
-        for name, (shape, dtype) in packed_plan(self.config, self.format).items():
+        plan = packed_plan(self.config, self.format)
+        for name in self.source.weight_map:
+            if name not in plan:
+                raise CheckpointError(
+                    f"{folder}: unexpected tensor {shown(name)}; does config.json belong to these "
+                    "weights?"
+                )
+        for name, (shape, dtype) in plan.items():
             if name not in self.source:
                 raise CheckpointError(f"{folder}: tensor `{name}` is missing")
             check_shape(folder, name, self.source.shape(name), shape)

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from ...ops import kernels
-from ...ops.formats import EMBEDDING_INT8, TILE, Format
+from ...ops.formats import EMBEDDING_INT8, FP8, TILE, Format
 from ...ops.packing import Packed, empty, separate
+from ..hf.layouts import FP8Layout
+from ..hf.names import SCALE
 from .names import PackedSpec
 
 EMBEDDING_ROWS = 2048
@@ -22,11 +24,21 @@ def empty_matrix(spec: PackedSpec, fmt: Format) -> Packed:
 
 def pack_matrix(spec: PackedSpec, fmt: Format, tensor: Callable[[str], Tensor]) -> Packed:
     """Pack a matrix or a stack, reading its tensors one by one."""
-    out = empty_matrix(spec, fmt.of_matrix(spec.name))
+    own = fmt.of_matrix(spec.name)
+    out = empty_matrix(spec, own)
     for e in range(max(spec.experts, 1)):
         one = out[e] if spec.experts else out
-        kernels.pack([tensor(name) for name in spec.parts(e)], one)
+        if own is FP8:
+            kernels.lay_out_fp8([_fp8(name, tensor(name)) for name in spec.parts(e)], one)
+        else:
+            kernels.pack([tensor(name) for name in spec.parts(e)], one)
     return out
+
+
+def _fp8(name: str, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Values and scales as a converted FP8 folder has them: both give the same tokens."""
+    stored = FP8Layout(torch.bfloat16).encode(name, value)
+    return stored[name], stored[name + SCALE]
 
 
 def unpack_matrix(spec: PackedSpec, packed: Packed, expert: int = 0) -> list[Tensor]:

@@ -118,7 +118,7 @@ def _layer(cfg: ModelConfig, n: int) -> Iterator[PackedSpec]:
         yield from mlp("mlp", cfg.intermediate_size)
     else:
         if cfg.num_shared_experts:
-            yield from mlp("mlp.shared_experts", cfg.moe_shared_expert_intermediate_size)
+            yield from mlp("mlp.shared_experts", cfg.shared_expert_width)
         yield from mlp("mlp.experts", cfg.moe_intermediate_size, cfg.num_experts)
     if n >= cfg.num_hidden_layers:
         yield single("eh_proj", h, 2 * h)

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from ...errors import GGUFError
-from ...files.guarded import open_regular
+from ...files.guarded import HEAD_BYTES, impostor, open_regular
 from ...text import shown
 
 MAGIC = b"GGUF"
@@ -108,8 +108,9 @@ class _Reader:
         self.file, self.size, self.at, self.items = file, size, 0, 0
 
     def header(self) -> Header:
-        if self.take(4) != MAGIC:
-            raise GGUFError("not a GGUF file")
+        if (magic := self.take(4)) != MAGIC:
+            what = impostor(magic + self.file.read(HEAD_BYTES))
+            raise GGUFError(what or "not a GGUF file")
         version = self.number("<I")
         if version not in (2, 3):
             big = version & 0xFFFF == 0

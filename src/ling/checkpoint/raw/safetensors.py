@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ...errors import SafetensorsError
-from ...files.guarded import loads, open_regular, pread_into
+from ...files.guarded import HEAD_BYTES, check_genuine, loads, open_regular, pread_into
 from ...text import shown
 
 # About 110 000 tensors. The format's own limit, 100 MB, would let a header cost us gigabytes.
@@ -154,6 +154,7 @@ def _fill(fd: int, target: memoryview, offset: int) -> None:
 
 def _parse(fd: int, file_size: int) -> tuple[dict[str, Entry], dict[str, str]]:
     """Entries in file order and `__metadata__`; `ValueError` says what is wrong."""
+    check_genuine(os.pread(fd, HEAD_BYTES, 0))
     if file_size < 8:
         raise ValueError(f"{file_size} bytes, too short for a safetensors file")
     length = int.from_bytes(os.pread(fd, 8, 0), "little")
