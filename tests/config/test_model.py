@@ -7,6 +7,7 @@ import pytest
 from ling.checkpoint.hf.config import read_config
 from ling.config.model import ModelConfig
 from ling.errors import CheckpointError, ConfigError
+from ling.model.names import tensor_specs
 from ling.model.size import describe
 from ling.ops.formats import FORMATS, by_size
 from ling.presets import PRESETS, preset

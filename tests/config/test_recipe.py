@@ -13,9 +13,9 @@ from ling.config.recipe import (
     OptimConfig,
     PretrainConfig,
     TrainConfig,
-    check_recipe_file,
     recipe_yaml,
 )
+from ling.config.recipe_file import read_recipe
 from ling.errors import UsageError
 
 
@@ -78,7 +78,7 @@ def test_the_printed_recipe_has_every_key_and_is_accepted(tmp_path):
     )
     text = recipe_yaml(recipe)
     (tmp_path / "recipe.yaml").write_text(text)
-    check_recipe_file(tmp_path / "recipe.yaml")
+    read_recipe(tmp_path / "recipe.yaml")
     assert yaml.safe_load(text) == dataclasses.asdict(recipe)
     assert list(yaml.safe_load(text)) == [f.name for f in dataclasses.fields(PretrainConfig)]
 
@@ -101,11 +101,11 @@ def test_the_printed_recipe_has_every_key_and_is_accepted(tmp_path):
 def test_a_file_that_is_no_recipe_is_refused_with_its_line_or_key(tmp_path, text, word):
     (tmp_path / "recipe.yaml").write_bytes(text)
     with pytest.raises(UsageError, match=word):
-        check_recipe_file(tmp_path / "recipe.yaml")
+        read_recipe(tmp_path / "recipe.yaml")
     with pytest.raises(UsageError, match="nowhere: not a text file"):
-        check_recipe_file(tmp_path / "nowhere")
+        read_recipe(tmp_path / "nowhere")
 
 
 def test_overrides_of_the_model_may_have_any_key(tmp_path):
     (tmp_path / "recipe.yaml").write_text("model: a\nmodel_overrides: {whatever: {deep: 1}}\n")
-    check_recipe_file(tmp_path / "recipe.yaml")
+    read_recipe(tmp_path / "recipe.yaml")
