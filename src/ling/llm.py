@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +18,7 @@ from .hub import resolve_model
 from .infer.driver import Driver, Handle, RequestEvent, Submission
 from .infer.engine import Engine
 from .infer.open import open_runner
-from .infer.request import SamplingParams
+from .infer.request import SamplingParams, whole_numbers
 from .infer.stats import Stats
 from .outputs import IncrementalText, LogprobMap, RequestOutput, StreamChunk, logprob_map
 
@@ -71,7 +71,10 @@ class LLM:
         """Continue prompts, batched: text, token ids, {"prompt": ...} or {"prompt_token_ids": ...},
         or a list of those.
 
-        Raises `RequestError` before anything runs when one of them is unusable.
+        Token ids are a list, or a 1-D array of numpy or torch; without `sampling_params` those of
+        `default_sampling_params` hold. Raises `RequestError` before anything runs when a prompt is
+        unusable, and when every continuation fails; where only some do, those have the
+        `finish_reason` "error" and say why in `error`.
         """
         listed = [self._ids(p) for p in _as_list(prompts)]
         params = self._params(sampling_params, len(listed))
@@ -94,6 +97,7 @@ class LLM:
         finally:
             for handle in handles:
                 handle.abort()
+        _raise_if_all_failed([stream.text for row in streams for stream in row])
         return [
             self._output(prompt, ids, group[0], row)
             for (prompt, ids), group, row in zip(listed, grouped, streams, strict=True)
@@ -161,9 +165,14 @@ class LLM:
             if self.tokenizer is None:
                 raise RequestError("this model has no tokenizer: give token ids", param="prompt")
             prompt = self.tokenizer.encode(prompt)
-        if not isinstance(prompt, (list, tuple)) or not all(type(i) is int for i in prompt):
-            raise RequestError("a prompt is text or a list of token ids", param="prompt")
-        return text, list(prompt)
+        ids = whole_numbers(prompt)
+        if ids is None:
+            raise RequestError(
+                "a prompt is text or a list of token ids, which are whole numbers; a 1-D array of "
+                "numpy or torch will do",
+                param="prompt",
+            )
+        return text, ids
 
     def _params(self, given: Any, count: int) -> list[SamplingParams]:
         params = (
@@ -204,6 +213,11 @@ class _Stream:
     def next_chunk(self) -> StreamChunk:
         """Wait for the next event."""
         event = self.events.get()
+        if isinstance(event.error, RequestError):
+            chunk = self.text.add(event)
+            if not self.text.finished:
+                self.text.fail(event.error)
+            return chunk
         if event.error is not None:
             raise RunError(f"the engine failed: {event.error}") from event.error
         return self.text.add(event)
@@ -212,14 +226,27 @@ class _Stream:
 def _chunks(handle: Handle, stream: _Stream) -> Iterator[StreamChunk]:
     try:
         while not stream.text.finished:
-            yield stream.next_chunk()
+            chunk = stream.next_chunk()
+            if stream.text.error is not None:
+                raise stream.text.error
+            yield chunk
     finally:
         handle.abort()
 
 
+def _raise_if_all_failed(texts: list[IncrementalText]) -> None:
+    errors = [text.error for text in texts]
+    if errors and errors[0] is not None and all(errors):
+        raise errors[0]
+
+
 def _as_list(prompts: Any) -> list[Any]:
-    single = isinstance(prompts, (str, dict)) or (prompts and isinstance(prompts[0], int))
-    return [prompts] if single else list(prompts)
+    if isinstance(prompts, (str, dict)):
+        return [prompts]
+    if not isinstance(prompts, Iterable):
+        raise RequestError("a prompt is text or a list of token ids", param="prompt")
+    ids = whole_numbers(prompts)
+    return [ids] if ids else list(prompts)
 
 
 def _progress(items: list[Any], wanted: bool) -> Any:
