@@ -27,7 +27,8 @@ class Logprob:
 
 @dataclass
 class CompletionOutput:
-    """One continuation. `finish_reason` is "stop", "length", "abort", or "error" with its `error`."""
+    """One continuation; `finish_reason` is "stop", "length", "abort", or "error", which `error`
+    explains."""
 
     index: int
     text: str

@@ -47,6 +47,20 @@ def test_health_and_version_answer(client):
     assert "/v1/completions" in client.get("/openapi.json").json()["paths"]
 
 
+def test_head_asks_as_get_without_the_body(client):
+    for path in ("/health", "/v1/models", "/version"):
+        reply = client.head(path)
+        assert (reply.status_code, reply.content) == (200, b"")
+    assert client.head("/v1/completions").status_code == 405
+
+
+@pytest.mark.parametrize("path", ["/v1/completions/", "/v1//completions", "//v1/completions//"])
+def test_slashes_too_many_change_nothing(client, path):
+    reply = client.request("POST", f"http://testserver{path}", json=PLAIN, follow_redirects=False)
+    assert reply.status_code == 200
+    assert reply.json()["choices"]
+
+
 def test_chat_reply_has_text_reason_and_usage(client):
     reply = client.post("/v1/chat/completions", json=CHAT).json()
     assert reply["object"] == "chat.completion"

@@ -3,6 +3,7 @@
 import concurrent.futures
 import gzip
 import json
+import re
 
 import pytest
 from fake_llm import NAME, FakeLLM, wait_until
@@ -179,8 +180,36 @@ def test_unknown_model_and_path_and_method(client):
     assert problem(client.get("/v1/models/other"), 404)["code"] == "model_not_found"
     assert problem(client.get("/v1/nothing"), 404)["code"] == "not_found"
     reply = client.get("/v1/completions")
-    problem(reply, 405)
+    assert "use POST" in problem(reply, 405)["message"]
     assert reply.headers["allow"] == "POST"
+
+
+@pytest.mark.parametrize(
+    ("path", "wanted"),
+    [
+        ("/chat/completions", "use `/v1/chat/completions` (a base URL ends in `/v1`)"),
+        ("/models", "use `/v1/models`"),
+        ("/v1/v1/completions", "use `/v1/completions`"),
+        ("/api/v1/chat/completions", "use `/v1/chat/completions`"),
+        ("/v1/chat/completion", "did you mean `/v1/chat/completions`?"),
+        ("/v1/tokenize", "use `/tokenize`"),
+        ("/nothing", "`/openapi.json` lists the endpoints"),
+    ],
+)
+def test_unknown_path_names_the_way_out(client, path, wanted):
+    assert wanted in problem(client.post(path, json={}), 404)["message"]
+
+
+@pytest.mark.parametrize("headers", [{}, {"Content-Type": "text/plain"}])
+def test_wrong_path_or_method_comes_before_a_wrong_type(client, headers):
+    for method, path, status in (
+        ("PUT", "/v1/completions", 405),
+        ("PATCH", "/tokenize", 405),
+        ("POST", "/health", 405),
+        ("POST", "/v1/nothing", 404),
+        ("POST", "/v1/completions", 415),
+    ):
+        problem(client.request(method, path, content=b"x", headers=headers), status)
 
 
 def test_only_plain_json_is_read(client):
@@ -216,7 +245,6 @@ def test_api_key_guards_everything_but_health(llm, key):
             "/v1/models",
             "/openapi.json",
             "/version",
-            "/health/",
             "/health%2f..%2fv1/models",
             "/x",
         ]
@@ -234,10 +262,10 @@ def test_api_key_guards_everything_but_health(llm, key):
 def test_foreign_host_is_refused_when_hosts_are_known(llm):
     app = create_app(llm, served_model_name=NAME, allowed_hosts=frozenset({"127.0.0.1", "::1"}))
     with TestClient(app) as client:
-        assert (
-            problem(client.get("/health", headers={"Host": "evil.example"}), 403)["code"]
-            == "forbidden"
-        )
+        error = problem(client.get("/health", headers={"Host": "Evil.example:80"}), 403)
+        assert error["code"] == "forbidden"
+        assert "`--allowed-host evil.example`" in error["message"]
+        assert "API key" in error["message"]
         for host in ("127.0.0.1:8000", "127.0.0.1", "[::1]:8000"):
             assert client.get("/health", headers={"Host": host}).status_code == 200
 
@@ -298,7 +326,8 @@ def test_log_has_request_id_and_no_prompt_and_no_forged_line(client, caplog):
     lines = [r.getMessage() for r in caplog.records if r.name == "ling.serve"]
     assert reply.headers["x-request-id"] in lines[0]
     assert "private" not in caplog.text
-    assert "/%0d%0aforged%1b" in lines[1]
+    assert re.search(r" POST /v1/completions 200 7\+\d+ tokens \d+\.\d\d s$", lines[0])
+    assert re.search(r" GET /%0d%0aforged%1b\S* 404 \d+\.\d\d s$", lines[1])
     assert all(line.isprintable() for line in lines)
 
 

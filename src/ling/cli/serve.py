@@ -17,7 +17,7 @@ from .options import (
 def serve(args: list[str]) -> int:
     parser = make_parser("serve")
     model_options(parser)
-    add_flags(parser, flags(ServeConfig))
+    add_flags(parser, flags(ServeConfig), log_level="info")
     ns = parser.parse_args(args)
     from ..serve.app import serve
 

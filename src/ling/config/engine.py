@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from ..errors import UsageError
 from ..text import parse_bytes
@@ -20,6 +20,7 @@ from ..text import parse_bytes
 F = TypeVar("F", bound=Callable[..., Any])
 DTYPES = ("auto", "bfloat16", "float32")
 KV_CACHE_DTYPES = ("bf16", "int8")
+LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
 def _flag(help: str | None = None, group: str = "") -> dict[str, Any]:
@@ -93,6 +94,11 @@ class ServeConfig:
     """TCP port; 0 is any free one."""
     served_model_name: str | None = field(default=None, metadata=_flag())
     """The model's name in requests and replies; None is the folder's."""
+    allowed_host: list[str] | None = field(
+        default=None,
+        metadata=_flag("names under which clients reach this server, `*` for any"),
+    )
+    """Names that a `Host` header may carry besides this machine's own; None is any with a key."""
     api_key: str | None = field(
         default=None, repr=False, metadata=_flag("or the variable LING_API_KEY")
     )
@@ -103,10 +109,13 @@ class ServeConfig:
     """Seconds that running requests have to end after the first signal."""
     request_timeout_s: float = 30.0
     """Seconds that a client has to send a whole request."""
-    log_level: Literal["debug", "info", "warning", "error"] = "warning"
-    """Least level of log lines."""
+    log_level: str = field(
+        default="warning", metadata=_flag("debug, info (a line a request), warning or error")
+    )
+    """Least level of log lines; the command line's default is `info`."""
 
     def __post_init__(self) -> None:
+        _one_of("log_level", self.log_level, "debug, info, warning or error", LOG_LEVELS)
         if not self.host or not 0 <= self.port <= 65535:
             raise UsageError(
                 f"`{self.host}` port {self.port} is no address; ports go from 0 to 65535"

@@ -23,7 +23,7 @@ IDLE_S = 60.0
 
 @dataclass(slots=True)
 class RequestEvent:
-    """What a step added to a request; the last event has a `finish_reason` or an `error`, which is a
+    """What a step added to a request; the last event has a `finish_reason` or an `error`, a
     `RequestError` where only this request failed."""
 
     token_ids: list[int] = field(default_factory=list)

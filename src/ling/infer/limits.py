@@ -41,8 +41,8 @@ class Limits:
             )
         if min_tokens > room:
             raise RequestError(
-                f"`min_tokens` is {min_tokens}, behind the prompt's {num_tokens} tokens the context "
-                f"has room for {room}",
+                f"`min_tokens` is {min_tokens}, but behind the prompt's {num_tokens} tokens the "
+                f"context has room for {room}",
                 code="context_length_exceeded",
                 param="min_tokens",
             )

@@ -9,6 +9,7 @@ import os
 import socket
 import threading
 import time
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
@@ -48,15 +49,22 @@ def create_app(
 
     from .guard import Guard, Rules
     from .problems import install_handlers
-    from .routes import make_router
+    from .routes import has_endpoint, make_router
     from .service import Service
 
     # FastAPI's own documentation pages load scripts from foreign hosts; the schema stays.
-    app = FastAPI(title="ling", docs_url=None, redoc_url=None)
+    # The guard has brought paths to one form, so nothing is left to redirect.
+    app = FastAPI(title="ling", docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.service = Service(llm, served_model_name)
-    app.include_router(make_router(app.state.service, keep_alive_s))
-    install_handlers(app)
-    rules = Rules(api_key=api_key, hosts=allowed_hosts, max_body_bytes=max_body_bytes)
+    router = make_router(app.state.service, keep_alive_s)
+    app.include_router(router)
+    install_handlers(app, [getattr(route, "path", "") for route in router.routes])
+    rules = Rules(
+        api_key=api_key,
+        hosts=allowed_hosts,
+        max_body_bytes=max_body_bytes,
+        has_endpoint=partial(has_endpoint, app),
+    )
     app.add_middleware(Guard, rules=rules)
     return app
 
@@ -81,11 +89,11 @@ def serve(model: str | Path, config: ServeConfig, engine: EngineConfig = DEFAULT
                 f"`{host}` is reachable from other machines: give `api_key=KEY` or "
                 f"{API_KEY_VARIABLE}"
             )
-        # Without a key a web page could reach us through a name that it points at this address.
-        hosts = LOOPBACK_NAMES | {host.lower()} if is_local and key is None else None
+        hosts = _allowed_hosts(config, open_to_pages=is_local and key is None)
         app = create_app(None, served_model_name=name, api_key=key, allowed_hosts=hosts)
-        level = config.log_level.upper()
-        logging.basicConfig(level=level, format="%(levelname)s %(name)s %(message)s")
+        # Only our own lines: other libraries speak from warnings on.
+        logging.basicConfig(format="%(levelname)s %(name)s %(message)s")
+        logging.getLogger("ling").setLevel(config.log_level.upper())
         _run(app, listener, str(model), config, engine)
     finally:
         listener.close()
@@ -143,6 +151,7 @@ def _run(
         access_log=False,
         log_config=None,
         server_header=False,
+        timeout_keep_alive=int(Connection.idle_timeout_s),
         timeout_graceful_shutdown=5,
     )
     threading.Thread(target=_load, args=(service, model, engine), daemon=True).start()
@@ -184,6 +193,19 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.close()
         raise UsageError(f"cannot listen on {host} port {port}: {error.strerror}") from None
     return listener
+
+
+def _allowed_hosts(config: ServeConfig, *, open_to_pages: bool) -> frozenset[str] | None:
+    """Names that a `Host` header may carry, None for any.
+
+    Without a key a web page could reach us through a name that it points at this address.
+    """
+    from .guard import host_name
+
+    given = config.allowed_host or []
+    if "*" in given or not (given or open_to_pages):
+        return None
+    return LOOPBACK_NAMES | {config.host.lower()} | {host_name(name) for name in given}
 
 
 def _url(host: str, listener: socket.socket) -> str:
