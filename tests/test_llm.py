@@ -285,3 +285,26 @@ def test_request_without_an_id_left_fails_alone(llm):
         good, bad = llm.generate(TEXTS[:2], [GREEDY, params])
         assert (good.outputs[0].finish_reason, bad.outputs[0].finish_reason) == ("length", "error")
         assert "token" in bad.outputs[0].error or "penalties" in bad.outputs[0].error
+
+
+def test_chat_continues_the_last_message_of_the_assistant(llm):
+    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": " so, "}]
+    (out,) = llm.chat(messages, GREEDY, continue_final_message=True)
+    assert out.prompt == llm.render(messages[:1]) + " so, "
+    assert out.prompt_token_ids == llm.tokenizer.encode(out.prompt, parse_special=True)
+    for bad, options in (
+        (messages[:1], {}),
+        (messages, {"add_generation_prompt": True}),
+    ):
+        with pytest.raises(RequestError, match="continue_final_message"):
+            llm.chat(bad, GREEDY, continue_final_message=True, **options)
+
+
+@pytest.mark.parametrize("name", ["enable_thinking", "thinking"])
+def test_thinking_is_asked_for_in_the_system_turn(llm, name):
+    messages = [{"role": "user", "content": "hi"}]
+    plain = llm.render(messages)
+    assert plain == llm.render(messages, **{name: False})
+    assert llm.render(messages, **{name: True}) == plain.replace("thinking off", "thinking on")
+    (out,) = llm.chat(messages, GREEDY, chat_template_kwargs={name: True})
+    assert "detailed thinking on<|role_end|>" in out.prompt

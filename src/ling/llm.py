@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .checkpoint.open import tokenizer_folder
 from .config.engine import EngineConfig, shows_options
-from .data.chat import ChatTemplate, builtin_template, encode_chat
+from .data.chat import ChatTemplate, builtin_template, continuing, encode_chat
 from .data.tokenizer import Tokenizer
 from .errors import RequestError, RunError
 from .hub import resolve_model
@@ -108,10 +108,19 @@ class LLM:
         messages: Sequence[Any],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         tools: Sequence[dict[str, Any]] | None = None,
+        *,
+        add_generation_prompt: bool | None = None,
+        continue_final_message: bool = False,
+        chat_template_kwargs: dict[str, Any] | None = None,
     ) -> list[RequestOutput]:
-        """Answer one conversation, or a list of them."""
+        """Answer one conversation, or a list of them.
+
+        `continue_final_message` goes on with the assistant's last message instead of opening a new
+        turn; `chat_template_kwargs` are variables of the template, such as `enable_thinking`.
+        """
         many = messages if messages and isinstance(messages[0], list) else [messages]
-        return self.generate([self._chat_prompt(m, tools) for m in many], sampling_params)
+        options = add_generation_prompt, continue_final_message, chat_template_kwargs or {}
+        return self.generate([self._chat_prompt(m, tools, *options) for m in many], sampling_params)
 
     def stream(
         self, prompt: Any, sampling_params: SamplingParams | None = None
@@ -136,21 +145,35 @@ class LLM:
         messages: Sequence[dict[str, Any]],
         tools: Sequence[dict[str, Any]] | None = None,
         add_generation_prompt: bool = True,
+        **template_kwargs: Any,
     ) -> str:
         """The conversation as the model reads it."""
         if self._template is None:
             raise RequestError(
                 "this model has no tokenizer: it takes token ids, not messages", param="messages"
             )
-        return self._template.render(messages, tools, add_generation_prompt)
+        return self._template.render(messages, tools, add_generation_prompt, **template_kwargs)
 
     # ---- inside --------------------------------------------------------------------------------
 
-    def _chat_prompt(self, messages: Sequence[dict[str, Any]], tools: Any) -> dict[str, Any]:
+    def _chat_prompt(
+        self,
+        messages: Sequence[dict[str, Any]],
+        tools: Any,
+        opened: bool | None = None,
+        continued: bool = False,
+        template_kwargs: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
         if self.tokenizer is None:
             self.render(messages, tools)  # raises
         assert self.tokenizer is not None
-        text, ids = encode_chat(self.render, self.tokenizer, messages, tools)
+        if continued:
+            _check_continued(messages, opened)
+        render = continuing(self.render) if continued else self.render
+        opened = not continued if opened is None else opened
+        text, ids = encode_chat(
+            render, self.tokenizer, messages, tools, opened, **(template_kwargs or {})
+        )
         return {"prompt": text, "prompt_token_ids": ids}
 
     def _ids(self, prompt: Any) -> tuple[str | None, list[int]]:
@@ -232,6 +255,18 @@ def _chunks(handle: Handle, stream: _Stream) -> Iterator[StreamChunk]:
             yield chunk
     finally:
         handle.abort()
+
+
+def _check_continued(messages: Sequence[dict[str, Any]], opened: bool | None) -> None:
+    if opened:
+        raise RequestError(
+            "`continue_final_message` and `add_generation_prompt` cannot both be true",
+            param="continue_final_message",
+        )
+    if not messages or messages[-1].get("role") != "assistant":
+        raise RequestError(
+            "`continue_final_message` needs a last message of the assistant", param="messages"
+        )
 
 
 def _raise_if_all_failed(texts: list[IncrementalText]) -> None:

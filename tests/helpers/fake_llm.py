@@ -42,9 +42,11 @@ class FakeLLM:
         self.error: Exception | None = None
         self.error_after = 0
         self.params: list = []
+        self.variables: dict = {}
         self._lock = threading.Lock()
 
-    def render(self, messages, tools=None, add_generation_prompt=True) -> str:
+    def render(self, messages, tools=None, add_generation_prompt=True, **variables) -> str:
+        self.variables = variables
         text = "".join(f"<{m['role']}>{m['content']}" for m in messages)
         return text + ("<assistant>" if add_generation_prompt else "")
 

@@ -292,3 +292,43 @@ def test_model_without_tokenizer_reads_ids_only():
         ]
     assert [r.json()["error"]["param"] for r in refused] == ["prompt", "messages", "prompt", "stop"]
     assert all("no tokenizer" in r.json()["error"]["message"] for r in refused)
+
+
+def test_whole_numbers_may_have_a_point_and_minus_one_is_the_rest(client, llm):
+    for path, body in (("/v1/chat/completions", CHAT), ("/v1/completions", PLAIN)):
+        client.post(path, json={**body, "max_tokens": 3.0, "top_k": 5.0})
+        assert (llm.params[-1].max_tokens, llm.params[-1].top_k) == (3, 5)
+        for most in (-1, 2**63):
+            assert client.post(path, json={**body, "max_tokens": most}).status_code == 200
+            assert llm.params[-1].max_tokens > 150
+    assert client.post("/v1/completions", json={**PLAIN, "prompt": [65.0]}).status_code == 200
+    assert client.post("/v1/completions", json={**PLAIN, "best_of": 2, "n": 2}).status_code == 200
+
+
+def test_last_message_of_the_assistant_is_continued(client):
+    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "so, "}]
+    for extra in ({}, {"add_generation_prompt": False}):
+        body = {"messages": messages, "continue_final_message": True, **extra}
+        tokens = client.post("/tokenize", json=body).json()["tokens"]
+        assert bytes(tokens).decode() == "<user>hi<assistant>so, "
+        reply = client.post("/v1/chat/completions", json={**CHAT, **body})
+        assert reply.json()["usage"]["prompt_tokens"] == len(tokens)
+
+
+@pytest.mark.parametrize(
+    ("asked", "wanted"),
+    [
+        ({}, {}),
+        ({"chat_template_kwargs": {}}, {}),
+        ({"chat_template_kwargs": {"thinking": True}}, {"enable_thinking": True, "thinking": True}),
+        (
+            {"chat_template_kwargs": {"enable_thinking": False}, "reasoning_effort": "high"},
+            {"enable_thinking": False, "thinking": False},
+        ),
+        ({"reasoning_effort": "low"}, {"enable_thinking": True, "thinking": True}),
+        ({"reasoning_effort": "none"}, {"enable_thinking": False, "thinking": False}),
+    ],
+)
+def test_thinking_reaches_the_template(client, llm, asked, wanted):
+    assert client.post("/v1/chat/completions", json={**CHAT, **asked}).status_code == 200
+    assert llm.variables == wanted

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -119,7 +120,7 @@ class Engine:
             return []
         hidden = self.runner.forward([i for s in step for i in s.ids], [s.segment() for s in step])
         for s in step:
-            _alone(s.request, lambda s=s: score_prompt(self.runner, s, hidden))
+            _alone(s.request, partial(score_prompt, self.runner, s, hidden))
         verified = self._advance(step, hidden)
         if self.num_drafts:
             self.drafter.draft(self.runner, step, verified, hidden)
@@ -160,7 +161,7 @@ class Engine:
         request, num_accepted = s.request, 0
         for i in range(s.num_drafts + 1):
             if request.finish_reason is None:
-                _alone(request, lambda i=i: self._emit(request, logits[i], best[i], banned))
+                _alone(request, partial(self._emit, request, logits[i], best[i], banned))
             if request.finish_reason is not None or i == s.num_drafts:
                 break
             if not self.agrees(request, request.drafts[i]):

@@ -43,6 +43,8 @@ def as_request_error(error: BaseException) -> RequestError:
     What is not the input's fault is logged and told without details.
     """
     if isinstance(error, RequestError):
+        if error.status == 500:
+            log.error("%s %s", request_id.get(), one_line(str(error)))
         return error
     if isinstance(error, InputError):
         return RequestError(str(error))

@@ -106,7 +106,7 @@ def _add_text(router: APIRouter, service: Service) -> None:
         if body.messages is None:
             work = partial(prompts.encode_text, llm, body.prompt or "")
         else:
-            work = partial(prompts.encode_chat, llm, body.messages, body.add_generation_prompt)
+            work = partial(prompts.encode_chat, llm, body, body.messages)
         ids = await service.call(work)
         return Tokens(count=len(ids), max_model_len=llm.max_model_len, tokens=ids)
 
@@ -162,7 +162,7 @@ def _check_model(service: Service, name: str | None) -> None:
 
 
 def _chat_jobs(llm: LLM, body: ChatRequest) -> tuple[list[Job], int]:
-    ids = prompts.encode_chat(llm, body.messages, body.add_generation_prompt)
+    ids = prompts.encode_chat(llm, body, body.messages)
     return [Job(ids, p) for p in prompts.chat_params(llm, body, ids)], len(ids)
 
 
