@@ -19,6 +19,7 @@ from .infer.driver import Driver, Handle, RequestEvent, Submission
 from .infer.engine import Engine
 from .infer.open import open_runner
 from .infer.request import SamplingParams, whole_numbers
+from .infer.sampling_defaults import FILE, sampling_defaults
 from .infer.stats import Stats
 from .outputs import IncrementalText, LogprobMap, RequestOutput, StreamChunk, logprob_map
 
@@ -53,7 +54,13 @@ class LLM:
         self.max_model_len = self.engine.max_model_len
         source = (tok.chat_template if tok else None) or builtin_template("chat")
         self._template = ChatTemplate(source) if tok else None
+        own = Path(model)
+        self.sampling_defaults = sampling_defaults(own if (own / FILE).is_file() else found)
         self._driver = Driver(self.engine)
+
+    def default_sampling_params(self) -> SamplingParams:
+        """What the model's `generation_config.json` recommends; used where none are given."""
+        return SamplingParams(**self.sampling_defaults)
 
     @property
     def stats(self) -> Stats:
@@ -199,7 +206,9 @@ class LLM:
 
     def _params(self, given: Any, count: int) -> list[SamplingParams]:
         params = (
-            list(given) if isinstance(given, (list, tuple)) else [given or SamplingParams()] * count
+            list(given)
+            if isinstance(given, (list, tuple))
+            else [given or self.default_sampling_params()] * count
         )
         if len(params) != count:
             raise RequestError(

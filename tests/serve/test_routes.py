@@ -332,3 +332,11 @@ def test_last_message_of_the_assistant_is_continued(client):
 def test_thinking_reaches_the_template(client, llm, asked, wanted):
     assert client.post("/v1/chat/completions", json={**CHAT, **asked}).status_code == 200
     assert llm.variables == wanted
+
+
+def test_requests_go_before_the_defaults_of_the_model(client, llm):
+    llm.sampling_defaults = {"temperature": 0.5, "top_k": 7}
+    client.post("/v1/chat/completions", json={**CHAT, "top_k": 3})
+    assert (llm.params[-1].temperature, llm.params[-1].top_k) == (0.5, 3)
+    client.post("/v1/completions", json={**PLAIN, "temperature": 0})
+    assert (llm.params[-1].temperature, llm.params[-1].top_k) == (0.0, 7)

@@ -23,9 +23,11 @@ KV_CACHE_DTYPES = ("bf16", "int8")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
-def _flag(help: str | None = None, group: str = "") -> dict[str, Any]:
+def _flag(
+    help: str | None = None, group: str = "", aliases: tuple[str, ...] = ()
+) -> dict[str, Any]:
     """Metadata of a field that is a flag; `group` says beside which others the help lists it."""
-    return {"flag": True, "help": help, "group": group}
+    return {"flag": True, "help": help, "group": group, "aliases": aliases}
 
 
 def _one_of(name: str, value: str, expected: str, known: tuple[str, ...]) -> None:
@@ -115,7 +117,6 @@ class ServeConfig:
     """Least level of log lines; the command line's default is `info`."""
 
     def __post_init__(self) -> None:
-        _one_of("log_level", self.log_level, "debug, info, warning or error", LOG_LEVELS)
         if not self.host or not 0 <= self.port <= 65535:
             raise UsageError(
                 f"`{self.host}` port {self.port} is no address; ports go from 0 to 65535"
@@ -124,26 +125,45 @@ class ServeConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SamplingFlags:
-    """Sampling as the command line has it, with its defaults."""
+    """Sampling as the command line has it.
 
-    max_new_tokens: int = field(default=128, metadata=_flag())
+    What is None comes from the model's `generation_config.json`, or else from the command.
+    """
+
+    max_new_tokens: int = field(
+        default=128, metadata=_flag("-1 to the end of the context", aliases=("--max-tokens",))
+    )
     """Most tokens to generate."""
-    temperature: float = field(default=0.0, metadata=_flag("0 is greedy"))
+    temperature: float | None = field(
+        default=None,
+        metadata=_flag(
+            "0 is greedy; default: generation_config.json's, else {temperature}", "defaults"
+        ),
+    )
     """Divides the scores."""
-    top_k: int = field(default=0, metadata=_flag("0 is off"))
+    top_k: int | None = field(
+        default=None, metadata=_flag("0 is off; default: generation_config.json's", "defaults")
+    )
     """Choose among the K likeliest tokens."""
-    top_p: float = field(default=1.0, metadata=_flag())
+    top_p: float | None = field(
+        default=None, metadata=_flag("1 is off; default: generation_config.json's", "defaults")
+    )
     """Choose among the likeliest tokens that together have this probability."""
-    repetition_penalty: float = field(default=1.0, metadata=_flag())
-    """Divides the scores of tokens that have been seen; 1 is off."""
+    repetition_penalty: float | None = field(
+        default=None, metadata=_flag("1 is off; default: generation_config.json's", "defaults")
+    )
+    """Divides the scores of tokens that have been seen."""
     seed: int | None = field(default=None, metadata=_flag())
     """Makes sampling repeatable."""
-    stop: list[str] | None = field(default=None, metadata=_flag("stop strings"))
+    stop: list[str] | None = field(
+        default=None, metadata=_flag("stop strings; \\n is a newline, \\\\ a backslash")
+    )
     """Texts that end the continuation."""
 
 
-GENERATE_SAMPLING = SamplingFlags()
-CHAT_SAMPLING = SamplingFlags(temperature=0.7)
+# A command that is tried first gives the same text each time, a chat varies, and a server does
+# what clients of the OpenAI API expect.
+TEMPERATURES = {"generate": 0.0, "chat": 0.7, "serve": 1.0}
 
 
 def flags(config: Any, group: str | None = None) -> list[dataclasses.Field[Any]]:

@@ -9,13 +9,14 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING
+from types import FrameType, MappingProxyType
+from typing import TYPE_CHECKING, Any
 
-from ..config.engine import DEFAULTS, EngineConfig, ServeConfig
+from ..config.engine import DEFAULTS, LOG_LEVELS, EngineConfig, ServeConfig
 from ..errors import LingError, RunError, UsageError
 from ..text import printable
 
@@ -69,15 +70,24 @@ def create_app(
     return app
 
 
-def serve(model: str | Path, config: ServeConfig, engine: EngineConfig = DEFAULTS) -> int:
+def serve(
+    model: str | Path,
+    config: ServeConfig,
+    engine: EngineConfig = DEFAULTS,
+    sampling: Mapping[str, Any] = MappingProxyType({}),
+) -> int:
     """Serve `model` until a signal; returns the exit code 0.
 
+    `sampling` are fields of `SamplingParams` for requests that do not have them; they go before
+    those of the model's `generation_config.json`.
     The first SIGTERM or SIGINT lets running requests end for a while, the second ends the process
     at once. A client that takes too long to send a whole request is disconnected. Raises
     `UsageError` for an unusable address or key before the model is touched, and what loading
     raises.
     """
     _require_extra()
+    if config.log_level not in LOG_LEVELS:
+        raise UsageError(f"`log_level` is `{config.log_level}`, expected {', '.join(LOG_LEVELS)}")
     key = _checked_key(config.api_key)
     host = config.host
     name = config.served_model_name or Path(os.path.abspath(model)).name
@@ -94,14 +104,15 @@ def serve(model: str | Path, config: ServeConfig, engine: EngineConfig = DEFAULT
         # Only our own lines: other libraries speak from warnings on.
         logging.basicConfig(format="%(levelname)s %(name)s %(message)s")
         logging.getLogger("ling").setLevel(config.log_level.upper())
-        _run(app, listener, str(model), config, engine)
+        load = partial(_load, app.state.service, str(model), engine, sampling)
+        _run(app, listener, load, config)
     finally:
         listener.close()
     return 0
 
 
 def _run(
-    app: FastAPI, listener: socket.socket, model: str, config: ServeConfig, engine: EngineConfig
+    app: FastAPI, listener: socket.socket, load: Callable[[], None], config: ServeConfig
 ) -> None:
     import uvicorn
 
@@ -154,7 +165,7 @@ def _run(
         timeout_keep_alive=int(Connection.idle_timeout_s),
         timeout_graceful_shutdown=5,
     )
-    threading.Thread(target=_load, args=(service, model, engine), daemon=True).start()
+    threading.Thread(target=load, daemon=True).start()
     try:
         Server(settings).run(sockets=[listener])
     finally:
@@ -165,12 +176,14 @@ def _run(
         raise RunError(f"the model could not be loaded: {service.failure}") from service.failure
 
 
-def _load(service: Service, model: str, engine: EngineConfig) -> None:
+def _load(service: Service, model: str, engine: EngineConfig, sampling: Mapping[str, Any]) -> None:
     """Body of the loading thread; the main thread reads the outcome on its next tick."""
     try:
         from ..llm import LLM
 
-        service.llm = LLM(model, **dataclasses.asdict(engine))
+        llm = LLM(model, **dataclasses.asdict(engine))
+        llm.sampling_defaults = {**llm.sampling_defaults, **sampling}
+        service.llm = llm
     except Exception as error:
         service.failure = error
 

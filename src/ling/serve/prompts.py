@@ -98,7 +98,10 @@ def _params(
     fields = "min_tokens stop_token_ids ignore_eos skip_special_tokens include_stop_str_in_output"
     sampling = "temperature top_p top_k min_p repetition_penalty presence_penalty frequency_penalty"
     given = {name: getattr(body, name) for name in f"{fields} {sampling}".split()}
-    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    options: dict[str, Any] = {
+        **llm.sampling_defaults,
+        **{name: value for name, value in given.items() if value is not None},
+    }
     least = options.get("min_tokens", 0)
     if least > room:
         raise RequestError(
