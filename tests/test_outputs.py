@@ -56,3 +56,11 @@ def test_without_a_tokenizer_text_is_empty():
     state = IncrementalText(None, SamplingParams())
     chunk = state.add(RequestEvent([1, 2], finish_reason="stop", stop_reason=2))
     assert (chunk.text, chunk.token_ids, chunk.finish_reason) == ("", [1, 2], "stop")
+
+
+def test_no_stop_string_ends_within_min_tokens():
+    state, _ = shown("abcab", ["ab", "cabc"], stop="c", min_tokens=3)
+    assert (state.finish_reason, len(state.token_ids)) == ("stop", 6)
+    # It may begin there: what counts is the token that completes it.
+    assert shown("a", ["a", "b", "c"], stop="bc", min_tokens=2)[0].stop_reason == "bc"
+    assert shown("abc", ["a", "b", "c"], stop="c", min_tokens=3)[0].finish_reason == "length"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,14 +11,15 @@ from torch import Tensor
 
 from .checkpoint.open import tokenizer_folder
 from .config.engine import EngineConfig, shows_options
-from .data.chat import ChatTemplate, builtin_template, encode_chat
+from .data.chat import ChatTemplate, builtin_template, continuing, encode_chat
 from .data.tokenizer import Tokenizer
 from .errors import RequestError, RunError
 from .hub import resolve_model
 from .infer.driver import Driver, Handle, RequestEvent, Submission
 from .infer.engine import Engine
 from .infer.open import open_runner
-from .infer.request import SamplingParams
+from .infer.request import SamplingParams, whole_numbers
+from .infer.sampling_defaults import FILE, sampling_defaults
 from .infer.stats import Stats
 from .outputs import IncrementalText, LogprobMap, RequestOutput, StreamChunk, logprob_map
 
@@ -53,7 +54,13 @@ class LLM:
         self.max_model_len = self.engine.max_model_len
         source = (tok.chat_template if tok else None) or builtin_template("chat")
         self._template = ChatTemplate(source) if tok else None
+        own = Path(model)
+        self.sampling_defaults = sampling_defaults(own if (own / FILE).is_file() else found)
         self._driver = Driver(self.engine)
+
+    def default_sampling_params(self) -> SamplingParams:
+        """What the model's `generation_config.json` recommends; used where none are given."""
+        return SamplingParams(**self.sampling_defaults)
 
     @property
     def stats(self) -> Stats:
@@ -71,7 +78,10 @@ class LLM:
         """Continue prompts, batched: text, token ids, {"prompt": ...} or {"prompt_token_ids": ...},
         or a list of those.
 
-        Raises `RequestError` before anything runs when one of them is unusable.
+        Token ids are a list, or a 1-D array of numpy or torch; without `sampling_params` those of
+        `default_sampling_params` hold. Raises `RequestError` before anything runs when a prompt is
+        unusable, and when every continuation fails; where only some do, those have the
+        `finish_reason` "error" and say why in `error`.
         """
         listed = [self._ids(p) for p in _as_list(prompts)]
         params = self._params(sampling_params, len(listed))
@@ -94,6 +104,7 @@ class LLM:
         finally:
             for handle in handles:
                 handle.abort()
+        _raise_if_all_failed([stream.text for row in streams for stream in row])
         return [
             self._output(prompt, ids, group[0], row)
             for (prompt, ids), group, row in zip(listed, grouped, streams, strict=True)
@@ -104,10 +115,19 @@ class LLM:
         messages: Sequence[Any],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         tools: Sequence[dict[str, Any]] | None = None,
+        *,
+        add_generation_prompt: bool | None = None,
+        continue_final_message: bool = False,
+        chat_template_kwargs: dict[str, Any] | None = None,
     ) -> list[RequestOutput]:
-        """Answer one conversation, or a list of them."""
+        """Answer one conversation, or a list of them.
+
+        `continue_final_message` goes on with the assistant's last message instead of opening a new
+        turn; `chat_template_kwargs` are variables of the template, such as `enable_thinking`.
+        """
         many = messages if messages and isinstance(messages[0], list) else [messages]
-        return self.generate([self._chat_prompt(m, tools) for m in many], sampling_params)
+        options = add_generation_prompt, continue_final_message, chat_template_kwargs or {}
+        return self.generate([self._chat_prompt(m, tools, *options) for m in many], sampling_params)
 
     def stream(
         self, prompt: Any, sampling_params: SamplingParams | None = None
@@ -132,21 +152,35 @@ class LLM:
         messages: Sequence[dict[str, Any]],
         tools: Sequence[dict[str, Any]] | None = None,
         add_generation_prompt: bool = True,
+        **template_kwargs: Any,
     ) -> str:
         """The conversation as the model reads it."""
         if self._template is None:
             raise RequestError(
                 "this model has no tokenizer: it takes token ids, not messages", param="messages"
             )
-        return self._template.render(messages, tools, add_generation_prompt)
+        return self._template.render(messages, tools, add_generation_prompt, **template_kwargs)
 
     # ---- inside --------------------------------------------------------------------------------
 
-    def _chat_prompt(self, messages: Sequence[dict[str, Any]], tools: Any) -> dict[str, Any]:
+    def _chat_prompt(
+        self,
+        messages: Sequence[dict[str, Any]],
+        tools: Any,
+        opened: bool | None = None,
+        continued: bool = False,
+        template_kwargs: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
         if self.tokenizer is None:
             self.render(messages, tools)  # raises
         assert self.tokenizer is not None
-        text, ids = encode_chat(self.render, self.tokenizer, messages, tools)
+        if continued:
+            _check_continued(messages, opened)
+        render = continuing(self.render) if continued else self.render
+        opened = not continued if opened is None else opened
+        text, ids = encode_chat(
+            render, self.tokenizer, messages, tools, opened, **(template_kwargs or {})
+        )
         return {"prompt": text, "prompt_token_ids": ids}
 
     def _ids(self, prompt: Any) -> tuple[str | None, list[int]]:
@@ -161,13 +195,20 @@ class LLM:
             if self.tokenizer is None:
                 raise RequestError("this model has no tokenizer: give token ids", param="prompt")
             prompt = self.tokenizer.encode(prompt)
-        if not isinstance(prompt, (list, tuple)) or not all(type(i) is int for i in prompt):
-            raise RequestError("a prompt is text or a list of token ids", param="prompt")
-        return text, list(prompt)
+        ids = whole_numbers(prompt)
+        if ids is None:
+            raise RequestError(
+                "a prompt is text or a list of token ids, which are whole numbers; a 1-D array of "
+                "numpy or torch will do",
+                param="prompt",
+            )
+        return text, ids
 
     def _params(self, given: Any, count: int) -> list[SamplingParams]:
         params = (
-            list(given) if isinstance(given, (list, tuple)) else [given or SamplingParams()] * count
+            list(given)
+            if isinstance(given, (list, tuple))
+            else [given or self.default_sampling_params()] * count
         )
         if len(params) != count:
             raise RequestError(
@@ -204,6 +245,11 @@ class _Stream:
     def next_chunk(self) -> StreamChunk:
         """Wait for the next event."""
         event = self.events.get()
+        if isinstance(event.error, RequestError):
+            chunk = self.text.add(event)
+            if not self.text.finished:
+                self.text.fail(event.error)
+            return chunk
         if event.error is not None:
             raise RunError(f"the engine failed: {event.error}") from event.error
         return self.text.add(event)
@@ -212,14 +258,39 @@ class _Stream:
 def _chunks(handle: Handle, stream: _Stream) -> Iterator[StreamChunk]:
     try:
         while not stream.text.finished:
-            yield stream.next_chunk()
+            chunk = stream.next_chunk()
+            if stream.text.error is not None:
+                raise stream.text.error
+            yield chunk
     finally:
         handle.abort()
 
 
+def _check_continued(messages: Sequence[dict[str, Any]], opened: bool | None) -> None:
+    if opened:
+        raise RequestError(
+            "`continue_final_message` and `add_generation_prompt` cannot both be true",
+            param="continue_final_message",
+        )
+    if not messages or messages[-1].get("role") != "assistant":
+        raise RequestError(
+            "`continue_final_message` needs a last message of the assistant", param="messages"
+        )
+
+
+def _raise_if_all_failed(texts: list[IncrementalText]) -> None:
+    errors = [text.error for text in texts]
+    if errors and errors[0] is not None and all(errors):
+        raise errors[0]
+
+
 def _as_list(prompts: Any) -> list[Any]:
-    single = isinstance(prompts, (str, dict)) or (prompts and isinstance(prompts[0], int))
-    return [prompts] if single else list(prompts)
+    if isinstance(prompts, (str, dict)):
+        return [prompts]
+    if not isinstance(prompts, Iterable):
+        raise RequestError("a prompt is text or a list of token ids", param="prompt")
+    ids = whole_numbers(prompts)
+    return [ids] if ids else list(prompts)
 
 
 def _progress(items: list[Any], wanted: bool) -> Any:

@@ -8,6 +8,7 @@ from typing import cast
 from torch import Tensor
 
 from .data.tokenizer import Tokenizer
+from .errors import RequestError
 from .infer.driver import RequestEvent
 from .infer.logprobs import top_logprobs
 from .infer.request import SamplingParams
@@ -26,7 +27,8 @@ class Logprob:
 
 @dataclass
 class CompletionOutput:
-    """One continuation. `finish_reason` is "stop", "length" or "abort"."""
+    """One continuation; `finish_reason` is "stop", "length", "abort", or "error", which `error`
+    explains."""
 
     index: int
     text: str
@@ -35,6 +37,7 @@ class CompletionOutput:
     logprobs: list[LogprobMap] | None
     finish_reason: str | None
     stop_reason: int | str | None = None
+    error: str | None = None
 
 
 @dataclass
@@ -92,6 +95,9 @@ class IncrementalText:
         self.cumulative_logprob = 0.0
         self.finish_reason: str | None = None
         self.stop_reason: int | str | None = None
+        self.error: RequestError | None = None
+        # Characters that came with the first `min_tokens` tokens: no stop string ends in them.
+        self.num_held = 0
 
     @property
     def finished(self) -> bool:
@@ -109,6 +115,7 @@ class IncrementalText:
             hidden = last and event.finish_reason == "stop" and token == event.stop_reason
             if self.decoder is not None and not (hidden and self.params.skip_special_tokens):
                 self.pending += self.decoder.push(token)
+            self._hold()
             if self._stopped():
                 break
         if not self.finished and event.finish_reason is not None:
@@ -133,13 +140,25 @@ class IncrementalText:
     def _finish(self, event: RequestEvent) -> None:
         if self.decoder is not None:
             self.pending += self.decoder.finish()
+            self._hold()
         if not self._stopped():
             self.finish_reason, self.stop_reason = event.finish_reason, event.stop_reason
             self.text, self.pending = self.text + self.pending, ""
 
+    def _hold(self) -> None:
+        if len(self.token_ids) <= self.params.min_tokens:
+            self.num_held = len(self.text) + len(self.pending)
+
+    def fail(self, error: RequestError) -> None:
+        """End with the request's own error; the text so far stays."""
+        self.text, self.pending = self.text + self.pending, ""
+        self.finish_reason, self.error = "error", error
+
     def _stopped(self) -> bool:
         """Whether a stop string has come; ends the text there."""
-        found = [(at, s) for s in self.stops if (at := self.pending.find(s)) >= 0]
+        held = self.num_held - len(self.text)
+        starts = ((self.pending.find(s, max(held - len(s) + 1, 0)), s) for s in self.stops)
+        found = [(at, s) for at, s in starts if at >= 0]
         if not found:
             return False
         at, word = min(found)
@@ -159,4 +178,5 @@ class IncrementalText:
             self.logprobs if scored else None,
             self.finish_reason,
             self.stop_reason,
+            None if self.error is None else str(self.error),
         )

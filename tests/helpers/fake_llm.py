@@ -32,6 +32,7 @@ class FakeLLM:
     """
 
     max_model_len = 200
+    sampling_defaults: ClassVar = {}
 
     def __init__(self, script: str = SCRIPT, step_s: float = 0.0, tokenizer: bool = True) -> None:
         self.script, self.step_s = script, step_s
@@ -42,9 +43,11 @@ class FakeLLM:
         self.error: Exception | None = None
         self.error_after = 0
         self.params: list = []
+        self.variables: dict = {}
         self._lock = threading.Lock()
 
-    def render(self, messages, tools=None, add_generation_prompt=True) -> str:
+    def render(self, messages, tools=None, add_generation_prompt=True, **variables) -> str:
+        self.variables = variables
         text = "".join(f"<{m['role']}>{m['content']}" for m in messages)
         return text + ("<assistant>" if add_generation_prompt else "")
 

@@ -12,6 +12,8 @@ import pytest
 from fake_llm import NAME
 from server_process import Server, running
 
+from ling.serve.connection import Connection
+
 TIMEOUT_S = 2.0
 MIB = 1 << 20
 POST = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -232,3 +234,26 @@ def test_answer_may_take_longer_than_the_request():
         body = json.dumps({"model": NAME, "prompt": "a", "max_tokens": 40}).encode()
         head = POST + b"Connection: close\r\n"
         assert statuses(exchange(server, [whole(head, body)])[0]) == [200]
+
+
+def test_idle_connection_stays_longer_than_a_request_may_take(server):
+    assert Connection.idle_timeout_s >= 65
+    with connect(server) as connection:
+        for _ in range(2):
+            connection.sendall(GET)
+            time.sleep(TIMEOUT_S + 1)
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+        connection.sendall(GET[:20])  # from its first byte on a request has its own clock
+        begin = time.monotonic()
+        assert read_all(connection) == b""
+        assert TIMEOUT_S - 0.5 < time.monotonic() - begin < TIMEOUT_S + 3
+
+
+@pytest.mark.parametrize(
+    "target", ["http://localhost/v1/models", "HTTP://localhost:80//v1/models/"]
+)
+def test_absolute_targets_are_served_for_known_hosts(server, target):
+    for name, status in (("localhost", 200), ("evil.example", 403)):
+        line = target.replace("localhost", name)
+        head = f"GET {line} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        assert statuses(exchange(server, [head.encode()])[0]) == [status]

@@ -1,9 +1,34 @@
-"""Fields of requests: wrong ones are named, those that change nothing are accepted."""
+"""Every way to ask wrongly, and the shape of the answer."""
 
+import concurrent.futures
+import gzip
 import json
+import re
 
+import jsonschema
 import pytest
-from http_replies import CHAT, JSON, PLAIN, problem
+from fake_llm import NAME, FakeLLM, wait_until
+from fastapi.testclient import TestClient
+
+from ling.errors import RunError
+from ling.serve import service
+from ling.serve.app import create_app
+
+CHAT = {"model": NAME, "messages": [{"role": "user", "content": "hi"}]}
+PLAIN = {"model": NAME, "prompt": "hi"}
+JSON = {"Content-Type": "application/json"}
+
+
+def problem(reply, status: int) -> dict:
+    """The error object, after the checks that hold for all of them."""
+    assert reply.status_code == status, reply.text
+    assert reply.headers["content-type"] == "application/json"
+    body = reply.json()
+    assert set(body) == {"error"}
+    assert set(body["error"]) == {"message", "type", "param", "code"}
+    assert body["error"]["message"].isprintable()
+    return body["error"]
+
 
 BAD_CHAT = [
     ("model", {"model": 5}),
@@ -43,7 +68,22 @@ BAD_CHAT = [
     ("frequency_penalty", {"frequency_penalty": "x"}),
     ("seed", {"seed": 2**70}),
     ("max_tokens", {"max_tokens": 0}),
-    ("max_tokens", {"max_tokens": -1}),
+    ("max_tokens", {"max_tokens": -2}),
+    ("max_tokens", {"max_tokens": 3.5}),
+    ("max_tokens", {"max_tokens": "3"}),
+    ("max_tokens", {"max_tokens": 2**63 + 1}),
+    ("best_of", {"best_of": 2, "n": 3}),
+    ("best_of", {"best_of": 2}),
+    ("continue_final_message", {"continue_final_message": 1}),
+    ("messages", {"continue_final_message": True}),
+    (
+        "continue_final_message",
+        {
+            "messages": [{"role": "assistant", "content": "a"}],
+            "continue_final_message": True,
+            "add_generation_prompt": True,
+        },
+    ),
     ("max_completion_tokens", {"max_completion_tokens": 0}),
     ("min_tokens", {"min_tokens": 50, "max_tokens": 5}),
     ("stop", {"stop": ["x"] * 10_000}),
@@ -59,9 +99,10 @@ BAD_CHAT = [
     ("response_format", {"response_format": {"type": "json_object"}}),
     ("logit_bias", {"logit_bias": {"5": 1}}),
     ("chat_template", {"chat_template": "{{ 1 }}"}),
-    ("chat_template_kwargs", {"chat_template_kwargs": {"a": 1}}),
+    ("chat_template_kwargs", {"chat_template_kwargs": 1}),
+    ("chat_template_kwargs.thinking", {"chat_template_kwargs": {"thinking": "yes"}}),
+    ("reasoning_effort", {"reasoning_effort": 1}),
     ("user", {"user": 5}),
-    ("tempratur", {"tempratur": 1}),
     ("max_completion_tokens", {"max_completion_tokens": "many"}),
 ]
 
@@ -105,16 +146,256 @@ def test_bad_completion_field_is_named(client, param, change):
     assert problem(client.post("/v1/completions", json={**PLAIN, **change}), 400)["param"] == param
 
 
-def test_harmless_fields_are_accepted(client):
-    extra = {
-        "user": "me",
-        "metadata": {"a": "b"},
-        "store": False,
-        "service_tier": "auto",
-        "tools": [],
-        "tool_choice": "none",
-        "response_format": {"type": "text"},
-        "logit_bias": None,
-        "parallel_tool_calls": True,
-    }
-    assert client.post("/v1/chat/completions", json={**CHAT, **extra}).status_code == 200
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"nonsense",
+        b"[]",
+        b"null",
+        b'"text"',
+        b"\xff\xfe\x00",
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+        b'{"model": "fake", "prompt": "x", "seed": ' + b"9" * 200_000 + b"}",
+        b'{"model": "fake", "prompt": "x", "\\ud800": 1}',
+    ],
+    ids=lambda b: repr(b[:12]),
+)
+def test_bad_body_is_refused_and_the_server_lives(client, body):
+    for path in ("/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize"):
+        error = problem(client.post(path, content=body, headers=JSON), 400)
+        assert error["type"] == "invalid_request_error"
+    assert client.get("/health").status_code == 200
+
+
+@pytest.mark.parametrize("value", [b"NaN", b"1e999", b"-Infinity"])
+def test_number_that_is_not_finite_is_blamed_on_its_field(client, value):
+    body = b'{"model": "fake", "prompt": "x", "temperature": ' + value + b"}"
+    assert (
+        problem(client.post("/v1/completions", content=body, headers=JSON), 400)["param"]
+        == "temperature"
+    )
+
+
+def test_prompt_over_context_names_both_numbers(client, llm):
+    for path, body in (
+        ("/v1/completions", {**PLAIN, "prompt": "x" * 300}),
+        ("/v1/completions", {**PLAIN, "prompt": [1] * llm.max_model_len}),
+        ("/v1/chat/completions", {**CHAT, "messages": [{"role": "user", "content": "x" * 300}]}),
+    ):
+        error = problem(client.post(path, json=body), 400)
+        assert error["code"] == "context_length_exceeded"
+        assert str(llm.max_model_len) in error["message"]
+    assert "317" in error["message"]
+
+
+def test_unknown_model_and_path_and_method(client):
+    error = problem(client.post("/v1/completions", json={**PLAIN, "model": "other"}), 404)
+    assert (error["code"], error["param"]) == ("model_not_found", "model")
+    assert problem(client.get("/v1/models/other"), 404)["code"] == "model_not_found"
+    assert problem(client.get("/v1/nothing"), 404)["code"] == "not_found"
+    reply = client.get("/v1/completions")
+    assert "use POST" in problem(reply, 405)["message"]
+    assert reply.headers["allow"] == "POST"
+
+
+@pytest.mark.parametrize(
+    ("path", "wanted"),
+    [
+        ("/chat/completions", "use `/v1/chat/completions` (a base URL ends in `/v1`)"),
+        ("/models", "use `/v1/models`"),
+        ("/v1/v1/completions", "use `/v1/completions`"),
+        ("/api/v1/chat/completions", "use `/v1/chat/completions`"),
+        ("/v1/chat/completion", "did you mean `/v1/chat/completions`?"),
+        ("/v1/tokenize", "use `/tokenize`"),
+        ("/nothing", "`/openapi.json` lists the endpoints"),
+    ],
+)
+def test_unknown_path_names_the_way_out(client, path, wanted):
+    assert wanted in problem(client.post(path, json={}), 404)["message"]
+
+
+@pytest.mark.parametrize("headers", [{}, {"Content-Type": "text/plain"}])
+def test_wrong_path_or_method_comes_before_a_wrong_type(client, headers):
+    for method, path, status in (
+        ("PUT", "/v1/completions", 405),
+        ("PATCH", "/tokenize", 405),
+        ("POST", "/health", 405),
+        ("POST", "/v1/nothing", 404),
+        ("POST", "/v1/completions", 415),
+    ):
+        problem(client.request(method, path, content=b"x", headers=headers), status)
+
+
+def test_only_plain_json_is_read(client):
+    body = json.dumps(PLAIN).encode()
+    for headers in ({"Content-Type": "text/plain"}, {}, {**JSON, "Content-Encoding": "gzip"}):
+        sent = gzip.compress(body) if "Content-Encoding" in headers else body
+        problem(client.post("/v1/completions", content=sent, headers=headers), 415)
+    charset = {"Content-Type": "application/json; charset=utf-8"}
+    assert client.post("/v1/completions", content=body, headers=charset).status_code == 200
+
+
+def test_large_body_is_refused_by_its_length_and_by_its_bytes(llm):
+    with TestClient(create_app(llm, served_model_name=NAME, max_body_bytes=1000)) as client:
+        declared = client.post("/v1/completions", content=b"x" * 1001, headers=JSON)
+        chunked = client.post("/v1/completions", content=iter([b"x" * 600] * 2), headers=JSON)
+        assert problem(declared, 413)["code"] == "request_too_large"
+        assert problem(chunked, 413)["code"] == "request_too_large"
+        assert client.post("/v1/completions", json=PLAIN).status_code == 200
+
+
+@pytest.mark.parametrize("key", ["secret", "schlüssel"])
+def test_api_key_guards_everything_but_health(llm, key):
+    with TestClient(create_app(llm, served_model_name=NAME, api_key=key)) as client:
+        bad = [
+            b"",
+            b"Bearer",
+            b"Bearer wrong",
+            b"Basic " + key.encode(),
+            b"Bearer \xff\xfe",
+            key.encode(),
+        ]
+        paths = [
+            "/v1/models",
+            "/openapi.json",
+            "/version",
+            "/health%2f..%2fv1/models",
+            "/x",
+        ]
+        for path in paths:
+            for value in bad:
+                reply = client.get(path, headers={"Authorization": value})
+                error = problem(reply, 401)
+                assert (error["type"], error["code"]) == ("authentication_error", "invalid_api_key")
+                assert key not in reply.text
+        assert client.get("/health").status_code == 200
+        good = {"Authorization": b"bearer " + key.encode()}
+        assert client.get("/v1/models", headers=good).status_code == 200
+
+
+def test_foreign_host_is_refused_when_hosts_are_known(llm):
+    app = create_app(llm, served_model_name=NAME, allowed_hosts=frozenset({"127.0.0.1", "::1"}))
+    with TestClient(app) as client:
+        error = problem(client.get("/health", headers={"Host": "Evil.example:80"}), 403)
+        assert error["code"] == "forbidden"
+        assert "`--allowed-host evil.example`" in error["message"]
+        assert "API key" in error["message"]
+        for host in ("127.0.0.1:8000", "127.0.0.1", "[::1]:8000"):
+            assert client.get("/health", headers={"Host": host}).status_code == 200
+
+
+def test_no_model_yet_means_503_with_retry_after():
+    app = create_app(None, served_model_name=NAME)
+    with TestClient(app) as client:
+        for reply in (client.get("/health"), client.post("/v1/completions", json=PLAIN)):
+            assert problem(reply, 503)["code"] == "loading"
+            assert int(reply.headers["retry-after"]) > 0
+        app.state.service.llm = FakeLLM()
+        assert client.get("/health").status_code == 200
+
+
+def test_engine_error_is_500_without_details_and_others_go_on(client, llm):
+    llm.error = RuntimeError("secret path")
+    for path, body in (
+        ("/v1/completions", PLAIN),
+        ("/v1/chat/completions", {**CHAT, "stream": True}),
+    ):
+        reply = client.post(path, json=body)
+        assert problem(reply, 500)["type"] == "server_error"
+        assert "secret" not in reply.text
+    llm.error = RunError("broken")
+    assert problem(client.post("/v1/completions", json=PLAIN), 500)
+    llm.error = None
+    assert client.post("/v1/completions", json=PLAIN).status_code == 200
+
+
+def test_engine_error_in_mid_stream_is_an_event(client, llm):
+    llm.error, llm.error_after = RuntimeError("x"), 2
+    reply = client.post("/v1/completions", json={**PLAIN, "stream": True})
+    events = [line[6:] for line in reply.text.split("\n\n") if line]
+    assert json.loads(events[-2])["error"]["type"] == "server_error"
+    assert events[-1] == "[DONE]"
+    assert llm.open_streams == 0
+
+
+def test_full_queue_is_429_with_retry_after(monkeypatch):
+    monkeypatch.setattr(service, "MAX_CHOICES_WAITING", 2)
+    llm = FakeLLM(step_s=0.05)
+    body = {**PLAIN, "n": 2, "max_tokens": 20}
+    with TestClient(create_app(llm, served_model_name=NAME)) as client:
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            first = pool.submit(client.post, "/v1/completions", json=body)
+            wait_until(lambda: llm.open_streams == 2)
+            second = client.post("/v1/completions", json=body)
+        assert problem(second, 429)["type"] == "rate_limit_error"
+        assert int(second.headers["retry-after"]) > 0
+        assert first.result().status_code == 200
+        assert client.post("/v1/completions", json=body).status_code == 200
+
+
+def test_log_has_request_id_and_no_prompt_and_no_forged_line(client, caplog):
+    caplog.set_level("INFO", "ling.serve")
+    reply = client.post("/v1/completions", json={**PLAIN, "prompt": "private"})
+    client.get("/%0d%0aforged%1b[2J")
+    lines = [r.getMessage() for r in caplog.records if r.name == "ling.serve"]
+    assert reply.headers["x-request-id"] in lines[0]
+    assert "private" not in caplog.text
+    assert re.search(r" POST /v1/completions 200 7\+\d+ tokens \d+\.\d\d s$", lines[0])
+    assert re.search(r" GET /%0d%0aforged%1b\S* 404 \d+\.\d\d s$", lines[1])
+    assert all(line.isprintable() for line in lines)
+
+
+def test_every_reply_has_its_own_request_id(client):
+    ids = {client.get("/health").headers["x-request-id"] for _ in range(3)}
+    assert len(ids) == 3
+
+
+def test_unknown_fields_are_ignored_with_one_log_line_a_name(client, caplog):
+    body = {"tempratur": 1, "x\u001b[2J": 2, "chat_template_kwargs": {"unheard": 1}}
+    for _ in range(2):
+        assert client.post("/v1/chat/completions", json={**CHAT, **body}).status_code == 200
+    lines = [r.getMessage() for r in caplog.records if "ignored" in r.getMessage()]
+    assert sorted(lines) == sorted(
+        f"the request field `{name}` is not known here and is ignored"
+        for name in ("tempratur", "x?[2J", "chat_template_kwargs.unheard")
+    )
+
+
+def test_published_schema_states_the_rules_between_fields(client):
+    schemas = client.get("/openapi.json").json()["components"]["schemas"]
+    for path, name, good in (
+        ("/v1/chat/completions", "ChatRequest", CHAT),
+        ("/v1/completions", "CompletionRequest", PLAIN),
+        ("/tokenize", "TokenizeRequest", {"prompt": "hi"}),
+    ):
+        schema = {**schemas[name], "components": {"schemas": schemas}}
+        judge = jsonschema.Draft202012Validator(schema)
+        assert schema["additionalProperties"] is True
+        for change in (
+            {},
+            {"unheard": 1},
+            {"max_tokens": 3.0},
+            {"max_tokens": -1},
+            {"max_tokens": 0},
+            {"max_tokens": 0, "echo": True},
+            {"max_tokens": 0, "echo": True, "stream": True},
+            {"stream_options": {}},
+            {"stream_options": {}, "stream": True},
+            {"stream_options": None},
+            {"top_logprobs": 1},
+            {"top_logprobs": 1, "logprobs": True},
+            {"continue_final_message": True, "add_generation_prompt": True},
+            {"prompt": "a", "messages": CHAT["messages"]},
+            {"prompt": None, "messages": CHAT["messages"]},
+            {"messages": [{"role": "user"}]},
+            {"messages": [{"role": "assistant"}]},
+            {"tools": [{}]},
+            {"tools": []},
+            {"user": 1},
+            {"top_k": 1.0},
+        ):
+            body = {**good, **change}
+            status = client.post(path, json=body).status_code
+            assert judge.is_valid(body) == (status == 200), (name, change, status)

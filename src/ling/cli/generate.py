@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from typing import Any
 
-from ..config.engine import CHAT_SAMPLING, GENERATE_SAMPLING
 from ..errors import LingError, UsageError
 from ..text import one_line
+from .conversation import Conversation
 from .options import (
+    given_sampling,
     make_parser,
     model_options,
     open_llm,
@@ -22,11 +24,12 @@ def generate(args: list[str]) -> None:
     parser = make_parser("generate")
     model_options(parser)
     parser.add_argument("-p", "--prompt", type=str, required=True, help="text to continue")
-    sampling_options(parser, GENERATE_SAMPLING)
+    sampling_options(parser, "generate")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     ns = parser.parse_args(args)
-    params = sampling_params(ns)
+    given = given_sampling(ns)
     llm = open_llm(ns)
+    params = sampling_params(llm, "generate", given)
     if not ns.json:
         print(ns.prompt, end="", flush=True)
         for chunk in llm.stream(ns.prompt, params):
@@ -55,16 +58,21 @@ def _acceptance(stats: Any) -> str:
 def chat(args: list[str]) -> None:
     parser = make_parser("chat")
     model_options(parser)
-    sampling_options(parser, CHAT_SAMPLING)
+    sampling_options(parser, "chat")
     parser.add_argument("--system", type=str, default=None, help="system message")
     ns = parser.parse_args(args)
-    params = sampling_params(ns)
+    given = given_sampling(ns)
     llm = open_llm(ns)
     if llm.tokenizer is None:
         raise UsageError(f"{ns.model}: no tokenizer.json in this folder, so it cannot chat")
-    head = [{"role": "system", "content": ns.system}] if ns.system else []
-    messages: list[dict[str, str]] = list(head)
+    params = sampling_params(llm, "chat", given)
+    with contextlib.suppress(ImportError):  # not in every Python
+        import readline  # noqa: F401  # `input` then edits lines and remembers them
     print("empty line or Ctrl-D ends, /new starts over")
+    _converse(llm, params, Conversation(ns.system))
+
+
+def _converse(llm: Any, params: Any, conversation: Conversation) -> None:
     while True:
         try:
             line = input("you> ").strip()
@@ -73,22 +81,32 @@ def chat(args: list[str]) -> None:
         if not line:
             return
         if line == "/new":
-            messages = list(head)
+            conversation.clear()
             continue
-        messages.append({"role": "user", "content": line})
+        conversation.add("user", line)
+        _answer(llm, params, conversation)
+
+
+def _answer(llm: Any, params: Any, conversation: Conversation) -> None:
+    """Print the answer to the last turn and remember it; a turn without one is forgotten."""
+    answer = ""
+    try:
+        if dropped := conversation.fit(llm, params.max_tokens):
+            print(
+                f"[the context of {llm.max_model_len} tokens is full: "
+                f"the oldest {2 * dropped} turns are forgotten]"
+            )
         print("ling> ", end="", flush=True)
-        answer = ""
-        try:
-            for chunk in llm.stream_chat(messages, params):
-                answer += chunk.text
-                print(chunk.text, end="", flush=True)
-        except UsageError:
-            raise
-        except LingError as err:
-            print(f"error: {one_line(str(err))}", file=sys.stderr)
-            messages.pop()
-            continue
-        except KeyboardInterrupt:
-            print(" [stopped]", end="")
-        print()
-        messages.append({"role": "assistant", "content": answer})
+        for chunk in llm.stream_chat(conversation.messages, params):
+            answer += chunk.text
+            print(chunk.text, end="", flush=True)
+    except UsageError:
+        raise
+    except LingError as err:
+        print(f"error: {one_line(str(err))}", file=sys.stderr)
+        conversation.turns.pop()
+        return
+    except KeyboardInterrupt:
+        print(" [stopped]", end="")
+    print()
+    conversation.add("assistant", answer)

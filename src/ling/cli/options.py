@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import Field
 from typing import Any, NoReturn, TypeVar
 
-from ..config.engine import EngineConfig, SamplingFlags, ServeConfig, flags
+from ..config.engine import TEMPERATURES, EngineConfig, SamplingFlags, ServeConfig, flags
 from ..errors import UsageError
 from ..ops.formats import format_names
 from ..text import nearest, one_line
@@ -79,7 +80,8 @@ def _add_flag(parser: Any, field: Field[Any], default: Any, help: str | None) ->
     typ, many = TYPES[str(field.type).removesuffix(" | None")]
     values = {"nargs": "*"} if many else {}
     help = help and help.replace("{formats}", format_names())
-    parser.add_argument(_flag_name(field.name), type=typ, default=default, help=help, **values)
+    names = (_flag_name(field.name), *field.metadata["aliases"])
+    parser.add_argument(*names, type=typ, default=default, help=help, **values)
 
 
 def config_from(ns: Any, config: type[T]) -> T:
@@ -87,15 +89,47 @@ def config_from(ns: Any, config: type[T]) -> T:
     return config(**{f.name: getattr(ns, f.name) for f in flags(config) if hasattr(ns, f.name)})
 
 
-def sampling_options(parser: Any, sampling: SamplingFlags) -> None:
-    add_flags(parser, flags(SamplingFlags), **dataclasses.asdict(sampling))
+def sampling_options(parser: Any, command: str, group: str | None = None) -> None:
+    for field in flags(SamplingFlags, group):
+        help = field.metadata["help"]
+        help = help and help.replace("{temperature}", f"{TEMPERATURES[command]:g}")
+        _add_flag(parser, field, field.default, help)
 
 
-def sampling_params(ns: Any) -> Any:
+def given_sampling(ns: Any) -> dict[str, Any]:
+    """Fields of `SamplingParams` that flags give; `RequestError` names an impossible one."""
     from ..infer.request import SamplingParams
 
     given = dataclasses.asdict(config_from(ns, SamplingFlags))
-    return SamplingParams(max_tokens=given.pop("max_new_tokens"), **given)
+    given = {name: value for name, value in given.items() if value is not None}
+    if "stop" in given:
+        given["stop"] = [_unescaped(text) for text in given["stop"]]
+    if hasattr(ns, "max_new_tokens"):
+        given["max_tokens"] = given.pop("max_new_tokens")
+    else:
+        del given["max_new_tokens"]
+    SamplingParams(**given)
+    return given
+
+
+def sampling_params(llm: Any, command: str, given: dict[str, Any]) -> Any:
+    """Flags over the model's recommendation over the command's default; says what the model's
+    is."""
+    from ..infer.request import SamplingParams
+    from ..infer.sampling_defaults import FILE, in_words
+
+    taken = {name: v for name, v in llm.sampling_defaults.items() if name not in given}
+    if taken:
+        print(f"[from {FILE}: {in_words(taken)}]", file=sys.stderr)
+    return SamplingParams(**{"temperature": TEMPERATURES[command], **taken, **given})
+
+
+_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
+
+
+def _unescaped(text: str) -> str:
+    """A shell has no easy way to type a line end."""
+    return re.sub(r"\\([ntr\\])", lambda found: _ESCAPES[found[1]], text)
 
 
 def open_llm(ns: Any) -> Any:

@@ -6,9 +6,11 @@ from ..config.engine import EngineConfig, ServeConfig, flags
 from .options import (
     add_flags,
     config_from,
+    given_sampling,
     make_parser,
     model_options,
     naming_flags,
+    sampling_options,
     say,
     use_threads,
 )
@@ -17,13 +19,17 @@ from .options import (
 def serve(args: list[str]) -> int:
     parser = make_parser("serve")
     model_options(parser)
-    add_flags(parser, flags(ServeConfig))
+    sampling_options(parser, "serve", "defaults")
+    add_flags(parser, flags(ServeConfig), log_level="info")
     ns = parser.parse_args(args)
     from ..serve.app import serve
 
+    sampling = given_sampling(ns)
     use_threads(ns.threads)
     with naming_flags("max_memory"):
-        return serve(ns.model, config_from(ns, ServeConfig), config_from(ns, EngineConfig))
+        return serve(
+            ns.model, config_from(ns, ServeConfig), config_from(ns, EngineConfig), sampling
+        )
 
 
 def deploy(args: list[str]) -> None:

@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from ..errors import UsageError
 from ..text import parse_bytes
@@ -20,11 +20,14 @@ from ..text import parse_bytes
 F = TypeVar("F", bound=Callable[..., Any])
 DTYPES = ("auto", "bfloat16", "float32")
 KV_CACHE_DTYPES = ("bf16", "int8")
+LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
-def _flag(help: str | None = None, group: str = "") -> dict[str, Any]:
+def _flag(
+    help: str | None = None, group: str = "", aliases: tuple[str, ...] = ()
+) -> dict[str, Any]:
     """Metadata of a field that is a flag; `group` says beside which others the help lists it."""
-    return {"flag": True, "help": help, "group": group}
+    return {"flag": True, "help": help, "group": group, "aliases": aliases}
 
 
 def _one_of(name: str, value: str, expected: str, known: tuple[str, ...]) -> None:
@@ -93,6 +96,11 @@ class ServeConfig:
     """TCP port; 0 is any free one."""
     served_model_name: str | None = field(default=None, metadata=_flag())
     """The model's name in requests and replies; None is the folder's."""
+    allowed_host: list[str] | None = field(
+        default=None,
+        metadata=_flag("names under which clients reach this server, `*` for any"),
+    )
+    """Names that a `Host` header may carry besides this machine's own; None is any with a key."""
     api_key: str | None = field(
         default=None, repr=False, metadata=_flag("or the variable LING_API_KEY")
     )
@@ -103,8 +111,10 @@ class ServeConfig:
     """Seconds that running requests have to end after the first signal."""
     request_timeout_s: float = 30.0
     """Seconds that a client has to send a whole request."""
-    log_level: Literal["debug", "info", "warning", "error"] = "warning"
-    """Least level of log lines."""
+    log_level: str = field(
+        default="warning", metadata=_flag("debug, info (a line a request), warning or error")
+    )
+    """Least level of log lines; the command line's default is `info`."""
 
     def __post_init__(self) -> None:
         if not self.host or not 0 <= self.port <= 65535:
@@ -115,26 +125,45 @@ class ServeConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SamplingFlags:
-    """Sampling as the command line has it, with its defaults."""
+    """Sampling as the command line has it.
 
-    max_new_tokens: int = field(default=128, metadata=_flag())
+    What is None comes from the model's `generation_config.json`, or else from the command.
+    """
+
+    max_new_tokens: int = field(
+        default=128, metadata=_flag("-1 to the end of the context", aliases=("--max-tokens",))
+    )
     """Most tokens to generate."""
-    temperature: float = field(default=0.0, metadata=_flag("0 is greedy"))
+    temperature: float | None = field(
+        default=None,
+        metadata=_flag(
+            "0 is greedy; default: generation_config.json's, else {temperature}", "defaults"
+        ),
+    )
     """Divides the scores."""
-    top_k: int = field(default=0, metadata=_flag("0 is off"))
+    top_k: int | None = field(
+        default=None, metadata=_flag("0 is off; default: generation_config.json's", "defaults")
+    )
     """Choose among the K likeliest tokens."""
-    top_p: float = field(default=1.0, metadata=_flag())
+    top_p: float | None = field(
+        default=None, metadata=_flag("1 is off; default: generation_config.json's", "defaults")
+    )
     """Choose among the likeliest tokens that together have this probability."""
-    repetition_penalty: float = field(default=1.0, metadata=_flag())
-    """Divides the scores of tokens that have been seen; 1 is off."""
+    repetition_penalty: float | None = field(
+        default=None, metadata=_flag("1 is off; default: generation_config.json's", "defaults")
+    )
+    """Divides the scores of tokens that have been seen."""
     seed: int | None = field(default=None, metadata=_flag())
     """Makes sampling repeatable."""
-    stop: list[str] | None = field(default=None, metadata=_flag("stop strings"))
+    stop: list[str] | None = field(
+        default=None, metadata=_flag("stop strings; \\n is a newline, \\\\ a backslash")
+    )
     """Texts that end the continuation."""
 
 
-GENERATE_SAMPLING = SamplingFlags()
-CHAT_SAMPLING = SamplingFlags(temperature=0.7)
+# A command that is tried first gives the same text each time, a chat varies, and a server does
+# what clients of the OpenAI API expect.
+TEMPERATURES = {"generate": 0.0, "chat": 0.7, "serve": 1.0}
 
 
 def flags(config: Any, group: str | None = None) -> list[dataclasses.Field[Any]]:

@@ -114,6 +114,21 @@ def encode_chat(
     return ChatPrompt(text.replace(mark, ""), ids)
 
 
+def continuing(render: Callable[..., str]) -> Callable[..., str]:
+    """`render` so that the last message stays open: the text ends where its content ends."""
+
+    def open_ended(messages: Messages, *args: Any, **kwargs: Any) -> str:
+        *head, last = [_plain(m, i) for i, m in enumerate(messages)]
+        mark = _unused_mark(list(messages))
+        last = {**last, "content": (last.get("content") or "") + mark}
+        before, found, _ = render([*head, last], *args, **kwargs).rpartition(mark)
+        if not found:
+            raise TemplateError("chat template: it does not print the last message, to continue it")
+        return before
+
+    return open_ended
+
+
 BASE_TEMPLATE, CHAT_TEMPLATE = builtin_template("base"), builtin_template("chat")
 
 

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..errors import RequestError
 from .pages import Segment
 from .request import Request
 from .runner import Runner
-from .sampler import next_token
+from .sampler import check_finite, next_token
 from .scheduler import ScheduledRequest
 from .speculative import DraftPolicy
 
@@ -62,7 +63,7 @@ class Drafter:
             if not heads:
                 return
             self._choose(runner, heads)
-            if k + 1 < wanted:
+            if heads and k + 1 < wanted:
                 heads = self._next(runner, heads, k + 1)
 
     def _catch_up(
@@ -90,15 +91,19 @@ class Drafter:
         ]
 
     def _choose(self, runner: Runner, heads: list[_Head]) -> None:
-        """Add a draft to each request."""
+        """Add a draft to each request; a head that gives none is removed."""
         scores, best = runner.logits(torch.cat([h.hidden for h in heads]), runner.draft_vocab)
         banned = runner.banned_ids()
-        for head, row, top in zip(heads, scores, best, strict=True):
+        for head, row, top in zip(list(heads), scores, best, strict=True):
             request = head.request
             tokens = request.tokens + request.drafts
-            request.drafts.append(
-                next_token(request, row, top, tokens, banned, self.stop_token_ids)
-            )
+            try:
+                check_finite(row, len(tokens))
+                draft = next_token(request, row, top, tokens, banned, self.stop_token_ids)
+            except RequestError:  # no draft; the model's own scores decide about the request
+                heads.remove(head)
+            else:
+                request.drafts.append(draft)
 
     def _next(self, runner: Runner, heads: list[_Head], k: int) -> list[_Head]:
         """Feed the drafts to the MTP layer of draft `k`, the last one again where there are

@@ -23,7 +23,8 @@ IDLE_S = 60.0
 
 @dataclass(slots=True)
 class RequestEvent:
-    """What a step added to a request; the last event has a `finish_reason` or an `error`."""
+    """What a step added to a request; the last event has a `finish_reason` or an `error`, a
+    `RequestError` where only this request failed."""
 
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[Tensor] = field(default_factory=list)
@@ -65,7 +66,8 @@ class Handle:
         if tokens or request.finish_reason is not None:
             logprobs = request.logprobs[self._num_sent :]
             self._num_sent += len(tokens)
-            self._sink(RequestEvent(tokens, logprobs, request.finish_reason, request.stop_reason))
+            end = (None if request.error else request.finish_reason), request.stop_reason
+            self._sink(RequestEvent(tokens, logprobs, *end, request.error))
 
     def fail(self, error: Exception) -> None:
         """Tell the sink that there will be no more; engine thread only."""

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from ..config.engine import DEFAULTS, EngineConfig
-from ..errors import UsageError
+from ..errors import RequestError, UsageError
 from .drafting import Drafter
 from .limits import Limits
 from .logprobs import score_prompt
 from .memory import default_pages
 from .pages import PagePool
-from .request import Request, SamplingParams
+from .request import Request, SamplingParams, whole_numbers
 from .runner import HasId, Runner
-from .sampler import next_token
+from .sampler import check_finite, next_token
 from .scheduler import ScheduledRequest, Scheduler
 from .stats import Stats
 
@@ -79,8 +80,10 @@ class Engine:
         are shared only between requests of one `cache_salt`. Raises `RequestError` for ids outside
         the vocabulary or no room.
         """
-        ids = [int(i) for i in token_ids]
-        max_tokens = self.limits.max_tokens(ids, params.max_tokens)
+        ids = whole_numbers(token_ids)
+        if ids is None:
+            raise RequestError("token ids are a list of whole numbers", param="prompt")
+        max_tokens = self.limits.max_tokens(ids, params.max_tokens, params.min_tokens)
         number = next(self._numbers)
         seed = self.seed * 1_000_003 + number if params.seed is None else params.seed
         return Request(number, ids, params, seed + seed_offset, max_tokens, cache_salt)
@@ -110,14 +113,14 @@ class Engine:
 
     @torch.inference_mode()
     def step(self) -> list[Request]:
-        """Advance the batch by one forward pass; returns the requests that got tokens."""
+        """Advance the batch by one forward pass; returns the requests that got tokens or failed."""
         begin = time.perf_counter()
         step = self.scheduler.schedule()
         if not step:
             return []
         hidden = self.runner.forward([i for s in step for i in s.ids], [s.segment() for s in step])
         for s in step:
-            score_prompt(self.runner, s, hidden)
+            _alone(s.request, partial(score_prompt, self.runner, s, hidden))
         verified = self._advance(step, hidden)
         if self.num_drafts:
             self.drafter.draft(self.runner, step, verified, hidden)
@@ -127,7 +130,7 @@ class Engine:
         self.stats.seconds += seconds
         if self.num_drafts:
             self.drafter.observe(step, verified, seconds)
-        return [s.request for s in step if s.reaches_end]
+        return [s.request for s in step if s.reaches_end or s.request.error]
 
     def _advance(self, step: list[ScheduledRequest], hidden: Tensor) -> list[int]:
         """Choose tokens; returns how many rows of each request are now verified."""
@@ -157,7 +160,8 @@ class Engine:
         """Emit tokens as long as the drafts are what the model itself chooses."""
         request, num_accepted = s.request, 0
         for i in range(s.num_drafts + 1):
-            self._emit(request, logits[i], best[i], banned)
+            if request.finish_reason is None:
+                _alone(request, partial(self._emit, request, logits[i], best[i], banned))
             if request.finish_reason is not None or i == s.num_drafts:
                 break
             if not self.agrees(request, request.drafts[i]):
@@ -178,11 +182,11 @@ class Engine:
         return request.tokens[-1] == draft
 
     def _emit(self, request: Request, logits_V: Tensor, best: int, banned: Tensor | None) -> None:
-        params = request.params
+        params, tokens = request.params, request.tokens
+        check_finite(logits_V, len(tokens))
+        token = next_token(request, logits_V, best, tokens, banned, self.stop_token_ids)
         if params.logprobs is not None:
             request.logprobs.append(logits_V.log_softmax(-1))
-        tokens = request.tokens
-        token = next_token(request, logits_V, best, tokens, banned, self.stop_token_ids)
         tokens.append(token)
         self.stats.generated += 1
         done = len(tokens) - request.num_prompt_tokens
@@ -195,3 +199,11 @@ class Engine:
         if token in (params.stop_token_ids or ()):
             return True
         return not params.ignore_eos and token in self.stop_token_ids
+
+
+def _alone(request: Request, work: Callable[[], None]) -> None:
+    """Do work for one request of a step; where it cannot be done, this request fails alone."""
+    try:
+        work()
+    except RequestError as error:
+        request.fail(error)

@@ -17,10 +17,11 @@ class Limits:
     num_pages: int
     num_drafts: int
 
-    def max_tokens(self, token_ids: list[int], wanted: int | None) -> int:
+    def max_tokens(self, token_ids: list[int], wanted: int | None, min_tokens: int = 0) -> int:
         """Most tokens to generate behind a prompt, at most `wanted`.
 
-        Raises `RequestError` for ids outside the vocabulary, a full context or too few pages.
+        Raises `RequestError` for ids outside the vocabulary, a full context, no room for
+        `min_tokens` or too few pages.
         """
         num_tokens = len(token_ids)
         if not token_ids:
@@ -37,6 +38,13 @@ class Limits:
                 "at least one to generate",
                 code="context_length_exceeded",
                 param="prompt",
+            )
+        if min_tokens > room:
+            raise RequestError(
+                f"`min_tokens` is {min_tokens}, but behind the prompt's {num_tokens} tokens the "
+                f"context has room for {room}",
+                code="context_length_exceeded",
+                param="min_tokens",
             )
         length = min(room, wanted or room)
         need = pages_for(num_tokens + length + self.num_drafts)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from .runner import Runner
+from .sampler import check_finite
 from .scheduler import ScheduledRequest
 
 SCORE_ROWS = 64
@@ -35,7 +36,7 @@ def top_logprobs(logprobs_V: Tensor, token_id: int, k: int) -> list[TokenLogprob
 
 def score_prompt(runner: Runner, scheduled: ScheduledRequest, hidden: Tensor) -> None:
     """Add log-probabilities of a request's prompt tokens, if asked for: each row of the step
-    scores the token after it."""
+    scores the token after it. Raises `RequestError` for scores that are not finite."""
     request = scheduled.request
     if request.params.prompt_logprobs is None:
         return
@@ -44,4 +45,6 @@ def score_prompt(runner: Runner, scheduled: ScheduledRequest, hidden: Tensor) ->
     offset = scheduled.start - scheduled.first
     for a in range(max(scheduled.first, have - 1), last, SCORE_ROWS):
         rows = hidden[a + offset : min(a + SCORE_ROWS, last) + offset]
-        request.prompt_logprobs += list(runner.logits(rows)[0].log_softmax(-1))
+        scores = runner.logits(rows)[0]
+        check_finite(scores, a + 1)
+        request.prompt_logprobs += list(scores.log_softmax(-1))

@@ -15,7 +15,7 @@ from ..checkpoint.packed.folder import PackedFolder
 from ..checkpoint.packed.load import PackedWeights
 from ..config.engine import DEFAULTS, EngineConfig
 from ..config.model import ModelConfig
-from ..errors import RequestError, UsageError
+from ..errors import UsageError
 from ..model.rope import inverse_frequencies
 from ..ops import native
 from ..ops.formats import BF16, EMBEDDING_INT8, INT8, TILE, Format
@@ -211,11 +211,9 @@ class NativeRunner(BannedIds):
             self.model, hidden.data_ptr(), rows, vocab, banned, 0, logits.data_ptr(), best
         )
         native.check(self.lib, status)
-        chosen = list(best)
-        if min(chosen) < 0:
-            raise RequestError("no token may be chosen: every id is banned")
-        # The core takes one mask for all rows.
-        return logits, chosen if mask is None else self.best_ids(logits, mask)
+        # The core takes one mask for all rows. A row without a finite score has -1: one request's
+        # failure is not that of the whole step.
+        return logits, list(best) if mask is None else self.best_ids(logits, mask)
 
     # ---- measuring -----------------------------------------------------------------------------
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Integral, Real
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -11,6 +14,25 @@ from ..errors import RequestError
 from .pages import BlockTable
 
 MAX_N = 64
+TO_THE_END = -1
+"""As `max_tokens`: as many as the context has room for, which None says as well."""
+
+
+def whole_number(value: Any) -> int | None:
+    """An int, or one of numpy or torch, as an int; None for anything else, true and false too."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    return value if type(value) is int else None
+
+
+def whole_numbers(values: Any) -> list[int] | None:
+    """A list or a 1-D array of whole numbers as a list of ints; None for anything else."""
+    values = values.tolist() if hasattr(values, "tolist") else values
+    if not isinstance(values, Sequence) or isinstance(values, (str, bytes)):
+        return None
+    if all(type(i) is int for i in values):
+        return list(values)
+    numbers = [whole_number(i) for i in values]
+    return None if None in numbers else cast("list[int]", numbers)
 
 
 @dataclass
@@ -19,6 +41,8 @@ class SamplingParams:
 
     Temperature below 1e-5 is greedy. `logprobs` and `prompt_logprobs` give that many alternatives
     (-1 the whole vocabulary) of the model's own distribution, before penalties and temperature.
+    `max_tokens` None or -1 goes to the end of the context. Before `min_tokens` nothing stops a
+    continuation: neither a token nor a stop string. Whole numbers may also be written 3.0.
     """
 
     n: int = 1
@@ -44,7 +68,7 @@ class SamplingParams:
         self.stop = [self.stop] if isinstance(self.stop, str) else list(self.stop or [])
         if not all(isinstance(s, str) and s for s in self.stop):
             raise RequestError("`stop` must hold non-empty strings", param="stop")
-        self.stop_token_ids = list(self.stop_token_ids or [])
+        self._check_stop_token_ids()
         self._number("temperature", 0, math.inf)
         self._number("top_p", 0, 1, open_low=True)
         self._number("min_p", 0, 1)
@@ -54,17 +78,39 @@ class SamplingParams:
         self._whole("n", 1, MAX_N)
         self._whole("top_k", -1, 1 << 31)
         self._whole("min_tokens", 0, 1 << 31)
-        if self.max_tokens is not None:
-            self._whole("max_tokens", 1, 1 << 62)
+        self._check_max_tokens()
         for name in ("logprobs", "prompt_logprobs"):
             if getattr(self, name) is not None:
                 self._whole(name, -1, 1 << 31)
         if self.seed is not None:
             self._whole("seed", -(1 << 63), 1 << 64)
 
+    def _check_stop_token_ids(self) -> None:
+        ids = [] if self.stop_token_ids is None else whole_numbers(self.stop_token_ids)
+        if ids is None or any(i < 0 for i in ids):
+            raise RequestError("`stop_token_ids` must hold token ids", param="stop_token_ids")
+        self.stop_token_ids = ids
+
+    def _check_max_tokens(self) -> None:
+        if self.max_tokens is not None:
+            self._whole("max_tokens", TO_THE_END, 1 << 63)
+        if self.max_tokens == 0:
+            raise RequestError(
+                "`max_tokens` is 0, expected at least 1, or -1 for the rest of the context",
+                param="max_tokens",
+            )
+        if self.max_tokens == TO_THE_END:
+            self.max_tokens = None
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise RequestError(
+                f"`min_tokens` is {self.min_tokens}, above `max_tokens` = {self.max_tokens}",
+                param="min_tokens",
+            )
+
     def _number(self, name: str, low: float, high: float, *, open_low: bool = False) -> None:
         value = getattr(self, name)
-        sound = isinstance(value, (int, float)) and not isinstance(value, bool)
+        # numpy's numbers are Real, its booleans and those of Python are not numbers here.
+        sound = isinstance(value, Real) and not isinstance(value, bool)
         if (
             not sound
             or not math.isfinite(value)
@@ -72,13 +118,16 @@ class SamplingParams:
             or (open_low and value == low)
         ):
             raise RequestError(f"`{name}` is {value}, expected {low} to {high}", param=name)
+        setattr(self, name, float(value))
 
     def _whole(self, name: str, low: int, high: int) -> None:
-        value = getattr(self, name)
-        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        given = getattr(self, name)
+        value = whole_number(int(given) if _is_whole_float(given) else given)
+        if value is None or not low <= value <= high:
             raise RequestError(
-                f"`{name}` is {value}, expected a whole number from {low}", param=name
+                f"`{name}` is {given}, expected a whole number from {low} to {high}", param=name
             )
+        setattr(self, name, value)
 
     @property
     def plain_greedy(self) -> bool:
@@ -93,6 +142,10 @@ class SamplingParams:
     def greedy(self) -> bool:
         """Whether the most likely token is always taken."""
         return self.temperature < 1e-5
+
+
+def _is_whole_float(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, Integral) and value == value // 1
 
 
 @dataclass(eq=False)
@@ -117,6 +170,8 @@ class Request:
     """Most prompt tokens that came from the prefix cache."""
     finish_reason: str | None = None
     stop_reason: int | None = None
+    error: RequestError | None = None
+    """Why it failed, with the `finish_reason` "error"."""
     logprobs: list[Tensor] = field(default_factory=list)
     prompt_logprobs: list[Tensor] = field(default_factory=list)
     num_drafted: int = 0
@@ -124,6 +179,10 @@ class Request:
 
     def __post_init__(self) -> None:
         self.num_prompt_tokens = len(self.tokens)
+
+    def fail(self, error: RequestError) -> None:
+        """End with an error, which is this request's alone."""
+        self.finish_reason, self.error = "error", error
 
     @property
     def output(self) -> list[int]:

@@ -52,6 +52,7 @@ class Runner(Protocol):
         """float32 scores [rows, vocab] over the first `vocab` ids (0: all), and in each row the
         lowest id of the largest score that is not banned and, with a `mask` (bool [rows, vocab]),
         that its row allows. The scores themselves are the model's own, valid until the next call.
+        It is -1 where every id is banned, and says nothing in a row whose scores are not finite.
         Raises `RequestError` for a row of the mask that leaves no id.
         """
 
@@ -90,4 +91,5 @@ class BannedIds:
             logits = logits.masked_fill(~mask, float("-inf"))
             if bool((logits == float("-inf")).all(-1).any()):
                 raise RequestError("no token may be chosen: the mask leaves no id")
-        return logits.argmax(-1).tolist()
+        best, none = logits.argmax(-1), (logits == float("-inf")).all(-1)
+        return best.masked_fill(none, -1).tolist()

@@ -8,14 +8,17 @@ token at any temperature; no batch, chunk or preemption can change it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..errors import RequestError
 from .request import Request, SamplingParams
 
+EVERY_ID_BANNED = "no token may be chosen: every id is banned"
 _MASK = (1 << 64) - 1
 
 
@@ -59,9 +62,17 @@ def choose(
 ) -> int:
     """The token after `tokens`; equal scores go to the lowest id.
 
-    Order: penalties, temperature, top-k, min-p, top-p. Ids of -inf are never chosen.
+    Order: penalties, temperature, top-k, min-p, top-p. Ids of -inf are never chosen. Raises
+    `RequestError` when there is no other.
     """
     scores = penalised(logits_V, params, tokens, num_prompt)
+    top = float(scores.max())
+    if not math.isfinite(top):
+        raise RequestError(
+            EVERY_ID_BANNED
+            if top == -math.inf
+            else "the penalties leave scores that are not finite",
+        )
     if params.greedy:
         return int(scores.argmax())
     s = scores.double().numpy() / params.temperature
@@ -80,6 +91,18 @@ def choose(
     return int(order[np.argmax(s[order] + gumbel_noise(seed, len(tokens), order))])
 
 
+def check_finite(logits_V: Tensor, position: int) -> None:
+    """Raise `RequestError` for scores of the token at `position` that are not finite."""
+    low, high = logits_V.aminmax()  # either is NaN where any score is
+    if not math.isfinite(low) or not math.isfinite(high):
+        raise RequestError(
+            f"the model's scores for token {position} are not finite: its weights are damaged, or "
+            "its numbers grow beyond their type (`ling verify` checks a folder)",
+            status=500,
+            code="scores_not_finite",
+        )
+
+
 def next_token(
     request: Request,
     logits_V: Tensor,
@@ -91,11 +114,13 @@ def next_token(
     """The request's token after `tokens`, which may end in drafts.
 
     `best` is the lowest id of the largest score outside of the `banned` ids. Before `min_tokens`
-    no token that would stop the request is chosen.
+    no token that would stop the request is chosen. Raises `RequestError` when no id is left.
     """
     params, scores = request.params, logits_V
     early = len(tokens) - request.num_prompt_tokens < params.min_tokens
     if params.plain_greedy and not early:
+        if best < 0:
+            raise RequestError(EVERY_ID_BANNED)
         return best
     if banned is not None or early:
         scores = scores.clone()

@@ -136,6 +136,9 @@ class Scheduler:
         """Offer full pages to other requests, and free those of finished ones."""
         for scheduled in step:
             request = scheduled.request
+            if request.error is not None:  # what it computed is of use to nobody
+                self.free(request)
+                continue
             # A page is whole once the MTP layer, too, has filled it.
             done = request.num_computed_tokens
             if self.num_drafts:

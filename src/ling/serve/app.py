@@ -9,12 +9,14 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING
+from types import FrameType, MappingProxyType
+from typing import TYPE_CHECKING, Any
 
-from ..config.engine import DEFAULTS, EngineConfig, ServeConfig
+from ..config.engine import DEFAULTS, LOG_LEVELS, EngineConfig, ServeConfig
 from ..errors import LingError, RunError, UsageError
 from ..text import printable
 
@@ -48,28 +50,44 @@ def create_app(
 
     from .guard import Guard, Rules
     from .problems import install_handlers
-    from .routes import make_router
+    from .routes import has_endpoint, make_router
     from .service import Service
 
     # FastAPI's own documentation pages load scripts from foreign hosts; the schema stays.
-    app = FastAPI(title="ling", docs_url=None, redoc_url=None)
+    # The guard has brought paths to one form, so nothing is left to redirect.
+    app = FastAPI(title="ling", docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.service = Service(llm, served_model_name)
-    app.include_router(make_router(app.state.service, keep_alive_s))
-    install_handlers(app)
-    rules = Rules(api_key=api_key, hosts=allowed_hosts, max_body_bytes=max_body_bytes)
+    router = make_router(app.state.service, keep_alive_s)
+    app.include_router(router)
+    install_handlers(app, [getattr(route, "path", "") for route in router.routes])
+    rules = Rules(
+        api_key=api_key,
+        hosts=allowed_hosts,
+        max_body_bytes=max_body_bytes,
+        has_endpoint=partial(has_endpoint, app),
+    )
     app.add_middleware(Guard, rules=rules)
     return app
 
 
-def serve(model: str | Path, config: ServeConfig, engine: EngineConfig = DEFAULTS) -> int:
+def serve(
+    model: str | Path,
+    config: ServeConfig,
+    engine: EngineConfig = DEFAULTS,
+    sampling: Mapping[str, Any] = MappingProxyType({}),
+) -> int:
     """Serve `model` until a signal; returns the exit code 0.
 
+    `sampling` are fields of `SamplingParams` for requests that do not have them; they go before
+    those of the model's `generation_config.json`.
     The first SIGTERM or SIGINT lets running requests end for a while, the second ends the process
     at once. A client that takes too long to send a whole request is disconnected. Raises
     `UsageError` for an unusable address or key before the model is touched, and what loading
     raises.
     """
     _require_extra()
+    if config.log_level not in LOG_LEVELS:
+        raise UsageError(f"`log_level` is `{config.log_level}`, expected {', '.join(LOG_LEVELS)}")
     key = _checked_key(config.api_key)
     host = config.host
     name = config.served_model_name or Path(os.path.abspath(model)).name
@@ -81,19 +99,20 @@ def serve(model: str | Path, config: ServeConfig, engine: EngineConfig = DEFAULT
                 f"`{host}` is reachable from other machines: give `api_key=KEY` or "
                 f"{API_KEY_VARIABLE}"
             )
-        # Without a key a web page could reach us through a name that it points at this address.
-        hosts = LOOPBACK_NAMES | {host.lower()} if is_local and key is None else None
+        hosts = _allowed_hosts(config, open_to_pages=is_local and key is None)
         app = create_app(None, served_model_name=name, api_key=key, allowed_hosts=hosts)
-        level = config.log_level.upper()
-        logging.basicConfig(level=level, format="%(levelname)s %(name)s %(message)s")
-        _run(app, listener, str(model), config, engine)
+        # Only our own lines: other libraries speak from warnings on.
+        logging.basicConfig(format="%(levelname)s %(name)s %(message)s")
+        logging.getLogger("ling").setLevel(config.log_level.upper())
+        load = partial(_load, app.state.service, str(model), engine, sampling)
+        _run(app, listener, load, config)
     finally:
         listener.close()
     return 0
 
 
 def _run(
-    app: FastAPI, listener: socket.socket, model: str, config: ServeConfig, engine: EngineConfig
+    app: FastAPI, listener: socket.socket, load: Callable[[], None], config: ServeConfig
 ) -> None:
     import uvicorn
 
@@ -143,9 +162,10 @@ def _run(
         access_log=False,
         log_config=None,
         server_header=False,
+        timeout_keep_alive=int(Connection.idle_timeout_s),
         timeout_graceful_shutdown=5,
     )
-    threading.Thread(target=_load, args=(service, model, engine), daemon=True).start()
+    threading.Thread(target=load, daemon=True).start()
     try:
         Server(settings).run(sockets=[listener])
     finally:
@@ -156,12 +176,14 @@ def _run(
         raise RunError(f"the model could not be loaded: {service.failure}") from service.failure
 
 
-def _load(service: Service, model: str, engine: EngineConfig) -> None:
+def _load(service: Service, model: str, engine: EngineConfig, sampling: Mapping[str, Any]) -> None:
     """Body of the loading thread; the main thread reads the outcome on its next tick."""
     try:
         from ..llm import LLM
 
-        service.llm = LLM(model, **dataclasses.asdict(engine))
+        llm = LLM(model, **dataclasses.asdict(engine))
+        llm.sampling_defaults = {**llm.sampling_defaults, **sampling}
+        service.llm = llm
     except Exception as error:
         service.failure = error
 
@@ -184,6 +206,19 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.close()
         raise UsageError(f"cannot listen on {host} port {port}: {error.strerror}") from None
     return listener
+
+
+def _allowed_hosts(config: ServeConfig, *, open_to_pages: bool) -> frozenset[str] | None:
+    """Names that a `Host` header may carry, None for any.
+
+    Without a key a web page could reach us through a name that it points at this address.
+    """
+    from .guard import host_name
+
+    given = config.allowed_host or []
+    if "*" in given or not (given or open_to_pages):
+        return None
+    return LOOPBACK_NAMES | {config.host.lower()} | {host_name(name) for name in given}
 
 
 def _url(host: str, listener: socket.socket) -> str:

@@ -21,6 +21,9 @@ class Connection(H11Protocol):
     """
 
     request_timeout_s = 30.0
+    idle_timeout_s = 75.0
+    """Longer than the minute that proxies and clients keep a connection for their next request."""
+    _is_idle = False
     _clock: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -30,11 +33,15 @@ class Connection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse; the clock stops once a request is whole."""
+        if self._is_idle:  # the next request begins, and with it its own clock
+            self._is_idle = False
+            self._stop_clock()
         super().data_received(data)
         self._watch()
 
     def on_response_complete(self) -> None:
         """Go on with the next request, which may have come in part already."""
+        self._is_idle = not self.conn.trailing_data[0]
         super().on_response_complete()
         self._watch()
 
@@ -72,7 +79,12 @@ class Connection(H11Protocol):
         awaited = self.conn.their_state in (h11.IDLE, h11.SEND_BODY)
         if awaited and not self.transport.is_closing():
             if self._clock is None:
-                self._clock = self.loop.call_later(self.request_timeout_s, self.transport.close)
-        elif self._clock is not None:
+                limit_s = self.idle_timeout_s if self._is_idle else self.request_timeout_s
+                self._clock = self.loop.call_later(limit_s, self.transport.close)
+        else:
+            self._stop_clock()
+
+    def _stop_clock(self) -> None:
+        if self._clock is not None:
             self._clock.cancel()
             self._clock = None

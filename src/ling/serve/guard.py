@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import logging
+import re
 import time
 import uuid
 from collections.abc import Callable
@@ -21,6 +22,10 @@ OPEN_PATHS = ("/health",)
 # h11 stops at this size only when a head comes in several pieces.
 MAX_HEAD_BYTES = 16 << 10
 MAX_URL_BYTES = 8 << 10
+_ABSOLUTE = re.compile(r"https?://(?:[^/@]*@)?([^/]*)", re.IGNORECASE)
+# Keys of the request's scope: the host in an absolute-form target, and a function that counts the
+# tokens of prompt and answer for the log.
+AUTHORITY, TOKENS = "ling.authority", "ling.tokens"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +38,8 @@ class Rules:
     """Names a `Host` header may carry (a web page that rebinds its name to us carries another)."""
     max_body_bytes: int = 8 << 20
     """Larger bodies get 413."""
+    has_endpoint: Callable[[Scope], bool] = lambda _: True
+    """Whether path and method are served; others get 404 or 405 whatever their body is."""
 
 
 class Guard:
@@ -48,6 +55,7 @@ class Guard:
             return
         name, start, status = f"req_{uuid.uuid4().hex}", time.perf_counter(), 0
         request_id.set(name)
+        method, scope = scope["method"], canonical(scope)
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
@@ -68,8 +76,9 @@ class Guard:
         finally:
             # `raw_path` is still percent-encoded, so a path cannot forge a line or move a cursor.
             path = (scope.get("raw_path") or b"?")[:200].decode("ascii", "replace")
-            took_ms = (time.perf_counter() - start) * 1e3
-            log.info("%s %s %s %d %.0f ms", name, scope["method"], path, status, took_ms)
+            took_s = time.perf_counter() - start
+            tokens = _tokens_text(scope)
+            log.info("%s %s %s %d%s %.2f s", name, method, path, status, tokens, took_s)
 
     async def _answer(
         self, scope: Scope, receive: Receive, send: Send, started: Callable[[], bool]
@@ -92,11 +101,13 @@ class Guard:
         if "content-length" in headers and "transfer-encoding" in headers:
             # Two lengths are how one request is smuggled inside another (RFC 9112 §6.1).
             raise RequestError("both `Content-Length` and `Transfer-Encoding` were sent")
-        if rules.hosts is not None and _host_name(headers.get("host", "")) not in rules.hosts:
-            raise RequestError("this `Host` is not served here", status=403)
+        if rules.hosts is not None:
+            host = headers.get("host", "")
+            for name in {host, scope[AUTHORITY] or host}:
+                _check_host(name, rules.hosts)
         if rules.api_key is not None and scope["path"] not in OPEN_PATHS:
             _check_key(headers, rules.api_key)
-        if scope["method"] not in ("POST", "PUT", "PATCH"):
+        if scope["method"] not in ("POST", "PUT", "PATCH") or not rules.has_endpoint(scope):
             return
         if headers.get("content-encoding", "identity").lower() != "identity":
             raise RequestError("compressed bodies are not read", status=415)
@@ -155,7 +166,36 @@ def _check_key(headers: Headers, api_key: str) -> None:
         raise RequestError("a valid API key is needed", status=401, code="invalid_api_key")
 
 
-def _host_name(host: str) -> str:
+def _check_host(host: str, allowed: frozenset[str]) -> None:
+    name = host_name(host)
+    if name not in allowed:
+        raise RequestError(
+            f"this server does not answer to the name `{name[:100]}`: start it with "
+            f"`--allowed-host {name[:100] or 'NAME'}`, or with an API key (`--api-key`)",
+            status=403,
+        )
+
+
+def _tokens_text(scope: Scope) -> str:
+    if TOKENS not in scope:
+        return ""
+    prompt, completion = scope[TOKENS]()
+    return f" {prompt}+{completion} tokens"
+
+
+def canonical(scope: Scope) -> Scope:
+    """The request with one form of its path: no slash doubled or at the end, no scheme and host
+    (proxies send those; they are kept under `AUTHORITY`). HEAD is GET without the body, which
+    the connection leaves out."""
+    path, authority = scope["path"], ""
+    if absolute := _ABSOLUTE.match(path):
+        authority, path = absolute[1], path[absolute.end() :]
+    path = "/" + "/".join(part for part in path.split("/") if part)
+    method = "GET" if scope["method"] == "HEAD" else scope["method"]
+    return {**scope, "path": path, "method": method, AUTHORITY: authority}
+
+
+def host_name(host: str) -> str:
     """Host header without its port, lower case; `[::1]:8000` gives `::1`."""
     if host.startswith("["):
         return host[1:].partition("]")[0].lower()

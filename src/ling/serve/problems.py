@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -13,7 +14,7 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from ..errors import InputError, LingError, RequestError
-from ..text import one_line
+from ..text import nearest, one_line
 
 log = logging.getLogger("ling.serve")
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
@@ -33,6 +34,7 @@ _CODES = {
     500: "internal_error",
 }
 MAX_MESSAGE = 500
+MAX_PATH = 100
 
 
 def as_request_error(error: BaseException) -> RequestError:
@@ -41,6 +43,8 @@ def as_request_error(error: BaseException) -> RequestError:
     What is not the input's fault is logged and told without details.
     """
     if isinstance(error, RequestError):
+        if error.status == 500:
+            log.error("%s %s", request_id.get(), one_line(str(error)))
         return error
     if isinstance(error, InputError):
         return RequestError(str(error))
@@ -74,8 +78,8 @@ def problem_response(error: RequestError, headers: dict[str, str] | None = None)
     return Response(problem_json(error), error.status, headers, media_type="application/json")
 
 
-def install_handlers(app: FastAPI) -> None:
-    """Make every failure of `app` answer in OpenAI's shape."""
+def install_handlers(app: FastAPI, paths: Sequence[str]) -> None:
+    """Make every failure of `app`, which serves `paths`, answer in OpenAI's shape."""
 
     async def on_ling(_: Request, error: Exception) -> Response:
         return problem_response(as_request_error(error))
@@ -84,16 +88,29 @@ def install_handlers(app: FastAPI) -> None:
         assert isinstance(error, RequestValidationError)
         return problem_response(_first_fault(error.errors()[0]))
 
-    async def on_http(_: Request, error: Exception) -> Response:
+    async def on_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
+        headers = dict(error.headers or {})
         message = str(error.detail).lower()
-        return problem_response(
-            RequestError(message, status=error.status_code), dict(error.headers or {})
-        )
+        if error.status_code == 404:
+            message = _no_such_path(request.scope["path"], paths)
+        if error.status_code == 405:
+            path = request.scope["path"][:MAX_PATH]
+            message = f"`{request.method}` is not allowed on `{path}`; use {headers.get('Allow')}"
+        return problem_response(RequestError(message, status=error.status_code), headers)
 
     app.add_exception_handler(LingError, on_ling)
     app.add_exception_handler(RequestValidationError, on_invalid)
     app.add_exception_handler(HTTPException, on_http)
+
+
+def _no_such_path(path: str, paths: Sequence[str]) -> str:
+    """What to ask for instead: most often a base URL lacks `/v1`, or has it twice."""
+    known = [p for p in paths if "{" not in p]
+    ends = [p for p in known if path.endswith(p) or p == f"/v1{path}"]
+    hint = f"; use `{max(ends, key=len)}`" if ends else nearest(path, known)
+    base = "" if path.startswith("/v1/") else " (a base URL ends in `/v1`)"
+    return f"there is no `{path[:MAX_PATH]}` here{hint}{base}; `/openapi.json` lists the endpoints"
 
 
 def _first_fault(fault: dict[str, Any]) -> RequestError:

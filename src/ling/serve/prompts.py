@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..data import chat
 from ..errors import RequestError
-from .schema import ChatRequest, CompletionRequest, Message, Sampling
+from .schema import ChatPrompt, ChatRequest, CompletionRequest, Message, Sampling
 
 if TYPE_CHECKING:
     from ..data.tokenizer import Tokenizer
@@ -32,12 +32,19 @@ def encode_text(llm: LLM, text: str) -> list[int]:
     return tokenizer_of(llm, "prompt").encode(text)
 
 
-def encode_chat(llm: LLM, messages: Sequence[Message], add_generation_prompt: bool) -> list[int]:
+def encode_chat(llm: LLM, body: ChatPrompt, messages: Sequence[Message]) -> list[int]:
     """Render the conversation with the model's template, then encode it."""
     tokenizer = tokenizer_of(llm, "messages")
     plain = [_plain(m) for m in messages]
+    continued = bool(body.continue_final_message)
+    opened = body.add_generation_prompt
     return chat.encode_chat(
-        llm.render, tokenizer, plain, add_generation_prompt=add_generation_prompt
+        chat.continuing(llm.render) if continued else llm.render,
+        tokenizer,
+        plain,
+        None,
+        not continued if opened is None else opened,
+        **body.template_options,
     ).ids
 
 
@@ -73,8 +80,8 @@ def chat_params(llm: LLM, body: ChatRequest, prompt: list[int]) -> list[Sampling
 
 def completion_params(llm: LLM, body: CompletionRequest, prompt: list[int]) -> list[SamplingParams]:
     """Parameters of the `n` choices of one prompt."""
-    limit = DEFAULT_COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens
-    return _params(llm, body, prompt, max(limit, 1), body.logprobs, "prompt")
+    limit = DEFAULT_COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens or 1
+    return _params(llm, body, prompt, limit, body.logprobs, "prompt")
 
 
 def _params(
@@ -91,8 +98,19 @@ def _params(
     fields = "min_tokens stop_token_ids ignore_eos skip_special_tokens include_stop_str_in_output"
     sampling = "temperature top_p top_k min_p repetition_penalty presence_penalty frequency_penalty"
     given = {name: getattr(body, name) for name in f"{fields} {sampling}".split()}
-    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    options |= {"max_tokens": room if limit is None else min(limit, room), "logprobs": logprobs}
+    options: dict[str, Any] = {
+        **llm.sampling_defaults,
+        **{name: value for name, value in given.items() if value is not None},
+    }
+    least = options.get("min_tokens", 0)
+    if least > room:
+        raise RequestError(
+            f"`min_tokens` is {least}, but the context has room for {room}", param="min_tokens"
+        )
+    most = room if limit in (None, -1) else limit
+    if least <= most:
+        most = min(most, room)
+    options |= {"max_tokens": most, "logprobs": logprobs}
     if body.stop:
         tokenizer_of(llm, "stop")
         options["stop"] = body.stop

@@ -8,11 +8,14 @@ from functools import partial
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import Response
+from starlette.routing import Match
+from starlette.types import Scope
 
 from ..errors import RequestError
 from ..serve import prompts
+from .guard import TOKENS
 from .logprobs import completion_logprobs
 from .schema import (
     ChatCompletion,
@@ -62,6 +65,11 @@ def make_router(service: Service, keep_alive_s: float) -> APIRouter:
     return router
 
 
+def has_endpoint(app: FastAPI, scope: Scope) -> bool:
+    """Whether path and method are those of an endpoint."""
+    return any(route.matches(scope)[0] is Match.FULL for route in app.routes)
+
+
 def _add_status(router: APIRouter, service: Service) -> None:
     @router.get("/health")
     async def health() -> dict[str, str]:
@@ -98,7 +106,7 @@ def _add_text(router: APIRouter, service: Service) -> None:
         if body.messages is None:
             work = partial(prompts.encode_text, llm, body.prompt or "")
         else:
-            work = partial(prompts.encode_chat, llm, body.messages, body.add_generation_prompt)
+            work = partial(prompts.encode_chat, llm, body, body.messages)
         ids = await service.call(work)
         return Tokens(count=len(ids), max_model_len=llm.max_model_len, tokens=ids)
 
@@ -132,6 +140,7 @@ def _add_generation(router: APIRouter, service: Service, keep_alive_s: float) ->
         shape = CompletionShape(service.name, body.logprobs is not None, echoes)
         if answers is not None:
             spent = sum(len(a.token_ids) for a in answers)
+            request.scope[TOKENS] = lambda: (prompt_tokens, spent)
             return _json(shape.whole(answers, usage_of(prompt_tokens, spent)))
         generation = service.generate(jobs)
         return await _reply(request, body, generation, shape, prompt_tokens, keep_alive_s)
@@ -153,7 +162,7 @@ def _check_model(service: Service, name: str | None) -> None:
 
 
 def _chat_jobs(llm: LLM, body: ChatRequest) -> tuple[list[Job], int]:
-    ids = prompts.encode_chat(llm, body.messages, body.add_generation_prompt)
+    ids = prompts.encode_chat(llm, body, body.messages)
     return [Job(ids, p) for p in prompts.chat_params(llm, body, ids)], len(ids)
 
 
@@ -216,6 +225,7 @@ async def _reply(
     keep_alive_s: float,
 ) -> Response:
     num_choices = generation.num_open
+    request.scope[TOKENS] = lambda: (prompt_tokens, generation.num_tokens)
     try:
         if not body.stream:
             answers = await _unless_gone(request, generation, num_choices)

@@ -1,8 +1,8 @@
 """What the server reads and writes: OpenAI's request and response types, in pydantic.
 
 Known fields are checked strictly. Fields of the OpenAI API that change nothing here are accepted
-and ignored, fields this server cannot honour are refused by name, unknown ones are refused as
-OpenAI refuses them.
+and ignored, fields this server cannot honour are refused by name, unknown ones are ignored with a
+log line (`fields.py`).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     PlainValidator,
@@ -19,11 +20,16 @@ from pydantic import (
     StrictFloat,
     StrictInt,
     StrictStr,
+    ValidationInfo,
     WithJsonSchema,
+    field_validator,
     model_validator,
 )
 
 from ..errors import RequestError
+from . import published
+from .fields import judge, say_ignored
+from .published import publish
 
 MAX_CHOICES = 8
 MAX_LOGPROBS = 20
@@ -31,47 +37,6 @@ MAX_STOPS = 16
 MAX_STOP_LENGTH = 1024
 MAX_PROMPTS = 128
 MAX_MESSAGES = 4096
-
-IGNORED: dict[str, type] = {
-    "user": str,
-    "metadata": dict,
-    "store": bool,
-    "service_tier": str,
-    "safety_identifier": str,
-    "prompt_cache_key": str,
-    "prompt_cache_retention": str,
-    "parallel_tool_calls": bool,
-    "reasoning_effort": str,
-    "verbosity": str,
-    "prediction": dict,
-    "request_id": str,
-    "priority": int,
-}
-# Values that ask for nothing, so that clients which always send the field still work.
-HARMLESS: dict[str, tuple[Any, ...]] = {
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "functions": ([],),
-    "function_call": ("none", "auto"),
-    "response_format": ({"type": "text"},),
-    "modalities": (["text"],),
-    "audio": (),
-    "web_search_options": (),
-    "logit_bias": ({},),
-    "best_of": (1,),
-    "suffix": ("",),
-    "prompt_logprobs": (),
-    "chat_template": (),
-    "chat_template_kwargs": ({},),
-    "continue_final_message": (False,),
-    "structured_outputs": (),
-    "guided_json": (),
-    "guided_regex": (),
-    "guided_choice": (),
-    "guided_grammar": (),
-    "truncate_prompt_tokens": (),
-    "return_token_ids": (False,),
-}
 
 
 def _whole_text(text: str) -> str:
@@ -82,11 +47,20 @@ def _whole_text(text: str) -> str:
 
 
 Text = Annotated[StrictStr, AfterValidator(_whole_text)]
+
+
+def _whole(value: Any) -> Any:
+    # JSON does not tell 3 from 3.0, and some clients write every number with a point.
+    return int(value) if type(value) is float and value.is_integer() else value
+
+
+Whole = Annotated[StrictInt, BeforeValidator(_whole)]
+MaxTokens = Annotated[Whole, Field(ge=-1, le=2**63)]
 Number = Annotated[StrictFloat, Field(allow_inf_nan=False)]
 
 
 def _is_ids(value: Any) -> bool:
-    return isinstance(value, list) and all(type(i) is int for i in value)
+    return isinstance(value, list) and all(type(_whole(i)) is int for i in value)
 
 
 def _prompts(value: Any) -> list[str] | list[list[int]]:
@@ -100,7 +74,7 @@ def _prompts(value: Any) -> list[str] | list[list[int]]:
     if all(isinstance(p, str) for p in value):
         return [_whole_text(p) for p in value]
     if all(_is_ids(p) for p in value):
-        return value
+        return [[_whole(i) for i in p] for p in value]
     raise ValueError("expected text, a list of texts, token ids, or a list of token id lists")
 
 
@@ -168,20 +142,6 @@ Content = Annotated[
 ]
 
 
-def _judge(name: str, value: Any) -> None:
-    """Refuse an extra field that asks for something this server does not do."""
-    if name not in IGNORED and name not in HARMLESS:
-        raise RequestError(f"unrecognized request argument supplied: {name[:80]}", param=name[:80])
-    if value is None:
-        return
-    if name in IGNORED:
-        if type(value) is not IGNORED[name]:
-            raise RequestError(f"`{name}`: expected {IGNORED[name].__name__}", param=name)
-    # `1 == True` in Python, so types are compared too.
-    elif not any(type(value) is type(h) and value == h for h in HARMLESS[name]):
-        raise RequestError(f"`{name}` is not supported by this server", param=name)
-
-
 class Body(BaseModel):
     """A request body; fields that no class names are judged in one place."""
 
@@ -190,7 +150,7 @@ class Body(BaseModel):
     @model_validator(mode="after")
     def _judge_other_fields(self) -> Body:
         for name, value in (self.model_extra or {}).items():
-            _judge(name, value)
+            judge(name, value)
         return self
 
 
@@ -205,71 +165,154 @@ class Sampling(Body):
     """Fields that both kinds of completion share; extras to OpenAI's have vLLM's names."""
 
     model: Text
-    n: Annotated[StrictInt, Field(ge=1, le=MAX_CHOICES)] | None = None
+    n: Annotated[Whole, Field(ge=1, le=MAX_CHOICES)] | None = None
+    best_of: Annotated[Whole, Field(ge=1, le=MAX_CHOICES)] | None = None
     stream: StrictBool | None = None
     stream_options: StreamOptions | None = None
-    max_tokens: Annotated[StrictInt, Field(ge=0)] | None = None
+    max_tokens: MaxTokens | None = None
+    """-1 goes to the end of the context."""
     temperature: Annotated[Number, Field(ge=0, le=2)] | None = None
     top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
     stop: Stops = None
-    seed: Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)] | None = None
+    seed: Annotated[Whole, Field(ge=-(2**63), lt=2**63)] | None = None
     presence_penalty: Annotated[Number, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[Number, Field(ge=-2, le=2)] | None = None
-    top_k: Annotated[StrictInt, Field(ge=-1, lt=2**31)] | None = None
+    top_k: Annotated[Whole, Field(ge=-1, lt=2**31)] | None = None
     min_p: Annotated[Number, Field(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[Number, Field(gt=0, le=100)] | None = None
-    min_tokens: Annotated[StrictInt, Field(ge=0)] | None = None
-    stop_token_ids: Annotated[list[StrictInt], Field(max_length=1024)] | None = None
+    min_tokens: Annotated[Whole, Field(ge=0)] | None = None
+    stop_token_ids: (
+        Annotated[list[Annotated[Whole, Field(ge=0)]], Field(max_length=1024)] | None
+    ) = None
     ignore_eos: StrictBool | None = None
     skip_special_tokens: StrictBool | None = None
     include_stop_str_in_output: StrictBool | None = None
+
+    def _check_best_of(self, n: int) -> None:
+        if self.best_of is None or self.best_of == n:
+            return
+        below = self.best_of < n
+        raise RequestError(
+            f"`best_of` is {self.best_of}, below `n` = {n}"
+            if below
+            else f"`best_of` above `n` = {n} is not supported by this server",
+            param="best_of",
+        )
 
     @model_validator(mode="after")
     def _check_shared_pairs(self) -> Sampling:
         if self.stream_options is not None and not self.stream:
             raise RequestError("`stream_options` needs `stream: true`", param="stream_options")
-        if self.max_tokens is not None and (self.min_tokens or 0) > self.max_tokens:
+        if self.max_tokens not in (None, -1) and (self.min_tokens or 0) > (self.max_tokens or 0):
             raise RequestError("`min_tokens` is above `max_tokens`", param="min_tokens")
+        self._check_best_of(self.n or 1)
         return self
 
 
 class Message(BaseModel):
-    """One turn of a conversation."""
+    """One turn of a conversation; only an assistant's may be without content."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(
+        extra="ignore", json_schema_extra=lambda s: s.update(published.MESSAGE)
+    )
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Content
+    content: Content | None = Field(default=None, validate_default=True)
     reasoning_content: Text | None = None
     tool_calls: Annotated[list[Any], Field(max_length=0)] | None = None
     function_call: None = None
     audio: None = None
 
+    @field_validator("content")
+    @classmethod
+    def _check_content(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is None and info.data.get("role") != "assistant":
+            raise ValueError("expected text or a list of text parts")
+        return value
 
-class ChatRequest(Sampling):
+
+def _thinking(value: Any) -> Any:
+    """Of a template's variables only these are taken from a request."""
+    for name in value if isinstance(value, dict) else ():
+        if name not in Thinking.model_fields:
+            say_ignored(f"chat_template_kwargs.{name}")
+    return value
+
+
+class Thinking(BaseModel):
+    """`chat_template_kwargs`: whether the model is asked to think first; either name will do."""
+
+    enable_thinking: StrictBool | None = None
+    thinking: StrictBool | None = None
+
+
+class ChatPrompt(Body):
+    """How messages become a prompt."""
+
+    add_generation_prompt: StrictBool | None = None
+    """Whether the assistant's turn is opened; by default it is, unless a message is continued."""
+    continue_final_message: StrictBool | None = None
+    chat_template_kwargs: Annotated[Thinking, BeforeValidator(_thinking)] | None = None
+    reasoning_effort: Text | None = None
+
+    def check_continued(self, messages: list[Message] | None) -> None:
+        """Raise `RequestError` for a last message that cannot be continued."""
+        if not self.continue_final_message:
+            return
+        if self.add_generation_prompt:
+            raise RequestError(
+                "`continue_final_message` and `add_generation_prompt` cannot both be true",
+                param="continue_final_message",
+            )
+        last = messages[-1] if messages else None
+        if last is None or last.role != "assistant" or last.content is None:
+            raise RequestError(
+                "`continue_final_message` needs a last message of the assistant, with content",
+                param="messages",
+            )
+
+    @property
+    def template_options(self) -> dict[str, bool]:
+        """Variables for the template; templates have one name or the other for thinking."""
+        given = self.chat_template_kwargs or Thinking()
+        effort = None if self.reasoning_effort is None else self.reasoning_effort != "none"
+        named = {"enable_thinking": given.enable_thinking, "thinking": given.thinking}
+        either = next((v for v in (*named.values(), effort) if v is not None), None)
+        if either is None:
+            return {}
+        return {name: either if value is None else value for name, value in named.items()}
+
+
+class ChatRequest(Sampling, ChatPrompt):
     """`POST /v1/chat/completions`."""
 
+    model_config = ConfigDict(json_schema_extra=lambda s: publish(s, published.CHAT))
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
-    max_completion_tokens: Annotated[StrictInt, Field(ge=1)] | None = None
+    max_completion_tokens: MaxTokens | None = None
     logprobs: StrictBool | None = None
-    top_logprobs: Annotated[StrictInt, Field(ge=0, le=MAX_LOGPROBS)] | None = None
-    add_generation_prompt: StrictBool = True
+    top_logprobs: Annotated[Whole, Field(ge=0, le=MAX_LOGPROBS)] | None = None
 
     @model_validator(mode="after")
     def _check_pairs(self) -> ChatRequest:
         if self.top_logprobs is not None and not self.logprobs:
             raise RequestError("`top_logprobs` needs `logprobs: true`", param="top_logprobs")
-        if self.max_tokens == 0:
-            raise RequestError("`max_tokens` is 0, expected at least 1", param="max_tokens")
+        for name in ("max_tokens", "max_completion_tokens"):
+            if getattr(self, name) == 0:
+                raise RequestError(
+                    f"`{name}` is 0, expected at least 1, or -1 for the rest of the context",
+                    param=name,
+                )
+        self.check_continued(self.messages)
         return self
 
 
 class CompletionRequest(Sampling):
     """`POST /v1/completions`."""
 
+    model_config = ConfigDict(json_schema_extra=lambda s: publish(s, published.COMPLETION))
     prompt: Prompts
     echo: StrictBool | None = None
-    logprobs: Annotated[StrictInt, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    logprobs: Annotated[Whole, Field(ge=0, le=MAX_LOGPROBS)] | None = None
 
     @model_validator(mode="after")
     def _check_pairs(self) -> CompletionRequest:
@@ -281,13 +324,13 @@ class CompletionRequest(Sampling):
         return self
 
 
-class TokenizeRequest(Body):
+class TokenizeRequest(ChatPrompt):
     """`POST /tokenize`: a text, or messages to be rendered first."""
 
+    model_config = ConfigDict(json_schema_extra=lambda s: publish(s, published.TOKENIZE))
     model: Text | None = None
     prompt: Text | None = None
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)] | None = None
-    add_generation_prompt: StrictBool = True
     add_special_tokens: StrictBool = False
     """Accepted and ignored: Ling's tokenizers never add a token."""
 
@@ -295,6 +338,7 @@ class TokenizeRequest(Body):
     def _check_one_of(self) -> TokenizeRequest:
         if (self.prompt is None) == (self.messages is None):
             raise RequestError("expected either `prompt` or `messages`", param="prompt")
+        self.check_continued(self.messages)
         return self
 
 
@@ -302,7 +346,7 @@ class DetokenizeRequest(Body):
     """`POST /detokenize`."""
 
     model: Text | None = None
-    tokens: list[StrictInt]
+    tokens: list[Whole]
 
 
 class Usage(BaseModel):

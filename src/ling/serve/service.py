@@ -112,6 +112,7 @@ class Generation:
         self._first: Event | None = None
         self._cancelled = threading.Event()
         self.num_open = len(self._jobs)
+        self.num_tokens = 0
 
     def start(self, pool: ThreadPoolExecutor) -> None:
         """Give every job to a thread."""
@@ -150,6 +151,7 @@ class Generation:
                 elif item.finish_reason == "abort":
                     raise RequestError("the engine gave this request up", status=503)
                 else:
+                    self.num_tokens += len(item.token_ids)
                     yield index, item
         finally:
             self.close()

@@ -1,0 +1,72 @@
+"""What the published schema says beyond the types: rules between fields, as JSON Schema."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .fields import json_properties
+
+JsonSchema = dict[str, Any]
+_NULL = {"type": "null"}
+
+
+def _given(name: str, value: JsonSchema | None = None) -> JsonSchema:
+    """The field is there, and not null; or it has that value."""
+    return {"required": [name], "properties": {name: value or {"not": _NULL}}}
+
+
+def _rule(given: JsonSchema, needed: JsonSchema) -> JsonSchema:
+    return {"if": given, "then": needed}
+
+
+_IS_TRUE: JsonSchema = {"const": True}
+_STREAMED = _rule(_given("stream_options"), _given("stream", _IS_TRUE))
+_ZERO = _given("max_tokens", {"const": 0})
+_SHARED = (
+    "`min_tokens` is at most `max_tokens`, and `best_of` is equal to `n`, which is 1 when it is "
+    "not given. Unknown fields are ignored."
+)
+CHAT: JsonSchema = {
+    "allOf": [
+        _STREAMED,
+        _rule(_given("top_logprobs"), _given("logprobs", _IS_TRUE)),
+        {"not": _ZERO},
+        _rule(
+            _given("continue_final_message", _IS_TRUE),
+            {"properties": {"add_generation_prompt": {"enum": [False, None]}}},
+        ),
+    ],
+    "description": (
+        f"`POST /v1/chat/completions`. {_SHARED} `max_completion_tokens` is taken before "
+        "`max_tokens`. With `continue_final_message` the last message is the assistant's."
+    ),
+}
+COMPLETION: JsonSchema = {
+    "allOf": [
+        _STREAMED,
+        _rule(
+            _ZERO,
+            {
+                "required": ["echo"],
+                "properties": {"echo": _IS_TRUE, "stream": {"enum": [False, None]}},
+            },
+        ),
+    ],
+    "description": f"`POST /v1/completions`. {_SHARED}",
+}
+TOKENIZE: JsonSchema = {
+    "oneOf": [_given("prompt"), _given("messages")],
+    "allOf": [CHAT["allOf"][3]],
+    "description": "`POST /tokenize`: either a text, or messages to be rendered first.",
+}
+MESSAGE: JsonSchema = {
+    "allOf": [_rule(_given("role", {"enum": ["system", "developer", "user"]}), _given("content"))]
+}
+
+
+def publish(schema: JsonSchema, rules: JsonSchema) -> None:
+    """Add rules, and the fields that no class names, to a request's schema."""
+    schema.update(rules)
+    schema["additionalProperties"] = True
+    for name, allowed in json_properties().items():
+        schema["properties"].setdefault(name, allowed)

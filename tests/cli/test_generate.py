@@ -1,0 +1,118 @@
+"""`ling generate` and `ling chat` on a small model."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+
+import pytest
+
+from ling import from_config, preset
+from ling.checkpoint.hf.save import save_model
+from ling.cli.conversation import Conversation
+from ling.cli.main import main
+from ling.data.tokenizer import train_tokenizer
+from ling.infer.sampling_defaults import FILE
+
+TEXT = ["def f(x):\n    return x\n\nclass A:\n    pass\n"] * 10
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "plain"
+    folder.mkdir()
+    network = from_config(preset("ling-tiny"), seed=1)
+    save_model(network, network.config, folder)
+    train_tokenizer(TEXT, 300).save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recommending(model):
+    """The same model, whose folder recommends a temperature."""
+    folder = model.parent / "recommending"
+    shutil.copytree(model, folder)
+    given = json.loads((folder / FILE).read_text()) if (folder / FILE).is_file() else {}
+    (folder / FILE).write_text(json.dumps({**given, "temperature": 1.5, "top_k": 40}))
+    return folder
+
+
+def generated(capsys, *args) -> tuple[dict, str]:
+    assert main(["generate", *map(str, args), "-p", "def", "--json"]) == 0
+    out, err = capsys.readouterr()
+    return json.loads(out), err
+
+
+def test_flags_go_before_what_the_folder_recommends(model, recommending, capsys):
+    options = ["--max-tokens", 12, "--seed", 1]
+    plain, err = generated(capsys, model, *options)
+    assert err == ""
+    sampled, err = generated(capsys, recommending, *options)
+    assert f"[from {FILE}: temperature 1.5, top_k 40]" in err
+    assert sampled["token_ids"] != plain["token_ids"]
+    greedy, err = generated(capsys, recommending, *options, "--temperature", 0, "--top-k", 0)
+    assert (greedy["token_ids"], err) == (plain["token_ids"], "")
+
+
+def test_minus_one_goes_to_the_end_of_the_context(model, capsys):
+    for flag in ("--max-tokens", "--max-new-tokens"):
+        done, _ = generated(capsys, model, flag, -1, "--max-model-len", 40)
+        assert done["finish_reason"] == "stop" or len(done["token_ids"]) > 30
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [(r"a\nb", "a\nb"), (r"\\n", r"\n"), (r"\t\r", "\t\r"), (r"\d", r"\d"), ("\n", "\n")],
+)
+def test_stop_strings_have_line_ends(monkeypatch, typed, meant):
+    from ling.cli import generate, options
+
+    seen = {}
+
+    class Stop(Exception):
+        pass
+
+    def params(ns):
+        seen.update(options.given_sampling(ns))
+        raise Stop
+
+    monkeypatch.setattr(generate, "given_sampling", params)
+    with pytest.raises(Stop):
+        generate.generate(["nowhere", "-p", "x", "--stop", typed])
+    assert seen["stop"] == [meant]
+
+
+def test_chat_drops_the_oldest_turns_and_says_so(model, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("one def class\n" * 8 + "\n"))
+    options = ["--max-tokens", "10", "--max-model-len", "140", "--system", "x"]
+    assert main(["chat", str(model), *options]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert out.count("ling> ") == 8
+    assert "the context of 140 tokens is full" in out
+
+
+def test_a_question_that_never_fits_is_an_error_and_the_chat_continues(model, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("hi\n" + "long " * 100 + "\nhi\n\n"))
+    assert main(["chat", str(model), "--max-tokens", "3", "--max-model-len", "140"]) == 0
+    out, err = capsys.readouterr()
+    assert "error: the prompt has" in err
+    assert len(err.splitlines()) == 1
+    assert out.count("ling> ") == 3
+
+
+class Words:
+    """A model whose context is counted in characters of messages."""
+
+    max_model_len, tokenizer = 100, None
+
+
+def test_the_last_question_and_the_system_message_stay(monkeypatch):
+    talk = Conversation("s")
+    monkeypatch.setattr(talk, "_length", lambda llm: sum(len(m["content"]) for m in talk.messages))
+    for role, text in (("user", "a" * 50), ("assistant", "b" * 30), ("user", "c" * 90)):
+        talk.add(role, text)
+    assert talk.fit(Words, 10) == 1
+    assert [m["content"][0] for m in talk.messages] == ["s", "c"]
+    assert talk.fit(Words, None) == 0
