@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import threading
 
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from ling import LLM, SamplingParams, from_config, preset
 from ling.checkpoint.hf.save import save_model
 from ling.data.tokenizer import train_tokenizer
-from ling.errors import RequestError
+from ling.errors import RequestError, TemplateError
 
 TEXTS = ["def f(x):", "import os", "class A:\n    pass"]
 GREEDY = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
@@ -183,3 +185,50 @@ def test_model_without_a_tokenizer_takes_ids_alone(folder):
     ):
         with pytest.raises(RequestError, match=words):
             ask()
+
+
+@pytest.fixture
+def own_folder(folder, llm, tmp_path):
+    """A folder of its own, with the tokenizer in it, whose files a test may change."""
+    own = shutil.copytree(folder, tmp_path / "own")
+    llm.tokenizer.save(own)
+    return own
+
+
+def _change(path, **values):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def test_ends_of_turn_are_those_of_all_files(own_folder, llm, caplog):
+    tok = llm.tokenizer
+    eod, own = tok.token_to_id("<|endoftext|>"), tok.token_to_id("<|role_end|>")
+    _change(own_folder / "config.json", eos_token_id=[eod, 7, 99999])
+    _change(own_folder / "generation_config.json", eos_token_id=9)
+    with caplog.at_level("WARNING"):
+        loaded = LLM(own_folder)
+    assert loaded.engine.stop_token_ids == {eod, own, 7, 9}
+    assert "`eos_token_id` lists 99999, outside the vocabulary" in caplog.text
+    (own_folder / "generation_config.json").unlink()
+    _change(own_folder / "tokenizer_config.json", eos_token="[CLS]")
+    _change(own_folder / "config.json", eos_token_id=7)
+    assert {7, tok.token_to_id("[CLS]")} <= LLM(own_folder).engine.stop_token_ids
+
+
+@pytest.mark.parametrize("template", [b"{% if %}", b"\xff", b"{% nothing %}"])
+def test_template_that_cannot_be_used_stops_chat_only(own_folder, template, caplog):
+    (own_folder / "chat_template.jinja").write_bytes(template)
+    with caplog.at_level("WARNING"):
+        loaded = LLM(own_folder)
+    assert "this model can continue texts, but not chat" in caplog.text
+    assert loaded.generate(TEXTS[0], GREEDY)[0].outputs[0].token_ids
+    message = [{"role": "user", "content": "hi"}]
+    for call in (loaded.chat, loaded.render, loaded.stream_chat):
+        with pytest.raises(TemplateError, match=r"^chat template: "):
+            call(message)
+
+
+def test_special_tokens_reach_the_template(own_folder):
+    source = "{{ bos_token }}{{ messages[0].content }}{{ eos_token }}{{ pad_token }}"
+    (own_folder / "chat_template.jinja").write_text(source)
+    text = LLM(own_folder).render([{"role": "user", "content": "hi"}])
+    assert text == "<|startoftext|>hi<|role_end|><|endoftext|>"

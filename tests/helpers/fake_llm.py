@@ -18,8 +18,8 @@ class FakeTokenizer:
 
     control_tokens: ClassVar[dict] = {}
 
-    def encode(self, text: str, *, parse_special: bool = False) -> list[int]:
-        return list(text.encode())
+    def encode(self, text: str, *, parse_special: bool = False, guard: str = "") -> list[int]:
+        return list(text.replace(guard, "").encode() if guard else text.encode())
 
     def decode(self, ids, *, skip_special_tokens: bool = True) -> str:
         return bytes(ids).decode("utf-8", "replace")
