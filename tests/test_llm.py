@@ -232,3 +232,27 @@ def test_special_tokens_reach_the_template(own_folder):
     (own_folder / "chat_template.jinja").write_text(source)
     text = LLM(own_folder).render([{"role": "user", "content": "hi"}])
     assert text == "<|startoftext|>hi<|role_end|><|endoftext|>"
+
+
+def test_bytes_and_offsets_of_tokens_make_the_text(llm):
+    params = with_(max_tokens=40, temperature=1.0, seed=3, logprobs=2, skip_special_tokens=False)
+    (out,) = llm.generate(TEXTS[0], params)[0].outputs
+    data = [m[t].token_bytes for t, m in zip(out.token_ids, out.logprobs, strict=True)]
+    assert b"".join(data).decode("utf-8", "replace") == out.text
+    chunks = list(llm.stream(TEXTS[0], params))
+    assert [i for c in chunks for i in c.text_offsets] == out.text_offsets
+    for start, end, piece in zip(
+        out.text_offsets, [*out.text_offsets[1:], None], data, strict=True
+    ):
+        if piece.isascii():
+            assert out.text[start:end].startswith(piece.decode())
+
+
+def test_hidden_tokens_take_no_place_in_the_text(llm):
+    params = with_(max_tokens=40, temperature=5.0, seed=1, logprobs=0)
+    (out,) = llm.generate(TEXTS[0], params)[0].outputs
+    shown = [t for t in out.token_ids if llm.tokenizer.decode([t])]
+    assert len(shown) < len(out.token_ids)  # the seed draws a special token
+    for k, start in enumerate(out.text_offsets):
+        before = llm.tokenizer.decode(out.token_ids[:k])
+        assert len(before.rstrip("\ufffd")) <= start <= len(before)

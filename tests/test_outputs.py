@@ -6,7 +6,7 @@ import pytest
 
 from ling.infer.driver import RequestEvent
 from ling.infer.request import SamplingParams
-from ling.outputs import IncrementalText
+from ling.outputs import IncrementalText, TextOffsets
 
 
 class Letters:
@@ -56,3 +56,27 @@ def test_without_a_tokenizer_text_is_empty():
     state = IncrementalText(None, SamplingParams())
     chunk = state.add(RequestEvent([1, 2], finish_reason="stop", stop_reason=2))
     assert (chunk.text, chunk.token_ids, chunk.finish_reason) == ("", [1, 2], "stop")
+
+
+def places(*pieces: bytes) -> list[int]:
+    offsets = TextOffsets()
+    return [offsets.add(p) for p in pieces]
+
+
+def test_parts_of_a_character_share_its_place():
+    fox, e = "🦊".encode(), "é".encode()
+    assert places(b"ab", b"c", "né".encode(), b"x") == [0, 2, 3, 5]
+    assert places(b"a", fox[:1], fox[1:3], fox[3:], b"b") == [0, 1, 1, 1, 2]
+    assert places(b"a" + e[:1], e[1:] + b"b", b"c") == [0, 1, 3]
+
+
+def test_broken_characters_are_one_mark_of_the_text():
+    half = "é".encode()[:1]
+    for pieces in ([half, b"b", b"c"], [half, half, b"b"], [b"\xe0", b"\x80", b"b"]):
+        starts = places(*pieces)
+        for k, start in enumerate(starts):
+            assert start == len(b"".join(pieces[:k]).decode("utf-8", "replace"))
+
+
+def test_tokens_that_the_text_hides_take_no_place():
+    assert places(b"a", b"", b"b") == [0, 1, 1]

@@ -19,7 +19,9 @@ from pydantic import (
     StrictFloat,
     StrictInt,
     StrictStr,
+    ValidationInfo,
     WithJsonSchema,
+    field_validator,
     model_validator,
 )
 
@@ -115,8 +117,10 @@ def _stops(value: Any) -> list[str]:
     return [_whole_text(s) for s in stops]
 
 
-def _content(value: Any) -> str:
-    """Text of a message; a list of text parts is joined."""
+def _content(value: Any) -> str | None:
+    """Text of a message; a list of text parts is joined, null stays."""
+    if value is None:
+        return None
     if isinstance(value, str):
         return _whole_text(value)
     if not isinstance(value, list):
@@ -164,7 +168,9 @@ Stops = Annotated[
 Content = Annotated[
     Any,
     PlainValidator(_content),
-    WithJsonSchema({"anyOf": [_TEXT, {"type": "array", "items": {"type": "object"}}]}),
+    WithJsonSchema(
+        {"anyOf": [_TEXT, {"type": "array", "items": {"type": "object"}}, {"type": "null"}]}
+    ),
 ]
 
 
@@ -239,11 +245,18 @@ class Message(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Content
+    content: Content = Field(default=None, validate_default=True)
     reasoning_content: Text | None = None
     tool_calls: Annotated[list[Any], Field(max_length=0)] | None = None
     function_call: None = None
     audio: None = None
+
+    @field_validator("content")
+    @classmethod
+    def _check_content(cls, content: str | None, info: ValidationInfo) -> str | None:
+        if content is None and info.data.get("role") != "assistant":
+            raise ValueError("expected text or a list of text parts; only an assistant has none")
+        return content
 
 
 class ChatRequest(Sampling):
