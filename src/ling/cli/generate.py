@@ -64,6 +64,8 @@ def chat(args: list[str]) -> None:
         raise UsageError(f"{ns.model}: no tokenizer.json in this folder, so it cannot chat")
     head = [{"role": "system", "content": ns.system}] if ns.system else []
     messages: list[dict[str, str]] = list(head)
+    # A template that cannot be used is told before the first line is typed.
+    llm.render([*head, {"role": "user", "content": "hi"}])
     print("empty line or Ctrl-D ends, /new starts over")
     while True:
         try:

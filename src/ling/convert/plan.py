@@ -113,7 +113,9 @@ def plan(
         rank=rank,
         world_size=world_size,
     )
-    ends = [i for i in cfg.end_token_ids if 0 <= i < cfg.vocab_size]
+    # One id alone may be a shape's placeholder; a list was written by someone who meant it.
+    listed = cfg.end_token_ids if len(cfg.end_token_ids) > 1 else ()
+    ends = [i for i in listed if 0 <= i < cfg.vocab_size]
     if wanted.mtp == MTP_ONLY:
         return Job(source, wanted, {"": _mtp_sink(folder, cfg, wanted, options)}, tokenizer, ends)
     main = cfg if wanted.mtp == "extra-layer" else cfg.replace(num_nextn_predict_layers=0)
