@@ -207,7 +207,7 @@ def _open_template(tokenizer: Tokenizer) -> ChatTemplate | TemplateError:
         source = tokenizer.chat_template or builtin_template("chat")
         return ChatTemplate(source, tokenizer.template_variables)
     except TemplateError as err:
-        log.warning("%s; this model can continue texts, but not chat", err)
+        log.info("%s; this model can continue texts, but not chat", err)
         return err
 
 
