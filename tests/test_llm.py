@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import threading
 
 import numpy as np
@@ -11,7 +13,7 @@ import torch
 from ling import LLM, SamplingParams, from_config, preset
 from ling.checkpoint.hf.save import save_model
 from ling.data.tokenizer import train_tokenizer
-from ling.errors import RequestError
+from ling.errors import RequestError, TemplateError
 
 TEXTS = ["def f(x):", "import os", "class A:\n    pass"]
 GREEDY = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
@@ -308,3 +310,74 @@ def test_thinking_is_asked_for_in_the_system_turn(llm, name):
     assert llm.render(messages, **{name: True}) == plain.replace("thinking off", "thinking on")
     (out,) = llm.chat(messages, GREEDY, chat_template_kwargs={name: True})
     assert "detailed thinking on<|role_end|>" in out.prompt
+
+
+@pytest.fixture
+def own_folder(folder, llm, tmp_path):
+    """A folder of its own, with the tokenizer in it, whose files a test may change."""
+    own = shutil.copytree(folder, tmp_path / "own")
+    llm.tokenizer.save(own)
+    return own
+
+
+def _change(path, **values):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def test_ends_of_turn_are_those_of_all_files(own_folder, llm, caplog):
+    tok = llm.tokenizer
+    eod, own = tok.token_to_id("<|endoftext|>"), tok.token_to_id("<|role_end|>")
+    _change(own_folder / "config.json", eos_token_id=[eod, 7, 99999])
+    _change(own_folder / "generation_config.json", eos_token_id=9)
+    with caplog.at_level("WARNING"):
+        loaded = LLM(own_folder)
+    assert loaded.engine.stop_token_ids == {eod, own, 7, 9}
+    assert "`eos_token_id` lists 99999, outside the vocabulary" in caplog.text
+    (own_folder / "generation_config.json").unlink()
+    _change(own_folder / "tokenizer_config.json", eos_token="[CLS]")
+    _change(own_folder / "config.json", eos_token_id=7)
+    assert {7, tok.token_to_id("[CLS]")} <= LLM(own_folder).engine.stop_token_ids
+
+
+@pytest.mark.parametrize("template", [b"{% if %}", b"\xff", b"{% nothing %}"])
+def test_template_that_cannot_be_used_stops_chat_only(own_folder, template, caplog):
+    (own_folder / "chat_template.jinja").write_bytes(template)
+    with caplog.at_level("INFO"):
+        loaded = LLM(own_folder)
+    assert "this model can continue texts, but not chat" in caplog.text
+    assert loaded.generate(TEXTS[0], GREEDY)[0].outputs[0].token_ids
+    message = [{"role": "user", "content": "hi"}]
+    for call in (loaded.chat, loaded.render, loaded.stream_chat):
+        with pytest.raises(TemplateError, match=r"^chat template: "):
+            call(message)
+
+
+def test_special_tokens_reach_the_template(own_folder):
+    source = "{{ bos_token }}{{ messages[0].content }}{{ eos_token }}{{ pad_token }}"
+    (own_folder / "chat_template.jinja").write_text(source)
+    text = LLM(own_folder).render([{"role": "user", "content": "hi"}])
+    assert text == "<|startoftext|>hi<|role_end|><|endoftext|>"
+
+
+def test_bytes_and_offsets_of_tokens_make_the_text(llm):
+    params = with_(max_tokens=40, temperature=1.0, seed=3, logprobs=2, skip_special_tokens=False)
+    (out,) = llm.generate(TEXTS[0], params)[0].outputs
+    data = [m[t].token_bytes for t, m in zip(out.token_ids, out.logprobs, strict=True)]
+    assert b"".join(data).decode("utf-8", "replace") == out.text
+    chunks = list(llm.stream(TEXTS[0], params))
+    assert [i for c in chunks for i in c.text_offsets] == out.text_offsets
+    for start, end, piece in zip(
+        out.text_offsets, [*out.text_offsets[1:], None], data, strict=True
+    ):
+        if piece.isascii():
+            assert out.text[start:end].startswith(piece.decode())
+
+
+def test_hidden_tokens_take_no_place_in_the_text(llm):
+    params = with_(max_tokens=40, temperature=5.0, seed=1, logprobs=0)
+    (out,) = llm.generate(TEXTS[0], params)[0].outputs
+    shown = [t for t in out.token_ids if llm.tokenizer.decode([t])]
+    assert len(shown) < len(out.token_ids)  # the seed draws a special token
+    for k, start in enumerate(out.text_offsets):
+        before = llm.tokenizer.decode(out.token_ids[:k])
+        assert len(before.rstrip("\ufffd")) <= start <= len(before)

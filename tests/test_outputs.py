@@ -6,7 +6,7 @@ import pytest
 
 from ling.infer.driver import RequestEvent
 from ling.infer.request import SamplingParams
-from ling.outputs import IncrementalText
+from ling.outputs import IncrementalText, TextOffsets
 
 
 class Letters:
@@ -64,3 +64,27 @@ def test_no_stop_string_ends_within_min_tokens():
     # It may begin there: what counts is the token that completes it.
     assert shown("a", ["a", "b", "c"], stop="bc", min_tokens=2)[0].stop_reason == "bc"
     assert shown("abc", ["a", "b", "c"], stop="c", min_tokens=3)[0].finish_reason == "length"
+
+
+def places(*pieces: bytes) -> list[int]:
+    offsets = TextOffsets()
+    return [offsets.add(p) for p in pieces]
+
+
+def test_parts_of_a_character_share_its_place():
+    fox, e = "🦊".encode(), "é".encode()
+    assert places(b"ab", b"c", "né".encode(), b"x") == [0, 2, 3, 5]
+    assert places(b"a", fox[:1], fox[1:3], fox[3:], b"b") == [0, 1, 1, 1, 2]
+    assert places(b"a" + e[:1], e[1:] + b"b", b"c") == [0, 1, 3]
+
+
+def test_broken_characters_are_one_mark_of_the_text():
+    half = "é".encode()[:1]
+    for pieces in ([half, b"b", b"c"], [half, half, b"b"], [b"\xe0", b"\x80", b"b"]):
+        starts = places(*pieces)
+        for k, start in enumerate(starts):
+            assert start == len(b"".join(pieces[:k]).decode("utf-8", "replace"))
+
+
+def test_tokens_that_the_text_hides_take_no_place():
+    assert places(b"a", b"", b"b") == [0, 1, 1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -11,9 +12,10 @@ from torch import Tensor
 
 from .checkpoint.open import tokenizer_folder
 from .config.engine import EngineConfig, shows_options
+from .config.model import ModelConfig
 from .data.chat import ChatTemplate, builtin_template, continuing, encode_chat
 from .data.tokenizer import Tokenizer
-from .errors import RequestError, RunError
+from .errors import RequestError, RunError, TemplateError
 from .hub import resolve_model
 from .infer.driver import Driver, Handle, RequestEvent, Submission
 from .infer.engine import Engine
@@ -24,6 +26,8 @@ from .infer.stats import Stats
 from .outputs import IncrementalText, LogprobMap, RequestOutput, StreamChunk, logprob_map
 
 __all__ = ["LLM", "SamplingParams"]
+
+log = logging.getLogger("ling.llm")
 
 
 class LLM:
@@ -48,12 +52,11 @@ class LLM:
         self.engine = Engine(
             runner,
             config,
-            stop_token_ids=tok.stop_token_ids if tok else (self.config.eos_token_id,),
+            stop_token_ids=_ends_of_turn(tok, self.config),
             has_id=tok.has_id if tok else None,
         )
         self.max_model_len = self.engine.max_model_len
-        source = (tok.chat_template if tok else None) or builtin_template("chat")
-        self._template = ChatTemplate(source) if tok else None
+        self._template = _open_template(tok) if tok else None
         own = Path(model)
         self.sampling_defaults = sampling_defaults(own if (own / FILE).is_file() else found)
         self._driver = Driver(self.engine)
@@ -159,6 +162,8 @@ class LLM:
             raise RequestError(
                 "this model has no tokenizer: it takes token ids, not messages", param="messages"
             )
+        if isinstance(self._template, TemplateError):
+            raise self._template
         return self._template.render(messages, tools, add_generation_prompt, **template_kwargs)
 
     # ---- inside --------------------------------------------------------------------------------
@@ -233,6 +238,35 @@ class LLM:
     def logprob_map(self, scores_V: Tensor, token: int, k: int) -> LogprobMap:
         """The token's own log-probability and the k most likely ones (-1: all)."""
         return logprob_map(self.tokenizer, scores_V, token, k)
+
+
+def _open_template(tokenizer: Tokenizer) -> ChatTemplate | TemplateError:
+    """The folder's template, or why there can be no chat: text goes in and out without one."""
+    try:
+        if tokenizer.template_problem is not None:
+            raise TemplateError(f"chat template: {tokenizer.template_problem}")
+        source = tokenizer.chat_template or builtin_template("chat")
+        return ChatTemplate(source, tokenizer.template_variables)
+    except TemplateError as err:
+        log.info("%s; this model can continue texts, but not chat", err)
+        return err
+
+
+def _ends_of_turn(tokenizer: Tokenizer | None, config: ModelConfig) -> tuple[int, ...]:
+    """Every id that some file of the model calls an end; those that no row stands for are left out.
+
+    Files disagree in the wild, and a model that is not stopped at its own end runs on.
+    """
+    listed = [*(tokenizer.stop_token_ids if tokenizer else ()), *config.end_token_ids]
+    ends = tuple(dict.fromkeys(i for i in listed if 0 <= i < config.vocab_size))
+    unknown = sorted(set(listed) - set(ends) - {ModelConfig.eos_token_id})
+    if unknown:
+        log.warning(
+            "`eos_token_id` lists %s, outside the vocabulary of %d ids: ignored",
+            ", ".join(map(str, unknown)),
+            config.vocab_size,
+        )
+    return ends
 
 
 class _Stream:

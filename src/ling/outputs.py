@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -18,17 +19,22 @@ LogprobMap = dict[int, "Logprob"]
 
 @dataclass
 class Logprob:
-    """Log-probability of a token, its rank (1 is most likely), and its text."""
+    """Log-probability of a token, its rank (1 is most likely), its text and its bytes.
+
+    A token may be part of a character: its text is U+FFFD then, and its bytes tell it from others.
+    """
 
     logprob: float
     rank: int | None = None
     decoded_token: str | None = None
+    token_bytes: bytes | None = None
 
 
 @dataclass
 class CompletionOutput:
     """One continuation; `finish_reason` is "stop", "length", "abort", or "error", which `error`
-    explains."""
+    explains. With log-probabilities, `text_offsets` says where in `text` each token begins.
+    """
 
     index: int
     text: str
@@ -38,6 +44,7 @@ class CompletionOutput:
     finish_reason: str | None
     stop_reason: int | str | None = None
     error: str | None = None
+    text_offsets: list[int] | None = None
 
 
 @dataclass
@@ -61,6 +68,24 @@ class StreamChunk:
     logprobs: list[LogprobMap] | None = None
     finish_reason: str | None = None
     stop_reason: int | str | None = None
+    text_offsets: list[int] | None = None
+
+
+class TextOffsets:
+    """Where the text of each token begins, in characters; parts of a character share its place."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._length = 0
+
+    def add(self, data: bytes) -> int:
+        """The place of a token with these bytes; none for one that the text does not show."""
+        waiting = self._decoder.getstate()[0]
+        start = self._length
+        if waiting and data:  # one character, unless the first part is broken
+            start += len((waiting + data[:1]).decode("utf-8", "replace")) - 1
+        self._length += len(self._decoder.decode(data))
+        return start
 
 
 def logprob_map(
@@ -72,6 +97,7 @@ def logprob_map(
             t.logprob,
             t.rank,
             tokenizer.decode([t.token_id], skip_special_tokens=False) if tokenizer else None,
+            tokenizer.token_bytes(t.token_id) if tokenizer else None,
         )
         for t in top_logprobs(logprobs_V, token_id, k)
     }
@@ -92,6 +118,8 @@ class IncrementalText:
         self.text = self.pending = ""
         self.token_ids: list[int] = []
         self.logprobs: list[LogprobMap] = []
+        self.offsets: list[int] = []
+        self._places = TextOffsets()
         self.cumulative_logprob = 0.0
         self.finish_reason: str | None = None
         self.stop_reason: int | str | None = None
@@ -109,11 +137,12 @@ class IncrementalText:
         start, shown = len(self.token_ids), len(self.text)
         for k, token in enumerate(event.token_ids):
             self.token_ids.append(token)
-            if self.params.logprobs is not None:
-                self._score(event.logprobs[k], token, self.params.logprobs)
             last = k == len(event.token_ids) - 1
-            hidden = last and event.finish_reason == "stop" and token == event.stop_reason
-            if self.decoder is not None and not (hidden and self.params.skip_special_tokens):
+            end = last and event.finish_reason == "stop" and token == event.stop_reason
+            hidden = end and self.params.skip_special_tokens
+            if self.params.logprobs is not None:
+                self._score(event.logprobs[k], token, self.params.logprobs, hidden)
+            if self.decoder is not None and not hidden:
                 self.pending += self.decoder.push(token)
             self._hold()
             if self._stopped():
@@ -130,10 +159,16 @@ class IncrementalText:
             self.logprobs[start:] if self.params.logprobs is not None else None,
             self.finish_reason,
             self.stop_reason,
+            self.offsets[start:] if self.params.logprobs is not None else None,
         )
 
-    def _score(self, logprobs_V: Tensor, token: int, k: int) -> None:
+    def _score(self, logprobs_V: Tensor, token: int, k: int, hidden: bool) -> None:
         scores = logprob_map(self.tokenizer, logprobs_V, token, k)
+        skip = self.params.skip_special_tokens
+        shown = self.tokenizer and self.tokenizer.decode([token], skip_special_tokens=skip)
+        self.offsets.append(
+            self._places.add(scores[token].token_bytes or b"" if shown and not hidden else b"")
+        )
         self.logprobs.append(scores)
         self.cumulative_logprob += scores[token].logprob
 
@@ -179,4 +214,5 @@ class IncrementalText:
             self.finish_reason,
             self.stop_reason,
             None if self.error is None else str(self.error),
+            self.offsets if scored else None,
         )

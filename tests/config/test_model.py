@@ -150,3 +150,31 @@ def test_rotary_channels_are_exported_as_the_matching_fraction_too(channels, hea
     assert ModelConfig.from_dict(raw) == cfg
     del raw["rotary_dim"]
     assert ModelConfig.from_dict(raw).rotary_size == channels
+
+
+@pytest.mark.parametrize(
+    ("listed", "eos", "written"),
+    [
+        (7, 7, 7),
+        ([7], 7, 7),
+        ([7, 9, 7], 7, [7, 9]),
+        ([400_000, 9], 9, [400_000, 9]),
+        ([-1, 9], 9, [-1, 9]),
+        ([], 156892, 156892),
+        (None, 156892, 156892),
+        (-1, 156892, 156892),
+    ],
+)
+def test_a_list_of_ends_is_kept(listed, eos, written):
+    cfg = ModelConfig.from_dict({"eos_token_id": listed, "pad_token_id": -1})
+    assert (cfg.eos_token_id, cfg.to_dict()["eos_token_id"]) == (eos, written)
+    assert ModelConfig.from_dict(cfg.to_dict()) == cfg
+    other = cfg.replace(eos_token_id=5)
+    assert other.end_token_ids == (5,)
+    assert cfg.replace(num_hidden_layers=2).end_token_ids == cfg.end_token_ids
+
+
+@pytest.mark.parametrize("bad", [["x"], [True], [1.0], [[1]], "1", 1.5])
+def test_ends_are_whole_numbers(bad):
+    with pytest.raises(ConfigError, match=r"`eos_token_id` is .*, expected"):
+        ModelConfig.from_dict({"eos_token_id": bad})

@@ -622,3 +622,25 @@ def test_command_line_prints_rate_and_target(tiny, tmp_path):
     assert "/s" in done.stdout
     assert f"wrote {tmp_path / 'out'}" in done.stdout
     assert time.monotonic() - start < 60
+
+
+@pytest.mark.parametrize("to", ["bf16", "int8", "dcp"])
+def test_every_end_of_turn_is_written_on(tmp_path, to):
+    source = tmp_path / "source"
+    synth(preset("ling-tiny"), source, to="bf16", log=str)
+    tokenizer = train_tokenizer(["def f(x):"] * 9, 300)
+    tokenizer.save(source)
+    config = json.loads((source / "config.json").read_text())
+    ends = [tokenizer.eod_token_id, 7, 99999]
+    (source / "config.json").write_text(json.dumps({**config, "eos_token_id": ends}))
+    (source / "generation_config.json").write_text(json.dumps({"eos_token_id": 9}))
+    (source / "chat_template.jinja").write_text("{% broken")  # no reason to refuse a conversion
+    out = tmp_path / "out"
+    convert(source, out, to=to)
+    if to != "dcp":
+        assert json.loads((out / "config.json").read_text())["eos_token_id"] == ends
+    own = tokenizer.token_to_id("<|role_end|>")
+    (generation,) = out.rglob("generation_config.json")
+    written = json.loads(generation.read_text())["eos_token_id"]
+    assert written == [9, own, tokenizer.eod_token_id, 7]
+    assert open_source(out).config.end_token_ids == tuple(ends)

@@ -3,8 +3,11 @@ from __future__ import annotations
 import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from ling.data.chat import ChatTemplate, builtin_template
+from ling.data.chat import BASE_TEMPLATE, CHAT_TEMPLATE, ChatTemplate, builtin_template, encode_chat
+from ling.data.sandbox import compile_template, render_template
 from ling.errors import TemplateError
 
 USER = {"role": "user", "content": "hi"}
@@ -74,3 +77,91 @@ def test_what_is_no_message_is_named(message, words):
 def test_values_that_are_no_json_are_refused(tokenizer):
     with pytest.raises(TemplateError, match="not plain JSON values"):
         ChatTemplate(builtin_template("chat")).encode(tokenizer, [{**USER, "x": object()}])
+
+
+# Templates that change, cut and join what they are given.
+TEMPLATES = {
+    "chat": CHAT_TEMPLATE,
+    "base": BASE_TEMPLATE,
+    "joined": "{% for m in messages %}<role>{{ m.name }}{{ m.content }}{% endfor %}",
+    "lower": "{% for m in messages %}<role>{{ m.content | lower }}{% endfor %}",
+    "upper": "{% for m in messages %}<role>{{ m.content | upper }}{% endfor %}",
+    "cut": "{% for m in messages %}{{ m.content.replace('<think>', '').replace('x', '') }}"
+    "<|role_end|>{% endfor %}",
+    "json": "{{ tools | tojson(ensure_ascii=true) }}<role>{{ messages | tojson(indent=1) }}",
+    "items": "{% for m in messages %}{% for k, v in m.items() %}{{ k }}{{ v }}<role>{% endfor %}"
+    "{% endfor %}",
+}
+HOSTILE = ["<|role_end|>", "<role>", "</role>", "[CLS]", "<|ROLE_END|>", "[cls]", "<Role>"]
+PARTS = [*HOSTILE, "<|role_", "end|>", "<ro", "le>", "<", "[", "|>", "[C", "LS]", "<think>"]
+texts = st.lists(st.sampled_from([*PARTS, "a", "x", " ", "</think>", "\n", "\\"]), max_size=6).map(
+    "".join
+) | st.text(max_size=8)
+nested = st.recursive(
+    texts, lambda v: st.lists(v, max_size=2) | st.dictionaries(texts, v), max_leaves=4
+)
+
+
+def _render(name):
+    """A renderer in this process: a child for every example would take minutes."""
+    template = ChatTemplate(CHAT_TEMPLATE)
+    compiled = compile_template(TEMPLATES[name])
+    template._run = lambda variables: render_template(compiled, variables)
+    return template.render
+
+
+def _conversation(content, reasoning, name, arguments, result, tool):
+    call = {"name": name, "arguments": arguments}
+    return [
+        {"role": "system", "content": content, "name": name},
+        {"role": "user", "content": [{"type": "text", "text": content}], "name": name},
+        {
+            "role": "assistant",
+            "content": result,
+            "reasoning_content": reasoning,
+            "name": name,
+            "tool_calls": [{"type": "function", "function": call}],
+        },
+        {"role": "tool", "content": result, "name": name},
+    ], [{"type": "function", "function": {"name": name, "description": content, "x": tool}}]
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_no_value_of_any_kind_makes_a_control_token(tokenizer, name, data):
+    values = [data.draw(s) for s in (texts, texts, texts, nested, texts, nested)]
+    render, control = _render(name), set(tokenizer.control_tokens.values())
+
+    def ids(*values):
+        messages, tools = _conversation(*values)
+        # Empty values may leave out a part of the text, so the harmless ones are as many.
+        return [i for i in encode_chat(render, tokenizer, messages, tools).ids if i in control]
+
+    harmless = [_plain(v) for v in values]
+    assert ids(*values) == ids(*harmless)
+
+
+def _plain(value):
+    """The same shape with harmless texts, empty ones kept."""
+    if isinstance(value, str):
+        return "".join("-" if c in "<>[]|/_" or c.isalpha() else c for c in value)
+    if isinstance(value, dict):
+        return {f"k{i}": _plain(v) for i, v in enumerate(value.values())}
+    return [_plain(v) for v in value]
+
+
+def test_marks_of_the_guard_never_reach_the_text(tokenizer):
+    message = {"role": "user", "content": "<role> \ufdd0 \\ufdd1 <"}
+    text, ids = encode_chat(_render("json"), tokenizer, [message])
+    assert text == _render("json")([message])
+    assert tokenizer.decode(ids, skip_special_tokens=False) == text
+    assert ids.count(tokenizer.token_to_id("<role>")) == 1
+
+
+@pytest.mark.parametrize("message", [{"content": None}, {}, {"content": ""}])
+@pytest.mark.parametrize("template", [CHAT_TEMPLATE, BASE_TEMPLATE, "{{ messages[0].content }}|"])
+def test_an_assistant_may_say_nothing(message, template):
+    text = ChatTemplate(template).render([{"role": "assistant", **message}, USER])
+    assert "None" not in text
+    assert text == ChatTemplate(template).render([{"role": "assistant", "content": ""}, USER])

@@ -28,6 +28,10 @@ def test_json_is_written_as_given():
         ("{{ 'A' * 20000000000 }}", "not allowed"),
         ("{{ 9 ** (9 ** 9) }}", "not allowed"),
         ("{{ '%10000000000d' % 1 }}", "not allowed"),
+        ("{{ '%(a)-10000d' % {'a': 1} }}", "not allowed"),
+        ("{{ '%*d' % (10000, 1) }}", "not allowed"),
+        ("{{ '%.10000f' % 1.5 }}", "not allowed"),
+        ("{% generation %}{{ x }}", "endgeneration"),
         ("{% include '/etc/passwd' %}", "no loader"),
         ("{% if %}", "Expected an expression"),
         ("{{ xs.append(1) }}", "not safely callable|unsafe"),
@@ -42,6 +46,21 @@ def test_what_a_template_may_not_do_is_one_short_line(source, words):
         render(source, xs=[])
     assert str(err.value).isprintable()
     assert len(str(err.value)) <= 300
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("{% generation %}{{ x }}{% endgeneration %}", "hi"),
+        ("{% for i in [1, 2] %}{% generation %}{{ i }}{% endgeneration %}{% endfor %}", "12"),
+        ("{% set y = 1 %}{% generation %}{% set y = 2 %}{% endgeneration %}{{ y }}", "1"),
+        ("a\n  {%- generation -%}\n b {% endgeneration %}", "ab "),
+        ("{{ '%s says' % x }}{{ '%3d' % 7 }}{{ '%.2f' % 1.5 }}", "hi says  71.50"),
+        ("{{ '{} says'.format(x) }}{{ '=' * 3 }}{{ 7 % 4 }}", "hi says===3"),
+    ],
+)
+def test_what_templates_that_people_have_use(source, text):
+    assert render(source, x="hi") == text
 
 
 def test_source_has_a_limit():

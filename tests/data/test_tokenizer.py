@@ -73,11 +73,15 @@ def test_tokenizer_folder_round_trip(tokenizer, tmp_path):
     assert again.chat_template == builtin_template("chat")
 
 
-def test_stop_ids_are_those_of_the_generation_config(tokenizer, tmp_path):
+def test_stop_ids_are_those_of_the_generation_config_and_the_own_end(tokenizer, tmp_path):
     tokenizer.save(tmp_path)
     path = tmp_path / "generation_config.json"
-    path.write_text(json.dumps({"eos_token_id": [7, -1, True, 7, 9]}))
-    assert Tokenizer.from_folder(tmp_path).stop_token_ids == (7, 9)
+    own = tokenizer.token_to_id("<|role_end|>")
+    for listed in ([7, -1, True, 7, 9, own], [7, 9]):
+        path.write_text(json.dumps({"eos_token_id": listed}))
+        assert Tokenizer.from_folder(tmp_path).stop_token_ids == (7, 9, own)
+    path.write_text(json.dumps({"eos_token_id": 7}))
+    assert Tokenizer.from_folder(tmp_path).stop_token_ids == (7, own)
     path.unlink()  # then by name
     names = ("<|role_end|>", "<|endoftext|>")
     assert Tokenizer.from_folder(tmp_path).stop_token_ids == tuple(
@@ -106,7 +110,7 @@ def test_code_and_paths_of_a_foreign_config_are_not_passed_on(tokenizer, tmp_pat
     [
         ("tokenizer_config.json", b"{", "not valid JSON"),
         ("generation_config.json", b"[]", "expected a JSON object"),
-        ("chat_template.jinja", b"\xff", "not readable as UTF-8"),
+        ("added_tokens.json", b"\xff", "not valid JSON"),
     ],
 )
 def test_damaged_companions_are_named(tokenizer, tmp_path, name, content, words):
@@ -119,3 +123,60 @@ def test_damaged_companions_are_named(tokenizer, tmp_path, name, content, words)
 def test_folder_without_a_tokenizer_is_named(tmp_path):
     with pytest.raises(TokenizerError, match=r"no tokenizer\.json in this folder"):
         Tokenizer.from_folder(tmp_path)
+
+
+def test_template_that_cannot_be_read_leaves_the_rest(tokenizer, tmp_path, caplog):
+    tokenizer.save(tmp_path)
+    (tmp_path / "chat_template.jinja").write_bytes(b"\xff")
+    again = Tokenizer.from_folder(tmp_path)
+    assert (again.chat_template, again.encode("def f")) == (None, tokenizer.encode("def f"))
+    assert "chat_template.jinja: not readable as UTF-8" in again.template_problem
+    again.save(tmp_path / "out")
+    assert not (tmp_path / "out" / "chat_template.jinja").exists()
+    assert "no chat template is written" in caplog.text
+
+
+def _with_added(tokenizer, folder, *tokens, **model):
+    """A folder whose tokenizer.json has further added tokens."""
+    tokenizer.save(folder)
+    path = folder / "tokenizer.json"
+    raw = json.loads(path.read_text())
+    for k, token in enumerate(tokens):
+        raw["added_tokens"].append({"id": tokenizer.vocab_size + k, **token})
+    raw["model"] |= model
+    path.write_text(json.dumps(raw))
+    return Tokenizer.from_folder(folder)
+
+
+def test_bytes_of_a_token(tokenizer, tmp_path):
+    added = _with_added(tokenizer, tmp_path, {"content": "café"})
+    (i,) = added.encode("café")
+    assert added.token_bytes(i) == "café".encode()  # not its letters of the byte alphabet
+    assert added.decode([i]) == "café"
+    assert b"".join(map(added.token_bytes, added.encode("π 你 x"))) == "π 你 x".encode()
+    assert added.token_bytes(i + 1) == b""
+
+
+def test_control_tokens_take_the_spaces_that_the_file_says(tokenizer, tmp_path):
+    added = _with_added(
+        tokenizer,
+        tmp_path,
+        {"content": "<|mask|>", "special": True, "lstrip": True, "rstrip": True},
+    )
+    ids = added.encode("a  <|mask|> b", parse_special=True)
+    assert added.decode(ids, skip_special_tokens=False) == "a<|mask|>b"
+
+
+def test_vocabulary_with_control_tokens_keeps_them_from_texts(tokenizer, tmp_path):
+    tokenizer.save(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    raw = json.loads(path.read_text())
+    raw["model"]["vocab"] |= {t["content"]: t["id"] for t in raw["added_tokens"]}
+    raw["model"]["ignore_merges"] = True  # a word that is a token is that token
+    raw["pre_tokenizer"] = raw["pre_tokenizer"]["pretokenizers"][1]
+    path.write_text(json.dumps(raw))
+    again = Tokenizer.from_folder(tmp_path)
+    control = set(again.control_tokens.values())
+    for name in again.control_tokens:
+        assert not control & set(again.encode(name))
+        assert again.encode(name, parse_special=True) == [again.token_to_id(name)]

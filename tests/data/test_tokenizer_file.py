@@ -98,3 +98,68 @@ def test_slow_pattern_is_found_by_its_time(sound, read, monkeypatch):
     split = {"type": "Split", "behavior": "Isolated", "invert": False, "pattern": {"Regex": "a*b"}}
     with pytest.raises(TokenizerError, match=r"`a\*b` is slow on long words"):
         read({**sound, "pre_tokenizer": split})
+
+
+BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"decoder": {"type": "Sequence", "decoders": [{"type": "ByteLevel"}]}},
+        {"decoder": {"type": "Sequence", "decoders": [{"type": "ByteLevel"}, {"type": "Fuse"}]}},
+        {"normalizer": {"type": "Sequence", "normalizers": []}},
+        {
+            "normalizer": {
+                "type": "Sequence",
+                "normalizers": [{"type": "Sequence"} | {"normalizers": []}],
+            }
+        },
+        {"added_tokens": None},
+        {"post_processor": {"type": "Sequence", "processors": []}},
+    ],
+)
+def test_files_that_mean_the_same_are_read(sound, read, change):
+    backend = read({**sound, **change})
+    assert backend.encode("def f 你").ids == read(sound).encode("def f 你").ids
+
+
+def test_nested_and_empty_sequences_of_steps_are_read(sound, read):
+    steps = sound["pre_tokenizer"]["pretokenizers"]
+    empty = {"type": "Sequence", "pretokenizers": []}
+    nested = {
+        "type": "Sequence",
+        "pretokenizers": [empty, {"type": "Sequence", "pretokenizers": steps}],
+    }
+    backend = read({**sound, "pre_tokenizer": nested})
+    assert backend.encode("def f 你").ids == read(sound).encode("def f 你").ids
+    alone = read({**sound, "pre_tokenizer": {"type": "Sequence", "pretokenizers": [BYTES]}})
+    assert (
+        alone.encode("def f 你").ids
+        == read({**sound, "pre_tokenizer": BYTES}).encode("def f 你").ids
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"decoder": {"type": "Sequence", "decoders": []}}, "`decoder` is not ByteLevel"),
+        ({"decoder": None}, "`decoder` is not ByteLevel"),
+        ({"pre_tokenizer": None}, "no or too many steps"),
+        ({"pre_tokenizer": {"type": "Whitespace"}}, "has no ByteLevel step"),
+        ({"pre_tokenizer": 3}, "`3` cannot be read"),
+    ],
+)
+def test_files_that_are_no_byte_level_bpe_are_refused(sound, read, change, words):
+    with pytest.raises(TokenizerError, match=words):
+        read({**sound, **change})
+
+
+def test_added_tokens_may_come_in_any_order(sound, read):
+    assert read({**sound, "added_tokens": sound["added_tokens"][::-1]}).encode("def f").ids
+
+
+def test_mark_of_utf8_is_no_part_of_the_file(sound, tmp_path):
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(sound), "utf-8-sig")
+    assert read_backend(path).ids["<role>"] == read_backend(path).added[-2]["id"]

@@ -18,11 +18,14 @@ class FakeTokenizer:
 
     control_tokens: ClassVar[dict] = {}
 
-    def encode(self, text: str, *, parse_special: bool = False) -> list[int]:
-        return list(text.encode())
+    def encode(self, text: str, *, parse_special: bool = False, guard: str = "") -> list[int]:
+        return list(text.replace(guard, "").encode() if guard else text.encode())
 
     def decode(self, ids, *, skip_special_tokens: bool = True) -> str:
         return bytes(ids).decode("utf-8", "replace")
+
+    def token_bytes(self, i: int) -> bytes:
+        return bytes([i])
 
 
 class FakeLLM:
@@ -78,6 +81,7 @@ class FakeLLM:
                 text=text,
                 token_ids=[token],
                 logprobs=None if params.logprobs is None else [candidates(token, params.logprobs)],
+                text_offsets=[len(bytes(ids[:i]).decode("utf-8", "ignore"))],
                 finish_reason=reason if is_last else None,
             )
 
@@ -91,6 +95,7 @@ class FakeLLM:
                 text=chunk.text,
                 token_ids=chunk.token_ids,
                 logprobs=chunk.logprobs,
+                text_offsets=chunk.text_offsets,
                 finish_reason="length",
             )
             outputs.append(
@@ -104,7 +109,10 @@ def candidates(token: int, k: int) -> dict[int, SimpleNamespace]:
     ids = [token] + [(token + 1 + i) % 128 for i in range(max(k - 1, 0))]
     return {
         t: SimpleNamespace(
-            logprob=-0.5 - i, rank=i + 1, decoded_token=chr(t) if t < 128 else "\ufffd"
+            logprob=-0.5 - i,
+            rank=i + 1,
+            decoded_token=chr(t) if t < 128 else "\ufffd",
+            token_bytes=bytes([t]),
         )
         for i, t in enumerate(ids)
     }

@@ -212,6 +212,36 @@ def test_chat_logprobs_list_the_best_tokens(client):
     assert bare["choices"][0]["logprobs"]["content"][0]["top_logprobs"] == []
 
 
+def test_parts_of_a_character_keep_their_bytes_and_names(client):
+    body = {**PLAIN, "logprobs": 2, "max_tokens": 6, "echo": True, "prompt": "é"}
+    choice = client.post("/v1/completions", json=body).json()["choices"][0]
+    scores = choice["logprobs"]
+    assert choice["text"] == "éGrüße"[: len(choice["text"])]
+    assert scores["tokens"][:6] == [
+        r"bytes:\xc3",
+        r"bytes:\xa9",
+        "G",
+        "r",
+        r"bytes:\xc3",
+        r"bytes:\xbc",
+    ]
+    assert scores["text_offset"][:7] == [0, 0, 1, 2, 3, 3, 4]
+    pairs = zip(scores["tokens"], scores["top_logprobs"], strict=True)
+    assert all(best is None or token in best for token, best in pairs)
+    chat = client.post(
+        "/v1/chat/completions", json={**CHAT, "logprobs": True, "max_tokens": 4}
+    ).json()["choices"][0]
+    content = chat["logprobs"]["content"]
+    assert bytes(b for e in content for b in e["bytes"]).decode() == chat["message"]["content"]
+
+
+def test_an_assistant_may_say_nothing(client):
+    for message in ({"role": "assistant", "content": None}, {"role": "assistant"}):
+        body = {**CHAT, "messages": [*CHAT["messages"], message, *CHAT["messages"]]}
+        assert client.post("/v1/chat/completions", json=body).status_code == 200
+        assert client.post("/tokenize", json={"messages": body["messages"]}).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("prompt", "count"),
     [("ab", 1), (["ab", "c"], 2), ([97, 98], 1), ([[97, 98], [99]], 2)],

@@ -66,6 +66,8 @@ def chat(args: list[str]) -> None:
     if llm.tokenizer is None:
         raise UsageError(f"{ns.model}: no tokenizer.json in this folder, so it cannot chat")
     params = sampling_params(llm, "chat", given)
+    # A template that cannot be used is reported before the first line is typed.
+    llm.render([{"role": "user", "content": "hi"}])
     with contextlib.suppress(ImportError):  # not in every Python
         import readline  # noqa: F401  # `input` then edits lines and remembers them
     print("empty line or Ctrl-D ends, /new starts over")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
 from ..files.guarded import loads
 from ..text import as_json, shown
+
+log = logging.getLogger("ling.config")
 
 MAX_CONFIG_BYTES = 1 << 20
 
@@ -67,15 +70,15 @@ def not_ours(method: str) -> str:
 
 def check_quantization(raw: dict[str, Any]) -> dict[str, Any] | None:
     """`quantization_config` of a `config.json`, or None; `ConfigError` for what we cannot read."""
-    for key, method in _OTHER_KEYS.items():
+    for key, tool in _OTHER_KEYS.items():
         if isinstance(raw.get(key), dict) and raw[key]:
-            raise ConfigError(f"`{key}`: {not_ours(method)}")
+            raise ConfigError(f"`{key}`: {not_ours(tool)}")
     quantization = raw.get("quantization_config")
     if quantization is None:
         return None
     if not isinstance(quantization, dict):
         raise ConfigError(f"`quantization_config` is {as_json(quantization)}, expected an object")
-    method = quantization.get("quant_method")
+    method: Any = quantization.get("quant_method")
     if method is None and any(quantization.get(f"load_in_{bits}bit") for bits in (4, 8)):
         method = "bitsandbytes"
     if isinstance(method, str) and method not in QUANT_METHODS:
@@ -106,3 +109,20 @@ def read_rope_parameters(raw: dict[str, Any], values: dict[str, Any]) -> None:
         values["rope_scaling"] = {
             k: v for k, v in new.items() if k not in ("rope_theta", "partial_rotary_factor")
         }
+
+
+def read_special_ids(values: dict[str, Any], vocab_size: int) -> None:
+    """Take ids below 0 for none, and a list in `eos_token_id` apart: one id leads, all are kept."""
+    for name in ("bos_token_id", "pad_token_id", "eos_token_id"):
+        if type(values.get(name)) is int and values[name] < 0:
+            log.warning("`%s` is %d, which is no id of a token: ignored", name, values.pop(name))
+    listed = values.get("eos_token_id")
+    if not isinstance(listed, list):
+        return
+    if not all(type(i) is int for i in listed):
+        raise ConfigError(f"`eos_token_id` is {as_json(listed)}, expected whole numbers")
+    del values["eos_token_id"]
+    usable = [i for i in listed if i >= 0]
+    usable.sort(key=lambda i: i >= vocab_size)  # stable: ids of tokens first
+    if usable:
+        values |= {"eos_token_id": usable[0], "end_token_ids": tuple(dict.fromkeys(listed))}

@@ -17,6 +17,7 @@ from .hf_json import (
     check_quantization,
     read_raw,
     read_rope_parameters,
+    read_special_ids,
 )
 
 ARCHITECTURE = "BailingMoeV2ForCausalLM"
@@ -137,6 +138,8 @@ class ModelConfig:
     pad_token_id: int = 156892
     eos_token_id: int = 156892
     bos_token_id: int = 156891
+    end_token_ids: tuple[int, ...] = ()
+    """All ids of a file's `eos_token_id`, as they stand there, or `eos_token_id` alone."""
     num_experts: int = 256
     num_shared_experts: int = 1
     num_experts_per_tok: int = 8
@@ -157,6 +160,8 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         self._check_types()
+        if self.eos_token_id not in self.end_token_ids:  # another end replaces the list
+            object.__setattr__(self, "end_token_ids", (self.eos_token_id,))
         # Falsy sizes mean "derive it", as upstream's constructor has it.
         self._fill("head_dim", self.hidden_size // max(self.num_attention_heads, 1))
         if self.num_shared_experts:
@@ -354,8 +359,9 @@ class ModelConfig:
         values = {f.name: raw[f.name] for f in dataclasses.fields(cls) if f.name in raw}
         null = {k for k, v in values.items() if v is None and k != "rope_scaling"}
         values = {k: v for k, v in values.items() if k not in null}
-        if isinstance(values.get("eos_token_id"), list) and values["eos_token_id"]:
-            values["eos_token_id"] = values["eos_token_id"][0]
+        values.pop("end_token_ids", None)
+        size = values.get("vocab_size", cls.vocab_size)
+        read_special_ids(values, size if isinstance(size, int) else cls.vocab_size)
         torch_dtype = raw.get("dtype") or raw.get("torch_dtype")
         if torch_dtype is not None:
             values["dtype"] = str(torch_dtype).removeprefix("torch.")
@@ -379,6 +385,9 @@ class ModelConfig:
         """The `config.json` object, with every field that engines default differently."""
         values = dataclasses.asdict(self)
         values["torch_dtype"] = values.pop("dtype")
+        ends = values.pop("end_token_ids")
+        if len(ends) > 1:
+            values["eos_token_id"] = list(ends)
         if not values["rotary_dim"]:
             del values["rotary_dim"]
         return {"architectures": [ARCHITECTURE], "model_type": "bailing_moe", **values}

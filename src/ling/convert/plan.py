@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,7 @@ class Job:
     wanted: Options
     sinks: dict[str, Sink]
     tokenizer: Tokenizer | None
+    stop_token_ids: Sequence[int] = ()
 
     @property
     def files(self) -> dict[str, int]:
@@ -92,7 +93,7 @@ class Job:
         """Fill `folder`, for which the job was planned."""
         _write(self.source, self.sinks, folder, self.wanted, log)
         if self.tokenizer is not None:
-            self.tokenizer.save(folder)
+            self.tokenizer.save(folder, self.stop_token_ids)
 
 
 def plan(
@@ -121,14 +122,17 @@ def plan(
         rank=rank,
         world_size=world_size,
     )
+    # One id alone may be a shape's placeholder; a list was written by someone who meant it.
+    listed = cfg.end_token_ids if len(cfg.end_token_ids) > 1 else ()
+    ends = [i for i in listed if 0 <= i < cfg.vocab_size]
     if wanted.mtp == MTP_ONLY:
-        return Job(source, wanted, {"": _mtp_sink(folder, cfg, wanted, options)}, tokenizer)
+        return Job(source, wanted, {"": _mtp_sink(folder, cfg, wanted, options)}, tokenizer, ends)
     main = cfg if wanted.mtp == "extra-layer" else cfg.replace(num_nextn_predict_layers=0)
     sinks = {}
     if wanted.mtp == "separate":
         sinks[MTP_FOLDER] = _mtp_sink(folder / MTP_FOLDER, cfg, wanted, options)
     sinks[""] = sink_for(wanted.to, folder, main, options)
-    return Job(source, wanted, sinks, tokenizer)
+    return Job(source, wanted, sinks, tokenizer, ends)
 
 
 def _importance(
@@ -193,4 +197,5 @@ def _with_token_ids(cfg: ModelConfig, tokenizer: Tokenizer | None) -> ModelConfi
         for name, token in tokenizer.special_tokens.items()
         if name in ("eos_token", "bos_token", "pad_token")
     }
-    return cfg.replace(**{k: v for k, v in ids.items() if v is not None})
+    # The list in config.json is of the tokenizer before.
+    return cfg.replace(end_token_ids=(), **{k: v for k, v in ids.items() if v is not None})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import resources
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -98,20 +98,31 @@ def encode_chat(
     """
     given = [list(messages), None if tools is None else list(tools), kwargs]
     mark = _unused_mark(given)
-    names = "|".join(sorted(map(re.escape, tokenizer.control_tokens), key=len, reverse=True))
-    if not names:
-        text = render(messages, tools, add_generation_prompt, **kwargs)
-        return ChatPrompt(text, tokenizer.encode(text))
-    # A mark behind the first character of every name, overlapping ones included.
-    guarded = _map_text(given, re.compile(f"(?={names})(.)", re.S), rf"\1{mark}")
+    guarded = _map_text(given, _openings(tokenizer.control_tokens), rf"\g<0>{mark}")
     text = render(guarded[0], guarded[1], add_generation_prompt, **guarded[2])
-    if mark not in text:
-        return ChatPrompt(text, tokenizer.encode(text, parse_special=True))
-    ids: list[int] = []
-    for piece in re.split(f"({names})", text):
-        control = tokenizer.control_tokens.get(piece)
-        ids += [control] if control is not None else tokenizer.encode(piece.replace(mark, ""))
-    return ChatPrompt(text.replace(mark, ""), ids)
+    text = text.replace(json.dumps(mark)[1:-1], mark)  # a template may write JSON in ASCII
+    return ChatPrompt(
+        text.replace(mark, ""), tokenizer.encode(text, parse_special=True, guard=mark)
+    )
+
+
+def _openings(names: Iterable[str]) -> re.Pattern[str]:
+    """First characters, in a message, of what may become a control token's name.
+
+    That is a name in either case (a template may change it), overlapping ones included, and a
+    bracket that nothing closes: a template may join or cut texts, and the rest come from there.
+    Closed ones such as `</think>` stay whole, since templates look for them.
+    """
+    whole = "|".join(map(re.escape, names))
+    firsts = "".join({n[0] for n in names if not n[0].isalnum() and not n[0].isspace()})
+    if not whole:
+        return re.compile("(?!)")
+    patterns = [f"(?=(?i:{whole}))."]
+    if firsts:
+        lasts = "".join({n[-1] for n in names})
+        f, e = re.escape(firsts), re.escape(lasts)
+        patterns.append(f"[{f}](?![^{f}{e}]*[{e}])")
+    return re.compile("|".join(patterns), re.S)
 
 
 def continuing(render: Callable[..., str]) -> Callable[..., str]:
@@ -142,18 +153,20 @@ def _runner(source: str) -> Callable[[Mapping[str, Any]], str]:
 
 
 def _plain(message: Any, i: int) -> dict[str, Any]:
-    """The message with its content as one text (or null, where the released templates allow it)."""
+    """The message with its content as one text; an assistant that only calls tools has none.
+
+    Templates add texts, and print null as `None`: no content is the empty text.
+    """
     if not isinstance(message, dict) or not isinstance(message.get("role"), str):
         raise TemplateError(f"messages[{i}]: expected an object with a `role`")
     content = message.get("content")
     if isinstance(content, list):
         content = "".join(_part(part, i) for part in content)
-        return {**message, "content": content}
-    if content is None and message["role"] in ("user", "system"):
+    if content is None and message["role"].lower() in ("user", "system", "human"):
         raise TemplateError(f"messages[{i}].content: expected text, got null")
     if content is not None and not isinstance(content, str):
         raise TemplateError(f"messages[{i}].content: expected text or a list of text parts")
-    return message
+    return {**message, "content": content or ""}
 
 
 def _part(part: Any, i: int) -> str:
@@ -170,7 +183,7 @@ def _unused_mark(value: Any) -> str:
         text = json.dumps(value, ensure_ascii=False)
     except (TypeError, ValueError, RecursionError):
         raise TemplateError("messages: nested too deeply, or not plain JSON values") from None
-    mark = next((m for m in _MARKS if m not in text), None)
+    mark = next((m for m in _MARKS if m not in text and json.dumps(m)[1:-1] not in text), None)
     if mark is None:
         raise TemplateError("messages: every Unicode noncharacter of U+FDD0..FDEF is in use")
     return mark

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from jinja2 import Template
+from jinja2 import Template, nodes
+from jinja2.ext import Extension
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ..errors import TemplateError
@@ -16,6 +19,22 @@ from ..text import first_line
 MAX_OUTPUT = 1 << 20
 MAX_SOURCE = 1 << 18
 _MAX_NUMBER = 1 << 63
+_WIDTH = re.compile(r"%(?:\([^)]*\))?[-+ #0]*(?:\*|\d{4}|\d*\.(?:\*|\d{4}))")
+
+
+class _Generation(Extension):
+    """`{% generation %}...{% endgeneration %}`: marks what the assistant said, for training.
+
+    Rendered text has no use for the mark: the block is its body, with variables of its own.
+    """
+
+    tags = {"generation"}  # noqa: RUF012 - jinja2 reads a set here
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        """The body between the two tags."""
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.Scope(body, lineno=line)
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
@@ -33,16 +52,20 @@ def _small_product(operator: str, left: Any, right: Any) -> bool:
     if isinstance(left, (int, float)) and isinstance(right, (int, float)):
         return abs(left) < _MAX_NUMBER and abs(right) < _MAX_NUMBER
     if operator == "%":
-        return False  # text formatting: a width of 10**10 is a text of 10**10 characters
+        # Text formatting: a width of 10**10 is a text of 10**10 characters.
+        return isinstance(left, str) and not _WIDTH.search(left)
     sequence, count = (right, left) if isinstance(left, int) else (left, right)
     return isinstance(sequence, (str, list)) and len(sequence) * count <= MAX_OUTPUT
+
+
+_EXTENSIONS: list[str | type[Extension]] = ["jinja2.ext.loopcontrols", _Generation]
 
 
 def compile_template(source: str) -> Template:
     """Compile with the settings that transformers has for chat templates."""
     if len(source) > MAX_SOURCE:
         raise TemplateError(f"{len(source)} characters long, the limit is {MAX_SOURCE}")
-    env = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+    env = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=_EXTENSIONS)
     env.filters["tojson"] = _to_json
     env.globals |= {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
     del env.globals["lipsum"]

@@ -6,6 +6,7 @@ import codecs
 import functools
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,11 +19,13 @@ from tokenizers.trainers import BpeTrainer
 
 from ..errors import RequestError, TokenizerError
 from .chat import builtin_template
-from .tokenizer_file import PATTERN, byte_alphabet, guarded, read_backend
+from .chat_files import NO_TEMPLATE, FoundTemplate
+from .tokenizer_companions import read_companions, special_names
+from .tokenizer_file import PATTERN, Parsed, guarded, parse, read_backend
+from .tokenizer_vocab import BOS, END_OF_TURN, EOD, SPECIAL_TOKENS, byte_alphabet, is_control
 
-BOS, EOD, END_OF_TURN = "<|startoftext|>", "<|endoftext|>", "<|role_end|>"
-SPECIAL_TOKENS = (BOS, EOD, "[CLS]", "[gMASK]", END_OF_TURN, "<role>", "</role>")
-_CONTROL_SHAPE = re.compile(r"<\|[^|]*\|>")
+log = logging.getLogger("ling.tokenizer")
+
 # Paths and code that a foreign tokenizer_config.json may name; we neither read nor pass them on.
 _DROPPED = {
     "chat_template",
@@ -39,33 +42,35 @@ class Tokenizer:
 
     `vocab_size` is the largest id + 1. `control_tokens` maps the names of tokens that only a
     template or a trainer may emit to their ids. `special_tokens` has the names of
-    tokenizer_config.json (`bos_token`, `eos_token`, ...).
+    tokenizer_config.json (`bos_token`, `eos_token`, ...), `more_special_tokens` those without a
+    name of their own there. `stop_token_ids` are the ends of the tokenizer and of `generation`.
     """
 
     def __init__(
         self,
-        backend: Backend,
+        parsed: Parsed,
         *,
-        stop: Sequence[int] = (),
-        template: str | None = None,
+        template: FoundTemplate = NO_TEMPLATE,
         config: Mapping[str, Any] | None = None,
         generation: Mapping[str, Any] | None = None,
-        source: str | None = None,
+        special_tokens: Mapping[str, str] | None = None,
+        more_special_tokens: Sequence[str] = (),
     ) -> None:
-        self._source = source or backend.to_str()
+        self.backend, self._source, self._ids, self._added = parsed
         self._config, self._generation = dict(config or {}), dict(generation or {})
-        self.chat_template = template
-        self._ids: dict[str, int] = backend.get_vocab(with_added_tokens=True)
+        self.chat_template, self.template_problem = template
         self._names = {i: token for token, i in self._ids.items()}
-        added = backend.get_added_tokens_decoder()
-        self._special = {i for i, t in added.items() if t.special}
-        self.control_tokens = {t.content: i for i, t in added.items() if _is_control(t)}
-        # Two copies: one reads control tokens in a text, the other sees plain text only.
-        self._with_special, self._plain = backend, _without_control(backend, self.control_tokens)
+        self._special = {t["id"] for t in self._added if t["special"]}
+        control = {t["content"]: t for t in self._added if is_control(t)}
+        self.control_tokens = {name: t["id"] for name, t in control.items()}
+        self._strips = {name: (t["lstrip"], t["rstrip"]) for name, t in control.items()}
+        names = sorted(map(re.escape, control), key=len, reverse=True)
+        self._control_names = re.compile(f"({'|'.join(names)})") if names else None
         self.vocab_size = max(self._names, default=-1) + 1
         self.eod_token_id = self.token_to_id(EOD)
-        self.special_tokens = _special_names(self._config)
-        self.stop_token_ids = tuple(dict.fromkeys(stop)) or self._named_stops()
+        named = special_names(self._config) if special_tokens is None else special_tokens
+        self.special_tokens, self.more_special_tokens = dict(named), list(more_special_tokens)
+        self.stop_token_ids = self._stops()
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> Tokenizer:
@@ -73,25 +78,44 @@ class Tokenizer:
         folder = Path(folder)
         if not (folder / "tokenizer.json").is_file():
             raise TokenizerError(f"{folder}: no tokenizer.json in this folder")
-        backend, text = read_backend(folder / "tokenizer.json")
-        config = _optional_json(folder / "tokenizer_config.json")
-        generation = _optional_json(folder / "generation_config.json")
-        eos = generation.get("eos_token_id")
-        stop = [i for i in (eos if isinstance(eos, list) else [eos]) if type(i) is int and i >= 0]
-        template = _template(folder, config)
+        beside = read_companions(folder)
         return cls(
-            backend, stop=stop, template=template, config=config, generation=generation, source=text
+            read_backend(folder / "tokenizer.json", beside.added),
+            template=beside.template,
+            config=beside.config,
+            generation=beside.generation,
+            special_tokens=beside.special_tokens,
+            more_special_tokens=beside.more_special_tokens,
         )
 
-    def encode(self, text: str, *, parse_special: bool = False) -> list[int]:
-        """Ids of `text`; only `parse_special` turns `<role>` and its like into control tokens."""
-        backend = self._with_special if parse_special else self._plain
-        return guarded(backend.encode, _sound(text), add_special_tokens=False).ids
+    def encode(self, text: str, *, parse_special: bool = False, guard: str = "") -> list[int]:
+        """Ids of `text`; only `parse_special` turns `<role>` and its like into control tokens.
+
+        `guard` is a character that keeps a name from being one and is no part of the text.
+        """
+        _sound(text)
+        if not parse_special or self._control_names is None:
+            return self._plain_ids(text.replace(guard, "") if guard else text)
+        ids: list[int] = []
+        pieces = self._control_names.split(text)  # every second one is a control token's name
+        for k, piece in enumerate(pieces):
+            if k % 2:
+                ids.append(self.control_tokens[piece])
+                continue
+            if k and self._strips[pieces[k - 1]][1]:
+                piece = piece.lstrip()
+            if k + 1 < len(pieces) and self._strips[pieces[k + 1]][0]:
+                piece = piece.rstrip()
+            ids += self._plain_ids(piece.replace(guard, "") if guard else piece)
+        return ids
+
+    def _plain_ids(self, text: str) -> list[int]:
+        return guarded(self.backend.encode, text, add_special_tokens=False).ids if text else []
 
     def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
         """Ids of many plain texts, on all cores; equal to `encode` of each."""
         sound = [_sound(t) for t in texts]
-        coded = guarded(self._plain.encode_batch_fast, sound, add_special_tokens=False)
+        coded = guarded(self.backend.encode_batch_fast, sound, add_special_tokens=False)
         return [c.ids for c in coded]
 
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
@@ -130,14 +154,32 @@ class Tokenizer:
         """A decoder for one stream of ids."""
         return IncrementalDecoder(self._bytes, self._special if skip_special_tokens else set())
 
-    def save(self, folder: str | Path) -> None:
-        """Write the files of a Hugging Face tokenizer folder; raises `TokenizerError`."""
+    def token_bytes(self, i: int) -> bytes:
+        """Bytes that a token stands for: part of a character, too; none for an unused id."""
+        return self._bytes.get(i, b"")
+
+    @property
+    def template_variables(self) -> dict[str, Any]:
+        """What a chat template may write: the names of the special tokens."""
+        more = {"additional_special_tokens": self.more_special_tokens}
+        return {**self.special_tokens, **(more if self.more_special_tokens else {})}
+
+    def save(self, folder: str | Path, stop_token_ids: Sequence[int] = ()) -> None:
+        """Write the files of a Hugging Face tokenizer folder; raises `TokenizerError`.
+
+        `stop_token_ids` are further ends of turn, such as those of the model's config.json.
+        """
         folder = Path(folder)
         config = {k: v for k, v in self._config.items() if k not in _DROPPED}
-        names = {k: v for k, v in self.special_tokens.items() if v in self._ids}
-        generation: dict[str, Any] = {**self._generation, "eos_token_id": list(self.stop_token_ids)}
+        names: dict[str, Any] = {k: v for k, v in self.special_tokens.items() if v in self._ids}
+        if self.more_special_tokens:
+            names["additional_special_tokens"] = self.more_special_tokens
+        ends = list(dict.fromkeys([*self.stop_token_ids, *stop_token_ids]))
+        generation: dict[str, Any] = {**self._generation, "eos_token_id": ends}
         if self.eod_token_id is not None:
             generation.setdefault("pad_token_id", self.eod_token_id)
+        if self.template_problem is not None:
+            log.warning("%s; no chat template is written", self.template_problem)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "tokenizer.json").write_text(self._source, "utf-8")
@@ -149,18 +191,22 @@ class Tokenizer:
         except OSError as err:
             raise TokenizerError(f"{folder}: cannot write here: {err.strerror}") from None
 
-    def _named_stops(self) -> tuple[int, ...]:
-        names = (self.special_tokens.get("eos_token", EOD), EOD, END_OF_TURN)
-        ids = (self.token_to_id(n) for n in names)
-        return tuple(dict.fromkeys(i for i in ids if i is not None))
+    def _stops(self) -> tuple[int, ...]:
+        """Ends of generation_config.json, then the tokenizer's own; by name where it lists none."""
+        eos = self._generation.get("eos_token_id")
+        listed = [i for i in (eos if isinstance(eos, list) else [eos]) if type(i) is int and i >= 0]
+        own = self.token_to_id(self.special_tokens.get("eos_token", EOD))
+        named = [] if listed else [self.token_to_id(n) for n in (EOD, END_OF_TURN)]
+        found = [*listed, own, *named]
+        return tuple(dict.fromkeys(i for i in found if i is not None))
 
     @functools.cached_property
     def _bytes(self) -> dict[int, bytes]:
-        """Bytes of each token; a name outside the byte alphabet (an added token) is its UTF-8."""
-        alphabet = byte_alphabet()
+        """Bytes of each token; an added one is its UTF-8, whatever letters it has."""
+        alphabet, added = byte_alphabet(), {t["id"] for t in self._added}
         table = {}
         for i, token in self._names.items():
-            codes = [alphabet.get(c) for c in token]
+            codes = [None] if i in added else [alphabet.get(c) for c in token]
             table[i] = token.encode() if None in codes else bytes(codes)  # type: ignore[arg-type]
         return table
 
@@ -221,34 +267,10 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         "tokenizer_class": "PreTrainedTokenizerFast",
     }
     stop = [i for t in (EOD, END_OF_TURN) if (i := backend.token_to_id(t)) is not None]
-    generation = {"bos_token_id": backend.token_to_id(BOS)}
-    template = builtin_template("chat")
-    return Tokenizer(backend, stop=stop, template=template, config=config, generation=generation)
-
-
-def _is_control(token: AddedToken) -> bool:
-    """Some released files leave the special mark off tokens such as `<role>`; names decide too."""
-    name = token.content
-    return token.special or name in SPECIAL_TOKENS or bool(_CONTROL_SHAPE.fullmatch(name))
-
-
-def _without_control(backend: Backend, control: Mapping[str, int]) -> Backend:
-    raw = json.loads(backend.to_str())
-    for token in raw["added_tokens"]:
-        token["special"] = token["content"] in control
-    plain = Backend.from_str(json.dumps(raw, ensure_ascii=False))
-    plain.encode_special_tokens = True
-    return plain
-
-
-def _special_names(config: Mapping[str, Any]) -> dict[str, str]:
-    """`bos_token` and its like; a value is a name or an object with `content`."""
-    found = {}
-    for key, value in config.items():
-        name = value.get("content") if isinstance(value, dict) else value
-        if key.endswith("_token") and isinstance(name, str):
-            found[key] = name
-    return found
+    generation = {"bos_token_id": backend.token_to_id(BOS), "eos_token_id": stop}
+    template = FoundTemplate(builtin_template("chat"))
+    parsed = parse(backend.to_str())
+    return Tokenizer(parsed, template=template, config=config, generation=generation)
 
 
 def _sound(text: str) -> str:
@@ -257,32 +279,6 @@ def _sound(text: str) -> str:
     except UnicodeEncodeError as err:
         raise RequestError(f"the text has a lone surrogate at character {err.start}") from None
     return text
-
-
-def _template(folder: Path, config: Mapping[str, Any]) -> str | None:
-    path = folder / "chat_template.jinja"
-    if path.is_file():
-        try:
-            return path.read_text("utf-8")
-        except (OSError, ValueError):
-            raise TokenizerError(f"{path}: not readable as UTF-8") from None
-    inline = config.get("chat_template")
-    if isinstance(inline, list):  # several named templates
-        named = [t for t in inline if isinstance(t, dict) and t.get("name") == "default"]
-        inline = named[0].get("template") if named else None
-    return inline if isinstance(inline, str) else None
-
-
-def _optional_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        raw = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
-        raise TokenizerError(f"{path}: not valid JSON") from None
-    if not isinstance(raw, dict):
-        raise TokenizerError(f"{path}: expected a JSON object")
-    return raw
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

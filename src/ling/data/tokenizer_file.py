@@ -10,15 +10,25 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from tokenizers import Regex, pre_tokenizers
+from tokenizers import AddedToken, Regex, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
 from ..errors import TokenizerError
 from ..files.guarded import HEAD_BYTES, impostor
 from ..text import first_line, shown
+from .tokenizer_vocab import (
+    FLAGS,
+    byte_alphabet,
+    checked_added,
+    checked_merges,
+    checked_vocab,
+    is_control,
+    merge_added,
+)
 
 # The released models' rule, llama.cpp's pre-tokenizer "bailingmoe2".
 PATTERN = (
@@ -26,25 +36,41 @@ PATTERN = (
     r"|\s*[\r\n]|\s+(?!\S)|\s+"
 )
 MAX_FILE_BYTES = 32 << 20
-MAX_ID = 1 << 22
-MAX_ADDED_TOKENS = 16384
 _MAX_PATTERN = 2048
 _NORMALIZERS = {"NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents"}
 _SPLITTERS = {"ByteLevel", "Split", "Digits", "Punctuation", "Whitespace", "WhitespaceSplit"}
 _PROBE_LIMIT_S = 0.25
+_MAX_STEPS = 8
+_DECODER = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
 
 
-def read_backend(path: Path) -> tuple[Backend, str]:
-    """A checked backend and the text of the file; raises `TokenizerError` naming the file."""
+class Parsed(NamedTuple):
+    """A tokenizer file, checked.
+
+    `backend` encodes plain text and has no control token, so that no text can become one. `ids`
+    has every token by name, `added` the entries of `added_tokens` in the order of their ids.
+    """
+
+    backend: Backend
+    text: str
+    ids: dict[str, int]
+    added: list[dict[str, Any]]
+
+
+def read_backend(path: Path, more: Sequence[dict[str, Any]] = ()) -> Parsed:
+    """Read a file, and `more` tokens that only the files beside it have.
+
+    Raises `TokenizerError` naming the file.
+    """
     try:
         if not path.is_file():
             raise TokenizerError("no such file")
         if path.stat().st_size > MAX_FILE_BYTES:
             raise TokenizerError(f"{path.stat().st_size} bytes, the limit is {MAX_FILE_BYTES}")
-        text = path.read_text("utf-8")
-        if (what := impostor(text[:HEAD_BYTES].encode())) is not None:
+        data = path.read_bytes()
+        if (what := impostor(data[:HEAD_BYTES])) is not None:
             raise TokenizerError(what)
-        return _build(json.loads(text)), text
+        return parse(data.decode("utf-8-sig"), more)
     except TokenizerError as err:
         raise TokenizerError(f"{path}: {err}") from None
     except RecursionError:
@@ -53,105 +79,95 @@ def read_backend(path: Path) -> tuple[Backend, str]:
         raise TokenizerError(f"{path}: unreadable ({shown(first_line(err))})") from None
 
 
-def byte_alphabet() -> dict[str, int]:
-    """GPT-2's letters for bytes: printable Latin-1 stands for itself, the rest follows U+0100."""
-    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [b for b in range(256) if b not in plain]
-    return {chr(b): b for b in plain} | {chr(256 + i): b for i, b in enumerate(others)}
-
-
-def _build(raw: Any) -> Backend:
+def parse(text: str, more: Sequence[dict[str, Any]] = ()) -> Parsed:
+    """Check the text of a file and build its backend; raises `TokenizerError`."""
+    raw = json.loads(text)
     model = raw.get("model") if isinstance(raw, dict) else None
     if not isinstance(model, dict):
         raise TokenizerError("no tokenizer: expected an object with a `model`")
-    vocab, added = _checked_vocab(model), _checked_added(raw.get("added_tokens") or [])
-    decoder = raw.get("decoder")
-    if not isinstance(decoder, dict) or decoder.get("type") != "ByteLevel":
-        raise TokenizerError("`decoder` is not ByteLevel; only byte-level BPE can be read")
-    clean = {
-        "version": raw.get("version", "1.0"),
-        "added_tokens": added,
-        "normalizer": _checked_steps(raw.get("normalizer"), "normalizer", _NORMALIZERS),
-        "pre_tokenizer": _checked_steps(raw.get("pre_tokenizer"), "pre_tokenizer", _SPLITTERS),
-        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True}
-        | {"use_regex": True},
-        "model": {
-            "type": "BPE",
-            "vocab": vocab,
-            "merges": model.get("merges"),
-            "ignore_merges": model.get("ignore_merges") is True,
-        },
+    vocab, own = checked_vocab(model), checked_added(raw.get("added_tokens") or [])
+    added = merge_added(vocab, own, checked_added(list(more)))
+    backend = _build(raw, model, vocab, added)
+    if added != own:
+        text = json.dumps({**raw, "added_tokens": added}, ensure_ascii=False)
+    return Parsed(backend, text, vocab | {t["content"]: t["id"] for t in added}, added)
+
+
+def _build(
+    raw: dict[str, Any], model: dict[str, Any], vocab: dict[str, int], added: list[dict[str, Any]]
+) -> Backend:
+    """The vocabulary is handed over as it was parsed: the library's own reading costs as much."""
+    _check_decoder(raw.get("decoder"))
+    pre = _checked_steps(raw.get("pre_tokenizer"), "pre_tokenizer", _SPLITTERS)
+    if not pre:
+        raise TokenizerError("`pre_tokenizer`: a sequence of no or too many steps")
+    _probe(pre)
+    if not any(step["type"] == "ByteLevel" for step in pre):
+        raise TokenizerError("`pre_tokenizer` has no ByteLevel step")
+    normalizer = _checked_steps(raw.get("normalizer"), "normalizer", _NORMALIZERS)
+    shell: dict[str, Any] = {
+        "version": "1.0",
+        "added_tokens": [],
+        "normalizer": {"type": "Sequence", "normalizers": normalizer} if normalizer else None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": pre} if len(pre) > 1 else pre[0],
+        "decoder": _DECODER,
+        "model": {"type": "BPE", "vocab": {}, "merges": []},
     }
-    backend = _parse(json.dumps(clean, ensure_ascii=False))
-    for token in added:
-        # The library numbers added tokens in order, whatever their `id` says.
-        if backend.token_to_id(token["content"]) != token["id"]:
-            raise TokenizerError(
-                f"`added_tokens`: {shown(token['content'])} has id {token['id']}, but the file's "
-                f"order gives {backend.token_to_id(token['content'])}"
-            )
-    _probe(clean["pre_tokenizer"], backend)
+    backend = guarded(Backend.from_str, json.dumps(shell, ensure_ascii=False))
+    # A letter of the alphabet stays: without it some texts would have no ids.
+    control = {t["content"] for t in added if is_control(t)} - byte_alphabet().keys()
+    plain = [t for t in added if t["content"] not in control]
+    known = {token: i for token, i in vocab.items() if token not in control}
+    known |= {t["content"]: t["id"] for t in plain}
+    merges = checked_merges(model, control & vocab.keys())
+    whole = model.get("ignore_merges") is True
+    backend.model = guarded(models.BPE, known, merges, ignore_merges=whole)
+    guarded(backend.add_tokens, [_added_token(t) for t in plain if not is_control(t)])
     return backend
 
 
-def _checked_vocab(model: dict[str, Any]) -> dict[str, int]:
-    if model.get("type", "BPE") != "BPE":
-        raise TokenizerError(f"`model.type` is {shown(model['type'])}, expected `BPE`")
-    vocab = model.get("vocab")
-    if not isinstance(vocab, dict):
-        raise TokenizerError("`model.vocab` is not an object of tokens and ids")
-    for token, i in vocab.items():
-        if type(i) is not int or not 0 <= i < MAX_ID:
-            raise TokenizerError(f"`model.vocab`: {shown(token)} has id {shown(i)}")
-    if len(set(vocab.values())) != len(vocab):
-        raise TokenizerError("`model.vocab`: two tokens have the same id")
-    missing = [b for char, b in byte_alphabet().items() if char not in vocab]
-    if missing:
-        raise TokenizerError(f"`model.vocab`: no token for byte 0x{missing[0]:02x}")
-    for name in ("continuing_subword_prefix", "end_of_word_suffix"):
-        if model.get(name):
-            raise TokenizerError(f"`model.{name}` is set; byte-level BPE has none")
-    if model.get("dropout"):
-        raise TokenizerError("`model.dropout` is set: the same text would give different ids")
-    return vocab
+def _added_token(token: dict[str, Any]) -> AddedToken:
+    return AddedToken(token["content"], **{flag: token[flag] for flag in FLAGS})
 
 
-def _checked_added(added: Any) -> list[dict[str, Any]]:
-    if not isinstance(added, list) or len(added) > MAX_ADDED_TOKENS:
-        raise TokenizerError(f"`added_tokens` is not a list of at most {MAX_ADDED_TOKENS}")
-    flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
-    clean = []
-    for token in added:
-        content = token.get("content") if isinstance(token, dict) else None
-        if not isinstance(content, str) or not content:
-            raise TokenizerError("`added_tokens`: an entry has no `content`")
-        if type(token.get("id")) is not int or not 0 <= token["id"] < MAX_ID:
-            raise TokenizerError(f"`added_tokens`: {shown(content)} has id {shown(token['id'])}")
-        clean.append(
-            {"id": token["id"], "content": content} | {f: token.get(f) is True for f in flags}
-        )
-    return clean
+def _check_decoder(decoder: Any) -> None:
+    """ByteLevel, alone or in a sequence; `Fuse` there joins what is joined anyway."""
+    kinds = [step.get("type") for step in _flat(decoder, "decoder", "decoders")]
+    if "ByteLevel" not in kinds or not set(kinds) <= {"ByteLevel", "Fuse"}:
+        raise TokenizerError("`decoder` is not ByteLevel; only byte-level BPE can be read")
 
 
-def _checked_steps(step: Any, field: str, allowed: set[str]) -> Any:
-    """A normaliser or pre-tokeniser made of `allowed` types, possibly in a sequence."""
-    if step is None and field == "normalizer":
-        return None
-    kind = step.get("type") if isinstance(step, dict) else None
-    if kind == "Sequence":
-        parts = step.get(f"{field}s", step.get("pretokenizers"))
-        if not isinstance(parts, list) or not 0 < len(parts) <= 8:
-            raise TokenizerError(f"`{field}`: a sequence of no or too many steps")
-        inner = [_checked_steps(part, field, allowed) for part in parts]
-        return {"type": "Sequence", f"{field}s".replace("pre_tok", "pretok"): inner}
-    if kind not in allowed:
-        raise TokenizerError(
-            f"`{field}`: {shown(kind)} cannot be read, expected {', '.join(sorted(allowed))}"
-        )
-    pattern = step.get("pattern")
-    if isinstance(pattern, dict) and isinstance(pattern.get("Regex"), str):
-        check_pattern(pattern["Regex"])
-    return step
+def _flat(step: Any, field: str, key: str) -> list[dict[str, Any]]:
+    """The steps of nested sequences in one list; none for null and for an empty sequence."""
+    if step is None:
+        return []
+    if not isinstance(step, dict):
+        raise TokenizerError(f"`{field}`: {shown(step)} cannot be read, expected an object")
+    if step.get("type") != "Sequence":
+        return [step]
+    parts = step.get(key)
+    if not isinstance(parts, list):
+        raise TokenizerError(f"`{field}`: a sequence without a list `{key}`")
+    steps = [inner for part in parts for inner in _flat(part, field, key)]
+    if len(steps) > _MAX_STEPS:
+        raise TokenizerError(f"`{field}`: a sequence of no or too many steps")
+    return steps
+
+
+def _checked_steps(step: Any, field: str, allowed: set[str]) -> list[dict[str, Any]]:
+    """The steps of a normaliser or a pre-tokeniser, all of `allowed` types."""
+    key = "normalizers" if field == "normalizer" else "pretokenizers"
+    steps = _flat(step, field, key)
+    for part in steps:
+        if part.get("type") not in allowed:
+            raise TokenizerError(
+                f"`{field}`: {shown(part.get('type'))} cannot be read, expected "
+                f"{', '.join(sorted(allowed))}"
+            )
+        pattern = part.get("pattern")
+        if isinstance(pattern, dict) and isinstance(pattern.get("Regex"), str):
+            check_pattern(pattern["Regex"])
+    return steps
 
 
 def check_pattern(pattern: str) -> None:
@@ -177,9 +193,8 @@ def check_pattern(pattern: str) -> None:
             has_choice[-1] = True
 
 
-def _probe(step: dict[str, Any], backend: Backend) -> None:
+def _probe(steps: Sequence[dict[str, Any]]) -> None:
     """Time every pattern but ours on long runs of one character; refuse what is not linear."""
-    steps = step.get("pretokenizers", [step])
     for pattern in (s.get("pattern") for s in steps):
         regex = pattern.get("Regex") if isinstance(pattern, dict) else None
         if regex in (None, PATTERN):
@@ -206,7 +221,3 @@ def guarded(function: Any, *args: Any, **kwargs: Any) -> Any:
         raise TokenizerError(
             f"the tokenizers library refuses it ({shown(first_line(err))})"
         ) from None
-
-
-def _parse(text: str) -> Backend:
-    return guarded(Backend.from_str, text)

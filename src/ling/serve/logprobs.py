@@ -30,38 +30,49 @@ def chat_logprobs(
 def completion_logprobs(
     token_ids: Sequence[int],
     logprobs: Sequence[Candidates | None],
-    offset: int,
+    offsets: Sequence[int],
     first_text: str | None = None,
 ) -> CompletionLogprobs:
     """One entry a token; the first token of a prompt has no candidates and gets null.
 
-    `offset` is the number of characters before the first token, `first_text` the text of a first
-    token that has no candidates.
+    `offsets` are the places of the tokens in the text, `first_text` is the text of a first token
+    that has no candidates.
     """
-    reply = CompletionLogprobs(tokens=[], token_logprobs=[], top_logprobs=[], text_offset=[])
+    reply = CompletionLogprobs(
+        tokens=[], token_logprobs=[], top_logprobs=[], text_offset=list(offsets)
+    )
     for token_id, candidates in zip(token_ids, logprobs, strict=True):
-        text = token_text(token_id, candidates)
-        if candidates is None and first_text is not None:
-            text = first_text
-        reply.tokens.append(text)
-        reply.text_offset.append(offset)
-        offset += len(text)
         if candidates is None:
+            reply.tokens.append(f"token_id:{token_id}" if first_text is None else first_text)
             reply.token_logprobs.append(None)
             reply.top_logprobs.append(None)
             continue
+        names = _names(token_id, candidates)
+        reply.tokens.append(names[token_id])
         reply.token_logprobs.append(_finite(candidates[token_id].logprob))
-        best: dict[str, float] = {}
-        for i in _by_rank(candidates):  # different ids can share a text: the likelier one stays
-            best.setdefault(token_text(i, candidates), _finite(candidates[i].logprob))
+        best = {names[i]: _finite(candidates[i].logprob) for i in _by_rank(candidates)}
         reply.top_logprobs.append(best)
     return reply
 
 
-def token_text(token_id: int, candidates: Candidates | None) -> str:
-    """Text of one token, `token_id:N` where there is no tokenizer to tell."""
-    text = None if candidates is None else candidates[token_id].decoded_token
-    return f"token_id:{token_id}" if text is None else text
+def _names(token_id: int, candidates: Candidates) -> dict[int, str]:
+    """A name for every candidate, no two alike; the chosen token has the first say."""
+    names: dict[int, str] = {}
+    for i in dict.fromkeys([token_id, *_by_rank(candidates)]):
+        name = token_name(i, candidates[i].decoded_token, candidates[i].token_bytes)
+        names[i] = f"token_id:{i}" if name in names.values() else name
+    return names
+
+
+def token_name(token_id: int, text: str | None, data: bytes | None) -> str:
+    """Text of a token; `bytes:\\xe4\\xbd` for part of a character, as OpenAI has it.
+
+    `token_id:N` where there is no tokenizer to tell.
+    """
+    if text is None:
+        return f"token_id:{token_id}"
+    whole = data is None or text.encode() == data
+    return text if whole else "bytes:" + "".join(f"\\x{b:02x}" for b in data or b"")
 
 
 def _by_rank(candidates: Candidates) -> list[int]:
@@ -70,11 +81,12 @@ def _by_rank(candidates: Candidates) -> list[int]:
 
 
 def _entry(token_id: int, candidates: Candidates) -> TopLogprob:
-    text = candidates[token_id].decoded_token
+    candidate = candidates[token_id]
+    text, data = candidate.decoded_token, candidate.token_bytes
     return TopLogprob(
-        token=token_text(token_id, candidates),
-        logprob=_finite(candidates[token_id].logprob),
-        bytes=None if text is None else list(text.encode()),
+        token=f"token_id:{token_id}" if text is None else text,
+        logprob=_finite(candidate.logprob),
+        bytes=None if data is None else list(data),
     )
 
 

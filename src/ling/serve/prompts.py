@@ -53,6 +53,14 @@ def text_of(llm: LLM, ids: Sequence[int]) -> str:
     return "" if llm.tokenizer is None else llm.tokenizer.decode(ids, skip_special_tokens=False)
 
 
+def offsets(llm: LLM, ids: Sequence[int]) -> list[int]:
+    """Where in `text_of` each token of a prompt begins."""
+    from ..outputs import TextOffsets
+
+    places, tokenizer = TextOffsets(), llm.tokenizer
+    return [places.add(b"" if tokenizer is None else tokenizer.token_bytes(i)) for i in ids]
+
+
 def decode(llm: LLM, ids: list[int]) -> str:
     """Text of `ids`; raises `RequestError` for ids that stand for nothing."""
     tokenizer = tokenizer_of(llm, "tokens")

@@ -16,7 +16,7 @@ from starlette.types import Scope
 from ..errors import RequestError
 from ..serve import prompts
 from .guard import TOKENS
-from .logprobs import completion_logprobs
+from .logprobs import completion_logprobs, token_name
 from .schema import (
     ChatCompletion,
     ChatRequest,
@@ -203,8 +203,9 @@ def _prompt_logprobs(llm: LLM, output: RequestOutput) -> CompletionLogprobs:
     ids = output.prompt_token_ids
     assert output.prompt_logprobs is not None
     # The first token has no candidates, yet its text is known.
-    first = None if llm.tokenizer is None else prompts.text_of(llm, ids[:1])
-    return completion_logprobs(ids, output.prompt_logprobs, 0, first)
+    tok, one = llm.tokenizer, ids[:1]
+    first = token_name(one[0], prompts.text_of(llm, one), tok.token_bytes(one[0])) if tok else None
+    return completion_logprobs(ids, output.prompt_logprobs, prompts.offsets(llm, ids), first)
 
 
 def _answer(output: CompletionOutput) -> Answer:
@@ -212,6 +213,7 @@ def _answer(output: CompletionOutput) -> Answer:
         text=output.text,
         token_ids=list(output.token_ids),
         logprobs=list(output.logprobs or []),
+        text_offsets=list(output.text_offsets or []),
         finish_reason=output.finish_reason,
     )
 

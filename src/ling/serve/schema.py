@@ -89,8 +89,10 @@ def _stops(value: Any) -> list[str]:
     return [_whole_text(s) for s in stops]
 
 
-def _content(value: Any) -> str:
-    """Text of a message; a list of text parts is joined."""
+def _content(value: Any) -> str | None:
+    """Text of a message; a list of text parts is joined, null stays."""
+    if value is None:
+        return None
     if isinstance(value, str):
         return _whole_text(value)
     if not isinstance(value, list):
@@ -138,7 +140,9 @@ Stops = Annotated[
 Content = Annotated[
     Any,
     PlainValidator(_content),
-    WithJsonSchema({"anyOf": [_TEXT, {"type": "array", "items": {"type": "object"}}]}),
+    WithJsonSchema(
+        {"anyOf": [_TEXT, {"type": "array", "items": {"type": "object"}}, {"type": "null"}]}
+    ),
 ]
 
 
@@ -227,7 +231,7 @@ class Message(BaseModel):
     @classmethod
     def _check_content(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value is None and info.data.get("role") != "assistant":
-            raise ValueError("expected text or a list of text parts")
+            raise ValueError("expected text or a list of text parts; only an assistant has none")
         return value
 
 

@@ -44,6 +44,7 @@ class Answer:
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[Mapping[int, Logprob]] = field(default_factory=list)
+    text_offsets: list[int] = field(default_factory=list)
     finish_reason: str | None = None
 
     def add(self, chunk: StreamChunk) -> None:
@@ -51,6 +52,7 @@ class Answer:
         self.text += chunk.text
         self.token_ids += chunk.token_ids
         self.logprobs += chunk.logprobs or []
+        self.text_offsets += chunk.text_offsets or []
         self.finish_reason = chunk.finish_reason
 
 
@@ -134,14 +136,12 @@ class CompletionShape:
     def __init__(self, model: str, with_logprobs: bool, echoes: Sequence[Echo]) -> None:
         self._id, self._created, self._model = f"cmpl-{uuid.uuid4().hex}", int(time.time()), model
         self._with_logprobs, self._echoes = with_logprobs, echoes
-        # Where the next token of each choice starts in its text.
-        self._offsets = [len(e.text) for e in echoes]
 
     def whole(self, answers: Sequence[Answer], usage: Usage) -> Completion:
         """The reply in one piece."""
         choices = []
         for i, (answer, echo) in enumerate(zip(answers, self._echoes, strict=True)):
-            logprobs = self._logprobs(i, answer.token_ids, answer.logprobs)
+            logprobs = self._logprobs(i, answer.token_ids, answer.logprobs, answer.text_offsets)
             choices.append(
                 CompletionChoice(
                     index=i,
@@ -162,7 +162,9 @@ class CompletionShape:
 
     def step(self, index: int, chunk: StreamChunk) -> list[Completion]:
         """One event for what is new, if anything is."""
-        logprobs = self._logprobs(index, chunk.token_ids, chunk.logprobs or [])
+        logprobs = self._logprobs(
+            index, chunk.token_ids, chunk.logprobs or [], chunk.text_offsets or []
+        )
         if not (chunk.text or chunk.finish_reason or (logprobs is not None and logprobs.tokens)):
             return []
         choice = CompletionChoice(
@@ -180,13 +182,16 @@ class CompletionShape:
         )
 
     def _logprobs(
-        self, index: int, token_ids: Sequence[int], logprobs: Sequence[Mapping[int, Logprob]]
+        self,
+        index: int,
+        token_ids: Sequence[int],
+        logprobs: Sequence[Mapping[int, Logprob]],
+        offsets: Sequence[int],
     ) -> CompletionLogprobs | None:
         if not self._with_logprobs:
             return None
-        reply = completion_logprobs(token_ids, logprobs, self._offsets[index])
-        self._offsets[index] += sum(map(len, reply.tokens))
-        return reply
+        start = len(self._echoes[index].text)
+        return completion_logprobs(token_ids, logprobs, [start + i for i in offsets])
 
 
 def _joined(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...data.tokenizer import EOD, Tokenizer
-from ...data.tokenizer_file import PATTERN, read_backend
+from ...data.tokenizer_file import PATTERN
 from ...errors import GGUFError, TokenizerError
 from ...text import shown
 
@@ -30,7 +30,7 @@ def vocabulary_metadata(folder: Path | None, vocab_size: int) -> dict[str, Any]:
     if folder is None:
         return {"tokenizer.ggml.model": "none"}
     tokenizer = Tokenizer.from_folder(folder)
-    raw = json.loads(read_backend(folder / "tokenizer.json")[0].to_str())
+    raw = json.loads(tokenizer.backend.to_str())
     _check_rule(folder, raw)
     if tokenizer.vocab_size > vocab_size:
         raise TokenizerError(
