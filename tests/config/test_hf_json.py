@@ -65,7 +65,7 @@ def test_the_scheme_of_the_released_models_is_what_a_key_left_out_means():
     [
         ("fp8", '`quantization_config` is `"fp8"`, expected an object'),
         ({}, "`quantization_config.quant_method` is `null`, expected fp8 or ling"),
-        ({"quant_method": "gptq"}, '`quantization_config.quant_method` is `"gptq"`'),
+        ({"quant_method": "gptq"}, "quantised by `GPTQ` cannot be read; take the original"),
         ({"quant_method": "fp8", "fmt": "e5m2"}, '`quantization_config.fmt` is `"e5m2"`'),
         (
             {"quant_method": "fp8", "weight_block_size": [64, 64]},
