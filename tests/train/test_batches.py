@@ -8,9 +8,9 @@ import torch
 from runs import write_tokens
 
 from ling.config.recipe import DataConfig
-from ling.data.samples import sample_of
+from ling.data.samples import Mixture, sample_of
 from ling.errors import DataError
-from ling.train.batches import BatchReader, make_batch, open_samples, run_data_folder
+from ling.train.batches import BatchReader, _share, make_batch, open_samples, run_data_folder
 
 EOD = 3
 
@@ -81,6 +81,15 @@ def test_a_mixture_has_the_shares_of_its_weights_or_of_its_tokens(tmp_path):
         assert len(samples) >= 100
     alone = opened(names[:1], rows=100)
     assert (alone[0].tokens == opened(names[:1], rows=100)[0].tokens).all()
+
+
+@pytest.mark.parametrize("weights", [[1.0], [1.0, 1.0], [3.0, 1.0, 0.01], [1e-6, 1.0, 1.0, 5.0]])
+def test_no_part_of_a_mixture_runs_out_before_the_last_row(weights):
+    for rows in range(1, 120, 7):
+        room = [_share(rows, w, weights) for w in weights]
+        parts = [range(n) for n in room]
+        assert len(Mixture(parts, weights, rows)) == rows
+        assert sum(room) <= 1.01 * rows + 2 * len(weights)
 
 
 def test_a_file_that_fills_no_row_is_named(tmp_path):
