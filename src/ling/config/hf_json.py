@@ -67,9 +67,9 @@ def not_ours(method: str) -> str:
 
 def check_quantization(raw: dict[str, Any]) -> dict[str, Any] | None:
     """`quantization_config` of a `config.json`, or None; `ConfigError` for what we cannot read."""
-    for key, method in _OTHER_KEYS.items():
+    for key, tool in _OTHER_KEYS.items():
         if isinstance(raw.get(key), dict) and raw[key]:
-            raise ConfigError(f"`{key}`: {not_ours(method)}")
+            raise ConfigError(f"`{key}`: {not_ours(tool)}")
     quantization = raw.get("quantization_config")
     if quantization is None:
         return None

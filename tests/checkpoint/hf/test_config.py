@@ -69,7 +69,9 @@ def test_an_adapter_is_named_with_its_model(folder, tmp_path, with_config, capsy
     if with_config:
         shutil.copy(folder / "config.json", path)
     for command in ("convert", "verify", "generate", "inspect"):
-        rest = {"convert": [str(tmp_path / "out")], "generate": ["--prompt", "text"]}.get(command, [])
+        rest = {"convert": [str(tmp_path / "out")], "generate": ["--prompt", "text"]}.get(
+            command, []
+        )
         assert main([command, str(path), *rest]) == 2
         said = capsys.readouterr().err
         assert said.count("\n") == 1
