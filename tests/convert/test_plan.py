@@ -620,7 +620,8 @@ def test_command_line_prints_rate_and_target(tiny, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, "")
     assert "/s" in done.stdout
-    assert f"wrote {tmp_path / 'out'}" in done.stdout
+    assert f"wrote {tmp_path / 'out'}: bf16, " in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("next: ")
     assert time.monotonic() - start < 60
 
 

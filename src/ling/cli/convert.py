@@ -56,9 +56,31 @@ def convert(args: list[str]) -> None:
 
     source, target = options.pop("source"), options.pop("target")
     source = resolve_model(source, revision=options.pop("revision"))
-    convert(source, target, log=print, **options)
+    files = convert(source, target, log=print, **options)
     if not options["dry_run"]:
-        print(f"wrote {target}")
+        from ..text import size
+
+        print(f"wrote {target}: {options['to']}, {size(sum(files.values()))} in {len(files)} files")
+        print(f"next: {_next(options['to'], target)}")
+
+
+def _next(to: str, target: str) -> str:
+    """What a folder of that format is for, as a command."""
+    import shlex
+
+    from ..checkpoint.open import tokenizer_folder
+
+    path = shlex.quote(target)
+    other = {
+        "dcp": f"`ling pretrain RECIPE.yaml --model {path}` trains it on",
+        "megatron": f"Megatron-LM trains it on with `--load {path}`",
+        "gguf": f"`ling generate {path} --prompt TEXT`, or llama.cpp: `llama-cli -m FILE`",
+    }
+    if to in other:
+        return other[to]
+    if tokenizer_folder(target) is None:
+        return "it has no tokenizer yet: copy one into it, or convert again with `--tokenizer DIR`"
+    return f"`ling generate {path} --prompt TEXT`, `ling chat {path}` or `ling serve {path}`"
 
 
 def verify(args: list[str]) -> None:
