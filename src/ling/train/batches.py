@@ -96,14 +96,17 @@ def open_orders(
     Megatron's order depends on the number of rows in all. A run whose steps were changed later
     keeps its first order and goes on in another one behind it, so that rows read stay those read.
     """
-    options = {"eod": eod, "vocab_size": vocab_size}
+
+    def laid_out(number: int, rows: int) -> Samples:
+        return open_samples(
+            prefixes, cfg, rows=rows, seed=seed + number, eod=eod, vocab_size=vocab_size
+        )
+
     rows = list(orders)
-    parts = [
-        open_samples(prefixes, cfg, rows=n, seed=seed + k, **options) for k, n in enumerate(rows)
-    ]
+    parts = [laid_out(number, n) for number, n in enumerate(rows)]
     missing = needed - sum(map(len, parts))
     if missing > 0:
-        parts.append(open_samples(prefixes, cfg, rows=missing, seed=seed + len(rows), **options))
+        parts.append(laid_out(len(rows), missing))
         rows.append(missing)
     return parts[0] if len(parts) == 1 else OneAfterAnother(parts), rows
 
