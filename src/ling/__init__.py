@@ -26,13 +26,30 @@ _HOMES = {
     "load": ("checkpoint.load", "load_model"),
     "preset": ("presets", "preset"),
 }
+__version__: str
 __all__ = ["LLM", "ModelConfig", "SamplingParams", "from_config", "load", "preset"]
 
 hf_hook.install()
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _version()
     if name not in _HOMES:
         raise AttributeError(f"module `ling` has no attribute `{name}`")
     module, attribute = _HOMES[name]
     return getattr(import_module(f".{module}", __name__), attribute)
+
+
+def __dir__() -> list[str]:
+    """What is here and what is loaded when it is first touched."""
+    return sorted({*globals(), *__all__, "__version__"})
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("ling")
+    except PackageNotFoundError:  # the sources on PYTHONPATH, not installed
+        return "unknown"

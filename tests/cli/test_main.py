@@ -241,3 +241,12 @@ def test_json_is_ascii(capsys):
     out = capsys.readouterr().out
     assert out.isascii()
     assert json.loads(out) == {"text": "日本 é"}
+
+
+def test_the_package_tells_its_version_and_names(capsys):
+    import ling as package
+    from ling.cli.main import main
+
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"ling {package.__version__}\n"
+    assert {"LLM", "load", "from_config", "__version__"} <= set(dir(package))

@@ -75,9 +75,9 @@ def _dispatch(args: list[str]) -> int:
         print("\n".join(f"  {name:11} {text}" for name, (_, _, text) in COMMANDS.items()))
         return 0
     if args[0] in ("-V", "--version"):
-        from importlib.metadata import version
+        from .. import __version__
 
-        print(f"ling {version('ling')}")
+        print(f"ling {__version__}")
         return 0
     if args[0] not in COMMANDS:
         raise UsageError(

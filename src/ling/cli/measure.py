@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import Any
 
@@ -155,7 +156,9 @@ def doctor(args: list[str]) -> None:
     parser = make_parser("doctor")
     parser.add_argument("--json", action="store_true", help="print JSON")
     ns = parser.parse_args(args)
-    from ..ops.doctor import doctor
+    from ..ops import doctor
 
-    report = doctor()
-    say(report, ns.json, "\n".join(f"{k:<14} {v}" for k, v in report.items()))
+    if ns.json:
+        print(json.dumps(doctor.facts()))
+    else:
+        print("\n".join(f"{name:<14} {text}" for name, text in doctor.doctor().items()))

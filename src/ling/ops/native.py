@@ -132,10 +132,17 @@ def library() -> ctypes.CDLL | None:
     for folder in sys.modules[__name__.partition(".")[0]].__path__:
         path = Path(folder) / "libling_kernels.so"
         if path.is_file():
-            return _checked(ctypes.CDLL(str(path)), path)
+            return _checked(_loaded(path), path)
     if os.environ.get("LING_REQUIRE_NATIVE") == "1":
         raise KernelError("the kernel library is not built: install ling where a C++ compiler is")
     return None
+
+
+def _loaded(path: Path) -> ctypes.CDLL:
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError as err:  # of another system, or another OpenMP
+        raise KernelError(f"{path} does not load: {err}; reinstall ling") from None
 
 
 def _checked(lib: ctypes.CDLL, path: Path) -> ctypes.CDLL:

@@ -107,9 +107,16 @@ class Loop:
         self.log(f"checkpoint: {step_folder(self.out, self.state.step)}")
 
     def _draw(self) -> int:
-        for path in draw(self.out, self.out.name):
+        for path in draw(self.out, self._title()):
             self.log(f"picture: {path}")
         return 0
+
+    def _title(self) -> str:
+        """Model, data and date of a picture."""
+        data = self.recipe.data
+        names = [data.corpus] if data.corpus else data.prefix
+        text = ", ".join(Path(n).name for n in names[:2]) + (" ..." if len(names) > 2 else "")
+        return f"{Path(self.recipe.model).name} on {text}, {time.strftime('%Y-%m-%d')}"
 
     def _loop(self, metrics: MetricsLog, progress: Progress) -> None:
         cfg, state, threads = self.recipe, self.state, Threads(self.log)

@@ -1,0 +1,55 @@
+"""Pictures of a run."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from ling.train.plots import draw, smooth
+
+pytest.importorskip("matplotlib")
+
+
+def rows(steps):
+    for step in range(1, steps + 1):
+        row = {"step": step, "loss": 5 / step, "mtp_loss": float("nan") if step == 2 else 6 / step}
+        if step % 5 == 0:
+            row |= {"valid_loss": 5.5 / step, "valid_mtp_loss": 6.5 / step}
+        yield row | {"expert_load": {"1": [3, 0, 9], "2": [4, 4, 4]}}
+
+
+@pytest.mark.parametrize("steps", [1, 2, 200])
+def test_pictures_of_any_length_are_drawn_with_their_title(tmp_path, monkeypatch, steps):
+    from matplotlib.figure import Figure
+
+    seen = {}
+    save = Figure.savefig
+
+    def note(self, path, **options):
+        seen[path.name] = self.axes
+        save(self, path, **options)
+
+    monkeypatch.setattr(Figure, "savefig", note)
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows(steps)))
+    paths = draw(tmp_path, "ling-tiny on text, 2026-01-01")
+    assert [p.name for p in paths] == ["loss.png", "expert_load.png"]
+    assert all(p.stat().st_size > 1000 for p in paths)
+    (losses,), (load, bar) = seen["loss.png"], seen["expert_load.png"]
+    for axes in (losses, load):
+        assert "ling-tiny on text, 2026-01-01" in axes.get_title()
+        assert axes.get_xlabel()
+        assert axes.get_ylabel()
+    assert bar.get_ylabel()
+    assert any("MTP" in t.get_text() for t in losses.get_legend().get_texts())
+    # Nothing is clipped: the busiest expert has 2.25 times the mean.
+    assert load.images[0].norm.vmax == pytest.approx(2.25)
+
+
+def test_a_smooth_line_keeps_ends_and_straight_lines():
+    line = np.arange(100.0)
+    assert np.allclose(smooth(line), line)
+    noisy = np.where(np.arange(1000) % 2, 1.0, 3.0)
+    assert np.allclose(smooth(noisy)[50:-50], 2.0, atol=0.1)
+    assert smooth(np.array([7.0])).tolist() == [7.0]
