@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ling.data.chat import ChatTemplate, builtin_template
+from ling.data.chat import ChatTemplate, builtin_template, continuing, encode_chat
 from ling.errors import TemplateError
 
 USER = {"role": "user", "content": "hi"}
@@ -74,3 +74,37 @@ def test_what_is_no_message_is_named(message, words):
 def test_values_that_are_no_json_are_refused(tokenizer):
     with pytest.raises(TemplateError, match="not plain JSON values"):
         ChatTemplate(builtin_template("chat")).encode(tokenizer, [{**USER, "x": object()}])
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "chat",
+        "{% for m in messages %}[{{ m.role }}]{{ m.content | trim }}<|role_end|>{% endfor %}",
+        "{% for m in messages %}{{ m.content }}/{{ m.content }}\n{% endfor %}",
+    ],
+)
+@pytest.mark.parametrize(
+    "content", ["", "so", " so, \n", "<|role_end|> so", "so <|role_end", "é🦊"]
+)
+def test_continued_text_ends_where_the_last_message_ends(tokenizer, source, content):
+    template = ChatTemplate(builtin_template(source) if source == "chat" else source)
+    turns = [USER, {"role": "assistant", "content": content}]
+    text, ids = encode_chat(continuing(template.render), tokenizer, turns, None, False)
+    assert text.endswith(content.lstrip() if "trim" in source else content)
+    assert tokenizer.decode(ids, skip_special_tokens=False) == text
+    empty = encode_chat(
+        continuing(template.render),
+        tokenizer,
+        [USER, {"role": "assistant", "content": ""}],
+        None,
+        False,
+    )
+    for i in tokenizer.control_tokens.values():
+        assert ids.count(i) == empty.ids.count(i)
+
+
+def test_message_that_the_template_leaves_out_cannot_be_continued():
+    render = continuing(ChatTemplate("{{ messages[0].content }}").render)
+    with pytest.raises(TemplateError, match="does not print the last message"):
+        render([USER, {"role": "assistant", "content": "x"}])
