@@ -79,8 +79,8 @@ def test_stop_strings_have_line_ends(monkeypatch, typed, meant):
 
     monkeypatch.setattr(generate, "given_sampling", params)
     with pytest.raises(Stop):
-        generate.generate(["nowhere", "-p", "x", "--stop", typed])
-    assert seen["stop"] == [meant]
+        generate.generate(["nowhere", "-p", "x", "--stop", typed, "--stop", "second"])
+    assert seen["stop"] == [meant, "second"]
 
 
 def test_chat_drops_the_oldest_turns_and_says_so(model, capsys, monkeypatch):

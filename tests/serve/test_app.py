@@ -15,7 +15,7 @@ from server_process import Server, running
 
 from ling.config.engine import ServeConfig
 from ling.errors import UsageError
-from ling.serve.app import serve
+from ling.serve.app import allowed_hosts, serve
 
 
 @pytest.fixture(scope="module")
@@ -205,3 +205,22 @@ def test_open_address_needs_a_key_and_bad_keys_are_refused():
     for key in ("", " ", "a\nb", "a "):
         with pytest.raises(UsageError, match="API key"):
             serve("no such model", ServeConfig(port=0, api_key=key))
+
+
+@pytest.mark.parametrize(
+    ("options", "open_to_pages", "wanted"),
+    [
+        ({}, True, {"localhost", "127.0.0.1", "::1"}),
+        ({}, False, None),
+        ({"allowed_host": ["My.box:80"]}, True, {"localhost", "127.0.0.1", "::1", "my.box"}),
+        ({"allowed_host": ["my.box"]}, False, {"localhost", "127.0.0.1", "::1", "my.box"}),
+        ({"allowed_host": ["a", "*"]}, True, None),
+    ],
+)
+def test_hosts_that_are_answered(options, open_to_pages, wanted):
+    assert allowed_hosts(ServeConfig(**options), open_to_pages=open_to_pages) == wanted
+
+
+def test_unknown_log_level_is_refused_before_anything_is_opened():
+    with pytest.raises(UsageError, match="`log_level` is `loud`"):
+        serve("nowhere", ServeConfig(log_level="loud"))

@@ -78,7 +78,7 @@ def engine_flag(parser: Any, name: str, help: str | None = None) -> None:
 
 def _add_flag(parser: Any, field: Field[Any], default: Any, help: str | None) -> None:
     typ, many = TYPES[str(field.type).removesuffix(" | None")]
-    values = {"nargs": "*"} if many else {}
+    values = {"nargs": "*", "action": "extend"} if many else {}  # given twice, both count
     help = help and help.replace("{formats}", format_names())
     names = (_flag_name(field.name), *field.metadata["aliases"])
     parser.add_argument(*names, type=typ, default=default, help=help, **values)

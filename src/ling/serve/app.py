@@ -99,7 +99,7 @@ def serve(
                 f"`{host}` is reachable from other machines: give `api_key=KEY` or "
                 f"{API_KEY_VARIABLE}"
             )
-        hosts = _allowed_hosts(config, open_to_pages=is_local and key is None)
+        hosts = allowed_hosts(config, open_to_pages=is_local and key is None)
         app = create_app(None, served_model_name=name, api_key=key, allowed_hosts=hosts)
         # Only our own lines: other libraries speak from warnings on.
         logging.basicConfig(format="%(levelname)s %(name)s %(message)s")
@@ -208,7 +208,7 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _allowed_hosts(config: ServeConfig, *, open_to_pages: bool) -> frozenset[str] | None:
+def allowed_hosts(config: ServeConfig, *, open_to_pages: bool) -> frozenset[str] | None:
     """Names that a `Host` header may carry, None for any.
 
     Without a key a web page could reach us through a name that it points at this address.
