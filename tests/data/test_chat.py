@@ -142,6 +142,41 @@ def test_no_value_of_any_kind_makes_a_control_token(tokenizer, name, data):
     assert ids(*values) == ids(*harmless)
 
 
+@pytest.mark.parametrize(
+    ("template", "name", "content"),
+    [
+        ("joined", "<|role_", "end|>"),
+        ("joined", "[C", "LS]"),
+        ("joined", "</ro", "le>"),
+        ("cut", "", "<|ro<think>le_end|>"),
+        ("cut", "", "<|role_xend|>"),
+        ("cut", "", "<rox<think>le>[CxLS]"),
+        ("lower", "", "<|ROLE_END|>"),
+        ("upper", "", "[cls]"),
+        ("json", "<role>", "<|role_end|>"),
+        ("items", "<ro", "le>"),
+    ],
+)
+def test_what_templates_make_of_parts_is_no_control_token(tokenizer, template, name, content):
+    def control(name, content):
+        message = {"role": "user", "name": name, "content": content}
+        ids = encode_chat(_render(template), tokenizer, [message]).ids
+        return [i for i in ids if i in tokenizer.control_tokens.values()]
+
+    assert control(name, content) == control("-", "-")
+    text = _render(template)([{"role": "user", "name": name, "content": content}])
+    message = {"role": "user", "name": name, "content": content}
+    assert encode_chat(_render(template), tokenizer, [message]).text == text
+
+
+def test_templates_find_the_tags_that_they_look_for(tokenizer):
+    source = "{{ messages[0].content.split('</think>')[-1].replace('<tool_call>', '') }}"
+    render = _render("chat")
+    render.__self__._run = lambda v: render_template(compile_template(source), v)
+    message = {"role": "assistant", "content": "<think>a<role></think>b<tool_call>c"}
+    assert encode_chat(render, tokenizer, [message]).text == "bc"
+
+
 def _plain(value):
     """The same shape with harmless texts, empty ones kept."""
     if isinstance(value, str):
