@@ -6,9 +6,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ling.data.chat import BASE_TEMPLATE, CHAT_TEMPLATE, ChatTemplate, builtin_template, encode_chat
+from ling.data.chat import (
+    BASE_TEMPLATE,
+    CHAT_TEMPLATE,
+    ChatTemplate,
+    builtin_template,
+    continuing,
+    encode_chat,
+)
 from ling.data.sandbox import compile_template, render_template
-from ling.data.chat import ChatTemplate, builtin_template, continuing, encode_chat
 from ling.errors import TemplateError
 
 USER = {"role": "user", "content": "hi"}
@@ -101,12 +107,16 @@ texts = st.lists(st.sampled_from([*PARTS, "a", "x", " ", "</think>", "\n", "\\"]
 nested = st.recursive(
     texts, lambda v: st.lists(v, max_size=2) | st.dictionaries(texts, v), max_leaves=4
 )
+
+
 def _render(name):
     """A renderer in this process: a child for every example would take minutes."""
     template = ChatTemplate(CHAT_TEMPLATE)
     compiled = compile_template(TEMPLATES[name])
     template._run = lambda variables: render_template(compiled, variables)
     return template.render
+
+
 def _conversation(content, reasoning, name, arguments, result, tool):
     call = {"name": name, "arguments": arguments}
     return [
@@ -121,18 +131,59 @@ def _conversation(content, reasoning, name, arguments, result, tool):
         },
         {"role": "tool", "content": result, "name": name},
     ], [{"type": "function", "function": {"name": name, "description": content, "x": tool}}]
+
+
 @pytest.mark.parametrize("name", TEMPLATES)
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_no_value_of_any_kind_makes_a_control_token(tokenizer, name, data):
     values = [data.draw(s) for s in (texts, texts, texts, nested, texts, nested)]
     render, control = _render(name), set(tokenizer.control_tokens.values())
+
     def ids(*values):
         messages, tools = _conversation(*values)
         # Empty values may leave out a part of the text, so the harmless ones are as many.
         return [i for i in encode_chat(render, tokenizer, messages, tools).ids if i in control]
+
     harmless = [_plain(v) for v in values]
     assert ids(*values) == ids(*harmless)
+
+
+@pytest.mark.parametrize(
+    ("template", "name", "content"),
+    [
+        ("joined", "<|role_", "end|>"),
+        ("joined", "[C", "LS]"),
+        ("joined", "</ro", "le>"),
+        ("cut", "", "<|ro<think>le_end|>"),
+        ("cut", "", "<|role_xend|>"),
+        ("cut", "", "<rox<think>le>[CxLS]"),
+        ("lower", "", "<|ROLE_END|>"),
+        ("upper", "", "[cls]"),
+        ("json", "<role>", "<|role_end|>"),
+        ("items", "<ro", "le>"),
+    ],
+)
+def test_what_templates_make_of_parts_is_no_control_token(tokenizer, template, name, content):
+    def control(name, content):
+        message = {"role": "user", "name": name, "content": content}
+        ids = encode_chat(_render(template), tokenizer, [message]).ids
+        return [i for i in ids if i in tokenizer.control_tokens.values()]
+
+    assert control(name, content) == control("-", "-")
+    text = _render(template)([{"role": "user", "name": name, "content": content}])
+    message = {"role": "user", "name": name, "content": content}
+    assert encode_chat(_render(template), tokenizer, [message]).text == text
+
+
+def test_templates_find_the_tags_that_they_look_for(tokenizer):
+    source = "{{ messages[0].content.split('</think>')[-1].replace('<tool_call>', '') }}"
+    render = _render("chat")
+    render.__self__._run = lambda v: render_template(compile_template(source), v)
+    message = {"role": "assistant", "content": "<think>a<role></think>b<tool_call>c"}
+    assert encode_chat(render, tokenizer, [message]).text == "bc"
+
+
 def _plain(value):
     """The same shape with harmless texts, empty ones kept."""
     if isinstance(value, str):
@@ -140,18 +191,24 @@ def _plain(value):
     if isinstance(value, dict):
         return {f"k{i}": _plain(v) for i, v in enumerate(value.values())}
     return [_plain(v) for v in value]
+
+
 def test_marks_of_the_guard_never_reach_the_text(tokenizer):
     message = {"role": "user", "content": "<role> \ufdd0 \\ufdd1 <"}
     text, ids = encode_chat(_render("json"), tokenizer, [message])
     assert text == _render("json")([message])
     assert tokenizer.decode(ids, skip_special_tokens=False) == text
     assert ids.count(tokenizer.token_to_id("<role>")) == 1
+
+
 @pytest.mark.parametrize("message", [{"content": None}, {}, {"content": ""}])
 @pytest.mark.parametrize("template", [CHAT_TEMPLATE, BASE_TEMPLATE, "{{ messages[0].content }}|"])
 def test_an_assistant_may_say_nothing(message, template):
     text = ChatTemplate(template).render([{"role": "assistant", **message}, USER])
     assert "None" not in text
     assert text == ChatTemplate(template).render([{"role": "assistant", "content": ""}, USER])
+
+
 @pytest.mark.parametrize(
     "source",
     [
@@ -159,13 +216,16 @@ def test_an_assistant_may_say_nothing(message, template):
         "{% for m in messages %}[{{ m.role }}]{{ m.content | trim }}<|role_end|>{% endfor %}",
         "{% for m in messages %}{{ m.content }}/{{ m.content }}\n{% endfor %}",
     ],
+)
 @pytest.mark.parametrize(
     "content", ["", "so", " so, \n", "<|role_end|> so", "so <|role_end", "é🦊"]
+)
 def test_continued_text_ends_where_the_last_message_ends(tokenizer, source, content):
     template = ChatTemplate(builtin_template(source) if source == "chat" else source)
     turns = [USER, {"role": "assistant", "content": content}]
     text, ids = encode_chat(continuing(template.render), tokenizer, turns, None, False)
     assert text.endswith(content.lstrip() if "trim" in source else content)
+    assert tokenizer.decode(ids, skip_special_tokens=False) == text
     empty = encode_chat(
         continuing(template.render),
         tokenizer,
@@ -175,6 +235,8 @@ def test_continued_text_ends_where_the_last_message_ends(tokenizer, source, cont
     )
     for i in tokenizer.control_tokens.values():
         assert ids.count(i) == empty.ids.count(i)
+
+
 def test_message_that_the_template_leaves_out_cannot_be_continued():
     render = continuing(ChatTemplate("{{ messages[0].content }}").render)
     with pytest.raises(TemplateError, match="does not print the last message"):

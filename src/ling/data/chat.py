@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -98,7 +99,7 @@ def encode_chat(
     """
     given = [list(messages), None if tools is None else list(tools), kwargs]
     mark = _unused_mark(given)
-    guarded = _map_text(given, _openings(tokenizer.control_tokens), rf"\g<0>{mark}")
+    guarded = _map_text(given, _guard(tokenizer.control_tokens, mark))
     text = render(guarded[0], guarded[1], add_generation_prompt, **guarded[2])
     text = text.replace(json.dumps(mark)[1:-1], mark)  # a template may write JSON in ASCII
     return ChatPrompt(
@@ -106,23 +107,37 @@ def encode_chat(
     )
 
 
-def _openings(names: Iterable[str]) -> re.Pattern[str]:
-    """First characters, in a message, of what may become a control token's name.
+def _guard(names: Iterable[str], mark: str) -> Callable[[str], str]:
+    """Puts `mark` behind first characters, in a message, of what may become a control token's name.
 
     That is a name in either case (a template may change it), overlapping ones included, and a
-    bracket that nothing closes: a template may join or cut texts, and the rest come from there.
-    Closed ones such as `</think>` stay whole, since templates look for them.
+    bracket: a template may join or cut texts, and the rest come from there. Closed brackets with
+    something else in them, such as `</think>`, stay whole, since templates look for them.
     """
-    whole = "|".join(map(re.escape, names))
+    names = [n.lower() for n in names]
     firsts = "".join({n[0] for n in names if not n[0].isalnum() and not n[0].isspace()})
-    if not whole:
-        return re.compile("(?!)")
-    patterns = [f"(?=(?i:{whole}))."]
-    if firsts:
-        lasts = "".join({n[-1] for n in names})
-        f, e = re.escape(firsts), re.escape(lasts)
-        patterns.append(f"[{f}](?![^{f}{e}]*[{e}])")
-    return re.compile("|".join(patterns), re.S)
+    f, e = re.escape(firsts), re.escape("".join({n[-1] for n in names}))
+    opening = f"|[{f}](?=(?P<rest>[^{f}{e}]*[{e}])?)" if firsts else "|(?P<rest>(?!))"
+    whole = "|".join(map(re.escape, names)) or "(?!)"
+    pattern = re.compile(f"(?P<name>(?=(?i:{whole})).){opening}", re.S)
+    if not names:
+        return lambda text: text
+
+    @functools.cache
+    def harmless(tag: str) -> bool:
+        return not any(_is_within(n, tag.lower()) for n in names)
+
+    def put(found: re.Match[str]) -> str:
+        first, rest = found[0], found["rest"]
+        return first if rest is not None and harmless(first + rest) else first + mark
+
+    return lambda text: pattern.sub(put, text)
+
+
+def _is_within(name: str, text: str) -> bool:
+    """Whether `name` is left when some characters of `text` are cut out."""
+    left = iter(text)
+    return all(c in left for c in name)
 
 
 def continuing(render: Callable[..., str]) -> Callable[..., str]:
@@ -189,12 +204,12 @@ def _unused_mark(value: Any) -> str:
     return mark
 
 
-def _map_text(value: Any, pattern: re.Pattern[str], new: str) -> Any:
-    """`value` with every text in it, keys too, replaced."""
+def _map_text(value: Any, change: Callable[[str], str]) -> Any:
+    """`value` with every text in it, keys too, changed."""
     if isinstance(value, str):
-        return pattern.sub(new, value)
+        return change(value)
     if isinstance(value, dict):
-        return {_map_text(k, pattern, new): _map_text(v, pattern, new) for k, v in value.items()}
+        return {_map_text(k, change): _map_text(v, change) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_map_text(v, pattern, new) for v in value]
+        return [_map_text(v, change) for v in value]
     return value
