@@ -115,7 +115,8 @@ class Loop:
         """Model, data and date of a picture."""
         data = self.recipe.data
         names = [data.corpus] if data.corpus else data.prefix
-        text = ", ".join(Path(n).name for n in names[:2]) + (" ..." if len(names) > 2 else "")
+        short = ["/".join(Path(n).parts[-2:]) for n in names[:2]]
+        text = ", ".join(short) + (" ..." if len(names) > 2 else "")
         return f"{Path(self.recipe.model).name} on {text}, {time.strftime('%Y-%m-%d')}"
 
     def _loop(self, metrics: MetricsLog, progress: Progress) -> None:
