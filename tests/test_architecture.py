@@ -141,16 +141,16 @@ def lines(path: Path) -> int:
 TESTED_TOGETHER = {
     "errors.py": ("tests/cli/test_main.py", "classes; every refusal raises one"),
     "quickstart.py": ("tests/train/test_loop.py", "minutes; its steps are those of a run"),
-    "cli/{convert,generate,measure,serve,train}.py": (
+    "cli/{convert,serve,train}.py": (
         "tests/cli/test_main.py",
         "a command is run as users run it",
     ),
     "checkpoint/{load,open}.py": ("tests/infer/test_open.py", "every kind of checkpoint, opened"),
-    "checkpoint/{checks,sink,slices,source}.py": (
+    "checkpoint/{checks,inventory,sink,slices,source}.py": (
         "tests/convert/test_plan.py",
         "one interface to all formats",
     ),
-    "checkpoint/dcp/{metadata,names,sink,source,writer}.py": (
+    "checkpoint/dcp/{metadata,names,sink,writer}.py": (
         "tests/checkpoint/dcp/test_folder.py",
         "written by one side, read by the other",
     ),
@@ -158,7 +158,7 @@ TESTED_TOGETHER = {
         "tests/checkpoint/gguf/test_sink.py",
         "written and read back",
     ),
-    "checkpoint/hf/{config,names,shard_folder,source}.py": (
+    "checkpoint/hf/{names,shard_folder,source}.py": (
         "tests/checkpoint/hf/test_folder.py",
         "read by its folder",
     ),
@@ -184,8 +184,12 @@ TESTED_TOGETHER = {
         "tests/data/test_corpus.py",
         "the parts of one corpus",
     ),
+    "cli/conversation.py": ("tests/cli/test_generate.py", "what `ling chat` remembers"),
+    "config/{recipe_docs,recipe_file}.py": ("tests/config/test_recipe_files.py", "one schema"),
+    "ops/machine.py": ("tests/ops/test_doctor.py", "what the report reads"),
+    "serve/{fields,published}.py": ("tests/serve/test_schema.py", "the schema's parts"),
     "data/split.py": ("tests/data/test_prepare.py", "the two parts that are written"),
-    "convert/{options,probe,ranks,synth,target,transfer}.py": (
+    "convert/{options,probe,ranks,repack,synth,target,transfer}.py": (
         "tests/convert/test_plan.py",
         "the parts of one conversion",
     ),
