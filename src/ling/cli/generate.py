@@ -64,7 +64,10 @@ def chat(args: list[str]) -> None:
     given = given_sampling(ns)
     llm = open_llm(ns)
     if llm.tokenizer is None:
-        raise UsageError(f"{ns.model}: no tokenizer.json in this folder, so it cannot chat")
+        raise UsageError(
+            f"{ns.model}: it cannot chat without a tokenizer: a folder holds it in tokenizer.json, a "
+            "GGUF file in its metadata, a run beside its checkpoints"
+        )
     params = sampling_params(llm, "chat", given)
     with contextlib.suppress(ImportError):  # not in every Python
         import readline  # noqa: F401  # `input` then edits lines and remembers them
