@@ -65,8 +65,8 @@ def chat(args: list[str]) -> None:
     llm = open_llm(ns)
     if llm.tokenizer is None:
         raise UsageError(
-            f"{ns.model}: it cannot chat without a tokenizer: a folder holds it in tokenizer.json, a "
-            "GGUF file in its metadata, a run beside its checkpoints"
+            f"{ns.model}: it cannot chat without a tokenizer: a folder has it in tokenizer.json, "
+            "a GGUF file in its metadata, a run beside its checkpoints"
         )
     params = sampling_params(llm, "chat", given)
     with contextlib.suppress(ImportError):  # not in every Python
