@@ -64,7 +64,10 @@ def chat(args: list[str]) -> None:
     given = given_sampling(ns)
     llm = open_llm(ns)
     if llm.tokenizer is None:
-        raise UsageError(f"{ns.model}: no tokenizer.json in this folder, so it cannot chat")
+        raise UsageError(
+            f"{ns.model}: it cannot chat without a tokenizer: a folder has it in tokenizer.json, "
+            "a GGUF file in its metadata, a run beside its checkpoints"
+        )
     params = sampling_params(llm, "chat", given)
     # A template that cannot be used is reported before the first line is typed.
     llm.render([{"role": "user", "content": "hi"}])
