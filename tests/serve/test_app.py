@@ -1,6 +1,5 @@
 """A server in a process of its own: the official client, disconnects, signals, bad addresses."""
 
-import concurrent.futures
 import contextlib
 import http.client
 import json
@@ -69,14 +68,6 @@ def test_official_client_raises_its_own_error_types(server):
     with pytest.raises(openai.NotFoundError) as missing:
         ask(server, model="other")
     assert missing.value.code == "model_not_found"
-
-
-def test_concurrent_requests_equal_lone_ones(server):
-    def text(seed: int) -> str:
-        return ask(server, seed=seed).choices[0].message.content
-
-    with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(text, range(16))) == [f"{SCRIPT}{seed}" for seed in range(16)]
 
 
 @pytest.mark.parametrize("stream", [True, False])

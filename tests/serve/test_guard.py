@@ -3,76 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import gzip
-import json
 
 import pytest
-from fake_llm import NAME
-from fastapi.testclient import TestClient
-from http_replies import JSON, PLAIN, problem
 
 from ling.errors import RequestError
-from ling.serve.app import create_app
 from ling.serve.guard import MAX_HEAD_BYTES, MAX_URL_BYTES, Guard, Rules, host_name
-
-
-def test_only_plain_json_is_read(client):
-    body = json.dumps(PLAIN).encode()
-    for headers in ({"Content-Type": "text/plain"}, {}, {**JSON, "Content-Encoding": "gzip"}):
-        sent = gzip.compress(body) if "Content-Encoding" in headers else body
-        problem(client.post("/v1/completions", content=sent, headers=headers), 415)
-    charset = {"Content-Type": "application/json; charset=utf-8"}
-    assert client.post("/v1/completions", content=body, headers=charset).status_code == 200
-
-
-def test_large_body_is_refused_by_its_length_and_by_its_bytes(llm):
-    with TestClient(create_app(llm, served_model_name=NAME, max_body_bytes=1000)) as client:
-        declared = client.post("/v1/completions", content=b"x" * 1001, headers=JSON)
-        chunked = client.post("/v1/completions", content=iter([b"x" * 600] * 2), headers=JSON)
-        assert problem(declared, 413)["code"] == "request_too_large"
-        assert problem(chunked, 413)["code"] == "request_too_large"
-        assert client.post("/v1/completions", json=PLAIN).status_code == 200
-
-
-@pytest.mark.parametrize("key", ["secret", "schlüssel"])
-def test_api_key_guards_everything_but_health(llm, key):
-    with TestClient(create_app(llm, served_model_name=NAME, api_key=key)) as client:
-        bad = [
-            b"",
-            b"Bearer",
-            b"Bearer wrong",
-            b"Basic " + key.encode(),
-            b"Bearer \xff\xfe",
-            key.encode(),
-        ]
-        paths = [
-            "/v1/models",
-            "/openapi.json",
-            "/version",
-            "/health%2f..%2fv1/models",
-            "/x",
-        ]
-        for path in paths:
-            for value in bad:
-                reply = client.get(path, headers={"Authorization": value})
-                error = problem(reply, 401)
-                assert (error["type"], error["code"]) == ("authentication_error", "invalid_api_key")
-                assert key not in reply.text
-        assert client.get("/health").status_code == 200
-        good = {"Authorization": b"bearer " + key.encode()}
-        assert client.get("/v1/models", headers=good).status_code == 200
-
-
-def test_foreign_host_is_refused_when_hosts_are_known(llm):
-    app = create_app(llm, served_model_name=NAME, allowed_hosts=frozenset({"127.0.0.1", "::1"}))
-    with TestClient(app) as client:
-        assert (
-            problem(client.get("/health", headers={"Host": "evil.example"}), 403)["code"]
-            == "forbidden"
-        )
-        for host in ("127.0.0.1:8000", "127.0.0.1", "[::1]:8000"):
-            assert client.get("/health", headers={"Host": host}).status_code == 200
-
 
 # ---- the middleware alone ----------------------------------------------------------------------
 
@@ -228,19 +163,3 @@ def testhost_names_are_read_without_their_port(host, name):
 
 
 # ---- ids and the log ---------------------------------------------------------------------------
-
-
-def test_log_has_request_id_and_no_prompt_and_no_forged_line(client, caplog):
-    caplog.set_level("INFO", "ling.serve")
-    reply = client.post("/v1/completions", json={**PLAIN, "prompt": "private"})
-    client.get("/%0d%0aforged%1b[2J")
-    lines = [r.getMessage() for r in caplog.records if r.name == "ling.serve"]
-    assert reply.headers["x-request-id"] in lines[0]
-    assert "private" not in caplog.text
-    assert "/%0d%0aforged%1b" in lines[1]
-    assert all(line.isprintable() for line in lines)
-
-
-def test_every_reply_has_its_own_request_id(client):
-    ids = {client.get("/health").headers["x-request-id"] for _ in range(3)}
-    assert len(ids) == 3
