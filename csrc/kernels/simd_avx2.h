@@ -183,14 +183,7 @@ static inline f32 choose_greater(f32 x, f32 y, f32 p, f32 q) {
           _mm256_blendv_ps(q.b, p.b, _mm256_cmp_ps(x.b, y.b, _CMP_GT_OQ))};
 }
 
-struct Nearest {
-  __m128i low, mid, high, below_mid, below_high;
-};
-static inline Nearest make_nearest(const int8_t* q) {
-  const Bins b(q);
-  const auto table = [](const int8_t* p) { return _mm_loadu_si128((const __m128i*)p); };
-  return {table(b.low), table(b.mid), table(b.high), table(b.below_mid), table(b.below_high)};
-}
+#include "nearest.h"
 static inline __m256i nearest_half(const Nearest& t, __m256i x) {
   const __m256i bin = _mm256_and_si256(_mm256_srli_epi16(x, 4), _mm256_set1_epi8(15));
   const auto look = [&](__m128i table) {

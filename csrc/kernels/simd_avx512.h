@@ -155,14 +155,7 @@ static inline u8 nearest_level(const Nearest& t, u8 x) {
   return _mm512_mask_permutexvar_epi8(_mm512_permutexvar_epi8(bin, t.low), m, bin, t.high);
 }
 #else
-struct Nearest {
-  __m128i low, mid, high, below_mid, below_high;
-};
-static inline Nearest make_nearest(const int8_t* q) {
-  const Bins b(q);
-  const auto table = [](const int8_t* p) { return _mm_loadu_si128((const __m128i*)p); };
-  return {table(b.low), table(b.mid), table(b.high), table(b.below_mid), table(b.below_high)};
-}
+#include "nearest.h"
 static inline u8 nearest_level(const Nearest& t, u8 x) {
   const __m512i bin = _mm512_and_si512(_mm512_srli_epi16(x, 4), _mm512_set1_epi8(15));
   const auto all = [](__m128i table) { return _mm512_broadcast_i32x4(table); };

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-import numpy as np
+from runs import write_tokens
 
 from ling.config.recipe import (
     CheckpointConfig,
@@ -13,15 +13,6 @@ from ling.config.recipe import (
     PretrainConfig,
     TrainConfig,
 )
-from ling.data.indexed import IndexedWriter
-from ling.train.log import read_metrics
-
-
-def write_tokens(prefix, top=300, tokens=4000, seed=0):
-    ids = np.random.RandomState(seed).randint(0, top, tokens)
-    with IndexedWriter(prefix, np.uint16) as writer:
-        for document in np.split(ids, 40):
-            writer.add_document(document.tolist())
 
 
 def recipes(tmp_path):
@@ -60,10 +51,6 @@ def recipes(tmp_path):
     return make
 
 
-def quiet(text):
-    pass
-
-
 def stop_after(count):
     """In place of `_catch_signals`: as if SIGTERM came during the `count`-th step."""
 
@@ -79,7 +66,3 @@ def stop_after(count):
         return lambda: None
 
     return catch
-
-
-def losses(out):
-    return [(r["step"], r["loss"], r["grad_norm"]) for r in read_metrics(out / "metrics.jsonl")]

@@ -32,3 +32,9 @@ def test_a_core_counts_as_free_while_others_take_little_of_it(monkeypatch, other
 def test_unknown_where_the_system_has_no_counts(monkeypatch, tmp_path):
     monkeypatch.setattr(cores, "STAT", tmp_path / "stat")
     assert FreeCores().count() is None
+
+
+def test_a_quiet_process_leaves_at_least_one_core():
+    found = FreeCores()
+    sum(range(100_000))
+    assert found.count() in range(1, len(found.cores) + 1)

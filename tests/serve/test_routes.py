@@ -6,27 +6,9 @@ import json
 import pytest
 from fake_llm import NAME, SCRIPT, FakeLLM
 from fastapi.testclient import TestClient
+from http_replies import CHAT, PLAIN, sse, streamed
 
 from ling.serve.app import create_app
-
-CHAT = {"model": NAME, "messages": [{"role": "user", "content": "hi"}]}
-PLAIN = {"model": NAME, "prompt": "hi"}
-
-
-def sse(text: str) -> list:
-    """Events of a stream; `[DONE]` stays text, comments are left out."""
-    blocks = [b for b in text.split("\n\n") if b and not b.startswith(":")]
-    assert all(b.startswith("data: ") and "\n" not in b for b in blocks)
-    return [b[6:] if b == "data: [DONE]" else json.loads(b[6:]) for b in blocks]
-
-
-def streamed(client, path: str, body: dict) -> list:
-    reply = client.post(path, json={**body, "stream": True})
-    assert reply.status_code == 200
-    assert reply.headers["content-type"].startswith("text/event-stream")
-    events = sse(reply.text)
-    assert events.pop() == "[DONE]"
-    return events
 
 
 def test_models_lists_the_one_model_and_finds_it_by_name(client):

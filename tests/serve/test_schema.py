@@ -9,26 +9,11 @@ import jsonschema
 import pytest
 from fake_llm import NAME, FakeLLM, wait_until
 from fastapi.testclient import TestClient
+from http_replies import CHAT, JSON, PLAIN, problem
 
 from ling.errors import RunError
 from ling.serve import service
 from ling.serve.app import create_app
-
-CHAT = {"model": NAME, "messages": [{"role": "user", "content": "hi"}]}
-PLAIN = {"model": NAME, "prompt": "hi"}
-JSON = {"Content-Type": "application/json"}
-
-
-def problem(reply, status: int) -> dict:
-    """The error object, after the checks that hold for all of them."""
-    assert reply.status_code == status, reply.text
-    assert reply.headers["content-type"] == "application/json"
-    body = reply.json()
-    assert set(body) == {"error"}
-    assert set(body["error"]) == {"message", "type", "param", "code"}
-    assert body["error"]["message"].isprintable()
-    return body["error"]
-
 
 BAD_CHAT = [
     ("model", {"model": 5}),

@@ -8,7 +8,9 @@ import shutil
 
 import pytest
 import yaml
-from small_runs import losses, quiet, recipes, stop_after, write_tokens
+from runs import logged_losses as losses
+from runs import quiet, write_tokens
+from small_runs import recipes, stop_after
 
 from ling.data.indexed import IndexedDataset
 from ling.errors import UsageError

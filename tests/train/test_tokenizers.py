@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from small_runs import quiet, recipes
+from runs import quiet
+from small_runs import recipes
 
 from ling.checkpoint.hf.save import save_model
 from ling.data.prepare import prepare

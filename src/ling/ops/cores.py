@@ -28,7 +28,8 @@ class FreeCores:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
-        self._clock, self._last = clock, self._read()
+        self._clock = clock
+        self._last = self._read()
 
     def _read(self) -> tuple[float, float, float] | None:
         """Time, and busy seconds of all programs and of this one; None where unknown."""
