@@ -10,9 +10,9 @@ import pytest
 import torch
 from runs import quiet, write_tokens
 
-from ling.config.recipe import DataConfig
+from ling.config.recipe import DataConfig, PretrainConfig
 from ling.data.tokenizer import train_tokenizer
-from ling.errors import CheckpointError, DataError, UsageError
+from ling.errors import DataError, UsageError
 from ling.model.ling import from_config
 from ling.presets import preset
 from ling.train import loop, state
@@ -88,12 +88,6 @@ def test_a_folder_with_a_config_alone_starts_at_random(recipe, tmp_path):
         assert torch.equal(tensor, want.state_dict()[name]), name
 
 
-def test_a_checkpoint_of_a_run_is_not_taken_for_a_config(recipe, tmp_path):
-    assert loop.run(recipe(steps=1), tmp_path / "run", quiet) == 0
-    with pytest.raises(CheckpointError, match="ling convert"):
-        model_config(recipe(model=str(tmp_path / "run/checkpoints/step-1")))
-
-
 def test_special_ids_are_those_of_the_tokenizer():
     def tokenizer(eod, bos):
         return SimpleNamespace(eod_token_id=eod, token_to_id=lambda name: bos)
@@ -108,15 +102,19 @@ def test_special_ids_are_those_of_the_tokenizer():
 # ---- data --------------------------------------------------------------------------------------
 
 
+def recipe_on(data):
+    return PretrainConfig(model="ling-tiny", data=data)
+
+
 def test_held_out_data_that_fills_no_row_is_said_and_left_out(tmp_path):
     for name, tokens in (("train", 400), ("valid", 400), ("short", 40)):
         write_tokens(tmp_path / name, tokens=tokens)
     said = []
     names = [str(tmp_path / n) for n in ("train", "short", "valid")]
     data = DataConfig(prefix=names[:1], valid_prefix=names[1:], seq_length=40)
-    found = open_data(data, TINY, tmp_path / "run", said.append)
+    found = open_data(recipe_on(data), TINY, tmp_path / "run", said.append)
     assert (found.train_prefixes, found.valid_prefixes) == (names[:1], names[2:])
-    assert said == [f"{names[1]}: 40 tokens are less than a row, no held-out loss"]
+    assert f"{names[1]}: 40 tokens are less than a row, no held-out loss" in said
     assert found.eod is None
 
 
@@ -124,13 +122,13 @@ def test_a_tokenizer_larger_than_the_model_is_refused(tmp_path):
     train_tokenizer(["def f(x):", "import os"] * 10, 300).save(tmp_path)
     write_tokens(tmp_path / "text")
     data = DataConfig(prefix=[str(tmp_path / "text")], tokenizer=str(tmp_path))
-    found = open_data(data, TINY, tmp_path / "run", quiet)
+    found = open_data(recipe_on(data), TINY, tmp_path / "run", quiet)
     assert found.eod == found.tokenizer.eod_token_id is not None
     with pytest.raises(UsageError, match=r"has \d+ ids, the model `vocab_size` = 100"):
-        open_data(data, TINY.replace(vocab_size=100), tmp_path / "run", quiet)
+        open_data(recipe_on(data), TINY.replace(vocab_size=100), tmp_path / "run", quiet)
     corpus = DataConfig(corpus="stdlib", vocab_size=385)
     with pytest.raises(UsageError, match=r"`data.vocab_size` = 385 is above the model's .* = 384"):
-        open_data(corpus, TINY, tmp_path / "run", quiet)
+        open_data(recipe_on(corpus), TINY, tmp_path / "run", quiet)
     assert not (tmp_path / "run").exists()
 
 
