@@ -15,7 +15,7 @@ pytest_plugins = ["checkpoints"]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--update-golden", action="store_true", help="write tests/golden anew where it differs"
+        "--update-golden", action="store_true", help="write tests/golden again where it differs"
     )
 
 

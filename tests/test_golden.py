@@ -1,6 +1,6 @@
 """What must stay as it is when the code moves: options, names, files, tokens and losses.
 
-`pytest tests/test_golden.py --update-golden` writes anew what differs; say why in the commit.
+`pytest tests/test_golden.py --update-golden` writes again what differs; say why in the commit.
 `tests/golden/jobs.py` is what makes it all.
 """
 

@@ -125,7 +125,7 @@ class LLM:
     ) -> list[RequestOutput]:
         """Answer one conversation, or a list of them.
 
-        `continue_final_message` goes on with the assistant's last message instead of opening a new
+        `continue_final_message` continues the assistant's last message instead of opening a new
         turn; `chat_template_kwargs` are variables of the template, such as `enable_thinking`.
         """
         many = messages if messages and isinstance(messages[0], list) else [messages]

@@ -46,7 +46,7 @@ def rewrite_one_token(prefix):
     ],
     ids=str,
 )
-def test_other_data_is_refused_by_name_or_starts_anew(recipe, tmp_path, monkeypatch, change, named):
+def test_other_data_is_refused_by_name_or_starts_again(recipe, tmp_path, monkeypatch, change, named):
     out, said, first_rows = tmp_path / "run", [], []
     monkeypatch.setattr(loop.Loop, "_catch_signals", stop_after(3))
     assert loop.run(recipe(), out, quiet) == 128 + signal.SIGTERM
@@ -69,7 +69,7 @@ def test_other_data_is_refused_by_name_or_starts_anew(recipe, tmp_path, monkeypa
         BatchReader, "read", lambda self, n, rows: first_rows.append(n) or read(self, n, rows)
     )
     assert loop.run(other, out, said.append, allow_data_reset=True) == 0
-    assert sum("the data starts anew" in line for line in said) == 1
+    assert sum("the data starts again" in line for line in said) == 1
     assert any(line.endswith("after step 3") for line in said)
     assert first_rows[0] == 0
     rows = read_metrics(out / "metrics.jsonl")

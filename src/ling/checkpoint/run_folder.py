@@ -95,7 +95,7 @@ def newest(run: Path, log: Any) -> Path | None:
             return folder
         log(f"warning: checkpoint {folder.name} is damaged, looking for an older one")
     if found:
-        raise CheckpointError(f"{run}: no checkpoint is intact; remove them to start anew")
+        raise CheckpointError(f"{run}: no checkpoint is intact; remove them to start again")
     return None
 
 

@@ -21,7 +21,7 @@ def pretrain(args: list[str]) -> int:
     parser.add_argument(
         "--allow-data-reset",
         action="store_true",
-        help="resume with other data, seed, length or batch: the data starts anew",
+        help="resume with other data, seed, length or batch: the data starts again",
     )
     parser.add_class_arguments(PretrainConfig, nested_key=None, as_group=False)
     texts = {key.name: key.text for key in keys()}

@@ -393,7 +393,7 @@ class ModelConfig:
         return {"architectures": [ARCHITECTURE], "model_type": "bailing_moe", **values}
 
     def replace(self, **changes: Any) -> ModelConfig:
-        """A copy with some fields changed, checked anew."""
+        """A copy with some fields changed, checked again."""
         return dataclasses.replace(self, **changes)
 
 

@@ -86,11 +86,11 @@ class TrainConfig:
     threads: int | None = None
     """CPU threads; by default torch's own choice."""
     eval_interval_steps: int = 0
-    """Measure held-out loss every so many steps; 0 means only at the end."""
+    """Measure held-out loss every N steps; 0 means only at the end."""
     eval_rows: int = 16
     """Rows of held-out data per measurement."""
     max_nonfinite: int = 5
-    """Stop after so many steps in a row without a finite loss or gradient."""
+    """Stop after N steps in a row without a finite loss or gradient."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "global_batch_size", "micro_batch_size", "eval_rows"):
@@ -142,9 +142,9 @@ class CheckpointConfig:
     """When checkpoints are written and which are kept."""
 
     interval_steps: int = 500
-    """Save every so many steps, and always at the end."""
+    """Save every N steps, and always at the end."""
     keep_last: int = 2
-    """Keep the newest so many; 0 keeps all."""
+    """Keep the newest N; 0 keeps all."""
 
     def __post_init__(self) -> None:
         _at_least("checkpoint.interval_steps", self.interval_steps, 1)

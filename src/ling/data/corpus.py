@@ -22,7 +22,7 @@ class Document(NamedTuple):
 
 
 class Corpus:
-    """The documents of `stdlib`, or of files and folders, read anew at each iteration.
+    """The documents of `stdlib`, or of files and folders, read again at each iteration.
 
     Their order is stable. `max_bytes` keeps about that much, spread evenly by a hash of the names.
     `json_key` is the key or the column that has the text. `left_out` counts what folders have and

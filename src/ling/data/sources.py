@@ -37,7 +37,7 @@ _Kind = Literal["text", "json", "parquet"]
 
 @dataclass(frozen=True)
 class Entry:
-    """Something that becomes documents: a file, or a text at hand."""
+    """Something that becomes documents: a file, or a text in memory."""
 
     name: str
     size: int

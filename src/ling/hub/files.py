@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..errors import RunError
 
-# Never code and never pickles. Only files at the top: the names are a stranger's, this keeps them
+# Never code and never pickles. Only files at the top: the names are untrusted, this keeps them
 # inside the target folder.
 _NEEDED = re.compile(
     r"[\w-][\w.-]*\.(safetensors|json|jinja)|merges\.txt|tokenizer\.model", re.ASCII

@@ -1,8 +1,8 @@
 """Hugging Face through `huggingface_hub`: its cache layout, tokens, mirrors and offline switch.
 
-The library starts a file anew when a process dies in the middle of it, which for a shard is
+The library starts a file again when a process dies in the middle of it, which for a shard is
 gigabytes, and names files by what the hub's headers say, wherever that leads. So files are
-fetched here, into `<blob>.part` that the next try goes on with, checked against the listing and
+fetched here, into `<blob>.part` that the next try continues with, checked against the listing and
 linked as the library does, which then finds them.
 """
 

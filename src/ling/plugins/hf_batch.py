@@ -42,7 +42,7 @@ class Batch:
         self.device = first.device
         self.whole = cache is None
         self.cache = new_cache if self.whole else cache
-        # A mask says where padding is, and positions start anew behind it: no documents then.
+        # A mask says where padding is, and positions start again behind it: no documents then.
         self.documents_BS = None
         if self.whole and attention_mask is None:
             self.documents_BS = _documents((B, S), position_ids, cu_seq_lens)
@@ -80,7 +80,7 @@ def _documents(
     """A number per token that changes where a document begins; None for one document per row.
 
     `cu_seq_lens`, which collators make for flash attention, holds the borders in the flat tokens;
-    without it a document begins where positions start anew.
+    without it a document begins where positions start again.
     """
     if cu_seq_lens is not None:
         tokens = shape[0] * shape[1]

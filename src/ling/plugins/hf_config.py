@@ -67,7 +67,7 @@ class BailingMoeV2Config(PretrainedConfig):
     def save_pretrained(
         self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any
     ) -> None:
-        """Write the released layout: every field by its old name, and the door to our classes."""
+        """Write the released layout: every field by its old name, and our `auto_map`."""
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         write_config(self.ling(), folder, eos_token_id=self.eos_token_id)

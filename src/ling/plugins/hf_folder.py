@@ -72,7 +72,7 @@ class FolderModel(PreTrainedModel):
         max_shard_size: int | str = "5GB",
         **kwargs: Any,
     ) -> None:
-        """Write the released layout: a tensor per expert, float32 `expert_bias`, the door files.
+        """Write the released layout: a tensor per expert, float32 `expert_bias`, auto_map files.
 
         With adapters loaded into it (`add_adapter`) only these are written, as transformers does.
         """
@@ -98,7 +98,7 @@ class FolderModel(PreTrainedModel):
             self.generation_config.save_pretrained(folder)
 
     def load_custom_generate(self, *args: Any, **kwargs: Any) -> Any:
-        """A folder's own `generate` is code, and never run; transformers goes on without it."""
+        """A folder's own `generate` is code, and never run; transformers continues without it."""
         raise OSError("a model folder's `custom_generate` is not run")
 
     @classmethod

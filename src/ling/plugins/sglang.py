@@ -15,7 +15,9 @@ def register() -> None:
     try:
         _register_config()
     except Exception as err:
-        log.warning("ling stands back, SGLang goes on without it: %s: %s", type(err).__name__, err)
+        log.warning(
+            "ling stands back, SGLang continues without it: %s: %s", type(err).__name__, err
+        )
 
 
 def _register_config() -> None:

@@ -29,7 +29,7 @@ def register() -> None:
         if _register_model():
             _register_mtp()
     except Exception as err:
-        log.warning("ling stands back, vLLM goes on without it: %s: %s", type(err).__name__, err)
+        log.warning("ling stands back, vLLM continues without it: %s: %s", type(err).__name__, err)
 
 
 def _register_model() -> bool:

@@ -94,7 +94,7 @@ def open_orders(
     """Samples in orders laid out for so many rows each, and one more if `needed` rows are more.
 
     Megatron's order depends on the number of rows in all. A run whose steps were changed later
-    keeps its first order and goes on in another one behind it, so that rows read stay those read.
+    keeps its first order and continues in another one behind it, so that rows read stay those read.
     """
 
     def order(number: int, count: int) -> Samples:

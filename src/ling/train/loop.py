@@ -88,7 +88,9 @@ class Loop:
             metrics.close()
             bar.close()
         if self.caught is not None:
-            self.log(f"stopped after step {state.step}, saved; the same command goes on from here")
+            self.log(
+                f"stopped after step {state.step}, saved; the same command continues from here"
+            )
             return 128 + self.caught
         self._draw()
         self._report(time.monotonic() - start)

@@ -266,11 +266,11 @@ def _resume(
     if change and not allow_data_reset:
         raise UsageError(
             f"{out}: {change}; go back to what it was, use another --out, or start the "
-            "data anew under these weights with --allow-data-reset"
+            "data again under these weights with --allow-data-reset"
         )
     load(found, state)
     if change is None:
         state.data["rows"] = rows_before(before["data"], out)
     else:
         state.rows = 0
-        log(f"{change}: the data starts anew, weights and optimizer are kept")
+        log(f"{change}: the data starts again, weights and optimizer are kept")

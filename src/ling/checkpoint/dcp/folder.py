@@ -95,7 +95,7 @@ class DCPFolder:
             raise DCPError(f"{self.folder}: tensor `{key}`: {err}") from None
 
     def extent(self, key: str, start: tuple[int, ...], shape: tuple[int, ...]) -> Extent | None:
-        """Where the box lies, if it does so in one piece."""
+        """Where the box is stored, if it is so in one piece."""
         held = self.tensors[key]
         near = held.chunks.get(start)
         candidates = self._near(key, start, shape) if near is None else (near,)

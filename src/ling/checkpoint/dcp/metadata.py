@@ -142,7 +142,7 @@ def _chunk(
         raise DCPError(f"`{key[:200]}` is compressed, which is not supported")
     file, begin, length = (info.field(k) for k in ("relative_path", "offset", "length"))
     if not isinstance(file, str) or not file or "/" in file or "\0" in file or file in (".", ".."):
-        raise DCPError(f"data file {file!r:.200} lies outside the folder")
+        raise DCPError(f"data file {file!r:.200} is outside the folder")
     if not all(type(n) is int and 0 <= n < 1 << 62 for n in (begin, length)):
         raise DCPError(f"the chunk at {list(offsets)} of `{key[:200]}` lies nowhere")
     return Chunk(offsets, sizes, file, begin, length)

@@ -167,7 +167,7 @@ def _tokenizer_json(tokens: list[str], types: list[int], merges: Any) -> dict[st
             "pretokenizers": [split | {"invert": False}, to_bytes | {"use_regex": False}],
         },
         "decoder": {"type": "ByteLevel"},
-        # Added tokens too: the library would number them anew where ids are left out.
+        # Added tokens too: the library would number them again where ids are left out.
         "model": {"type": "BPE", "vocab": {t: i for i, t, _ in used}, "merges": merges},
     }
 

@@ -54,7 +54,7 @@ def door_files() -> dict[str, str]:
 
 
 def config_files(values: Mapping[str, Any]) -> dict[str, str]:
-    """Name and text of config.json with these values and `auto_map`, and of the door files."""
+    """Name and text of config.json with these values and `auto_map`, and of the auto_map files."""
     config = json.dumps({**values, "auto_map": AUTO_MAP}, indent=2) + "\n"
     return {"config.json": config, **door_files()}
 

@@ -30,7 +30,7 @@ FP8_CONFIG = {
 
 
 class Layout(Protocol):
-    """What lies on disk for a tensor: names, dtypes and shapes first, the values later."""
+    """What is stored for a tensor: names, dtypes and shapes first, the values later."""
 
     def stored(self, name: str, spec: TensorSpec) -> dict[str, Stored]:
         """What is written for the tensor `name`, by name on disk."""

@@ -146,5 +146,5 @@ def format_of(quantization: dict[str, object], where: object) -> Format:
     names = ", ".join(f.name for f in known)
     raise CheckpointError(
         f"{where}: unknown `quantization_config` ({found}); there are {names} of layout version "
-        f"{LAYOUT_VERSION}: convert the model anew"
+        f"{LAYOUT_VERSION}: convert the model again"
     )

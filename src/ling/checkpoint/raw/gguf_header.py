@@ -1,4 +1,4 @@
-"""The head of a GGUF file, read as the word of a stranger.
+"""The head of a GGUF file, read as untrusted input.
 
 Layout: magic, version, counts, then metadata (key, type, value), then tensor infos (name, sizes
 with the fastest first, type, offset), then the tensors themselves, one after the other, aligned.

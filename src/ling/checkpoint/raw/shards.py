@@ -32,7 +32,7 @@ _ORDER = {dtype: i for i, dtype in enumerate(DTYPE_CODES)}
 
 
 class Stored(NamedTuple):
-    """One tensor as it lies on disk."""
+    """One tensor as it is stored."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -43,7 +43,7 @@ class Stored(NamedTuple):
 
 
 class Extent(NamedTuple):
-    """A tensor that lies contiguously in an open file."""
+    """A tensor stored contiguously in an open file."""
 
     fd: int
     offset: int

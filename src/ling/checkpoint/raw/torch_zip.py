@@ -56,7 +56,7 @@ class Placed(NamedTuple):
 def find_members(read: Read, length: int) -> dict[str, tuple[int, int]]:
     """Position and size of every member of a ZIP archive, without the common folder name.
 
-    Raises `DCPError` for compressed members and for anything that lies outside the archive.
+    Raises `DCPError` for compressed members and for anything outside the archive.
     """
     try:
         return _members(read, length)
@@ -126,7 +126,7 @@ def _wide(extra: bytes, *values: int) -> list[int]:
 
 
 def place_tensor(read: Read, length: int) -> Placed:
-    """Where the one tensor of an archive lies; `DCPError` when it is anything else."""
+    """Where the one tensor of an archive is; `DCPError` when it is anything else."""
     members = find_members(read, length)
     if "data.pkl" not in members or members["data.pkl"][1] > _MAX_PICKLE:
         raise DCPError("damaged archive: no tensor in it")
