@@ -24,8 +24,8 @@ def test_bad_parameters_are_named(bad):
     [{"temperature": float("inf")}, {"temperature": True}, {"temperature": "hot"},
      {"top_p": 1.01}, {"min_p": -0.1}, {"min_p": 1.5}, {"presence_penalty": 2.1},
      {"frequency_penalty": -2.1}, {"repetition_penalty": float("inf")}, {"n": MAX_N + 1},
-     {"n": 1.0}, {"top_k": True}, {"min_tokens": -1}, {"prompt_logprobs": 1.5},
-     {"stop": ["x", 5]}, {"seed": 1.0}, {"seed": 1 << 65}],
+     {"n": 1.5}, {"top_k": True}, {"min_tokens": -1}, {"prompt_logprobs": 1.5},
+     {"stop": ["x", 5]}, {"seed": 1.5}, {"seed": 1 << 65}],
     ids=str,
 )  # fmt: skip
 def test_what_no_sampler_could_do_is_named(bad):

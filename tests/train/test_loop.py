@@ -6,7 +6,6 @@ import fcntl
 import json
 import os
 import random
-import shlex
 import signal
 import subprocess
 import sys
@@ -195,26 +194,6 @@ def test_run_is_a_model_for_the_commands_that_run_one(run, tmp_path, part, capsy
     assert reports[0] == reports[1]
 
 
-@pytest.mark.parametrize("part", ["", "checkpoints/step-24"])
-def test_run_in_place_of_a_folder_is_told_the_command(run, tmp_path, part):
-    folder = run / part
-    commands = [["pretrain", RECIPE, "--model", folder, "--out", tmp_path / "more"]]
-    if not part:  # a checkpoint's config.json can be inspected
-        commands.append(["inspect", folder])
-    for words in commands:
-        done = subprocess.run(
-            [sys.executable, "-m", "ling", *map(str, words)],
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        assert (done.returncode, done.stdout) == (2, ""), words
-        assert done.stderr.startswith(f"error: {folder}: ")
-        assert done.stderr.count("\n") == 1
-        told = shlex.split(done.stderr.split("`")[1])
-        assert told == ["ling", "convert", str(folder), "OUT"]
-
-
 def test_metadata_lists_every_tensor(run):
     names = DCPFolder(run / "checkpoints/step-24").tensors
     assert "model.model.layers.1.mlp.experts.gate_proj" in names
@@ -278,7 +257,7 @@ def test_damaged_checkpoint_is_named_and_passed_over(recipe, tmp_path, damage):
         bad = {"truncated": raw[:-100], "emptied": b"", "flipped": bytes([raw[0] ^ 1]) + raw[1:]}
         data.write_bytes(bad[damage])
     assert loop.run(recipe(), out, said.append) == 0
-    assert "step-6 is damaged" in said[0]
+    assert any("step-6 is damaged" in line for line in said)
     assert logged_losses(out) == before
     for manifest in out.glob("checkpoints/*/manifest.json"):
         manifest.write_text("{}")

@@ -46,7 +46,9 @@ def rewrite_one_token(prefix):
     ],
     ids=str,
 )
-def test_other_data_is_refused_by_name_or_starts_again(recipe, tmp_path, monkeypatch, change, named):
+def test_other_data_is_refused_by_name_or_starts_again(
+    recipe, tmp_path, monkeypatch, change, named
+):
     out, said, first_rows = tmp_path / "run", [], []
     monkeypatch.setattr(loop.Loop, "_catch_signals", stop_after(3))
     assert loop.run(recipe(), out, quiet) == 128 + signal.SIGTERM

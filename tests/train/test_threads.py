@@ -23,6 +23,7 @@ class Cores:
 def test_threads_follow_the_free_cores_and_come_back(monkeypatch):
     monkeypatch.setattr(threads, "INTERVAL_S", 0.0)
     lines: list[str] = []
+    torch.set_num_threads(2)
     watch = Threads(lines.append, Cores(1, 2, None, 1, 7))
     assert watch.most == 2
     seen = []
@@ -37,6 +38,7 @@ def test_threads_follow_the_free_cores_and_come_back(monkeypatch):
 
 
 def test_looks_no_more_than_twice_a_second():
+    torch.set_num_threads(2)
     watch = Threads(print, Cores(1))  # a second look would be an IndexError
     watch.adapt()
     watch.adapt()

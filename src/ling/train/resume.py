@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from ..checkpoint.run_folder import find_checkpoint
 from ..config.recipe import PretrainConfig, recipe_yaml
 from ..data.tokenizer import Tokenizer
 from ..errors import UsageError
@@ -155,9 +156,12 @@ def start_of(model: str) -> str:
     """What a run begins from: the name of a preset, or a hash of what a folder holds."""
     if model in PRESETS:
         return model
-    folder = resolve_model(model)
-    files = sorted(folder.glob("*.safetensors")) or [folder / "config.json"]
-    return _fingerprint(files)
+    path = resolve_model(model)
+    if path.is_file():
+        return _fingerprint([path])
+    folder = find_checkpoint(path) or path
+    weights = [p for p in folder.rglob("*") if p.suffix in (".safetensors", ".distcp")]
+    return _fingerprint(sorted(weights) or [folder / "config.json"])
 
 
 def check_start(before: dict[str, Any], start: str, model: str, out: Path) -> None:
