@@ -131,7 +131,7 @@ def test_sigint_saves_and_the_next_run_goes_on(run, tmp_path):
     process.send_signal(signal.SIGINT)
     stdout, _ = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "the same command goes on" in stdout
+    assert "the same command continues" in stdout
     assert train(out).returncode == 0
     assert losses(out) == losses(run)
 
@@ -216,7 +216,7 @@ def test_signal_saves_the_step_and_tells_how_to_go_on(recipe, tmp_path, monkeypa
     monkeypatch.setattr(loop.Loop, "_step", kill_in_step_3)
     assert loop.run(recipe(), tmp_path / "run", said.append) == 128 + number
     assert saved_steps(tmp_path / "run")[-1] == "step-3"
-    assert "the same command goes on" in said[-1]
+    assert "the same command continues" in said[-1]
     monkeypatch.undo()
     assert loop.run(recipe(), tmp_path / "run", quiet) == 0
     assert logged_losses(tmp_path / "run") == logged_losses(tmp_path / "whole")
