@@ -1,4 +1,4 @@
-// A whole model in one call: embedding, layers, final norm; and the head. One team per
+// A whole model in one call: embedding, layers, final norm; and the head. One parallel region per
 // call, and in it a chain of stages, so that Python pays for one call a step. The residual stream
 // and everything between two products is float32.
 #include "attention_part.h"
@@ -7,13 +7,14 @@
 namespace ling {
 namespace {
 
-// Runs f(pass) with a team.
+// Runs f(pass) in every thread of a team.
 template <class F>
 void run_pass(ling_model& m, int threads, int64_t T, const ling_segment* segments, int64_t n,
               const F& f) {
-  Team team(threads);
-  Pass pass = {m, team, T, segments, n};
-  f(pass);
+  in_team(threads, [&](Team& team, int thread) {
+    Pass pass = {m, team, thread, T, segments, n};
+    f(pass);
+  });
 }
 
 // Once a call: room is made for as many threads as then run.
@@ -102,7 +103,9 @@ void find_best(Pass& p, float* const* y, int64_t V, Banned banned, int64_t* best
     const uint8_t* mask = banned.mask ? banned.mask + r * banned.stride : nullptr;
     part_best[i] = best_id(y[r], begin, std::min(V, begin + kBestPart), mask);
   });
-  for (int64_t r = 0; r < rows; ++r) best[r] = best_of_parts(y[r], part_best + r * parts, parts);
+  p.run(1, [&](int64_t, int) {
+    for (int64_t r = 0; r < rows; ++r) best[r] = best_of_parts(y[r], part_best + r * parts, parts);
+  });
   p.spent(kBest);
 }
 

@@ -92,26 +92,31 @@ static inline int64_t attention_room(int64_t head_dim) {
   return kMaxRows * (head_dim / 2 + kPage + kPage / 2) + head_dim;
 }
 
-class Pool;
-
-// The driving thread and the workers that help it, for one call of the interface. A stage is a set
-// of tasks, distributed so that each thread runs its own contiguous part and then helps the others;
-// what is between two stages runs in the driving thread alone.
+// Threads that stay together for a whole forward pass: a stage is a set of tasks, distributed so
+// that each thread runs its own contiguous part and then helps the others.
 class Team {
  public:
   using Body = void (*)(void* context, int64_t task, int thread);
-  // Takes the workers, unless another call has them: then the driving thread works alone.
   explicit Team(int threads);
-  ~Team();
-  Team(const Team&) = delete;
-  Team& operator=(const Team&) = delete;
-  // At most what was asked for; thread numbers are below it.
-  int threads() const;
-  // Returns when all tasks are done.
-  void stage(int64_t tasks, Body body, void* context);
+  // Called by every thread of the team with the same arguments; returns when all tasks are done.
+  void stage(int64_t tasks, Body body, void* context, int thread);
+  // Calls entry(context, team, thread) in every thread.
+  static void run(void (*entry)(void* context, Team& team, int thread), void* context, int threads);
+  const int threads;
 
  private:
-  Pool* pool_;
+  void barrier();
+  struct alignas(64) Part {
+    std::atomic<int64_t> next;
+    int64_t end;
+  };
+  static constexpr int kMaxThreads = 256;
+  Part parts_[2][kMaxThreads];
+  alignas(64) std::atomic<int> arrived_{0};
+  alignas(64) std::atomic<int> generation_{0};
+  struct alignas(64) Turn {
+    int value;
+  } turn_[kMaxThreads] = {};
 };
 
 int num_threads();
@@ -119,17 +124,23 @@ void set_num_threads(int n);
 
 // The same with a lambda, f(task, thread).
 template <class F>
-void stage(Team& team, int64_t tasks, const F& f) {
+void stage(Team& team, int thread, int64_t tasks, const F& f) {
   team.stage(
       tasks, [](void* c, int64_t i, int t) { (*static_cast<const F*>(c))(i, t); },
-      const_cast<F*>(&f));
+      const_cast<F*>(&f), thread);
 }
 
-// f(i, thread) for i in [0, n).
+// f(team, thread) in every thread of a new team.
+template <class F>
+void in_team(int threads, const F& f) {
+  Team::run([](void* c, Team& team, int thread) { (*static_cast<const F*>(c))(team, thread); },
+            const_cast<F*>(&f), threads);
+}
+
+// f(i, thread) for i in [0, n), outside of a team.
 template <class F>
 void parallel_for(int64_t n, const F& f) {
-  Team team(n > 1 ? num_threads() : 1);
-  stage(team, n, f);
+  in_team(n > 1 ? num_threads() : 1, [&](Team& team, int thread) { stage(team, thread, n, f); });
 }
 
 }  // namespace ling

@@ -107,7 +107,7 @@ inline void gather_rows(Pass& p, const ling_layer& l) {
 
 inline void multiply_gate_up(Pass& p) {
   Workspace& work = p.work();
-  p.run(work.task_start.back(), [&](int64_t task, int thread) {
+  p.run(work.task_start.back(), [&](int64_t task, int) {
     size_t low = 0, high = work.products.size();
     while (high - low > 1) {
       const size_t middle = (low + high) / 2;
@@ -115,7 +115,7 @@ inline void multiply_gate_up(Pass& p) {
     }
     const Product& product = work.products[low];
     const int64_t n = task_tiles(p, product), begin = (task - work.task_start[low]) * n;
-    p.multiply_tiles(product, begin, begin + n, thread);
+    p.multiply_tiles(product, begin, begin + n);
   });
   p.spent(kGateUp);
 }
@@ -130,12 +130,12 @@ inline void multiply_down(Pass& p, const ling_layer& l) {
   p.spent(kPrepare);
   // A column belongs to one task, so a token's sum has one order: shared, then ascending experts.
   // Few rows: long reads of memory; many: short ones, so that threads finish together.
-  const int64_t n = ceil_div(p.c().hidden_size, kTile), threads = p.team.threads();
+  const int64_t n = ceil_div(p.c().hidden_size, kTile), threads = p.team.threads;
   const int64_t step = p.T > 128 ? std::max<int64_t>(4, ceil_div(n, 4 * threads))
                                  : std::max<int64_t>(2, ceil_div(n, 2 * threads));
-  p.run(ceil_div(n, step), [&](int64_t task, int thread) {
+  p.run(ceil_div(n, step), [&](int64_t task, int) {
     for (const Product& product : work.down_products)
-      p.multiply_tiles(product, task * step, (task + 1) * step, thread);
+      p.multiply_tiles(product, task * step, (task + 1) * step);
   });
   p.spent(kDown);
 }
@@ -150,8 +150,10 @@ inline void route(Pass& p, const ling_layer& l, int64_t layer) {
                         work.logit_ptr.data() + t);
   });
   if (p.T > 1) p.run(p.T, [&](int64_t t, int) { route_token(p, l, t); });
-  if (p.T == 1) route_token(p, l, 0);
-  plan_mlp(p, l, layer);
+  p.run(1, [&](int64_t, int) {
+    if (p.T == 1) route_token(p, l, 0);
+    plan_mlp(p, l, layer);
+  });
   p.spent(kRouter);
 }
 
@@ -161,11 +163,11 @@ inline void mlp_part(Pass& p, const ling_layer& l, int64_t layer) {
     route(p, l, layer);
     if (gathers(*p.m.kernels, l, p.T)) gather_rows(p, l), p.spent(kPrepare);
   } else {
-    plan_mlp(p, l, layer);
+    p.run(1, [&](int64_t, int) { plan_mlp(p, l, layer); });
   }
   multiply_gate_up(p);
   multiply_down(p, l);
-  if (l.is_moe && !p.m.offloads.empty()) evict_routed(p.m, layer);
+  if (l.is_moe && !p.m.offloads.empty()) p.run(1, [&](int64_t, int) { evict_routed(p.m, layer); });
 }
 
 }  // namespace ling
