@@ -32,16 +32,30 @@ def test_threads_follow_the_free_cores_and_come_back(monkeypatch):
         seen.append(torch.get_num_threads())
     assert seen == [1, 2, 2, 1, 2]
     assert lines == ["other programs take cores: 1 of 2 threads until they end"]
-    torch.set_num_threads(1)
-    watch.restore()
+
+
+def test_number_of_threads_is_set_back_whatever_ends_a_run():
+    torch.set_num_threads(2)
+
+    def fail():
+        with Threads(print, Cores(1)) as watch:
+            watch.adapt()
+            assert torch.get_num_threads() == 1
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert torch.get_num_threads() == 2
 
 
 def test_looks_no_more_than_twice_a_second():
     torch.set_num_threads(2)
-    watch = Threads(print, Cores(1))  # a second look would be an IndexError
+    cores = Cores(1, 2)
+    watch = Threads(print, cores)
     watch.adapt()
     watch.adapt()
+    assert cores.free == [2]
+    assert torch.get_num_threads() == 1
     torch.set_num_threads(2)
 
 

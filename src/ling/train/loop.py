@@ -82,7 +82,8 @@ class Loop:
         bar = Progress(cfg.train.steps, state.step)
         restore = self._catch_signals()
         try:
-            self._loop(metrics, bar)
+            with Threads(self.log) as threads:
+                self._loop(metrics, bar, threads)
         finally:
             restore()
             metrics.close()
@@ -121,8 +122,8 @@ class Loop:
         text = ", ".join(short) + (" ..." if len(names) > 2 else "")
         return f"{Path(self.recipe.model).name} on {text}, {time.strftime('%Y-%m-%d')}"
 
-    def _loop(self, metrics: MetricsLog, progress: Progress) -> None:
-        cfg, state, threads = self.recipe, self.state, Threads(self.log)
+    def _loop(self, metrics: MetricsLog, progress: Progress, threads: Threads) -> None:
+        cfg, state = self.recipe, self.state
         saved = state.step
         while state.step < cfg.train.steps and self.caught is None:
             threads.adapt()
@@ -138,7 +139,6 @@ class Loop:
             if last or state.step % cfg.checkpoint.interval_steps == 0:
                 self._save()
                 saved = state.step
-        threads.restore()
         if saved != state.step:
             self._save()
 

@@ -18,11 +18,14 @@ INTERVAL_S = 0.5
 
 
 class Threads:
-    """Sets torch's number of threads between steps; `most` is what the recipe or torch chose."""
+    """Sets torch's number of threads between steps, and sets it back at the end, whatever ended it.
+
+    `most` is what the recipe or torch chose.
+    """
 
     def __init__(self, log: Callable[[str], None], cores: FreeCores | None = None) -> None:
         self.most, self._log = torch.get_num_threads(), log
-        self._cores, self._next, self._told = cores or FreeCores(), 0.0, False
+        self._cores, self._next, self._logged = cores or FreeCores(), 0.0, False
 
     def adapt(self) -> None:
         """Called between two steps; looks twice a second."""
@@ -35,10 +38,12 @@ class Threads:
         if wanted == torch.get_num_threads():
             return
         torch.set_num_threads(wanted)
-        if not self._told and wanted < self.most:
-            self._told = True
+        if not self._logged and wanted < self.most:
+            self._logged = True
             self._log(f"other programs take cores: {wanted} of {self.most} threads until they end")
 
-    def restore(self) -> None:
-        """Back to what it was before the run."""
+    def __enter__(self) -> Threads:
+        return self
+
+    def __exit__(self, *error: object) -> None:
         torch.set_num_threads(self.most)
