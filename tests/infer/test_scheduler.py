@@ -18,7 +18,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def scheduler(num_pages=100, budget=4096, num_drafts=0):
-    return Scheduler(PagePool(num_pages), budget, num_drafts)
+    config = EngineConfig(speculative="mtp" if num_drafts else "off", num_drafts=num_drafts)
+    return Scheduler(PagePool(num_pages), budget, config)
 
 
 def request(length, number=0, **params):

@@ -78,6 +78,11 @@ class EngineConfig:
         _ = self.max_memory_bytes
 
     @property
+    def most_drafts(self) -> int:
+        """Most tokens drafted in a step; 0 without speculation."""
+        return self.num_drafts if self.speculative == "mtp" else 0
+
+    @property
     def max_memory_bytes(self) -> int | None:
         """`max_memory` as a number."""
         return None if self.max_memory is None else parse_bytes(self.max_memory, "max_memory")

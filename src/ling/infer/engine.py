@@ -51,14 +51,14 @@ class Engine:
             raise UsageError(f"`max_model_len` is {wanted}, the model allows 1 to {longest}")
         self.runner, self.config, self.seed = runner, model, config.seed
         self.max_model_len = wanted or longest
-        self.num_drafts = config.num_drafts if config.speculative == "mtp" else 0
+        self.num_drafts = config.most_drafts
         self.stop_token_ids = frozenset(stop_token_ids)
         most = self.max_model_len + self.num_drafts + 1
         size = runner.page_bytes()
         self.pool = PagePool(config.num_pages or default_pages(most, size, runner.mapped_bytes))
         runner.allocate(self.pool.num_pages)
         runner.ban_ids(has_id)
-        self.scheduler = Scheduler(self.pool, runner.max_step_tokens, self.num_drafts)
+        self.scheduler = Scheduler(self.pool, runner.max_step_tokens, config)
         self.drafter = Drafter(self.num_drafts, adaptive, self.stop_token_ids)
         self.limits = Limits(
             model.vocab_size, self.max_model_len, self.pool.num_pages, self.num_drafts

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
+from ..config.engine import EngineConfig
 from .pages import PagePool, Segment
 from .request import Request
 
@@ -35,12 +36,13 @@ class Scheduler:
     """Continuous batching: decodes first, then prefills in chunks, the oldest request first.
 
     `max_step_tokens` is the token budget of a step. Every scheduled request has room in its pages
-    for `num_drafts` more positions. Where pages run out the youngest request is preempted: its
+    for the drafts of a step. Where pages run out the youngest request is preempted: its
     pages are freed, and it is computed again later, with the same tokens.
     """
 
-    def __init__(self, pool: PagePool, max_step_tokens: int, num_drafts: int) -> None:
-        self.pool, self.max_step_tokens, self.num_drafts = pool, max_step_tokens, num_drafts
+    def __init__(self, pool: PagePool, max_step_tokens: int, config: EngineConfig) -> None:
+        self.pool, self.max_step_tokens = pool, max_step_tokens
+        self.num_drafts = config.most_drafts
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
 
