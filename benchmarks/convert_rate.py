@@ -33,6 +33,7 @@ from typing import NamedTuple
 import torch
 import torch.distributed.checkpoint as dcp
 from safetensors.torch import save_file
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from ling.checkpoint.megatron.args import common_state
 from ling.checkpoint.megatron.names import deinterleave, is_qkv, megatron_slices
@@ -69,7 +70,11 @@ def original(source: Path, target: Path, to: str) -> None:
         num_hidden_layers=args.num_layers, num_nextn_predict_layers=0, vocab_size=args.vocab_size
     )
     meta = dcp.FileSystemReader(source).read_metadata().state_dict_metadata
-    state = {k: torch.empty(m.size, dtype=m.properties.dtype) for k, m in meta.items()}
+    state = {
+        key: torch.empty(m.size, dtype=m.properties.dtype)
+        for key, m in meta.items()
+        if isinstance(m, TensorStorageMetadata)
+    }
     dcp.load(state, checkpoint_id=source, no_dist=True)
     out = {}
     for name, place in megatron_slices(cfg).items():

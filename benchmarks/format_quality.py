@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ling.checkpoint.load import load_module
-from ling.checkpoint.packed.names import format_in, packed_specs
+from ling.checkpoint.packed.names import packed_specs
 from ling.config.engine import KV_CACHE_DTYPES, EngineConfig
 from ling.config.model import ModelConfig
 from ling.data.indexed import IndexedDataset
@@ -69,7 +69,7 @@ def packed_bits(cfg: ModelConfig, fmt: Format) -> float:
     bits = total = 0.0
     for spec in packed_specs(cfg).values():
         count = spec.rows * spec.cols * max(spec.experts, 1)
-        bits += count * format_in(fmt, spec).bits
+        bits += count * fmt.of_matrix(spec.name).bits
         total += count
     return bits / total
 
