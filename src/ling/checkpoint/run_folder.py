@@ -38,8 +38,8 @@ def find_checkpoint(path: Path) -> Path | None:
 
 
 def refuse_checkpoint(folder: Path) -> None:
-    """Raise `CheckpointError` with the command to convert it when `folder` is a run of ours, one of
-    its checkpoints or a Megatron checkpoint, and only a Hugging Face folder will do."""
+    """Raise `CheckpointError` with the command to convert it when `folder` is a run, one of its
+    checkpoints or a Megatron checkpoint, and only a Hugging Face folder will do."""
     is_run = bool(checkpoints(folder))
     is_checkpoint = (folder / ".metadata").is_file() and any(
         (folder / beside).is_file() for beside in ("config.json", MEGATRON_ARGS)

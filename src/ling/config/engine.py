@@ -149,11 +149,11 @@ class SamplingFlags:
     top_k: int | None = field(
         default=None, metadata=_flag("0 is off; default: generation_config.json's", "defaults")
     )
-    """Choose among the K likeliest tokens."""
+    """Choose among the K most likely tokens."""
     top_p: float | None = field(
         default=None, metadata=_flag("1 is off; default: generation_config.json's", "defaults")
     )
-    """Choose among the likeliest tokens that together have this probability."""
+    """Choose among the most likely tokens that together have this probability."""
     repetition_penalty: float | None = field(
         default=None, metadata=_flag("1 is off; default: generation_config.json's", "defaults")
     )

@@ -14,7 +14,7 @@ from ..text import as_json, shown
 from .plaintext import decoded, marked_encoding
 
 MAX_RECORD_CHARS = 64 << 20
-# The likeliest first.
+# The most likely first.
 TEXT_KEYS = (
     *("text", "content", "contents", "raw_content", "document", "body"),
     *("article", "story", "passage", "code", "sentence"),

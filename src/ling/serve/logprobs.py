@@ -76,7 +76,7 @@ def token_name(token_id: int, text: str | None, data: bytes | None) -> str:
 
 
 def _by_rank(candidates: Candidates) -> list[int]:
-    """Ids, likeliest first; ties go to the lowest id, as in the sampler."""
+    """Ids, most likely first; ties go to the lowest id, as in the sampler."""
     return sorted(candidates, key=lambda i: (-candidates[i].logprob, i))
 
 

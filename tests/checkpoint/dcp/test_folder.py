@@ -272,7 +272,7 @@ def chunk(offsets, sizes):
         (info(relative_path=""), "outside the folder"),
         (info(relative_path="a\0b"), "outside the folder"),
         (info(relative_path="gone.distcp"), "gone.distcp"),
-        (info(offset=-5), "lies nowhere"),
+        (info(offset=-5), "is in no file: offset -5"),
         (info(offset=2**60), "should end"),
         (info(length=2**50), "should end"),
         (info(length=3), "larger than its data"),

@@ -144,7 +144,8 @@ def _chunk(
     if not isinstance(file, str) or not file or "/" in file or "\0" in file or file in (".", ".."):
         raise DCPError(f"data file {file!r:.200} is outside the folder")
     if not all(type(n) is int and 0 <= n < 1 << 62 for n in (begin, length)):
-        raise DCPError(f"the chunk at {list(offsets)} of `{key[:200]}` lies nowhere")
+        where = f"offset {begin!r:.50}, length {length!r:.50}"
+        raise DCPError(f"the chunk at {list(offsets)} of `{key[:200]}` is in no file: {where}")
     return Chunk(offsets, sizes, file, begin, length)
 
 

@@ -32,7 +32,7 @@ class PackedFolder:
         config = read_config(folder)
         quantization = read_quantization(folder)
         if quantization is None or quantization.get("quant_method") != "ling":
-            raise CheckpointError(f"{folder}: not a folder in an integer format of ours")
+            raise CheckpointError(f"{folder}: not a folder in an integer format of ling")
         self.format = format_of(quantization, folder)
         self.source = SafetensorsFolder(folder)
         self.config = with_stored_mtp(config, self.source.weight_map)
