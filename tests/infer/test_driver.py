@@ -6,14 +6,11 @@ import queue
 import threading
 
 import pytest
+from small_engine import small_engine
 
 from ling.errors import RequestError
 from ling.infer.driver import Driver, Submission
-from ling.infer.engine import Engine
-from ling.infer.open import runner_for
 from ling.infer.request import SamplingParams
-from ling.model.ling import from_config
-from ling.presets import preset
 
 LONG = SamplingParams(temperature=0, max_tokens=100, ignore_eos=True)
 SHORT = SamplingParams(temperature=0, max_tokens=3, ignore_eos=True)
@@ -21,7 +18,7 @@ SHORT = SamplingParams(temperature=0, max_tokens=3, ignore_eos=True)
 
 @pytest.fixture
 def engine():
-    return Engine(runner_for(from_config(preset("ling-tiny"), seed=0)))
+    return small_engine()
 
 
 class Box:

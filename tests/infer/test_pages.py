@@ -5,14 +5,10 @@ from __future__ import annotations
 import random
 
 import pytest
+from small_engine import finished, small_engine
 
-from ling.config.engine import EngineConfig
-from ling.infer.engine import Engine
-from ling.infer.open import runner_for
 from ling.infer.pages import PAGE, BlockTable, PagePool, pages_for
 from ling.infer.request import SamplingParams
-from ling.model.ling import from_config
-from ling.presets import preset
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -132,41 +128,29 @@ def test_evicted_prefix_does_not_lead_to_what_was_built_on_it():
 # ---- in the engine -----------------------------------------------------------------------------
 
 
-def engine(**options):
-    return Engine(runner_for(from_config(preset("ling-tiny"), seed=0)), EngineConfig(**options))
-
-
-def run(e, prompt, salt="", n=4, **options):
-    params = SamplingParams(max_tokens=n, temperature=0, ignore_eos=True, **options)
-    request = e.add(prompt, params, cache_salt=salt)
-    while e.has_work:
-        e.step()
-    return request
-
-
 def test_generated_tokens_are_a_prefix_for_the_next_turn():
-    e = engine()
-    first = run(e, list(range(100)), n=60)
-    second = run(e, [*first.tokens, 5, 6], n=8)
+    e = small_engine()
+    first = finished(e, list(range(100)), n=60)
+    second = finished(e, [*first.tokens, 5, 6], n=8)
     assert second.num_cached_tokens == 128  # the last token was never computed: 159 positions
-    assert second.output == run(engine(), [*first.tokens, 5, 6], n=8).output
+    assert second.output == finished(small_engine(), [*first.tokens, 5, 6], n=8).output
 
 
 def test_eviction_under_pressure_changes_no_token():
-    e, prompts = engine(num_pages=5, max_model_len=256), []
+    e, prompts = small_engine(num_pages=5, max_model_len=256), []
     rng = random.Random(0)
     for i in range(4):
         prompts.append([rng.randrange(384) for _ in range(140 + i)])
-    want = [run(engine(), p).output for p in prompts]
+    want = [finished(small_engine(), p).output for p in prompts]
     for _ in range(3):
         for p, w in zip(prompts, want, strict=True):
-            assert run(e, p).output == w
+            assert finished(e, p).output == w
             assert e.pool.available == 5
 
 
 def test_running_requests_share_a_prefix_and_free_it_once():
-    e, prompt = engine(num_pages=8), list(range(130))
-    run(e, prompt)
+    e, prompt = small_engine(num_pages=8), list(range(130))
+    finished(e, prompt)
     params = SamplingParams(max_tokens=4, temperature=0, ignore_eos=True)
     both = [e.add(prompt, params) for _ in range(2)]
     e.step()
@@ -177,13 +161,13 @@ def test_running_requests_share_a_prefix_and_free_it_once():
     assert all(e.pool.ref_counts[p] == 1 for p in b)
     while e.has_work:
         e.step()
-    assert both[1].output == run(engine(), prompt).output
+    assert both[1].output == finished(small_engine(), prompt).output
     assert e.pool.available == 8
 
 
 def test_equal_prefixes_share_pages_and_salts_do_not():
-    e, prompt = engine(), list(range(200))
-    first, second, other = (run(e, prompt, salt) for salt in ("a", "a", "b"))
+    e, prompt = small_engine(), list(range(200))
+    first, second, other = (finished(e, prompt, salt) for salt in ("a", "a", "b"))
     assert [r.num_cached_tokens for r in (first, second, other)] == [0, 192, 0]
     assert first.output == second.output == other.output
     assert e.pool.available == e.pool.num_pages

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from small_engine import finished, small_engine
 
 from ling.config.engine import EngineConfig
-from ling.infer.engine import Engine
-from ling.infer.open import runner_for
 from ling.infer.pages import PAGE, PagePool, Segment
 from ling.infer.request import Request, SamplingParams
 from ling.infer.scheduler import MIXED_STEP_TOKENS, Scheduler
-from ling.model.ling import from_config
-from ling.presets import preset
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -208,20 +205,8 @@ def test_a_request_starts_behind_the_prefix_that_is_cached():
 # ---- in the engine -----------------------------------------------------------------------------
 
 
-def engine(**options):
-    return Engine(runner_for(from_config(preset("ling-tiny"), seed=0)), EngineConfig(**options))
-
-
-def finished(e, prompt, salt="", n=4, **options):
-    params = SamplingParams(max_tokens=n, temperature=0, ignore_eos=True, **options)
-    r = e.add(prompt, params, cache_salt=salt)
-    while e.has_work:
-        e.step()
-    return r
-
-
 def test_prompt_scores_need_every_position_so_nothing_is_reused():
-    e, prompt = engine(), list(range(150))
+    e, prompt = small_engine(), list(range(150))
     first = finished(e, prompt, prompt_logprobs=0)
     second = finished(e, prompt, prompt_logprobs=0)
     assert second.num_cached_tokens == 0
@@ -229,14 +214,14 @@ def test_prompt_scores_need_every_position_so_nothing_is_reused():
 
 
 def test_a_page_is_offered_only_once_the_mtp_layer_has_filled_it():
-    e = engine(speculative="mtp")
+    e = small_engine(speculative="mtp")
     e.drafter.policy.num_drafts = lambda batch: 0  # drafting does not pay: the layer falls behind
     finished(e, [5], n=150)
     mtp_layer = e.config.num_hidden_layers
     keys, _ = e.runner.cache
     assert all(keys.values[mtp_layer, page].abs().sum() > 0 for page in e.pool.content)
     # What was reused counts as seen.
-    e = engine(speculative="mtp")
+    e = small_engine(speculative="mtp")
     prompt = list(range(150))
     want = finished(e, prompt, n=30)
     again = finished(e, prompt, n=30)
