@@ -1,4 +1,4 @@
-// A whole model in one call: embedding, layers, final norm; and the head. One parallel region per
+// A whole model in one call: embedding, layers, final norm; and the head. One team per
 // call, and in it a chain of stages, so that Python pays for one call a step. The residual stream
 // and everything between two products is float32.
 #include "attention_part.h"
@@ -7,12 +7,12 @@
 namespace ling {
 namespace {
 
-// Runs f(pass) in every thread of a team.
+// Runs f(pass) with a team.
 template <class F>
 void run_pass(ling_model& m, int threads, int64_t T, const ling_segment* segments, int64_t n,
               const F& f) {
-  in_team(threads, [&](Team& team, int thread) {
-    Pass pass = {m, team, thread, T, segments, n};
+  in_team(threads, [&](Team& team) {
+    Pass pass = {m, team, T, segments, n};
     f(pass);
   });
 }
@@ -103,9 +103,7 @@ void find_best(Pass& p, float* const* y, int64_t V, Banned banned, int64_t* best
     const uint8_t* mask = banned.mask ? banned.mask + r * banned.stride : nullptr;
     part_best[i] = best_id(y[r], begin, std::min(V, begin + kBestPart), mask);
   });
-  p.run(1, [&](int64_t, int) {
-    for (int64_t r = 0; r < rows; ++r) best[r] = best_of_parts(y[r], part_best + r * parts, parts);
-  });
+  for (int64_t r = 0; r < rows; ++r) best[r] = best_of_parts(y[r], part_best + r * parts, parts);
   p.spent(kBest);
 }
 

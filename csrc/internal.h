@@ -92,31 +92,43 @@ static inline int64_t attention_room(int64_t head_dim) {
   return kMaxRows * (head_dim / 2 + kPage + kPage / 2) + head_dim;
 }
 
-// Threads that stay together for a whole forward pass: a stage is a set of tasks, distributed so
-// that each thread runs its own contiguous part and then helps the others.
+// The driving thread and the helpers of one call of the interface. A stage is a set of tasks,
+// distributed so that each thread runs its own contiguous part and then helps the others; what is
+// between two stages runs in the driving thread alone.
 class Team {
  public:
   using Body = void (*)(void* context, int64_t task, int thread);
+  // Calls entry(context, team) in the calling thread, with at most `threads` - 1 helpers.
+  static void run(void (*entry)(void* context, Team& team), void* context, int threads);
+  // Returns when all tasks are done; for the driving thread.
+  void stage(int64_t tasks, Body body, void* context);
+
   explicit Team(int threads);
-  // Called by every thread of the team with the same arguments; returns when all tasks are done.
-  void stage(int64_t tasks, Body body, void* context, int thread);
-  // Calls entry(context, team, thread) in every thread.
-  static void run(void (*entry)(void* context, Team& team, int thread), void* context, int threads);
+  // What a helper does until the driving thread calls end(), which waits for all that came.
+  void help(int thread);
+  void end();
   const int threads;
 
  private:
-  void barrier();
   struct alignas(64) Part {
-    std::atomic<int64_t> next;
-    int64_t end;
+    std::atomic<uint64_t> tasks{0};  // end << 32 | next, in one word: a claim is valid by itself
+    bool claim(uint32_t* task);
   };
   static constexpr int kMaxThreads = 256;
-  Part parts_[2][kMaxThreads];
-  alignas(64) std::atomic<int> arrived_{0};
-  alignas(64) std::atomic<int> generation_{0};
-  struct alignas(64) Turn {
-    int value;
-  } turn_[kMaxThreads] = {};
+  void publish(uint32_t tasks);
+  uint32_t run_tasks(int thread);
+  void finish(uint32_t tasks);
+  void wait_until_zero(std::atomic<uint32_t>& word);
+
+  Body body_ = nullptr;
+  void* context_ = nullptr;
+  alignas(64) std::atomic<uint32_t> stage_{0};  // its number; helpers sleep on it
+  std::atomic<uint32_t> sleepers_{0};
+  std::atomic<bool> ended_{false};
+  alignas(64) std::atomic<uint32_t> left_{0};  // tasks not done; the driving thread sleeps on it
+  std::atomic<uint32_t> helpers_{0};           // inside help(); and on this one at the end
+  std::atomic<bool> driver_sleeps_{false};
+  Part parts_[kMaxThreads];
 };
 
 int num_threads();
@@ -124,23 +136,23 @@ void set_num_threads(int n);
 
 // The same with a lambda, f(task, thread).
 template <class F>
-void stage(Team& team, int thread, int64_t tasks, const F& f) {
+void stage(Team& team, int64_t tasks, const F& f) {
   team.stage(
       tasks, [](void* c, int64_t i, int t) { (*static_cast<const F*>(c))(i, t); },
-      const_cast<F*>(&f), thread);
+      const_cast<F*>(&f));
 }
 
-// f(team, thread) in every thread of a new team.
+// f(team) with a new team.
 template <class F>
 void in_team(int threads, const F& f) {
-  Team::run([](void* c, Team& team, int thread) { (*static_cast<const F*>(c))(team, thread); },
-            const_cast<F*>(&f), threads);
+  Team::run([](void* c, Team& team) { (*static_cast<const F*>(c))(team); }, const_cast<F*>(&f),
+            threads);
 }
 
-// f(i, thread) for i in [0, n), outside of a team.
+// f(i, thread) for i in [0, n).
 template <class F>
 void parallel_for(int64_t n, const F& f) {
-  in_team(n > 1 ? num_threads() : 1, [&](Team& team, int thread) { stage(team, thread, n, f); });
+  in_team(n > 1 ? num_threads() : 1, [&](Team& team) { stage(team, n, f); });
 }
 
 }  // namespace ling

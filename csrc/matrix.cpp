@@ -147,9 +147,9 @@ void matmul(const IsaKernels& kernels, const ling_matrix& w, const float* x, flo
   std::vector<float*> out(static_cast<size_t>(T));
   for (int64_t t = 0; t < T; ++t) out[size_t(t)] = y + t * w.rows;
   const Product p = {w, T, in.rows.data(), out.data(), nullptr, nullptr, Epilogue::kStore};
-  in_team(threads, [&](Team& team, int thread) {
-    stage(team, thread, T, [&](int64_t t, int) { in.put(kernels, w, t, x + t * w.cols); });
-    stage(team, thread, ceil_div(tiles(w), chunk), [&](int64_t task, int) {
+  in_team(threads, [&](Team& team) {
+    stage(team, T, [&](int64_t t, int) { in.put(kernels, w, t, x + t * w.cols); });
+    stage(team, ceil_div(tiles(w), chunk), [&](int64_t task, int thread) {
       const int64_t end = (task + 1) * chunk < tiles(w) ? (task + 1) * chunk : tiles(w);
       kernels.product(p, task * chunk, end, scratch.data() + thread * room);
     });

@@ -107,7 +107,7 @@ inline void gather_rows(Pass& p, const ling_layer& l) {
 
 inline void multiply_gate_up(Pass& p) {
   Workspace& work = p.work();
-  p.run(work.task_start.back(), [&](int64_t task, int) {
+  p.run(work.task_start.back(), [&](int64_t task, int thread) {
     size_t low = 0, high = work.products.size();
     while (high - low > 1) {
       const size_t middle = (low + high) / 2;
@@ -115,7 +115,7 @@ inline void multiply_gate_up(Pass& p) {
     }
     const Product& product = work.products[low];
     const int64_t n = task_tiles(p, product), begin = (task - work.task_start[low]) * n;
-    p.multiply_tiles(product, begin, begin + n);
+    p.multiply_tiles(product, begin, begin + n, thread);
   });
   p.spent(kGateUp);
 }
@@ -133,9 +133,9 @@ inline void multiply_down(Pass& p, const ling_layer& l) {
   const int64_t n = ceil_div(p.c().hidden_size, kTile), threads = p.team.threads;
   const int64_t step = p.T > 128 ? std::max<int64_t>(4, ceil_div(n, 4 * threads))
                                  : std::max<int64_t>(2, ceil_div(n, 2 * threads));
-  p.run(ceil_div(n, step), [&](int64_t task, int) {
+  p.run(ceil_div(n, step), [&](int64_t task, int thread) {
     for (const Product& product : work.down_products)
-      p.multiply_tiles(product, task * step, (task + 1) * step);
+      p.multiply_tiles(product, task * step, (task + 1) * step, thread);
   });
   p.spent(kDown);
 }
@@ -150,10 +150,8 @@ inline void route(Pass& p, const ling_layer& l, int64_t layer) {
                         work.logit_ptr.data() + t);
   });
   if (p.T > 1) p.run(p.T, [&](int64_t t, int) { route_token(p, l, t); });
-  p.run(1, [&](int64_t, int) {
-    if (p.T == 1) route_token(p, l, 0);
-    plan_mlp(p, l, layer);
-  });
+  if (p.T == 1) route_token(p, l, 0);
+  plan_mlp(p, l, layer);
   p.spent(kRouter);
 }
 
@@ -163,11 +161,11 @@ inline void mlp_part(Pass& p, const ling_layer& l, int64_t layer) {
     route(p, l, layer);
     if (gathers(*p.m.kernels, l, p.T)) gather_rows(p, l), p.spent(kPrepare);
   } else {
-    p.run(1, [&](int64_t, int) { plan_mlp(p, l, layer); });
+    plan_mlp(p, l, layer);
   }
   multiply_gate_up(p);
   multiply_down(p, l);
-  if (l.is_moe && !p.m.offloads.empty()) p.run(1, [&](int64_t, int) { evict_routed(p.m, layer); });
+  if (l.is_moe && !p.m.offloads.empty()) evict_routed(p.m, layer);
 }
 
 }  // namespace ling

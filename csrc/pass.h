@@ -1,4 +1,4 @@
-// One forward pass as every thread runs it: the same chain of stages (internal.h: Team).
+// One forward pass: a chain of stages (internal.h: Team).
 #ifndef LING_PASS_H
 #define LING_PASS_H
 #include <chrono>
@@ -12,7 +12,6 @@ struct Pass {
 
   ling_model& m;
   Team& team;
-  int thread;
   int64_t T;
   const ling_segment* segments;
   int64_t num_segments;
@@ -20,31 +19,33 @@ struct Pass {
 
   const ling_model_config& c() const { return m.c; }
   Workspace& work() const { return m.work; }
-  uint8_t* scratch() const { return work().scratch.data() + thread * work().scratch_stride; }
+  uint8_t* scratch(int thread) const {
+    return work().scratch.data() + thread * work().scratch_stride;
+  }
 
   template <class F>
   void run(int64_t tasks, const F& f) {
-    stage(team, thread, tasks, f);
+    stage(team, tasks, f);
   }
 
   // The time since the last mark belongs to `s`.
   void spent(Stage s) {
-    if (thread) return;
     const Clock::time_point now = Clock::now();
     m.seconds[s] += std::chrono::duration<double>(now - mark).count();
     mark = now;
   }
 
   // Tiles [begin, end) of a product, as far as it has them.
-  void multiply_tiles(const Product& p, int64_t begin, int64_t end) {
-    m.kernels->product(p, begin, end < tiles(p.w) ? end : tiles(p.w), scratch());
+  void multiply_tiles(const Product& p, int64_t begin, int64_t end, int thread) {
+    m.kernels->product(p, begin, end < tiles(p.w) ? end : tiles(p.w), scratch(thread));
   }
 
   void multiply(const Product& p) {
     // Few rows: long reads of memory. Many: short ones, so that threads finish together.
     const int64_t chunk = p.m <= 8 ? 4 : 2;
-    run(ceil_div(tiles(p.w), chunk),
-        [&](int64_t task, int) { multiply_tiles(p, task * chunk, (task + 1) * chunk); });
+    run(ceil_div(tiles(p.w), chunk), [&](int64_t task, int thread) {
+      multiply_tiles(p, task * chunk, (task + 1) * chunk, thread);
+    });
   }
 
   // The residual stream, normed, as input of `w`.

@@ -18,9 +18,10 @@ struct Work {
 
 // A task reads all of what the stage before it wrote, by whichever thread, and writes its own
 // value.
-void walk(Work& w, ling::Team& team, int thread) {
+void walk(Work& w, ling::Team& team) {
   for (size_t s = 0; s < w.sizes.size(); ++s)
-    ling::stage(team, thread, w.sizes[s], [&](int64_t task, int) {
+    ling::stage(team, w.sizes[s], [&](int64_t task, int thread) {
+      if (thread < 0 || thread >= team.threads) w.wrong.fetch_add(1);
       int64_t sum = 1;
       if (s > 0)
         for (int64_t v : w.values[s - 1]) sum += v != 0;
@@ -38,8 +39,9 @@ bool run(int threads, uint64_t seed) {
   }
   ling::Team team(threads);
   std::vector<std::thread> others;
-  for (int i = 1; i < threads; ++i) others.emplace_back([&, i] { walk(w, team, i); });
-  walk(w, team, 0);
+  for (int i = 1; i < threads; ++i) others.emplace_back([&, i] { team.help(i); });
+  walk(w, team);
+  team.end();
   for (std::thread& t : others) t.join();
   for (size_t s = 0; s < w.sizes.size(); ++s)  // every task ran, and once
     for (int64_t v : w.values[s])
