@@ -1,11 +1,13 @@
-// Team's stages under ThreadSanitizer. OpenMP's own barriers are unknown to it, so threads.cpp is
-// built without OpenMP here and the team's threads are ours. `test_team THREADS ROUNDS`.
+// Team's stages under ThreadSanitizer, and how many threads calls get while they stall. OpenMP's
+// own barriers are unknown to it, so threads.cpp is built without OpenMP here and the team's
+// threads are ours. `test_team THREADS ROUNDS`.
 #include <stdio.h>
 #include <stdlib.h>
 
 #include <thread>
 #include <vector>
 
+#include "crowding.h"
 #include "internal.h"
 
 namespace {
@@ -49,6 +51,23 @@ bool run(int threads, uint64_t seed) {
   return w.wrong.load() == 0;
 }
 
+// Ten calls of 2 ms in which the driving thread ran for `ran_s`.
+void observe(ling::Crowding& crowding, int threads, double ran_s) {
+  for (int i = 0; i < 10; ++i) crowding.observe(threads, 0.002, ran_s);
+}
+
+bool sheds_while_calls_stall() {
+  ling::Crowding crowding;
+  observe(crowding, 4, 0.002);
+  if (crowding.granted(4) != 4 || crowding.granted(1) != 1) return false;
+  observe(crowding, 4, 0.0018);  // 0.2 ms each: the uneven ends of stages
+  if (crowding.granted(4) != 4) return false;
+  observe(crowding, 4, 0.001);
+  if (crowding.granted(4) >= 4) return false;
+  std::this_thread::sleep_for(std::chrono::milliseconds(1100));  // longer than any shedding
+  return crowding.granted(4) == 4;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -56,6 +75,7 @@ int main(int argc, char** argv) {
   for (int i = 0; i < rounds; ++i)
     if (!run(threads, uint64_t(i) + 1))
       return fprintf(stderr, "round %d: a task ran too early, twice or never\n", i), 1;
+  if (!sheds_while_calls_stall()) return fprintf(stderr, "crowding: wrong number of threads\n"), 1;
   printf("%d threads: ok\n", threads);
   return 0;
 }
