@@ -48,6 +48,13 @@ def test_number_of_threads_is_set_back_whatever_ends_a_run():
     assert torch.get_num_threads() == 2
 
 
+def test_the_first_step_runs_on_the_free_cores():
+    torch.set_num_threads(2)
+    with Threads(print, Cores(1)):
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == 2
+
+
 def test_looks_no_more_than_twice_a_second():
     torch.set_num_threads(2)
     cores = Cores(1, 2)

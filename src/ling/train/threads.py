@@ -15,6 +15,8 @@ import torch
 from ..ops.cores import FreeCores
 
 INTERVAL_S = 0.5
+# A first look before the first step: with one thread too many it may take a minute.
+FIRST_LOOK_S = 0.2
 
 
 class Threads:
@@ -43,6 +45,9 @@ class Threads:
             self._log(f"other programs take cores: {wanted} of {self.most} threads until they end")
 
     def __enter__(self) -> Threads:
+        if self.most > 1:
+            time.sleep(FIRST_LOOK_S)
+            self.adapt()
         return self
 
     def __exit__(self, *error: object) -> None:
