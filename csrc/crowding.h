@@ -29,7 +29,7 @@ class Crowding {
   // Shorter gaps are the uneven ends of stages.
   static constexpr double kStallS = 300e-6;
   // Stalls are weighed against at least this much time, and count half after kWindowS.
-  static constexpr double kLeastS = 0.005, kWindowS = 0.2;
+  static constexpr double kLeastS = 0.02, kWindowS = 0.2;
   // How long calls get fewer threads: twice as long each time that they stall soon afterwards.
   static constexpr double kLeastShedS = 0.05, kMostShedS = 1;
   using Clock = std::chrono::steady_clock;
