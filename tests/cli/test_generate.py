@@ -130,3 +130,9 @@ def test_a_reader_that_leaves_ends_the_command_and_does_not_crash_it(model):
         process.stdout.close()
         said = process.stderr.read().decode()
         assert (process.wait(60), said) == (1, "")
+
+
+def test_a_chat_needs_an_input(model, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", None)
+    assert main(["chat", str(model)]) == 2
+    assert "there is no input" in capsys.readouterr().err
