@@ -103,8 +103,9 @@ class Guard:
             raise RequestError("both `Content-Length` and `Transfer-Encoding` were sent")
         if rules.hosts is not None:
             # HTTP/1.0 knows no `Host`: load balancers ask for `/health` so, web pages cannot.
-            for name in {headers.get("host"), scope[AUTHORITY] or None} - {None}:
-                _check_host(name, rules.hosts)
+            for name in {headers.get("host"), scope[AUTHORITY] or None}:
+                if name is not None:
+                    _check_host(name, rules.hosts)
         if rules.api_key is not None and scope["path"] not in OPEN_PATHS:
             _check_key(headers, rules.api_key)
         if scope["method"] not in ("POST", "PUT", "PATCH") or not rules.has_endpoint(scope):
