@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -116,3 +118,21 @@ def test_the_last_question_and_the_system_message_stay(monkeypatch):
     assert talk.fit(Words, 10) == 1
     assert [m["content"][0] for m in talk.messages] == ["s", "c"]
     assert talk.fit(Words, None) == 0
+
+
+def test_a_reader_that_leaves_ends_the_command_and_does_not_crash_it(model):
+    """`ling generate ... | head`: the engine is in the middle of a step then."""
+    command = [sys.executable, "-m", "ling", "generate", str(model), "-p", "def", "--max-tokens"]
+    with subprocess.Popen(
+        [*command, "400"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        process.stdout.read(4)
+        process.stdout.close()
+        said = process.stderr.read().decode()
+        assert (process.wait(60), said) == (1, "")
+
+
+def test_a_chat_needs_an_input(model, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", None)
+    assert main(["chat", str(model)]) == 2
+    assert "there is no input" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+
+from ling.cli.main import guarded, main
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -121,6 +124,37 @@ def test_print_config_shows_the_resolved_recipe():
     done = ling("pretrain", recipe, "--train.steps", "7", "--print-config")
     assert done.returncode == 0, done.stderr
     assert "steps: 7" in done.stdout
+
+
+def test_a_home_folder_behind_an_equals_sign_is_meant_as_in_a_shell(monkeypatch, capsys):
+    monkeypatch.setenv("HOME", "/home/me")
+    paths = ["--data.corpus=~/text", "--model=~/m", "--model_overrides.note=~x"]
+    assert main(["pretrain", *paths, "--print-config"]) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert (printed["data"]["corpus"], printed["model"]) == ("/home/me/text", "/home/me/m")
+    assert printed["model_overrides"] == {"note": "~x"}
+
+
+def test_a_current_folder_that_is_gone_is_named(tmp_path):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    code = (
+        "import os, sys; os.rmdir(os.getcwd())\n"
+        "from ling.cli.main import main; sys.exit(main(['doctor']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=gone, capture_output=True, text=True, timeout=60
+    )
+    assert done.stderr == "error: the current folder no longer exists; `cd` to one that does\n"
+    assert done.returncode == 2
+
+
+def test_a_full_disk_is_named_in_words(capsys):
+    def full():
+        raise OSError(errno.ENOSPC, "No space left on device", "out.txt")
+
+    assert guarded(full) == 1
+    assert capsys.readouterr().err == "error: out.txt: No space left on device\n"
 
 
 def test_printed_config_is_a_recipe(tmp_path):

@@ -96,6 +96,7 @@ def test_another_quantization_is_named(quantization, words):
             {},
             {"rope_theta": 1e4, "rope_scaling": {"rope_type": "yarn", "factor": 4.0}},
         ),
+        ({}, {"rope_scaling": {}}, {"rope_scaling": None}),
         (
             {"rope_parameters": {"type": "yarn", "factor": 4.0}},
             {"rope_scaling": {"type": "yarn", "factor": 2.0}},

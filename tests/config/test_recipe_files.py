@@ -58,3 +58,19 @@ def test_recipes_are_found_by_name_and_files_win(tmp_path, monkeypatch):
 def test_recipes_are_inside_the_package():
     assert recipe_file.FOLDER.is_dir()
     assert not recipe_file.FOLDER.is_symlink()
+
+
+@pytest.mark.parametrize("text", ["model: a\nseed: 1\nmodel: b\n", "data:\n  a: 1\n  a: 2\n"])
+def test_a_key_that_is_there_twice_is_refused_with_its_line(tmp_path, text):
+    file = tmp_path / "r.yaml"
+    file.write_text(text)
+    with pytest.raises(UsageError, match=r"r.yaml:3: not YAML .the key `(model|a)` is there twice"):
+        recipe_file.read_recipe(file)
+
+
+def test_the_home_folder_is_meant_as_in_a_shell(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    file = tmp_path / "r.yaml"
+    file.write_text("model: ~/m\ndata: {prefix: [~/a, b~/c], corpus: ~}\n")
+    want = {"model": "/home/me/m", "data": {"prefix": ["/home/me/a", "b~/c"], "corpus": None}}
+    assert recipe_file.read_recipe(file) == want

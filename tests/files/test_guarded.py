@@ -72,6 +72,7 @@ def test_json_is_read_as_the_library_reads_it():
         "a": [1, 2.5, None, "é"],
         "b": {"a": 1},
     }
+    assert loads(b'\xef\xbb\xbf{"a":\r\n 1}') == {"a": 1}
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,8 @@ import pytest
 from stand_in import COMMIT, StandIn
 
 from ling.checkpoint.hf.save import save_model
+from ling.errors import CheckpointError
+from ling.hub import resolve_model
 from ling.model.ling import from_config
 from ling.presets import preset
 
@@ -565,3 +567,28 @@ def test_a_hub_that_does_not_answer_is_said_to_be_blocked(tmp_path):
     assert done.stderr.count("\n") == 1
     for word in ("http://127.0.0.1:9 cannot be reached", "HF_ENDPOINT", "modelscope"):
         assert word in done.stderr
+
+
+def test_a_repository_in_the_cache_means_its_snapshot(tmp_path):
+    repository = tmp_path / "models--org--name"
+    for commit in ("aa", "bb"):
+        (repository / "snapshots" / commit).mkdir(parents=True)
+    with pytest.raises(CheckpointError, match="2 snapshots"):
+        resolve_model(str(repository))
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("bb\n")
+    assert resolve_model(str(repository)) == repository / "snapshots" / "bb"
+    (repository / "refs" / "main").write_text("../../elsewhere")
+    with pytest.raises(CheckpointError, match="2 snapshots"):
+        resolve_model(repository)
+    (repository / "snapshots" / "aa").rmdir()
+    assert resolve_model(repository) == repository / "snapshots" / "bb"
+
+
+def test_a_home_folder_is_found_and_what_is_here_comes_first(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "home" / "m").mkdir(parents=True)
+    assert resolve_model("~/m") == tmp_path / "home" / "m"
+    (tmp_path / "~" / "m").mkdir(parents=True)
+    assert resolve_model("~/m") == Path("~/m")

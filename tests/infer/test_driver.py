@@ -113,3 +113,26 @@ def test_an_idle_thread_ends_and_another_one_starts(engine, monkeypatch):
     assert driver._thread is None
     driver.submit([1], SHORT, box.sink)
     assert box.tokens()[1].finish_reason == "length"
+
+
+def test_at_the_end_of_the_process_the_running_step_is_the_last(engine):
+    gate, driver, box = Gate(engine), Driver(engine), Box()
+    driver.submit([1, 2, 3], LONG, box.sink)
+    assert gate.entered.wait(30)
+    ending = threading.Thread(target=driver._end)  # what Python calls when it ends
+    ending.start()
+    thread = driver._thread
+    gate.open.set()
+    ending.join(30)
+    assert not thread.is_alive()
+    assert len(box.events.get(timeout=1).token_ids) == 1
+    assert box.events.empty()
+
+
+def test_at_the_end_of_the_process_an_idle_thread_is_woken(engine):
+    driver, box = Driver(engine), Box()
+    driver.submit([1], SHORT, box.sink)
+    box.tokens()
+    thread = driver._thread
+    driver._end()
+    assert not thread.is_alive()

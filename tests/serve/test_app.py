@@ -182,6 +182,8 @@ def test_bad_addresses_are_refused_before_the_model_is_touched():
         port = taken.getsockname()[1]
         with pytest.raises(UsageError, match=f"port {port}: Address already in use"):
             serve("no such model", ServeConfig(port=port))
+    with pytest.raises(UsageError, match="cannot listen on 2001:db8::1 port 0"):  # as in a URL
+        serve("no such model", ServeConfig(host="[2001:db8::1]", port=0))
     for host in ("nowhere.invalid", "", "192.0.2.1", "a" * 300, "bad\x00host"):
         with pytest.raises(UsageError):
             serve("no such model", ServeConfig(host=host, port=0))

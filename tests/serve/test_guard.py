@@ -127,6 +127,17 @@ def test_heads_are_judged_one_by_one(scope, status):
         assert (b"connection", b"close") in sent[0]["headers"]
 
 
+def test_a_host_is_judged_where_one_was_sent():
+    """The health check of a load balancer is HTTP/1.0 without `Host`; a web page sends its own."""
+
+    def status(*headers):
+        return ask(App(), rules=Rules(hosts=frozenset({"localhost"})), headers=headers)[0]["status"]
+
+    assert status() == 200
+    assert status((b"host", b"localhost:8000")) == status((b"host", b"localhost.")) == 200
+    assert status((b"host", b"")) == status((b"host", b"evil.example")) == 403
+
+
 def test_a_failure_before_the_reply_is_a_reply_and_one_after_cuts_it_off():
     sent = ask(App(RuntimeError("secret")))
     assert sent[0]["status"] == 500
@@ -155,10 +166,11 @@ def test_what_is_not_http_passes():
         ("[::1]", "::1"),
         ("", ""),
         ("localhost.evil:1", "localhost.evil"),
+        ("localhost.:1", "localhost"),
         ("[localhost]evil", "localhost"),
     ],
 )
-def testhost_names_are_read_without_their_port(host, name):
+def test_host_names_are_read_without_their_port(host, name):
     assert host_name(host) == name
 
 

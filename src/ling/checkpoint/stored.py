@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -21,8 +22,18 @@ EMBEDDING, HEAD = "model.word_embeddings.weight", "lm_head.weight"
 _LAYER = re.compile(r"model\.layers\.([0-9]{1,9})\.")
 _SHARED = re.compile(r"model\.layers\.[0-9]{1,9}\.mlp\.shared_experts\.gate_proj\.weight")
 _COMPARED_ROWS = 4096
+# What torch.compile, FSDP and activation checkpointing put into the names of what they wrap.
+WRAPPERS = re.compile(r"(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
+T = TypeVar("T")
 log = logging.getLogger("ling")
+
+
+def unwrapped(by_name: Mapping[str, T]) -> dict[str, T]:
+    """The same under the names without `WRAPPERS` and without DDP's `module.` in front; unchanged
+    where two names would become one."""
+    plain = {WRAPPERS.sub("", name).removeprefix("module."): v for name, v in by_name.items()}
+    return plain if len(plain) == len(by_name) else dict(by_name)
 
 
 @dataclass(frozen=True)

@@ -49,4 +49,7 @@ COMMANDS = {
         "`bench train|decode|prefill|batch|start`: measured speed, also against llama.cpp",
     ),
     "doctor": Command("measure", "doctor", "what this installation can do, and why not more"),
+    "completion": Command(
+        "completion", "completion", "`completion bash|zsh|fish`: a script for the shell, to source"
+    ),
 }

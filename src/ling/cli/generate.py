@@ -61,6 +61,8 @@ def chat(args: list[str]) -> None:
     sampling_options(parser, "chat")
     parser.add_argument("--system", type=str, default=None, help="system message")
     ns = parser.parse_args(args)
+    if sys.stdin is None:  # as Python has it where the shell closed it
+        raise UsageError("chat: there is no input to read; `ling generate` takes a `--prompt`")
     given = given_sampling(ns)
     llm = open_llm(ns)
     if llm.tokenizer is None:

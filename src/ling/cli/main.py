@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -59,6 +60,12 @@ def guarded(run: Callable[[], int], *, debug: bool = False) -> int:
         return 130
     except BrokenPipeError:
         return 1
+    except OSError as err:
+        if debug:
+            raise
+        where = f"{err.filename}: " if err.filename else ""
+        print(f"error: {one_line(f'{where}{err.strerror or err}')}", file=sys.stderr)
+        return 1
     except Exception as err:
         if debug:
             raise
@@ -69,7 +76,21 @@ def guarded(run: Callable[[], int], *, debug: bool = False) -> int:
         return 1
 
 
+def _check_current_folder() -> None:
+    """torch and MKL end the process when it is gone, with words about other things."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise UsageError("the current folder no longer exists; `cd` to one that does") from None
+
+
+# Shells leave the `~` of `--out=~/runs` as it is, and a folder of that name would be made.
+_HOME = re.compile(r"--(?!prompt|system|stop)[\w.-]+=~(?=/)")
+
+
 def _dispatch(args: list[str]) -> int:
+    _check_current_folder()
+    args = [_HOME.sub(lambda m: m[0][:-1] + os.path.expanduser("~"), a, count=1) for a in args]
     if not args or args[0] in ("-h", "--help"):
         print("usage: ling COMMAND ... (`ling COMMAND --help`: options; --debug: tracebacks)\n")
         print("\n".join(f"  {name:11} {text}" for name, (_, _, text) in COMMANDS.items()))

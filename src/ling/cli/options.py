@@ -27,11 +27,27 @@ TYPES = {
 }
 
 
+# Asks a command for its parser; no argument of a process can be this.
+ASK_FOR_PARSER = "--\0parser"
+
+
+class ParserAsked(Exception):
+    """Leaves a command that got `ASK_FOR_PARSER`, with its parser."""
+
+    def __init__(self, parser: Any) -> None:
+        self.parser = parser
+
+
 def make_parser(command: str, **options: Any) -> Any:
     from jsonargparse import ArgumentParser
 
     class Parser(ArgumentParser):
         """Usage errors become `UsageError`: one line, exit code 2."""
+
+        def parse_args(self, args: Any = None, *rest: Any, **options: Any) -> Any:
+            if args == [ASK_FOR_PARSER]:
+                raise ParserAsked(self)
+            return super().parse_args(args, *rest, **options)
 
         def error(self, message: str, ex: Exception | None = None) -> NoReturn:
             text = one_line(message)

@@ -97,7 +97,10 @@ def check_quantization(raw: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def read_rope_parameters(raw: dict[str, Any], values: dict[str, Any]) -> None:
-    """Accept transformers 5's `rope_parameters` where the older fields are absent."""
+    """Accept transformers 5's `rope_parameters` where the older fields are absent, and `{}` for no
+    `rope_scaling`."""
+    if values.get("rope_scaling") == {}:
+        values["rope_scaling"] = None
     new = raw.get("rope_parameters")
     if not isinstance(new, dict):
         return

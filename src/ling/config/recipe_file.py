@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import typing
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def read_recipe(path: str | Path, kind: type = PretrainConfig) -> dict[str, Any]
     import yaml
 
     try:
-        tree = yaml.safe_load(Path(path).read_bytes().decode("utf-8-sig"))
+        tree = yaml.load(Path(path).read_bytes().decode("utf-8-sig"), _strict_loader())
     except (OSError, UnicodeDecodeError) as err:
         raise UsageError(f"{path}: not a text file ({type(err).__name__})") from None
     except (yaml.YAMLError, RecursionError) as err:
@@ -52,6 +53,24 @@ def read_recipe(path: str | Path, kind: type = PretrainConfig) -> dict[str, Any]
         line = "" if mark is None else f":{mark.line + 1}"
         raise UsageError(f"{path}{line}: not YAML ({getattr(err, 'problem', err)})") from None
     return _checked(kind, tree, str(path), "")
+
+
+def _strict_loader() -> Any:
+    """PyYAML's safe loader, but a key that is there twice is an error: it takes the last one."""
+    import yaml
+
+    class Strict(yaml.SafeLoader):
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            seen: set[str] = set()
+            for key, _ in node.value:
+                if key.value in seen:
+                    problem = f"the key `{key.value}` is there twice"
+                    raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+                if isinstance(key.value, str):
+                    seen.add(key.value)
+            return super().construct_mapping(node, deep)
+
+    return Strict
 
 
 def list_keys(kind: Any = PretrainConfig, prefix: str = "") -> list[str]:
@@ -80,5 +99,13 @@ def _checked(kind: Any, tree: Any, path: str, prefix: str) -> dict[str, Any]:
             value = _checked(sections[key], value, path, f"{prefix}{key}.")
         elif key in lists and isinstance(value, (str, int, float)):
             value = [value]
-        result[key] = value
+        result[key] = _from_home(value)
     return result
+
+
+def _from_home(value: Any) -> Any:
+    """`~/` of a path, or of each in a list, as a shell would have it."""
+    if isinstance(value, list):
+        return [_from_home(v) for v in value]
+    is_path = isinstance(value, str) and value.startswith("~/")
+    return os.path.expanduser(value) if is_path else value

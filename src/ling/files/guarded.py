@@ -136,7 +136,8 @@ def loads(data: bytes | bytearray) -> Any:
         raise ValueError(f"more than {MAX_OBJECTS} objects or {MAX_VALUES} values")
     check_genuine(bytes(data[:HEAD_BYTES]))
     try:
-        return json.loads(data.decode("utf-8"), object_pairs_hook=_unique)
+        # Editors of Windows put a mark before the text.
+        return json.loads(data.decode("utf-8-sig"), object_pairs_hook=_unique)
     except UnicodeDecodeError:
         raise ValueError("not UTF-8") from None
     except json.JSONDecodeError as err:

@@ -84,16 +84,35 @@ def resolve_model(
 ) -> Path:
     """The folder of a model given by path or by name; a name is downloaded on first use.
 
-    What exists on disk wins over a name. Raises `CheckpointError` for what is neither.
+    What exists on disk wins over a name; `~` is the home folder, and a repository's folder in the
+    cache of Hugging Face means its snapshot. Raises `CheckpointError` for what is neither.
     """
-    if isinstance(model, Path) or os.path.exists(model):
-        return Path(model)
+    path = Path(model if os.path.exists(model) else os.path.expanduser(model))
+    if isinstance(model, Path) or path.exists():
+        return _snapshot(path)
     if not is_hub_name(model):
         hint = nearest(model, list(ALIASES))
         if "/" in model and not hint:
             hint = "; a model of a hub is written `hf:org/name` or `modelscope:org/name`"
         raise CheckpointError(f"{model}: no such model folder{stopped(Path(model)) or hint}")
     return download(model, revision=revision, only=only, rehash=False)
+
+
+def _snapshot(folder: Path) -> Path:
+    """The snapshot in `models--org--name` of the cache, that of `main` if there are several; any
+    other folder as it is."""
+    snapshots = folder / "snapshots"
+    if not folder.name.startswith("models--") or not snapshots.is_dir():
+        return folder
+    found = sorted(p.name for p in snapshots.iterdir() if p.is_dir())
+    main = folder / "refs" / "main"
+    chosen = main.read_text("utf-8", "replace").strip() if main.is_file() else ""
+    if chosen not in found and len(found) != 1:
+        raise CheckpointError(
+            f"{folder}: {len(found)} snapshots, and none is marked as `main`; give the folder of "
+            f"one in `{snapshots.name}`"
+        )
+    return snapshots / (chosen if chosen in found else found[0])
 
 
 def _hub(

@@ -6,6 +6,7 @@ message, which the engine thread takes before its next step.
 
 from __future__ import annotations
 
+import atexit
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -84,6 +85,7 @@ class Driver:
         self._handles: dict[Request, Handle] = {}
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
+        self._is_ending = False
 
     def submit(
         self, token_ids: list[int], params: SamplingParams, sink: Sink, seed_offset: int = 0
@@ -111,6 +113,19 @@ class Driver:
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._run, daemon=True, name="ling-engine")
                 self._thread.start()
+                atexit.register(self._end)
+
+    def _end(self) -> None:
+        """Let the running step be the last; called when the process ends.
+
+        Python stops a daemon thread where it next needs the interpreter. In the C++ frames of torch
+        that aborts the process: `ling generate ... | head` died of it.
+        """
+        thread = self._thread
+        self._is_ending = True
+        self._inbox.put(lambda: None)  # wakes a thread without work
+        if thread is not None:
+            thread.join()
 
     # ---- engine thread -------------------------------------------------------------------------
 
@@ -124,7 +139,7 @@ class Driver:
         self.engine.abort(request)
 
     def _run(self) -> None:
-        while True:
+        while not self._is_ending:
             try:
                 if not self.engine.has_work:
                     self._inbox.get(timeout=IDLE_S)()
@@ -134,6 +149,7 @@ class Driver:
                 with self._starting:  # nobody posts now, so no message is left behind
                     if self._inbox.empty():
                         self._thread = None
+                        atexit.unregister(self._end)
                         return
                 continue
             if self.engine.has_work:

@@ -89,7 +89,8 @@ def serve(
     if config.log_level not in LOG_LEVELS:
         raise UsageError(f"`log_level` is `{config.log_level}`, expected {', '.join(LOG_LEVELS)}")
     key = _checked_key(config.api_key)
-    host = config.host
+    host = config.host.removeprefix("[").removesuffix("]")  # an address may be as in a URL
+    config = dataclasses.replace(config, host=host)
     name = config.served_model_name or Path(os.path.abspath(model)).name
     listener = _listen(host, config.port)
     try:

@@ -102,9 +102,10 @@ class Guard:
             # Two lengths are how one request is smuggled inside another (RFC 9112 §6.1).
             raise RequestError("both `Content-Length` and `Transfer-Encoding` were sent")
         if rules.hosts is not None:
-            host = headers.get("host", "")
-            for name in {host, scope[AUTHORITY] or host}:
-                _check_host(name, rules.hosts)
+            # HTTP/1.0 knows no `Host`: load balancers ask for `/health` so, web pages cannot.
+            for name in {headers.get("host"), scope[AUTHORITY] or None}:
+                if name is not None:
+                    _check_host(name, rules.hosts)
         if rules.api_key is not None and scope["path"] not in OPEN_PATHS:
             _check_key(headers, rules.api_key)
         if scope["method"] not in ("POST", "PUT", "PATCH") or not rules.has_endpoint(scope):
@@ -196,7 +197,8 @@ def canonical(scope: Scope) -> Scope:
 
 
 def host_name(host: str) -> str:
-    """Host header without its port, lower case; `[::1]:8000` gives `::1`."""
+    """Host header without its port and the dot of a full name, lower case; `[::1]:8000` gives
+    `::1`."""
     if host.startswith("["):
         return host[1:].partition("]")[0].lower()
-    return host.partition(":")[0].lower()
+    return host.partition(":")[0].removesuffix(".").lower()

@@ -388,3 +388,24 @@ def test_training_checkpoint_is_refused_with_the_command_that_converts_it(tmp_pa
     with pytest.raises(CheckpointError) as caught:
         load_model(place)
     assert "ling convert" not in str(caught.value)
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod."])
+def test_names_from_inside_a_wrapper_are_the_released_ones(made, folder, prefix):
+    """A compiled or a distributed module saves its state under longer names."""
+
+    def wrap(tensors):
+        for name in list(tensors):
+            tensors[prefix + name] = tensors.pop(name)
+
+    edit_tensors(folder, wrap)
+    want, got = load_model(made).state_dict(), load_model(folder).state_dict()
+    assert all(torch.equal(got[name], tensor) for name, tensor in want.items())
+
+
+def test_two_names_for_one_tensor_are_refused(folder):
+    edit_tensors(
+        folder,
+        lambda tensors: tensors.update({f"_orig_mod.{n}": t.clone() for n, t in tensors.items()}),
+    )
+    refused(CheckpointError, folder, "unexpected tensor `_orig_mod.")

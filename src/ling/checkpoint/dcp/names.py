@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 
 from ...config.model import ModelConfig
 from ...model.names import in_module, tensor_specs
 from ..slices import Slice, of_stack, whole_tensor
-from ..stored import EMBEDDING
+from ..stored import EMBEDDING, WRAPPERS
 
 MODEL_PREFIX = "model."
-# What torch.compile, FSDP and activation checkpointing put into the names of what they wrap.
-_WRAPPERS = re.compile(r"(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
 
 def dcp_slices(cfg: ModelConfig) -> dict[str, Slice]:
@@ -44,7 +41,7 @@ def model_keys(keys: Iterable[str]) -> dict[str, str]:
     A trainer saves a state by itself or under a word (`model`, `state_dict`), and what wraps a
     module adds words of its own. Moments of an optimizer repeat the names behind other prefixes.
     """
-    plain = {_WRAPPERS.sub("", key): key for key in keys}
+    plain = {WRAPPERS.sub("", key): key for key in keys}
     prefixes = [key.removesuffix(EMBEDDING) for key in plain if key.endswith(EMBEDDING)]
     prefix = min((p for p in prefixes if "optim" not in p), key=len, default=MODEL_PREFIX)
     return {k.removeprefix(prefix): key for k, key in plain.items() if k.startswith(prefix)}

@@ -17,6 +17,7 @@ from ...files.guarded import inside, loads, read_regular
 from ...text import shown
 from ..raw.safetensors import Entry, SafetensorsFile
 from ..run_folder import refuse_checkpoint
+from ..stored import unwrapped
 from .config import refuse_adapter
 
 INDEX = "model.safetensors.index.json"
@@ -60,6 +61,7 @@ class SafetensorsFolder:
         weight_map = index.get("weight_map") if isinstance(index, dict) else None
         if not isinstance(weight_map, dict) or not weight_map:
             raise ShardIndexError(f"{path}: no `weight_map`, expected an object of names and files")
+        weight_map = unwrapped(weight_map)
         by_file = defaultdict(list)
         for name, file in weight_map.items():
             if not isinstance(file, str) or not SHARD_NAME.fullmatch(file):
@@ -114,9 +116,11 @@ class SafetensorsFolder:
 
     def _open(self, file: str) -> None:
         try:
-            self._files[file] = SafetensorsFile(inside(self.folder, file))
+            opened = SafetensorsFile(inside(self.folder, file))
         except OSError as err:
             raise SafetensorsError(f"{self.folder / file}: {err.strerror}") from None
+        opened.entries = unwrapped(opened.entries)
+        self._files[file] = opened
 
     def __contains__(self, name: str) -> bool:
         return name in self.weight_map

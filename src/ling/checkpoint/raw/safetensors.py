@@ -164,9 +164,9 @@ def _parse(fd: int, file_size: int) -> tuple[dict[str, Entry], dict[str, str]]:
         raise ValueError(f"header of {length} bytes, the limit is {MAX_HEADER_BYTES}")
     text = bytearray(length)
     _fill(fd, memoryview(text), 8)
-    header = loads(text)
-    if not isinstance(header, dict):
+    if not text.startswith(b"{"):  # as the format has it, so that all readers agree
         raise ValueError("header is not an object")
+    header = loads(text)
     metadata = header.pop("__metadata__", None) or {}
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise ValueError("`__metadata__` is not an object of texts")
