@@ -306,7 +306,7 @@ def test_engine_error_in_mid_stream_is_an_event(client, llm):
 
 
 def test_full_queue_is_429_with_retry_after(monkeypatch):
-    monkeypatch.setattr(service, "MAX_CHOICES_WAITING", 2)
+    monkeypatch.setattr(service, "MAX_CHOICES", 2)
     llm = FakeLLM(step_s=0.05)
     body = {**PLAIN, "n": 2, "max_tokens": 20}
     with TestClient(create_app(llm, served_model_name=NAME)) as client:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from ..config.engine import DEFAULTS, EngineConfig
 from ..errors import RequestError, UsageError
 from .drafting import Drafter
+from .failures import alone, run_step
 from .limits import Limits
 from .logprobs import score_prompt
 from .memory import default_pages
@@ -118,9 +119,11 @@ class Engine:
         step = self.scheduler.schedule()
         if not step:
             return []
-        hidden = self.runner.forward([i for s in step for i in s.ids], [s.segment() for s in step])
+        step, failed, hidden = run_step(self.runner, step)
+        for request in failed:
+            self.scheduler.free(request)
         for s in step:
-            _alone(s.request, partial(score_prompt, self.runner, s, hidden))
+            alone(s.request, partial(score_prompt, self.runner, s, hidden))
         verified = self._advance(step, hidden)
         if self.num_drafts:
             self.drafter.draft(self.runner, step, verified, hidden)
@@ -130,7 +133,7 @@ class Engine:
         self.stats.seconds += seconds
         if self.num_drafts:
             self.drafter.observe(step, verified, seconds)
-        return [s.request for s in step if s.reaches_end or s.request.error]
+        return failed + [s.request for s in step if s.reaches_end or s.request.error]
 
     def _advance(self, step: list[ScheduledRequest], hidden: Tensor) -> list[int]:
         """Choose tokens; returns how many rows of each request are now verified."""
@@ -161,7 +164,7 @@ class Engine:
         request, num_accepted = s.request, 0
         for i in range(s.num_drafts + 1):
             if request.finish_reason is None:
-                _alone(request, partial(self._emit, request, logits[i], best[i], banned))
+                alone(request, partial(self._emit, request, logits[i], best[i], banned))
             if request.finish_reason is not None or i == s.num_drafts:
                 break
             if not self.agrees(request, request.drafts[i]):
@@ -199,11 +202,3 @@ class Engine:
         if token in (params.stop_token_ids or ()):
             return True
         return not params.ignore_eos and token in self.stop_token_ids
-
-
-def _alone(request: Request, work: Callable[[], None]) -> None:
-    """Do work for one request of a step; where it cannot be done, this request fails alone."""
-    try:
-        work()
-    except RequestError as error:
-        request.fail(error)

@@ -32,6 +32,13 @@ class ScheduledRequest:
         return Segment(pages, self.first, self.start, self.start + len(self.ids))
 
 
+def assign_rows(step: list[ScheduledRequest]) -> None:
+    """Let the rows of a step follow each other on one axis."""
+    start = 0
+    for scheduled in step:
+        scheduled.start, start = start, start + len(scheduled.ids)
+
+
 class Scheduler:
     """Continuous batching: decodes first, then prefills in chunks, the oldest request first.
 
@@ -80,9 +87,7 @@ class Scheduler:
                 break
             self.running.append(self.waiting.popleft())
             budget -= self._schedule(request, budget, step)
-        start = 0
-        for scheduled in step:
-            scheduled.start, start = start, start + len(scheduled.ids)
+        assign_rows(step)
         return step
 
     def _budget(self) -> int:
