@@ -73,7 +73,7 @@ def test_choosing_a_token_fails_alone_whatever_is_raised():
     engine.step()
     failures.alone(requests[1], raises)
     assert str(requests[1].error) == "the engine failed on this request"
-    engine.scheduler.free(requests[1])
+    engine.scheduler.drop(requests[1])
     run(engine)
     assert [requests[0].output, requests[2].output] == [
         o for i, o in enumerate(outputs(PROMPTS[:3])) if i != 1

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..errors import RequestError
 from .engine import Engine
-from .request import Request, SamplingParams
+from .request import DEFAULT_SCHEDULING, Request, SamplingParams, SchedulingParams
 
 # A thread without work ends after a while, so that an engine that nobody uses can be collected.
 IDLE_S = 60.0
@@ -53,6 +53,8 @@ class Submission(NamedTuple):
     sink: Sink
     seed_offset: int = 0
     context: Any = None
+    cache_salt: str = ""
+    scheduling: SchedulingParams = DEFAULT_SCHEDULING
 
 
 class Handle:
@@ -109,21 +111,24 @@ class Driver:
         return handle
 
     def submit_all(self, submissions: Sequence[Submission]) -> list[Handle]:
-        """Queue all requests together, or none when one of them is unusable."""
+        """Queue all requests of one caller, or none when one of them is unusable."""
         if self.failure is not None:
             raise RequestError(
                 "the engine has failed several times in a row and has stopped; its log says why",
                 status=503,
                 code="engine_failed",
             ) from self.failure
-        handles = [
-            Handle(
-                self, self.engine.request(s.token_ids, s.params, s.seed_offset), s.sink, s.context
-            )
-            for s in submissions
-        ]
+        handles = [self._handle(s) for s in submissions]
+        for handle in handles:
+            handle.request.group = handles[0].request.id
         self._post(lambda: self._add(handles))
         return handles
+
+    def _handle(self, s: Submission) -> Handle:
+        request = self.engine.request(
+            s.token_ids, s.params, s.seed_offset, s.cache_salt, s.scheduling
+        )
+        return Handle(self, request, s.sink, s.context)
 
     def abort(self, handle: Handle) -> None:
         """Drop a request between two steps; its sink hears no more of it."""
