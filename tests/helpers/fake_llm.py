@@ -35,7 +35,8 @@ class FakeTokenizer:
 class FakeLLM:
     """Answers `script`, or `script` and the seed when one is given.
 
-    `open_streams` counts requests that hold their place, `step_s` is the time of one token.
+    `terms` are the submissions; `open_streams` counts requests that hold their place, `step_s` is
+    the time of one token.
     """
 
     max_model_len = 200
@@ -51,6 +52,7 @@ class FakeLLM:
         self.failure: Exception | None = None
         self.error_after = 0
         self.params: list = []
+        self.terms: list = []
         self.variables: dict = {}
         self._lock = threading.Lock()
 
@@ -68,6 +70,7 @@ class FakeLLM:
         for submission, handle in zip(submissions, handles, strict=True):
             with self._lock:
                 self.open_streams += 1
+            self.terms.append(submission)
             if submission.params.prompt_logprobs is None:
                 self.params.append(submission.params)
             work = threading.Thread(target=self._run, args=(submission, handle), daemon=True)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 
 import pytest
 from fake_llm import FakeLLM, wait_until
-from http_replies import CHAT, PLAIN
+from fastapi.testclient import TestClient
+from http_replies import CHAT, PLAIN, leave, problem
 
 from ling.errors import RequestError
 from ling.serve.app import create_app
@@ -47,42 +49,17 @@ def test_work_ends_with_its_result_its_error_or_the_client():
             await while_connected(asked, slow())
         await asyncio.sleep(0)
         assert (left.value.status, cancelled) == (499, [True])
+        late = time.monotonic() + 0.01
+        with pytest.raises(RequestError) as over:
+            await while_connected(Asked(), slow(), late)
+        await asyncio.sleep(0)
+        assert (over.value.status, cancelled) == (504, [True, True])
         assert len(asyncio.all_tasks()) == 1
 
     asyncio.run(run())
 
 
 # ---- in the app --------------------------------------------------------------------------------
-
-
-async def leave(app, path, body, when):
-    """Send a request to the app as a server does, and leave when `when()` is true."""
-    import json
-
-    sent, begun = [{"type": "http.request", "body": json.dumps(body).encode()}], []
-
-    async def receive():
-        if sent:
-            return sent.pop()
-        while not when():
-            await asyncio.sleep(0.001)
-        return {"type": "http.disconnect"}
-
-    async def send(message):
-        begun.append(message["type"])
-
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.3"},
-        "http_version": "1.1",
-        "method": "POST",
-        "path": path,
-        "raw_path": path.encode(),
-        "query_string": b"",
-        "headers": [(b"content-type", b"application/json"), (b"host", b"localhost")],
-    }
-    await asyncio.wait_for(app(scope, receive, send), 30)
-    return begun
 
 
 class SlowTokenizer:
@@ -130,3 +107,31 @@ def test_leaving_before_the_first_token_stops_the_engine(extra):
     wait_until(lambda: llm.open_streams == 0)
     assert llm.steps <= 1
     service.close()
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_deadline_before_the_first_byte_is_504(stream):
+    llm = FakeLLM(step_s=5)
+    with TestClient(create_app(llm, served_model_name="fake")) as client:
+        body = {**PLAIN, "stream": stream, "timeout_s": 0.05}
+        assert problem(client.post("/v1/completions", json=body), 504)["code"] == "timeout"
+        assert client.app.state.service.num_running == 0
+        assert llm.terms[-1].scheduling.deadline < time.monotonic()
+    client.app.state.service.close()
+
+
+def test_priority_salt_and_key_reach_the_engine(client, llm):
+    def terms(path="/v1/completions", body=PLAIN, key="k", **fields):
+        headers = {"Authorization": f"Bearer {key}"}
+        client.post(path, json={**body, "max_tokens": 1, **fields}, headers=headers)
+        return llm.terms[-1]
+
+    plain, other = terms(), terms(key="other")
+    assert (plain.cache_salt, plain.scheduling.priority, plain.scheduling.deadline) == ("", 0, None)
+    assert not plain.scheduling.is_chat_turn
+    assert terms("/v1/chat/completions", CHAT).scheduling.is_chat_turn
+    salted = terms(cache_salt="s", priority=-3)
+    assert (salted.cache_salt, salted.scheduling.priority) == ("s", -3)
+    keys = [t.scheduling.share_key for t in (plain, other, salted)]
+    assert len(set(keys)) == 3
+    assert terms().scheduling.share_key == keys[0]

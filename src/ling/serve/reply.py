@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Coroutine, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -37,14 +38,16 @@ async def reply(
 ) -> Response:
     """Prepare, then answer whole or as a stream. A client that leaves stops the work wherever it
     is, and frees what the engine had for it."""
+    deadline = generation.terms.scheduling.deadline
     try:
-        shape, prompt_tokens, answers = await while_connected(request, preparing)
+        shape, prompt_tokens, answers = await while_connected(request, preparing, deadline)
         request.scope[TOKENS] = lambda: (prompt_tokens, generation.num_tokens)
         if answers is None and body.stream:
-            await while_connected(request, generation.settle(SETTLE_S))
+            await while_connected(request, generation.settle(SETTLE_S), deadline)
             return _stream(body, generation, shape, prompt_tokens, keep_alive_s)
         if answers is None:
-            answers = await while_connected(request, collect(generation, generation.num_choices))
+            whole = collect(generation, generation.num_choices)
+            answers = await while_connected(request, whole, deadline)
         generation.close()
         spent = sum(len(a.token_ids) for a in answers)
         request.scope[TOKENS] = lambda: (prompt_tokens, spent)
@@ -68,15 +71,22 @@ def _stream(
     return EventStream(text, generation.close)
 
 
-async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which is cancelled when the client leaves."""
+async def while_connected(
+    request: Request, work: Coroutine[Any, Any, T], deadline: float | None = None
+) -> T:
+    """The result of `work`, which is cancelled when the client leaves, or at a deadline
+    (`time.monotonic()`). Raises `RequestError` for both."""
     task = asyncio.create_task(work)
     gone = asyncio.create_task(_until_gone(request))
+    limit_s = None if deadline is None else max(deadline - time.monotonic(), 0.0)
     try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        first = asyncio.FIRST_COMPLETED
+        await asyncio.wait({task, gone}, timeout=limit_s, return_when=first)
         if task.done():
             return task.result()
-        raise RequestError("the client has left", status=499)
+        if gone.done():
+            raise RequestError("the client has left", status=499)
+        raise RequestError.timed_out()
     finally:
         task.cancel()
         gone.cancel()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
@@ -25,17 +26,18 @@ from .schema import (
     Model,
     ModelList,
     ProblemReply,
+    Sampling,
     TokenizeRequest,
     Tokens,
 )
-from .service import Generation, Job, Service
+from .service import Generation, Job, Service, Terms
 from .stream import ChatShape, CompletionShape
 
 if TYPE_CHECKING:
     from ..llm import LLM
 
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ProblemReply} for status in (400, 401, 404, 413, 415, 429, 500, 503)
+    status: {"model": ProblemReply} for status in (400, 401, 404, 413, 415, 429, 500, 503, 504)
 }
 
 
@@ -108,7 +110,7 @@ def _add_generation(router: APIRouter, service: Service, keep_alive_s: float) ->
         """Answer a conversation."""
         llm = service.require()
         _check_model(service, body.model)
-        generation = service.admit(body.n or 1)
+        generation = service.admit(body.n or 1, _terms(body, request, is_chat_turn=True))
         work = _prepare_chat(service, llm, body, generation)
         return await reply(request, body, generation, work, keep_alive_s)
 
@@ -117,7 +119,8 @@ def _add_generation(router: APIRouter, service: Service, keep_alive_s: float) ->
         """Continue one or more prompts."""
         llm = service.require()
         _check_model(service, body.model)
-        generation = service.admit(len(body.prompt) * (body.n or 1))
+        count = len(body.prompt) * (body.n or 1)
+        generation = service.admit(count, _terms(body, request, is_chat_turn=False))
         work = _prepare_completion(service, llm, body, generation)
         return await reply(request, body, generation, work, keep_alive_s)
 
@@ -145,6 +148,20 @@ async def _prepare_completion(
         await service.call(partial(generation.start, llm, jobs))
     shape = CompletionShape(service.name, body.logprobs is not None, echoes)
     return Prepared(shape, prompt_tokens, answers)
+
+
+def _terms(body: Sampling, request: Request, *, is_chat_turn: bool) -> Terms:
+    """Requests share the engine by API key and salt."""
+    from ..infer.request import SchedulingParams
+
+    salt = body.cache_salt or ""
+    scheduling = SchedulingParams(
+        priority=body.priority or 0,
+        share_key=f"{request.headers.get('authorization', '')} {salt}",
+        deadline=None if body.timeout_s is None else time.monotonic() + body.timeout_s,
+        is_chat_turn=is_chat_turn,
+    )
+    return Terms(scheduling, salt)
 
 
 def _model(service: Service) -> Model:

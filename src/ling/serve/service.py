@@ -7,7 +7,9 @@ all streams (`output.py`), and the engine has its own. No request has a thread t
 from __future__ import annotations
 
 import asyncio
+import math
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,7 +20,7 @@ from .output import ChoiceStream, OutputThread
 
 if TYPE_CHECKING:
     from ..infer.driver import Handle
-    from ..infer.request import SamplingParams
+    from ..infer.request import SamplingParams, SchedulingParams
     from ..llm import LLM
     from ..outputs import StreamChunk
 
@@ -38,6 +40,33 @@ class Job:
     params: SamplingParams
 
 
+@dataclass(frozen=True)
+class Terms:
+    """When a request runs, and with whom it shares cached prefixes."""
+
+    scheduling: SchedulingParams
+    cache_salt: str = ""
+
+
+class Ends:
+    """How fast choices have ended lately."""
+
+    def __init__(self) -> None:
+        self._last: deque[tuple[float, int]] = deque(maxlen=64)
+
+    def add(self, num_choices: int) -> None:
+        """So many have ended now."""
+        self._last.append((time.monotonic(), num_choices))
+
+    def seconds_for(self, num_choices: int) -> int | None:
+        """Seconds until so many more will have ended, within a minute; None if nothing tells."""
+        if len(self._last) < 2:
+            return None
+        passed = time.monotonic() - self._last[0][0]
+        ended = sum(count for _, count in self._last)
+        return min(max(math.ceil(num_choices * passed / ended), 1), 60)
+
+
 class Service:
     """The model behind the app and everything that is running on it.
 
@@ -51,6 +80,7 @@ class Service:
         self.failure: BaseException | None = None
         self._num_calls = self._num_texts = 0
         self._running: set[Generation] = set()
+        self._ends = Ends()
         self._pool = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="ling-tokenize")
         self._output: OutputThread | None = None
 
@@ -94,24 +124,33 @@ class Service:
         finally:
             self._num_texts -= 1
 
-    def admit(self, num_choices: int) -> Generation:
+    def admit(self, num_choices: int, terms: Terms) -> Generation:
         """Take a request of so many choices, before anything is done for it; the caller must close
         what it gets. Raises `RequestError` 429 when too many run and wait already."""
         self.require()
         if self.num_running + num_choices > MAX_CHOICES and self._running:
-            raise RequestError("too many requests are waiting", status=429)
-        return self._generation(num_choices)
+            raise RequestError(
+                "too many requests are waiting",
+                status=429,
+                retry_after_s=self._ends.seconds_for(num_choices),
+            )
+        return self._generation(num_choices, terms)
 
     def part_of(self, admitted: Generation, num_choices: int) -> Generation:
         """More work for an admitted request, which ends with it."""
-        part = self._generation(num_choices)
+        part = self._generation(num_choices, admitted.terms)
         admitted.parts.append(part)
         return part
 
-    def _generation(self, num_choices: int) -> Generation:
-        generation = Generation(self._output_thread(), num_choices, self._running.discard)
+    def _generation(self, num_choices: int, terms: Terms) -> Generation:
+        generation = Generation(self._output_thread(), num_choices, terms, self._end)
         self._running.add(generation)
         return generation
+
+    def _end(self, generation: Generation) -> None:
+        if generation in self._running:
+            self._running.remove(generation)
+            self._ends.add(generation.num_choices)
 
     def _output_thread(self) -> OutputThread:
         loop = asyncio.get_running_loop()
@@ -141,9 +180,13 @@ class Generation:
     """
 
     def __init__(
-        self, output: OutputThread, num_choices: int, on_end: Callable[[Generation], Any]
+        self,
+        output: OutputThread,
+        num_choices: int,
+        terms: Terms,
+        on_end: Callable[[Generation], Any],
     ) -> None:
-        self._output, self._on_end = output, on_end
+        self._output, self.terms, self._on_end = output, terms, on_end
         self._pieces: dict[int, StreamChunk] = {}
         self._error: BaseException | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -161,7 +204,14 @@ class Generation:
         streams = [ChoiceStream(self, i, llm.text_stream(job.params)) for i, job in enumerate(jobs)]
         self._handles = llm.submit(
             [
-                Submission(job.prompt_token_ids, job.params, self._output.sink, context=stream)
+                Submission(
+                    job.prompt_token_ids,
+                    job.params,
+                    self._output.sink,
+                    context=stream,
+                    cache_salt=self.terms.cache_salt,
+                    scheduling=self.terms.scheduling,
+                )
                 for job, stream in zip(jobs, streams, strict=True)
             ]
         )
