@@ -145,6 +145,10 @@ TESTED_TOGETHER = {
         "tests/cli/test_main.py",
         "a command is run as users run it",
     ),
+    "infer/{allowance,prompt_parts,turns}.py": (
+        "tests/infer/test_scheduler.py",
+        "parts of one scheduler",
+    ),
     "checkpoint/{load,open}.py": ("tests/infer/test_open.py", "every kind of checkpoint, opened"),
     "checkpoint/{checks,inventory,sink,slices,source}.py": (
         "tests/convert/test_plan.py",

@@ -90,9 +90,17 @@ class RequestError(InputError):
         status: int = 400,
         code: str | None = None,
         param: str | None = None,
+        retry_after_s: int | None = None,
     ) -> None:
         super().__init__(message)
         self.status, self.code, self.param = status, code, param
+        self.retry_after_s = retry_after_s
+
+    @classmethod
+    def timed_out(cls) -> RequestError:
+        """The error of a request whose deadline is over."""
+        message = "the request did not end within its `timeout_s`"
+        return cls(message, status=504, code="timeout", param="timeout_s")
 
 
 class KernelError(LingError):

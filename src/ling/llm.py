@@ -13,12 +13,12 @@ from .config.engine import EngineConfig, shows_options
 from .config.model import ModelConfig
 from .data.chat import ChatTemplate, builtin_template, continuing, encode_chat
 from .data.tokenizer import Tokenizer
-from .errors import RequestError, RunError, TemplateError
+from .errors import RequestError, TemplateError
 from .hub import resolve_model
-from .infer.driver import Driver, Handle, RequestEvent, Submission
+from .infer.driver import Driver, Handle, Submission, Update
 from .infer.engine import Engine
 from .infer.open import open_runner
-from .infer.request import SamplingParams, whole_numbers
+from .infer.request import Request, SamplingParams, whole_numbers
 from .infer.sampling_defaults import FILE, sampling_defaults
 from .infer.stats import Stats
 from .outputs import IncrementalText, LogprobMap, RequestOutput, StreamChunk
@@ -26,6 +26,8 @@ from .outputs import IncrementalText, LogprobMap, RequestOutput, StreamChunk
 __all__ = ["LLM", "SamplingParams"]
 
 log = logging.getLogger("ling.llm")
+
+_Updates = queue.SimpleQueue[list[Update]]
 
 
 class LLM:
@@ -86,29 +88,27 @@ class LLM:
         """
         listed = [self._ids(p) for p in _as_list(prompts)]
         params = self._params(sampling_params, len(listed))
-        streams = [[_Stream(self.tokenizer, p) for _ in range(p.n)] for p in params]
-        handles = self._driver.submit_all(
+        updates: _Updates = queue.SimpleQueue()
+        handles = self.submit(
             [
-                Submission(ids, p, stream.events.put, k)
-                for (_, ids), p, row in zip(listed, params, streams, strict=True)
-                for k, stream in enumerate(row)
+                Submission(ids, p, updates.put, k, self.text_stream(p))
+                for (_, ids), p in zip(listed, params, strict=True)
+                for k in range(p.n)
             ]
         )
         pending = iter(handles)
-        grouped = [[next(pending) for _ in row] for row in streams]
+        grouped = [[next(pending) for _ in range(p.n)] for p in params]
         try:
-            for group, row in zip(_progress(grouped, use_tqdm), streams, strict=True):
-                for handle, stream in zip(group, row, strict=True):
-                    while not stream.text.finished:
-                        stream.next_chunk()
-                    handle.abort()  # a stop string ends the text before the engine knows
+            for group in _progress(grouped, use_tqdm):
+                while not all(handle.context.finished for handle in group):
+                    _feed(updates)
         finally:
             for handle in handles:
                 handle.abort()
-        _raise_if_all_failed([stream.text for row in streams for stream in row])
+        _raise_if_all_failed([handle.context for handle in handles])
         return [
-            self._output(prompt, ids, group[0], row)
-            for (prompt, ids), group, row in zip(listed, grouped, streams, strict=True)
+            self.output(prompt, group[0].request, [handle.context for handle in group])
+            for (prompt, _), group in zip(listed, grouped, strict=True)
         ]
 
     def chat(
@@ -139,8 +139,11 @@ class LLM:
         """
         _, ids = self._ids(prompt)
         params = self._params(sampling_params, 1)[0]
-        stream = _Stream(self.tokenizer, params)
-        return _chunks(self._driver.submit(ids, params, stream.events.put), stream)
+        updates: _Updates = queue.SimpleQueue()
+        (handle,) = self.submit(
+            [Submission(ids, params, updates.put, context=self.text_stream(params))]
+        )
+        return _chunks(handle, updates)
 
     def stream_chat(
         self, messages: Sequence[dict[str, Any]], sampling_params: SamplingParams | None = None
@@ -163,6 +166,32 @@ class LLM:
         if isinstance(self._template, TemplateError):
             raise self._template
         return self._template.render(messages, tools, add_generation_prompt, **template_kwargs)
+
+    # ---- for those who wait for many requests in one thread ------------------------------------
+
+    def text_stream(self, params: SamplingParams) -> IncrementalText:
+        """The text of one continuation, to be fed with its updates."""
+        return IncrementalText(self.tokenizer, params)
+
+    def submit(self, submissions: Sequence[Submission]) -> list[Handle]:
+        """Queue requests whose updates go to the sinks of the submissions (`infer/driver.py`)."""
+        return self._driver.submit_all(submissions)
+
+    @property
+    def failure(self) -> Exception | None:
+        """Why the engine takes no more requests; None while it does."""
+        return self._driver.failure
+
+    def output(
+        self, prompt: str | None, request: Request, texts: Sequence[IncrementalText]
+    ) -> RequestOutput:
+        """What the finished continuations of a prompt return, the first of which is `request`."""
+        ids, scores = request.tokens[: request.num_prompt_tokens], None
+        if request.params.prompt_logprobs is not None:
+            rows = request.prompt_logprobs
+            scores = [None, *(LogprobMap(rows, i, self.tokenizer) for i in range(len(rows)))]
+        outputs = [text.output(i) for i, text in enumerate(texts)]
+        return RequestOutput(str(request.id), prompt, ids, cast(Any, scores), outputs)
 
     # ---- inside --------------------------------------------------------------------------------
 
@@ -221,16 +250,6 @@ class LLM:
             raise RequestError("stop strings need a tokenizer", param="stop")
         return params
 
-    def _output(
-        self, prompt: str | None, ids: list[int], handle: Handle, row: list[_Stream]
-    ) -> RequestOutput:
-        request, scores = handle.request, None
-        if request.params.prompt_logprobs is not None:
-            rows = request.prompt_logprobs
-            scores = [None, *(LogprobMap(rows, i, self.tokenizer) for i in range(len(rows)))]
-        outputs = [stream.text.output(i) for i, stream in enumerate(row)]
-        return RequestOutput(str(request.id), prompt, ids, cast(Any, scores), outputs)
-
 
 def _open_template(tokenizer: Tokenizer) -> ChatTemplate | TemplateError:
     """The folder's template, or why there can be no chat: text goes in and out without one."""
@@ -261,33 +280,27 @@ def _ends_of_turn(tokenizer: Tokenizer | None, config: ModelConfig) -> tuple[int
     return ends
 
 
-class _Stream:
-    """Events of one request on their way from the engine thread to text."""
-
-    def __init__(self, tokenizer: Tokenizer | None, params: SamplingParams) -> None:
-        self.events: queue.SimpleQueue[RequestEvent] = queue.SimpleQueue()
-        self.text = IncrementalText(tokenizer, params)
-
-    def next_chunk(self) -> StreamChunk:
-        """Wait for the next event."""
-        event = self.events.get()
-        if isinstance(event.error, RequestError):
-            chunk = self.text.add(event)
-            if not self.text.finished:
-                self.text.fail(event.error)
-            return chunk
-        if event.error is not None:
-            raise RunError(f"the engine failed: {event.error}") from event.error
-        return self.text.add(event)
+def _feed(updates: _Updates) -> None:
+    """Wait for what a step brought, and add it to the texts."""
+    for handle, event in updates.get():
+        text = handle.context
+        if not text.finished:
+            text.feed(event)
+            if text.finished:
+                handle.abort()  # a stop string ends the text before the engine knows
 
 
-def _chunks(handle: Handle, stream: _Stream) -> Iterator[StreamChunk]:
+def _chunks(handle: Handle, updates: _Updates) -> Iterator[StreamChunk]:
+    text = handle.context
     try:
-        while not stream.text.finished:
-            chunk = stream.next_chunk()
-            if stream.text.error is not None:
-                raise stream.text.error
-            yield chunk
+        while not text.finished:
+            for _, event in updates.get():
+                chunk = text.feed(event)
+                if text.error is not None:
+                    raise text.error
+                yield chunk
+                if text.finished:
+                    return
     finally:
         handle.abort()
 

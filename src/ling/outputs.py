@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from .data.tokenizer import Tokenizer
-from .errors import RequestError
+from .errors import RequestError, RunError
 from .infer.driver import RequestEvent
 from .infer.logprobs import LogprobRows, TokenLogprob
 from .infer.request import SamplingParams
@@ -110,6 +110,15 @@ class StreamChunk:
     stop_reason: int | str | None = None
     text_offsets: list[int] | None = None
 
+    def extend(self, later: StreamChunk) -> None:
+        """Append the chunk that came next."""
+        self.text += later.text
+        self.token_ids += later.token_ids
+        if later.logprobs is not None:
+            self.logprobs = (self.logprobs or []) + later.logprobs
+            self.text_offsets = (self.text_offsets or []) + (later.text_offsets or [])
+        self.finish_reason, self.stop_reason = later.finish_reason, later.stop_reason
+
 
 class TextOffsets:
     """Where the text of each token begins, in characters; parts of a character share its place."""
@@ -157,6 +166,18 @@ class IncrementalText:
     def finished(self) -> bool:
         """Whether nothing more comes."""
         return self.finish_reason is not None
+
+    def feed(self, event: RequestEvent) -> StreamChunk:
+        """Add an update of the engine, which may be the request's own error; returns what may be
+        shown. Raises `RunError` where the engine itself failed."""
+        if event.error is None:
+            return self.add(event)
+        if not isinstance(event.error, RequestError):
+            raise RunError(f"the engine failed: {event.error}") from event.error
+        chunk = self.add(event)
+        if not self.finished:
+            self.fail(event.error)
+        return chunk
 
     def add(self, event: RequestEvent) -> StreamChunk:
         """Add new tokens; returns what may be shown."""

@@ -17,12 +17,21 @@ from ling.errors import UsageError
         ("kv_cache_dtype", "fp8"),
         ("speculative", "eagle"),
         ("num_pages", 0),
+        ("max_num_seqs", 0),
+        ("max_step_ms", 0),
+        ("max_step_ms", float("inf")),
+        ("kv_cache_memory", "some"),
         ("max_memory", "much"),
     ],
 )
 def test_a_bad_option_is_named_as_python_spells_it(field, value):
     with pytest.raises(UsageError, match=f"`{field}` is `?{value}"):
         EngineConfig(**{field: value})
+
+
+def test_the_cache_has_one_size():
+    with pytest.raises(UsageError, match="`num_pages` or `kv_cache_memory`, not both"):
+        EngineConfig(num_pages=3, kv_cache_memory="1GB")
 
 
 def test_a_port_outside_the_range_is_refused():

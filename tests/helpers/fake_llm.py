@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import codecs
+import dataclasses
 import threading
 import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import ClassVar
+
+from ling.infer.driver import Update
+from ling.outputs import StreamChunk
 
 SCRIPT = "Grüße, 世界 ☃!"
 NAME = "fake"
@@ -31,7 +35,8 @@ class FakeTokenizer:
 class FakeLLM:
     """Answers `script`, or `script` and the seed when one is given.
 
-    `open_streams` counts requests that hold their place, `step_s` is the time of one token.
+    `terms` are the submissions; `open_streams` counts requests that hold their place, `step_s` is
+    the time of one token.
     """
 
     max_model_len = 200
@@ -44,8 +49,10 @@ class FakeLLM:
         self.open_streams = 0
         self.steps = 0
         self.error: Exception | None = None
+        self.failure: Exception | None = None
         self.error_after = 0
         self.params: list = []
+        self.terms: list = []
         self.variables: dict = {}
         self._lock = threading.Lock()
 
@@ -54,17 +61,49 @@ class FakeLLM:
         text = "".join(f"<{m['role']}>{m['content']}" for m in messages)
         return text + ("<assistant>" if add_generation_prompt else "")
 
-    def stream(self, prompt, params) -> Iterator[SimpleNamespace]:
-        with self._lock:
-            self.open_streams += 1
-            self.params.append(params)
-        try:
-            yield from self._stream(params)
-        finally:
-            with self._lock:
-                self.open_streams -= 1
+    def text_stream(self, params) -> FakeText:
+        return FakeText()
 
-    def _stream(self, params) -> Iterator[SimpleNamespace]:
+    def submit(self, submissions) -> list[FakeHandle]:
+        """A thread for each request sends what it gets, chunk by chunk."""
+        handles = [FakeHandle(s) for s in submissions]
+        for submission, handle in zip(submissions, handles, strict=True):
+            with self._lock:
+                self.open_streams += 1
+            self.terms.append(submission)
+            if submission.params.prompt_logprobs is None:
+                self.params.append(submission.params)
+            work = threading.Thread(target=self._run, args=(submission, handle), daemon=True)
+            work.start()
+        return handles
+
+    def output(self, prompt, request, texts) -> SimpleNamespace:
+        """What scoring a prompt gives."""
+        k = request.params.prompt_logprobs
+        marks = [None] + [candidates(i, k) for i in request.tokens[1:]]
+        answers = [text.chunks[0] for text in texts]
+        return SimpleNamespace(
+            prompt_token_ids=request.tokens, prompt_logprobs=marks, outputs=answers
+        )
+
+    def _run(self, submission, handle) -> None:
+        events = self._stream(submission.params)
+        last: StreamChunk | Exception | None = None
+        while not handle.aborted.is_set():
+            if last is not None:
+                submission.sink([Update(handle, last)])
+            try:
+                last = next(events)
+            except Exception as error:
+                last = error
+            if isinstance(last, Exception) or last.finish_reason is not None:
+                break
+        with self._lock:
+            self.open_streams -= 1
+        if not handle.aborted.is_set():
+            submission.sink([Update(handle, last)])
+
+    def _stream(self, params) -> Iterator[StreamChunk]:
         seed = "" if params.seed is None else str(params.seed)
         ids = list((self.script + seed).encode())
         decoder = codecs.getincrementaldecoder("utf-8")()
@@ -76,32 +115,39 @@ class FakeLLM:
             time.sleep(self.step_s)
             self.steps += 1
             is_last = i == len(ids) - 1
-            text = decoder.decode(bytes([token]))
-            yield SimpleNamespace(
-                text=text,
-                token_ids=[token],
-                logprobs=None if params.logprobs is None else [candidates(token, params.logprobs)],
-                text_offsets=[len(bytes(ids[:i]).decode("utf-8", "ignore"))],
-                finish_reason=reason if is_last else None,
+            k = params.logprobs
+            yield StreamChunk(
+                decoder.decode(bytes([token])),
+                [token],
+                None if k is None else [candidates(token, k)],
+                reason if is_last else None,
+                None,
+                None if k is None else [len(bytes(ids[:i]).decode("utf-8", "ignore"))],
             )
 
-    def generate(self, requests, params, use_tqdm=False) -> list[SimpleNamespace]:
-        outputs = []
-        for request, p in zip(requests, params, strict=True):
-            ids = request["prompt_token_ids"]
-            chunk = next(self._stream(p))
-            marks = [None] + [candidates(i, p.prompt_logprobs) for i in ids[1:]]
-            answer = SimpleNamespace(
-                text=chunk.text,
-                token_ids=chunk.token_ids,
-                logprobs=chunk.logprobs,
-                text_offsets=chunk.text_offsets,
-                finish_reason="length",
-            )
-            outputs.append(
-                SimpleNamespace(prompt_token_ids=ids, prompt_logprobs=marks, outputs=[answer])
-            )
-        return outputs
+
+class FakeHandle:
+    """A submitted request."""
+
+    def __init__(self, submission) -> None:
+        self.context = submission.context
+        self.request = SimpleNamespace(tokens=submission.token_ids, params=submission.params)
+        self.aborted = threading.Event()
+        self.abort = self.aborted.set
+
+
+class FakeText:
+    """What `IncrementalText` is to a server, where every event is a chunk or an exception."""
+
+    def __init__(self) -> None:
+        self.finished, self.error, self.chunks = False, None, []
+
+    def feed(self, event) -> StreamChunk:
+        if isinstance(event, Exception):
+            raise event
+        self.finished = event.finish_reason is not None
+        self.chunks.append(dataclasses.replace(event, token_ids=list(event.token_ids)))
+        return event
 
 
 def candidates(token: int, k: int) -> dict[int, SimpleNamespace]:

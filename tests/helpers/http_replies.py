@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 from fake_llm import NAME
@@ -36,3 +37,31 @@ def streamed(client, path: str, body: dict) -> list:
     events = sse(reply.text)
     assert events.pop() == "[DONE]"
     return events
+
+
+async def leave(app, path, body, when):
+    """Send a request to the app as a server does, and leave when `when()` is true."""
+    sent, begun = [{"type": "http.request", "body": json.dumps(body).encode()}], []
+
+    async def receive():
+        if sent:
+            return sent.pop()
+        while not when():
+            await asyncio.sleep(0.001)
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        begun.append(message["type"])
+
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": "1.1",
+        "method": "POST",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "headers": [(b"content-type", b"application/json"), (b"host", b"localhost")],
+    }
+    await asyncio.wait_for(app(scope, receive, send), 30)
+    return begun

@@ -22,17 +22,17 @@ def engine():
 
 
 class Box:
-    """A sink and what came through it."""
+    """A sink of one request, and what came through it."""
 
     def __init__(self):
-        self.events = queue.SimpleQueue()
-        self.sink = self.events.put
+        self.updates = queue.SimpleQueue()
+        self.sink = self.updates.put
 
     def tokens(self):
         """Ids up to the end, and the last event."""
         ids = []
         while True:
-            event = self.events.get(timeout=30)
+            ((_, event),) = self.updates.get(timeout=30)
             ids += event.token_ids
             if event.finish_reason is not None or event.error is not None:
                 return ids, event
@@ -83,7 +83,7 @@ def test_all_of_a_submission_or_none(engine):
     with pytest.raises(RequestError, match="vocabulary"):
         driver.submit_all([Submission([1], SHORT, box.sink), Submission([-1], SHORT, box.sink)])
     assert not engine.has_work
-    assert box.events.empty()
+    assert box.updates.empty()
 
 
 def test_a_failed_step_ends_all_requests_with_its_error_and_the_next_one_runs(engine):
@@ -100,6 +100,60 @@ def test_a_failed_step_ends_all_requests_with_its_error_and_the_next_one_runs(en
     driver.submit([1, 2], SHORT, after.sink)
     assert after.tokens()[1].finish_reason == "length"
     assert engine.pool.available == engine.pool.num_pages
+
+
+def test_a_step_is_one_call_of_each_sink_with_the_contexts_of_its_requests(engine):
+    calls, box = queue.SimpleQueue(), Box()
+    driver = Driver(engine)
+    driver.submit_all(
+        [Submission([1, i], SHORT, calls.put, context=i) for i in range(3)]
+        + [Submission([7], SHORT, box.sink)]
+    )
+    assert len(box.tokens()[0]) == 3
+    batches = [calls.get(timeout=30) for _ in range(3)]
+    assert [[u.handle.context for u in batch] for batch in batches] == [[0, 1, 2]] * 3
+    assert all(len(u.event.token_ids) == 1 for batch in batches for u in batch)
+    assert calls.empty()
+
+
+def test_a_sink_that_fails_loses_its_own_requests_only(engine, caplog):
+    def broken(updates):
+        raise RuntimeError("no listener")
+
+    driver, box = Driver(engine), Box()
+    first, _ = driver.submit_all(
+        [Submission([1, 2], LONG, broken), Submission([1, 2], LONG, box.sink)]
+    )
+    assert len(box.tokens()[0]) == 100
+    assert first.request.finish_reason == "abort"
+    assert len(first.request.output) == 1
+    assert "a sink failed" in caplog.text
+
+
+def test_an_engine_that_fails_again_and_again_is_dead_and_says_so(engine, monkeypatch):
+    def broken():
+        raise RuntimeError("broken")
+
+    step, engine.step = engine.step, broken
+    driver = Driver(engine)
+
+    def ask():
+        box = Box()
+        driver.submit([1, 2], SHORT, box.sink)
+        return box.tokens()[1]
+
+    for _ in range(2):
+        assert str(ask().error) == "broken"
+    engine.step = step
+    assert ask().finish_reason == "length"  # a step that runs starts the count again
+    engine.step = broken
+    for _ in range(3):
+        assert driver.failure is None
+        ask()
+    assert str(driver.failure) == "broken"
+    with pytest.raises(RequestError, match="several times in a row") as refused:
+        ask()
+    assert refused.value.status == 503
 
 
 def test_an_idle_thread_ends_and_another_one_starts(engine, monkeypatch):

@@ -45,6 +45,33 @@ def test_a_context_that_the_model_does_not_have_is_refused(length):
         engine(max_model_len=length)
 
 
+def test_memory_of_the_cache_gives_its_pages():
+    page = engine().runner.page_bytes()
+    assert engine(kv_cache_memory=f"{3 * page + 1}B").pool.num_pages == 3
+    with pytest.raises(UsageError, match="`kv_cache_memory` is 10 B, and a page of 64 positions"):
+        engine(kv_cache_memory="10B")
+
+
+def test_more_requests_than_a_small_cache_has_pages_for_give_lone_tokens():
+    prompts = [[i, 2 * i, 7] * 20 for i in range(1, 7)]
+    params = SamplingParams(temperature=0, max_tokens=90, ignore_eos=True)
+    small, preempted = engine(num_pages=7, max_num_seqs=4, max_step_ms=1), []
+    preempt = small.scheduler.preempt
+    small.scheduler.preempt = lambda r: (preempted.append(r), preempt(r))
+    together = [small.add(p, params) for p in prompts]
+    while small.has_work:
+        small.step()
+        assert len(small.scheduler.running) <= 4
+    assert preempted
+    assert small.pool.available == 7
+    alone = engine()
+    for prompt, request in zip(prompts, together, strict=True):
+        again = alone.add(prompt, params)
+        while alone.has_work:
+            alone.step()
+        assert again.output == request.output
+
+
 def test_requests_without_a_seed_have_seeds_of_their_own():
     e = engine(seed=3)
     free = [e.add([1], SamplingParams()) for _ in range(2)]

@@ -1,4 +1,7 @@
-"""Who runs in a step: decodes first, prompts in pieces, the youngest gives way."""
+"""Who runs in a step: decodes first, prompts in parts and turns, the youngest gives way.
+
+The properties that hold for every load are in test_scheduler_properties.py.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +10,39 @@ from small_engine import finished, small_engine
 
 from ling.config.engine import EngineConfig
 from ling.infer.pages import PAGE, PagePool, Segment
-from ling.infer.request import Request, SamplingParams
-from ling.infer.scheduler import MIXED_STEP_TOKENS, Scheduler
+from ling.infer.request import Request, SamplingParams, SchedulingParams
+from ling.infer.scheduler import Scheduler
+from ling.infer.step_cost import StepCost
+from ling.infer.turns import QUANTUM
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def scheduler(num_pages=100, budget=4096, num_drafts=0):
-    config = EngineConfig(speculative="mtp" if num_drafts else "off", num_drafts=num_drafts)
-    return Scheduler(PagePool(num_pages), budget, config)
+class FixedCost(StepCost):
+    """A millisecond a token, whatever is observed."""
+
+    def __init__(self):
+        super().__init__()
+        self._factors = [0.001, 0.0, 0.0, 0.0, 0.0]
+
+    def observe(self, load, seconds):
+        pass
 
 
-def request(length, number=0, **params):
-    return Request(number, [number] * length, SamplingParams(**params), 0, 1000)
+def scheduler(num_pages=100, budget=4096, num_drafts=0, cost=None, **options):
+    drafts = {"speculative": "mtp" if num_drafts else "off", "num_drafts": num_drafts}
+    config = EngineConfig(**drafts, **options)
+    return Scheduler(PagePool(num_pages), budget, config, cost or FixedCost())
+
+
+def request(length, number=0, group=None, **params):
+    """A request with its number in its tokens; all have one caller unless they are in groups."""
+    fields = SchedulingParams.__dataclass_fields__
+    scheduling = SchedulingParams(**{k: params.pop(k) for k in list(params) if k in fields})
+    tokens = [number] * length
+    r = Request(number, tokens, SamplingParams(**params), 0, 1000, scheduling=scheduling)
+    r.group = 0 if group is None else group
+    return r
 
 
 def queue(s, *lengths):
@@ -42,7 +65,7 @@ def run(s):
         part.request.num_computed_tokens += len(part.ids)
         if part.reaches_end:
             part.request.tokens.append(part.request.id)
-    s.end_step(step)
+    s.end_step(step, 0.001)
     return shown(step)
 
 
@@ -50,24 +73,64 @@ def test_requests_of_a_step_follow_each_other_on_one_axis():
     s = scheduler()
     queue(s, 5, 70, 1)
     step = s.schedule()
-    assert [(part.start, part.segment()) for part in step] == [
-        (0, Segment(step[0].request.block_table.pages, 0, 0, 5)),
-        (5, Segment(step[1].request.block_table.pages, 0, 5, 75)),
-        (75, Segment(step[2].request.block_table.pages, 0, 75, 76)),
-    ]
-    assert [len(part.request.block_table.pages) for part in step] == [1, 2, 1]
+    rows = {part.request.id: (part.start, part.segment()) for part in step}
+    assert rows == {
+        part.request.id: (
+            start,
+            Segment(part.request.block_table.pages, 0, start, start + len(part.ids)),
+        )
+        for part, start in zip(step, (0, 1, 6), strict=True)
+    }
+    assert {part.request.id: len(part.request.block_table.pages) for part in step} == {
+        0: 1,
+        1: 2,
+        2: 1,
+    }
 
 
-def test_a_long_prompt_goes_in_pieces_and_the_next_one_gets_the_rest():
-    s = scheduler(budget=50)
-    queue(s, 120, 10)
-    assert run(s) == [(0, 50, 0)]
-    assert run(s) == [(0, 50, 50)]
-    assert run(s) == [(0, 20, 100), (1, 10, 0)]
-    assert run(s) == [(0, 1, 120), (1, 1, 10)]
+def test_a_long_prompt_goes_in_parts_and_a_short_one_passes_it():
+    s = scheduler(budget=80)
+    queue(s, 200)
+    assert run(s) == [(0, 80, 0)]
+    s.add(request(10, 1))
+    assert run(s) == [(1, 10, 0), (0, 70, 80)]
+    assert run(s) == [(1, 1, 10), (0, 50, 150)]
+    assert run(s) == [(0, 1, 200), (1, 1, 11)]
 
 
-def test_only_the_last_piece_chooses_a_token():
+def test_equal_prompts_go_through_in_the_order_of_arrival():
+    s = scheduler(budget=100)
+    queue(s, 150, 150, 150)
+    ends = []
+    while len(ends) < 3:
+        run(s)
+        ends += [r.id for r in s.running if r.is_decoding and r.id not in ends]
+    assert ends == [0, 1, 2]
+
+
+def test_long_prompts_take_turns():
+    s = scheduler(num_pages=1000, budget=QUANTUM)
+    queue(s, 4 * QUANTUM, 4 * QUANTUM)
+    for _ in range(4):
+        run(s)
+    done = [r.num_computed_tokens for r in s.running]
+    assert sum(done) == 4 * QUANTUM
+    assert min(done) >= QUANTUM // 2
+
+
+def test_a_flow_of_short_prompts_does_not_stop_a_long_one():
+    s = scheduler(num_pages=1000, budget=40)
+    (long,) = queue(s, 1000)
+    for i in range(60):
+        for k in range(4):
+            s.add(request(30, 10 + 4 * i + k))
+        run(s)
+        for r in [r for r in s.running if r is not long and r.is_decoding]:
+            s.abort(r)
+    assert long.num_computed_tokens >= 60 * 40 / 5
+
+
+def test_only_the_last_part_chooses_a_token():
     s = scheduler(budget=50)
     queue(s, 60)
     assert [part.reaches_end for part in s.schedule()] == [False]
@@ -75,17 +138,100 @@ def test_only_the_last_piece_chooses_a_token():
     assert [part.reaches_end for part in s.schedule()] == [True]
 
 
-def test_beside_decodes_a_prompt_goes_in_smaller_pieces():
-    s = scheduler()
+@pytest.mark.parametrize("decodes", [True, False])
+def test_a_step_ends_in_time_while_another_caller_decodes_or_waits(decodes):
+    s = scheduler(max_step_ms=100)
+    s.add(request(3 if decodes else 3000, 0, group=1))
+    assert run(s) == [(0, 3 if decodes else 3000, 0)]  # alone, its best part
+    s.running[0].num_computed_tokens = len(s.running[0].tokens) - 1 if decodes else 1
+    s.add(request(3000, 1, group=2))
+    assert sum(n for _, n, _ in run(s)) in range(90, 101)
+
+
+def test_one_callers_requests_do_not_wait_for_each_other():
+    s = scheduler(max_step_ms=100)
     queue(s, 3)
     run(s)
     s.add(request(3000, 1))
-    assert run(s) == [(0, 1, 3), (1, MIXED_STEP_TOKENS - 1, 0)]
-    small = scheduler(budget=100)  # a smaller budget is not raised by it
-    queue(small, 3)
-    run(small)
-    small.add(request(3000, 1))
-    assert run(small) == [(0, 1, 3), (1, 99, 0)]
+    assert run(s) == [(0, 1, 3), (1, 3000, 0)]
+
+
+def test_keys_get_equal_parts_and_what_one_does_not_need_goes_to_the_others():
+    s = scheduler(num_pages=1000, budget=300)
+    for number, key, length in ((0, "a", 900), (1, "a", 900), (2, "b", 900), (3, "c", 10)):
+        s.add(request(length, number, share_key=key))
+    got = {number: n for number, n, _ in run(s)}
+    assert got == {0: 100 + 90, 2: 100, 3: 10}
+    got = {number: n for number, n, _ in run(s)}  # the turn of the others is before theirs
+    assert got[3] == 1
+    assert got[2] >= 100
+
+
+def test_a_better_priority_goes_first_and_takes_the_place_of_a_worse_one():
+    s = scheduler(budget=50, max_num_seqs=1)
+    s.add(request(40, 0, priority=1))
+    assert run(s) == [(0, 40, 0)]
+    s.add(request(30, 1, priority=1))
+    s.add(request(20, 2, priority=-1))
+    assert run(s) == [(2, 20, 0)]
+    assert [r.id for r in s.waiting] == [0, 1]
+    s.abort(s.running[0])
+    assert run(s)[0][0] == 0
+
+
+def test_at_most_so_many_requests_run_and_the_others_wait():
+    s = scheduler(max_num_seqs=2)
+    queue(s, 5, 5, 5)
+    assert [number for number, *_ in run(s)] == [0, 1]
+    assert [r.id for r in s.waiting] == [2]
+    s.abort(s.running[0])
+    assert [number for number, *_ in run(s)] == [1, 2]
+
+
+def test_a_key_without_a_request_gets_the_place_of_one_with_several():
+    s = scheduler(max_num_seqs=2)
+    for i in range(4):
+        s.add(request(5, i, share_key="many"))
+    run(s)
+    s.add(request(5, 9, share_key="one"))
+    assert [number for number, *_ in run(s)] == [0, 9]
+    for _ in range(3):  # one each is fair: nothing changes any more
+        assert [number for number, *_ in run(s)] == [0, 9]
+
+
+def test_a_request_behind_its_deadline_fails_wherever_it_is():
+    s = scheduler(max_num_seqs=1)
+    running, waiting, patient = (
+        request(5, i, deadline=deadline) for i, deadline in enumerate((10.0, 10.0, 99.0))
+    )
+    for r in (running, waiting, patient):
+        s.add(r)
+    run(s)
+    assert s.expire(10.0) == []
+    assert set(s.expire(10.1)) == {running, waiting}
+    assert (running.error.status, waiting.finish_reason) == (504, "error")
+    assert s.pool.available == s.pool.num_pages
+    assert [number for number, *_ in run(s)] == [2]
+
+
+def test_pages_of_a_chat_turn_are_evicted_last():
+    s = scheduler(num_pages=5)
+    for number, turn in ((0, True), (1, False)):
+        r = request(2 * PAGE, number, is_chat_turn=turn)
+        s.add(r)
+        run(s)
+        r.finish_reason = "stop"
+        s.drop(r)
+    s.add(request(3 * PAGE - 1, 2))
+    run(s)
+    s.abort(s.running[0])
+    cached = []
+    for number in (0, 1):
+        s.add(r := request(2 * PAGE + 1, number))
+        s.schedule()
+        cached.append(r.num_cached_tokens)
+        s.abort(r)
+    assert cached == [2 * PAGE, 0]
 
 
 def test_drafts_come_behind_the_last_token_and_all_or_none():
@@ -108,7 +254,7 @@ def test_pages_have_room_for_the_drafts_of_the_next_step(num_drafts):
     assert len(r.block_table.pages) == (1 if num_drafts == 0 else 2)
 
 
-def test_a_prompt_without_room_waits_and_keeps_no_page():
+def test_a_prompt_without_room_for_all_of_it_waits_and_keeps_no_page():
     s = scheduler(num_pages=3)
     _, second = queue(s, 2 * PAGE, 2 * PAGE)
     assert run(s) == [(0, 2 * PAGE, 0)]
@@ -120,11 +266,13 @@ def test_a_prompt_without_room_waits_and_keeps_no_page():
 
 def test_nobody_overtakes_a_prompt_that_waits_for_pages():
     s = scheduler(num_pages=3)
-    queue(s, 2 * PAGE, 2 * PAGE, 1)
-    assert run(s) == [(0, 2 * PAGE, 0)]
+    queue(s, 2 * PAGE, 2 * PAGE)
+    run(s)
+    s.add(request(1, 2))
+    assert run(s) == [(0, 1, 2 * PAGE)]
 
 
-def test_the_youngest_gives_way_and_starts_again_at_the_head_of_the_queue():
+def test_the_youngest_gives_way_and_waits_in_its_old_position():
     s = scheduler(num_pages=3)
     old, young = queue(s, PAGE - 1, PAGE)
     late = request(5, 2)
@@ -170,7 +318,7 @@ def test_a_finished_request_frees_its_pages_at_the_end_of_the_step():
     (r,) = queue(s, 10)
     step = s.schedule()
     r.num_computed_tokens, r.finish_reason = 10, "length"
-    s.end_step(step)
+    s.end_step(step, 0.001)
     assert s.pool.available == s.pool.num_pages
     assert not s.has_work
 
@@ -180,10 +328,10 @@ def test_a_full_page_is_offered_once_the_mtp_layer_has_seen_it():
     (r,) = queue(s, 2 * PAGE)
     step = s.schedule()
     r.num_computed_tokens, r.num_mtp_computed_tokens = 2 * PAGE, PAGE
-    s.end_step(step)
+    s.end_step(step, 0.001)
     assert r.block_table.published == 1
     r.num_mtp_computed_tokens = 2 * PAGE
-    s.end_step(step)
+    s.end_step(step, 0.001)
     assert r.block_table.published == 2
 
 

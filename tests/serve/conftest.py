@@ -21,3 +21,4 @@ def llm() -> FakeLLM:
 def client(llm):
     with TestClient(create_app(llm, served_model_name=NAME)) as client:
         yield client
+    client.app.state.service.close()

@@ -87,12 +87,10 @@ def test_choices_have_seeds_in_a_row_or_none(llm):
     assert [p.seed for p in prompts.chat_params(llm, chat(n=2), [1])] == [None, None]
 
 
-def test_prompts_are_scored_in_one_call_with_one_token_each(llm):
-    calls = []
-    llm.generate = lambda requests, params: calls.append((requests, params)) or "outputs"
+def test_prompts_are_scored_with_one_token_each(llm):
     (params,) = prompts.completion_params(llm, plain(max_tokens=9, min_tokens=3), [1])
-    assert prompts.score(llm, [Job([1], params), Job([2], params)], 4) == "outputs"
-    ((requests, given),) = calls
-    assert requests == [{"prompt_token_ids": [1]}, {"prompt_token_ids": [2]}]
+    jobs = prompts.scoring_jobs([Job([1], params), Job([2], params)], 4)
+    assert [job.prompt_token_ids for job in jobs] == [[1], [2]]
+    given = [job.params for job in jobs]
     assert [(p.max_tokens, p.min_tokens, p.prompt_logprobs) for p in given] == [(1, 0, 4)] * 2
     assert (params.max_tokens, params.min_tokens) == (9, 3)  # theirs stay as they are

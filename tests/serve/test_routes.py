@@ -1,6 +1,5 @@
 """Replies to good requests."""
 
-import itertools
 import json
 
 import pytest
@@ -246,42 +245,6 @@ def test_completion_stream_joins_to_the_whole_text(client):
 
 def test_default_completion_has_sixteen_tokens(client):
     assert client.post("/v1/completions", json=PLAIN).json()["usage"]["completion_tokens"] == 16
-
-
-@pytest.mark.parametrize("max_tokens", [0, 1])
-def test_echo_with_logprobs_scores_the_prompt(client, llm, max_tokens):
-    # What lm-eval's `local-completions` sends.
-    body = {
-        "model": NAME,
-        "prompt": [[97, 98, 99], [100]],
-        "temperature": 0,
-        "max_tokens": max_tokens,
-        "logprobs": 1,
-        "seed": 1234,
-        "echo": True,
-    }
-    reply = client.post("/v1/completions", json=body).json()
-    first, second = (c["logprobs"] for c in reply["choices"])
-    new = ["G"] * max_tokens
-    assert first["tokens"] == ["a", "b", "c", *new]
-    assert first["token_logprobs"] == [None, -0.5, -0.5] + [-0.5] * max_tokens
-    assert first["top_logprobs"][:2] == [None, {"b": -0.5}]
-    assert first["text_offset"] == list(range(3 + max_tokens))
-    assert second["tokens"] == ["d", *new]
-    assert reply["choices"][0]["text"] == "".join(["abc", *new])
-    assert reply["usage"]["completion_tokens"] == 2 * max_tokens
-    assert llm.params == []  # one scoring pass, no second one to generate
-
-
-def test_echo_streams_prompt_first_and_offsets_go_on(client):
-    body = {"model": NAME, "prompt": "ab", "echo": True, "logprobs": 0, "max_tokens": 2}
-    whole = client.post("/v1/completions", json=body).json()["choices"][0]
-    assert whole["text"] == "abGr"
-    assert whole["logprobs"]["text_offset"] == [0, 1, 2, 3]
-    events = streamed(client, "/v1/completions", body)
-    assert "".join(e["choices"][0]["text"] for e in events) == "abGr"
-    offsets = [e["choices"][0]["logprobs"]["text_offset"] for e in events]
-    assert list(itertools.chain(*offsets)) == [0, 1, 2, 3]
 
 
 def test_tokenize_and_detokenize_are_inverse(client):

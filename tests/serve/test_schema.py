@@ -76,6 +76,12 @@ BAD_CHAT = [
     ("stop", {"stop": 5}),
     ("stream", {"stream": "yes"}),
     ("stream_options", {"stream_options": {"include_usage": True}}),
+    ("priority", {"priority": 0.5}),
+    ("priority", {"priority": 2**31}),
+    ("timeout_s", {"timeout_s": 0}),
+    ("timeout_s", {"timeout_s": 10**9}),
+    ("cache_salt", {"cache_salt": ""}),
+    ("cache_salt", {"cache_salt": "x" * 257}),
     ("logprobs", {"logprobs": 1}),
     ("top_logprobs", {"logprobs": True, "top_logprobs": 10**9}),
     ("top_logprobs", {"top_logprobs": 2}),
@@ -310,7 +316,7 @@ def test_engine_error_in_mid_stream_is_an_event(client, llm):
 
 
 def test_full_queue_is_429_with_retry_after(monkeypatch):
-    monkeypatch.setattr(service, "MAX_CHOICES_WAITING", 2)
+    monkeypatch.setattr(service, "MAX_CHOICES", 2)
     llm = FakeLLM(step_s=0.05)
     body = {**PLAIN, "n": 2, "max_tokens": 20}
     with TestClient(create_app(llm, served_model_name=NAME)) as client:
@@ -322,6 +328,34 @@ def test_full_queue_is_429_with_retry_after(monkeypatch):
         assert int(second.headers["retry-after"]) > 0
         assert first.result().status_code == 200
         assert client.post("/v1/completions", json=body).status_code == 200
+
+
+def test_a_refusal_says_when_there_will_be_room_by_the_rate_of_late(monkeypatch):
+    ends, now = service.Ends(), 100.0
+    monkeypatch.setattr(service.time, "monotonic", lambda: now)
+    assert ends.seconds_for(1) is None
+    for now in (100.0, 104.0, 108.0):  # noqa: B007
+        ends.add(2)
+    now = 110.0
+    assert (ends.seconds_for(1), ends.seconds_for(3), ends.seconds_for(1000)) == (2, 5, 60)
+
+
+def test_refusals_come_before_a_prompt_is_tokenised(monkeypatch):
+    monkeypatch.setattr(service, "MAX_CHOICES", 1)
+    llm = FakeLLM(step_s=0.05)
+    with TestClient(create_app(llm, served_model_name=NAME)) as client:
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            first = pool.submit(client.post, "/v1/completions", json={**PLAIN, "max_tokens": 20})
+            wait_until(lambda: llm.open_streams == 1)
+            llm.tokenizer.encode = None  # would be a 500
+            for path, body in (("/v1/completions", PLAIN), ("/v1/chat/completions", CHAT)):
+                assert problem(client.post(path, json=body), 429)
+        assert first.result().status_code == 200
+
+
+def test_texts_that_wait_to_be_tokenised_are_bounded(client, monkeypatch):
+    monkeypatch.setattr(service, "MAX_TEXTS", 0)
+    assert problem(client.post("/tokenize", json={"prompt": "x"}), 429)
 
 
 def test_log_has_request_id_and_no_prompt_and_no_forged_line(client, caplog):

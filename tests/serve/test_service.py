@@ -1,21 +1,26 @@
 """The server on a real (untrained) model: what it says is what `LLM.generate` says."""
 
+import asyncio
 import concurrent.futures
 import contextlib
 import json
 import os
+import random
 import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 
 import openai
 import pytest
 import uvicorn
 from fake_llm import wait_until
 from fastapi.testclient import TestClient
+from http_replies import leave
+from starlette.requests import ClientDisconnect
 
 from ling import LLM, SamplingParams, from_config, preset
 from ling.checkpoint.hf.save import save_model
@@ -140,6 +145,103 @@ def test_client_that_leaves_stops_the_engine(llm):
         server.should_exit = True
         thread.join()
     assert llm.stats.generated - before < 250
+
+
+def test_a_deadline_in_mid_stream_is_an_error_event(client, llm):
+    step = llm.engine.step
+    llm.engine.step = lambda: (time.sleep(0.01), step())[1]
+    try:
+        body = {"model": NAME, "prompt": "x", "max_tokens": 400, "ignore_eos": True}
+        reply = client.post("/v1/completions", json={**body, "stream": True, "timeout_s": 0.3})
+    finally:
+        llm.engine.step = step
+    *texts, last, done = [e[6:] for e in reply.text.split("\n\n") if e]
+    assert texts
+    assert json.loads(last)["error"]["code"] == "timeout"
+    assert done == "[DONE]"
+    wait_until(lambda: not llm.engine.has_work)
+    assert llm.engine.pool.available == llm.engine.pool.num_pages
+
+
+def test_150_clients_that_leave_before_their_first_token_are_gone_within_two_steps(llm):
+    """Against a server in this process, with connections that break off."""
+    app = create_app(llm, served_model_name=NAME)
+    server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_level="warning"))
+    gate, step, late = threading.Event(), llm.engine.step, []
+
+    def counted():
+        gate.wait(30)
+        late.append(app.state.service.num_running == 0)
+        return step()
+
+    body = json.dumps({"model": NAME, "prompt": "y" * 200, "max_tokens": 200, "stream": True})
+    head = "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    text = f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode()
+    with socket.create_server(("127.0.0.1", 0), backlog=200) as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        llm.engine.step = counted
+        try:
+            clients = [socket.create_connection(listener.getsockname()) for _ in range(150)]
+            for client in clients:
+                client.sendall(text)
+            wait_until(lambda: len(llm._driver._handles) + llm._driver._inbox.qsize() >= 150, 30)
+            for client in clients:
+                client.close()
+            wait_until(lambda: app.state.service.num_running == 0, 30)
+            gate.set()
+            wait_until(lambda: not llm.engine.has_work, 30)
+        finally:
+            gate.set()
+            llm.engine.step = step
+            server.should_exit = True
+            thread.join()
+    assert sum(late) <= 2
+    assert llm.engine.pool.available == llm.engine.pool.num_pages
+    app.state.service.close()
+
+
+@pytest.mark.parametrize("count", [80, pytest.param(1000, marks=pytest.mark.slow)])
+def test_random_requests_and_clients_that_leave_at_any_time_leave_nothing_behind(llm, count):
+    """Pages, threads and open files are as before, whatever was asked and whenever it was left."""
+    app, rng = create_app(llm, served_model_name=NAME), random.Random(count)
+    service = app.state.service
+
+    def body():
+        fields = {
+            "stream": rng.random() < 0.5,
+            "n": rng.choice((1, 1, 3)),
+            "max_tokens": rng.randint(1, 60),
+            "priority": rng.choice((None, -1, 2)),
+            "cache_salt": rng.choice((None, "a", "b")),
+            "timeout_s": rng.choice((None, None, 0.05)),
+        }
+        if rng.random() < 0.3:
+            fields |= {"echo": True, "logprobs": 2, "stream": False, "max_tokens": 1, "n": 1}
+        prompt = rng.choice(PROMPTS) * rng.randint(1, 12)
+        return {"model": NAME, "prompt": prompt, "ignore_eos": True, **fields}
+
+    async def one(leaves_after_s):
+        end = time.monotonic() + leaves_after_s
+        with contextlib.suppress(ClientDisconnect):
+            await leave(app, "/v1/completions", body(), lambda: time.monotonic() > end)
+
+    async def all_of_them():
+        for _ in range(0, count, 20):
+            delays = [rng.choice((0.0, 0.01, 0.05, 0.2, 9.0)) for _ in range(20)]
+            await asyncio.gather(*map(one, delays))
+
+    def leftovers():
+        return threading.active_count(), len(os.listdir("/proc/self/fd"))
+
+    llm.generate("x", SamplingParams(max_tokens=1))  # the engine's thread has begun
+    before = leftovers()
+    asyncio.run(all_of_them())
+    wait_until(lambda: not llm.engine.has_work and not service.busy)
+    assert llm.engine.pool.available == llm.engine.pool.num_pages
+    assert not llm._driver._handles
+    service.close()
+    wait_until(lambda: all(a <= b for a, b in zip(leftovers(), before, strict=True)))
 
 
 def test_command_line_serves_the_official_client(folder):

@@ -78,6 +78,7 @@ def model_options(parser: Any) -> None:
     add_flags(parser, flags(EngineConfig, "compute"))
     parser.add_argument("--threads", type=int, default=None, help="CPU threads")
     add_flags(parser, flags(EngineConfig, "memory"))
+    add_flags(parser, flags(EngineConfig, "scheduling"))
 
 
 def add_flags(parser: Any, fields: Sequence[Field[Any]], **defaults: Any) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,6 +67,20 @@ class EngineConfig:
     """Folder of the tokenizer; None is the model's own."""
     num_pages: int | None = None
     """Pages (of 64 positions) in the KV cache; None sizes it by the context and free memory."""
+    kv_cache_memory: str | None = field(
+        default=None, metadata=_flag("size of the KV cache, say, 2GB", "memory")
+    )
+    """Bytes of the KV cache, such as `2GB`; None sizes it by the context and free memory."""
+    max_num_seqs: int = field(
+        default=256, metadata=_flag("most requests that run together", "scheduling")
+    )
+    """Most requests with pages of the KV cache; others wait."""
+    max_step_ms: float = field(
+        default=250.0,
+        metadata=_flag("time of a step while another request waits", "scheduling"),
+    )
+    """Milliseconds after which a step should end while another caller's request decodes or waits:
+    prompts are read in parts of that time."""
     seed: int = 0
     """Seed of requests that bring none, together with the number of requests before them."""
 
@@ -75,7 +90,13 @@ class EngineConfig:
         _one_of("speculative", self.speculative, "mtp or off", ("mtp", "off"))
         if self.num_pages is not None and self.num_pages < 1:
             raise UsageError(f"`num_pages` is {self.num_pages}, expected at least 1")
-        _ = self.max_memory_bytes
+        if self.num_pages is not None and self.kv_cache_memory is not None:
+            raise UsageError("give `num_pages` or `kv_cache_memory`, not both")
+        if self.max_num_seqs < 1:
+            raise UsageError(f"`max_num_seqs` is {self.max_num_seqs}, expected at least 1")
+        if not 0 < self.max_step_ms < math.inf:
+            raise UsageError(f"`max_step_ms` is {self.max_step_ms}, expected more than 0")
+        _ = self.max_memory_bytes, self.kv_cache_memory_bytes
 
     @property
     def most_drafts(self) -> int:
@@ -86,6 +107,12 @@ class EngineConfig:
     def max_memory_bytes(self) -> int | None:
         """`max_memory` as a number."""
         return None if self.max_memory is None else parse_bytes(self.max_memory, "max_memory")
+
+    @property
+    def kv_cache_memory_bytes(self) -> int | None:
+        """`kv_cache_memory` as a number."""
+        text = self.kv_cache_memory
+        return None if text is None else parse_bytes(text, "kv_cache_memory")
 
 
 DEFAULTS = EngineConfig()

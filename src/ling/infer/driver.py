@@ -1,24 +1,31 @@
-"""The thread that runs an engine: an inbox of messages, and a sink for what each request gets.
+"""The thread that runs an engine: an inbox of messages, and sinks for what the requests get.
 
 Nothing waits for a running step: submitting checks a request in the caller's thread and leaves a
-message, which the engine thread takes before its next step.
+message, which the engine thread takes before its next step. What a step brought leaves in one call
+for each sink, however many requests it has.
 """
 
 from __future__ import annotations
 
 import atexit
+import logging
 import queue
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from ..errors import RequestError
 from .engine import Engine
 from .logprobs import LogprobRows
-from .request import Request, SamplingParams
+from .request import DEFAULT_SCHEDULING, Request, SamplingParams, SchedulingParams
 
 # A thread without work ends after a while, so that an engine that nobody uses can be collected.
 IDLE_S = 60.0
+# After so many steps in a row that failed as a whole, the engine is reported as dead.
+MAX_FAILURES = 3
+
+log = logging.getLogger("ling.infer")
 
 
 @dataclass(slots=True)
@@ -34,24 +41,27 @@ class RequestEvent:
     error: Exception | None = None
 
 
-# Called in the engine thread, so it must neither block nor raise.
-Sink = Callable[[RequestEvent], None]
+# Called in the engine thread with all that a step brought for it: it must neither block nor raise.
+Sink = Callable[[list["Update"]], None]
 
 
 class Submission(NamedTuple):
-    """One request to come: see `Engine.request`."""
+    """One request to come: see `Engine.request`. `context` is the sink's own, see `Handle`."""
 
     token_ids: list[int]
     params: SamplingParams
     sink: Sink
     seed_offset: int = 0
+    context: Any = None
+    cache_salt: str = ""
+    scheduling: SchedulingParams = DEFAULT_SCHEDULING
 
 
 class Handle:
-    """A submitted request, as its caller sees it."""
+    """A submitted request, as its caller sees it; `context` is what the submission carried."""
 
-    def __init__(self, driver: Driver, request: Request, sink: Sink) -> None:
-        self._driver, self.request, self._sink = driver, request, sink
+    def __init__(self, driver: Driver, request: Request, sink: Sink, context: Any) -> None:
+        self._driver, self.request, self.sink, self.context = driver, request, sink, context
         self._num_sent = 0
 
     def abort(self) -> None:
@@ -59,29 +69,37 @@ class Handle:
         if self.request.finish_reason is None:
             self._driver.abort(self)
 
-    def send(self) -> None:
-        """Tell the sink what is new; engine thread only."""
+    def take(self) -> RequestEvent:
+        """What is new since the last time; engine thread only."""
         request = self.request
         tokens = request.tokens[request.num_prompt_tokens + self._num_sent :]
-        if tokens or request.finish_reason is not None:
-            logprobs = request.logprobs[self._num_sent :]
-            self._num_sent += len(tokens)
-            end = (None if request.error else request.finish_reason), request.stop_reason
-            self._sink(RequestEvent(tokens, logprobs, *end, request.error))
+        logprobs = request.logprobs[self._num_sent :]
+        self._num_sent += len(tokens)
+        end = (None if request.error else request.finish_reason), request.stop_reason
+        return RequestEvent(tokens, logprobs, *end, request.error)
 
-    def fail(self, error: Exception) -> None:
-        """Tell the sink that there will be no more; engine thread only."""
-        self._sink(RequestEvent(error=error))
+
+class Update(NamedTuple):
+    """What a step brought for one request."""
+
+    handle: Handle
+    event: RequestEvent
 
 
 class Driver:
-    """One daemon thread that steps the engine while there is work."""
+    """One daemon thread that steps the engine while there is work.
+
+    A step that fails as a whole ends all its requests, and the next ones run; after some in a row
+    the driver is dead: `failure` says why, and submitting is refused with status 503.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+        self.failure: Exception | None = None
         # Messages are functions; the engine thread calls them between steps.
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._handles: dict[Request, Handle] = {}
+        self._num_failures = 0
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
         self._is_ending = False
@@ -94,16 +112,27 @@ class Driver:
         return handle
 
     def submit_all(self, submissions: Sequence[Submission]) -> list[Handle]:
-        """Queue all requests at once, or none when one of them is unusable."""
-        handles = [
-            Handle(self, self.engine.request(s.token_ids, s.params, s.seed_offset), s.sink)
-            for s in submissions
-        ]
+        """Queue all requests of one caller, or none when one of them is unusable."""
+        if self.failure is not None:
+            raise RequestError(
+                "the engine has failed several times in a row and has stopped; its log says why",
+                status=503,
+                code="engine_failed",
+            ) from self.failure
+        handles = [self._handle(s) for s in submissions]
+        for handle in handles:
+            handle.request.group = handles[0].request.id
         self._post(lambda: self._add(handles))
         return handles
 
+    def _handle(self, s: Submission) -> Handle:
+        request = self.engine.request(
+            s.token_ids, s.params, s.seed_offset, s.cache_salt, s.scheduling
+        )
+        return Handle(self, request, s.sink, s.context)
+
     def abort(self, handle: Handle) -> None:
-        """Drop a request between two steps."""
+        """Drop a request between two steps; its sink hears no more of it."""
         self._post(lambda: self._drop(handle.request))
 
     def _post(self, message: Callable[[], None]) -> None:
@@ -158,14 +187,38 @@ class Driver:
         try:
             touched = self.engine.step()
         except Exception as error:
-            for request, handle in list(self._handles.items()):
-                self._drop(request)
-                handle.fail(error)
+            self._fail_all(error)
             return
+        self._num_failures = 0
+        updates = []
         for request in touched:
-            waiting = self._handles.get(request)
-            if waiting is None:
+            handle = self._handles.get(request)
+            if handle is None:
                 continue
-            waiting.send()
             if request.finish_reason is not None:
                 del self._handles[request]
+            updates.append(Update(handle, handle.take()))
+        self._send(updates)
+
+    def _fail_all(self, error: Exception) -> None:
+        log.error("a step of the engine failed", exc_info=error)
+        self._num_failures += 1
+        if self._num_failures >= MAX_FAILURES:
+            self.failure = error
+        handles = list(self._handles.values())
+        for handle in handles:
+            self._drop(handle.request)
+        self._send([Update(handle, RequestEvent(error=error)) for handle in handles])
+
+    def _send(self, updates: list[Update]) -> None:
+        """One call for each sink; one that raises loses its requests, and nobody else's."""
+        by_sink: dict[Sink, list[Update]] = {}
+        for update in updates:
+            by_sink.setdefault(update.handle.sink, []).append(update)
+        for sink, own in by_sink.items():
+            try:
+                sink(own)
+            except Exception as error:
+                log.error("a sink failed; its requests end", exc_info=error)
+                for update in own:
+                    self._drop(update.handle.request)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import islice
 
@@ -12,17 +12,21 @@ import torch
 from torch import Tensor
 
 from ..config.engine import DEFAULTS, EngineConfig
+from ..config.model import ModelConfig
 from ..errors import RequestError, UsageError
+from ..text import size
 from .choice import Chosen, next_choices
 from .drafting import Drafter
+from .failures import alone, run_step
 from .limits import Limits
 from .memory import default_pages
-from .pages import PagePool
-from .request import Request, SamplingParams, whole_numbers
+from .pages import PAGE, PagePool
+from .request import DEFAULT_SCHEDULING, Request, SamplingParams, SchedulingParams, whole_numbers
 from .runner import HasId, Runner
 from .scheduler import ScheduledRequest, Scheduler
 from .scoring import score_prompt
 from .stats import Stats
+from .step_cost import StepCost
 
 
 class Engine:
@@ -55,11 +59,15 @@ class Engine:
         self.num_drafts = config.most_drafts
         self.stop_token_ids = frozenset(stop_token_ids)
         most = self.max_model_len + self.num_drafts + 1
-        size = runner.page_bytes()
-        self.pool = PagePool(config.num_pages or default_pages(most, size, runner.mapped_bytes))
+        page_bytes = runner.page_bytes()
+        self.pool = PagePool(
+            config.num_pages or _num_pages(config, most, page_bytes, runner.mapped_bytes)
+        )
         runner.allocate(self.pool.num_pages)
         runner.ban_ids(has_id)
-        self.scheduler = Scheduler(self.pool, runner.max_step_tokens, config)
+        self.scheduler = Scheduler(
+            self.pool, runner.max_step_tokens, config, StepCost(_expert_share(model))
+        )
         self.drafter = Drafter(self.num_drafts, adaptive, self.stop_token_ids)
         self.limits = Limits(
             model.vocab_size, self.max_model_len, self.pool.num_pages, self.num_drafts
@@ -74,6 +82,7 @@ class Engine:
         params: SamplingParams,
         seed_offset: int = 0,
         cache_salt: str = "",
+        scheduling: SchedulingParams = DEFAULT_SCHEDULING,
     ) -> Request:
         """Check and number a request, without queueing it; any thread may, also during a step.
 
@@ -88,7 +97,7 @@ class Engine:
         self.limits.check_results(params, len(ids), max_tokens)
         number = next(self._numbers)
         seed = self.seed * 1_000_003 + number if params.seed is None else params.seed
-        return Request(number, ids, params, seed + seed_offset, max_tokens, cache_salt)
+        return Request(number, ids, params, seed + seed_offset, max_tokens, cache_salt, scheduling)
 
     def add(
         self,
@@ -96,9 +105,10 @@ class Engine:
         params: SamplingParams,
         seed_offset: int = 0,
         cache_salt: str = "",
+        scheduling: SchedulingParams = DEFAULT_SCHEDULING,
     ) -> Request:
         """Queue a request; raises what `request` does."""
-        request = self.request(token_ids, params, seed_offset, cache_salt)
+        request = self.request(token_ids, params, seed_offset, cache_salt, scheduling)
         self.scheduler.add(request)
         return request
 
@@ -117,22 +127,25 @@ class Engine:
     def step(self) -> list[Request]:
         """Advance the batch by one forward pass; returns the requests that got tokens or failed."""
         begin = time.perf_counter()
+        late = self.scheduler.expire(time.monotonic())
         step = self.scheduler.schedule()
         if not step:
-            return []
-        hidden = self.runner.forward([i for s in step for i in s.ids], [s.segment() for s in step])
+            return late
+        step, failed, hidden = run_step(self.runner, step)
+        for request in failed:
+            self.scheduler.drop(request)
         for s in step:
-            _alone(s.request, partial(score_prompt, self.runner, s, hidden))
+            alone(s.request, partial(score_prompt, self.runner, s, hidden))
         verified = self._advance(step, hidden)
         if self.num_drafts:
             self.drafter.draft(self.runner, step, verified, hidden)
-        self.scheduler.end_step(step)
-        self.runner.step_done()
         seconds = time.perf_counter() - begin
+        self.scheduler.end_step(step, seconds)
+        self.runner.step_done()
         self.stats.seconds += seconds
         if self.num_drafts:
             self.drafter.observe(step, verified, seconds)
-        return [s.request for s in step if s.reaches_end or s.request.error]
+        return late + failed + [s.request for s in step if s.reaches_end or s.request.error]
 
     def _advance(self, step: list[ScheduledRequest], hidden: Tensor) -> list[int]:
         """Choose tokens; returns how many rows of each request are now verified."""
@@ -169,7 +182,7 @@ class Engine:
         request, num_accepted = s.request, 0
         for i in range(s.num_drafts + 1):
             if request.finish_reason is None:
-                _alone(request, partial(self._emit, request, chosen[i]))
+                alone(request, partial(self._emit, request, chosen[i]))
             if request.finish_reason is not None or i == s.num_drafts:
                 break
             if not self.agrees(request, request.drafts[i]):
@@ -207,9 +220,19 @@ class Engine:
         return not params.ignore_eos and token in self.stop_token_ids
 
 
-def _alone(request: Request, work: Callable[[], None]) -> None:
-    """Do work for one request of a step; where it cannot be done, this request fails alone."""
-    try:
-        work()
-    except RequestError as error:
-        request.fail(error)
+def _num_pages(config: EngineConfig, most: int, page_bytes: int, mapped: int) -> int:
+    """Pages of the KV cache for requests of at most `most` positions."""
+    given = config.kv_cache_memory_bytes
+    if given is None:
+        return default_pages(most, page_bytes, mapped)
+    if given < page_bytes:
+        raise UsageError(
+            f"`kv_cache_memory` is {size(given)}, and a page of {PAGE} positions takes "
+            f"{size(page_bytes)}"
+        )
+    return given // page_bytes
+
+
+def _expert_share(model: ModelConfig) -> float:
+    """The share of a layer's experts that one token reaches."""
+    return model.num_experts_per_tok / model.num_experts if model.num_experts else 1.0

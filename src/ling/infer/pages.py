@@ -52,14 +52,16 @@ class PagePool:
         self.ref_counts = [0] * num_pages
         self.content: dict[int, Content] = {}  # page → its content
         self.index: dict[Content, tuple[int, int]] = {}  # → (page, serial number)
-        # Pages without users whose content may still be wanted, oldest first.
+        # Pages without users whose content may still be wanted, oldest first; those of finished
+        # chat turns, which the next turn continues, are evicted after all others.
         self.cached: OrderedDict[int, None] = OrderedDict()
+        self.cached_turns: OrderedDict[int, None] = OrderedDict()
         self._serial = 0
 
     @property
     def available(self) -> int:
         """Pages that a request could get now."""
-        return len(self.free_pages) + len(self.cached)
+        return len(self.free_pages) + len(self.cached) + len(self.cached_turns)
 
     def allocate(self, table: BlockTable, positions: int) -> bool:
         """Grow a block table to `positions`; False, and nothing changed, when too few are free."""
@@ -73,7 +75,7 @@ class PagePool:
         if self.free_pages:
             page = self.free_pages.pop()
         else:
-            page, _ = self.cached.popitem(last=False)
+            page, _ = (self.cached or self.cached_turns).popitem(last=False)
             # What was built on it can no longer be reached; it leaves when its own turn comes.
             del self.index[self.content.pop(page)]
         self.ref_counts[page] = 1
@@ -81,12 +83,19 @@ class PagePool:
 
     def free(self, table: BlockTable) -> None:
         """Empty a block table; its pages without other users become free, or stay cached."""
+        self._free(table, self.cached)
+
+    def free_turn(self, table: BlockTable) -> None:
+        """`free` for a finished chat turn: what stays cached is evicted last."""
+        self._free(table, self.cached_turns)
+
+    def _free(self, table: BlockTable, cached: OrderedDict[int, None]) -> None:
         # Last page first: a prefix outlives what was built on it.
         for page in reversed(table.pages):
             self.ref_counts[page] -= 1
             if not self.ref_counts[page]:
                 if page in self.content:
-                    self.cached[page] = None
+                    cached[page] = None
                 else:
                     self.free_pages.append(page)
         table.pages, table.published, table.prefix = [], 0, 0
@@ -103,6 +112,7 @@ class PagePool:
             page, table.prefix = found
             self.ref_counts[page] += 1
             self.cached.pop(page, None)
+            self.cached_turns.pop(page, None)
             table.pages.append(page)
         table.published = len(table.pages)
         return table.published * PAGE

@@ -183,6 +183,23 @@ def _is_whole_float(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, Integral) and value == value // 1
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SchedulingParams:
+    """When a request runs; it never changes its tokens."""
+
+    priority: int = 0
+    """Lower runs first."""
+    share_key: str = ""
+    """Requests of one priority share the engine by this key, not by their number."""
+    deadline: float | None = None
+    """`time.monotonic()` at which the request fails with status 504."""
+    is_chat_turn: bool = False
+    """Whether a later request is likely to continue this one: its pages are evicted last."""
+
+
+DEFAULT_SCHEDULING = SchedulingParams()
+
+
 @dataclass(eq=False)
 class Request:
     """One sequence: `tokens` = prompt + output; keys and values of its first
@@ -194,6 +211,12 @@ class Request:
     seed: int
     max_tokens: int
     cache_salt: str = ""
+    scheduling: SchedulingParams = DEFAULT_SCHEDULING
+    group: int = -1
+    """Requests of one caller, who waits for all of them; by default a request's own number."""
+    # Since when it waits for its turn, and the prompt tokens it got since (`turns.py`).
+    turn: int = 0
+    turn_tokens: int = 0
     num_prompt_tokens: int = 0
     num_computed_tokens: int = 0
     block_table: BlockTable = field(default_factory=BlockTable)
@@ -218,10 +241,27 @@ class Request:
 
     def __post_init__(self) -> None:
         self.num_prompt_tokens = len(self.tokens)
+        if self.group < 0:
+            self.group = self.id
 
     def fail(self, error: RequestError) -> None:
         """End with an error, which is this request's alone."""
         self.finish_reason, self.error = "error", error
+
+    @property
+    def priority(self) -> int:
+        """Lower runs first."""
+        return self.scheduling.priority
+
+    @property
+    def share_key(self) -> str:
+        """Whose share of the engine it takes; without a name, that of its cache salt."""
+        return self.scheduling.share_key or self.cache_salt
+
+    @property
+    def is_decoding(self) -> bool:
+        """Whether all tokens but the last are computed, so that a step brings the next one."""
+        return 0 < self.num_computed_tokens >= len(self.tokens) - 1
 
     @property
     def output(self) -> list[int]:

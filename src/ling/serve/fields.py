@@ -25,7 +25,6 @@ IGNORED: dict[str, type] = {
     "verbosity": str,
     "prediction": dict,
     "request_id": str,
-    "priority": int,
 }
 # Fields that this server cannot honour, with the values that ask for nothing: some clients always
 # send them.

@@ -72,7 +72,7 @@ def problem_response(error: RequestError, headers: dict[str, str] | None = None)
     """The reply for `error`, with the headers its status asks for."""
     headers = dict(headers or {})
     if error.status in (429, 503):
-        headers["Retry-After"] = str(RETRY_AFTER_S)
+        headers["Retry-After"] = str(error.retry_after_s or RETRY_AFTER_S)
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return Response(problem_json(error), error.status, headers, media_type="application/json")

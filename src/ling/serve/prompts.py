@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from ..data.tokenizer import Tokenizer
     from ..infer.request import SamplingParams
     from ..llm import LLM
-    from ..outputs import RequestOutput
     from .service import Job
 
 DEFAULT_COMPLETION_TOKENS = 16
@@ -73,10 +72,12 @@ def completion_prompts(llm: LLM, body: CompletionRequest) -> list[list[int]]:
     return [encode_text(llm, p) if isinstance(p, str) else _check_ids(llm, p) for p in body.prompt]
 
 
-def score(llm: LLM, jobs: Sequence[Job], top: int) -> list[RequestOutput]:
-    """Log probabilities of whole prompts, and one new token each, all prompts in one call."""
-    params = [replace(job.params, max_tokens=1, min_tokens=0, prompt_logprobs=top) for job in jobs]
-    return llm.generate([{"prompt_token_ids": job.prompt_token_ids} for job in jobs], params)
+def scoring_jobs(jobs: Sequence[Job], top: int) -> list[Job]:
+    """The same prompts with log probabilities of all their tokens, and one new token each."""
+    return [
+        replace(job, params=replace(job.params, max_tokens=1, min_tokens=0, prompt_logprobs=top))
+        for job in jobs
+    ]
 
 
 def chat_params(llm: LLM, body: ChatRequest, prompt: list[int]) -> list[SamplingParams]:

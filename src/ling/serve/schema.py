@@ -38,6 +38,7 @@ MAX_STOP_LENGTH = 1024
 MAX_PROMPTS = 128
 MAX_MESSAGES = 4096
 MAX_BIASED = 1024
+MAX_TIMEOUT_S = 24 * 3600
 
 
 def _whole_text(text: str) -> str:
@@ -199,6 +200,12 @@ class Sampling(Body):
     ignore_eos: StrictBool | None = None
     skip_special_tokens: StrictBool | None = None
     include_stop_str_in_output: StrictBool | None = None
+    priority: Annotated[Whole, Field(ge=-(2**31), lt=2**31)] | None = None
+    """Lower runs first; 0 by default."""
+    timeout_s: Annotated[Number, Field(gt=0, le=MAX_TIMEOUT_S)] | None = None
+    """Seconds after which the request fails with status 504."""
+    cache_salt: Annotated[Text, Field(min_length=1, max_length=256)] | None = None
+    """Cached prefixes are shared only between requests of one salt, which is also a share key."""
 
     def _check_best_of(self, n: int) -> None:
         if self.best_of is None or self.best_of == n:

@@ -1,33 +1,35 @@
-"""The server's state, and the bridge from generation threads to the event loop.
+"""The server's state: the model, what is running on it, and how much may.
 
-The event loop never computes: whatever touches the model or the tokenizer runs in a thread of the
-pool, and its results come back through an asyncio queue.
+The event loop never computes: prompts are tokenised in a few threads, one thread makes the text of
+all streams (`output.py`), and the engine has its own. No request has a thread to itself.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import threading
+import math
 import time
-from collections.abc import AsyncIterator, Callable, Generator, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import RequestError
+from .output import ChoiceStream, OutputThread
 
 if TYPE_CHECKING:
-    from ..infer.request import SamplingParams
+    from ..infer.driver import Handle
+    from ..infer.request import SamplingParams, SchedulingParams
     from ..llm import LLM
     from ..outputs import StreamChunk
 
-    # What a job says: something new, how it failed, or None at its end.
-    Event = tuple[int, StreamChunk | BaseException | None]
-
 T = TypeVar("T")
-MAX_CHOICES_WAITING = 1024
-MAX_THREADS = 64
+MAX_CHOICES = 1024
+"""Choices that run or wait; what comes beyond them is refused."""
+MAX_TEXTS = 256
+"""Texts that wait to be tokenised, beside the prompts of those choices."""
+NUM_THREADS = 4
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,33 @@ class Job:
 
     prompt_token_ids: list[int]
     params: SamplingParams
+
+
+@dataclass(frozen=True)
+class Terms:
+    """When a request runs, and with whom it shares cached prefixes."""
+
+    scheduling: SchedulingParams
+    cache_salt: str = ""
+
+
+class Ends:
+    """How fast choices have ended lately."""
+
+    def __init__(self) -> None:
+        self._last: deque[tuple[float, int]] = deque(maxlen=64)
+
+    def add(self, num_choices: int) -> None:
+        """So many have ended now."""
+        self._last.append((time.monotonic(), num_choices))
+
+    def seconds_for(self, num_choices: int) -> int | None:
+        """Seconds until so many more will have ended, within a minute; None if nothing tells."""
+        if len(self._last) < 2:
+            return None
+        passed = time.monotonic() - self._last[0][0]
+        ended = sum(count for _, count in self._last)
+        return min(max(math.ceil(num_choices * passed / ended), 1), 60)
 
 
 class Service:
@@ -49,9 +78,11 @@ class Service:
         self.created = int(time.time())
         self.draining = False
         self.failure: BaseException | None = None
-        self._num_calls = 0
+        self._num_calls = self._num_texts = 0
         self._running: set[Generation] = set()
-        self._pool = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="ling-serve")
+        self._ends = Ends()
+        self._pool = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="ling-tokenize")
+        self._output: OutputThread | None = None
 
     def require(self) -> LLM:
         """The model; raises `RequestError` 503 when it is not to be had."""
@@ -61,11 +92,13 @@ class Service:
             raise RequestError("the server is shutting down", status=503, code="shutting_down")
         if self.llm is None:
             raise RequestError("the model is still loading", status=503, code="loading")
+        if self.llm.failure is not None:
+            raise RequestError("the engine has failed", status=503, code="engine_failed")
         return self.llm
 
     @property
     def num_running(self) -> int:
-        """Choices that are being generated or wait for it."""
+        """Choices that are being tokenised, generated or wait for it."""
         return sum(g.num_open for g in self._running)
 
     @property
@@ -81,15 +114,51 @@ class Service:
         finally:
             self._num_calls -= 1
 
-    def generate(self, jobs: Sequence[Job]) -> Generation:
-        """Start `jobs`; the caller must close what it gets. Raises `RequestError` 429 when full."""
-        llm = self.require()
-        if self.num_running + len(jobs) > MAX_CHOICES_WAITING and self._running:
-            raise RequestError("too many requests are waiting", status=429)
-        generation = Generation(llm, jobs, self._running.discard)
+    async def call_text(self, work: Callable[[], T]) -> T:
+        """Run the work of a request that is not admitted otherwise; raises `RequestError` 429."""
+        if self._num_texts >= MAX_TEXTS:
+            raise RequestError("too many texts wait to be tokenised", status=429)
+        self._num_texts += 1
+        try:
+            return await self.call(work)
+        finally:
+            self._num_texts -= 1
+
+    def admit(self, num_choices: int, terms: Terms) -> Generation:
+        """Take a request of so many choices, before anything is done for it; the caller must close
+        what it gets. Raises `RequestError` 429 when too many run and wait already."""
+        self.require()
+        if self.num_running + num_choices > MAX_CHOICES and self._running:
+            raise RequestError(
+                "too many requests are waiting",
+                status=429,
+                retry_after_s=self._ends.seconds_for(num_choices),
+            )
+        return self._generation(num_choices, terms)
+
+    def part_of(self, admitted: Generation, num_choices: int) -> Generation:
+        """More work for an admitted request, which ends with it."""
+        part = self._generation(num_choices, admitted.terms)
+        admitted.parts.append(part)
+        return part
+
+    def _generation(self, num_choices: int, terms: Terms) -> Generation:
+        generation = Generation(self._output_thread(), num_choices, terms, self._end)
         self._running.add(generation)
-        generation.start(self._pool)
         return generation
+
+    def _end(self, generation: Generation) -> None:
+        if generation in self._running:
+            self._running.remove(generation)
+            self._ends.add(generation.num_choices)
+
+    def _output_thread(self) -> OutputThread:
+        loop = asyncio.get_running_loop()
+        if self._output is None or self._output.loop is not loop:
+            if self._output is not None:
+                self._output.close()
+            self._output = OutputThread(loop)
+        return self._output
 
     def stop_all(self) -> None:
         """End every running generation with an error (the drain limit is over)."""
@@ -100,105 +169,134 @@ class Service:
         """End the threads."""
         self.stop_all()
         self._pool.shutdown(wait=False, cancel_futures=True)
+        if self._output is not None:
+            self._output.close()
 
 
 class Generation:
-    """The choices of one request while they are being generated; lives on the event loop."""
+    """The choices of one request from admission to end; lives on the event loop.
 
-    def __init__(self, llm: LLM, jobs: Sequence[Job], on_end: Callable[[Generation], Any]) -> None:
-        self._llm, self._jobs, self._on_end = llm, list(jobs), on_end
-        self._loop = asyncio.get_running_loop()
-        self._queue: asyncio.Queue[Event] = asyncio.Queue()
-        self._first: Event | None = None
-        self._cancelled = threading.Event()
-        self.num_open = len(self._jobs)
+    Until `start` it only counts; a part that is done, or was never begun, does not.
+    """
+
+    def __init__(
+        self,
+        output: OutputThread,
+        num_choices: int,
+        terms: Terms,
+        on_end: Callable[[Generation], Any],
+    ) -> None:
+        self._output, self.terms, self._on_end = output, terms, on_end
+        self._pieces: dict[int, StreamChunk] = {}
+        self._error: BaseException | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._handles: list[Handle] = []
+        self.num_choices = self.num_open = num_choices
         self.num_tokens = 0
+        self.is_closed = False
+        self.parts: list[Generation] = []
+        """Work for the same request, which ends with it."""
 
-    def start(self, pool: ThreadPoolExecutor) -> None:
-        """Give every job to a thread."""
-        for index in range(len(self._jobs)):
-            pool.submit(self._run, index)
+    def start(self, llm: LLM, jobs: Sequence[Job]) -> list[Handle]:
+        """Queue the choices in the engine; any thread. Raises what the engine refuses."""
+        from ..infer.driver import Submission
+
+        streams = [ChoiceStream(self, i, llm.text_stream(job.params)) for i, job in enumerate(jobs)]
+        self._handles = llm.submit(
+            [
+                Submission(
+                    job.prompt_token_ids,
+                    job.params,
+                    self._output.sink,
+                    context=stream,
+                    cache_salt=self.terms.cache_salt,
+                    scheduling=self.terms.scheduling,
+                )
+                for job, stream in zip(jobs, streams, strict=True)
+            ]
+        )
+        if self.is_closed:  # meanwhile
+            self.close()
+        return self._handles
 
     async def settle(self, wait_s: float) -> None:
         """Wait a little for the first sign; raises what the engine refused, while a status can
         still tell it."""
-        try:
-            self._first = await asyncio.wait_for(self._queue.get(), wait_s)
-        except asyncio.TimeoutError:
-            return
-        if isinstance(self._first[1], BaseException):
-            raise self._first[1]
+        if not self._pieces and self._error is None:
+            await self._wait(wait_s)
+        if self._error is not None and not self._pieces:
+            raise self._error
 
     async def pieces(
         self, idle_s: float | None = None
     ) -> AsyncIterator[tuple[int, StreamChunk] | None]:
-        """Yield (job, chunk) as they come, and None after each `idle_s` seconds of silence.
+        """Yield (choice, chunk) as they come, and None after each `idle_s` seconds of silence.
 
-        Raises what a job raised; the other jobs are then stopped.
+        Raises what a choice raised; the others are then stopped.
         """
         try:
-            unfinished = len(self._jobs)
-            while unfinished:
-                try:
-                    index, item = await self._next(idle_s)
-                except asyncio.TimeoutError:
-                    yield None
+            while self._pieces or self.num_open:
+                if not self._pieces:
+                    if self._error is not None:
+                        raise self._error
+                    if not await self._wait(idle_s):
+                        yield None
                     continue
-                if isinstance(item, BaseException):
-                    raise item
-                if item is None:
-                    unfinished -= 1
-                elif item.finish_reason == "abort":
-                    raise RequestError("the engine gave this request up", status=503)
-                else:
-                    self.num_tokens += len(item.token_ids)
-                    yield index, item
+                pieces, self._pieces = self._pieces, {}
+                for index, chunk in pieces.items():
+                    if chunk.finish_reason == "abort":
+                        raise RequestError("the engine gave this request up", status=503)
+                    self.num_tokens += len(chunk.token_ids)
+                    yield index, chunk
         finally:
             self.close()
 
-    async def _next(self, timeout_s: float | None) -> Event:
-        if self._first is None:
-            return await asyncio.wait_for(self._queue.get(), timeout_s)
-        first, self._first = self._first, None
-        return first
+    async def _wait(self, timeout_s: float | None) -> bool:
+        """Wait for something new; False when nothing came in time."""
+        loop = self._output.loop
+        self._waiter = waiter = loop.create_future()
+        timer = None if timeout_s is None else loop.call_later(timeout_s, _wake, waiter)
+        try:
+            await waiter
+        finally:
+            self._waiter = None
+            if timer is not None:
+                timer.cancel()
+        return bool(self._pieces) or self._error is not None
+
+    def put(self, index: int, chunk: StreamChunk | None, error: BaseException | None) -> None:
+        """Take what is new of a choice; on the event loop."""
+        if self.is_closed:
+            return
+        self._error = self._error or error
+        if chunk is not None:
+            self.num_open -= chunk.finish_reason is not None
+            if index in self._pieces:
+                self._pieces[index].extend(chunk)
+            else:
+                self._pieces[index] = chunk
+        if self._waiter is not None:
+            _wake(self._waiter)
 
     def fail(self, error: BaseException) -> None:
         """Stop, and let `pieces` raise `error`."""
-        self._cancelled.set()
-        self._queue.put_nowait((0, error))
+        self.put(0, None, error)
+        self._abort()
 
     def close(self) -> None:
-        """Stop at the next token; harmless when done already."""
-        self._cancelled.set()
+        """Stop before the engine's next step and free what it had; harmless when done already."""
+        self.is_closed = True
+        self.num_open = 0
+        self._abort()
+        for part in self.parts:
+            part.close()
+        self._on_end(self)
 
-    def _run(self, index: int) -> None:
-        """Body of one thread."""
-        job = self._jobs[index]
-        end: BaseException | None = None
-        try:
-            if not self._cancelled.is_set():
-                self._drain(index, job)
-        except BaseException as error:  # the loop's side decides what it means
-            end = error
-        self._tell(self._finish, index, end)
+    def _abort(self) -> None:
+        for handle in self._handles:
+            handle.abort()
 
-    def _drain(self, index: int, job: Job) -> None:
-        prompt = {"prompt_token_ids": job.prompt_token_ids}
-        # Closing the iterator is what aborts the request in the engine and frees its pages.
-        chunks = cast("Generator[StreamChunk, None, None]", self._llm.stream(prompt, job.params))
-        with contextlib.closing(chunks):
-            for chunk in chunks:
-                if self._cancelled.is_set():
-                    return
-                self._tell(self._queue.put_nowait, (index, chunk))
 
-    def _tell(self, function: Callable[..., None], *args: Any) -> None:
-        # The loop is gone when the server stops before its threads: nobody listens any more.
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(function, *args)
-
-    def _finish(self, index: int, end: BaseException | None) -> None:
-        self._queue.put_nowait((index, end))
-        self.num_open -= 1
-        if not self.num_open:
-            self._on_end(self)
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)

@@ -1,0 +1,70 @@
+"""What of a step fails: one request alone, or all of it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from torch import Tensor
+
+from ..errors import RequestError
+from .request import Request
+from .runner import Runner
+from .scheduler import ScheduledRequest, assign_rows
+
+log = logging.getLogger("ling.infer")
+
+
+def alone(request: Request, work: Callable[[], None]) -> None:
+    """Do work for one request of a step; where it cannot be done, this request fails alone."""
+    try:
+        work()
+    except RequestError as error:
+        request.fail(error)
+    except Exception as error:
+        log.error("request %d failed", request.id, exc_info=error)
+        request.fail(_unexpected(error))
+
+
+def run_step(
+    runner: Runner, step: list[ScheduledRequest]
+) -> tuple[list[ScheduledRequest], list[Request], Tensor]:
+    """Run the model over a step; returns what ran, the requests that failed, and hidden states.
+
+    Where the model raises, every request is tried alone: those for which it raises again fail, and
+    the others run without them, which changes none of their tokens. Raises what it raises for all.
+    """
+    try:
+        return step, [], _forward(runner, step)
+    except Exception as error:
+        if len(step) == 1:
+            raise
+        cause = error
+    log.error("the model failed on a step: trying its %d requests alone", len(step), exc_info=cause)
+    failed = [s.request for s in step if not _runs(runner, s)]
+    rest = [s for s in step if s.request.error is None]
+    if not rest:
+        raise cause
+    assign_rows(rest)
+    return rest, failed, _forward(runner, rest)
+
+
+def _forward(runner: Runner, step: list[ScheduledRequest]) -> Tensor:
+    return runner.forward([i for s in step for i in s.ids], [s.segment() for s in step])
+
+
+def _runs(runner: Runner, scheduled: ScheduledRequest) -> bool:
+    assign_rows([scheduled])
+    try:
+        _forward(runner, [scheduled])
+    except Exception as error:
+        scheduled.request.fail(_unexpected(error))
+        return False
+    return True
+
+
+def _unexpected(error: Exception) -> RequestError:
+    """What may be told to a client; the cause is for the log, and for a caller in this process."""
+    told = RequestError("the engine failed on this request", status=500)
+    told.__cause__ = error
+    return told
