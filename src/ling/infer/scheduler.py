@@ -70,7 +70,8 @@ class Scheduler:
         cost: StepCost | None = None,
     ) -> None:
         self.pool, self.max_step_tokens = pool, max_step_tokens
-        self.num_drafts, self.max_num_seqs = config.most_drafts, config.max_num_seqs
+        self.num_drafts, self.uses_mtp = config.most_drafts, config.uses_mtp
+        self.max_num_seqs = config.max_num_seqs
         self.allowance = Allowance(config.max_step_ms / 1000, cost or StepCost())
         self.waiting = Turns()
         self.running: list[Request] = []
@@ -258,7 +259,7 @@ class Scheduler:
     def _forget(self, request: Request) -> None:
         self.pool.free(request.block_table)
         request.num_computed_tokens = request.num_mtp_computed_tokens = 0
-        request.drafts, request.backlog = [], []
+        request.drafts, request.backlogs, request.follows_mtp = [], [], True
 
     def end_step(self, step: list[ScheduledRequest], seconds: float) -> None:
         """Offer full pages to other requests, free those of finished ones, and learn how long a
@@ -271,7 +272,7 @@ class Scheduler:
                 continue
             # A page is whole once the MTP layer, too, has filled it.
             done = request.num_computed_tokens
-            if self.num_drafts:
+            if self.uses_mtp:
                 done = min(done, request.num_mtp_computed_tokens)
             self.pool.publish(request.block_table, request.tokens, request.cache_salt, done)
             if request.finish_reason is not None:
