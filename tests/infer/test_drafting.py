@@ -169,6 +169,8 @@ class Clock:
     def perf_counter(self):
         return self.now
 
+    monotonic = perf_counter
+
 
 def charged(runner, clock, row, draft):
     """A forward pass costs 1 and `row` for each further row of a request, a draft `draft`."""

@@ -179,8 +179,9 @@ def test_at_the_end_of_the_process_the_running_step_is_the_last(engine):
     gate.open.set()
     ending.join(30)
     assert not thread.is_alive()
-    assert len(box.events.get(timeout=1).token_ids) == 1
-    assert box.events.empty()
+    ((_, event),) = box.updates.get(timeout=1)
+    assert len(event.token_ids) == 1
+    assert box.updates.empty()
 
 
 def test_at_the_end_of_the_process_an_idle_thread_is_woken(engine):
