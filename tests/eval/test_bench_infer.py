@@ -48,10 +48,37 @@ def test_bench_with_an_int8_cache_reads_less_and_says_so(tmp_path):
 @needs_library
 def test_coin_keeps_about_the_asked_share_of_drafts(tmp_path):
     options = BenchOptions(
-        kind="decode", tokens=60, pairs=5, acceptance=0.75, engine=EngineConfig(speculative="mtp")
+        kind="decode",
+        tokens=60,
+        pairs=5,
+        acceptance=0.75,
+        engine=EngineConfig(speculative="mtp", num_drafts=1),
     )
     report = bench("ling-nano", options, cache=str(tmp_path), log=str)
     assert 0.6 < report["acceptance_measured"] < 0.9
+
+
+@needs_library
+def test_drafting_takes_turns_with_plain_decoding(tmp_path):
+    drafting = EngineConfig(speculative="mtp", num_drafts=2)
+    options = BenchOptions(kind="decode", tokens=20, pairs=2, acceptance=0.75, engine=drafting)
+    report = bench("ling-nano", options, against="plain", cache=str(tmp_path), log=str)
+    assert report["against"] == "plain"
+    assert report["ratio"] > 0
+    ours = Ours(tmp_path / "ling-nano-int4", options)
+    ours.measure_plain()
+    assert ours.engine.stats.drafted == 0
+    ours.measure()
+    assert ours.engine.stats.drafted > 0
+
+
+def test_only_drafting_is_compared_with_plain_decoding(tmp_path):
+    for options in (
+        BenchOptions(kind="decode"),
+        BenchOptions(kind="prefill", engine=EngineConfig(speculative="mtp")),
+    ):
+        with pytest.raises(UsageError, match="without drafts"):
+            bench("ling-nano", options, against="plain", cache=str(tmp_path), log=str)
 
 
 @needs_library

@@ -41,6 +41,15 @@ def test_a_draft_reads_the_mtp_layer_and_its_part_of_the_head():
     assert bytes_of[1] - bytes_of[0] == pytest.approx(2 * extra, rel=1e-3)
 
 
+def test_further_passes_read_the_layer_again():
+    cfg = preset("ling-mini-2.0")
+    once = Step(1, 1, 100, 100, 8, Drafted(1, 8, 16384))
+    twice = once._replace(drafted=Drafted(2, 16, 2 * 16384, passes=2))
+    plain = once._replace(drafted=None)
+    bytes_of = [sum(c.bytes for c in stage_costs(cfg, 4, s).values()) for s in (plain, once, twice)]
+    assert bytes_of[2] - bytes_of[0] == pytest.approx(2 * (bytes_of[1] - bytes_of[0]))
+
+
 def test_int8_pages_are_counted_as_they_are():
     cfg = preset("ling-mini-2.0")
     step = Step(rows=1, head_rows=1, positions=16384, pairs=16384, experts=8)

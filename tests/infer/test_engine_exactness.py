@@ -8,6 +8,7 @@ import random
 import pytest
 import torch
 
+import ling.infer.drafting as drafting_module
 from ling.config.engine import EngineConfig
 from ling.infer.engine import Engine
 from ling.infer.open import runner_for
@@ -127,14 +128,60 @@ def test_pre_empted_requests(fmt, temperature, drafts):
 def test_speculated_tokens(fmt, temperature, drafts, adaptive):
     e = engine(fmt, speculative="mtp", num_drafts=drafts, adaptive=adaptive)
     assert together(e, fmt, temperature) == alone(fmt, temperature)
-    assert e.stats.drafted > 0
+    assert adaptive or e.stats.drafted > 0
 
 
 @formats
-def test_drafts_of_two_mtp_layers(fmt):
-    e = engine(fmt, 2, speculative="mtp", num_drafts=3, adaptive=False)
+@pytest.mark.parametrize("adaptive", [True, False])
+def test_drafts_of_two_mtp_layers(fmt, adaptive):
+    e = engine(fmt, 2, speculative="mtp", num_drafts=3, adaptive=adaptive)
     assert together(e, fmt, 0.8) == alone(fmt, 0.8, 2)
-    assert e.stats.drafted > 0
+    assert adaptive or e.stats.drafted > 0
+
+
+def text_that_repeats(fmt, temperature):
+    """Stands in for the index of n-grams: what comes next, every fourth token of it wrong."""
+    outputs = dict(zip(chosen(fmt), alone(fmt, temperature), strict=True))
+    answers = [(PROMPTS[i], PROMPTS[i] + output) for i, output in outputs.items()]
+
+    class Index:
+        def extend(self, tokens, stop):
+            pass
+
+        def draft(self, tokens, most):
+            whole = next(
+                w for p, w in answers if tokens == w[: len(tokens)] and len(p) < len(tokens)
+            )
+            ahead = range(len(tokens), min(len(tokens) + most, len(whole)))
+            return [(whole[i] + (i % 4 == 0)) % 384 for i in ahead], 5
+
+    return Index
+
+
+@formats
+@temperatures
+@pytest.mark.parametrize("speculative", ["ngram", "auto"])
+def test_tokens_drafted_from_the_text(fmt, temperature, speculative, monkeypatch):
+    want = alone(fmt, temperature)
+    monkeypatch.setattr(drafting_module, "NgramIndex", text_that_repeats(fmt, temperature))
+    mode = {"speculative": speculative, "num_drafts": 3}
+    for adaptive in (True, False):
+        e = engine(fmt, adaptive=adaptive, **mode)
+        assert together(e, fmt, temperature) == want
+    assert 0 < e.stats.accepted < e.stats.drafted
+    e = engine(fmt, num_pages=5, max_model_len=200, **mode)  # requests are pre-empted
+    assert together(e, fmt, temperature) == want
+
+
+@formats
+@pytest.mark.parametrize("speculative", ["ngram", "auto"])
+def test_prefixes_are_shared_with_drafts_from_the_text(fmt, speculative):
+    e = engine(fmt, speculative=speculative)
+    for _ in range(2):
+        request = add(e, len(PROMPTS) - 1, 0.8)
+        finish(e)
+        assert request.output == alone(fmt, 0.8)[-1]
+    assert request.num_cached_tokens == 128
 
 
 @formats
@@ -181,7 +228,8 @@ def test_abort_frees_pages_at_once_and_leaves_others_alone(fmt):
 
 @formats
 def test_ids_without_a_token_are_neither_chosen_nor_drafted(fmt):
-    e, drafted = engine(fmt, has_id=lambda i: i % 3 == 0, speculative="mtp", num_drafts=2), set()
+    mode = {"speculative": "mtp", "num_drafts": 2, "adaptive": False}
+    e, drafted = engine(fmt, has_id=lambda i: i % 3 == 0, **mode), set()
     requests = [add(e, i, 1.5 * (i % 4 > 1)) for i in chosen(fmt)]
     while e.has_work:
         e.step()

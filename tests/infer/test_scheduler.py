@@ -10,6 +10,7 @@ from ling.config.engine import EngineConfig
 from ling.infer.pages import PAGE, PagePool, Segment
 from ling.infer.request import Request, SamplingParams
 from ling.infer.scheduler import MIXED_STEP_TOKENS, Scheduler
+from ling.infer.speculative import Plan
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -215,7 +216,8 @@ def test_prompt_scores_need_every_position_so_nothing_is_reused():
 
 def test_a_page_is_offered_only_once_the_mtp_layer_has_filled_it():
     e = small_engine(speculative="mtp")
-    e.drafter.policy.num_drafts = lambda batch: 0  # drafting does not pay: the layer falls behind
+    # Drafting does not pay: the layer falls behind.
+    e.drafter.policy.plan = lambda batch: Plan(1.0, [9.0] * 4, [9.0] * 4, 0, runs_mtp=False)
     finished(e, [5], n=150)
     mtp_layer = e.config.num_hidden_layers
     keys, _ = e.runner.cache

@@ -6,7 +6,7 @@ import json
 import sys
 from typing import Any
 
-from ..config.engine import EngineConfig
+from ..config.engine import DEFAULTS, EngineConfig
 from ..errors import UsageError
 from ..text import nearest, shown
 from .options import (
@@ -100,9 +100,12 @@ def _bench_inference(kind: str, args: list[str]) -> None:
     )
     engine_flag(parser, "speculative")
     parser.add_argument(
+        "--num-drafts", type=int, default=None, help="always draft so many; default: what pays"
+    )
+    parser.add_argument(
         "--acceptance", type=float, default=None, help="keep drafts by a seeded coin of this chance"
     )
-    parser.add_argument("--against", type=str, default=None, help="llama.cpp")
+    parser.add_argument("--against", type=str, default=None, help="llama.cpp, or plain: no drafts")
     parser.add_argument(
         "--peer-types", type=str, nargs="+", default=None, help="q4_0, q4_k_m, q8_0"
     )
@@ -121,6 +124,8 @@ def _bench_inference(kind: str, args: list[str]) -> None:
     from ..eval import bench_infer
 
     use_threads(ns.threads)
+    adaptive = ns.num_drafts is None
+    ns.num_drafts = DEFAULTS.num_drafts if adaptive else ns.num_drafts
     with naming_flags("context", "tokens", "batch", "pairs", "against", "peer_settings"):
         options = bench_infer.BenchOptions(
             kind=kind,
@@ -129,6 +134,7 @@ def _bench_inference(kind: str, args: list[str]) -> None:
             batch=ns.batch or (16 if kind == "batch" else 1),
             pairs=ns.pairs,
             acceptance=ns.acceptance,
+            adaptive=adaptive,
             engine=config_from(ns, EngineConfig),
         )
         report = bench_infer.bench(

@@ -20,6 +20,8 @@ from ..text import parse_bytes
 F = TypeVar("F", bound=Callable[..., Any])
 DTYPES = ("auto", "bfloat16", "float32")
 KV_CACHE_DTYPES = ("bf16", "int8")
+SPECULATIVE = ("mtp", "ngram", "auto", "off")
+MOST_DRAFTS = 32
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -58,10 +60,11 @@ class EngineConfig:
         default=None, metadata=_flag("longest context, in tokens", "memory")
     )
     """Most tokens of a prompt and its continuation; None is the model's own context."""
-    speculative: str = field(default="off", metadata=_flag("mtp or off", "compute"))
-    """`mtp` drafts tokens with the model's MTP layers, as long as that pays."""
-    num_drafts: int = 1
-    """Most tokens drafted in a step."""
+    speculative: str = field(default="off", metadata=_flag("mtp, ngram, auto or off", "compute"))
+    """How tokens are drafted, where that pays: `mtp` by the model's MTP layers, `ngram` by what
+    followed the last tokens earlier in the text, `auto` by either."""
+    num_drafts: int = field(default=4, metadata=_flag("most tokens drafted in a step", "compute"))
+    """Most tokens drafted in a step of one request."""
     tokenizer: str | Path | None = None
     """Folder of the tokenizer; None is the model's own."""
     num_pages: int | None = None
@@ -72,7 +75,9 @@ class EngineConfig:
     def __post_init__(self) -> None:
         _one_of("dtype", self.dtype, "auto, bfloat16 or float32", DTYPES)
         _one_of("kv_cache_dtype", self.kv_cache_dtype, "bf16 or int8", KV_CACHE_DTYPES)
-        _one_of("speculative", self.speculative, "mtp or off", ("mtp", "off"))
+        _one_of("speculative", self.speculative, "mtp, ngram, auto or off", SPECULATIVE)
+        if not 0 <= self.num_drafts <= MOST_DRAFTS:
+            raise UsageError(f"`num_drafts` is {self.num_drafts}, expected 0 to {MOST_DRAFTS}")
         if self.num_pages is not None and self.num_pages < 1:
             raise UsageError(f"`num_pages` is {self.num_pages}, expected at least 1")
         _ = self.max_memory_bytes
@@ -80,7 +85,17 @@ class EngineConfig:
     @property
     def most_drafts(self) -> int:
         """Most tokens drafted in a step; 0 without speculation."""
-        return self.num_drafts if self.speculative == "mtp" else 0
+        return self.num_drafts if self.speculative != "off" else 0
+
+    @property
+    def uses_mtp(self) -> bool:
+        """Whether the MTP layers draft."""
+        return self.num_drafts > 0 and self.speculative in ("mtp", "auto")
+
+    @property
+    def uses_ngrams(self) -> bool:
+        """Whether the request's own text drafts."""
+        return self.num_drafts > 0 and self.speculative in ("ngram", "auto")
 
     @property
     def max_memory_bytes(self) -> int | None:

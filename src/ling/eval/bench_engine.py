@@ -14,7 +14,7 @@ from ..errors import UsageError
 from ..infer.engine import Engine
 from ..infer.native_runner import NativeRunner
 from ..infer.open import open_runner
-from ..infer.request import Request, SamplingParams
+from ..infer.request import Guess, Request, SamplingParams
 from .roofline import Recorder, Step
 
 MTP_COIN_SEED = 7
@@ -35,6 +35,8 @@ class BenchOptions:
     """A draft is kept by a seeded coin of this probability: the speed that this rate would
     bring.
     """
+    adaptive: bool = False
+    """The engine decides what to draft, as it does when it serves; else it drafts the most."""
 
     def __post_init__(self) -> None:
         for name, least in (("context", 0), ("tokens", 2), ("batch", 1), ("pairs", 1)):
@@ -55,12 +57,20 @@ class CoinEngine(Engine):
     def __init__(self, acceptance: float, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.acceptance, self.coin = acceptance, random.Random(MTP_COIN_SEED)
+        self.drafter.is_right = self._is_right
 
     def agrees(self, request: Request, draft: int) -> bool:
         if self.coin.random() >= self.acceptance:
             return False
         request.tokens[-1] = draft  # what follows was computed from it
         return True
+
+    def _is_right(self, request: Request, guess: Guess) -> bool:
+        """The coin's judgement: a draft that it kept is there, one that was not verified gets a
+        throw of its own."""
+        if guess.verified:
+            return request.tokens[guess.position] == guess.token
+        return self.coin.random() < self.acceptance
 
 
 class Ours:
@@ -77,9 +87,9 @@ class Ours:
             num_pages=pages,
         )
         self.engine = (
-            Engine(self.runner, config, adaptive=False)
+            Engine(self.runner, config, adaptive=options.adaptive)
             if options.acceptance is None
-            else CoinEngine(options.acceptance, self.runner, config, adaptive=False)
+            else CoinEngine(options.acceptance, self.runner, config, adaptive=options.adaptive)
         )
         generator = random.Random(0)
         vocab = self.runner.config.vocab_size
@@ -88,6 +98,14 @@ class Ours:
             for _ in range(options.batch)
         ]
         self.fresh = random.Random(1)
+
+    def measure_plain(self) -> float:
+        """Tokens per second of one measurement without drafts."""
+        drafts, self.engine.num_drafts = self.engine.num_drafts, 0
+        try:
+            return self.measure()
+        finally:
+            self.engine.num_drafts = drafts
 
     def measure(self) -> float:
         """Tokens per second of one measurement."""

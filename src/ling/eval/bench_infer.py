@@ -29,6 +29,17 @@ from .bench_start import start
 from .peers import Peer, Restarted, Running, best_of, llama_cpp
 
 READ_BYTES = 1 << 30
+PLAIN = "plain"
+
+
+class Plain:
+    """Our own engine without drafts, as what is measured in turn with drafting."""
+
+    def __init__(self, ours: Ours) -> None:
+        self.measure = ours.measure_plain
+
+    def stop(self) -> None:
+        """Nothing of its own runs."""
 
 
 def read_rate(buffer: torch.Tensor | None = None) -> float:
@@ -50,18 +61,22 @@ def run(
     options: BenchOptions,
     *,
     peers: list[Peer] | None = None,
+    against_plain: bool = False,
     log: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Measure, in turn with the peer's best setting; returns the report that `--json` prints."""
+    """Measure, in turn with the peer's best setting, or with decoding without drafts; returns the
+    report that `--json` prints."""
     # The peer alone first: both at once need not fit in memory until one setting is chosen.
     best = best_of(peers, options, log) if peers else None
     turns = best is not None and not fit_together(folder, best)
     if turns:
         log("both models together exceed the memory: each is loaded for its turn")
-    peer: Running | Restarted | None = None
+    peer: Running | Restarted | Plain | None = None
     if best is not None:
         peer = Restarted(best, options) if turns else best.start(options)
     ours = Ours(folder, options)
+    if against_plain:
+        peer = Plain(ours)
     buffer = torch.ones(READ_BYTES, dtype=torch.uint8)
     ours.measure()
     if peer is not None and not turns:
@@ -90,9 +105,9 @@ def run(
     if isinstance(ours.runner, NativeRunner):
         report["python_overhead"] = max(0.0, 1 - sum(stages.values()) / seconds)
         report |= against_limits(ours, report, stages, seconds)
-    if best is not None and peer is not None:
+    if peer is not None:
         peer.stop()
-        report |= against_peer(best.name, mine, theirs)
+        report |= against_peer(best.name if best else PLAIN, mine, theirs)
     report["line"] = line(report)
     return report
 
@@ -114,22 +129,28 @@ def bench(
     Raises `UsageError` for an unknown peer, or when its interpreter lacks llama-cpp-python.
     """
     models = Path(cache) if cache else cache_folder()
-    if against not in (None, "llama.cpp"):
-        raise UsageError(f"`against` is `{against}`, there is llama.cpp")
+    if against not in (None, "llama.cpp", PLAIN):
+        raise UsageError(f"`against` is `{against}`, there are llama.cpp and {PLAIN}")
+    if against == PLAIN and (not options.engine.most_drafts or options.kind == "prefill"):
+        raise UsageError(
+            f"`against` is `{PLAIN}`, decoding without drafts: give `speculative` to `ling bench "
+            "decode` or `batch`"
+        )
     if against and options.kind == "start":
         raise UsageError("`ling bench start` measures this package alone: leave out `against`")
     folder, options = _our_folder(model, options, models, log)
     if options.kind == "start":
         return start(folder, Path(model).name, options.pairs, options.engine)
     peers: list[Peer] = []
-    if against is not None:
+    if against == "llama.cpp":
         types = peer_types or (["q8_0"] if options.engine.format == "int8" else ["q4_0", "q4_k_m"])
         every = llama_cpp(model, types, models, peer_python, log)
         peers = [p for p in every if p.name.endswith(peer_settings)]
         if not peers:
             names = ", ".join(p.name for p in every)
             raise UsageError(f"`peer_settings` is `{peer_settings}`, there are {names}")
-    return run(folder, Path(model).name, options, peers=peers, log=log)
+    plain = against == PLAIN
+    return run(folder, Path(model).name, options, peers=peers, against_plain=plain, log=log)
 
 
 def cache_folder() -> Path:

@@ -14,11 +14,13 @@ from ..infer.pages import PAGE, Segment
 
 
 class Drafted(NamedTuple):
-    """What drafting adds to a step: rows and routed experts of MTP layers, logits computed."""
+    """What drafting adds to a step: rows and routed experts of MTP layers, logits computed, and how
+    often a layer runs, which reads its other weights each time."""
 
     rows: float
     experts: float
     logits: int
+    passes: float = 1.0
 
 
 class Step(NamedTuple):
@@ -41,6 +43,7 @@ class Recorder:
         self._runner = runner
         self.steps = self._rows = self._head_rows = self._positions = self._pairs = 0
         self._mtp_rows, self._draft_vocab, self._drafting = 0, 0, False
+        self._mtp_passes = 0
         self._experts = self._mtp_experts = 0.0
 
     def __getattr__(self, name: str) -> Any:
@@ -69,6 +72,7 @@ class Recorder:
     ) -> Tensor:
         self._drafting = True
         self._mtp_rows += len(next_tokens)
+        self._mtp_passes += 1
         self._experts_read()
         out = self._runner.mtp(j, next_tokens, hidden, segments)
         self._mtp_experts += float(self._experts_read().sum())
@@ -87,7 +91,7 @@ class Recorder:
         """What a step did on average."""
         n = max(self.steps, 1)
         mtp = (self._mtp_rows / n, self._mtp_experts / n, self._draft_vocab // n)
-        drafted = Drafted(*mtp) if self._mtp_rows else None
+        drafted = Drafted(*mtp, self._mtp_passes / n) if self._mtp_rows else None
         return Step(
             rows=self._rows / n,
             head_rows=self._head_rows / n,
@@ -106,6 +110,9 @@ class Cost(NamedTuple):
 
     def plus(self, other: Cost) -> Cost:
         return Cost(self.bytes + other.bytes, self.ops + other.ops)
+
+    def times(self, n: float) -> Cost:
+        return Cost(self.bytes * n, self.ops * n)
 
 
 def stage_costs(
@@ -127,14 +134,14 @@ def stage_costs(
     costs["head"] = _matrix(head, head_bits, step.head_rows)
     if step.drafted is None:
         return costs
-    rows, experts, logits = step.drafted
-    layer = Step(rows, 0, step.positions, step.pairs, experts)
+    rows, experts, logits, passes = step.drafted
+    layer = Step(rows / passes, 0, step.positions, step.pairs, experts / passes)
     first = cfg.num_hidden_layers
     draft_layers = range(first, first + 1)
     for name, cost in _layers(cfg, bits_per_weight, layer, draft_layers, page_bytes).items():
-        costs[name] = costs[name].plus(cost)
-    eh_proj = _matrix(2 * cfg.hidden_size**2, bits_per_weight, rows)
-    costs["dense"] = costs["dense"].plus(eh_proj)
+        costs[name] = costs[name].plus(cost.times(passes))
+    eh_proj = _matrix(2 * cfg.hidden_size**2, bits_per_weight, rows / passes)
+    costs["dense"] = costs["dense"].plus(eh_proj.times(passes))
     costs["head"] = costs["head"].plus(_matrix(logits * cfg.hidden_size, head_bits, 1))
     return costs
 

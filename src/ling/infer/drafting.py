@@ -1,96 +1,173 @@
-"""Drafting with the MTP layers: tokens that the next step verifies.
+"""Drafting: tokens that the next step verifies, from the MTP layers and from the text so far.
 
-At position t an MTP layer gets token t + 1 and the final hidden state of t, and proposes token
-t + 2; further drafts feed it its own output.
+MTP layer j proposes token t + j + 2 at position t; the last layer drafts further, fed with its own
+output one position later.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..errors import RequestError
-from .pages import Segment
-from .request import Request
+from .mtp_rows import Head, catch_up, next_heads, postpone, waiting_rows
+from .ngram import NgramIndex
+from .request import Guess, Request
 from .runner import Runner
 from .sampler import check_finite, next_token
 from .scheduler import ScheduledRequest
-from .speculative import DraftPolicy
-
-
-@dataclass
-class _Head:
-    """Where a request's next draft comes from: an MTP layer's output row at a position."""
-
-    request: Request
-    hidden: Tensor
-    position: int
+from .speculative import DraftPolicy, Plan
 
 
 class Drafter:
-    """Keeps the MTP layers' cache aligned with the requests, and drafts while that pays.
-
-    At most `num_drafts` tokens a step, always that many when not `adaptive`.
+    """Drafts at most `num_drafts` tokens a request and step, while that pays; always so many when
+    not `adaptive`. Keeps the MTP layers' cache aligned with the requests.
     """
 
-    def __init__(self, num_drafts: int, adaptive: bool, stop_token_ids: frozenset[int]) -> None:
+    def __init__(
+        self,
+        num_drafts: int,
+        adaptive: bool,
+        stop_token_ids: frozenset[int],
+        *,
+        uses_mtp: bool = True,
+        uses_ngrams: bool = False,
+    ) -> None:
         self.num_drafts, self.stop_token_ids = num_drafts, stop_token_ids
-        self.policy = DraftPolicy(num_drafts, adaptive)
+        self.uses_mtp, self.uses_ngrams = uses_mtp, uses_ngrams
+        self.policy = DraftPolicy(num_drafts, adaptive, uses_mtp, uses_ngrams)
+        self.is_right = is_right
+        """How a guess is judged once its position has a token."""
+        self.seconds = 0.0
+        """What drafting took in the last step."""
 
     def draft(
         self, runner: Runner, step: list[ScheduledRequest], verified: list[int], hidden: Tensor
     ) -> None:
-        """Run MTP over the verified rows of a step (`verified` of each request), and draft from the
-        last ones."""
+        """Draft for the requests of a step, of which `verified` rows each are known to stay."""
+        begin = time.perf_counter()
+        for s in step:
+            if s.request.guesses:
+                self._learn(s.request)
         live = [
             (s, n) for s, n in zip(step, verified, strict=True) if s.request.finish_reason is None
         ]
-        if not live:
-            return
-        wanted = self.policy.num_drafts(len(live))
-        if not wanted and all(n == 1 and not s.num_drafts for s, n in live):
-            # The layer's cache falls behind; what it missed goes first when drafting resumes.
-            for s, _ in live:
-                s.request.backlog.append(hidden[s.start : s.start + 1].clone())
-            return
-        heads = self._catch_up(runner, live, hidden)
-        for k in range(wanted):
-            # Drafting past the end would be work for nothing.
-            heads = [h for h in heads if _has_room(h.request)]
-            if not heads:
-                return
-            self._choose(runner, heads)
-            if heads and k + 1 < wanted:
-                heads = self._next(runner, heads, k + 1)
+        if live:
+            plan = self.policy.plan(sum(s.reaches_end for s, _ in live) or 1)
+            if self.uses_ngrams:
+                self._draft_ngrams(plan, live)
+            if self.uses_mtp:
+                self._draft_mtp(runner, plan, live, hidden, begin)
+        self.seconds = time.perf_counter() - begin
 
-    def _catch_up(
-        self, runner: Runner, live: Sequence[tuple[ScheduledRequest, int]], hidden: Tensor
-    ) -> list[_Head]:
-        """Show the first MTP layer all rows that it has not seen."""
-        rows: list[Tensor] = []
-        tokens: list[int] = []
-        segments: list[Segment] = []
-        start = 0
-        for s, n in live:
+    def _learn(self, request: Request) -> None:
+        """Compare what was drafted, verified or not, with the tokens that the request has got."""
+        failed = None
+        for g in request.guesses:
+            if g.position < len(request.tokens) and g.acceptance is not failed:
+                right = self.is_right(request, g)
+                g.acceptance.learn(g.depth, g.bin, right, self.policy.step)
+                failed = failed if right else g.acceptance
+        request.guesses = []
+
+    def observe(self, step: list[ScheduledRequest], verified: list[int], seconds: float) -> None:
+        """Tell the policy what a pure decode step cost and brought."""
+        if self.policy.skips_step():
+            return
+        if any(not s.reaches_end for s in step):
+            return
+        prompt = sum(len(s.ids) - s.num_drafts for s in step) > len(step)
+        if not prompt:
+            rows = sum(len(s.ids) for s in step)
+            self.policy.observe(len(step), rows, sum(verified), seconds, self.seconds)
+
+    # ---- n-grams -------------------------------------------------------------------------------
+
+    def _draft_ngrams(self, plan: Plan, live: Sequence[tuple[ScheduledRequest, int]]) -> None:
+        for s, _ in live:
             request = s.request
-            first, until = s.first - len(request.backlog), s.first + n
-            rows += [*request.backlog, hidden[s.start : s.start + n]]
-            tokens += request.tokens[first + 1 : until + 1]
-            pages = request.block_table.pages
-            segments.append(Segment(pages, first, start, start + until - first))
-            start += until - first
-            request.backlog, request.num_mtp_computed_tokens = [], until
-        out = runner.mtp(0, tokens, rows[0] if len(rows) == 1 else torch.cat(rows), segments)
-        return [
-            _Head(s.request, out[g.stop - 1 : g.stop], g.first + g.stop - g.start - 1)
-            for (s, _), g in zip(live, segments, strict=True)
-            if s.reaches_end
+            if request.ngrams is None:
+                request.ngrams = NgramIndex()
+            if not s.reaches_end:
+                request.ngrams.extend(request.tokens, request.num_computed_tokens)
+                continue
+            most = min(self.num_drafts, _room(request))
+            self._offer(plan, request, *request.ngrams.draft(request.tokens, most))
+
+    def _offer(self, plan: Plan, request: Request, tokens: list[int], match: int) -> None:
+        """Draft as many of the tokens as pay, unless the MTP layer promises more; the next one is
+        only judged."""
+        acceptance, start = self.policy.ngram, len(request.tokens)
+        bin = acceptance.bin(match)
+        chances = [acceptance.chance(depth, bin) for depth in range(1, len(tokens) + 1)]
+        count, saved = plan.ngrams_kept(chances)
+        if saved <= plan.gain and plan.keeps_mtp:
+            count = 0
+        request.drafts = tokens[:count]
+        request.guesses = [
+            Guess(start + i, token, acceptance, i + 1, bin, i < count)
+            for i, token in enumerate(tokens[: count + 1])
         ]
 
-    def _choose(self, runner: Runner, heads: list[_Head]) -> None:
+    # ---- MTP layers ----------------------------------------------------------------------------
+
+    def _draft_mtp(
+        self,
+        runner: Runner,
+        plan: Plan,
+        live: Sequence[tuple[ScheduledRequest, int]],
+        hidden: Tensor,
+        begin: float,
+    ) -> None:
+        rows = 0
+        reading: list[tuple[ScheduledRequest, int]] = []
+        for s, n in live:
+            drafts = plan.runs_mtp and s.reaches_end and not s.request.drafts
+            prompt = len(s.ids) - s.num_drafts > 1
+            if not s.request.follows_mtp:
+                continue
+            if drafts or prompt:
+                reading.append((s, n))
+                rows += n + waiting_rows(s.request)
+            else:
+                postpone(s.request, hidden, s.start, n)
+        if not reading:
+            return
+        heads = catch_up(runner, reading, hidden)
+        heads = [h for h in heads if plan.runs_mtp and not h.request.drafts]
+        usual = rows <= len(heads) * (self.num_drafts + 1)
+        for depth in range(1, self.num_drafts + 1):
+            # Drafting past the end would be work for nothing.
+            heads = [h for h in heads if _room(h.request) > 0]
+            if not heads:
+                return
+            count = len(heads)
+            self._choose(runner, heads)
+            heads = [h for h in heads if self._keep(plan, h, depth)]
+            now = time.perf_counter()
+            if usual or depth > 1:
+                self.policy.costs.observe_pass(depth, count, now - begin, self.policy.step)
+            begin = now
+            heads = [h for h in heads if self.policy.goes_deeper(plan, depth + 1, h.reach)]
+            if heads:
+                heads = next_heads(runner, heads, depth)
+
+    def _keep(self, plan: Plan, head: Head, depth: int) -> bool:
+        """Whether the draft that was chosen last is worth its row; if not, it is taken back."""
+        request, acceptance = head.request, self.policy.mtp
+        bin = acceptance.bin(head.probability)
+        head.reach *= acceptance.chance(depth, bin)
+        position = len(request.tokens) + len(request.drafts) - 1
+        kept, draft = plan.keeps(depth, head.reach), request.drafts[-1]
+        request.guesses.append(Guess(position, draft, acceptance, depth, bin, kept))
+        if not kept:
+            request.drafts.pop()
+        return kept
+
+    def _choose(self, runner: Runner, heads: list[Head]) -> None:
         """Add a draft to each request; a head that gives none is removed."""
         scores, best = runner.logits(torch.cat([h.hidden for h in heads]), runner.draft_vocab)
         banned = runner.banned_ids()
@@ -104,29 +181,19 @@ class Drafter:
                 heads.remove(head)
             else:
                 request.drafts.append(draft)
-
-    def _next(self, runner: Runner, heads: list[_Head], k: int) -> list[_Head]:
-        """Feed the drafts to the MTP layer of draft `k`, the last one again where there are
-        fewer."""
-        layers = runner.config.num_nextn_predict_layers
-        tokens = [h.request.drafts[-1] for h in heads]
-        segments = [
-            Segment(h.request.block_table.pages, h.position + 1, i, i + 1)
-            for i, h in enumerate(heads)
-        ]
-        hidden = torch.cat([h.hidden for h in heads])
-        out = runner.mtp(min(k, layers - 1), tokens, hidden, segments)
-        return [_Head(h.request, out[i : i + 1], h.position + 1) for i, h in enumerate(heads)]
-
-    def observe(self, step: list[ScheduledRequest], verified: list[int], seconds: float) -> None:
-        """Tell the policy what a pure decode step cost and brought."""
-        if any(not s.reaches_end for s in step):
-            return
-        prompt = sum(len(s.ids) - s.num_drafts for s in step) > len(step)
-        if not prompt:
-            drafted = max(s.num_drafts for s in step)
-            self.policy.observe(len(step), drafted, sum(verified) / len(step), seconds)
+                head.probability = _probability(row, draft)
 
 
-def _has_room(request: Request) -> bool:
-    return len(request.drafts) < request.max_tokens - request.num_output_tokens - 1
+def is_right(request: Request, guess: Guess) -> bool:
+    """Whether a request's token is the one that was guessed."""
+    return request.tokens[guess.position] == guess.token
+
+
+def _room(request: Request) -> int:
+    """Drafts that the next step could still verify; it gives one token more than it has drafts."""
+    return request.max_tokens - request.num_output_tokens - 1 - len(request.drafts)
+
+
+def _probability(logits_V: Tensor, token: int) -> float:
+    """What the scores give to a token, before penalties and temperature."""
+    return float(torch.exp(logits_V[token] - logits_V.logsumexp(-1)))

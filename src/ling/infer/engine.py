@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import time
 from collections.abc import Callable, Sequence
@@ -46,6 +47,8 @@ class Engine:
                 "`speculative` is `mtp`, but the model has no MTP layer "
                 "(`num_nextn_predict_layers` = 0)"
             )
+        if config.speculative == "auto" and not model.num_nextn_predict_layers:
+            config = dataclasses.replace(config, speculative="ngram")
         longest, wanted = model.context_length, config.max_model_len
         if wanted is not None and not 1 <= wanted <= longest:
             raise UsageError(f"`max_model_len` is {wanted}, the model allows 1 to {longest}")
@@ -59,7 +62,13 @@ class Engine:
         runner.allocate(self.pool.num_pages)
         runner.ban_ids(has_id)
         self.scheduler = Scheduler(self.pool, runner.max_step_tokens, config)
-        self.drafter = Drafter(self.num_drafts, adaptive, self.stop_token_ids)
+        self.drafter = Drafter(
+            self.num_drafts,
+            adaptive,
+            self.stop_token_ids,
+            uses_mtp=config.uses_mtp,
+            uses_ngrams=config.uses_ngrams,
+        )
         self.limits = Limits(
             model.vocab_size, self.max_model_len, self.pool.num_pages, self.num_drafts
         )

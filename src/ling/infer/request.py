@@ -11,6 +11,8 @@ from typing import Any, cast
 from torch import Tensor
 
 from ..errors import RequestError
+from .draft_evidence import Acceptance
+from .ngram import NgramIndex
 from .pages import BlockTable
 
 MAX_N = 64
@@ -148,6 +150,37 @@ def _is_whole_float(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, Integral) and value == value // 1
 
 
+@dataclass(slots=True)
+class Guess:
+    """A drafted token for a position, verified or not; what the request gets there shows whether it
+    was right."""
+
+    position: int
+    token: int
+    acceptance: Acceptance
+    depth: int
+    bin: int
+    verified: bool
+
+
+@dataclass(slots=True)
+class Backlog:
+    """Hidden states that an MTP layer has yet to read, the latest positions last."""
+
+    rows: list[Tensor] = field(default_factory=list)
+    count: int = 0
+
+    def add(self, rows_D: Tensor) -> None:
+        """Append rows [n, D]; they stay as they are."""
+        self.rows.append(rows_D)
+        self.count += rows_D.shape[0]
+
+    def take(self) -> list[Tensor]:
+        """Remove and return all rows."""
+        rows, self.rows, self.count = self.rows, [], 0
+        return rows
+
+
 @dataclass(eq=False)
 class Request:
     """One sequence: `tokens` = prompt + output; keys and values of its first
@@ -163,9 +196,13 @@ class Request:
     num_computed_tokens: int = 0
     block_table: BlockTable = field(default_factory=BlockTable)
     drafts: list[int] = field(default_factory=list)
-    # Positions that the MTP layer has seen, and the hidden states of those it has yet to see.
+    guesses: list[Guess] = field(default_factory=list)
+    # Positions that every MTP layer has seen, and for each layer what it has yet to see.
     num_mtp_computed_tokens: int = 0
-    backlog: list[Tensor] = field(default_factory=list)
+    backlogs: list[Backlog] = field(default_factory=list)
+    follows_mtp: bool = True
+    """False once the layers fell too far behind to catch up."""
+    ngrams: NgramIndex | None = None
     num_cached_tokens: int = 0
     """Most prompt tokens that came from the prefix cache."""
     finish_reason: str | None = None

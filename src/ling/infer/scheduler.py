@@ -42,7 +42,7 @@ class Scheduler:
 
     def __init__(self, pool: PagePool, max_step_tokens: int, config: EngineConfig) -> None:
         self.pool, self.max_step_tokens = pool, max_step_tokens
-        self.num_drafts = config.most_drafts
+        self.num_drafts, self.uses_mtp = config.most_drafts, config.uses_mtp
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
 
@@ -130,7 +130,7 @@ class Scheduler:
         """Free a request's pages and forget what was computed in them."""
         self.pool.free(request.block_table)
         request.num_computed_tokens = request.num_mtp_computed_tokens = 0
-        request.drafts, request.backlog = [], []
+        request.drafts, request.backlogs, request.follows_mtp = [], [], True
         if request in self.running:
             self.running.remove(request)
 
@@ -143,7 +143,7 @@ class Scheduler:
                 continue
             # A page is whole once the MTP layer, too, has filled it.
             done = request.num_computed_tokens
-            if self.num_drafts:
+            if self.uses_mtp:
                 done = min(done, request.num_mtp_computed_tokens)
             self.pool.publish(request.block_table, request.tokens, request.cache_salt, done)
             if request.finish_reason is not None:
