@@ -42,7 +42,7 @@ def scorer(runner: Runner) -> Score:
 
     def score(tokens: list[int]) -> Tensor:
         hidden = runner.forward(tokens, [Segment(pages, 0, 0, len(tokens))])
-        return runner.logits(hidden)[0].log_softmax(-1).clone()
+        return runner.logits(hidden).log_softmax(-1).clone()
 
     return score
 

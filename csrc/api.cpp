@@ -203,15 +203,11 @@ extern "C" int ling_mtp(ling_model* model, int64_t j, const int64_t* next_tokens
 }
 
 extern "C" int ling_logits(ling_model* model, const float* hidden, int64_t rows, int64_t vocab,
-                           const uint8_t* banned, int64_t banned_stride, float* out,
-                           int64_t* best) {
-  if (!model || !hidden || !out || !best) return fail(LING_BAD_ARGUMENT, "null pointer");
+                           float* out) {
+  if (!model || !hidden || !out) return fail(LING_BAD_ARGUMENT, "null pointer");
   if (rows < 1 || rows > (1 << 20) || vocab < 0 || vocab > model->c.vocab_size)
     return fail(LING_BAD_ARGUMENT, "sizes out of range");
-  const int64_t ids = vocab ? vocab : model->c.vocab_size;
-  if (banned_stride && (banned_stride < ids || banned_stride > INT64_MAX / rows))
-    return fail(LING_BAD_ARGUMENT, "the stride of the banned ids is out of range");
-  return guarded([&] { logits(*model, hidden, rows, vocab, {banned, banned_stride}, out, best); });
+  return guarded([&] { logits(*model, hidden, rows, vocab, out); });
 }
 
 extern "C" int ling_model_offload(ling_model* model, int64_t layer, int fd,
@@ -252,4 +248,24 @@ extern "C" int ling_profile(ling_model* model, const char** names, double* secon
   }
   *n = kStages;
   return LING_OK;
+}
+
+// ---- choosing a token ----
+
+extern "C" int ling_choose(float* scores, int64_t rows, int64_t vocab, const ling_choice* choices,
+                           const int32_t* banned, int64_t num_banned, int64_t best_stride,
+                           ling_chosen* chosen, int32_t* best_ids, float* best_logprobs) {
+  if (!isa_kernels()) return LING_BAD_ISA;
+  if (!scores || !choices || !chosen || (num_banned && !banned))
+    return fail(LING_BAD_ARGUMENT, "null pointer");
+  if (rows < 1 || rows > (1 << 20) || vocab < 1 || vocab >= INT32_MAX || num_banned < 0 ||
+      num_banned > INT32_MAX || best_stride < 0 || best_stride > vocab)
+    return fail(LING_BAD_ARGUMENT, "sizes out of range");
+  if (best_stride && (!best_ids || !best_logprobs)) return fail(LING_BAD_ARGUMENT, "null pointer");
+  for (int64_t r = 0; r < rows; ++r)
+    if (int status = accept(check_choice(choices[r], vocab, best_stride))) return status;
+  return guarded([&] {
+    choose_rows({scores, rows, vocab, choices, banned, num_banned, best_stride, chosen, best_ids,
+                 best_logprobs});
+  });
 }

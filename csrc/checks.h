@@ -1,6 +1,10 @@
 // What a caller may not pass: each check returns null, or the text of the error.
 #ifndef LING_CHECKS_H
 #define LING_CHECKS_H
+#include <math.h>
+
+#include <algorithm>
+
 #include "model.h"
 
 namespace ling {
@@ -112,6 +116,23 @@ inline const char* check_segments(const ling_model& m, int64_t T, const ling_seg
       if (s[i].pages[p] < 0 || s[i].pages[p] >= m.c.num_pages) return "a page is out of range";
   }
   return row == T ? nullptr : "segments must cover the rows in order";
+}
+
+inline bool misses(int64_t count, const void* a, const void* b) {
+  return count < 0 || count > INT32_MAX || (count && (!a || !b));
+}
+
+inline const char* check_choice(const ling_choice& c, int64_t vocab, int64_t best_stride) {
+  if (misses(c.num_seen, c.seen, c.counts) || misses(c.num_bias, c.bias_ids, c.bias) ||
+      misses(c.num_excluded, c.excluded, c.excluded))
+    return "a list of a choice is null or its length is out of range";
+  if (!(c.inverse_temperature >= 0 && c.inverse_temperature < INFINITY) || !(c.top_p > 0) ||
+      !(c.least_power <= 0) || c.top_k < 0)
+    return "the temperature or a filter is out of range";
+  if (c.num_best > 0 && std::min<int64_t>(c.num_best, vocab) > best_stride)
+    return "more log-probabilities are wanted than there is room for";
+  if (c.given < -1 || c.given >= vocab) return "the given id is outside of the vocabulary";
+  return nullptr;
 }
 
 }  // namespace ling

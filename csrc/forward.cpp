@@ -74,39 +74,6 @@ void join_mtp(Pass& p, const ling_layer& l, const int64_t* next_tokens, const fl
   p.spent(kDense);
 }
 
-// Ids of one task in the search for the best.
-constexpr int64_t kBestPart = 1 << 14;
-
-// The lowest id in [begin, end) of the largest score that is not banned, or -1.
-int64_t best_id(const float* z, int64_t begin, int64_t end, const uint8_t* banned) {
-  int64_t top = -1;
-  for (int64_t n = begin; n < end; ++n)
-    if ((top < 0 || z[n] > z[top]) && !(banned && banned[n])) top = n;
-  return top;
-}
-
-// The best of the parts of a row.
-int64_t best_of_parts(const float* z, const int64_t* part_best, int64_t parts) {
-  int64_t top = -1;
-  for (int64_t i = 0; i < parts; ++i) {
-    const int64_t n = part_best[i];
-    if (n >= 0 && (top < 0 || z[n] > z[top])) top = n;
-  }
-  return top;
-}
-
-void find_best(Pass& p, float* const* y, int64_t V, Banned banned, int64_t* best) {
-  const int64_t parts = ceil_div(V, kBestPart), rows = p.T;
-  int64_t* part_best = p.work().part_best.data();
-  p.run(rows * parts, [&](int64_t i, int) {
-    const int64_t r = i / parts, begin = i % parts * kBestPart;
-    const uint8_t* mask = banned.mask ? banned.mask + r * banned.stride : nullptr;
-    part_best[i] = best_id(y[r], begin, std::min(V, begin + kBestPart), mask);
-  });
-  for (int64_t r = 0; r < rows; ++r) best[r] = best_of_parts(y[r], part_best + r * parts, parts);
-  p.spent(kBest);
-}
-
 }  // namespace
 
 void forward(ling_model& m, const int64_t* tokens, int64_t T, const ling_segment* segments,
@@ -134,8 +101,7 @@ void mtp(ling_model& m, int64_t j, const int64_t* next_tokens, const float* hidd
   });
 }
 
-void logits(ling_model& m, const float* hidden, int64_t rows, int64_t vocab, Banned banned,
-            float* logits, int64_t* best) {
+void logits(ling_model& m, const float* hidden, int64_t rows, int64_t vocab, float* logits) {
   ling_matrix head = m.c.head;
   if (vocab) head.rows = vocab;
   const int64_t V = head.rows, D = m.c.hidden_size;
@@ -143,12 +109,10 @@ void logits(ling_model& m, const float* hidden, int64_t rows, int64_t vocab, Ban
   m.work.in.reserve(head, rows);
   float** y = m.work.head_ptr.reserve(rows);
   for (int64_t r = 0; r < rows; ++r) y[r] = logits + r * V;
-  m.work.part_best.resize(size_t(rows * ceil_div(V, kBestPart)));
   run_pass(m, threads, rows, nullptr, 0, [&](Pass& pass) {
     pass.run(rows, [&](int64_t r, int) { m.work.in.put(*m.kernels, head, r, hidden + r * D); });
     pass.multiply({head, rows, m.work.in.rows.data(), y, nullptr, nullptr, Epilogue::kStore});
     pass.spent(kHead);
-    find_best(pass, y, V, banned, best);
   });
 }
 

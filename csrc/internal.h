@@ -7,6 +7,7 @@
 #include <atomic>
 
 #include "formats.h"
+#include "sampling.h"
 
 namespace ling {
 
@@ -71,6 +72,18 @@ struct IsaKernels {
   void (*pack)(int32_t format, int64_t group, int64_t rows, int64_t cols, const void* w, bool bf16,
                int64_t stride, const float* importance, int64_t begin, int64_t end, void* data,
                void* scales);
+  // Of rows of scores: see kernels/sampling.h.
+  BlockMaxima (*block_maxima)(const float* z, int64_t n, float* largest);
+  double (*sum_exp)(const float* z, int64_t n, float top);
+  int64_t (*count_above)(const float* z, int64_t n, float least);
+  int64_t (*gather_scores)(const float* z, int64_t n, const float* largest, float least,
+                           int32_t* at, float* values);
+  void (*masked_scores)(const float* z, int64_t n, const uint32_t* mask, float* out);
+  void (*add_masses)(const float* z, int64_t n, float top, double scale, float least,
+                     int64_t* hist);
+  void (*list_masses)(const float* z, int64_t n, float top, double scale, int64_t* out);
+  void (*noise_bounds)(const float* z, const int32_t* ids, int64_t first, int64_t n, uint64_t key,
+                       float top, float scale, uint64_t* bits, float* bounds);
 };
 
 extern const IsaKernels isa_generic, isa_avx2, isa_avx512vnni, isa_avx512bf16, isa_avx512amx;

@@ -4,7 +4,7 @@
 #define LING_KERNELS_H
 #include <stdint.h>
 
-#define LING_ABI_VERSION 4
+#define LING_ABI_VERSION 5
 #define LING_API __attribute__((visibility("default")))
 
 #ifdef __cplusplus
@@ -163,13 +163,9 @@ LING_API int ling_forward(ling_model* model, const int64_t* tokens, int64_t T,
 LING_API int ling_mtp(ling_model* model, int64_t j, const int64_t* next_tokens,
                       const float* hidden_in, int64_t T, const ling_segment* segments,
                       int64_t num_segments, float* hidden_out);
-// Scores of `rows` hidden states over the first `vocab` ids (0: all): logits [rows, vocab], and in
-// best[row] the lowest id of the largest score that is not banned, or -1. Row r may not choose an
-// id where banned[r · banned_stride + id] is not 0; a stride of 0 is one mask for all rows, and
-// another is at least `vocab`. `banned` may be null.
+// Scores of `rows` hidden states over the first `vocab` ids (0: all): logits [rows, vocab].
 LING_API int ling_logits(ling_model* model, const float* hidden, int64_t rows, int64_t vocab,
-                         const uint8_t* banned, int64_t banned_stride, float* logits,
-                         int64_t* best);
+                         float* logits);
 // For models larger than memory: the routed experts of `layer` are mapped from `fd`, their four
 // parts (gate·up data and scales, down data and scales) at these offsets. Experts whose `hot` is 0
 // are read ahead when a step needs them and evicted once the layer is done. `hot` [E] is read at
@@ -182,6 +178,53 @@ LING_API int ling_model_evict(ling_model* model, int64_t layer);
 LING_API int ling_expert_counts(ling_model* model, int64_t* counts);
 // Seconds per stage since the last call; names[i] stays valid. `n` in: capacity, out: filled.
 LING_API int ling_profile(ling_model* model, const char** names, double* seconds, int64_t* n);
+
+// ---- choosing a token --------------------------------------------------------------------------
+
+// How the token of one row is chosen. Ids beyond the row's vocabulary have no effect.
+typedef struct {
+  double inverse_temperature;  // 0: the largest score
+  double top_p;                // 1: all
+  double least_power;          // log2 of min-p; -inf: all
+  int64_t top_k;               // 0: all
+  uint64_t seed;               // with the position and an id all that noise depends on
+  int64_t position;
+  float repetition_penalty, presence_penalty, frequency_penalty;
+  int32_t
+      num_best;   // log-probabilities wanted: those of the token and of so many best ones; -1: none
+  int64_t given;  // the token, where it is known and only its log-probability is wanted; else -1
+  const int32_t* seen;    // distinct ids of prompt and output,
+  const int32_t* counts;  // and how often each is in the output
+  int64_t num_seen;
+  const int32_t* bias_ids;
+  const float* bias;
+  int64_t num_bias;
+  const int32_t* excluded;  // ids that may not be chosen
+  int64_t num_excluded;
+  const uint32_t* mask;  // bit i % 32 of word i / 32: whether id i may be chosen; or null
+} ling_choice;
+
+enum {
+  LING_CHOSEN = 0,
+  LING_NOT_FINITE = 1,  // a score of the row is not
+  LING_NONE_LEFT = 2,   // no id may be chosen
+  LING_BAD_PENALTY = 3  // penalties made a score infinite or NaN
+};
+
+typedef struct {
+  int64_t id;
+  int32_t status;
+  float logprob;  // of the row's own scores, before bias, penalties and temperature
+  int64_t rank;   // 1: no other score is larger
+} ling_chosen;
+
+// Choose the token of each row of scores [rows, vocab], which are the same again when this returns.
+// Order: bias, penalties, ids that may not be chosen (the row's own and `banned`, of all rows),
+// temperature, top-k, min-p, top-p; of equal scores the lowest id. best_ids and best_logprobs
+// [rows, best_stride] get the num_best (or vocab, if that is less) most likely ids of a row.
+LING_API int ling_choose(float* scores, int64_t rows, int64_t vocab, const ling_choice* choices,
+                         const int32_t* banned, int64_t num_banned, int64_t best_stride,
+                         ling_chosen* chosen, int32_t* best_ids, float* best_logprobs);
 
 #ifdef __cplusplus
 }

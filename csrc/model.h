@@ -10,35 +10,16 @@
 namespace ling {
 
 // The stages of a pass whose times are counted.
-enum Stage {
-  kPrepare,
-  kQKV,
-  kRope,
-  kAttention,
-  kDense,
-  kRouter,
-  kGateUp,
-  kDown,
-  kHead,
-  kBest,
-  kStages
-};
+enum Stage { kPrepare, kQKV, kRope, kAttention, kDense, kRouter, kGateUp, kDown, kHead, kStages };
 constexpr const char* kStageNames[kStages] = {"norm + quantise", "qkv",   "qk-norm + rope + cache",
                                               "attention",       "dense", "router",
-                                              "gate + up",       "down",  "head",
-                                              "argmax"};
+                                              "gate + up",       "down",  "head"};
 
 // Where a layer's experts are in their file, and which of them stay in memory.
 struct Offload {
   int fd = -1;
   int64_t offsets[4] = {};  // gate·up data and scales, down data and scales
   const uint8_t* hot = nullptr;
-};
-
-// Which ids may not be chosen. `stride` is 0 where all rows have one mask.
-struct Banned {
-  const uint8_t* mask;  // or null
-  int64_t stride;
 };
 
 }  // namespace ling
@@ -60,8 +41,7 @@ void forward(ling_model& m, const int64_t* tokens, int64_t T, const ling_segment
              int64_t num_segments, float* hidden);
 void mtp(ling_model& m, int64_t j, const int64_t* next_tokens, const float* hidden_in, int64_t T,
          const ling_segment* segments, int64_t num_segments, float* hidden_out);
-void logits(ling_model& m, const float* hidden, int64_t rows, int64_t vocab, Banned banned,
-            float* logits, int64_t* best);
+void logits(ling_model& m, const float* hidden, int64_t rows, int64_t vocab, float* logits);
 
 // offload.cpp. Cold experts that the step uses, by Workspace::expert_start: read ahead together,
 // and evict again.

@@ -340,6 +340,7 @@ int main(int argc, char** argv) {
     fuzz_fp8(r);
     fuzz_bytes(r);
   }
+  fuzz_sampling(seed, rounds);
   fuzz_attention(seed, rounds);
   fuzz_models(seed, rounds / 10);
   printf("%s: ok\n", isa);

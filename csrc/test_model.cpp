@@ -205,46 +205,23 @@ void advance(Random& r, ling_model* model, const Model& m, std::vector<Sequence*
     }
 }
 
-// The definition of a row's choice.
-int64_t best_of(const float* z, int64_t V, const uint8_t* banned) {
-  int64_t top = -1;
-  for (int64_t n = 0; n < V; ++n)
-    if (!banned[n] && (top < 0 || z[n] > z[top])) top = n;
-  return top;
-}
-
-// One mask for all rows (a stride of 0), or a mask for each: `banned` has its last byte at the end
-// of the last row's.
+// A row of scores depends on nothing but its own hidden state.
 void check_logits(Random& r, ling_model* model, const Model& m, const std::vector<float>& hidden) {
   const int64_t D = m.c.hidden_size;
   const int64_t V = r.below(2) ? m.c.vocab_size : r.between(1, m.c.vocab_size);
   const int64_t have = int64_t(hidden.size()) / D, rows = have < 9 ? have : 9;
-  const int64_t stride = r.below(2) ? 0 : V + r.below(5);
-  Array<uint8_t> banned((rows - 1) * stride + V);
-  for (uint8_t& b : banned) b = uint8_t(r.below(2));
-  if (stride)
-    for (int64_t n = 0; n < V; ++n) banned[n] = 1;  // row 0 may choose none
   Array<float> all(rows * V, 1), one(V);
-  Array<int64_t> best(rows), alone(1);
-  CHECK(!ling_logits(model, hidden.data(), rows, V, banned.data(), stride, all.data(), best.data()),
-        "logits");
+  CHECK(!ling_logits(model, hidden.data(), rows, V, all.data()), "logits");
   for (int64_t i = 0; i < rows; ++i) {
-    const uint8_t* mask = banned.data() + i * stride;
-    const int64_t top = best_of(all.data() + i * V, V, mask);
-    CHECK(best[i] == top, "best of row %d: %d, not %d", int(i), int(best[i]), int(top));
-    CHECK(!ling_logits(model, hidden.data() + i * D, 1, V, mask, 0, one.data(), alone.data()),
-          "logits");
-    CHECK(!memcmp(one.data(), all.data() + i * V, size_t(V) * 4) && alone[0] == top, "row alone");
+    CHECK(!ling_logits(model, hidden.data() + i * D, 1, V, one.data()), "logits");
+    CHECK(!memcmp(one.data(), all.data() + i * V, size_t(V) * 4), "row alone");
   }
-  CHECK(!stride || best[0] == -1, "a row of banned ids has a choice");
 }
 
 void bad_passes(Random& r, ling_model* model, const Model& m) {
   const int64_t D = m.c.hidden_size, T = 3;
   Array<int64_t> tokens(T);
   Array<float> hidden(T * D), out(T * D), logits(T * m.c.vocab_size);
-  Array<int64_t> best(T);
-  Array<uint8_t> banned(m.c.vocab_size);
   std::vector<int32_t> pages = {0, 1};
   const ling_segment good = {2, 0, T, pages.data(), 2};
   auto forward = [&](ling_segment s) {
@@ -299,19 +276,11 @@ void bad_passes(Random& r, ling_model* model, const Model& m) {
   refused(ling_mtp(model, 0, tokens.data(), nullptr, T, &good, 1, out.data()), "null");
   refused(ling_mtp(model, 0, tokens.data(), hidden.data(), T, &good, 1, nullptr), "null");
   for (int64_t bad : {int64_t(-1), INT64_MAX, INT64_MIN, m.c.vocab_size + 1})
-    refused(ling_logits(model, hidden.data(), T, bad, nullptr, 0, logits.data(), best.data()),
-            "vocab");
+    refused(ling_logits(model, hidden.data(), T, bad, logits.data()), "vocab");
   for (int64_t bad : {int64_t(0), int64_t(-1), INT64_MAX})
-    refused(ling_logits(model, hidden.data(), bad, 0, nullptr, 0, logits.data(), best.data()),
-            "rows");
-  for (int64_t bad : {int64_t(-1), INT64_MIN, INT64_MAX, m.c.vocab_size - 1})
-    if (bad)
-      refused(
-          ling_logits(model, hidden.data(), T, 0, banned.data(), bad, logits.data(), best.data()),
-          "stride");
-  refused(ling_logits(model, nullptr, T, 0, nullptr, 0, logits.data(), best.data()), "null");
-  refused(ling_logits(model, hidden.data(), T, 0, nullptr, 0, nullptr, best.data()), "null");
-  refused(ling_logits(model, hidden.data(), T, 0, nullptr, 0, logits.data(), nullptr), "null");
+    refused(ling_logits(model, hidden.data(), bad, 0, logits.data()), "rows");
+  refused(ling_logits(model, nullptr, T, 0, logits.data()), "null");
+  refused(ling_logits(model, hidden.data(), T, 0, nullptr), "null");
   refused(ling_expert_counts(model, nullptr), "null");
   int64_t small = 1;
   const char* name;

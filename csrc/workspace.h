@@ -103,7 +103,6 @@ struct Workspace {
   std::vector<int64_t> task_start;
 
   std::vector<Block> blocks;
-  std::vector<int64_t> part_best;  // of the head
 
   Buffer<uint8_t> scratch;  // of each thread
   Buffer<float> attention_scratch;

@@ -58,6 +58,7 @@ struct Bins {
 #include "product.h"
 #include "attention.h"
 #include "pack.h"
+#include "sampling.h"
 
 }  // namespace
 
@@ -83,6 +84,14 @@ const IsaKernels LING_NAME(LING_ISA_NAME) = {LING_TEXT(LING_ISA_NAME),
                                              attention,
                                              embed_i8,
                                              read_bytes,
-                                             pack};
+                                             pack,
+                                             block_maxima,
+                                             sum_exp,
+                                             count_above,
+                                             gather_scores,
+                                             masked_scores,
+                                             add_masses,
+                                             list_masses,
+                                             noise_bounds};
 
 }  // namespace ling

@@ -8,8 +8,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from torch import Tensor
-
 from .checkpoint.open import tokenizer_folder
 from .config.engine import EngineConfig, shows_options
 from .config.model import ModelConfig
@@ -23,7 +21,7 @@ from .infer.open import open_runner
 from .infer.request import SamplingParams, whole_numbers
 from .infer.sampling_defaults import FILE, sampling_defaults
 from .infer.stats import Stats
-from .outputs import IncrementalText, LogprobMap, RequestOutput, StreamChunk, logprob_map
+from .outputs import IncrementalText, LogprobMap, RequestOutput, StreamChunk
 
 __all__ = ["LLM", "SamplingParams"]
 
@@ -227,17 +225,11 @@ class LLM:
         self, prompt: str | None, ids: list[int], handle: Handle, row: list[_Stream]
     ) -> RequestOutput:
         request, scores = handle.request, None
-        k = request.params.prompt_logprobs
-        if k is not None:
-            scores = [None] + [
-                self.logprob_map(s, ids[i + 1], k) for i, s in enumerate(request.prompt_logprobs)
-            ]
+        if request.params.prompt_logprobs is not None:
+            rows = request.prompt_logprobs
+            scores = [None, *(LogprobMap(rows, i, self.tokenizer) for i in range(len(rows)))]
         outputs = [stream.text.output(i) for i, stream in enumerate(row)]
         return RequestOutput(str(request.id), prompt, ids, cast(Any, scores), outputs)
-
-    def logprob_map(self, scores_V: Tensor, token: int, k: int) -> LogprobMap:
-        """The token's own log-probability and the k most likely ones (-1: all)."""
-        return logprob_map(self.tokenizer, scores_V, token, k)
 
 
 def _open_template(tokenizer: Tokenizer) -> ChatTemplate | TemplateError:

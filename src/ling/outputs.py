@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import codecs
+from collections.abc import ItemsView, Iterator, Mapping, ValuesView
 from dataclasses import dataclass, field
 from typing import cast
-
-from torch import Tensor
 
 from .data.tokenizer import Tokenizer
 from .errors import RequestError
 from .infer.driver import RequestEvent
-from .infer.logprobs import top_logprobs
+from .infer.logprobs import LogprobRows, TokenLogprob
 from .infer.request import SamplingParams
 
-LogprobMap = dict[int, "Logprob"]
 
-
-@dataclass
+@dataclass(slots=True)
 class Logprob:
     """Log-probability of a token, its rank (1 is most likely), its text and its bytes.
 
@@ -28,6 +25,49 @@ class Logprob:
     rank: int | None = None
     decoded_token: str | None = None
     token_bytes: bytes | None = None
+
+
+class LogprobMap(Mapping[int, Logprob]):
+    """A token's own log-probability first, then those of the most likely ids.
+
+    What a `dict[int, Logprob]` is, made as it is read: long answers have millions of entries.
+    """
+
+    __slots__ = ("_at", "_rows", "_tokenizer")
+
+    def __init__(self, rows: LogprobRows, at: int, tokenizer: Tokenizer | None) -> None:
+        self._rows, self._at, self._tokenizer = rows, at, tokenizer
+
+    def _logprob(self, t: TokenLogprob) -> Logprob:
+        tok, i = self._tokenizer, t.token_id
+        if tok is None:
+            return Logprob(t.logprob, t.rank)
+        text = tok.decode([i], skip_special_tokens=False)
+        return Logprob(t.logprob, t.rank, text, tok.token_bytes(i))
+
+    def _dict(self) -> dict[int, Logprob]:
+        return {t.token_id: self._logprob(t) for t in self._rows[self._at]}
+
+    def __getitem__(self, token_id: int) -> Logprob:
+        for t in self._rows[self._at]:
+            if t.token_id == token_id:
+                return self._logprob(t)
+        raise KeyError(token_id)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter([t.token_id for t in self._rows[self._at]])
+
+    def __len__(self) -> int:
+        return len(self._rows[self._at])
+
+    def items(self) -> ItemsView[int, Logprob]:
+        return self._dict().items()
+
+    def values(self) -> ValuesView[Logprob]:
+        return self._dict().values()
+
+    def __repr__(self) -> str:
+        return repr(self._dict())
 
 
 @dataclass
@@ -88,21 +128,6 @@ class TextOffsets:
         return start
 
 
-def logprob_map(
-    tokenizer: Tokenizer | None, logprobs_V: Tensor, token_id: int, k: int
-) -> LogprobMap:
-    """The token's own log-probability and the `k` most likely ones (-1: all), with their texts."""
-    return {
-        t.token_id: Logprob(
-            t.logprob,
-            t.rank,
-            tokenizer.decode([t.token_id], skip_special_tokens=False) if tokenizer else None,
-            tokenizer.token_bytes(t.token_id) if tokenizer else None,
-        )
-        for t in top_logprobs(logprobs_V, token_id, k)
-    }
-
-
 class IncrementalText:
     """Visible text of one continuation; stop strings are cut wherever tokens split them.
 
@@ -118,6 +143,7 @@ class IncrementalText:
         self.text = self.pending = ""
         self.token_ids: list[int] = []
         self.logprobs: list[LogprobMap] = []
+        self._rows = LogprobRows()
         self.offsets: list[int] = []
         self._places = TextOffsets()
         self.cumulative_logprob = 0.0
@@ -141,7 +167,7 @@ class IncrementalText:
             end = last and event.finish_reason == "stop" and token == event.stop_reason
             hidden = end and self.params.skip_special_tokens
             if self.params.logprobs is not None:
-                self._score(event.logprobs[k], token, self.params.logprobs, hidden)
+                self._score(event.logprobs, k, hidden)
             if self.decoder is not None and not hidden:
                 self.pending += self.decoder.push(token)
             self._hold()
@@ -162,15 +188,16 @@ class IncrementalText:
             self.offsets[start:] if self.params.logprobs is not None else None,
         )
 
-    def _score(self, logprobs_V: Tensor, token: int, k: int, hidden: bool) -> None:
-        scores = logprob_map(self.tokenizer, logprobs_V, token, k)
-        skip = self.params.skip_special_tokens
-        shown = self.tokenizer and self.tokenizer.decode([token], skip_special_tokens=skip)
+    def _score(self, rows: LogprobRows, k: int, hidden: bool) -> None:
+        self._rows.append_row(rows, k)
+        own = rows[k][0]
+        skip, tok = self.params.skip_special_tokens, self.tokenizer
+        shown = tok and not hidden and tok.decode([own.token_id], skip_special_tokens=skip)
         self.offsets.append(
-            self._places.add(scores[token].token_bytes or b"" if shown and not hidden else b"")
+            self._places.add(tok.token_bytes(own.token_id) if tok and shown else b"")
         )
-        self.logprobs.append(scores)
-        self.cumulative_logprob += scores[token].logprob
+        self.logprobs.append(LogprobMap(self._rows, len(self._rows) - 1, tok))
+        self.cumulative_logprob += own.logprob
 
     def _finish(self, event: RequestEvent) -> None:
         if self.decoder is not None:

@@ -14,6 +14,7 @@ from ling.infer.engine import Engine
 from ling.infer.open import runner_for
 from ling.infer.pages import BlockTable, Segment
 from ling.infer.request import Request, SamplingParams
+from ling.infer.sampler import choose
 from ling.infer.scheduler import ScheduledRequest
 from ling.model.ling import from_config
 from ling.presets import preset
@@ -35,11 +36,11 @@ class FakeRunner:
         return torch.tensor([[float(t), float(j)] for t in tokens])
 
     def logits(self, hidden, vocab):
-        best = (hidden[:, 0] + 100 * (hidden[:, 1] + 1)).long().tolist()
-        return torch.zeros(len(hidden), 1000), best
+        best = (hidden[:, 0] + 100 * (hidden[:, 1] + 1)).long()
+        return torch.nn.functional.one_hot(best, 1000).float()
 
-    def banned_ids(self):
-        return None
+    def choose(self, scores, choices):
+        return [choose(row, c) for row, c in zip(scores.numpy(), choices, strict=True)]
 
 
 def hidden_of(rows):

@@ -1,95 +1,65 @@
-"""Log-probabilities of prompts, whatever chunks they come in, and the likeliest beside a token."""
+"""Rows of log-probabilities: what they give back, and how little they take."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
-import torch
-from safetensors.torch import load_file
 
-from ling.config.engine import EngineConfig
-from ling.infer import logprobs
-from ling.infer.engine import Engine
-from ling.infer.logprobs import score_prompt, top_logprobs
-from ling.infer.open import open_runner
-from ling.infer.request import Request, SamplingParams
-from ling.infer.scheduler import ScheduledRequest
-
-pytestmark = pytest.mark.usefixtures("one_thread")
+from ling.infer.choice import Chosen, RowChoice
+from ling.infer.logprobs import LogprobRows
+from ling.infer.sampler import choose
 
 
-def test_top_logprobs_have_the_token_first_and_rank_equal_ones_by_id():
-    row = torch.tensor([-1.0, -3.0, -1.0, -2.0])
-    assert top_logprobs(row, 3, 2) == [(3, -2.0, 3), (0, -1.0, 1), (2, -1.0, 2)]
-    assert top_logprobs(row, 2, 0) == [(2, -1.0, 1)]
-    assert [t.token_id for t in top_logprobs(row, 1, -1)] == [1, 0, 2, 3]
+def rows_of(*chosen):
+    rows = LogprobRows()
+    for c in chosen:
+        rows.append(c)
+    return rows
 
 
-def test_top_logprobs_of_a_token_among_the_likeliest_are_not_one_more():
-    row = torch.tensor([0.0, 4.0, 3.0, 2.0]).log_softmax(-1)
-    got = top_logprobs(row, 2, 2)
-    assert [(t.token_id, t.rank) for t in got] == [(2, 2), (1, 1)]
-    assert [t.logprob for t in got] == [float(row[2]), float(row[1])]
+def scored(scores, token, k):
+    """The entries of a token as the oracle scores them, as (id, rank)."""
+    z = np.array(scores, np.float32)
+    (row,) = rows_of(choose(z, RowChoice(given=token, num_best=k)))
+    want = z - np.log(np.exp(z).sum())
+    np.testing.assert_allclose([t.logprob for t in row], [want[t.token_id] for t in row], atol=1e-6)
+    return [(t.token_id, t.rank) for t in row]
 
 
-# ---- prompts -----------------------------------------------------------------------------------
+def test_the_token_is_first_and_equal_ones_rank_by_id():
+    scores = [-1.0, -3.0, -1.0, -2.0]
+    assert scored(scores, 3, 2) == [(3, 3), (0, 1), (2, 2)]
+    assert scored(scores, 2, 0) == [(2, 1)]
+    assert [i for i, _ in scored(scores, 1, 4)] == [1, 0, 2, 3]
 
 
-class FakeRunner:
-    """Hidden states are the scores themselves."""
-
-    def __init__(self):
-        self.rows = []
-
-    def logits(self, hidden):
-        self.rows.append(len(hidden))
-        return hidden, []
+def test_a_token_among_the_most_likely_is_not_one_more():
+    assert scored([0.0, 4.0, 3.0, 2.0], 2, 2) == [(2, 2), (1, 1)]
 
 
-def scored(chunks, asked=0, length=10, offset=3):
-    """The request and the runner after steps of these many rows, `offset` rows of others before."""
-    r = Request(0, [1] * length, SamplingParams(prompt_logprobs=asked), 0, 5)
-    runner, rows, at = FakeRunner(), torch.randn(length + 2, 7), 0
-    for n in chunks:
-        step = ScheduledRequest(r, [1] * n, at, 0, at + n >= length, start=offset)
-        others = torch.full((offset, 7), float("nan"))
-        score_prompt(runner, step, torch.cat((others, rows[at : at + n])))
-        at += n
-    return r, runner, rows
+def chosen(i, k=2):
+    best = np.arange(i, i + k, dtype=np.int32)
+    return Chosen(i + 50, None, -i / 2, i + 1, best, -best.astype(np.float32))
 
 
-@pytest.mark.parametrize("chunks", [[10], [1, 9], [4, 5, 1], [10, 1, 1]], ids=str)
-def test_each_row_scores_the_token_after_it_whatever_the_chunks(chunks, monkeypatch):
-    monkeypatch.setattr(logprobs, "SCORE_ROWS", 4)
-    r, runner, rows = scored(chunks)
-    assert len(r.prompt_logprobs) == 9  # the first token has none, and the last row is the answer's
-    assert torch.equal(torch.stack(r.prompt_logprobs), rows[:9].log_softmax(-1))
-    assert max(runner.rows) <= 4
-    assert sum(runner.rows) == 9
+def test_rows_grow_and_slices_are_copies_that_later_rows_do_not_change():
+    rows = rows_of(*(chosen(i) for i in range(100)))
+    assert len(rows) == 100
+    assert rows[7] == [(57, -3.5, 8), (7, -7.0, 1), (8, -8.0, 2)] == rows[-93]
+    part = rows[98:]
+    rows.append(chosen(100))
+    assert [row[0].token_id for row in part] == [148, 149]
+    assert rows[98:100][1] == part[1]
+    part.append_row(rows, 3)
+    assert list(part)[-1] == rows[3]
+    np.testing.assert_array_equal(part.own(), np.float32([-49, -49.5, -1.5]))
+    with pytest.raises(IndexError):
+        rows[101]
 
 
-def test_nothing_is_scored_unasked():
-    r, runner, _ = scored([10], asked=None)
-    assert (r.prompt_logprobs, runner.rows) == ([], [])
-
-
-def test_a_request_that_is_computed_again_is_not_scored_twice():
-    r, runner, rows = scored([6])
-    have = list(r.prompt_logprobs)
-    assert len(have) == 6
-    again = ScheduledRequest(r, [1] * 10, 0, 0, True, start=0)  # preempted, then whole
-    score_prompt(runner, again, rows[:10])
-    assert all(a is b for a, b in zip(r.prompt_logprobs, have, strict=False))
-    assert torch.equal(torch.stack(r.prompt_logprobs), rows[:9].log_softmax(-1))
-
-
-@pytest.mark.parametrize("folder", ["tiny_fp32", "tiny_yarn_fp32"])
-def test_prompt_logprobs_equal_upstream(fixtures, folder):
-    path = fixtures / "model" / folder
-    io = load_file(path / "io.safetensors")
-    e = Engine(open_runner(path, EngineConfig(dtype="float32")))
-    ids = io["input_ids"][0].tolist()[:30]
-    request = e.add(ids, SamplingParams(max_tokens=1, prompt_logprobs=-1, temperature=0))
-    while e.has_work:
-        e.step()
-    want = io["logits"][0, : len(ids) - 1].log_softmax(-1)
-    assert torch.allclose(torch.stack(request.prompt_logprobs), want, atol=2e-4)
+def test_rows_take_little_more_than_their_numbers():
+    rows = rows_of(*(chosen(i, k=20) for i in range(1000)))
+    held = sum(a.nbytes for a in (rows._ids, rows._logprobs, rows._ranks))
+    assert held < 1.6 * 1000 * (8 * 21 + 4)
+    assert len(LogprobRows()) == 0
+    assert list(LogprobRows()[3:]) == []

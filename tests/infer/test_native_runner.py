@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import logging
 import os
@@ -22,6 +21,7 @@ from ling.checkpoint.packed.matrices import unpack_matrix
 from ling.checkpoint.packed.names import packed_specs
 from ling.config.engine import EngineConfig
 from ling.errors import KernelError, UsageError
+from ling.infer.choice import RowChoice
 from ling.infer.engine import Engine
 from ling.infer.native_runner import NativeRunner, why_not
 from ling.infer.open import open_runner, runner_for
@@ -325,18 +325,14 @@ def test_logits_are_those_of_the_head():
     runner = runner_for(model, EngineConfig(format="bf16"))
     runner.allocate(1)
     hidden = torch.randn(7, 64)
-    logits, best = runner.logits(hidden)
-    logits = logits.clone()  # valid until the next call
+    logits = runner.logits(hidden).clone()  # valid until the next call
     want = model.lm_head(hidden.bfloat16().float()).detach()
     assert torch.allclose(
         logits, hidden.bfloat16().float() @ model.lm_head.weight.bfloat16().float().t(),
         rtol=1e-4, atol=1e-4,
     )  # fmt: skip
     assert ((logits - want).norm() / want.norm()) < 0.01
-    assert best == logits.argmax(-1).tolist()
-    few, best = runner.logits(hidden, 100)
-    assert torch.equal(few, logits[:, :100])
-    assert best == few.argmax(-1).tolist()
+    assert torch.equal(runner.logits(hidden, 100), logits[:, :100])
 
 
 def test_equal_scores_go_to_the_lowest_id_that_is_allowed():
@@ -345,10 +341,10 @@ def test_equal_scores_go_to_the_lowest_id_that_is_allowed():
         model.lm_head.weight.copy_(model.lm_head.weight[:1].expand(384, -1))
     runner = runner_for(model, EngineConfig(format="int8"))
     runner.allocate(1)
-    hidden = torch.randn(3, 64)
-    assert runner.logits(hidden)[1] == [0, 0, 0]
+    scores = runner.logits(torch.randn(3, 64))
+    assert [c.token_id for c in runner.choose(scores, [RowChoice()] * 3)] == [0, 0, 0]
     runner.ban_ids(lambda i: i >= 5)
-    assert runner.logits(hidden)[1] == [5, 5, 5]
+    assert [c.token_id for c in runner.choose(scores, [RowChoice()] * 3)] == [5, 5, 5]
 
 
 @pytest.mark.parametrize("fmt", ["int4", "bf16"])
@@ -464,7 +460,7 @@ def test_upstream_logits_through_kernels_of_heads_twice_as_wide(fixtures, folder
     assert torch.allclose(wide.logits(hidden), want, atol=2e-3)
     runner = runner_for(wide, EngineConfig(format="bf16"))
     runner.allocate(5)
-    got, _ = runner.logits(run(runner, ids, 16)[0])
+    got = runner.logits(run(runner, ids, 16)[0])
     assert distances(got, want).median() < 0.03  # weights are rounded too
 
 
@@ -480,11 +476,11 @@ def test_upstream_greedy_tokens_through_bf16_kernels(fixtures):
     request = e.add(ids, SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=-1))
     while e.has_work:
         e.step()
-    logprobs = torch.stack(request.prompt_logprobs)[n - 1 :]
-    top = logprobs.topk(2, dim=-1)
-    clear = top.values[:, 0] - top.values[:, 1] > 0.05
-    assert clear.sum() >= len(clear) // 2
-    assert (top.indices[:, 0] == torch.tensor(ids[n:]))[clear].all()
+    rows = [sorted(row, key=lambda t: -t.logprob) for row in request.prompt_logprobs[n - 1 :]]
+    clear = [row[0].logprob - row[1].logprob > 0.05 for row in rows]
+    assert sum(clear) >= len(clear) // 2
+    pairs = zip(rows, ids[n:], clear, strict=True)
+    assert all(row[0].token_id == i for row, i, is_clear in pairs if is_clear)
 
 
 # ---- wrong calls -------------------------------------------------------------------------------
@@ -540,8 +536,7 @@ def test_wrong_scores_raise(runner):
             native.check(
                 runner.lib,
                 runner.lib.ling_logits(
-                    *(runner.model, torch.randn(1, 64).data_ptr(), 1, vocab),
-                    *(None, 0, room.data_ptr(), (ctypes.c_int64 * 1)()),
+                    *(runner.model, torch.randn(1, 64).data_ptr(), 1, vocab, room.data_ptr())
                 ),
             )
     with pytest.raises(KernelError):
@@ -553,7 +548,8 @@ def test_no_model_at_all_raises():
     for status in (
         lib.ling_forward(None, None, 1, None, 1, None),
         lib.ling_mtp(None, 0, None, None, 1, None, 1, None),
-        lib.ling_logits(None, None, 1, 0, None, 0, None, None),
+        lib.ling_logits(None, None, 1, 0, None),
+        lib.ling_choose(None, 1, 9, None, None, 0, 0, None, None, None),
         lib.ling_expert_counts(None, None),
         lib.ling_model_new(None, None, None),
         lib.ling_model_offload(None, 0, 0, None, None),

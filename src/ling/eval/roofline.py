@@ -74,14 +74,12 @@ class Recorder:
         self._mtp_experts += float(self._experts_read().sum())
         return out
 
-    def logits(
-        self, hidden: Tensor, vocab: int = 0, mask: Tensor | None = None
-    ) -> tuple[Tensor, list[int]]:
+    def logits(self, hidden: Tensor, vocab: int = 0) -> Tensor:
         if self._drafting:
             self._draft_vocab += len(hidden) * (vocab or self._runner.config.vocab_size)
         else:
             self._head_rows += len(hidden)
-        return self._runner.logits(hidden, vocab, mask)
+        return self._runner.logits(hidden, vocab)
 
     def mean(self) -> Step:
         """What a step did on average."""

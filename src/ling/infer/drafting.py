@@ -12,11 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..errors import RequestError
+from .choice import next_choice
 from .pages import Segment
 from .request import Request
 from .runner import Runner
-from .sampler import check_finite, next_token
 from .scheduler import ScheduledRequest
 from .speculative import DraftPolicy
 
@@ -92,18 +91,17 @@ class Drafter:
 
     def _choose(self, runner: Runner, heads: list[_Head]) -> None:
         """Add a draft to each request; a head that gives none is removed."""
-        scores, best = runner.logits(torch.cat([h.hidden for h in heads]), runner.draft_vocab)
-        banned = runner.banned_ids()
-        for head, row, top in zip(list(heads), scores, best, strict=True):
-            request = head.request
-            tokens = request.tokens + request.drafts
-            try:
-                check_finite(row, len(tokens))
-                draft = next_token(request, row, top, tokens, banned, self.stop_token_ids)
-            except RequestError:  # no draft; the model's own scores decide about the request
+        scores = runner.logits(torch.cat([h.hidden for h in heads]), runner.draft_vocab)
+        # Chosen as the model will: the same noise, mask and penalties.
+        choices = [
+            next_choice(h.request, h.request.drafts, self.stop_token_ids, num_best=None)
+            for h in heads
+        ]
+        for head, chosen in zip(list(heads), runner.choose(scores, choices), strict=True):
+            if chosen.error is not None:  # the model's own scores decide about the request
                 heads.remove(head)
             else:
-                request.drafts.append(draft)
+                head.request.drafts.append(chosen.token_id)
 
     def _next(self, runner: Runner, heads: list[_Head], k: int) -> list[_Head]:
         """Feed the drafts to the MTP layer of draft `k`, the last one again where there are

@@ -13,9 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from torch import Tensor
-
 from .engine import Engine
+from .logprobs import LogprobRows
 from .request import Request, SamplingParams
 
 # A thread without work ends after a while, so that an engine that nobody uses can be collected.
@@ -28,8 +27,8 @@ class RequestEvent:
     `RequestError` where only this request failed."""
 
     token_ids: list[int] = field(default_factory=list)
-    logprobs: list[Tensor] = field(default_factory=list)
-    """Log-probabilities [V] at each new token, if asked for."""
+    logprobs: LogprobRows = field(default_factory=LogprobRows)
+    """Of each new token, if asked for."""
     finish_reason: str | None = None
     stop_reason: int | None = None
     error: Exception | None = None

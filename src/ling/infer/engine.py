@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import islice
 
 import torch
 from torch import Tensor
 
 from ..config.engine import DEFAULTS, EngineConfig
 from ..errors import RequestError, UsageError
+from .choice import Chosen, next_choices
 from .drafting import Drafter
 from .limits import Limits
-from .logprobs import score_prompt
 from .memory import default_pages
 from .pages import PagePool
 from .request import Request, SamplingParams, whole_numbers
 from .runner import HasId, Runner
-from .sampler import check_finite, next_token
 from .scheduler import ScheduledRequest, Scheduler
+from .scoring import score_prompt
 from .stats import Stats
 
 
@@ -84,6 +85,7 @@ class Engine:
         if ids is None:
             raise RequestError("token ids are a list of whole numbers", param="prompt")
         max_tokens = self.limits.max_tokens(ids, params.max_tokens, params.min_tokens)
+        self.limits.check_results(params, len(ids), max_tokens)
         number = next(self._numbers)
         seed = self.seed * 1_000_003 + number if params.seed is None else params.seed
         return Request(number, ids, params, seed + seed_offset, max_tokens, cache_salt)
@@ -140,28 +142,34 @@ class Engine:
             if s.reaches_end
             for i in range(s.num_drafts + 1)
         ]
+        chosen: Iterator[Chosen] = iter(())
         if rows:
             whole = len(rows) == len(hidden)
-            logits, best = self.runner.logits(hidden if whole else hidden[rows])
-        banned, verified, at = self.runner.banned_ids(), [], 0
+            scores = self.runner.logits(hidden if whole else hidden[rows])
+            choices = [
+                choice
+                for s in step
+                if s.reaches_end
+                for choice in next_choices(
+                    s.request, s.num_drafts, self.stop_token_ids, scores.shape[1]
+                )
+            ]
+            chosen = iter(self.runner.choose(scores, choices))
+        verified = []
         for s in step:
-            if not s.reaches_end:
+            if s.reaches_end:
+                verified.append(self._accept(s, list(islice(chosen, s.num_drafts + 1))))
+            else:
                 s.request.num_computed_tokens += len(s.ids)
                 verified.append(len(s.ids))
-                continue
-            stop = at + s.num_drafts + 1
-            verified.append(self._accept(s, logits[at:stop], best[at:stop], banned))
-            at = stop
         return verified
 
-    def _accept(
-        self, s: ScheduledRequest, logits: Tensor, best: list[int], banned: Tensor | None
-    ) -> int:
+    def _accept(self, s: ScheduledRequest, chosen: Sequence[Chosen]) -> int:
         """Emit tokens as long as the drafts are what the model itself chooses."""
         request, num_accepted = s.request, 0
         for i in range(s.num_drafts + 1):
             if request.finish_reason is None:
-                _alone(request, partial(self._emit, request, logits[i], best[i], banned))
+                _alone(request, partial(self._emit, request, chosen[i]))
             if request.finish_reason is not None or i == s.num_drafts:
                 break
             if not self.agrees(request, request.drafts[i]):
@@ -181,12 +189,10 @@ class Engine:
         """Whether the model's own token is the drafted one."""
         return request.tokens[-1] == draft
 
-    def _emit(self, request: Request, logits_V: Tensor, best: int, banned: Tensor | None) -> None:
-        params, tokens = request.params, request.tokens
-        check_finite(logits_V, len(tokens))
-        token = next_token(request, logits_V, best, tokens, banned, self.stop_token_ids)
+    def _emit(self, request: Request, chosen: Chosen) -> None:
+        params, tokens, token = request.params, request.tokens, chosen.token()
         if params.logprobs is not None:
-            request.logprobs.append(logits_V.log_softmax(-1))
+            request.logprobs.append(chosen)
         tokens.append(token)
         self.stats.generated += 1
         done = len(tokens) - request.num_prompt_tokens

@@ -6,6 +6,10 @@ from dataclasses import dataclass
 
 from ..errors import RequestError
 from .pages import pages_for
+from .request import SamplingParams
+
+MAX_LOGPROB_ENTRIES = 1 << 27
+"""Log-probabilities that a request may collect, of 8 bytes each: 1 GiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,3 +60,25 @@ class Limits:
                 param="max_tokens",
             )
         return length
+
+    def check_results(self, params: SamplingParams, num_prompt: int, max_tokens: int) -> None:
+        """Refuse log-probabilities that memory could not hold, and a bias of ids that are not
+        there."""
+        outside = [i for i in params.logit_bias or () if i >= self.vocab_size]
+        if outside:
+            raise RequestError(
+                f"`logit_bias` names token {outside[0]}, outside the vocabulary of "
+                f"{self.vocab_size}",
+                param="logit_bias",
+            )
+        for name, num_tokens in (("logprobs", max_tokens), ("prompt_logprobs", num_prompt)):
+            k = getattr(params, name)
+            if k is None:
+                continue
+            entries = 1 + (self.vocab_size if k < 0 else min(k, self.vocab_size))
+            if entries * num_tokens > MAX_LOGPROB_ENTRIES:
+                raise RequestError(
+                    f"`{name}` is {k}: {entries} log-probabilities for each of {num_tokens} tokens "
+                    f"are above {MAX_LOGPROB_ENTRIES}; ask for fewer",
+                    param=name,
+                )

@@ -1,16 +1,13 @@
-"""Log-probabilities: of a prompt's tokens, and the most likely ones beside a token."""
+"""Log-probabilities of tokens: the token's own and the most likely ones, never a vocabulary row."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, overload
 
-from torch import Tensor
+import numpy as np
 
-from .runner import Runner
-from .sampler import check_finite
-from .scheduler import ScheduledRequest
-
-SCORE_ROWS = 64
+from .choice import NO_IDS, NO_VALUES, Chosen
 
 
 class TokenLogprob(NamedTuple):
@@ -21,30 +18,75 @@ class TokenLogprob(NamedTuple):
     rank: int
 
 
-def top_logprobs(logprobs_V: Tensor, token_id: int, k: int) -> list[TokenLogprob]:
-    """The token itself first, then the `k` most likely ones that it is not (-1: all).
-
-    Equal ones rank in the order of their ids; the token's own rank counts only what is likelier.
+class LogprobRows(Sequence[list[TokenLogprob]]):
+    """Log-probabilities of consecutive tokens, k + 1 entries each: the token first, then the k most
+    likely ids. Takes 8 (k + 1) + 4 bytes a token.
     """
-    own = float(logprobs_V[token_id])
-    ranks = {token_id: int((logprobs_V > own).sum()) + 1}
-    order = logprobs_V.sort(descending=True, stable=True).indices
-    for rank, i in enumerate(order[: len(logprobs_V) if k < 0 else k].tolist(), 1):
-        ranks.setdefault(i, rank)
-    return [TokenLogprob(i, float(logprobs_V[i]), rank) for i, rank in ranks.items()]
 
+    __slots__ = ("_ids", "_len", "_logprobs", "_ranks")
 
-def score_prompt(runner: Runner, scheduled: ScheduledRequest, hidden: Tensor) -> None:
-    """Add log-probabilities of a request's prompt tokens, if asked for: each row of the step
-    scores the token after it. Raises `RequestError` for scores that are not finite."""
-    request = scheduled.request
-    if request.params.prompt_logprobs is None:
-        return
-    have = len(request.prompt_logprobs) + 1  # the first token has none
-    last = min(scheduled.first + len(scheduled.ids), request.num_prompt_tokens - 1)
-    offset = scheduled.start - scheduled.first
-    for a in range(max(scheduled.first, have - 1), last, SCORE_ROWS):
-        rows = hidden[a + offset : min(a + SCORE_ROWS, last) + offset]
-        scores = runner.logits(rows)[0]
-        check_finite(scores, a + 1)
-        request.prompt_logprobs += list(scores.log_softmax(-1))
+    def __init__(self) -> None:
+        self._ids, self._logprobs = NO_IDS.reshape(0, 0), NO_VALUES.reshape(0, 0)
+        self._ranks, self._len = NO_IDS, 0
+
+    def append(self, chosen: Chosen) -> None:
+        """Add a token with its log-probabilities."""
+        row = self._add(len(chosen.best_ids) + 1)
+        self._ids[row, 0], self._logprobs[row, 0] = chosen.token_id, chosen.logprob
+        self._ids[row, 1:], self._logprobs[row, 1:] = chosen.best_ids, chosen.best_logprobs
+        self._ranks[row] = chosen.rank
+
+    def append_row(self, rows: LogprobRows, i: int) -> None:
+        """Add row `i` of others with as many entries."""
+        row = self._add(rows._ids.shape[1])
+        self._ids[row], self._logprobs[row] = rows._ids[i], rows._logprobs[i]
+        self._ranks[row] = rows._ranks[i]
+
+    def _add(self, width: int) -> int:
+        if self._len == len(self._ranks):
+            self._grow(width)
+        self._len += 1
+        return self._len - 1
+
+    def _grow(self, width: int) -> None:
+        # Readers in other threads see the old arrays or the new ones, which have the same rows.
+        size = max(4, self._len + self._len // 2)
+        for name in ("_ids", "_logprobs", "_ranks"):
+            old = getattr(self, name)
+            new = np.empty((size,) if old.ndim == 1 else (size, width), old.dtype)
+            if self._len:
+                new[: self._len] = old[: self._len]
+            setattr(self, name, new)
+
+    def __len__(self) -> int:
+        return self._len
+
+    @overload
+    def __getitem__(self, at: int) -> list[TokenLogprob]: ...
+    @overload
+    def __getitem__(self, at: slice) -> LogprobRows: ...
+    def __getitem__(self, at: int | slice) -> list[TokenLogprob] | LogprobRows:
+        if isinstance(at, slice):
+            return self._copied(at)
+        if not -self._len <= at < self._len:
+            raise IndexError(at)
+        at %= self._len
+        ids, logprobs = self._ids[at].tolist(), self._logprobs[at].tolist()
+        ranks = {ids[0]: (logprobs[0], int(self._ranks[at]))}
+        for rank, (i, logprob) in enumerate(zip(ids[1:], logprobs[1:], strict=True), 1):
+            ranks.setdefault(i, (logprob, rank))
+        return [TokenLogprob(i, *entry) for i, entry in ranks.items()]
+
+    def __iter__(self) -> Iterator[list[TokenLogprob]]:
+        return (self[i] for i in range(self._len))
+
+    def _copied(self, at: slice) -> LogprobRows:
+        rows = LogprobRows()
+        for name in ("_ids", "_logprobs", "_ranks"):
+            setattr(rows, name, getattr(self, name)[: self._len][at].copy())
+        rows._len = len(rows._ranks)
+        return rows
+
+    def own(self) -> np.ndarray:
+        """Log-probabilities (float32) of the tokens themselves."""
+        return self._logprobs[: self._len, 0].copy() if self._len else NO_VALUES

@@ -20,7 +20,9 @@ from ..model.rope import inverse_frequencies
 from ..ops import native
 from ..ops.formats import BF16, EMBEDDING_INT8, INT8, TILE, Format
 from ..ops.kernels import why_no_kernels
+from .choice import Chosen, RowChoice
 from .memory import check_cache, kv_page_bytes
+from .native_choice import native_choose
 from .native_weights import NativeWeights
 from .offload import ExpertOffload, plan
 from .pages import PAGE, Segment
@@ -79,7 +81,7 @@ class NativeRunner(BannedIds):
         self.native_weights = NativeWeights(weights, map_in=self.max_memory is None)
         self.head_bits = self.native_weights.head_bits
         self.model = ctypes.c_void_p()
-        # Fresh pages for every step's scores would cost more than their argmax.
+        # Fresh pages for every step's scores would cost more than choosing among them.
         self._logits = torch.empty(0)
 
     def map_in(self) -> None:
@@ -197,23 +199,18 @@ class NativeRunner(BannedIds):
         native.check(self.lib, status)
         return out
 
-    def logits(
-        self, hidden: Tensor, vocab: int = 0, mask: Tensor | None = None
-    ) -> tuple[Tensor, list[int]]:
+    def logits(self, hidden: Tensor, vocab: int = 0) -> Tensor:
         hidden, rows = hidden.contiguous(), len(hidden)
         width = vocab or self.config.vocab_size
         if rows * width > self._logits.numel():
             self._logits = torch.empty(rows * width)
         logits = self._logits[: rows * width].view(rows, width)
-        best = (ctypes.c_int64 * rows)()
-        banned = None if self.banned is None else self.banned.data_ptr()
-        status = self.lib.ling_logits(
-            self.model, hidden.data_ptr(), rows, vocab, banned, 0, logits.data_ptr(), best
-        )
+        status = self.lib.ling_logits(self.model, hidden.data_ptr(), rows, vocab, logits.data_ptr())
         native.check(self.lib, status)
-        # The core takes one mask for all rows. A row without a finite score has -1: one request's
-        # failure is not that of the whole step.
-        return logits, list(best) if mask is None else self.best_ids(logits, mask)
+        return logits
+
+    def choose(self, scores: Tensor, choices: Sequence[RowChoice]) -> list[Chosen]:
+        return native_choose(self.lib, scores, choices, self.banned_ids)
 
     # ---- measuring -----------------------------------------------------------------------------
 

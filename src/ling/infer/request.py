@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any, cast
@@ -11,9 +11,13 @@ from typing import Any, cast
 from torch import Tensor
 
 from ..errors import RequestError
+from ..text import shown
+from .choice import Choosing, MaskOf
+from .logprobs import LogprobRows
 from .pages import BlockTable
 
 MAX_N = 64
+MAX_BIASED = 1024
 TO_THE_END = -1
 """As `max_tokens`: as many as the context has room for, which None says as well."""
 
@@ -41,6 +45,7 @@ class SamplingParams:
 
     Temperature below 1e-5 is greedy. `logprobs` and `prompt_logprobs` give that many alternatives
     (-1 the whole vocabulary) of the model's own distribution, before penalties and temperature.
+    `logit_bias` adds -100 to 100 to the scores of up to 1,024 token ids.
     `max_tokens` None or -1 goes to the end of the context. Before `min_tokens` nothing stops a
     continuation: neither a token nor a stop string. Whole numbers may also be written 3.0.
     """
@@ -63,6 +68,7 @@ class SamplingParams:
     prompt_logprobs: int | None = None
     skip_special_tokens: bool = True
     include_stop_str_in_output: bool = False
+    logit_bias: dict[int, float] | None = None
 
     def __post_init__(self) -> None:
         self.stop = [self.stop] if isinstance(self.stop, str) else list(self.stop or [])
@@ -79,6 +85,8 @@ class SamplingParams:
         self._whole("top_k", -1, 1 << 31)
         self._whole("min_tokens", 0, 1 << 31)
         self._check_max_tokens()
+        if self.logit_bias is not None:
+            self.logit_bias = _checked_bias(self.logit_bias)
         for name in ("logprobs", "prompt_logprobs"):
             if getattr(self, name) is not None:
                 self._whole(name, -1, 1 << 31)
@@ -131,17 +139,44 @@ class SamplingParams:
 
     @property
     def plain_greedy(self) -> bool:
-        """Whether the token is the largest score itself, without penalties."""
+        """Whether the token is the largest score itself, without penalties or bias."""
         return self.greedy and (
             self.repetition_penalty == 1.0
             and self.presence_penalty == 0.0
             and self.frequency_penalty == 0.0
+            and not self.logit_bias
         )
 
     @property
     def greedy(self) -> bool:
         """Whether the most likely token is always taken."""
         return self.temperature < 1e-5
+
+
+def _checked_bias(given: Any) -> dict[int, float]:
+    """Token ids and what is added to their scores; ids may be written as text, as in JSON."""
+    wrong = not isinstance(given, Mapping) or len(given) > MAX_BIASED
+    bias = {} if wrong else {_token_id(i): value for i, value in given.items()}
+    if wrong or None in bias:
+        raise RequestError(
+            f"`logit_bias` must map at most {MAX_BIASED} token ids to numbers", param="logit_bias"
+        )
+    for i, value in bias.items():
+        number = isinstance(value, Real) and not isinstance(value, bool)
+        if not number or not -100 <= float(value) <= 100:
+            raise RequestError(
+                f"`logit_bias` of token {i} is {shown(value)}, expected -100 to 100",
+                param="logit_bias",
+            )
+    return {cast(int, i): float(value) for i, value in bias.items()}
+
+
+def _token_id(value: Any) -> int | None:
+    """A token id below 2^31, or one written in digits; None for anything else."""
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 11:
+        value = int(value)
+    value = whole_number(value)
+    return value if value is not None and 0 <= value < 1 << 31 else None
 
 
 def _is_whole_float(value: Any) -> bool:
@@ -172,8 +207,12 @@ class Request:
     stop_reason: int | None = None
     error: RequestError | None = None
     """Why it failed, with the `finish_reason` "error"."""
-    logprobs: list[Tensor] = field(default_factory=list)
-    prompt_logprobs: list[Tensor] = field(default_factory=list)
+    logprobs: LogprobRows = field(default_factory=LogprobRows)
+    prompt_logprobs: LogprobRows = field(default_factory=LogprobRows)
+    choosing: Choosing | None = None
+    """What its choices share, from the first one on."""
+    mask_of: MaskOf | None = None
+    """Which ids may come next, where not all may."""
     num_drafted: int = 0
     num_accepted: int = 0
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from ..config.model import ModelConfig
-from ..errors import RequestError
+from .choice import NO_IDS, Chosen, RowChoice
 from .pages import Segment
 
 HasId = Callable[[int], bool]
@@ -46,18 +46,13 @@ class Runner(Protocol):
     ) -> Tensor:
         """Hidden states of MTP layer `j` (model/ling.py: `Ling.mtp`)."""
 
-    def logits(
-        self, hidden: Tensor, vocab: int = 0, mask: Tensor | None = None
-    ) -> tuple[Tensor, list[int]]:
-        """float32 scores [rows, vocab] over the first `vocab` ids (0: all), and in each row the
-        lowest id of the largest score that is not banned and, with a `mask` (bool [rows, vocab]),
-        that its row allows. The scores themselves are the model's own, valid until the next call.
-        It is -1 where every id is banned, and says nothing in a row whose scores are not finite.
-        Raises `RequestError` for a row of the mask that leaves no id.
-        """
+    def logits(self, hidden: Tensor, vocab: int = 0) -> Tensor:
+        """float32 scores [rows, vocab] over the first `vocab` ids (0: all), valid until the next
+        call."""
 
-    def banned_ids(self) -> Tensor | None:
-        """Ids never to choose."""
+    def choose(self, scores: Tensor, choices: Sequence[RowChoice]) -> list[Chosen]:
+        """The token of each row of scores, never a banned one (infer/sampler.py: `choose`); a row
+        that has none fails alone."""
 
     def step_done(self) -> None:
         """Called between steps, when nothing runs."""
@@ -67,29 +62,9 @@ class BannedIds:
     """Ids that a runner never chooses: those without a token."""
 
     config: ModelConfig
-    banned: Tensor | None = None
-    """uint8 [V], 1 where an id may not be chosen; None when all may."""
-    _ids: Tensor | None = None
+    banned_ids: np.ndarray = NO_IDS
 
     def ban_ids(self, has_id: HasId | None) -> None:
-        self.banned = self._ids = None
-        if has_id is None:
-            return
         ids = range(self.config.vocab_size)
-        banned = torch.tensor([not has_id(i) for i in ids], dtype=torch.uint8)
-        if bool(banned.any()):
-            self.banned, self._ids = banned, banned.nonzero()[:, 0]
-
-    def banned_ids(self) -> Tensor | None:
-        return self._ids
-
-    def best_ids(self, logits: Tensor, mask: Tensor | None) -> list[int]:
-        """In each row the lowest id of the largest score that neither ban nor mask forbids."""
-        if self.banned is not None:
-            logits = logits.masked_fill(self.banned[: logits.shape[1]].bool(), float("-inf"))
-        if mask is not None:
-            logits = logits.masked_fill(~mask, float("-inf"))
-            if bool((logits == float("-inf")).all(-1).any()):
-                raise RequestError("no token may be chosen: the mask leaves no id")
-        best, none = logits.argmax(-1), (logits == float("-inf")).all(-1)
-        return best.masked_fill(none, -1).tolist()
+        banned = [] if has_id is None else [i for i in ids if not has_id(i)]
+        self.banned_ids = np.array(banned, np.int32)

@@ -1,25 +1,48 @@
-"""Choosing a token. The noise is a function of (seed, position, id) and of nothing else.
+"""Choosing a token, in numpy: the oracle of `csrc/sampling.cpp`, and what the reference runs.
 
 Sampling is Gumbel-max: the token with the largest score plus Gumbel noise has exactly the softmax
-distribution. With noise fixed per position, a draft made with the same noise either equals what
-the model itself samples there or is dropped, so speculative output equals plain output token for
-token at any temperature; no batch, chunk or preemption can change it.
+distribution. The noise is a function of (seed, position, id) and of nothing else, so a draft made
+with the same noise either equals what the model itself samples there or is dropped: speculative
+output equals plain output token for token at any temperature; no batch, chunk or preemption can
+change it.
+
+Ids are ordered by falling score, equal ones by id; top-k, min-p and top-p each keep a prefix of
+that order. For top-p the probabilities are whole numbers (`masses`): their sums are the same in any
+order, so that the core, which sums by bucket, finds the same border without sorting.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from ..errors import RequestError
-from .request import Request, SamplingParams
+from .choice import (
+    BAD_PENALTY,
+    CHOSEN,
+    NO_IDS,
+    NONE_LEFT,
+    NOT_FINITE,
+    Chosen,
+    Filters,
+    RowChoice,
+    failure,
+)
 
-EVERY_ID_BANNED = "no token may be chosen: every id is banned"
 _MASK = (1 << 64) - 1
+_LOG2_E = 1.4426950408889634
+MASS_BITS = 40
+# 2^r for |r| <= 1/2 within 2e-10, by interpolation at Chebyshev's points (csrc/sampling.h).
+_POWER_2 = (
+    1.0,
+    0.6931471805568316,
+    0.24022650922342711,
+    0.05550410906331985,
+    0.009618056669891501,
+    0.0013333478467158545,
+    0.00015461447461298118,
+    1.5303702451919612e-05,
+)
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
@@ -32,101 +55,114 @@ def _mix(x: np.ndarray) -> np.ndarray:
 def gumbel_noise(seed: int, position: int, ids: np.ndarray) -> np.ndarray:
     """Standard Gumbel noise (float64) for token `ids` at `position`."""
     golden = 0x9E3779B97F4A7C15
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", divide="ignore"):
         key = _mix(np.asarray([(seed & _MASK) ^ ((position + 1) * golden & _MASK)], np.uint64))
         bits = _mix(_mix(key + ids.astype(np.uint64) * np.uint64(golden)) + np.uint64(golden))
-    uniform = ((bits >> np.uint64(11)).astype(np.float64) + 0.5) / 2**53
-    return -np.log(-np.log(uniform))
+        uniform = ((bits >> np.uint64(11)).astype(np.float64) + 0.5) / 2**53
+        return -np.log(-np.log(uniform))
 
 
-def penalised(
-    logits_V: Tensor, params: SamplingParams, tokens: Sequence[int], num_prompt: int
-) -> Tensor:
-    """Repetition penalty over prompt and output, then presence and frequency over the output."""
-    scores = logits_V
-    if params.repetition_penalty != 1.0:
-        seen = torch.tensor(sorted(set(tokens)))
-        values = scores[seen]
-        r = params.repetition_penalty
-        scores = scores.clone()
-        scores[seen] = torch.where(values > 0, values / r, values * r)
-    if params.presence_penalty or params.frequency_penalty:
-        ids, counts = torch.tensor(tokens[num_prompt:], dtype=torch.long).unique(return_counts=True)
-        scores = scores.clone()
-        scores[ids] -= params.presence_penalty + params.frequency_penalty * counts
+def masses(powers: np.ndarray) -> np.ndarray:
+    """2^power for powers (float64) of at most 0, as whole numbers of 2^-40.
+
+    Every operation is rounded once and none is left to a library, so that the core has the same
+    bits on every machine.
+    """
+    powers = np.maximum(powers, -60.0)
+    whole = np.rint(powers)
+    rest, p = powers - whole, _POWER_2[-1]
+    for factor in _POWER_2[-2::-1]:
+        p = p * rest + factor
+    return np.rint(np.ldexp(p, whole.astype(np.int64) + MASS_BITS)).astype(np.int64)
+
+
+def penalised(scores_V: np.ndarray, choice: RowChoice) -> np.ndarray:
+    """A copy with the bias added, then the repetition penalty over prompt and output, then presence
+    and frequency over the output."""
+    scores, f = scores_V.copy(), choice.filters
+    ids, bias = _inside(choice.bias_ids, choice.bias, len(scores))
+    np.add.at(scores, ids, bias)
+    if not f.penalise:
+        return scores
+    ids, counts = _inside(choice.seen, choice.counts, len(scores))
+    values = scores[ids]
+    if f.repetition_penalty != 1.0:
+        r = np.float32(f.repetition_penalty)
+        values = np.where(values > 0, values / r, values * r)
+    drop = np.float32(f.presence_penalty) + np.float32(f.frequency_penalty) * counts.astype("f4")
+    scores[ids] = np.where(counts > 0, values - drop, values)
     return scores
 
 
-def choose(
-    logits_V: Tensor, params: SamplingParams, seed: int, tokens: Sequence[int], num_prompt: int
-) -> int:
-    """The token after `tokens`; equal scores go to the lowest id.
+def _inside(ids: np.ndarray, values: np.ndarray, vocab: int) -> tuple[np.ndarray, np.ndarray]:
+    keep = (ids >= 0) & (ids < vocab)
+    return ids[keep], values[keep]
 
-    Order: penalties, temperature, top-k, min-p, top-p. Ids of -inf are never chosen. Raises
-    `RequestError` when there is no other.
-    """
-    scores = penalised(logits_V, params, tokens, num_prompt)
-    top = float(scores.max())
-    if not math.isfinite(top):
-        raise RequestError(
-            EVERY_ID_BANNED
-            if top == -math.inf
-            else "the penalties leave scores that are not finite",
-        )
-    if params.greedy:
-        return int(scores.argmax())
-    s = scores.double().numpy() / params.temperature
-    order = np.argsort(-s, kind="stable")
-    order = order[np.isfinite(s[order])]
-    if params.top_k > 0:
-        order = order[: params.top_k]
-    p = np.exp(s[order] - s[order[0]])
-    p /= p.sum()
-    if params.min_p > 0:
-        keep = p >= params.min_p * p[0]
-        order, p = order[keep], p[keep] / p[keep].sum()
-    if params.top_p < 1:
+
+def _exclude(scores: np.ndarray, choice: RowChoice, banned: np.ndarray) -> None:
+    for ids in (choice.excluded, banned):
+        scores[ids[(ids >= 0) & (ids < len(scores))]] = -np.inf
+    if choice.mask is not None:
+        allowed = np.unpackbits(choice.mask.view(np.uint8), count=len(scores), bitorder="little")
+        scores[allowed == 0] = -np.inf
+
+
+def kept(scores_V: np.ndarray, f: Filters) -> np.ndarray:
+    """Ids that top-k, min-p and top-p leave, in order; ids of -inf are never left."""
+    order = np.argsort(-scores_V, kind="stable")
+    order = order[np.isfinite(scores_V[order])]
+    if f.top_k > 0:
+        order = order[: f.top_k]
+    s = scores_V[order].astype(np.float64)
+    powers = (s - s[0]) * (f.inverse_temperature * _LOG2_E)
+    keep = powers >= f.least_power
+    order, powers = order[keep], powers[keep]
+    if f.top_p < 1:
         # The smallest set that reaches top_p: what came before an entry must be below it.
-        order = order[np.cumsum(p) - p < params.top_p]
-    return int(order[np.argmax(s[order] + gumbel_noise(seed, len(tokens), order))])
+        m = masses(powers)
+        order = order[np.cumsum(m) - m < math.ceil(f.top_p * float(m.sum()))]
+    return order
 
 
-def check_finite(logits_V: Tensor, position: int) -> None:
-    """Raise `RequestError` for scores of the token at `position` that are not finite."""
-    low, high = logits_V.aminmax()  # either is NaN where any score is
-    if not math.isfinite(low) or not math.isfinite(high):
-        raise RequestError(
-            f"the model's scores for token {position} are not finite: its weights are damaged, or "
-            "its numbers grow beyond their type (`ling verify` checks a folder)",
-            status=500,
-            code="scores_not_finite",
-        )
+def _choose_id(scores_V: np.ndarray, choice: RowChoice, banned: np.ndarray) -> tuple[int, int]:
+    """The id, and how the choice ended."""
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        scores = penalised(scores_V, choice)
+    _exclude(scores, choice, banned)
+    top, f = scores.max(), choice.filters
+    if not math.isfinite(top):
+        return -1, NONE_LEFT if top == -math.inf else BAD_PENALTY
+    if not f.inverse_temperature:
+        return int(scores.argmax()), CHOSEN
+    order = kept(scores, f)
+    noise = gumbel_noise(choice.seed, choice.position, order)
+    tempered = scores[order].astype(np.float64) * f.inverse_temperature
+    return int(order[np.argmax(tempered + noise)]), CHOSEN
 
 
-def next_token(
-    request: Request,
-    logits_V: Tensor,
-    best: int,
-    tokens: Sequence[int],
-    banned: Tensor | None,
-    stop_token_ids: frozenset[int],
-) -> int:
-    """The request's token after `tokens`, which may end in drafts.
+def choose(scores_V: np.ndarray, choice: RowChoice, banned: np.ndarray = NO_IDS) -> Chosen:
+    """The token of one row of scores (float32); of equal scores the lowest id.
 
-    `best` is the lowest id of the largest score outside of the `banned` ids. Before `min_tokens`
-    no token that would stop the request is chosen. Raises `RequestError` when no id is left.
+    Order: bias, penalties, ids that may not be chosen, temperature, top-k, min-p, top-p.
     """
-    params, scores = request.params, logits_V
-    early = len(tokens) - request.num_prompt_tokens < params.min_tokens
-    if params.plain_greedy and not early:
-        if best < 0:
-            raise RequestError(EVERY_ID_BANNED)
-        return best
-    if banned is not None or early:
-        scores = scores.clone()
-        if banned is not None:
-            scores[banned[banned < len(scores)]] = float("-inf")
-        if early:
-            stops = [*stop_token_ids, *(params.stop_token_ids or ())]
-            scores[[i for i in stops if i < len(scores)]] = float("-inf")
-    return choose(scores, params, request.seed, tokens, request.num_prompt_tokens)
+    if not np.isfinite(scores_V).all():
+        return Chosen(-1, failure(NOT_FINITE, choice.position))
+    token, status = choice.given, CHOSEN
+    if token < 0:
+        token, status = _choose_id(scores_V, choice, banned)
+    out = Chosen(token, failure(status, choice.position))
+    if choice.num_best is not None and out.error is None:
+        _score(out, scores_V, choice.num_best)
+    return out
+
+
+def _score(out: Chosen, scores_V: np.ndarray, num_best: int) -> None:
+    s = scores_V.astype(np.float64)
+    s -= s.max()
+    logprobs = s - math.log(np.exp(s).sum())
+    with np.errstate(over="ignore"):  # scores may be further apart than float32 reaches
+        logprobs = logprobs.astype(np.float32)
+    out.logprob = float(logprobs[out.token_id])
+    out.rank = int((scores_V > scores_V[out.token_id]).sum()) + 1
+    best = np.argsort(-scores_V, kind="stable")[:num_best]
+    out.best_ids, out.best_logprobs = best.astype(np.int32), logprobs[best]

@@ -10,9 +10,11 @@ from torch import Tensor
 from ..config.engine import DEFAULTS, EngineConfig
 from ..model.ling import Ling
 from ..model.swap import row_blocks, swap
+from .choice import Chosen, RowChoice
 from .memory import check_cache, kv_page_bytes
 from .pages import Segment
 from .runner import BannedIds
+from .sampler import choose
 from .torch_attention import PagedAttend, PageTensor
 
 
@@ -58,11 +60,12 @@ class TorchRunner(BannedIds):
         return self.model.mtp(j, torch.tensor(next_tokens), hidden, positions, attend)
 
     @torch.inference_mode()
-    def logits(
-        self, hidden: Tensor, vocab: int = 0, mask: Tensor | None = None
-    ) -> tuple[Tensor, list[int]]:
-        logits = self.model.logits(hidden)[:, : vocab or None]
-        return logits, self.best_ids(logits, mask)
+    def logits(self, hidden: Tensor, vocab: int = 0) -> Tensor:
+        return self.model.logits(hidden)[:, : vocab or None].float()
+
+    def choose(self, scores: Tensor, choices: Sequence[RowChoice]) -> list[Chosen]:
+        rows = zip(scores.numpy(), choices, strict=True)
+        return [choose(row, choice, self.banned_ids) for row, choice in rows]
 
 
 def _positions(segments: Sequence[Segment]) -> Tensor:

@@ -7,7 +7,17 @@ import functools
 import os
 import sys
 from collections.abc import Sequence
-from ctypes import POINTER, Structure, c_char_p, c_double, c_float, c_int32, c_int64, c_void_p
+from ctypes import (
+    POINTER,
+    Structure,
+    c_char_p,
+    c_double,
+    c_float,
+    c_int32,
+    c_int64,
+    c_uint64,
+    c_void_p,
+)
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +30,7 @@ from .formats import FP8, FP8_BLOCK, TILE, Format
 from .fp8 import quantise_fp8_block
 from .packing import Packed, empty, packed_shapes, scale_dtype
 
-ABI_VERSION = 4
+ABI_VERSION = 5
 
 
 class Matrix(Structure):
@@ -91,6 +101,30 @@ class SegmentC(Structure):
     )
 
 
+class ChoiceC(Structure):
+    """`ling_choice`."""
+
+    _fields_ = (
+        *((n, c_double) for n in ("inverse_temperature", "top_p", "least_power")),
+        ("top_k", c_int64),
+        ("seed", c_uint64),
+        ("position", c_int64),
+        *((n, c_float) for n in ("repetition_penalty", "presence_penalty", "frequency_penalty")),
+        ("num_best", c_int32),
+        ("given", c_int64),
+        *(("seen", c_void_p), ("counts", c_void_p), ("num_seen", c_int64)),
+        *(("bias_ids", c_void_p), ("bias", c_void_p), ("num_bias", c_int64)),
+        *(("excluded", c_void_p), ("num_excluded", c_int64)),
+        ("mask", c_void_p),
+    )
+
+
+class ChosenC(Structure):
+    """`ling_chosen`."""
+
+    _fields_ = (("id", c_int64), ("status", c_int32), ("logprob", c_float), ("rank", c_int64))
+
+
 _SIGNATURES: dict[str, Sequence[Any]] = {
     "ling_isa": [POINTER(c_char_p)],
     "ling_set_num_threads": [ctypes.c_int],
@@ -114,9 +148,10 @@ _SIGNATURES: dict[str, Sequence[Any]] = {
     "ling_model_new": [POINTER(ModelConfigC), POINTER(LayerC), POINTER(c_void_p)],
     "ling_forward": [c_void_p, c_void_p, c_int64, c_void_p, c_int64, c_void_p],
     "ling_mtp": [c_void_p, c_int64, c_void_p, c_void_p, c_int64, c_void_p, c_int64, c_void_p],
-    "ling_logits": [
-        *(c_void_p, c_void_p, c_int64, c_int64),
-        *(c_void_p, c_int64, c_void_p, c_void_p),
+    "ling_logits": [c_void_p, c_void_p, c_int64, c_int64, c_void_p],
+    "ling_choose": [
+        *(c_void_p, c_int64, c_int64, POINTER(ChoiceC), c_void_p, c_int64, c_int64),
+        *(POINTER(ChosenC), c_void_p, c_void_p),
     ],
     "ling_model_offload": [c_void_p, c_int64, ctypes.c_int, POINTER(c_int64), c_void_p],
     "ling_model_evict": [c_void_p, c_int64],

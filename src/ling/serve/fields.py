@@ -38,7 +38,6 @@ HARMLESS: dict[str, tuple[Any, ...]] = {
     "modalities": (["text"],),
     "audio": (),
     "web_search_options": (),
-    "logit_bias": ({},),
     "suffix": ("",),
     "prompt_logprobs": (),
     "chat_template": (),

@@ -21,7 +21,8 @@ def chat_logprobs(
 ) -> ChatLogprobs:
     """Chosen token and the `top` best candidates for every token."""
     content = []
-    for token_id, candidates in zip(token_ids, logprobs, strict=True):
+    for token_id, given in zip(token_ids, logprobs, strict=True):
+        candidates = dict(given.items())  # made once: the engine's are made as they are read
         best = [_entry(i, candidates) for i in _by_rank(candidates)[:top]]
         content.append(TokenLogprob(**_entry(token_id, candidates).model_dump(), top_logprobs=best))
     return ChatLogprobs(content=content)
@@ -41,12 +42,13 @@ def completion_logprobs(
     reply = CompletionLogprobs(
         tokens=[], token_logprobs=[], top_logprobs=[], text_offset=list(offsets)
     )
-    for token_id, candidates in zip(token_ids, logprobs, strict=True):
-        if candidates is None:
+    for token_id, given in zip(token_ids, logprobs, strict=True):
+        if given is None:
             reply.tokens.append(f"token_id:{token_id}" if first_text is None else first_text)
             reply.token_logprobs.append(None)
             reply.top_logprobs.append(None)
             continue
+        candidates = dict(given.items())
         names = _names(token_id, candidates)
         reply.tokens.append(names[token_id])
         reply.token_logprobs.append(_finite(candidates[token_id].logprob))

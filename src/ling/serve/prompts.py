@@ -119,6 +119,9 @@ def _params(
     if least <= most:
         most = min(most, room)
     options |= {"max_tokens": most, "logprobs": logprobs}
+    if body.logit_bias:
+        ids = _check_ids(llm, [int(i) for i in body.logit_bias], "logit_bias")
+        options["logit_bias"] = dict(zip(ids, body.logit_bias.values(), strict=True))
     if body.stop:
         tokenizer_of(llm, "stop")
         options["stop"] = body.stop

@@ -37,6 +37,7 @@ MAX_STOPS = 16
 MAX_STOP_LENGTH = 1024
 MAX_PROMPTS = 128
 MAX_MESSAGES = 4096
+MAX_BIASED = 1024
 
 
 def _whole_text(text: str) -> str:
@@ -57,6 +58,11 @@ def _whole(value: Any) -> Any:
 Whole = Annotated[StrictInt, BeforeValidator(_whole)]
 MaxTokens = Annotated[Whole, Field(ge=-1, le=2**63)]
 Number = Annotated[StrictFloat, Field(allow_inf_nan=False)]
+
+TokenId = Annotated[StrictStr, Field(pattern="^[0-9]{1,10}$")]
+LogitBias = Annotated[
+    dict[TokenId, Annotated[Number, Field(ge=-100, le=100)]], Field(max_length=MAX_BIASED)
+]
 
 
 def _is_ids(value: Any) -> bool:
@@ -188,6 +194,8 @@ class Sampling(Body):
     stop_token_ids: (
         Annotated[list[Annotated[Whole, Field(ge=0)]], Field(max_length=1024)] | None
     ) = None
+    logit_bias: LogitBias | None = None
+    """What is added to the scores of token ids."""
     ignore_eos: StrictBool | None = None
     skip_special_tokens: StrictBool | None = None
     include_stop_str_in_output: StrictBool | None = None
