@@ -79,10 +79,11 @@ static void masked_scores(const float* z, int64_t n, const uint32_t* mask, float
 // Masses and buckets (sampling.h) of 64 scores, 0 for those below `least`.
 static inline void masses_of_64(const float* z, double top, double scale, float least,
                                 int64_t* mass, int32_t* bucket) {
+  double y[64];  // loops of one kind of number each become vectors
+  for (int i = 0; i < 64; ++i) y[i] = mass_power(z[i], top, scale);
+  for (int i = 0; i < 64; ++i) bucket[i] = mass_bucket(y[i]);
   for (int i = 0; i < 64; ++i) {
-    const double y = mass_power(z[i], top, scale);
-    bucket[i] = mass_bucket(y);
-    const double shifted = y + kRounding, r = y - (shifted - kRounding);
+    const double shifted = y[i] + kRounding, r = y[i] - (shifted - kRounding);
     double p = kPower2[7];
     for (int k = 6; k >= 0; --k) p = p * r + kPower2[k];
     uint64_t bits, power;
@@ -91,8 +92,9 @@ static inline void masses_of_64(const float* z, double top, double scale, float 
     memcpy(&p, &bits, 8);
     const double whole = p + 0x1p52;
     memcpy(&bits, &whole, 8);
-    mass[i] = z[i] >= least ? (int64_t)(bits & 0xfffffffffffffu) : 0;
+    mass[i] = (int64_t)(bits & 0xfffffffffffffu);
   }
+  for (int i = 0; i < 64; ++i) mass[i] = z[i] >= least ? mass[i] : 0;
 }
 
 static inline void copy_64(const float* z, int64_t n, float* out) {
