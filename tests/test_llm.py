@@ -136,6 +136,20 @@ def test_logprobs_are_those_of_the_tokens_with_ranks_and_texts(llm):
         assert token in scores
 
 
+def test_log_probabilities_read_like_a_dict(llm):
+    (one,) = llm.generate(TEXTS[0], with_(logprobs=3))[0].outputs
+    scores = one.logprobs[0]
+    plain = dict(scores)
+    assert scores == plain == dict(scores.items())
+    assert list(scores) == list(plain)
+    assert next(iter(scores)) == one.token_ids[0]
+    assert (len(scores), list(scores.values())) == (len(plain), list(plain.values()))
+    assert repr(scores) == repr(plain)
+    assert -1 not in scores
+    with pytest.raises(KeyError):
+        scores[-1]
+
+
 def test_chat_answers_the_rendered_conversation(llm):
     messages = [{"role": "user", "content": "hi"}]
     text = llm.render(messages)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import random
 
+import numpy as np
 import pytest
 import torch
 
@@ -21,6 +22,7 @@ FMTS = [None]
 if native.library():
     FMTS += ["bf16", "int8", "int4", "fp8", "int4, int8 KV", "fp8, int8 KV"]
 formats = pytest.mark.parametrize("fmt", FMTS, ids=lambda f: f or "reference")
+needs_library = pytest.mark.skipif(native.library() is None, reason="no kernel library")
 temperatures = pytest.mark.parametrize("temperature", [0.0, 0.8])
 rng = random.Random(11)
 STEM = [rng.randrange(384) for _ in range(128)]
@@ -224,3 +226,60 @@ def test_int8_kv_cache_in_the_reference():
     assert got == want
     e.runner.max_step_tokens = 50
     assert together(e, None, 0.8) == want
+
+
+# ---- every way of choosing ---------------------------------------------------------------------
+
+WAYS = (
+    {"temperature": 0.7, "top_p": 0.8, "repetition_penalty": 1.05},
+    {"temperature": 1.0, "top_k": 20, "min_p": 0.02, "presence_penalty": 1.5},
+    {"temperature": 0.0, "frequency_penalty": 1.0, "logit_bias": {5: 3.0, 300: -100}},
+    {"temperature": 1.2, "top_p": 0.95, "min_tokens": 8, "stop_token_ids": [*range(100)]},
+    {"temperature": 0.6, "repetition_penalty": 1.3, "logprobs": 3},
+)
+
+
+def odd_ids(output):
+    """A mask that changes with every token: odd ids, then even ones."""
+    word = 0x55555555 if len(output) % 2 else 0xAAAAAAAA
+    return np.full(384 // 32, word, np.uint32)
+
+
+def add_ways(e, copies=1):
+    """A request for each way, and one with a mask."""
+    requests = []
+    for k in range(copies * (len(WAYS) + 1)):
+        way = ({"temperature": 0.9}, *WAYS)[k % (len(WAYS) + 1)]
+        params = SamplingParams(max_tokens=16, seed=k, ignore_eos=True, **way)
+        r = e.add(PROMPTS[k % len(PROMPTS)], params)
+        if not k % (len(WAYS) + 1):
+            r.mask_of = lambda drafts, r=r: odd_ids([*r.output, *drafts])
+        requests.append(r)
+    return requests
+
+
+@pytest.mark.parametrize("fmt", [None, pytest.param("int8", marks=needs_library)])
+def test_every_way_of_choosing_alone_in_32_and_with_drafts(fmt):
+    lone = []
+    for k in range(len(WAYS) + 1):
+        e = engine(fmt)
+        request = add_ways(e)[k]
+        for other in e.scheduler.waiting.copy():
+            if other is not request:
+                e.abort(other)
+        finish(e)
+        lone.append(request)
+    for options in ({}, {"speculative": "mtp", "num_drafts": 2}):
+        busy = engine(fmt, adaptive=False, **options)
+        requests = add_ways(busy, copies=5 if fmt else 1) + [
+            add(busy, k % len(PROMPTS), 0.8) for k in range(2)
+        ]
+        finish(busy)
+        for got, want in zip(requests, lone, strict=False):
+            assert (got.output, list(got.logprobs)) == (want.output, list(want.logprobs))
+        masked = requests[0]
+        assert all((i + k) % 2 for k, i in enumerate(masked.output))
+        assert not {300} & set(requests[3].output)
+        early = requests[4].output[:8]
+        assert not set(early) & set(range(100))
+    assert busy.stats.drafted > 0

@@ -72,3 +72,24 @@ def test_an_engine_takes_its_limits_from_model_and_options():
     with pytest.raises(RequestError, match="outside the vocabulary of 384"):
         e.add([384], SamplingParams())
     assert not e.has_work
+
+
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        ({"logit_bias": {99: 1, 100: 1}}, "`logit_bias` names token 100, outside the vocabulary"),
+        ({"logprobs": -1}, "`logprobs` is -1: 101 log-probabilities for each of 2000000 tokens"),
+        ({"logprobs": 1 << 30}, "101 log-probabilities"),
+        ({"prompt_logprobs": -1}, "for each of 1500000 tokens are above 134217728; ask for fewer"),
+    ],
+    ids=str,
+)
+def test_results_that_memory_could_not_hold_are_refused(params, words):
+    with pytest.raises(RequestError, match=words) as err:
+        LIMITS.check_results(SamplingParams(**params), 1_500_000, 2_000_000)
+    assert err.value.param == next(iter(params))
+
+
+def test_results_that_fit_are_allowed():
+    LIMITS.check_results(SamplingParams(logprobs=20, prompt_logprobs=20), 1_500_000, 2_000_000)
+    LIMITS.check_results(SamplingParams(logprobs=-1, logit_bias={99: 1}), 100, 1000)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from ling.errors import RequestError
-from ling.infer.request import MAX_N, Request, SamplingParams
+from ling.infer.request import MAX_BIASED, MAX_N, Request, SamplingParams
 
 
 @pytest.mark.parametrize(
@@ -25,7 +26,10 @@ def test_bad_parameters_are_named(bad):
      {"top_p": 1.01}, {"min_p": -0.1}, {"min_p": 1.5}, {"presence_penalty": 2.1},
      {"frequency_penalty": -2.1}, {"repetition_penalty": float("inf")}, {"n": MAX_N + 1},
      {"n": 1.5}, {"top_k": True}, {"min_tokens": -1}, {"prompt_logprobs": 1.5},
-     {"stop": ["x", 5]}, {"seed": 1.5}, {"seed": 1 << 65}],
+     {"stop": ["x", 5]}, {"seed": 1.5}, {"seed": 1 << 65},
+     {"logit_bias": {5: 100.5}}, {"logit_bias": {5: float("nan")}}, {"logit_bias": {-1: 0}},
+     {"logit_bias": {"x": 0}}, {"logit_bias": [5]}, {"logit_bias": {5: True}},
+     {"logit_bias": {1 << 31: 0}}, {"logit_bias": dict.fromkeys(range(MAX_BIASED + 1), 0)}],
     ids=str,
 )  # fmt: skip
 def test_what_no_sampler_could_do_is_named(bad):
@@ -41,6 +45,12 @@ def test_limits_themselves_are_allowed():
     SamplingParams(seed=-(1 << 63), min_tokens=0, max_tokens=1, repetition_penalty=1e-9)
 
 
+def test_a_bias_may_name_its_tokens_in_digits_as_json_does():
+    params = SamplingParams(logit_bias={"7": -100, np.int64(8): 1})
+    assert params.logit_bias == {7: -100.0, 8: 1.0}
+    assert SamplingParams(logit_bias=dict.fromkeys(range(MAX_BIASED), 100)).logit_bias
+
+
 def test_one_stop_text_is_a_list_of_one_and_lists_are_copied():
     ids = [5]
     params = SamplingParams(stop="x", stop_token_ids=ids)
@@ -53,7 +63,8 @@ def test_only_the_largest_score_itself_is_plain_greedy():
     assert SamplingParams(temperature=0).plain_greedy
     assert SamplingParams(temperature=9e-6).greedy
     assert not SamplingParams(temperature=1e-5).greedy
-    for penalty in ({"repetition_penalty": 1.1}, {"presence_penalty": 1}, {"frequency_penalty": 1}):
+    for penalty in ({"repetition_penalty": 1.1}, {"presence_penalty": 1}, {"frequency_penalty": 1},
+                    {"logit_bias": {1: 1}}):  # fmt: skip
         params = SamplingParams(temperature=0, **penalty)
         assert params.greedy
         assert not params.plain_greedy
