@@ -149,6 +149,36 @@ def test_a_step_ends_in_time_while_another_caller_decodes_or_waits(decodes):
     assert sum(n for _, n, _ in run(s)) in range(90, 101)
 
 
+class AttentionCost(FixedCost):
+    """A tenth of a microsecond a pair of a token and a position besides."""
+
+    def __init__(self):
+        super().__init__()
+        self._factors[1] = 1e-7
+
+
+def test_parts_of_a_lone_prompt_take_no_longer_than_its_first_one():
+    s = scheduler(num_pages=2000, budget=2000, cost=AttentionCost())
+    queue(s, 30_000)
+    seconds = [
+        AttentionCost().prompt_seconds(n, first) for step in range(15) for _, n, first in run(s)
+    ]
+    assert max(seconds) == seconds[0] == AttentionCost().prompt_seconds(2000, 0)
+    assert min(seconds) > 0.99 * seconds[0]
+
+
+def test_time_bounds_hold_behind_a_long_context():
+    s = scheduler(num_pages=2000, budget=2000, max_step_ms=100, cost=AttentionCost())
+    s.add(request(20_000, 0, group=1))
+    run(s)
+    s.running[0].num_computed_tokens = 10_000
+    s.add(request(5, 1, group=2))
+    run(s)
+    for _ in range(5):
+        (_, _, _), (_, n, first) = run(s)
+        assert 0.09 < 0.001 + AttentionCost().prompt_seconds(n, first) <= 0.101
+
+
 def test_one_callers_requests_do_not_wait_for_each_other():
     s = scheduler(max_step_ms=100)
     queue(s, 3)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from .step_cost import StepCost, StepLoad
@@ -53,8 +52,16 @@ class Allowance:
         return self.left.tokens <= 0 or self.left.seconds <= 0
 
     def begin(self, decodes: StepLoad, tokens: int, is_bound: bool) -> None:
-        """A step with these decodes and at most `tokens` of prompts; `is_bound` by time."""
-        self.left = Part(self._seconds(decodes) if is_bound else math.inf, tokens)
+        """A step with these decodes and at most `tokens` of prompts, which `is_bound` by time.
+
+        One that is not still takes no longer than the same tokens at the beginning of a prompt,
+        where there is little to attend to, or half of the budget: who comes meanwhile waits for the
+        end of it."""
+        if is_bound:
+            seconds = self._seconds(decodes)
+        else:
+            seconds = max(self.budget_s / 2, self.cost.prompt_seconds(tokens, 0))
+        self.left = Part(seconds, tokens)
         self._is_untouched = True
 
     def _seconds(self, decodes: StepLoad) -> float:
@@ -72,7 +79,8 @@ class Allowance:
 
     def _base(self, decodes: StepLoad, tokens: int) -> float:
         """Seconds of the step but for the time that its prompt tokens themselves add."""
-        load = StepLoad(decodes.tokens + tokens, decodes.pairs, decodes.chosen + 1)
+        pairs = decodes.pairs + tokens * tokens / 2
+        load = StepLoad(decodes.tokens + tokens, pairs, decodes.chosen + 1)
         return self.cost.seconds(load) - self.cost.prompt_seconds(tokens, 0)
 
     def take(self, part: Part, context: int, remaining: int, least: int) -> int:

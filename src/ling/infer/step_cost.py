@@ -86,7 +86,7 @@ class StepCost:
         each, bend = per_token + per_pair * context, per_pair / 2
         # The positive root of bend * n² + each * n = seconds, in a form without cancellation.
         below = each + math.sqrt(each * each + 4 * bend * max(seconds, 0.0))
-        return MANY if below <= 0 else min(MANY, int(2 * max(seconds, 0.0) / below))
+        return MANY if below <= 0 else min(MANY, int(2 * max(seconds, 0.0) / below + 1e-6))
 
     def _features(self, load: StepLoad) -> list[float]:
         reached = 1.0 - (1.0 - self._expert_share) ** load.tokens
