@@ -127,7 +127,7 @@ def llama_cpp(
 
     MODEL is a preset, whose random GGUF files are made once in the cache, or a GGUF file.
     """
-    from ..convert.synth_gguf import synth_gguf
+    from ..convert.synth_gguf import cached_name, synth_gguf
     from ..presets import PRESETS, preset
 
     python = python or os.environ.get("LING_PEER_PYTHON") or sys.executable
@@ -139,7 +139,7 @@ def llama_cpp(
         )
     peers = []
     for kind in types:
-        file = Path(model) if model not in PRESETS else cache / f"{model}-{kind}.gguf"
+        file = Path(model) if model not in PRESETS else cache / cached_name(model, kind)
         if not file.exists():
             if model not in PRESETS:
                 raise UsageError(f"{model}: no such GGUF file")
