@@ -145,6 +145,7 @@ TESTED_TOGETHER = {
         "tests/cli/test_main.py",
         "a command is run as users run it",
     ),
+    "cli/bench_serve.py": ("tests/eval/serving/test_bench.py", "run as users run it"),
     "checkpoint/{load,open}.py": ("tests/infer/test_open.py", "every kind of checkpoint, opened"),
     "checkpoint/{checks,inventory,sink,slices,source}.py": (
         "tests/convert/test_plan.py",
