@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shlex
 import subprocess
 import sys
@@ -131,6 +132,17 @@ def test_the_key_is_sent(report, monkeypatch):
 def test_a_server_that_is_not_there_is_one_line(url, capsys):
     assert bench(url, *SMALL) in (1, 2)
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_as_many_files_may_be_open_as_there_are_requests():
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (300, before[1]))
+        with OpenAIStandIn() as server:
+            assert bench(server.url, *SMALL, "--max-concurrency", "1", "500") == 0
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (756, before[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import contextlib
 import datetime
 import math
 import os
+import resource
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -24,6 +25,7 @@ from .requests import LoadOptions, Point, Words
 from .started import StartedServer
 
 Log = Callable[[str], None]
+SPARE_FILES = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +48,20 @@ def bench_serve(
     OpenAI-compatible server, and `RunError` when a server cannot be reached, ends meanwhile, or
     answers nothing right.
     """
+    _allow_connections(options)
     report = asyncio.run(_bench(servers, options, log))
     if png is not None and draw(report, Path(png)) is None:
         log("no picture: it needs matplotlib, pip install 'ling[plot]'")
     return report
+
+
+def _allow_connections(options: LoadOptions) -> None:
+    """Raise this process's limit of open files to one connection for each request at once."""
+    most = max(c or options.num_prompts for c in options.max_concurrency) + SPARE_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        allowed = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
 
 
 async def _bench(servers: Servers, options: LoadOptions, log: Log) -> dict[str, Any]:

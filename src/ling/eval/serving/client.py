@@ -96,7 +96,7 @@ class Client:
         try:
             async with made as connection:
                 await self._stream(connection, path, content, reply, received)
-        except (self._httpx.ConnectError, self._httpx.ConnectTimeout) as error:
+        except self._httpx.ConnectError as error:
             raise Unreachable(f"{self.root}: no server answers there ({reason(error)})") from None
         except self._httpx.TimeoutException:
             reply.fault = f"no answer within {self._timeout_s:g} s"
