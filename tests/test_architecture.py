@@ -149,6 +149,7 @@ TESTED_TOGETHER = {
         "tests/infer/test_scheduler.py",
         "parts of one scheduler",
     ),
+    "cli/bench_serve.py": ("tests/eval/serving/test_bench.py", "run as users run it"),
     "checkpoint/{load,open}.py": ("tests/infer/test_open.py", "every kind of checkpoint, opened"),
     "checkpoint/{checks,inventory,sink,slices,source}.py": (
         "tests/convert/test_plan.py",
@@ -193,11 +194,10 @@ TESTED_TOGETHER = {
     "ops/machine.py": ("tests/ops/test_doctor.py", "what the report reads"),
     "serve/{fields,published}.py": ("tests/serve/test_schema.py", "the schema's parts"),
     "data/split.py": ("tests/data/test_prepare.py", "the two parts that are written"),
-    "convert/{options,probe,ranks,repack,synth,target,transfer}.py": (
+    "convert/{options,probe,ranks,repack,target,transfer}.py": (
         "tests/convert/test_plan.py",
         "the parts of one conversion",
     ),
-    "convert/synth_gguf.py": ("tests/checkpoint/gguf/test_sink.py", "written and read back"),
     "eval/bench_{engine,report,start}.py": (
         "tests/eval/test_bench_infer.py",
         "one benchmark, measured end to end",

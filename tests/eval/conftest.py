@@ -16,7 +16,8 @@ print(json.dumps({"what": "setting", "argv": sys.argv[1:]}), flush=True)
 for line in sys.stdin:
     request = json.loads(line)
     rate = 2.0 if "slow" in sys.argv[1] else 4.0
-    print(json.dumps({**request, "tokens_per_s": rate}), flush=True)
+    experts = request.get("sequences", 0) + 100 * request.get("tokens", 0)
+    print(json.dumps({**request, "tokens_per_s": rate, "experts": experts}), flush=True)
 """
 
 

@@ -53,6 +53,18 @@ def test_prefill_is_asked_for_as_such(fake):
     running.stop()
 
 
+def test_experts_are_counted_in_a_step_of_the_measured_shape(fake):
+    for options, experts in (
+        (BenchOptions(kind="prefill", tokens=64), 1 + 100 * 64),
+        (BenchOptions(kind="batch", batch=16), 16 + 100),
+    ):
+        running = fake("fast").start(options)
+        assert running.experts() == experts
+        running.stop()
+        peer = Restarted(fake("slow"), options)
+        assert peer.experts() == experts
+
+
 def test_peer_without_memory_between_measurements_starts_for_each(fake):
     peer = Restarted(fake("slow"), BenchOptions(kind="decode"))
     assert (peer.measure(), peer.measure()) == (2.0, 2.0)

@@ -54,7 +54,7 @@ def must(*args: Any) -> str:
 
 SUBCOMMANDS = {
     "data": ["prepare"],
-    "bench": ["train", "decode", "prefill", "batch", "start"],
+    "bench": ["train", "decode", "prefill", "batch", "start", "serve"],
 }
 
 

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from ling.ops import cores
-from ling.ops.cores import FreeCores, busy_seconds
+from ling.ops.cores import FreeCores, busy_seconds, load_in_words
 
 STAT = """cpu  400 0 0 1000 0 0 0 0 0 0
 cpu0 100 10 20 500 7 1 2 3 50 0
@@ -38,3 +38,26 @@ def test_a_quiet_process_leaves_at_least_one_core():
     found = FreeCores()
     sum(range(100_000))
     assert found.count() in range(1, len(found.cores) + 1)
+
+
+def test_measured_programs_do_not_count_as_others(monkeypatch, tmp_path):
+    stat, seconds, clock = tmp_path / "stat", iter([1.0, 1.5]), iter([0.0, 2.0])
+    monkeypatch.setattr(cores, "STAT", stat)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
+    ticks = os.sysconf("SC_CLK_TCK")
+    stat.write_text("cpu0 0 0 0 0 0 0 0 0 0 0\n")
+    found = FreeCores(clock=lambda: next(clock), own=lambda: next(seconds))
+    stat.write_text(f"cpu0 {ticks} 0 0 0 0 0 0 0 0 0\n")
+    assert found.taken() == pytest.approx(0.25)  # a second was busy, half of it measured
+
+
+@pytest.mark.parametrize(
+    ("taken", "words"),
+    [
+        (0.1, "other programs took 5% of 2 cores"),
+        (0.5, "other programs took 25% of 2 cores, more than a tenth: measure again"),
+        (None, "the load by other programs is unknown here"),
+    ],
+)
+def test_load_above_a_tenth_is_said_to_disturb(taken, words):
+    assert load_in_words(taken, 2) == words

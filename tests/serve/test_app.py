@@ -1,5 +1,6 @@
 """A server in a process of its own: the official client, disconnects, signals, bad addresses."""
 
+import asyncio
 import contextlib
 import http.client
 import json
@@ -14,7 +15,7 @@ from server_process import Server, running
 
 from ling.config.engine import ServeConfig
 from ling.errors import UsageError
-from ling.serve.app import allowed_hosts, serve
+from ling.serve.app import _listen, allowed_hosts, serve
 
 
 @pytest.fixture(scope="module")
@@ -217,3 +218,26 @@ def test_hosts_that_are_answered(options, open_to_pages, wanted):
 def test_unknown_log_level_is_refused_before_anything_is_opened():
     with pytest.raises(UsageError, match="`log_level` is `loud`"):
         serve("nowhere", ServeConfig(log_level="loud"))
+
+
+def test_a_token_is_sent_when_it_is_there():
+    """Without TCP_NODELAY it waits until the client acknowledges the one before, up to 40 ms on a
+    connection that has been used."""
+
+    async def no_delay() -> int:
+        seen: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        async def connected(reader, writer):
+            sock = writer.get_extra_info("socket")
+            seen.set_result(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        listener = _listen("127.0.0.1", 0)
+        address = listener.getsockname()
+        async with await asyncio.start_server(connected, sock=listener):
+            _, writer = await asyncio.open_connection(*address)
+            found = await seen
+            writer.close()
+        return found
+
+    assert asyncio.run(no_delay()) == 1

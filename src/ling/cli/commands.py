@@ -46,7 +46,7 @@ COMMANDS = {
     "bench": Command(
         "measure",
         "bench",
-        "`bench train|decode|prefill|batch|start`: measured speed, also against llama.cpp",
+        "`bench train|decode|prefill|batch|start|serve`: measured speed, also against llama.cpp",
     ),
     "doctor": Command("measure", "doctor", "what this installation can do, and why not more"),
     "completion": Command(

@@ -25,6 +25,7 @@ BENCHES = {
     "prefill": "tokens per second of reading a prompt",
     "batch": "tokens per second of many requests at once",
     "start": "seconds from starting Python to the first token",
+    "serve": "a running server under load, in turn with another one",
 }
 
 
@@ -61,7 +62,7 @@ def evaluate(args: list[str]) -> None:
 
 def bench(args: list[str]) -> None:
     if args and args[0] in ("-h", "--help"):
-        print("usage: ling bench KIND [MODEL] [options]\n")
+        print("usage: ling bench KIND [MODEL | URL] [options]\n")
         print("\n".join(f"  {kind:10} {text}" for kind, text in BENCHES.items()))
         print("\n`ling bench KIND --help` lists the options.")
         return
@@ -69,6 +70,10 @@ def bench(args: list[str]) -> None:
         kind = shown(args[0]) if args else "nothing"
         hint = nearest(args[0], list(BENCHES)) if args else ""
         raise UsageError(f"bench: expected `ling bench {'|'.join(BENCHES)}`, got {kind}{hint}")
+    if args[0] == "serve":
+        from .bench_serve import bench_serve
+
+        return bench_serve(args[1:])
     (_bench_train if args[0] == "train" else _bench_inference)(args[0], args[1:])
 
 

@@ -25,20 +25,28 @@ from ..files.atomic import scratch_folder
 
 # Mixture: (type of most matrices, llama.cpp's `general.file_type`).
 MIXTURES = {"q4_0": ("q4_0", 2), "q8_0": ("q8_0", 7), "q4_k_m": ("q4_k", 15), "bf16": ("bf16", 32)}
+REVISION = 2
+"""Of how the weights are made; in the names of kept files, so that older ones are not measured."""
 TILE_BYTES = 32 << 20
-STD = 0.02
-# Where a block keeps its float16 factors, and values that give weights of about `STD`. The other
+# Where a block keeps its float16 factors, and values that give weights of deviation 1. The other
 # bytes of a block may be anything: quants, and small integer scales in Q4_K.
 _FACTORS = {
-    "q4_0": {0: STD / 4.6},
-    "q8_0": {0: STD / 74},
-    "q5_0": {0: STD / 9.2},
-    "q4_k": {0: STD / 166, 2: 7.5 * STD / 166},
-    "q6_k": {208: STD / 90},
+    "q4_0": {0: 1 / 4.6},
+    "q8_0": {0: 1 / 74},
+    "q5_0": {0: 1 / 9.2},
+    "q4_k": {0: 1 / 168, 2: 7.5 / 168},
+    "q6_k": {208: 1 / 93},
 }
+# Uniform codes of these types are half a step below zero on average. Weights with a mean make all
+# tokens alike: 16 of them would choose a fifth of the experts that they should. As in files of
+# llama.cpp's own quantiser, the factor is negative in half of the blocks.
+_SIGNED = ("q4_0", "q8_0", "q5_0", "q6_k")
 # For rows that are not whole blocks.
 _FALLBACK = {"q4_k": "q5_0", "q6_k": "q8_0"}
 _Q6_K_SCALES = slice(192, 208)
+# In Q4_K, 6-bit scales and minima share 12 bytes: four of each with the high bits of the rest, then
+# the low halves of the rest in pairs.
+_Q4_K_SCALES, _Q4_K_MINIMA, _Q4_K_PAIRS = slice(4, 8), slice(8, 12), slice(12, 16)
 
 
 def synth_gguf(
@@ -51,7 +59,9 @@ def synth_gguf(
 ) -> int:
     """Write a loadable file of `cfg`'s shapes, one of `MIXTURES`; returns its bytes.
 
-    Norms are ones and expert biases zeros. Without a tokenizer the model takes ids only.
+    Norms are ones and expert biases zeros; all other weights have zero mean and the deviation of
+    those of `ling synth`, so that tokens choose as many different experts. Without a tokenizer the
+    model takes ids only.
     """
     if kind not in MIXTURES:
         raise UsageError(f"no mixture `{kind}`; there are {', '.join(MIXTURES)}")
@@ -61,7 +71,7 @@ def synth_gguf(
     metadata = general_metadata("random weights", MIXTURES[kind][1]) | metadata_of(cfg)
     metadata |= vocabulary_metadata(tokenizer_folder, cfg.vocab_size)
     layout = lay_out(metadata, specs, kinds)
-    tiles = _Tiles(seed)
+    tiles = _Tiles(seed, cfg.initializer_range)
     with scratch_folder(Path(path)) as tmp:
         with (tmp / FILE).open("wb", buffering=0) as file:
             file.write(layout.head)
@@ -71,6 +81,11 @@ def synth_gguf(
             file.truncate(layout.size)
         os.replace(tmp / FILE, path)
     return layout.size
+
+
+def cached_name(model: str, kind: str) -> str:
+    """The name under which a preset's file is kept for benchmarks."""
+    return f"{model}-{kind}-r{REVISION}.gguf"
 
 
 def mixed_kind(name: str, spec: GGUFSpec, kind: str, layers: int) -> Kind:
@@ -94,10 +109,11 @@ def _more_bits(layer: int, layers: int) -> bool:
 
 
 class _Tiles:
-    """Random blocks by type, made on first use."""
+    """Random blocks by type, made on first use; weights have the standard deviation `std`."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, std: float) -> None:
         self.rng, self.tiles = np.random.default_rng(seed), dict[str, np.ndarray]()
+        self.std = np.float32(std)
 
     def fill(self, file: BinaryIO, name: str, kind: Kind, size: int) -> None:
         """Write `size` bytes of valid blocks at the file's position."""
@@ -117,14 +133,19 @@ class _Tiles:
     def _tile(self, kind: Kind) -> np.ndarray:
         count = TILE_BYTES // kind.size
         if kind.name == "f32":
-            return self.rng.standard_normal(count, np.float32) * np.float32(STD)
+            return self.rng.standard_normal(count, np.float32) * self.std
         if kind.name == "bf16":
-            values = self.rng.standard_normal(count, np.float32) * np.float32(STD)
+            values = self.rng.standard_normal(count, np.float32) * self.std
             return (values.view(np.uint32) >> 16).astype(np.uint16)
         blocks = np.frombuffer(self.rng.bytes(count * kind.size), np.uint8).copy()
         blocks = blocks.reshape(count, kind.size)
         for at, value in _FACTORS[kind.name].items():
-            blocks[:, at : at + 2] = np.array([value], np.float16).view(np.uint8)
+            blocks[:, at : at + 2] = np.array([value * self.std], np.float16).view(np.uint8)
+            if kind.name in _SIGNED:
+                blocks[:, at + 1] ^= self.rng.integers(2, size=count, dtype=np.uint8) << 7
         if kind.name == "q6_k":
             blocks[:, _Q6_K_SCALES] = blocks[:, _Q6_K_SCALES] % 8 + 1
+        if kind.name == "q4_k":  # equal scales and minima: codes are centred at 7.5
+            blocks[:, _Q4_K_MINIMA] = blocks[:, _Q4_K_SCALES]
+            blocks[:, _Q4_K_PAIRS] = (blocks[:, _Q4_K_PAIRS] & 15) * 17
         return blocks

@@ -16,6 +16,7 @@ from ..model.moe import Experts
 from ..model.size import flops_per_token
 from ..model.swap import swap
 from ..ops import reference
+from ..ops.cores import FreeCores, load_in_words
 from ..presets import preset
 from ..train.batches import Batch
 from ..train.forward import LingForTraining
@@ -58,22 +59,24 @@ def train(model: str, pairs: int) -> dict[str, Any]:
     ours, theirs = stepper(plain, ROWS, LENGTH), stepper(loop, ROWS, LENGTH)
     peak = gemm_peak(torch.bfloat16, 2048)
     times: list[tuple[float, float]] = []
+    cores = FreeCores()
     for k in range(pairs + 1):  # the first pair warms up
         first, second = (ours, theirs) if k % 2 == 0 else (theirs, ours)
         a, b = _timed(first), _timed(second)
         times.append((a, b) if k % 2 == 0 else (b, a))
+    load = load_in_words(cores.taken(), len(cores.cores))
     seconds = statistics.median(a for a, _ in times[1:])
     ratio = statistics.median(b / a for a, b in times[1:])
     rate = ROWS * LENGTH / seconds
     share = rate * flops_per_token(cfg, LENGTH) / peak
     line = (
         f"{model}: {rate:,.0f} tokens/s, {share:.1%} of the bf16 GEMM peak "
-        f"({peak / 1e9:.0f} GFLOP/s), {ratio:.2f} x the expert loop"
+        f"({peak / 1e9:.0f} GFLOP/s), {ratio:.2f} x the expert loop; {load}"
     )
     return {
         "model": model, "tokens_per_s": rate, "share_of_peak": share, "peak_gflops": peak / 1e9,
         "ratio": ratio, "ratios": [b / a for a, b in times[1:]], "threads": torch.get_num_threads(),
-        "line": line,
+        "load": load, "line": line,
     }  # fmt: skip
 
 

@@ -23,6 +23,8 @@ from ..files.atomic import make_folder
 from ..infer.memory import available
 from ..infer.native_runner import NativeRunner
 from ..ops import native
+from ..ops.cores import FreeCores, load_in_words
+from ..ops.processes import family_cpu_s
 from .bench_engine import BenchOptions, Ours
 from .bench_report import against_limits, against_peer, line, measured
 from .bench_start import start
@@ -86,6 +88,7 @@ def run(
     limits: list[float] = []
     stages: dict[str, float] = {}
     seconds = 0.0
+    cores = FreeCores(own=family_cpu_s)
     for k in range(options.pairs):
         if peer is not None and k % 2:
             theirs.append(peer.measure())
@@ -101,13 +104,16 @@ def run(
         if peer is not None and not k % 2:
             theirs.append(peer.measure())
         limits.append(read_rate(buffer))
-    report = measured(name, ours, options, mine, limits)
+    load = load_in_words(cores.taken(), len(cores.cores))
+    report = measured(name, ours, options, mine, limits) | {"load": load}
     if isinstance(ours.runner, NativeRunner):
         report["python_overhead"] = max(0.0, 1 - sum(stages.values()) / seconds)
         report |= against_limits(ours, report, stages, seconds)
     if peer is not None:
-        peer.stop()
         report |= against_peer(best.name if best else PLAIN, mine, theirs)
+        if not isinstance(peer, Plain):
+            report["theirs_experts"] = peer.experts()
+        peer.stop()
     report["line"] = line(report)
     return report
 

@@ -104,7 +104,12 @@ def line(report: dict[str, Any]) -> str:
             f"; {report['ratio']:.2f} x [{low:.2f}, {high:.2f}] {report['against']} "
             f"({report['theirs']:,.1f})"
         )
-    return text
+    if "theirs_experts" in report and "experts_per_step" in report:
+        text += (
+            f"; different experts of a layer in a step: {report['experts_per_step']:.1f}, "
+            f"theirs {report['theirs_experts']:.1f}"
+        )
+    return f"{text}; {report['load']}" if "load" in report else text
 
 
 CACHED = "weights that the CPU's caches keep are read faster than from memory"

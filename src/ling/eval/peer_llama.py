@@ -9,6 +9,8 @@ environment) of its own:
 With `--requests` it reads `{"what": "prefill", "tokens": 512}` or `{"what": "decode", "tokens": 32,
 "context": 4096, "batch": 1}` from standard input and answers each with one line, keeping model and
 contexts between them: that is how two engines are measured in turn, with prefill paid once.
+`{"what": "experts", "sequences": 16, "tokens": 1}` counts the different experts that random tokens
+choose, in so many sequences of so many tokens.
 The first line printed describes the setting.
 """
 
@@ -26,8 +28,46 @@ from collections.abc import Iterator
 from typing import Any
 
 import llama_cpp as lib
+from llama_cpp._ggml import libggml
 
 ON_OFF = {"on": True, "off": False}
+
+
+class Tensor(ctypes.Structure):
+    """The head of `ggml_tensor`: type, buffer, sizes and strides, the fastest first."""
+
+    _fields_ = (
+        ("type", ctypes.c_int),
+        ("buffer", ctypes.c_void_p),
+        ("sizes", ctypes.c_int64 * 4),
+        ("strides", ctypes.c_size_t * 4),
+    )
+
+
+class ChosenExperts:
+    """Reads the ids of chosen experts, a tensor of each layer, while a graph is computed."""
+
+    NAME = b"ffn_moe_topk"
+
+    def __init__(self) -> None:
+        self.layers: dict[bytes, set[int]] = {}
+        self.callback = lib.ggml_backend_sched_eval_callback(self._seen)
+        self._name = libggml.ggml_get_name
+        self._name.argtypes, self._name.restype = [ctypes.c_void_p], ctypes.c_char_p
+        self._get = libggml.ggml_backend_tensor_get
+        self._get.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t]
+        self._get.restype = None
+
+    def _seen(self, address: int, is_question: bool, _: object) -> bool:
+        """Asked before a tensor is computed whether it is wanted, and called again after that."""
+        name: bytes = self._name(address)
+        if not is_question:
+            tensor = Tensor.from_address(address)
+            row = (ctypes.c_int32 * tensor.sizes[0])()
+            for i in range(tensor.sizes[1]):
+                self._get(address, row, i * tensor.strides[1], ctypes.sizeof(row))
+                self.layers.setdefault(name, set()).update(row)
+        return name.startswith(self.NAME)
 
 
 class Peer:
@@ -80,6 +120,31 @@ class Peer:
         total = sum(times)
         step = sorted(times)[len(times) // 2]
         return {"seconds": total, "tokens_per_s": batch * tokens / total, "median_step_s": step}
+
+    def experts(self, sequences: int, tokens: int) -> dict[str, Any]:
+        """Mean number of different experts that a layer reads in one pass of random tokens."""
+        chosen, count = ChosenExperts(), sequences * tokens
+        params = lib.llama_context_default_params()
+        params.n_seq_max, params.kv_unified = sequences, False
+        params.n_ctx = sequences * -(-tokens // 256) * 256
+        params.n_batch = params.n_ubatch = count
+        params.cb_eval = chosen.callback
+        # A context of its own: to be asked about each operation would slow the measured one down.
+        context = lib.llama_init_from_model(self.model, params)
+        batch = lib.llama_batch_init(count, 0, 1)
+        batch.n_tokens = count
+        for i in range(count):
+            batch.token[i] = self.random.randrange(self.vocab)
+            batch.seq_id[i][0], batch.pos[i] = divmod(i, tokens)
+            # The last layer leaves rows out that no logits are wanted of.
+            batch.n_seq_id[i], batch.logits[i] = 1, True
+        if code := lib.llama_decode(context, batch):
+            raise SystemExit(f"llama_decode failed with {code}")
+        lib.llama_get_logits(context)
+        lib.llama_batch_free(batch)
+        lib.llama_free(context)
+        layers = [len(ids) for ids in chosen.layers.values()]
+        return {"layers": layers, "experts": sum(layers) / len(layers) if layers else 0.0}
 
     def _share_prompt(self, context: int) -> None:
         if self.num_shared == context:
@@ -167,7 +232,12 @@ def main() -> None:
     peer.prefill(16)  # first use allocates
     for request in requests(args):
         kwargs = {k: v for k, v in request.items() if k != "what"}
-        result = (peer.prefill if request["what"] == "prefill" else peer.decode)(**kwargs)
+        measures: dict[str, Any] = {
+            "prefill": peer.prefill,
+            "decode": peer.decode,
+            "experts": peer.experts,
+        }
+        result = measures[request["what"]](**kwargs)
         print(json.dumps(request | result), flush=True)
 
 

@@ -54,12 +54,22 @@ class Running:
                 return json.loads(line)
         raise RunError(f"{self.name} ended without an answer (exit code {self.process.wait()})")
 
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        return self._answer()
+
     def measure(self) -> float:
         """Tokens per second of one measurement."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(self.request) + "\n")
-        self.process.stdin.flush()
-        return float(self._answer()["tokens_per_s"])
+        return float(self._ask(self.request)["tokens_per_s"])
+
+    def experts(self) -> float:
+        """Different experts that a layer reads in a step such as the measured ones."""
+        is_prefill = self.request["what"] == "prefill"
+        rows = self.request["tokens" if is_prefill else "batch"]
+        shape = {"sequences": 1, "tokens": rows} if is_prefill else {"sequences": rows, "tokens": 1}
+        return float(self._ask({"what": "experts", **shape})["experts"])
 
     def stop(self) -> None:
         """End the process."""
@@ -84,6 +94,13 @@ class Restarted:
         rate = running.measure()
         running.stop()
         return rate
+
+    def experts(self) -> float:
+        """Different experts that a layer reads in a step such as the measured ones."""
+        running = self._peer.start(self._wanted)
+        count = running.experts()
+        running.stop()
+        return count
 
     def stop(self) -> None:
         """Nothing runs between measurements."""
@@ -127,7 +144,7 @@ def llama_cpp(
 
     MODEL is a preset, whose random GGUF files are made once in the cache, or a GGUF file.
     """
-    from ..convert.synth_gguf import synth_gguf
+    from ..convert.synth_gguf import cached_name, synth_gguf
     from ..presets import PRESETS, preset
 
     python = python or os.environ.get("LING_PEER_PYTHON") or sys.executable
@@ -139,7 +156,7 @@ def llama_cpp(
         )
     peers = []
     for kind in types:
-        file = Path(model) if model not in PRESETS else cache / f"{model}-{kind}.gguf"
+        file = Path(model) if model not in PRESETS else cache / cached_name(model, kind)
         if not file.exists():
             if model not in PRESETS:
                 raise UsageError(f"{model}: no such GGUF file")

@@ -197,7 +197,8 @@ def _listen(host: str, port: int) -> socket.socket:
         raise UsageError(
             f"`host` is `{printable(host)}`, not a known host name or address"
         ) from None
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # asyncio sends small pieces at once (TCP_NODELAY) only on sockets that name their protocol.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)

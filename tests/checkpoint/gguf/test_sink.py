@@ -17,7 +17,6 @@ from ling.checkpoint.gguf.source import GGUFSource
 from ling.checkpoint.open import open_source, sink_for
 from ling.checkpoint.raw.gguf_header import read_header
 from ling.checkpoint.sink import SinkOptions
-from ling.convert.synth_gguf import MIXTURES, mixed_kind, synth_gguf
 from ling.data.tokenizer import Tokenizer
 from ling.errors import TokenizerError, UsageError
 from ling.model.names import tensor_specs
@@ -273,34 +272,6 @@ def test_the_gguf_package_reads_our_file_alike(export, tiny, tokenizer_folder):
         info = ours.tensors[tensor.name]
         assert tuple(reversed(tensor.shape.tolist())) == info.shape
         assert (tensor.data_offset, tensor.n_bytes) == (info.offset, info.nbytes)
-
-
-@pytest.mark.parametrize("mixture", MIXTURES)
-def test_synthetic_file_is_valid_and_of_sane_scale(tiny, tmp_path, mixture):
-    pytest.importorskip("gguf")
-    cfg = tiny.replace(vocab_size=4096)
-    path = tmp_path / "random.gguf"
-    assert synth_gguf(cfg, path, mixture) == path.stat().st_size
-    assert [p.name for p in tmp_path.iterdir()] == ["random.gguf"]
-    source = GGUFSource(path)
-    for name in ("model.word_embeddings.weight", "model.layers.2.mlp.experts.3.down_proj.weight"):
-        values = source.tensor(name).float()
-        assert 0.01 < float(values.std()) < 0.04, name
-        assert abs(float(values.mean())) < 0.01
-    assert torch.equal(source.tensor("model.norm.weight").float(), torch.ones(64))
-    source.close()
-
-
-def test_q4_k_m_mixture_gives_more_bits_to_every_third_layer():
-    specs = gguf_specs(preset("ling-mini-2.0"))
-    names = {n: mixed_kind(n, s, "q4_k_m", 21).name for n, s in specs.items()}
-    assert names["output.weight"] == "q6_k"
-    assert names["token_embd.weight"] == names["blk.2.attn_output.weight"] == "q4_k"
-    more = [n for n in range(21) if names[f"blk.{n}.attn_qkv.weight"] == "q6_k"]
-    assert more == [0, 1, 4, 7, 10, 13, 16, 18, 19, 20]
-    assert more[1:] == [n for n in range(1, 21) if names[f"blk.{n}.ffn_down_exps.weight"] == "q6_k"]
-    assert names["blk.1.ffn_up_exps.weight"] == "q4_k"
-    assert names["blk.1.ffn_gate_inp.weight"] == "f32"
 
 
 def test_folder_name_becomes_the_models_name(tiny, tmp_path):

@@ -1,0 +1,1 @@
+"""`ling bench serve`: requests to a running server, measured from outside."""
