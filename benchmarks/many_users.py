@@ -220,10 +220,17 @@ async def ask(port: int, method: str, path: str, body: Any = None) -> tuple[int,
     return int(head.split()[1]), rest, time.perf_counter() - begin
 
 
-async def repeated(port: int, method: str, path: str, body: Any, times: list[float]) -> None:
-    """Ask again and again; adds milliseconds."""
+async def probe(port: int) -> None:
+    """Ask for other things again and again, until this process is ended; prints milliseconds. A
+    process of its own, so that the many streams of the benchmark do not delay it."""
     while True:
-        times.append(1000 * (await ask(port, method, path, body))[2])
+        text = {"prompt": "def f(x): return x"}
+        for method, path, body in (("POST", "/tokenize", text), ("GET", "/health", None)):
+            print(path, 1000 * (await ask(port, method, path, body))[2], flush=True)
+        full = {"model": "tiny", "n": 8, "prompt": ["x"] * 100, "max_tokens": 1}
+        status, _, seconds = await ask(port, "POST", "/v1/completions", full)
+        if status == 429:
+            print("refusal", 1000 * seconds, flush=True)
         await asyncio.sleep(0.1)
 
 
@@ -247,36 +254,31 @@ async def round_of(port: int, count: int, tokens: int) -> Row:
         "ignore_eos": True,
         "stream": True,
     }
-    tokenize: list[float] = []
-    health: list[float] = []
     begin = time.perf_counter()
     streams = [
         asyncio.create_task(ask(port, "POST", "/v1/completions", body)) for _ in range(count)
     ]
     await asyncio.sleep(2)  # the burst of connects
-    text = {"prompt": "def f(x): return x"}
-    others = [
-        asyncio.create_task(repeated(port, "POST", "/tokenize", text, tokenize)),
-        asyncio.create_task(repeated(port, "GET", "/health", None, health)),
-    ]
-    refused = []
-    for _ in range(5):
-        full = {**body, "n": 8, "prompt": ["x"] * 100}
-        status, _, seconds = await ask(port, "POST", "/v1/completions", full)
-        refused.append((status, 1000 * seconds))
-        await asyncio.sleep(0.2)
+    others = await asyncio.create_subprocess_exec(
+        *(sys.executable, __file__, "--probe", str(port)), stdout=asyncio.subprocess.PIPE
+    )
     replies = await asyncio.gather(*streams)
     seconds = time.perf_counter() - begin
-    for task in others:
-        task.cancel()
+    others.terminate()
+    lines = [line.split() for line in (await others.communicate())[0].decode().splitlines()]
+    times = {
+        name: [float(t) for n, t in lines if n == name]
+        for name in ("/tokenize", "/health", "refusal")
+    }
     whole = sum(status == 200 and b"data: [DONE]" in data for status, data, _ in replies)
     return {
         "lost": count - whole,
         "tokens_per_s": round(count * tokens / seconds),
-        "tokenize_p99_ms": round(percentile(tokenize, 0.99), 1),
-        "health_worst_ms": round(max(health), 1),
-        "refused": [status for status, _ in refused],
-        "refusal_worst_ms": round(max(ms for _, ms in refused), 1),
+        "probes": len(times["/tokenize"]),
+        "tokenize_p99_ms": round(percentile(times["/tokenize"], 0.99), 1),
+        "health_worst_ms": round(max(times["/health"]), 1),
+        "refusals": len(times["refusal"]),
+        "refusal_worst_ms": round(max(times["refusal"], default=0.0), 1),
     }
 
 
@@ -382,7 +384,10 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=100)
     parser.add_argument("--prompt", type=int, default=32000)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--probe", type=int, help="used by itself: the port of a server")
     args = parser.parse_args()
+    if args.probe:
+        asyncio.run(probe(args.probe))
     rows = {
         "share": share,
         "leaving": leaving,

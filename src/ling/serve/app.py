@@ -7,6 +7,7 @@ import ipaddress
 import logging
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 API_KEY_VARIABLE = "LING_API_KEY"
 KEEP_ALIVE_S = 15.0
+# How long a thread that runs Python keeps the others from it; the event loop and the engine take
+# turns with the thread that makes text.
+SWITCH_S = 0.001
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -166,6 +170,7 @@ def _run(
         timeout_keep_alive=int(Connection.idle_timeout_s),
         timeout_graceful_shutdown=5,
     )
+    sys.setswitchinterval(SWITCH_S)
     threading.Thread(target=load, daemon=True).start()
     try:
         Server(settings).run(sockets=[listener])

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .service import Generation
 
 # Streams in one call to the event loop: their events take it a few milliseconds.
-MAX_STREAMS = 32
+MAX_STREAMS = 16
 
 
 class ChoiceStream:
