@@ -35,6 +35,7 @@ struct Product {
   const float* weight;
   const float* bias;
   Epilogue epilogue;
+  const uint8_t* next = nullptr;  // weights that are read after these tiles, if not those behind
 };
 
 struct AttentionTask {

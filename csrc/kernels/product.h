@@ -6,29 +6,43 @@
 
 // Unpacked bytes, 4-bit codes, bfloat16 pairs; E4M3 bytes, and the pairs they were widened to.
 enum class Form { kBytes, kCodes, kPairs, kFP8, kWideFP8 };
+template <Form form>
+struct Is {
+  static constexpr Form value = form;
+};
 
 constexpr int kRowBlock = 6, kTileBlock = 2;
+constexpr int kCodesRowBlock = 8;    // more rows share what a block unpacks
 constexpr int kFewRows = 3;          // up to this many, a product waits for its weights
-constexpr int kRowsOfCodes = 36;     // beyond, codes are unpacked once for all rows
+constexpr int kManyBlocks = 8;       // of rows: a burst of prefetches before each is short
 constexpr int64_t kPrefetch = 4096;  // bytes ahead: the hardware's own stops at every 4 KiB
 
-// What to prefetch on the way through NT tiles side by side, now at byte `at` of each: further on
-// in them, or at the beginning of the next NT.
-template <int NT>
-static inline int64_t ahead(int64_t at, int64_t tile) {
-  const int64_t there = at + (kPrefetch < tile ? kPrefetch : tile);
-  return there < tile ? there : there + (NT - 1) * tile;
-}
+// What a block of rows prefetches on its way through NT tiles side by side. Where several blocks
+// walk through the same tiles, memory would be idle in all but the first: each prefetches its share
+// of the next NT tiles, evenly. A single block is kPrefetch ahead of itself.
+struct Fetch {
+  int64_t jump;          // from the end of these tiles to the next ones
+  const uint8_t* share;  // of this block; null: there is one
+  int64_t pace;          // bytes of the share for each 64 bytes of a tile
+
+  // How far away that is, now at byte `at` of each tile: further on in it, or in the next ones.
+  template <int NT>
+  int64_t ahead(int64_t at, int64_t tile) const {
+    const int64_t to = at + (kPrefetch < tile ? kPrefetch : tile);
+    return (to < tile ? to : to + (NT - 1) * tile + jump) - at;
+  }
+};
 
 // Values of E4M3 times rows of bfloat16: a group is summed on its own, then scaled.
 template <int MB, int NT, Form form>
 static inline void multiply_fp8(const uint8_t* const* data, const void* const* scales,
-                                int64_t groups, int64_t group, const Row* x, f32 (&acc)[MB][NT]) {
+                                int64_t groups, int64_t group, const Row* x, const Fetch& fetch,
+                                f32 (&acc)[MB][NT]) {
   const uint32_t* xp[MB];
   for (int m = 0; m < MB; ++m) xp[m] = static_cast<const uint32_t*>(x[m].values);
   const int64_t steps = group / 4;  // of 4 columns
   for (int64_t g = 0; g < groups; ++g) {
-    const int64_t next = ahead<NT>(64 * g * steps, 64 * groups * steps) - 64 * g * steps;
+    const int64_t next = fetch.ahead<NT>(64 * g * steps, 64 * groups * steps);
     f32 d[MB][NT];
     for (int m = 0; m < MB; ++m)
       for (int t = 0; t < NT; ++t) d[m][t] = zero();
@@ -57,16 +71,17 @@ static inline void multiply_fp8(const uint8_t* const* data, const void* const* s
 
 template <int MB, int NT, Form form>
 static inline void multiply(const uint8_t* const* data, const void* const* scales, int64_t groups,
-                            int64_t group, const Row* x, const Levels& levels, f32 (&acc)[MB][NT]) {
+                            int64_t group, const Row* x, const Levels& levels, const Fetch& fetch,
+                            f32 (&acc)[MB][NT]) {
   for (int m = 0; m < MB; ++m)
     for (int t = 0; t < NT; ++t) acc[m][t] = zero();
   if constexpr (form == Form::kFP8 || form == Form::kWideFP8)
-    return multiply_fp8<MB, NT, form>(data, scales, groups, group, x, acc);
+    return multiply_fp8<MB, NT, form>(data, scales, groups, group, x, fetch, acc);
   if constexpr (form == Form::kPairs) {
     const uint32_t* xp[MB];
     for (int m = 0; m < MB; ++m) xp[m] = static_cast<const uint32_t*>(x[m].values);
     for (int64_t k = 0; k < groups; ++k) {
-      const int64_t next = ahead<NT>(64 * k, 64 * groups);
+      const int64_t next = 64 * k + fetch.ahead<NT>(64 * k, 64 * groups);
       for (int t = 0; t < NT; ++t) {
         const uint16_t* w = reinterpret_cast<const uint16_t*>(data[t]) + 32 * k;
         if (MB <= kFewRows) prefetch(data[t] + next);
@@ -84,17 +99,20 @@ static inline void multiply(const uint8_t* const* data, const void* const* scale
     for (int m = 0; m < MB; ++m)
       for (int t = 0; t < NT; ++t) d[m][t] = dot_begin(x[m].sums[g]);
     constexpr int64_t kStep = form == Form::kCodes ? 32 : 64;  // bytes of 4 columns
-    const int64_t next = ahead<NT>(kStep * g * steps, kStep * groups * steps) - kStep * g * steps;
+    const int64_t at = kStep * g * steps, tile = kStep * groups * steps;
+    const int64_t next = fetch.ahead<NT>(at, tile);
     // Weights of all tiles first, then row by row: so every value of a row is spread out once.
     if constexpr (form == Form::kCodes) {
+      const uint8_t* to = fetch.share ? fetch.share + at / 64 * fetch.pace : data[0] + at + next;
+      const int64_t apart = fetch.share ? tile / 64 * fetch.pace : tile;
       for (int64_t s = g * steps; s < (g + 1) * steps; s += 2) {
         u8 low[NT], high[NT];
         for (int t = 0; t < NT; ++t) {
-          const uint8_t* p = data[t] + 32 * s;
-          prefetch(p + next);
-          const u8 v = load_u8(p);
+          prefetch(to + t * apart);
+          const u8 v = load_u8(data[t] + 32 * s);
           low[t] = low_codes(levels, v), high[t] = high_codes(levels, v);
         }
+        to += fetch.pace;
         for (int m = 0; m < MB; ++m) {
           for (int t = 0; t < NT; ++t) d[m][t] = dot4(d[m][t], low[t], xq[m][s]);
           for (int t = 0; t < NT; ++t) d[m][t] = dot4(d[m][t], high[t], xq[m][s + 1]);
@@ -134,10 +152,10 @@ static inline f32 swiglu(f32 gate, f32 up) { return mul(mul(gate, sigmoid16(gate
 
 template <int MB, int NT, Form form>
 static inline void block(const Product& p, const uint8_t* const* data, const void* const* scales,
-                         int64_t tile, int64_t m, const Levels& levels) {
+                         int64_t tile, int64_t m, const Levels& levels, const Fetch& fetch) {
   f32 acc[MB][NT];
   multiply<MB, NT, form>(data, scales, padded_cols(p.w) / p.w.group, p.w.group, p.x + m, levels,
-                         acc);
+                         fetch, acc);
   if (p.epilogue == Epilogue::kSwiGLU) {
     // NT is 2 here: a gate tile and its up tile.
     for (int i = 0; i < MB; ++i)
@@ -148,18 +166,28 @@ static inline void block(const Product& p, const uint8_t* const* data, const voi
     for (int t = 0; t < NT; ++t) finish(p, m + i, tile + t, acc[i][t]);
 }
 
+// A block of n rows, at most MB.
+template <int MB, int NT, Form form, class... Rest>
+static inline void block_of(int64_t n, const Rest&... rest) {
+  if (n == MB) return block<MB, NT, form>(rest...);
+  if constexpr (MB > 1) block_of<MB - 1, NT, form>(n, rest...);
+}
+
+// All rows in blocks of nearly equal size. The tiles at `next` are read afterwards.
 template <int NT, Form form>
 static void all_rows(const Product& p, const uint8_t* const* data, const void* const* scales,
-                     int64_t tile, const Levels& levels) {
-  int64_t m = 0;
-  for (; m + kRowBlock <= p.m; m += kRowBlock)
-    block<kRowBlock, NT, form>(p, data, scales, tile, m, levels);
-  switch (p.m - m) {
-    case 5: block<5, NT, form>(p, data, scales, tile, m, levels); break;
-    case 4: block<4, NT, form>(p, data, scales, tile, m, levels); break;
-    case 3: block<3, NT, form>(p, data, scales, tile, m, levels); break;
-    case 2: block<2, NT, form>(p, data, scales, tile, m, levels); break;
-    case 1: block<1, NT, form>(p, data, scales, tile, m, levels); break;
+                     int64_t tile, const Levels& levels, const uint8_t* next) {
+  constexpr int most = form == Form::kCodes ? kCodesRowBlock : kRowBlock;
+  const int64_t bytes = NT * tile_bytes(p.w), blocks = ceil_div(p.m, most);
+  const uint8_t* end = tile_data(p.w, tile) + bytes;
+  for (int64_t m = 0, i = 0; i < blocks; ++i) {
+    const int64_t n = ceil_div(p.m - m, blocks - i);
+    const uint8_t* share = blocks > 1 ? next + i * (bytes / blocks) : nullptr;
+    const Fetch fetch = {next - end, share, ceil_div(64, blocks)};
+    if (form == Form::kBytes && blocks > kManyBlocks)
+      for (int64_t b = 0; b < bytes / blocks; b += 64) prefetch(share + b);
+    block_of<most, NT, form>(n, p, data, scales, tile, m, levels, fetch);
+    m += n;
   }
 }
 
@@ -184,26 +212,30 @@ static void widen(const uint8_t* values, int64_t bytes, uint8_t* out) {
 }
 
 template <int NT>
-static void some_tiles(const Product& p, int64_t tile, uint8_t* scratch, const Levels& levels) {
+static void some_tiles(const Product& p, int64_t tile, int64_t end, uint8_t* scratch,
+                       const Levels& levels) {
   const uint8_t* data[NT];
   const void* scales[NT];
   const int64_t bytes = tile_bytes(p.w);
   for (int t = 0; t < NT; ++t) {
-    data[t] = static_cast<const uint8_t*>(p.w.data) + (tile + t) * bytes;
+    data[t] = tile_data(p.w, tile + t);
     scales[t] = static_cast<const uint8_t*>(p.w.scales) + (tile + t) * tile_scale_bytes(p.w);
   }
-  if (p.w.format == LING_BF16) return all_rows<NT, Form::kPairs>(p, data, nullptr, tile, levels);
-  if (p.w.format == LING_I8) return all_rows<NT, Form::kBytes>(p, data, scales, tile, levels);
+  const uint8_t* next = tile + NT >= end && p.next ? p.next : data[0] + NT * bytes;
+  const auto rows = [&](auto form) {
+    all_rows<NT, decltype(form)::value>(p, data, scales, tile, levels, next);
+  };
+  if (p.w.format == LING_BF16) return rows(Is<Form::kPairs>{});
+  if (p.w.format == LING_I8) return rows(Is<Form::kBytes>{});
   const bool fp8 = p.w.format == LING_FP8;
-  if (!fp8 && p.m <= kRowsOfCodes) return all_rows<NT, Form::kCodes>(p, data, scales, tile, levels);
-  if (fp8 && p.m <= 2 * kRowBlock) return all_rows<NT, Form::kFP8>(p, data, scales, tile, levels);
+  if (!fp8 && p.m <= kRowsOfCodes) return rows(Is<Form::kCodes>{});
+  if (fp8 && p.m <= 2 * kRowBlock) return rows(Is<Form::kFP8>{});
   for (int t = 0; t < NT; ++t) {
     uint8_t* out = scratch + t * 2 * bytes;
     fp8 ? widen(data[t], bytes, out) : expand(data[t], bytes, levels, out);
     data[t] = out;
   }
-  if (fp8) return all_rows<NT, Form::kWideFP8>(p, data, scales, tile, levels);
-  all_rows<NT, Form::kBytes>(p, data, scales, tile, levels);
+  fp8 ? rows(Is<Form::kWideFP8>{}) : rows(Is<Form::kBytes>{});
 }
 
 #ifdef __AMX_INT8__
@@ -220,8 +252,8 @@ static void product(const Product& p, int64_t begin, int64_t end, uint8_t* scrat
   // floating point wait for each other, and two streams hide that.
   if (p.m > 1 || bf16_activations(p.w.format) || p.epilogue == Epilogue::kSwiGLU)
     for (; tile + kTileBlock <= end; tile += kTileBlock)
-      some_tiles<kTileBlock>(p, tile, scratch, levels);
-  for (; tile < end; ++tile) some_tiles<1>(p, tile, scratch, levels);
+      some_tiles<kTileBlock>(p, tile, end, scratch, levels);
+  for (; tile < end; ++tile) some_tiles<1>(p, tile, end, scratch, levels);
 }
 
 // Router logits of 16 experts for RB rows: four sums a row, over columns 0, 1, 2, 3 modulo 4.

@@ -4,6 +4,9 @@ typedef __m512 f32;
 typedef __m512i i32;
 typedef __m512i u8;  // 64 bytes: 16 lanes × 4
 
+// Rows from which codes are unpacked once for all of them: beyond, bytes are read faster.
+constexpr int kRowsOfCodes = 128;
+
 static inline f32 load(const float* p) { return _mm512_loadu_ps(p); }
 static inline void store(float* p, f32 x) { _mm512_storeu_ps(p, x); }
 static inline f32 set(float x) { return _mm512_set1_ps(x); }
@@ -53,8 +56,9 @@ static inline void store_bf16(uint16_t* p, f32 x) {
 static inline u8 load_u8(const uint8_t* p) { return _mm512_loadu_si512(p); }
 static inline void store_u8(uint8_t* p, u8 a) { _mm512_storeu_si512(p, a); }
 // Into the second level: it has more misses under way at a time than the first.
-// As assembly: GCC may drop the calls of a function that only prefetches.
-static inline void prefetch(const void* p) { asm volatile("prefetcht1 %0" ::"m"(*(const char*)p)); }
+// As assembly: GCC may drop the calls of a function that only prefetches. With an address, not a
+// value in memory, which GCC takes for a reason to store every sum in each round of a loop.
+static inline void prefetch(const void* p) { asm volatile("prefetcht1 (%0)" ::"r"(p)); }
 
 // Codes in the low and high halves of 64 bytes to their levels (+ 128).
 struct Levels {
