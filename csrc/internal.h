@@ -19,7 +19,7 @@ constexpr int64_t kMaxExpertGroups = 256;  // of experts
 struct Row {
   const void* values;   // int8 [cols padded to the group]; bfloat16 where bf16_activations
   const float* scales;  // per group; null for bfloat16
-  const int32_t* sums;  // per group: sum of the int8 values; null for bfloat16
+  const int32_t* sums;  // per group: -128 times the sum of the int8 values; null for bfloat16
 };
 
 // What happens to a finished value of row m, column n.

@@ -103,8 +103,10 @@ static inline void multiply(const uint8_t* const* data, const void* const* scale
     const int64_t next = fetch.ahead<NT>(at, tile);
     // Weights of all tiles first, then row by row: so every value of a row is spread out once.
     if constexpr (form == Form::kCodes) {
-      const uint8_t* to = fetch.share ? fetch.share + at / 64 * fetch.pace : data[0] + at + next;
-      const int64_t apart = fetch.share ? tile / 64 * fetch.pace : tile;
+      // Several blocks have at least half of the most rows each.
+      const bool shares = MB >= kCodesRowBlock / 2 && fetch.share;
+      const int64_t pace = shares ? fetch.pace : 64, apart = tile / 64 * pace;
+      const uint8_t* to = shares ? fetch.share + at / 64 * pace : data[0] + at + next;
       for (int64_t s = g * steps; s < (g + 1) * steps; s += 2) {
         u8 low[NT], high[NT];
         for (int t = 0; t < NT; ++t) {
@@ -112,7 +114,7 @@ static inline void multiply(const uint8_t* const* data, const void* const* scale
           const u8 v = load_u8(data[t] + 32 * s);
           low[t] = low_codes(levels, v), high[t] = high_codes(levels, v);
         }
-        to += fetch.pace;
+        to += pace;
         for (int m = 0; m < MB; ++m) {
           for (int t = 0; t < NT; ++t) d[m][t] = dot4(d[m][t], low[t], xq[m][s]);
           for (int t = 0; t < NT; ++t) d[m][t] = dot4(d[m][t], high[t], xq[m][s + 1]);
@@ -148,6 +150,20 @@ static inline void finish(const Product& p, int64_t m, int64_t tile, f32 v) {
   store_part(y, v, left);
 }
 
+// The same for whole tiles without a bias, as nearly all are: what is to be done is asked once a
+// row.
+template <int NT>
+static inline void finish_whole(const Product& p, int64_t m, int64_t tile, const f32 (&v)[NT]) {
+  float* y = p.y[m] + tile * kTile;
+  if (p.epilogue == Epilogue::kStore)
+    for (int t = 0; t < NT; ++t) store(y + t * kTile, v[t]);
+  if (p.epilogue == Epilogue::kAdd)
+    for (int t = 0; t < NT; ++t) store(y + t * kTile, add(load(y + t * kTile), v[t]));
+  if (p.epilogue == Epilogue::kScaledAdd)
+    for (int t = 0; t < NT; ++t)
+      store(y + t * kTile, fma(v[t], set(p.weight[m]), load(y + t * kTile)));
+}
+
 static inline f32 swiglu(f32 gate, f32 up) { return mul(mul(gate, sigmoid16(gate)), up); }
 
 template <int MB, int NT, Form form>
@@ -162,15 +178,19 @@ static inline void block(const Product& p, const uint8_t* const* data, const voi
       store(p.y[m + i] + tile / 2 * kTile, swiglu(acc[i][0], acc[i][NT - 1]));
     return;
   }
+  if (!p.bias && (tile + NT) * kTile <= p.w.rows) {
+    for (int i = 0; i < MB; ++i) finish_whole<NT>(p, m + i, tile, acc[i]);
+    return;
+  }
   for (int i = 0; i < MB; ++i)
     for (int t = 0; t < NT; ++t) finish(p, m + i, tile + t, acc[i][t]);
 }
 
-// A block of n rows, at most MB.
-template <int MB, int NT, Form form, class... Rest>
+// A block of n rows, MB to `most`.
+template <int MB, int most, int NT, Form form, class... Rest>
 static inline void block_of(int64_t n, const Rest&... rest) {
-  if (n == MB) return block<MB, NT, form>(rest...);
-  if constexpr (MB > 1) block_of<MB - 1, NT, form>(n, rest...);
+  if (MB == most || n == MB) return block<MB, NT, form>(rest...);
+  if constexpr (MB < most) block_of<MB + 1, most, NT, form>(n, rest...);
 }
 
 // All rows in blocks of nearly equal size. The tiles at `next` are read afterwards.
@@ -178,15 +198,18 @@ template <int NT, Form form>
 static void all_rows(const Product& p, const uint8_t* const* data, const void* const* scales,
                      int64_t tile, const Levels& levels, const uint8_t* next) {
   constexpr int most = form == Form::kCodes ? kCodesRowBlock : kRowBlock;
-  const int64_t bytes = NT * tile_bytes(p.w), blocks = ceil_div(p.m, most);
-  const uint8_t* end = tile_data(p.w, tile) + bytes;
-  for (int64_t m = 0, i = 0; i < blocks; ++i) {
-    const int64_t n = ceil_div(p.m - m, blocks - i);
-    const uint8_t* share = blocks > 1 ? next + i * (bytes / blocks) : nullptr;
-    const Fetch fetch = {next - end, share, ceil_div(64, blocks)};
+  const int64_t bytes = NT * tile_bytes(p.w), jump = next - tile_data(p.w, tile) - bytes;
+  if (p.m <= most) {
+    const Fetch fetch = {jump, nullptr, 64};
+    return block_of<1, most, NT, form>(p.m, p, data, scales, tile, int64_t(0), levels, fetch);
+  }
+  const int64_t blocks = ceil_div(p.m, most), share = bytes / blocks;
+  Fetch fetch = {jump, next, ceil_div(64, blocks)};
+  for (int64_t m = 0, i = blocks; i; --i, fetch.share += share) {
+    const int64_t n = ceil_div(p.m - m, i);
     if (form == Form::kBytes && blocks > kManyBlocks)
-      for (int64_t b = 0; b < bytes / blocks; b += 64) prefetch(share + b);
-    block_of<most, NT, form>(n, p, data, scales, tile, m, levels, fetch);
+      for (int64_t b = 0; b < share; b += 64) prefetch(fetch.share + b);
+    block_of<1, most, NT, form>(n, p, data, scales, tile, m, levels, fetch);
     m += n;
   }
 }

@@ -75,8 +75,9 @@ static inline u8 high_codes(const Levels& t, u8 v) {
                              _mm512_and_si512(_mm512_srli_epi16(v, 4), _mm512_set1_epi8(15)));
 }
 
-// Sums of (w - 128) · x over 4 columns: the unsigned product, with the sum's share taken off first.
-static inline i32 dot_begin(int32_t sum_x) { return _mm512_set1_epi32(-128 * sum_x); }
+// Sums of (w - 128) · x over 4 columns: the unsigned product, which begins with -128 times the sum
+// of x.
+static inline i32 dot_begin(int32_t begin) { return _mm512_set1_epi32(begin); }
 // As assembly: for the intrinsic GCC 12 copies every accumulator twice around the inner loop.
 static inline i32 dot4(i32 acc, u8 w, int32_t x4) {
   asm("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(w), "v"(_mm512_set1_epi32(x4)));
