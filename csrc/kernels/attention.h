@@ -44,7 +44,8 @@ static inline void update(Softmax& s, const float* scores, int64_t seen, f32 (&e
 // Pages are anywhere in memory, so the hardware cannot guess the next one: while a page's keys are
 // read those of the `next` page are fetched, and while its values are read the next one's, a cache
 // line for each line that is used.
-static inline void fetch(const uint8_t* next, int64_t lines, int64_t line) {
+__attribute__((always_inline)) static inline void fetch(const uint8_t* next, int64_t lines,
+                                                        int64_t line) {
   for (int64_t i = 0; i < lines; ++i) prefetch(next + 64 * (lines * line + i));
 }
 

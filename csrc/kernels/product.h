@@ -12,24 +12,28 @@ struct Is {
 };
 
 constexpr int kRowBlock = 6, kTileBlock = 2;
-constexpr int kCodesRowBlock = 8;    // more rows share what a block unpacks
-constexpr int kFewRows = 3;          // up to this many, a product waits for its weights
-constexpr int kManyBlocks = 8;       // of rows: a burst of prefetches before each is short
-constexpr int64_t kPrefetch = 4096;  // bytes ahead: the hardware's own stops at every 4 KiB
+constexpr int kCodesRowBlock = 8;  // more rows share what a block unpacks
+constexpr int kFewRows = 3;        // up to this many, a product waits for its weights
+constexpr int kManyBlocks = 8;     // of rows: a burst of prefetches before each is short
+// Bytes ahead, in one stream and in each of two: the hardware's own stops at every 4 KiB.
+constexpr int64_t kFarAhead = 8192, kPrefetch = 4096;
 
 // What a block of rows prefetches on its way through NT tiles side by side. Where several blocks
 // walk through the same tiles, memory would be idle in all but the first: each prefetches its share
-// of the next NT tiles, evenly. A single block is kPrefetch ahead of itself.
+// of the next NT tiles, evenly. A single block is ahead of itself.
 struct Fetch {
-  int64_t jump;          // from the end of these tiles to the next ones
-  const uint8_t* share;  // of this block; null: there is one
-  int64_t pace;          // bytes of the share for each 64 bytes of a tile
+  int64_t left;                    // bytes from the first tile on to the last one of the product,
+  int64_t jump;                    // and from there to what is read then
+  const uint8_t* share = nullptr;  // of this block; null: there is one
+  int64_t pace = 64;               // bytes of the share for each 64 bytes of a tile
 
-  // How far away that is, now at byte `at` of each tile: further on in it, or in the next ones.
+  // How far ahead, now at byte `at` of each tile: further on in it, or in the next NT.
   template <int NT>
   int64_t ahead(int64_t at, int64_t tile) const {
-    const int64_t to = at + (kPrefetch < tile ? kPrefetch : tile);
-    return (to < tile ? to : to + (NT - 1) * tile + jump) - at;
+    constexpr int64_t far = NT == 1 ? kFarAhead : kPrefetch;
+    int64_t to = at + (NT == 1 || far < tile ? far : tile);
+    if (NT > 1 && to >= tile) to += (NT - 1) * tile;
+    return (to < left ? to : to + jump) - at;
   }
 };
 
@@ -110,8 +114,12 @@ static inline void multiply(const uint8_t* const* data, const void* const* scale
       for (int64_t s = g * steps; s < (g + 1) * steps; s += 2) {
         u8 low[NT], high[NT];
         for (int t = 0; t < NT; ++t) {
-          prefetch(to + t * apart);
-          const u8 v = load_u8(data[t] + 32 * s);
+          const uint8_t* p = data[t] + 32 * s;
+          if constexpr (MB < kCodesRowBlock / 2)
+            prefetch(p + next);
+          else
+            prefetch(to + t * apart);
+          const u8 v = load_u8(p);
           low[t] = low_codes(levels, v), high[t] = high_codes(levels, v);
         }
         to += pace;
@@ -166,12 +174,31 @@ static inline void finish_whole(const Product& p, int64_t m, int64_t tile, const
 
 static inline f32 swiglu(f32 gate, f32 up) { return mul(mul(gate, sigmoid16(gate)), up); }
 
+// Few rows of integers are bound by memory, which is faster with one stream than with two; sums in
+// floating point wait for each other, and two streams hide that.
+template <int MB, int NT, Form form>
+static inline void multiply_tiles(const Product& p, const uint8_t* const* data,
+                                  const void* const* scales, const Row* x, const Levels& levels,
+                                  const Fetch& fetch, f32 (&acc)[MB][NT]) {
+  const int64_t groups = padded_cols(p.w) / p.w.group, group = p.w.group;
+  constexpr bool integers = form == Form::kCodes || form == Form::kBytes;
+  if constexpr (integers && MB <= kFewRows && NT > 1) {
+    Fetch rest = fetch;
+    for (int t = 0; t < NT; ++t, rest.left -= tile_bytes(p.w)) {
+      f32 one[MB][1];
+      multiply<MB, 1, form>(data + t, scales + t, groups, group, x, levels, rest, one);
+      for (int m = 0; m < MB; ++m) acc[m][t] = one[m][0];
+    }
+  } else {
+    multiply<MB, NT, form>(data, scales, groups, group, x, levels, fetch, acc);
+  }
+}
+
 template <int MB, int NT, Form form>
 static inline void block(const Product& p, const uint8_t* const* data, const void* const* scales,
                          int64_t tile, int64_t m, const Levels& levels, const Fetch& fetch) {
   f32 acc[MB][NT];
-  multiply<MB, NT, form>(data, scales, padded_cols(p.w) / p.w.group, p.w.group, p.x + m, levels,
-                         fetch, acc);
+  multiply_tiles<MB, NT, form>(p, data, scales, p.x + m, levels, fetch, acc);
   if (p.epilogue == Epilogue::kSwiGLU) {
     // NT is 2 here: a gate tile and its up tile.
     for (int i = 0; i < MB; ++i)
@@ -193,18 +220,18 @@ static inline void block_of(int64_t n, const Rest&... rest) {
   if constexpr (MB < most) block_of<MB + 1, most, NT, form>(n, rest...);
 }
 
-// All rows in blocks of nearly equal size. The tiles at `next` are read afterwards.
+// All rows in blocks of nearly equal size, for tiles of a product that ends before `end`.
 template <int NT, Form form>
 static void all_rows(const Product& p, const uint8_t* const* data, const void* const* scales,
-                     int64_t tile, const Levels& levels, const uint8_t* next) {
+                     int64_t tile, int64_t end, const Levels& levels) {
   constexpr int most = form == Form::kCodes ? kCodesRowBlock : kRowBlock;
-  const int64_t bytes = NT * tile_bytes(p.w), jump = next - tile_data(p.w, tile) - bytes;
-  if (p.m <= most) {
-    const Fetch fetch = {jump, nullptr, 64};
+  const uint8_t *from = tile_data(p.w, tile), *last = tile_data(p.w, end);
+  Fetch fetch = {last - from, p.next ? p.next - last : 0};
+  if (p.m <= most)
     return block_of<1, most, NT, form>(p.m, p, data, scales, tile, int64_t(0), levels, fetch);
-  }
-  const int64_t blocks = ceil_div(p.m, most), share = bytes / blocks;
-  Fetch fetch = {jump, next, ceil_div(64, blocks)};
+  const int64_t bytes = NT * tile_bytes(p.w), blocks = ceil_div(p.m, most), share = bytes / blocks;
+  fetch.share = from + bytes + (bytes < fetch.left ? 0 : fetch.jump);
+  fetch.pace = ceil_div(64, blocks);
   for (int64_t m = 0, i = blocks; i; --i, fetch.share += share) {
     const int64_t n = ceil_div(p.m - m, i);
     if (form == Form::kBytes && blocks > kManyBlocks)
@@ -244,9 +271,8 @@ static void some_tiles(const Product& p, int64_t tile, int64_t end, uint8_t* scr
     data[t] = tile_data(p.w, tile + t);
     scales[t] = static_cast<const uint8_t*>(p.w.scales) + (tile + t) * tile_scale_bytes(p.w);
   }
-  const uint8_t* next = tile + NT >= end && p.next ? p.next : data[0] + NT * bytes;
   const auto rows = [&](auto form) {
-    all_rows<NT, decltype(form)::value>(p, data, scales, tile, levels, next);
+    all_rows<NT, decltype(form)::value>(p, data, scales, tile, end, levels);
   };
   if (p.w.format == LING_BF16) return rows(Is<Form::kPairs>{});
   if (p.w.format == LING_I8) return rows(Is<Form::kBytes>{});
@@ -271,11 +297,8 @@ static void product(const Product& p, int64_t begin, int64_t end, uint8_t* scrat
 #endif
   const Levels levels = load_levels(kInt4Bytes.value);
   int64_t tile = begin;
-  // A single row is bound by memory, which is faster with one stream than with two; sums in
-  // floating point wait for each other, and two streams hide that.
-  if (p.m > 1 || bf16_activations(p.w.format) || p.epilogue == Epilogue::kSwiGLU)
-    for (; tile + kTileBlock <= end; tile += kTileBlock)
-      some_tiles<kTileBlock>(p, tile, end, scratch, levels);
+  for (; tile + kTileBlock <= end; tile += kTileBlock)
+    some_tiles<kTileBlock>(p, tile, end, scratch, levels);
   for (; tile < end; ++tile) some_tiles<1>(p, tile, end, scratch, levels);
 }
 

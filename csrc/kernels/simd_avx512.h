@@ -56,9 +56,11 @@ static inline void store_bf16(uint16_t* p, f32 x) {
 static inline u8 load_u8(const uint8_t* p) { return _mm512_loadu_si512(p); }
 static inline void store_u8(uint8_t* p, u8 a) { _mm512_storeu_si512(p, a); }
 // Into the second level: it has more misses under way at a time than the first.
-// As assembly: GCC may drop the calls of a function that only prefetches. With an address, not a
-// value in memory, which GCC takes for a reason to store every sum in each round of a loop.
-static inline void prefetch(const void* p) { asm volatile("prefetcht1 (%0)" ::"r"(p)); }
+// Inlined at once: GCC may drop the calls of a function that only prefetches. And not as assembly
+// that reads memory, before which GCC stores every sum of a loop, in each round.
+__attribute__((always_inline)) static inline void prefetch(const void* p) {
+  __builtin_prefetch(p, 0, 2);
+}
 
 // Codes in the low and high halves of 64 bytes to their levels (+ 128).
 struct Levels {
