@@ -73,6 +73,12 @@ extern "C" int ling_set_num_threads(int n) {
   return LING_OK;
 }
 
+extern "C" int ling_use_large_pages(const void* data, int64_t bytes) {
+  if (!data || bytes < 0) return fail(LING_BAD_ARGUMENT, "null pointer");
+  use_large_pages(data, bytes);
+  return LING_OK;
+}
+
 extern "C" int ling_map_in(const void* data, int64_t bytes) {
   if (!data || bytes < 0) return fail(LING_BAD_ARGUMENT, "null pointer");
   map_in(data, bytes);

@@ -41,6 +41,9 @@ static inline int64_t tile_bytes(const ling_matrix& w) {
   const int64_t n = kTile * padded_cols(w);
   return w.format == LING_I4 ? n / 2 : w.format == LING_BF16 ? 2 * n : n;
 }
+static inline const uint8_t* tile_data(const ling_matrix& w, int64_t tile) {
+  return static_cast<const uint8_t*>(w.data) + tile * tile_bytes(w);
+}
 static inline int64_t tile_scale_bytes(const ling_matrix& w) {
   if (w.format == LING_BF16) return 0;
   return padded_cols(w) / w.group * (w.format == LING_FP8 ? 4 : 2 * kTile);

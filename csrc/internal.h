@@ -19,7 +19,7 @@ constexpr int64_t kMaxExpertGroups = 256;  // of experts
 struct Row {
   const void* values;   // int8 [cols padded to the group]; bfloat16 where bf16_activations
   const float* scales;  // per group; null for bfloat16
-  const int32_t* sums;  // per group: sum of the int8 values; null for bfloat16
+  const int32_t* sums;  // per group: -128 times the sum of the int8 values; null for bfloat16
 };
 
 // What happens to a finished value of row m, column n.
@@ -35,6 +35,7 @@ struct Product {
   const float* weight;
   const float* bias;
   Epilogue epilogue;
+  const uint8_t* next = nullptr;  // weights that are read after these tiles, if not those behind
 };
 
 struct AttentionTask {

@@ -45,7 +45,11 @@ LING_API const char* ling_last_error(void);
 // The 16 levels of LING_I4, ascending, in units of the group's scale.
 LING_API const int8_t* ling_int4_levels(void);
 
-// Map [data, data + bytes) of a file in before it is read; advice, never an error of the system.
+// Large pages for [data, data + bytes), memory that nothing has touched yet; advice, never an error
+// of the system.
+LING_API int ling_use_large_pages(const void* data, int64_t bytes);
+// Map [data, data + bytes) of a file in before it is read, in large pages where it can have them;
+// advice, too.
 LING_API int ling_map_in(const void* data, int64_t bytes);
 
 // Time to read every whole MiB of a buffer once with all threads: what memory can give.

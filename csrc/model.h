@@ -48,7 +48,8 @@ void logits(ling_model& m, const float* hidden, int64_t rows, int64_t vocab, flo
 void prefetch_routed(const ling_model& m, int64_t layer);
 void evict_routed(const ling_model& m, int64_t layer);
 void evict_cold(const ling_model& m, int64_t layer);
-// Fill the page table for a mapped file before it is read.
+// Have pages of 2 MiB where the system has them; fill the page table for a mapped file.
+void use_large_pages(const void* data, int64_t bytes);
 void map_in(const void* data, int64_t bytes);
 
 }  // namespace ling

@@ -113,8 +113,10 @@ inline void multiply_gate_up(Pass& p) {
       const size_t middle = (low + high) / 2;
       (work.task_start[middle] <= task ? low : high) = middle;
     }
-    const Product& product = work.products[low];
+    Product product = work.products[low];
     const int64_t n = task_tiles(p, product), begin = (task - work.task_start[low]) * n;
+    if (task + 1 == work.task_start[low + 1] && low + 1 < work.products.size())
+      product.next = tile_data(work.products[low + 1].w, 0);
     p.multiply_tiles(product, begin, begin + n, thread);
   });
   p.spent(kGateUp);
@@ -134,8 +136,12 @@ inline void multiply_down(Pass& p, const ling_layer& l) {
   const int64_t step = p.T > 128 ? std::max<int64_t>(4, ceil_div(n, 4 * threads))
                                  : std::max<int64_t>(2, ceil_div(n, 2 * threads));
   p.run(ceil_div(n, step), [&](int64_t task, int thread) {
-    for (const Product& product : work.down_products)
+    for (size_t i = 0; i < work.down_products.size(); ++i) {
+      Product product = work.down_products[i];
+      if (i + 1 < work.down_products.size())
+        product.next = tile_data(work.down_products[i + 1].w, task * step);
       p.multiply_tiles(product, task * step, (task + 1) * step, thread);
+    }
   });
   p.spent(kDown);
 }

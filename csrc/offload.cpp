@@ -77,9 +77,22 @@ void evict_cold(const ling_model& m, int64_t layer) {
     if (!o.hot[e]) evict_expert(m.layers[size_t(layer)], o, e);
 }
 
+// For memory that is not touched yet, and for what is not in the page cache yet of a file whose
+// file system has large pages: a step reads all of it once, and looking up the addresses of pages
+// of 4 KiB takes up to a tenth of that time.
+void use_large_pages(const void* data, int64_t bytes) {
+#ifdef __linux__
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(data);
+  advise(begin / kSystemPage * kSystemPage, begin + uintptr_t(bytes), MADV_HUGEPAGE);
+#else
+  (void)data, (void)bytes;
+#endif
+}
+
 // Ahead of the first read: a fault per 64 KiB would slow the first tokens.
 void map_in(const void* data, int64_t bytes) {
 #ifdef __linux__
+  use_large_pages(data, bytes);
   const uintptr_t begin = reinterpret_cast<uintptr_t>(data);
   // MADV_POPULATE_READ; Linux before 5.14 does not know it, and then pages come as they are read.
   advise(begin / kSystemPage * kSystemPage, begin + uintptr_t(bytes), 22);

@@ -2,6 +2,9 @@
 #ifndef LING_WORKSPACE_H
 #define LING_WORKSPACE_H
 #include <stdlib.h>
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
 
 #include <algorithm>
 #include <new>
@@ -11,7 +14,20 @@
 
 namespace ling {
 
-// Memory that only grows, aligned to a cache line.
+// Memory aligned to a cache line; where it is large, in pages of 2 MiB: a pass reads a few columns
+// of thousands of rows, each in a page of its own if pages are small. Null when there is none.
+inline void* allocate(size_t bytes) {
+  constexpr size_t kLargePage = size_t(2) << 20;
+  const size_t unit = bytes < 2 * kLargePage ? 64 : kLargePage;
+  bytes = (bytes + unit - 1) / unit * unit;
+  void* data = aligned_alloc(unit, bytes);
+#ifdef __linux__
+  if (data && unit == kLargePage) madvise(data, bytes, MADV_HUGEPAGE);
+#endif
+  return data;
+}
+
+// Memory that only grows.
 template <class T>
 class Buffer {
  public:
@@ -22,8 +38,7 @@ class Buffer {
     if (n > size_) {
       free(data_);
       data_ = nullptr, size_ = 0;
-      const size_t bytes = (size_t(n) * sizeof(T) + 63) / 64 * 64;
-      data_ = static_cast<T*>(aligned_alloc(64, bytes));
+      data_ = static_cast<T*>(allocate(size_t(n) * sizeof(T)));
       if (!data_) throw std::bad_alloc();
       size_ = n;
     }

@@ -42,9 +42,10 @@ static inline void update(Softmax& s, const float* scores, int64_t seen, f32 (&e
 }
 
 // Pages are anywhere in memory, so the hardware cannot guess the next one: while a page's keys are
-// read its values are fetched (`next`), and then the keys of the next page, a cache line for each
-// line that is used.
-static inline void fetch(const uint8_t* next, int64_t lines, int64_t line) {
+// read those of the `next` page are fetched, and while its values are read the next one's, a cache
+// line for each line that is used.
+__attribute__((always_inline)) static inline void fetch(const uint8_t* next, int64_t lines,
+                                                        int64_t line) {
   for (int64_t i = 0; i < lines; ++i) prefetch(next + 64 * (lines * line + i));
 }
 
@@ -154,7 +155,7 @@ struct PagesBF16 {
 struct Terms {
   const int32_t* codes;  // four columns each: those of `high`, then those of `low`
   float scale;           // NaN when a value is not finite
-  int32_t high, low;     // sums of the codes
+  int32_t high, low;     // -128 times the sums of the codes
 };
 
 static inline Terms in_two_terms(const float* x, int64_t n, int8_t* to) {
@@ -167,8 +168,8 @@ static inline Terms in_two_terms(const float* x, int64_t n, int8_t* to) {
     store_i8(to + i, high), store_i8(to + n + i, low);
     high_sum = add_i32(high_sum, high), low_sum = add_i32(low_sum, low);
   }
-  return {reinterpret_cast<const int32_t*>(to), amax / 127, sum_lanes(high_sum),
-          sum_lanes(low_sum)};
+  return {reinterpret_cast<const int32_t*>(to), amax / 127, -128 * sum_lanes(high_sum),
+          -128 * sum_lanes(low_sum)};
 }
 
 // Two neighbouring LING_I8 tiles of `columns` columns times RB rows, over the first 4 · `steps`
@@ -270,11 +271,13 @@ static inline void attend(const AttentionTask& t, float* scratch) {
     const int32_t* page = t.pages + start / kPage;
     const uint8_t* k = t.k + page[0] * t.page_stride;
     const uint8_t* v = t.v + page[0] * t.page_stride;
-    const uint8_t* next = start + kPage < keys ? t.k + page[1] * t.page_stride : nullptr;
+    const bool last = start + kPage >= keys;
+    const uint8_t* next_k = last ? nullptr : t.k + page[1] * t.page_stride;
+    const uint8_t* next_v = last ? nullptr : t.v + page[1] * t.page_stride;
     int64_t r = 0;
     for (; r + kQueryBlock <= R; r += kQueryBlock)
-      pages.template scores<kQueryBlock>(r, k, scores + r * kPage, r ? nullptr : v);
-    for (; r < R; ++r) pages.template scores<1>(r, k, scores + r * kPage, r ? nullptr : v);
+      pages.template scores<kQueryBlock>(r, k, scores + r * kPage, r ? nullptr : next_k);
+    for (; r < R; ++r) pages.template scores<1>(r, k, scores + r * kPage, r ? nullptr : next_k);
     for (r = 0; r < R; ++r) {
       f32 e[4];
       const int64_t seen = visible(t, r, start);
@@ -282,8 +285,8 @@ static inline void attend(const AttentionTask& t, float* scratch) {
       pages.weights(r, e, seen, v);
     }
     for (r = 0; r + kQueryBlock <= R; r += kQueryBlock)
-      pages.template values<kQueryBlock>(r, start, v, r ? nullptr : next);
-    for (; r < R; ++r) pages.template values<1>(r, start, v, r ? nullptr : next);
+      pages.template values<kQueryBlock>(r, start, v, r ? nullptr : next_v);
+    for (; r < R; ++r) pages.template values<1>(r, start, v, r ? nullptr : next_v);
   }
   for (int64_t r = 0; r < R; ++r) {
     const f32 inverse = set(1.0f / soft[r].total);

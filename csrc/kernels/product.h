@@ -6,29 +6,47 @@
 
 // Unpacked bytes, 4-bit codes, bfloat16 pairs; E4M3 bytes, and the pairs they were widened to.
 enum class Form { kBytes, kCodes, kPairs, kFP8, kWideFP8 };
+template <Form form>
+struct Is {
+  static constexpr Form value = form;
+};
 
 constexpr int kRowBlock = 6, kTileBlock = 2;
-constexpr int kFewRows = 3;          // up to this many, a product waits for its weights
-constexpr int kRowsOfCodes = 36;     // beyond, codes are unpacked once for all rows
-constexpr int64_t kPrefetch = 4096;  // bytes ahead: the hardware's own stops at every 4 KiB
+constexpr int kCodesRowBlock = 8;  // more rows share what a block unpacks
+constexpr int kFewRows = 3;        // up to this many, a product waits for its weights
+constexpr int kManyBlocks = 8;     // of rows: a burst of prefetches before each is short
+// Bytes ahead, in one stream and in each of two: the hardware's own stops at every 4 KiB.
+constexpr int64_t kFarAhead = 8192, kPrefetch = 4096;
 
-// What to prefetch on the way through NT tiles side by side, now at byte `at` of each: further on
-// in them, or at the beginning of the next NT.
-template <int NT>
-static inline int64_t ahead(int64_t at, int64_t tile) {
-  const int64_t there = at + (kPrefetch < tile ? kPrefetch : tile);
-  return there < tile ? there : there + (NT - 1) * tile;
-}
+// What a block of rows prefetches on its way through NT tiles side by side. Where several blocks
+// walk through the same tiles, memory would be idle in all but the first: each prefetches its share
+// of the next NT tiles, evenly. A single block is ahead of itself.
+struct Fetch {
+  int64_t left;                    // bytes from the first tile on to the last one of the product,
+  int64_t jump;                    // and from there to what is read then
+  const uint8_t* share = nullptr;  // of this block; null: there is one
+  int64_t pace = 64;               // bytes of the share for each 64 bytes of a tile
+
+  // How far ahead, now at byte `at` of each tile: further on in it, or in the next NT.
+  template <int NT>
+  int64_t ahead(int64_t at, int64_t tile) const {
+    constexpr int64_t far = NT == 1 ? kFarAhead : kPrefetch;
+    int64_t to = at + (NT == 1 || far < tile ? far : tile);
+    if (NT > 1 && to >= tile) to += (NT - 1) * tile;
+    return (to < left ? to : to + jump) - at;
+  }
+};
 
 // Values of E4M3 times rows of bfloat16: a group is summed on its own, then scaled.
 template <int MB, int NT, Form form>
 static inline void multiply_fp8(const uint8_t* const* data, const void* const* scales,
-                                int64_t groups, int64_t group, const Row* x, f32 (&acc)[MB][NT]) {
+                                int64_t groups, int64_t group, const Row* x, const Fetch& fetch,
+                                f32 (&acc)[MB][NT]) {
   const uint32_t* xp[MB];
   for (int m = 0; m < MB; ++m) xp[m] = static_cast<const uint32_t*>(x[m].values);
   const int64_t steps = group / 4;  // of 4 columns
   for (int64_t g = 0; g < groups; ++g) {
-    const int64_t next = ahead<NT>(64 * g * steps, 64 * groups * steps) - 64 * g * steps;
+    const int64_t next = fetch.ahead<NT>(64 * g * steps, 64 * groups * steps);
     f32 d[MB][NT];
     for (int m = 0; m < MB; ++m)
       for (int t = 0; t < NT; ++t) d[m][t] = zero();
@@ -57,16 +75,17 @@ static inline void multiply_fp8(const uint8_t* const* data, const void* const* s
 
 template <int MB, int NT, Form form>
 static inline void multiply(const uint8_t* const* data, const void* const* scales, int64_t groups,
-                            int64_t group, const Row* x, const Levels& levels, f32 (&acc)[MB][NT]) {
+                            int64_t group, const Row* x, const Levels& levels, const Fetch& fetch,
+                            f32 (&acc)[MB][NT]) {
   for (int m = 0; m < MB; ++m)
     for (int t = 0; t < NT; ++t) acc[m][t] = zero();
   if constexpr (form == Form::kFP8 || form == Form::kWideFP8)
-    return multiply_fp8<MB, NT, form>(data, scales, groups, group, x, acc);
+    return multiply_fp8<MB, NT, form>(data, scales, groups, group, x, fetch, acc);
   if constexpr (form == Form::kPairs) {
     const uint32_t* xp[MB];
     for (int m = 0; m < MB; ++m) xp[m] = static_cast<const uint32_t*>(x[m].values);
     for (int64_t k = 0; k < groups; ++k) {
-      const int64_t next = ahead<NT>(64 * k, 64 * groups);
+      const int64_t next = 64 * k + fetch.ahead<NT>(64 * k, 64 * groups);
       for (int t = 0; t < NT; ++t) {
         const uint16_t* w = reinterpret_cast<const uint16_t*>(data[t]) + 32 * k;
         if (MB <= kFewRows) prefetch(data[t] + next);
@@ -84,17 +103,26 @@ static inline void multiply(const uint8_t* const* data, const void* const* scale
     for (int m = 0; m < MB; ++m)
       for (int t = 0; t < NT; ++t) d[m][t] = dot_begin(x[m].sums[g]);
     constexpr int64_t kStep = form == Form::kCodes ? 32 : 64;  // bytes of 4 columns
-    const int64_t next = ahead<NT>(kStep * g * steps, kStep * groups * steps) - kStep * g * steps;
+    const int64_t at = kStep * g * steps, tile = kStep * groups * steps;
+    const int64_t next = fetch.ahead<NT>(at, tile);
     // Weights of all tiles first, then row by row: so every value of a row is spread out once.
     if constexpr (form == Form::kCodes) {
+      // Several blocks have at least half of the most rows each.
+      const bool shares = MB >= kCodesRowBlock / 2 && fetch.share;
+      const int64_t pace = shares ? fetch.pace : 64, apart = tile / 64 * pace;
+      const uint8_t* to = shares ? fetch.share + at / 64 * pace : data[0] + at + next;
       for (int64_t s = g * steps; s < (g + 1) * steps; s += 2) {
         u8 low[NT], high[NT];
         for (int t = 0; t < NT; ++t) {
           const uint8_t* p = data[t] + 32 * s;
-          prefetch(p + next);
+          if constexpr (MB < kCodesRowBlock / 2)
+            prefetch(p + next);
+          else
+            prefetch(to + t * apart);
           const u8 v = load_u8(p);
           low[t] = low_codes(levels, v), high[t] = high_codes(levels, v);
         }
+        to += pace;
         for (int m = 0; m < MB; ++m) {
           for (int t = 0; t < NT; ++t) d[m][t] = dot4(d[m][t], low[t], xq[m][s]);
           for (int t = 0; t < NT; ++t) d[m][t] = dot4(d[m][t], high[t], xq[m][s + 1]);
@@ -130,36 +158,86 @@ static inline void finish(const Product& p, int64_t m, int64_t tile, f32 v) {
   store_part(y, v, left);
 }
 
+// The same for whole tiles without a bias, as nearly all are: what is to be done is asked once a
+// row.
+template <int NT>
+static inline void finish_whole(const Product& p, int64_t m, int64_t tile, const f32 (&v)[NT]) {
+  float* y = p.y[m] + tile * kTile;
+  if (p.epilogue == Epilogue::kStore)
+    for (int t = 0; t < NT; ++t) store(y + t * kTile, v[t]);
+  if (p.epilogue == Epilogue::kAdd)
+    for (int t = 0; t < NT; ++t) store(y + t * kTile, add(load(y + t * kTile), v[t]));
+  if (p.epilogue == Epilogue::kScaledAdd)
+    for (int t = 0; t < NT; ++t)
+      store(y + t * kTile, fma(v[t], set(p.weight[m]), load(y + t * kTile)));
+}
+
 static inline f32 swiglu(f32 gate, f32 up) { return mul(mul(gate, sigmoid16(gate)), up); }
+
+// Few rows of integers are bound by memory, which is faster with one stream than with two; sums in
+// floating point wait for each other, and two streams hide that.
+template <int MB, int NT, Form form>
+static inline void multiply_tiles(const Product& p, const uint8_t* const* data,
+                                  const void* const* scales, const Row* x, const Levels& levels,
+                                  const Fetch& fetch, f32 (&acc)[MB][NT]) {
+  const int64_t groups = padded_cols(p.w) / p.w.group, group = p.w.group;
+  constexpr bool integers = form == Form::kCodes || form == Form::kBytes;
+  if constexpr (integers && MB <= kFewRows && NT > 1) {
+    Fetch rest = fetch;
+    for (int t = 0; t < NT; ++t, rest.left -= tile_bytes(p.w)) {
+      f32 one[MB][1];
+      multiply<MB, 1, form>(data + t, scales + t, groups, group, x, levels, rest, one);
+      for (int m = 0; m < MB; ++m) acc[m][t] = one[m][0];
+    }
+  } else {
+    multiply<MB, NT, form>(data, scales, groups, group, x, levels, fetch, acc);
+  }
+}
 
 template <int MB, int NT, Form form>
 static inline void block(const Product& p, const uint8_t* const* data, const void* const* scales,
-                         int64_t tile, int64_t m, const Levels& levels) {
+                         int64_t tile, int64_t m, const Levels& levels, const Fetch& fetch) {
   f32 acc[MB][NT];
-  multiply<MB, NT, form>(data, scales, padded_cols(p.w) / p.w.group, p.w.group, p.x + m, levels,
-                         acc);
+  multiply_tiles<MB, NT, form>(p, data, scales, p.x + m, levels, fetch, acc);
   if (p.epilogue == Epilogue::kSwiGLU) {
     // NT is 2 here: a gate tile and its up tile.
     for (int i = 0; i < MB; ++i)
       store(p.y[m + i] + tile / 2 * kTile, swiglu(acc[i][0], acc[i][NT - 1]));
     return;
   }
+  if (!p.bias && (tile + NT) * kTile <= p.w.rows) {
+    for (int i = 0; i < MB; ++i) finish_whole<NT>(p, m + i, tile, acc[i]);
+    return;
+  }
   for (int i = 0; i < MB; ++i)
     for (int t = 0; t < NT; ++t) finish(p, m + i, tile + t, acc[i][t]);
 }
 
+// A block of n rows, MB to `most`.
+template <int MB, int most, int NT, Form form, class... Rest>
+static inline void block_of(int64_t n, const Rest&... rest) {
+  if (MB == most || n == MB) return block<MB, NT, form>(rest...);
+  if constexpr (MB < most) block_of<MB + 1, most, NT, form>(n, rest...);
+}
+
+// All rows in blocks of nearly equal size, for tiles of a product that ends before `end`.
 template <int NT, Form form>
 static void all_rows(const Product& p, const uint8_t* const* data, const void* const* scales,
-                     int64_t tile, const Levels& levels) {
-  int64_t m = 0;
-  for (; m + kRowBlock <= p.m; m += kRowBlock)
-    block<kRowBlock, NT, form>(p, data, scales, tile, m, levels);
-  switch (p.m - m) {
-    case 5: block<5, NT, form>(p, data, scales, tile, m, levels); break;
-    case 4: block<4, NT, form>(p, data, scales, tile, m, levels); break;
-    case 3: block<3, NT, form>(p, data, scales, tile, m, levels); break;
-    case 2: block<2, NT, form>(p, data, scales, tile, m, levels); break;
-    case 1: block<1, NT, form>(p, data, scales, tile, m, levels); break;
+                     int64_t tile, int64_t end, const Levels& levels) {
+  constexpr int most = form == Form::kCodes ? kCodesRowBlock : kRowBlock;
+  const uint8_t *from = tile_data(p.w, tile), *last = tile_data(p.w, end);
+  Fetch fetch = {last - from, p.next ? p.next - last : 0};
+  if (p.m <= most)
+    return block_of<1, most, NT, form>(p.m, p, data, scales, tile, int64_t(0), levels, fetch);
+  const int64_t bytes = NT * tile_bytes(p.w), blocks = ceil_div(p.m, most), share = bytes / blocks;
+  fetch.share = from + bytes + (bytes < fetch.left ? 0 : fetch.jump);
+  fetch.pace = ceil_div(64, blocks);
+  for (int64_t m = 0, i = blocks; i; --i, fetch.share += share) {
+    const int64_t n = ceil_div(p.m - m, i);
+    if (form == Form::kBytes && blocks > kManyBlocks)
+      for (int64_t b = 0; b < share; b += 64) prefetch(fetch.share + b);
+    block_of<1, most, NT, form>(n, p, data, scales, tile, m, levels, fetch);
+    m += n;
   }
 }
 
@@ -184,26 +262,29 @@ static void widen(const uint8_t* values, int64_t bytes, uint8_t* out) {
 }
 
 template <int NT>
-static void some_tiles(const Product& p, int64_t tile, uint8_t* scratch, const Levels& levels) {
+static void some_tiles(const Product& p, int64_t tile, int64_t end, uint8_t* scratch,
+                       const Levels& levels) {
   const uint8_t* data[NT];
   const void* scales[NT];
   const int64_t bytes = tile_bytes(p.w);
   for (int t = 0; t < NT; ++t) {
-    data[t] = static_cast<const uint8_t*>(p.w.data) + (tile + t) * bytes;
+    data[t] = tile_data(p.w, tile + t);
     scales[t] = static_cast<const uint8_t*>(p.w.scales) + (tile + t) * tile_scale_bytes(p.w);
   }
-  if (p.w.format == LING_BF16) return all_rows<NT, Form::kPairs>(p, data, nullptr, tile, levels);
-  if (p.w.format == LING_I8) return all_rows<NT, Form::kBytes>(p, data, scales, tile, levels);
+  const auto rows = [&](auto form) {
+    all_rows<NT, decltype(form)::value>(p, data, scales, tile, end, levels);
+  };
+  if (p.w.format == LING_BF16) return rows(Is<Form::kPairs>{});
+  if (p.w.format == LING_I8) return rows(Is<Form::kBytes>{});
   const bool fp8 = p.w.format == LING_FP8;
-  if (!fp8 && p.m <= kRowsOfCodes) return all_rows<NT, Form::kCodes>(p, data, scales, tile, levels);
-  if (fp8 && p.m <= 2 * kRowBlock) return all_rows<NT, Form::kFP8>(p, data, scales, tile, levels);
+  if (!fp8 && p.m <= kRowsOfCodes) return rows(Is<Form::kCodes>{});
+  if (fp8 && p.m <= 2 * kRowBlock) return rows(Is<Form::kFP8>{});
   for (int t = 0; t < NT; ++t) {
     uint8_t* out = scratch + t * 2 * bytes;
     fp8 ? widen(data[t], bytes, out) : expand(data[t], bytes, levels, out);
     data[t] = out;
   }
-  if (fp8) return all_rows<NT, Form::kWideFP8>(p, data, scales, tile, levels);
-  all_rows<NT, Form::kBytes>(p, data, scales, tile, levels);
+  fp8 ? rows(Is<Form::kWideFP8>{}) : rows(Is<Form::kBytes>{});
 }
 
 #ifdef __AMX_INT8__
@@ -216,12 +297,9 @@ static void product(const Product& p, int64_t begin, int64_t end, uint8_t* scrat
 #endif
   const Levels levels = load_levels(kInt4Bytes.value);
   int64_t tile = begin;
-  // A single row is bound by memory, which is faster with one stream than with two; sums in
-  // floating point wait for each other, and two streams hide that.
-  if (p.m > 1 || bf16_activations(p.w.format) || p.epilogue == Epilogue::kSwiGLU)
-    for (; tile + kTileBlock <= end; tile += kTileBlock)
-      some_tiles<kTileBlock>(p, tile, scratch, levels);
-  for (; tile < end; ++tile) some_tiles<1>(p, tile, scratch, levels);
+  for (; tile + kTileBlock <= end; tile += kTileBlock)
+    some_tiles<kTileBlock>(p, tile, end, scratch, levels);
+  for (; tile < end; ++tile) some_tiles<1>(p, tile, end, scratch, levels);
 }
 
 // Router logits of 16 experts for RB rows: four sums a row, over columns 0, 1, 2, 3 modulo 4.

@@ -86,7 +86,7 @@ static void quantise_row(const float* x, int64_t n, int64_t padded, int64_t grou
       const int64_t m = group - i < 16 ? group - i : 16;
       __builtin_memcpy(q + start + i, bytes, (size_t)m);
     }
-    sums[g] = sum_lanes(sum);
+    sums[g] = -128 * sum_lanes(sum);
   }
 }
 

@@ -10,6 +10,9 @@ struct u8 {
   __m256i a, b;
 };  // 64 bytes: 16 lanes × 4
 
+// Rows from which codes are unpacked once for all of them: beyond, bytes are read faster.
+constexpr int kRowsOfCodes = 36;
+
 static inline f32 load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
 static inline void store(float* p, f32 x) {
   _mm256_storeu_ps(p, x.a), _mm256_storeu_ps(p + 8, x.b);
@@ -79,8 +82,11 @@ static inline void store_u8(uint8_t* p, u8 x) {
   _mm256_storeu_si256((__m256i*)p, x.a), _mm256_storeu_si256((__m256i*)(p + 32), x.b);
 }
 // Into the second level: it has more misses under way at a time than the first.
-// As assembly: GCC may drop the calls of a function that only prefetches.
-static inline void prefetch(const void* p) { asm volatile("prefetcht1 %0" ::"m"(*(const char*)p)); }
+// Inlined at once: GCC may drop the calls of a function that only prefetches. And not as assembly
+// that reads memory, before which GCC stores every sum of a loop, in each round.
+__attribute__((always_inline)) static inline void prefetch(const void* p) {
+  __builtin_prefetch(p, 0, 2);
+}
 
 struct Levels {
   __m256i table;

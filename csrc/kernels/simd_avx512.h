@@ -4,6 +4,9 @@ typedef __m512 f32;
 typedef __m512i i32;
 typedef __m512i u8;  // 64 bytes: 16 lanes × 4
 
+// Rows from which codes are unpacked once for all of them: beyond, bytes are read faster.
+constexpr int kRowsOfCodes = 128;
+
 static inline f32 load(const float* p) { return _mm512_loadu_ps(p); }
 static inline void store(float* p, f32 x) { _mm512_storeu_ps(p, x); }
 static inline f32 set(float x) { return _mm512_set1_ps(x); }
@@ -53,8 +56,11 @@ static inline void store_bf16(uint16_t* p, f32 x) {
 static inline u8 load_u8(const uint8_t* p) { return _mm512_loadu_si512(p); }
 static inline void store_u8(uint8_t* p, u8 a) { _mm512_storeu_si512(p, a); }
 // Into the second level: it has more misses under way at a time than the first.
-// As assembly: GCC may drop the calls of a function that only prefetches.
-static inline void prefetch(const void* p) { asm volatile("prefetcht1 %0" ::"m"(*(const char*)p)); }
+// Inlined at once: GCC may drop the calls of a function that only prefetches. And not as assembly
+// that reads memory, before which GCC stores every sum of a loop, in each round.
+__attribute__((always_inline)) static inline void prefetch(const void* p) {
+  __builtin_prefetch(p, 0, 2);
+}
 
 // Codes in the low and high halves of 64 bytes to their levels (+ 128).
 struct Levels {
@@ -71,8 +77,9 @@ static inline u8 high_codes(const Levels& t, u8 v) {
                              _mm512_and_si512(_mm512_srli_epi16(v, 4), _mm512_set1_epi8(15)));
 }
 
-// Sums of (w - 128) · x over 4 columns: the unsigned product, with the sum's share taken off first.
-static inline i32 dot_begin(int32_t sum_x) { return _mm512_set1_epi32(-128 * sum_x); }
+// Sums of (w - 128) · x over 4 columns: the unsigned product, which begins with -128 times the sum
+// of x.
+static inline i32 dot_begin(int32_t begin) { return _mm512_set1_epi32(begin); }
 // As assembly: for the intrinsic GCC 12 copies every accumulator twice around the inner loop.
 static inline i32 dot4(i32 acc, u8 w, int32_t x4) {
   asm("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(w), "v"(_mm512_set1_epi32(x4)));

@@ -13,6 +13,9 @@ struct u8 {
 
 #define LING_LANES(n) for (int i = 0; i < (n); ++i)
 // clang-format off: one line a function, for the eye compares them.
+// Rows from which codes are unpacked once for all of them: beyond, bytes are read faster.
+constexpr int kRowsOfCodes = 36;
+
 static inline f32 load(const float* p) { f32 r; memcpy(r.v, p, 64); return r; }
 static inline void store(float* p, f32 x) { memcpy(p, x.v, 64); }
 static inline f32 set(float x) { f32 r; LING_LANES(16) r.v[i] = x; return r; }

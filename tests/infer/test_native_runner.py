@@ -554,6 +554,7 @@ def test_no_model_at_all_raises():
         lib.ling_model_new(None, None, None),
         lib.ling_model_offload(None, 0, 0, None, None),
         lib.ling_model_evict(None, 0),
+        lib.ling_use_large_pages(None, 1),
         lib.ling_map_in(None, 1),
         lib.ling_read_seconds(None, 1 << 20, None),
     ):

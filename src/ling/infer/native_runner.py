@@ -102,7 +102,9 @@ class NativeRunner(BannedIds):
             check_cache(num_pages, self.page_bytes(), self.mapped_bytes, smaller)
         try:
             # Keys, then values; their layout in a page: csrc/ling_kernels.h.
-            self.kv = torch.zeros(2, num_pages * self.page_bytes() // 2, dtype=torch.uint8)
+            self.kv = torch.empty(2, num_pages * self.page_bytes() // 2, dtype=torch.uint8)
+            native.use_large_pages(self.kv)
+            self.kv.zero_()
         except RuntimeError:
             need = num_pages * self.page_bytes()
             raise UsageError(

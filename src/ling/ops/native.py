@@ -129,6 +129,7 @@ _SIGNATURES: dict[str, Sequence[Any]] = {
     "ling_isa": [POINTER(c_char_p)],
     "ling_set_num_threads": [ctypes.c_int],
     "ling_read_seconds": [c_void_p, c_int64, POINTER(c_double)],
+    "ling_use_large_pages": [c_void_p, c_int64],
     "ling_map_in": [c_void_p, c_int64],
     "ling_pack": [
         *(c_int32, c_int32, c_int64, c_int64, c_void_p, c_int32, c_int64),
@@ -232,6 +233,14 @@ def read_rate(data: Tensor) -> float:
     lib, seconds = required(), c_double()
     check(lib, lib.ling_read_seconds(data.data_ptr(), data.nbytes, ctypes.byref(seconds)))
     return data.nbytes / seconds.value
+
+
+def use_large_pages(untouched: Tensor) -> None:
+    """Have pages of 2 MiB, where the system has them, for a tensor that was just made and not yet
+    filled: reading a large one takes fewer address look-ups.
+    """
+    lib = required()
+    check(lib, lib.ling_use_large_pages(untouched.data_ptr(), untouched.nbytes))
 
 
 def map_in(p: Packed) -> None:
