@@ -58,6 +58,7 @@ using namespace ling;
 extern "C" int ling_abi_version(void) { return LING_ABI_VERSION; }
 extern "C" const char* ling_last_error(void) { return last_error; }
 extern "C" const int8_t* ling_int4_levels(void) { return kInt4Levels; }
+extern "C" const int8_t* ling_int3_levels(void) { return kInt3Levels; }
 
 extern "C" int ling_isa(const char** name) {
   const IsaKernels* kernels = isa_kernels();

@@ -10,12 +10,13 @@
 namespace ling {
 
 inline const char* check_matrix(const ling_matrix& w) {
-  if (w.format < LING_I4 || w.format > LING_FP8) return "unknown matrix kind";
+  if (w.format < LING_I4 || w.format > LING_I3) return "unknown matrix kind";
   if (w.rows < 1 || w.cols < 1 || w.rows > (int64_t(1) << 31) || w.cols > (int64_t(1) << 24))
     return "matrix sizes out of range";
   const int32_t only = only_group(w.format);
-  if (only ? w.group != only : w.group < 16 || w.group > 256 || w.group % 16)
-    return "the group must be a multiple of 16 up to 256 (2 for bfloat16, 128 for FP8)";
+  if (only ? w.group != only : w.group < 16 || w.group > 256 || w.group % group_step(w.format))
+    return "the group must be a multiple of 16 up to 256 (of 32 for 3 bits; 2 for bfloat16, 128 "
+           "for FP8)";
   if (!w.data || (w.format != LING_BF16 && !w.scales)) return "null pointer in a matrix";
   return nullptr;
 }
@@ -32,8 +33,9 @@ inline const char* check_experts(const ling_model_config& c, const ling_layer& l
     return "an expert matrix is missing or misshapen";
   // One quantised input serves both.
   if (l.gate_up.rows &&
-      (l.gate_up.format != l.expert_gate_up.format || l.gate_up.group != l.expert_gate_up.group))
-    return "shared and routed experts must have one format";
+      (l.gate_up.group != l.expert_gate_up.group ||
+       bf16_activations(l.gate_up.format) != bf16_activations(l.expert_gate_up.format)))
+    return "shared and routed experts must have one group, and activations of one kind";
   return nullptr;
 }
 

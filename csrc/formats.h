@@ -21,16 +21,21 @@ constexpr int64_t kPage = 64;  // positions of a KV page
 constexpr int8_t kInt4Levels[16] = {-127, -98, -77, -61, -46, -33, -21, -9,
                                     2,    13,  24,  36,  49,  64,  82,  105};
 
-// The same + 128, as bytes: what a code is expanded to, and how LING_I8 stores its values.
-struct Int4Bytes {
+// Those of LING_I3, for groups of 128.
+constexpr int8_t kInt3Levels[8] = {-127, -77, -44, -17, 8, 34, 65, 106};
+
+// Levels + 128, as bytes: what a code is expanded to, and how LING_I8 stores its values. Those of 3
+// bits are there twice: a code's fourth bit may be anything.
+struct LevelBytes {
   uint8_t value[16];
 };
-static constexpr Int4Bytes int4_bytes() {
-  Int4Bytes bytes = {};
-  for (int code = 0; code < 16; ++code) bytes.value[code] = uint8_t(kInt4Levels[code] + 128);
+static constexpr LevelBytes level_bytes(const int8_t* levels, int count) {
+  LevelBytes bytes = {};
+  for (int code = 0; code < 16; ++code) bytes.value[code] = uint8_t(levels[code % count] + 128);
   return bytes;
 }
-constexpr Int4Bytes kInt4Bytes = int4_bytes();
+constexpr LevelBytes kInt4Bytes = level_bytes(kInt4Levels, 16);
+constexpr LevelBytes kInt3Bytes = level_bytes(kInt3Levels, 8);
 
 static inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 static inline int64_t padded_cols(const ling_matrix& w) {
@@ -39,7 +44,10 @@ static inline int64_t padded_cols(const ling_matrix& w) {
 static inline int64_t tiles(const ling_matrix& w) { return ceil_div(w.rows, kTile); }
 static inline int64_t tile_bytes(const ling_matrix& w) {
   const int64_t n = kTile * padded_cols(w);
-  return w.format == LING_I4 ? n / 2 : w.format == LING_BF16 ? 2 * n : n;
+  return w.format == LING_I4     ? n / 2
+         : w.format == LING_I3   ? n / 8 * 3
+         : w.format == LING_BF16 ? 2 * n
+                                 : n;
 }
 static inline const uint8_t* tile_data(const ling_matrix& w, int64_t tile) {
   return static_cast<const uint8_t*>(w.data) + tile * tile_bytes(w);
@@ -52,6 +60,8 @@ static inline int64_t tile_scale_bytes(const ling_matrix& w) {
 static inline int32_t only_group(int32_t format) {
   return format == LING_BF16 ? 2 : format == LING_FP8 ? 128 : 0;
 }
+// What a format's group is a multiple of, where it is chosen for each matrix.
+static inline int32_t group_step(int32_t format) { return format == LING_I3 ? 32 : 16; }
 // Whether a format is multiplied with activations in bfloat16 instead of integers.
 static inline bool bf16_activations(int32_t format) {
   return format == LING_BF16 || format == LING_FP8;

@@ -4,7 +4,7 @@
 #define LING_KERNELS_H
 #include <stdint.h>
 
-#define LING_ABI_VERSION 5
+#define LING_ABI_VERSION 6
 #define LING_API __attribute__((visibility("default")))
 
 #ifdef __cplusplus
@@ -18,6 +18,12 @@ enum { LING_OK = 0, LING_BAD_ARGUMENT = 1, LING_BAD_ISA = 2, LING_NO_MEMORY = 3,
 //   LING_I4    codes of 4 bits into the 16 levels of `ling_int4_levels`. A tile holds, for every
 //              8 columns, 16 rows × 4 bytes; byte j has column j in its low and 4 + j in its high
 //              half.
+//   LING_I3    codes of 3 bits into the 8 levels of `ling_int3_levels`, the group a multiple of 32.
+//   A
+//              tile holds, for every 32 columns, three planes of 16 rows × 4 bytes. Column 8 i + 4
+//              h
+//              + j has the lower two bits of its code in plane i / 2, byte j, from bit 4 h + 2 (i
+//              mod 2) on, and the third in plane 2, byte j, bit 4 h + i.
 //   LING_I8    value + 128 as a byte. A tile holds, for every 4 columns, 16 rows × 4 bytes.
 //   LING_BF16  a tile holds, for every 2 columns, 16 rows × 2 values; `scales` is null and the
 //              group 2.
@@ -25,7 +31,7 @@ enum { LING_OK = 0, LING_BAD_ARGUMENT = 1, LING_BAD_ISA = 2, LING_NO_MEMORY = 3,
 //              and then every 4 rows, 4 rows × 2 bytes of the first two columns, then those of
 //              the other two.
 // scales: bfloat16, tile by tile, for every group 16 values; LING_FP8: float32, for every group 1.
-enum { LING_I4 = 1, LING_I8 = 2, LING_BF16 = 3, LING_FP8 = 4 };
+enum { LING_I4 = 1, LING_I8 = 2, LING_BF16 = 3, LING_FP8 = 4, LING_I3 = 5 };
 
 typedef struct {
   int32_t format;
@@ -44,6 +50,8 @@ LING_API const char* ling_last_error(void);
 
 // The 16 levels of LING_I4, ascending, in units of the group's scale.
 LING_API const int8_t* ling_int4_levels(void);
+// The same, 8 of them, for LING_I3.
+LING_API const int8_t* ling_int3_levels(void);
 
 // Large pages for [data, data + bytes), memory that nothing has touched yet; advice, never an error
 // of the system.
@@ -56,7 +64,7 @@ LING_API int ling_map_in(const void* data, int64_t bytes);
 LING_API int ling_read_seconds(const void* data, int64_t bytes, double* seconds);
 
 // Sizes in bytes of the two parts of a packed matrix; the group must be a multiple of 16
-// up to 256 (2 for LING_BF16, 128 for LING_FP8).
+// up to 256 (of 32 for LING_I3; 2 for LING_BF16, 128 for LING_FP8).
 LING_API int ling_packed_size(int32_t format, int32_t group, int64_t rows, int64_t cols,
                               int64_t* data_bytes, int64_t* scale_bytes);
 // Quantise and pack w [rows, cols] (float32 or bfloat16, row stride in elements). Each group's

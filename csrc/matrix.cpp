@@ -52,6 +52,12 @@ inline float element(const uint8_t* tile, int64_t r, int64_t k, const FP8Table& 
     return from_bf16(reinterpret_cast<const uint16_t*>(tile)[k / 2 * 32 + r * 2 + k % 2]);
   if constexpr (format == LING_FP8) return fp8.value[tile[fp8_at(r, k)]];
   if constexpr (format == LING_I8) return float(tile[k / 4 * 64 + r * 4 + k % 4]) - 128;
+  if constexpr (format == LING_I3) {
+    const uint8_t* block = tile + k / 32 * 192 + r * 4 + k % 4;
+    const int64_t i = k % 32 / 8, half = k % 8 / 4;
+    const int low = block[i / 2 * 64] >> (4 * half + 2 * (i % 2)) & 3;
+    return kInt3Levels[low | (block[128] >> (4 * half + i) & 1) << 2];
+  }
   const uint8_t byte = tile[k / 8 * 64 + r * 4 + k % 4];
   return kInt4Levels[k % 8 < 4 ? byte & 15 : byte >> 4];
 }
@@ -130,6 +136,7 @@ void unpack(const ling_matrix& w, float* out) {
   parallel_for(tiles(w), [&](int64_t tile, int) {
     switch (w.format) {
       case LING_I4: return unpack_tile<LING_I4>(w, tile, out);
+      case LING_I3: return unpack_tile<LING_I3>(w, tile, out);
       case LING_I8: return unpack_tile<LING_I8>(w, tile, out);
       case LING_FP8: return unpack_tile<LING_FP8>(w, tile, out);
       default: return unpack_tile<LING_BF16>(w, tile, out);

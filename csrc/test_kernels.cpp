@@ -4,7 +4,7 @@
 
 namespace {
 
-const int32_t kFormats[] = {LING_I4, LING_I8, LING_BF16};
+const int32_t kFormats[] = {LING_I3, LING_I4, LING_I8, LING_BF16};
 const int32_t kGroups[] = {16, 32, 48, 64, 128, 240, 256};
 
 struct Case {
@@ -15,7 +15,8 @@ struct Case {
 Case random_case(Random& r) {
   Case c;
   c.format = r.pick(kFormats);
-  c.group = c.format == LING_BF16 ? 2 : r.pick(kGroups);
+  do c.group = c.format == LING_BF16 ? 2 : r.pick(kGroups);
+  while (c.format == LING_I3 && c.group % 32);
   c.rows = r.between(1, r.below(4) ? 40 : 150);
   c.cols = r.between(1, r.below(4) ? 150 : 700);
   // Few rows, and more than are multiplied by codes (36) or by one set of unpacked weights (128).
@@ -47,8 +48,8 @@ float group_top(const float* x, int64_t n) {
 }
 
 void check_packing(const Case& c, const Array<float>& w, const Array<float>& got) {
-  // int4 may cut off the largest value of a group for the sake of the others.
-  const double bound[] = {0, 0.25, 0.012, 0};
+  // Levels may cut off the largest value of a group for the sake of the others.
+  const double bound[] = {0, 0.25, 0.012, 0, 0, 0.4};
   for (int64_t n = 0; n < c.rows; ++n)
     for (int64_t k = 0; k < c.cols; ++k) {
       const float want = w.data()[n * c.cols + k], have = got.data()[n * c.cols + k];
@@ -129,7 +130,7 @@ void fuzz_matrix(Random& r) {
     memcpy(strided.data() + n * stride, w.data() + n * c.cols, size_t(c.cols) * 4);
   Array<float> importance(c.cols, 1);
   for (float& v : importance) v = r.uniform();
-  const bool weighed = c.format == LING_I4 && r.below(2);
+  const bool weighed = (c.format == LING_I4 || c.format == LING_I3) && r.below(2);
 
   int64_t data_bytes, scale_bytes;
   CHECK(!ling_packed_size(c.format, c.group, c.rows, c.cols, &data_bytes, &scale_bytes), "size");
@@ -241,7 +242,7 @@ void fuzz_bytes(Random& r) {
   Array<float> x(c.T * c.cols), y(c.T * c.rows);
   fill(r, x, false);
   CHECK(!ling_matmul(&p.m, x.data(), y.data(), c.T), "matmul");
-  if (c.format == LING_I4 || c.format == LING_I8) check_product(c, p, x, y);
+  if (c.format != LING_BF16 && c.format != LING_FP8) check_product(c, p, x, y);
 }
 
 void bad_calls(Random& r) {
@@ -249,10 +250,12 @@ void bad_calls(Random& r) {
   Matrix p = random_matrix(r, LING_I8, 32, 20, 50);
   Array<float> x(50), y(20);
   int64_t n, m;
-  for (int32_t format : {0, -1, 5, INT32_MIN, INT32_MAX})
+  for (int32_t format : {0, -1, 6, INT32_MIN, INT32_MAX})
     refused(ling_packed_size(format, 32, 16, 16, &n, &m), "format");
   for (int32_t group : {0, -16, 8, 15, 24, 257, 272, INT32_MIN, INT32_MAX})
     refused(ling_packed_size(LING_I4, group, 16, 16, &n, &m), "group");
+  for (int32_t group : {16, 48, 240, 288})
+    refused(ling_packed_size(LING_I3, group, 16, 16, &n, &m), "group");
   for (int32_t group : {0, 64, 256, -128})
     refused(ling_packed_size(LING_FP8, group, 16, 16, &n, &m), "group");
   for (int32_t group : {0, 1, 16, -2})

@@ -40,8 +40,8 @@ struct Format {
 };
 
 Format random_format(Random& r) {
-  const Format formats[] = {{LING_I4, 64}, {LING_I4, 32},  {LING_I8, 64},
-                            {LING_I8, 16}, {LING_BF16, 2}, {LING_FP8, 128}};
+  const Format formats[] = {{LING_I3, 32}, {LING_I3, 128}, {LING_I4, 64},  {LING_I4, 32},
+                            {LING_I8, 64}, {LING_I8, 16},  {LING_BF16, 2}, {LING_FP8, 128}};
   return r.pick(formats);
 }
 

@@ -128,6 +128,7 @@ static void unit_unpack(const ling_matrix& w, const uint8_t* tile, int64_t from,
                         const Levels& levels, uint8_t* to) {
   const int64_t start = kTile * w.group * from, bytes = kTile * w.group * n;
   if (w.format == LING_I4) return expand(tile + start / 2, bytes / 2, levels, to);
+  if (w.format == LING_I3) return expand_planes(tile + start / 8 * 3, bytes / 8 * 3, levels, to);
   for (int64_t i = 0; i < bytes; i += 64) store_u8(to + i, flip_sign(load_u8(tile + start + i)));
 }
 
@@ -142,7 +143,7 @@ constexpr int64_t kUnitBlocks = 8;  // blocks of rows multiplied with a part of 
 
 static void unit_product(const Product& p, int64_t begin, int64_t end, uint8_t* scratch) {
   const Levels levels = {
-      flip_sign(load_levels(kInt4Bytes.value).table)};  // signed, as all weights here
+      flip_sign(load_levels(bytes_of_levels(p.w.format)).table)};  // signed, as all weights here
   const int64_t padded = padded_cols(p.w), group = p.w.group, groups = padded / group;
   const int64_t stride = unit_stride(p), bytes = tile_bytes(p.w);
   const int64_t part = 512 / group;  // groups: 8 KiB stay in the first-level cache

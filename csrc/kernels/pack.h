@@ -8,7 +8,8 @@ constexpr int64_t kMaxGroups = kSpan / 16;
 constexpr int kClips = 10;
 // What a group's largest magnitude may become, in units of the levels: on the side of -127 or on
 // that of 105. How these were chosen: docs/concepts/formats.md.
-static const int clip_of[kClips] = {-140, -133, -130, -124, -118, -105, 114, 108, 105, 100};
+static const int int4_clips[kClips] = {-140, -133, -130, -124, -118, -105, 114, 108, 105, 100};
+static const int int3_clips[kClips] = {-185, -170, -160, -150, -145, -135, -125, 155, 145, 135};
 
 static inline f32 load16(const uint16_t* p) { return load_bf16(p); }
 static inline f32 load16(const uint32_t* p) { return load(reinterpret_cast<const float*>(p)); }
@@ -79,21 +80,23 @@ static void load_span(Span<Bits>& s, const Bits* w, int64_t rows, int64_t stride
 }
 
 // Levels (with the sign of x) that x = -127 .. 127 is nearest to when 127 becomes a clip.
-static void clip_levels(int clip, int8_t* to) {
+static void clip_levels(const int8_t* levels, int count, int clip, int8_t* to) {
   for (int x = -128; x < 128; ++x) {
     int code = 0;
-    while (code < 15 && 2 * x * clip >= 127 * (kInt4Levels[code] + kInt4Levels[code + 1])) ++code;
-    to[x + 128] = (int8_t)(x < 0 ? -kInt4Levels[code] : kInt4Levels[code]);
+    while (code < count - 1 && 2 * x * clip >= 127 * (levels[code] + levels[code + 1])) ++code;
+    to[x + 128] = (int8_t)(x < 0 ? -levels[code] : levels[code]);
   }
 }
 
+// What the scale of levels is searched with, and what then finds their codes.
 struct Search {
   Nearest nearest[kClips];
-  Search() {
+  Codes codes;
+  Search(const int8_t* levels, int count, const int* clips) : codes(make_codes(levels, count)) {
     for (int c = 0; c < kClips; ++c) {
-      int8_t levels[256];
-      clip_levels(clip_of[c], levels);
-      nearest[c] = make_nearest(levels);
+      int8_t to[256];
+      clip_levels(levels, count, clips[c], to);
+      nearest[c] = make_nearest(to);
     }
   }
 };
@@ -151,11 +154,10 @@ static f32 best_scale(const Search& search, const u8* x, const float* h, int64_t
   return scale;
 }
 
+// The codes of levels, transposed, and the scales.
 template <class Bits>
-static void pack_i4(Span<Bits>& s, const float* importance, int64_t have, uint8_t* data,
-                    uint16_t* scales) {
-  static const Search search;
-  static const Codes codes = make_codes(kInt4Levels);
+static void find_codes(Span<Bits>& s, const Search& search, const float* importance, int64_t have,
+                       uint16_t* scales) {
   float h[kSpan], factor[kMaxGroups][kTile];
   for (int64_t g = 0; g < s.groups; ++g) {
     const f32 amax = load(s.amax[g]), to_bytes = div(mul(load(s.sign[g]), set(127)), amax);
@@ -174,10 +176,35 @@ static void pack_i4(Span<Bits>& s, const float* importance, int64_t have, uint8_
     const f32 scale = load_bf16(scales + g * kTile);
     store(factor[g], choose_greater(absolute(scale), zero(), div(set(1), scale), zero()));
   }
-  s.scale(factor, [](uint8_t* p, f32 x, f32 y) { store_codes(p, codes, x, y); });
+  s.scale(factor, [&](uint8_t* p, f32 x, f32 y) { store_codes(p, search.codes, x, y); });
   s.transpose();
+}
+
+template <class Bits>
+static void pack_i4(Span<Bits>& s, const float* importance, int64_t have, uint8_t* data,
+                    uint16_t* scales) {
+  static const Search search(kInt4Levels, 16, int4_clips);
+  find_codes(s, search, importance, have, scales);
   for (int64_t k = 0; k < s.cols(); k += 8)
     store_u8(data + k * 8, join_codes(s.block[k / 4], s.block[k / 4 + 1]));
+}
+
+template <class Bits>
+static void pack_i3(Span<Bits>& s, const float* importance, int64_t have, uint8_t* data,
+                    uint16_t* scales) {
+  static const Search search(kInt3Levels, 8, int3_clips);
+  find_codes(s, search, importance, have, scales);
+  for (int64_t k = 0; k < s.cols(); k += 32, data += 192) {
+    uint8_t eight[4][64];  // codes of 8 columns, in halves of bytes
+    for (int i = 0; i < 4; ++i)
+      store_u8(eight[i], join_codes(s.block[k / 4 + 2 * i], s.block[k / 4 + 2 * i + 1]));
+    for (int j = 0; j < 64; ++j) {
+      const int a = eight[0][j], b = eight[1][j], c = eight[2][j], d = eight[3][j];
+      data[j] = (uint8_t)((a & 0x33) | (b & 0x33) << 2);
+      data[64 + j] = (uint8_t)((c & 0x33) | (d & 0x33) << 2);
+      data[128 + j] = (uint8_t)((a & 0x44) >> 2 | (b & 0x44) >> 1 | (c & 0x44) | (d & 0x44) << 1);
+    }
+  }
 }
 
 template <class Bits>
@@ -222,9 +249,11 @@ static void pack_integers(const ling_matrix& m, const Bits* w, int64_t stride,
     s.groups = all - first < most ? all - first : most;
     const int64_t start = first * m.group, left = m.cols - start;
     load_span(s, w + tile * kTile * stride + start, m.rows - tile * kTile, stride, left);
+    const float* h = importance ? importance + start : nullptr;
     if (m.format == LING_I4)
-      pack_i4(s, importance ? importance + start : nullptr, left, data + start * 8,
-              scales + first * kTile);
+      pack_i4(s, h, left, data + start * 8, scales + first * kTile);
+    else if (m.format == LING_I3)
+      pack_i3(s, h, left, data + start * 6, scales + first * kTile);
     else
       pack_i8(s, data + start * 16, scales + first * kTile);
   }

@@ -4,8 +4,9 @@
 // then one fused multiply-add per group (or per pair of columns in bfloat16). So a row's bits do
 // not depend on the rows beside it, nor on the instruction set for the integer formats.
 
-// Unpacked bytes, 4-bit codes, bfloat16 pairs; E4M3 bytes, and the pairs they were widened to.
-enum class Form { kBytes, kCodes, kPairs, kFP8, kWideFP8 };
+// Unpacked bytes, 4-bit codes, planes of 3-bit codes, bfloat16 pairs; E4M3 bytes, and the pairs
+// they were widened to.
+enum class Form { kBytes, kCodes, kPlanes, kPairs, kFP8, kWideFP8 };
 template <Form form>
 struct Is {
   static constexpr Form value = form;
@@ -73,6 +74,27 @@ static inline void multiply_fp8(const uint8_t* const* data, const void* const* s
   }
 }
 
+// Of LING_I3 the codes of columns 8 i .. 8 i + 7 of 32, in halves of bytes as LING_I4 has them.
+template <int i>
+static inline u8 codes_of_planes(const uint8_t* p) {
+  return join_planes<i>(load_u8(p + i / 2 * 64), load_u8(p + 128));
+}
+
+// Columns 4 s .. 4 s + 7 of a block of 32, of which they are the eight number i.
+template <int i, int MB, int NT>
+static inline void dot_planes(const uint8_t* const* p, const int32_t* const* xq, int64_t s,
+                              const Levels& levels, i32 (&d)[MB][NT]) {
+  u8 low[NT], high[NT];
+  for (int t = 0; t < NT; ++t) {
+    const u8 v = codes_of_planes<i>(p[t]);
+    low[t] = low_codes(levels, v), high[t] = high_codes(levels, v);
+  }
+  for (int m = 0; m < MB; ++m) {
+    for (int t = 0; t < NT; ++t) d[m][t] = dot4(d[m][t], low[t], xq[m][s]);
+    for (int t = 0; t < NT; ++t) d[m][t] = dot4(d[m][t], high[t], xq[m][s + 1]);
+  }
+}
+
 template <int MB, int NT, Form form>
 static inline void multiply(const uint8_t* const* data, const void* const* scales, int64_t groups,
                             int64_t group, const Row* x, const Levels& levels, const Fetch& fetch,
@@ -102,7 +124,8 @@ static inline void multiply(const uint8_t* const* data, const void* const* scale
     i32 d[MB][NT];
     for (int m = 0; m < MB; ++m)
       for (int t = 0; t < NT; ++t) d[m][t] = dot_begin(x[m].sums[g]);
-    constexpr int64_t kStep = form == Form::kCodes ? 32 : 64;  // bytes of 4 columns
+    // Bytes of 4 columns.
+    constexpr int64_t kStep = form == Form::kCodes ? 32 : form == Form::kPlanes ? 24 : 64;
     const int64_t at = kStep * g * steps, tile = kStep * groups * steps;
     const int64_t next = fetch.ahead<NT>(at, tile);
     // Weights of all tiles first, then row by row: so every value of a row is spread out once.
@@ -127,6 +150,16 @@ static inline void multiply(const uint8_t* const* data, const void* const* scale
           for (int t = 0; t < NT; ++t) d[m][t] = dot4(d[m][t], low[t], xq[m][s]);
           for (int t = 0; t < NT; ++t) d[m][t] = dot4(d[m][t], high[t], xq[m][s + 1]);
         }
+      }
+    } else if constexpr (form == Form::kPlanes) {
+      for (int64_t s = g * steps; s < (g + 1) * steps; s += 8) {
+        const uint8_t* p[NT];
+        for (int t = 0; t < NT; ++t) {
+          p[t] = data[t] + 24 * s;
+          for (int plane = 0; plane < 3; ++plane) prefetch(p[t] + next + 64 * plane);
+        }
+        dot_planes<0>(p, xq, s, levels, d), dot_planes<1>(p, xq, s + 2, levels, d);
+        dot_planes<2>(p, xq, s + 4, levels, d), dot_planes<3>(p, xq, s + 6, levels, d);
       }
     } else {
       for (int64_t s = g * steps; s < (g + 1) * steps; ++s) {
@@ -250,6 +283,21 @@ static void expand(const uint8_t* codes, int64_t bytes, const Levels& levels, ui
   }
 }
 
+template <int i>
+static inline void expand_eight(const uint8_t* planes, const Levels& levels, uint8_t* out) {
+  const u8 v = codes_of_planes<i>(planes);
+  store_u8(out + 128 * i, low_codes(levels, v));
+  store_u8(out + 128 * i + 64, high_codes(levels, v));
+}
+static void expand_planes(const uint8_t* planes, int64_t bytes, const Levels& levels,
+                          uint8_t* out) {
+  for (int64_t i = 0; i < bytes; i += 192, out += 512) {
+    const uint8_t* p = planes + i;
+    expand_eight<0>(p, levels, out), expand_eight<1>(p, levels, out);
+    expand_eight<2>(p, levels, out), expand_eight<3>(p, levels, out);
+  }
+}
+
 // E4M3 values of one tile to bfloat16, once for all rows.
 static void widen(const uint8_t* values, int64_t bytes, uint8_t* out) {
   for (int64_t i = 0; i < bytes; i += 64) {
@@ -277,14 +325,23 @@ static void some_tiles(const Product& p, int64_t tile, int64_t end, uint8_t* scr
   if (p.w.format == LING_BF16) return rows(Is<Form::kPairs>{});
   if (p.w.format == LING_I8) return rows(Is<Form::kBytes>{});
   const bool fp8 = p.w.format == LING_FP8;
+  const bool planes = p.w.format == LING_I3;
+  if (planes && p.m <= kRowsOfCodes) return rows(Is<Form::kPlanes>{});
   if (!fp8 && p.m <= kRowsOfCodes) return rows(Is<Form::kCodes>{});
   if (fp8 && p.m <= 2 * kRowBlock) return rows(Is<Form::kFP8>{});
   for (int t = 0; t < NT; ++t) {
-    uint8_t* out = scratch + t * 2 * bytes;
-    fp8 ? widen(data[t], bytes, out) : expand(data[t], bytes, levels, out);
+    uint8_t* out = scratch + t * (fp8 ? 2 : 1) * kTile * padded_cols(p.w);
+    if (fp8)
+      widen(data[t], bytes, out);
+    else
+      (planes ? expand_planes : expand)(data[t], bytes, levels, out);
     data[t] = out;
   }
   fp8 ? rows(Is<Form::kWideFP8>{}) : rows(Is<Form::kBytes>{});
+}
+
+static const uint8_t* bytes_of_levels(int32_t format) {
+  return format == LING_I3 ? kInt3Bytes.value : kInt4Bytes.value;
 }
 
 #ifdef __AMX_INT8__
@@ -295,7 +352,7 @@ static void product(const Product& p, int64_t begin, int64_t end, uint8_t* scrat
 #ifdef __AMX_INT8__
   if (unit_fits(p)) return unit_product(p, begin, end, scratch);
 #endif
-  const Levels levels = load_levels(kInt4Bytes.value);
+  const Levels levels = load_levels(bytes_of_levels(p.w.format));
   int64_t tile = begin;
   for (; tile + kTileBlock <= end; tile += kTileBlock)
     some_tiles<kTileBlock>(p, tile, end, scratch, levels);

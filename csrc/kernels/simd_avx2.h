@@ -102,6 +102,19 @@ static inline u8 low_codes(const Levels& t, u8 v) {
 static inline u8 high_codes(const Levels& t, u8 v) {
   return low_codes(t, {_mm256_srli_epi16(v.a, 4), _mm256_srli_epi16(v.b, 4)});
 }
+// Of a plane of lower bits and the one of third bits (LING_I3) the codes of eight columns, number i
+// of four, in the halves of bytes; the fourth bit of each is left over from others.
+template <int i>
+static inline __m256i join_planes_half(__m256i low, __m256i high) {
+  const __m256i m = _mm256_set1_epi8(0x33);
+  if constexpr (i % 2) low = _mm256_srli_epi16(low, 2);
+  high = i < 2 ? _mm256_slli_epi16(high, 2 - i) : _mm256_srli_epi16(high, i - 2);
+  return _mm256_or_si256(_mm256_and_si256(low, m), _mm256_andnot_si256(m, high));
+}
+template <int i>
+static inline u8 join_planes(u8 low, u8 high) {
+  return {join_planes_half<i>(low.a, high.a), join_planes_half<i>(low.b, high.b)};
+}
 
 // maddubs saturates at 16 bits; |w - 128| <= 127 times x's sign cannot reach it.
 static inline i32 dot_begin(int32_t) { return zero_i32(); }
@@ -237,10 +250,11 @@ static inline void transpose4(const uint8_t* p, int64_t stride, u8* out) {
 struct Codes {
   int16_t below[15];
 };
-static inline Codes make_codes(const int8_t* levels) {
+static inline Codes make_codes(const int8_t* levels, int count) {
   Codes r;
   for (int i = 0; i < 15; ++i)
-    r.below[i] = (int16_t)((levels[i] + levels[i + 1]) * (kCodeUnit / 2) - 1);
+    r.below[i] =
+        i < count - 1 ? (int16_t)((levels[i] + levels[i + 1]) * (kCodeUnit / 2) - 1) : INT16_MAX;
   return r;
 }
 static inline void store_codes(uint8_t* p, const Codes& t, f32 x, f32 y) {

@@ -76,6 +76,15 @@ static inline u8 high_codes(const Levels& t, u8 v) {
   return _mm512_shuffle_epi8(t.table,
                              _mm512_and_si512(_mm512_srli_epi16(v, 4), _mm512_set1_epi8(15)));
 }
+// Of a plane of lower bits and the one of third bits (LING_I3) the codes of eight columns, number i
+// of four, in the halves of bytes; the fourth bit of each is left over from others.
+template <int i>
+static inline u8 join_planes(u8 low, u8 high) {
+  if constexpr (i % 2) low = _mm512_srli_epi16(low, 2);
+  high = i < 2 ? _mm512_slli_epi16(high, 2 - i) : _mm512_srli_epi16(high, i - 2);
+  // low where the mask has ones, else high
+  return _mm512_ternarylogic_epi32(_mm512_set1_epi8(0x33), low, high, 0xca);
+}
 
 // Sums of (w - 128) · x over 4 columns: the unsigned product, which begins with -128 times the sum
 // of x.
@@ -227,14 +236,14 @@ static inline void store_bytes(uint8_t* p, f32 x, f32 y) {
 struct Codes {
   __m512i code, below;
 };
-static inline Codes make_codes(const int8_t* levels) {
+static inline Codes make_codes(const int8_t* levels, int count) {
   alignas(64) int16_t code[32], below[32];
   for (int i = 0; i < 32; ++i) {
     const int first = (i < 16 ? i : i - 32) * 2048;
     const auto border = [&](int c) { return (levels[c] + levels[c + 1]) * (kCodeUnit / 2); };
     code[i] = 0;
-    while (code[i] < 15 && border(code[i]) <= first) ++code[i];
-    const bool any = code[i] < 15 && border(code[i]) < first + 2048;
+    while (code[i] < count - 1 && border(code[i]) <= first) ++code[i];
+    const bool any = code[i] < count - 1 && border(code[i]) < first + 2048;
     below[i] = any ? (int16_t)(border(code[i]) - 1) : INT16_MAX;
   }
   return {_mm512_load_si512(code), _mm512_load_si512(below)};

@@ -64,6 +64,13 @@ struct Levels { const uint8_t* p; };
 static inline Levels load_levels(const uint8_t* levels) { return {levels}; }
 static inline u8 low_codes(const Levels& t, u8 v) { LING_LANES(64) v.v[i] = t.p[v.v[i] & 15]; return v; }
 static inline u8 high_codes(const Levels& t, u8 v) { LING_LANES(64) v.v[i] = t.p[v.v[i] >> 4]; return v; }
+// Of a plane of lower bits and the one of third bits (LING_I3) the codes of eight columns, number n
+// of four, in the halves of bytes.
+template <int n>
+static inline u8 join_planes(u8 low, u8 high) {
+  LING_LANES(64) low.v[i] = (uint8_t)((low.v[i] >> n % 2 * 2 & 0x33) | ((high.v[i] << 2 >> n) & 0x44));
+  return low;
+}
 
 static inline i32 dot_begin(int32_t) { return zero_i32(); }
 static inline i32 dot4(i32 acc, u8 w, int32_t x4) {
@@ -135,9 +142,9 @@ static inline void transpose4(const uint8_t* p, int64_t stride, u8* out) {
   LING_LANES(64) memcpy(out[i % 4].v + i / 4 * 4, p + i / 4 * stride + i % 4 * 4, 4);
 }
 struct Codes { int32_t border[15]; };
-static inline Codes make_codes(const int8_t* levels) {
+static inline Codes make_codes(const int8_t* levels, int count) {
   Codes r;
-  LING_LANES(15) r.border[i] = (levels[i] + levels[i + 1]) * (kCodeUnit / 2);
+  LING_LANES(15) r.border[i] = i < count - 1 ? (levels[i] + levels[i + 1]) * (kCodeUnit / 2) : INT32_MAX;
   return r;
 }
 static inline void store_codes(uint8_t* p, const Codes& t, f32 x, f32 y) {

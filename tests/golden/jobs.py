@@ -158,7 +158,7 @@ def annotation(value: Any) -> str:
 # ---- conversions -------------------------------------------------------------------------------
 
 DCP = FIXTURES / "dcp" / "tiny"
-TO = ["bf16", "float32", "fp8", "int4", "int4_g32", "int8", "dcp", "megatron", "gguf"]
+TO = ["bf16", "float32", "fp8", "int3", "int4", "int4_g32", "int8", "dcp", "megatron", "gguf"]
 
 
 def conversions() -> dict[str, tuple[str | Path, list[str]]]:
@@ -192,7 +192,7 @@ def conversions() -> dict[str, tuple[str | Path, list[str]]]:
         jobs[f"megatron to {to} to float32"] = (source, ["--to", "float32"])
     jobs["megatron to int4 to int8"] = ("megatron to int4", ["--to", "int8"])
     # What is refused.
-    jobs["megatron to int3"] = (DCP / "dcp_in", ["--to", "int3"])
+    jobs["megatron to int2"] = (DCP / "dcp_in", ["--to", "int2"])
     jobs["megatron to dcp, separate"] = (DCP / "dcp_in", ["--to", "dcp", "--mtp", "separate"])
     jobs["nothing to bf16"] = ("nothing", [])
     return jobs

@@ -67,7 +67,7 @@ SHAPES = {
 }  # fmt: skip
 # Norm of a row's difference over its norm, after three layers. bfloat16 rounds every activation to
 # 8 bits of mantissa; integer formats quantise activations to 8 bits a group; weights are the same.
-BOUND = {"bf16": 0.02, "fp8": 0.02, "int8": 0.04, "int4": 0.04, "int4_g32": 0.04}
+BOUND = {"bf16": 0.02, "fp8": 0.02} | dict.fromkeys(("int8", "int4", "int4_g32", "int3"), 0.04)
 PAGES = [3, 0, 4, 1]
 
 
@@ -176,7 +176,7 @@ from ling.model.names import module_tensor
 from ling.ops import native
 from ling.presets import preset
 cfg = preset("ling-tiny")
-for fmt in ("int4", "int8"):
+for fmt in ("int3", "int4", "int8"):
     runner = runner_for(from_config(cfg, seed=0), EngineConfig(format=fmt))
     runner.allocate(8)
     ids = torch.arange(300).remainder(cfg.vocab_size).tolist()

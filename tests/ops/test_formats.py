@@ -11,6 +11,7 @@ from ling.ops.formats import (
     BF16,
     EMBEDDING_INT8,
     FORMATS,
+    INT3_LEVELS,
     INT4_LEVELS,
     INT8,
     TILE,
@@ -23,6 +24,7 @@ from ling.ops.formats import (
 @pytest.mark.parametrize(
     ("name", "bits", "stored_bytes"),
     [  # a bfloat16 scale for each group; FP8: a float32 scale for each tile, or each block
+        ("int3", 3 + 16 / 128, 3 / 8 + 2 / 128),
         ("int4", 4 + 16 / 64, 0.5 + 2 / 64),
         ("int4_g32", 4 + 16 / 32, 0.5 + 2 / 32),
         ("int8", 8 + 16 / 64, 1 + 2 / 64),
@@ -36,13 +38,13 @@ def test_bits_in_memory_and_bytes_in_a_file(name, bits, stored_bytes):
 
 
 # Of formats that somebody adds, the tests below hold too.
-OURS = ("int4", "int4_g32", "int8", "fp8", "bf16")
+OURS = ("int3", "int4", "int4_g32", "int8", "fp8", "bf16")
 
 
 def test_every_row_of_the_table_is_under_its_name():
     assert all(fmt.name == name for name, fmt in FORMATS.items())
     assert integer_formats() == [f for f in FORMATS.values() if f.encoding in ("levels", "int8")]
-    assert [f.name for f in integer_formats() if f.name in OURS] == ["int4", "int4_g32", "int8"]
+    assert [f.name for f in integer_formats() if f.name in OURS] == list(OURS[:4])
 
 
 def test_help_lists_integers_first_and_each_kind_by_size():
@@ -67,6 +69,12 @@ def test_matrices_whose_errors_cost_most_have_a_wider_format():
         assert fmt.of_matrix("lm_head") == head
         assert fmt.of_matrix("model.layers.3.eh_proj") == projection
         assert fmt.of_matrix(up) == fmt
+    int3, int4 = FORMATS["int3"], FORMATS["int4"]
+    for name in ("lm_head", "model.layers.0.mlp.down_proj", "model.layers.3.attention.dense"):
+        assert int3.of_matrix(name) == int4
+    shared = int3.of_matrix("model.layers.1.mlp.shared_experts.gate_up_proj")
+    assert (shared.value_bits, shared.group) == (4, int3.group)
+    assert int3.of_matrix(up) is int3
     assert FORMATS["int4"].embedding is EMBEDDING_INT8
     assert FORMATS["bf16"].embedding is None
 
@@ -81,8 +89,9 @@ def test_groups_are_whole_tiles_of_the_layout():
 
 def test_tiles_are_sixteen_rows():
     assert TILE == 16
-    assert len(INT4_LEVELS) == 16
-    assert list(INT4_LEVELS) == sorted(INT4_LEVELS)
+    for levels, count in ((INT3_LEVELS, 8), (INT4_LEVELS, 16)):
+        assert len(levels) == count
+        assert list(levels) == sorted(levels)
 
 
 def test_the_table_is_read_without_torch():

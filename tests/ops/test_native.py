@@ -12,7 +12,7 @@ import torch
 
 from ling.errors import KernelError
 from ling.ops import fp8, native, packing
-from ling.ops.formats import FORMATS, INT4_LEVELS, TILE
+from ling.ops.formats import FORMATS, TILE
 from ling.ops.fp8 import quantise_fp8_block
 from ling.ops.packing import Packed, interleave
 
@@ -61,10 +61,11 @@ def test_packing_equals_the_oracle_bit_for_bit(fmt, shape, draw, dtype):
     assert want.scales is None or torch.equal(got.scales, want.scales)
 
 
-def test_int4_levels_are_those_of_the_core():
-    levels = native.required().ling_int4_levels
+@pytest.mark.parametrize("bits", [3, 4])
+def test_levels_are_those_of_the_core(bits):
+    levels = getattr(native.required(), f"ling_int{bits}_levels")
     levels.restype = ctypes.POINTER(ctypes.c_int8)
-    assert tuple(levels()[:16]) == INT4_LEVELS
+    assert tuple(levels()[: 2**bits]) == FORMATS[f"int{bits}"].levels
 
 
 @INT4
@@ -131,7 +132,9 @@ def test_odd_weights_pack_as_the_oracle_packs_them(fmt, odd):
     if not bad.any():
         largest = w.abs().max().clamp(min=1e-35)
         assert ((got - want).abs() <= 0.02 * largest).all()
-        assert ((got - w).abs() <= 0.15 * largest).all()
+        # 3 bits may cut a third off the largest, for the sake of the others.
+        bound = 0.35 if fmt.value_bits == 3 else 0.15
+        assert ((got - w).abs() <= bound * largest).all()
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,8 @@ def against_limits(
     limit, peak = report["read_limit_gb_per_s"] * 1e9, int8_peak()
     runner = ours.runner
     costs = stage_costs(
-        *(runner.config, runner.bits_per_weight, step, runner.head_bits), runner.page_bytes()
+        *(runner.config, runner.bits_per_weight, step, runner.head_bits),
+        *(runner.page_bytes(), runner.dense_bits),
     )
     nbytes, ops = (sum(c[i] for c in costs.values()) for i in (0, 1))
     step_seconds = tokens / report["tokens_per_s"]

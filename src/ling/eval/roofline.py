@@ -119,15 +119,18 @@ def stage_costs(
     step: Step,
     head_bits: float | None = None,
     page_bytes: int | None = None,
+    dense_bits: float | None = None,
 ) -> dict[str, Cost]:
     """The least that each stage (csrc/model.cpp) reads and computes in one step.
 
     Activations stay in the caches, embeddings are a row each and norms nothing beside the rest, so
     none of them counts. The router is bfloat16, as is the KV cache unless `page_bytes` (of one page
-    in all layers) says otherwise.
+    in all layers) says otherwise. `bits_per_weight` is that of routed experts, and of others where
+    `head_bits` and `dense_bits` say nothing else.
     """
     page_bytes = page_bytes or kv_page_bytes(cfg, 2)
-    costs = _layers(cfg, bits_per_weight, step, range(cfg.num_hidden_layers), page_bytes)
+    bits = (dense_bits or bits_per_weight, bits_per_weight)
+    costs = _layers(cfg, bits, step, range(cfg.num_hidden_layers), page_bytes)
     head, head_bits = cfg.vocab_size * cfg.hidden_size, head_bits or bits_per_weight
     costs["head"] = _matrix(head, head_bits, step.head_rows)
     if step.drafted is None:
@@ -136,9 +139,9 @@ def stage_costs(
     layer = Step(rows / passes, 0, step.positions, step.pairs, experts / passes)
     first = cfg.num_hidden_layers
     draft_layers = range(first, first + 1)
-    for name, cost in _layers(cfg, bits_per_weight, layer, draft_layers, page_bytes).items():
+    for name, cost in _layers(cfg, bits, layer, draft_layers, page_bytes).items():
         costs[name] = costs[name].plus(cost.times(passes))
-    eh_proj = _matrix(2 * cfg.hidden_size**2, bits_per_weight, rows / passes)
+    eh_proj = _matrix(2 * cfg.hidden_size**2, bits[0], rows / passes)
     costs["dense"] = costs["dense"].plus(eh_proj.times(passes))
     costs["head"] = costs["head"].plus(_matrix(logits * cfg.hidden_size, head_bits, 1))
     return costs
@@ -149,23 +152,24 @@ def _matrix(weights: float, bits: float, rows: float) -> Cost:
 
 
 def _layers(
-    cfg: ModelConfig, bits: float, step: Step, layers: range, page_bytes: int
+    cfg: ModelConfig, bits: tuple[float, float], step: Step, layers: range, page_bytes: int
 ) -> dict[str, Cost]:
+    dense_bits, expert_bits = bits
     n, moe = len(layers), sum(cfg.is_moe_layer(i) for i in layers)
     width = (n - moe) * cfg.intermediate_size
     width += moe * cfg.shared_expert_width
     always = cfg.hidden_size * width
     expert = moe * cfg.hidden_size * cfg.moe_intermediate_size
     mlp = Cost(
-        (always + step.experts * expert) * bits / 8,
+        (always * dense_bits + step.experts * expert * expert_bits) / 8,
         2 * step.rows * (always + cfg.num_experts_per_tok * expert),
     )
     router = moe * cfg.num_experts * cfg.hidden_size
     kv_bytes = page_bytes / (PAGE * cfg.num_cache_layers)  # of a position in one layer
     return {
-        "qkv": _matrix(n * cfg.hidden_size * (cfg.q_size + 2 * cfg.kv_size), bits, step.rows),
+        "qkv": _matrix(n * cfg.hidden_size * (cfg.q_size + 2 * cfg.kv_size), dense_bits, step.rows),
         "attention": Cost(n * kv_bytes * step.positions, 4 * n * cfg.q_size * step.pairs),
-        "dense": _matrix(n * cfg.q_size * cfg.hidden_size, bits, step.rows),
+        "dense": _matrix(n * cfg.q_size * cfg.hidden_size, dense_bits, step.rows),
         "router": Cost(2 * router, 2 * router * step.rows),
         "gate + up": Cost(2 * mlp.bytes, 2 * mlp.ops),
         "down": mlp,

@@ -78,6 +78,7 @@ class NativeRunner(BannedIds):
         self.lib = native.required()
         self.weights = weights
         self.format_name, self.bits_per_weight = weights.format.name, weights.format.bits
+        self.dense_bits = weights.format.of_matrix(".attention.dense").bits
         self.native_weights = NativeWeights(weights, map_in=self.max_memory is None)
         self.head_bits = self.native_weights.head_bits
         self.model = ctypes.c_void_p()

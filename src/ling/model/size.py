@@ -96,8 +96,22 @@ def stored_bytes(cfg: ModelConfig, fmt: str) -> int:
     form = FORMATS[fmt]
     # A tied head is a matrix of its own in the formats that store it in another shape.
     head = 0 if cfg.tie_word_embeddings and form.scale_dtype is None else table
-    other = head * form.of_matrix("lm_head").stored_bytes
-    return int(rest * form.stored_bytes + other + table * (form.embedding or BF16).stored_bytes)
+    made = head * form.of_matrix("lm_head").stored_bytes
+    made += table * (form.embedding or BF16).stored_bytes
+    for name, size in _expert_counts(cfg).items():
+        made += size * form.of_matrix(f".mlp.{name}.down_proj").stored_bytes
+        rest -= size
+    return int(made + rest * form.of_matrix(".attention.dense").stored_bytes)
+
+
+def _expert_counts(cfg: ModelConfig) -> dict[str, int]:
+    """Parameters of the routed and the shared experts of all layers, MTP layers included."""
+    layers = sum(cfg.is_moe_layer(n) for n in range(cfg.num_cache_layers))
+    one = 3 * cfg.hidden_size * layers
+    return {
+        "experts": one * cfg.num_experts * cfg.moe_intermediate_size,
+        "shared_experts": one * cfg.shared_expert_width,
+    }
 
 
 def describe(cfg: ModelConfig) -> dict[str, Any]:

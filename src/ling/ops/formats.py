@@ -28,6 +28,10 @@ INT4_LEVELS = (-127, -98, -77, -61, -46, -33, -21, -9, 2, 13, 24, 36, 49, 64, 82
 # (docs/concepts/formats.md).
 INT4_CLIPS = (-140, -133, -130, -124, -118, -105, 114, 108, 105, 100)
 
+# The same for 3 bits and groups of 128.
+INT3_LEVELS = (-127, -77, -44, -17, 8, 34, 65, 106)
+INT3_CLIPS = (-185, -170, -160, -150, -145, -135, -125, 155, 145, 135)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Format:
@@ -55,6 +59,9 @@ class Format:
     head: Format | None = None
     """Of `head_matrices`: small, and those whose errors cost most (docs/concepts/formats.md)."""
     head_matrices: tuple[str, ...] = ("lm_head",)
+    shared: Format | None = None
+    """Of the shared experts, where routed ones are narrower; of the same group, since one quantised
+    input serves both."""
 
     @property
     def integer(self) -> bool:
@@ -77,6 +84,8 @@ class Format:
 
     def of_matrix(self, name: str) -> Format:
         """The format of one matrix, by its packed name, in a model of this format."""
+        if self.shared and ".shared_experts." in name:
+            return self.shared
         return self.head if self.head and name.endswith(self.head_matrices) else self
 
 
@@ -109,6 +118,25 @@ INT4 = Format(
 
 INT4_G32 = replace(INT4, name="int4_g32", group=32, max_nrmse=0.078, head=INT8)
 
+INT3 = replace(
+    INT4,
+    name="int3",
+    kernel=5,
+    value_bits=3,
+    group=128,
+    max_nrmse=0.18,
+    levels=INT3_LEVELS,
+    clips=INT3_CLIPS,
+    # Nearly all bytes of a model are its routed experts', and their errors cost least
+    # (docs/concepts/formats.md).
+    head=INT4,
+    head_matrices=(
+        *("lm_head", ".query_key_value", ".attention.dense", ".eh_proj"),
+        *(".mlp.gate_up_proj", ".mlp.down_proj"),
+    ),
+    shared=replace(INT4, group=128, max_nrmse=0.09),
+)
+
 FP8 = Format(
     name="fp8",
     encoding="e4m3",
@@ -124,7 +152,7 @@ FP8 = Format(
     head_matrices=("lm_head", ".eh_proj"),
 )
 
-FORMATS = {f.name: f for f in (INT4, INT4_G32, INT8, BF16, FP8)}
+FORMATS = {f.name: f for f in (INT3, INT4, INT4_G32, INT8, BF16, FP8)}
 
 
 def integer_formats() -> list[Format]:

@@ -30,7 +30,7 @@ from .formats import FP8, FP8_BLOCK, TILE, Format
 from .fp8 import quantise_fp8_block
 from .packing import Packed, empty, packed_shapes, scale_dtype
 
-ABI_VERSION = 5
+ABI_VERSION = 6
 
 
 class Matrix(Structure):

@@ -2,8 +2,8 @@
 
 A packed matrix [rows, cols] is stored in tiles of 16 rows, the layout that the native kernels read
 as it is (csrc/ling_kernels.h); these functions are the oracle that they are tested against. Weights
-of a group of columns share a bfloat16 scale; 4-bit codes point into 16 fixed levels. FP8 is as
-released: E4M3 values and a float32 scale per block of 128 x 128.
+of a group of columns share a bfloat16 scale; codes of 4 or 3 bits point into 16 or 8 fixed levels.
+FP8 is as released: E4M3 values and a float32 scale per block of 128 x 128.
 """
 
 from __future__ import annotations
@@ -282,26 +282,56 @@ def _pack_integers(w_NK: Tensor, fmt: Format, importance_K: Tensor | None) -> Pa
     zero = len(fmt.levels) // 2  # whatever a padded column has, it is multiplied by zeros
     codes = F.pad(codes, (0, -K % fmt.group, 0, -N % TILE), value=zero)
     scale = F.pad(scale, (0, 0, 0, -N % TILE))
-    bytes_ = _level_bytes(codes, tiles) if fmt.levels else _int8_bytes(codes, tiles)
+    bytes_ = _INTEGER_BYTES[fmt.value_bits](codes, tiles)
     scales = scale.view(tiles, TILE, -1).transpose(1, 2).contiguous()
     return Packed(fmt, N, K, bytes_.reshape(tiles, size), scales)
 
 
-def _level_bytes(codes: Tensor, tiles: int) -> Tensor:
+def _int4_bytes(codes: Tensor, tiles: int) -> Tensor:
     c = codes.view(tiles, TILE, -1, 2, 4).permute(0, 2, 1, 4, 3)  # tile, block, row, byte, half
     return (c[..., 0] | c[..., 1] << 4).to(torch.uint8)
+
+
+def _int3_bytes(codes: Tensor, tiles: int) -> Tensor:
+    """Of 32 columns two planes of the codes' lower two bits, and one of their highest: columns are
+    8 (2 plane + odd) + 4 half + byte.
+    """
+    c = codes.view(tiles, TILE, -1, 2, 2, 2, 4).permute(0, 2, 3, 4, 5, 1, 6)
+    odd, half = torch.tensor([[0], [1]]), torch.tensor([0, 1])
+    low = ((c & 3) << (4 * half + 2 * odd)[..., None, None]).sum((3, 4))
+    plane = torch.tensor([0, 1])[:, None, None]
+    high = ((c >> 2) << (4 * half + 2 * plane + odd)[..., None, None]).sum((2, 3, 4))
+    return torch.cat((low, high[:, :, None]), 2).to(torch.uint8)
 
 
 def _int8_bytes(codes: Tensor, tiles: int) -> Tensor:
     return (codes + 128).to(torch.uint8).view(tiles, TILE, -1, 4).transpose(1, 2)
 
 
+_INTEGER_BYTES = {3: _int3_bytes, 4: _int4_bytes, 8: _int8_bytes}
+
+
 def _level_values(p: Packed) -> Tensor:
-    tiles = p.data.shape[0]
-    data = p.data.view(tiles, -1, TILE, 4)
-    halves = torch.stack((data & 15, data >> 4), dim=3)  # tile, block, row, half, byte
+    codes = _int3_codes(p.data) if p.format.value_bits == 3 else _int4_codes(p.data)
     levels = torch.tensor(p.format.levels, dtype=torch.float32)
-    return levels[halves.long()].permute(0, 2, 1, 3, 4).reshape(tiles * TILE, -1)
+    return levels[codes.long()].reshape(p.data.shape[0] * TILE, -1)
+
+
+def _int4_codes(data: Tensor) -> Tensor:
+    data = data.view(len(data), -1, TILE, 4)
+    halves = torch.stack((data & 15, data >> 4), dim=3)  # tile, block, row, half, byte
+    return halves.permute(0, 2, 1, 3, 4)
+
+
+def _int3_codes(data: Tensor) -> Tensor:
+    planes = data.view(len(data), -1, 3, TILE, 4)  # tile, block, plane, row, byte
+    parts = []
+    for i in range(8):  # of four columns
+        pair, half = i // 2, i % 2
+        low = planes[:, :, pair // 2] >> 4 * half + 2 * (pair % 2) & 3
+        high = planes[:, :, 2] >> 4 * half + pair & 1
+        parts.append(low | high << 2)
+    return torch.stack(parts, dim=3).permute(0, 2, 1, 3, 4)  # tile, row, block, part, byte
 
 
 def _int8_values(p: Packed) -> Tensor:

@@ -165,7 +165,7 @@ def test_a_tensor_that_is_missing_or_unlike_is_named_in_one_line(sound, tmp_path
         ("layout_version", 2),
         ("layout_version", None),
         ("layout_version", "1"),
-        ("format", "int3"),
+        ("format", "int2"),
         ("format", None),
         ("format", ["int4"]),
         ("format", {"int4": 1}),
