@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -47,6 +50,37 @@ def test_text_is_that_of_the_tokens(llm):
         assert len(one.token_ids) == 12
         assert one.text == llm.tokenizer.decode(one.token_ids)
         assert (one.finish_reason, one.stop_reason, one.logprobs) == ("length", None, None)
+
+
+CACHED = list(range(3, 150))
+END = """
+import sys
+from ling import LLM, SamplingParams
+llm = LLM(sys.argv[1], dtype="float32", cache_dir=sys.argv[2])
+out = llm.generate([list(range(3, 150))], SamplingParams(temperature=0, max_tokens=5))
+print(out[0].num_cached_tokens, out[0].outputs[0].token_ids)
+"""
+
+
+def test_a_cached_prefix_outlives_the_process(folder, tmp_path):
+    """Nobody closes the first one: the end of Python does."""
+    args = [sys.executable, "-c", END, str(folder), str(tmp_path / "kv")]
+    out = subprocess.run(args, capture_output=True, text=True, check=True)
+    assert out.stderr == ""
+    with LLM(folder, dtype="float32", cache_dir=str(tmp_path / "kv")) as llm:
+        (again,) = llm.generate([CACHED], SamplingParams(temperature=0, max_tokens=5))
+        assert again.num_cached_tokens == 128
+        assert out.stdout == f"0 {again.outputs[0].token_ids}\n"
+        llm.generate([CACHED[1:]], GREEDY)
+    assert len(list((tmp_path / "kv").glob("*/*.kv"))) == 4  # saved by `close`
+
+
+def test_a_collected_model_saves_its_prefixes(folder, tmp_path):
+    llm = LLM(folder, dtype="float32", cache_dir=str(tmp_path))
+    llm.generate([CACHED], GREEDY)
+    del llm
+    gc.collect()
+    assert len(list(tmp_path.glob("*/*.kv"))) == 2
 
 
 def test_every_form_of_a_prompt_gives_the_same(llm):

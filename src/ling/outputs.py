@@ -57,6 +57,8 @@ class RequestOutput:
     prompt_logprobs: list[LogprobMap | None] | None
     outputs: list[CompletionOutput]
     finished: bool = True
+    num_cached_tokens: int = 0
+    """Prompt tokens whose keys and values were there already."""
 
 
 @dataclass

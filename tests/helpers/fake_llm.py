@@ -49,6 +49,9 @@ class FakeLLM:
         self.variables: dict = {}
         self._lock = threading.Lock()
 
+    def close(self) -> None:
+        """There is nothing to keep."""
+
     def render(self, messages, tools=None, add_generation_prompt=True, **variables) -> str:
         self.variables = variables
         text = "".join(f"<{m['role']}>{m['content']}" for m in messages)

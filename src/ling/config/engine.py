@@ -58,6 +58,14 @@ class EngineConfig:
         default=None, metadata=_flag("longest context, in tokens", "memory")
     )
     """Most tokens of a prompt and its continuation; None is the model's own context."""
+    cache_dir: str | None = field(
+        default=None, metadata=_flag("folder of cached prefixes that outlive the process", "memory")
+    )
+    """Folder for pages of the KV cache, saved on idle and at the end; made with mode 0700."""
+    cache_dir_size: str = field(
+        default="10GB", metadata=_flag("most bytes in that folder", "memory")
+    )
+    """Bytes that `cache_dir` may take; the pages that were of no use for longest are removed."""
     speculative: str = field(default="off", metadata=_flag("mtp or off", "compute"))
     """`mtp` drafts tokens with the model's MTP layers, as long as that pays."""
     num_drafts: int = 1
@@ -75,7 +83,7 @@ class EngineConfig:
         _one_of("speculative", self.speculative, "mtp or off", ("mtp", "off"))
         if self.num_pages is not None and self.num_pages < 1:
             raise UsageError(f"`num_pages` is {self.num_pages}, expected at least 1")
-        _ = self.max_memory_bytes
+        _ = self.max_memory_bytes, self.cache_dir_bytes
 
     @property
     def most_drafts(self) -> int:
@@ -86,6 +94,11 @@ class EngineConfig:
     def max_memory_bytes(self) -> int | None:
         """`max_memory` as a number."""
         return None if self.max_memory is None else parse_bytes(self.max_memory, "max_memory")
+
+    @property
+    def cache_dir_bytes(self) -> int:
+        """`cache_dir_size` as a number."""
+        return parse_bytes(self.cache_dir_size, "cache_dir_size")
 
 
 DEFAULTS = EngineConfig()

@@ -11,6 +11,7 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from threading import get_ident
 from typing import NamedTuple
 
 from torch import Tensor
@@ -20,6 +21,8 @@ from .request import Request, SamplingParams
 
 # A thread without work ends after a while, so that an engine that nobody uses can be collected.
 IDLE_S = 60.0
+# How long it waits before it uses the pause to save cached pages.
+SAVE_AFTER_S = 0.5
 
 
 @dataclass(slots=True)
@@ -107,6 +110,22 @@ class Driver:
         """Drop a request between two steps."""
         self._post(lambda: self._drop(handle.request))
 
+    def save_pages(self) -> None:
+        """Write cached pages to the engine's `cache_dir` now; returns when that is done."""
+        if self.engine.store is None:
+            return
+        done = threading.Event()
+        with self._starting:
+            thread = self._thread
+            waits = thread is not None and thread.is_alive() and thread.ident != get_ident()
+            if waits:
+                self._inbox.put(lambda: self._save_all(done))
+        if waits:
+            while not done.wait(1) and thread is not None and thread.is_alive():
+                pass
+        else:  # also at the interpreter's end, when no thread can be started any more
+            self._save_all(done)
+
     def _post(self, message: Callable[[], None]) -> None:
         with self._starting:
             self._inbox.put(message)
@@ -142,7 +161,7 @@ class Driver:
         while not self._is_ending:
             try:
                 if not self.engine.has_work:
-                    self._inbox.get(timeout=IDLE_S)()
+                    self._wait()()
                 while not self._inbox.empty():
                     self._inbox.get_nowait()()
             except queue.Empty:
@@ -154,6 +173,25 @@ class Driver:
                 continue
             if self.engine.has_work:
                 self._step()
+
+    def _wait(self) -> Callable[[], None]:
+        """The next message; until it comes, cached pages are saved."""
+        if self.engine.store is not None:
+            try:
+                return self._inbox.get(timeout=SAVE_AFTER_S)
+            except queue.Empty:
+                for _ in self.engine.store.save():
+                    if not self._inbox.empty():
+                        break
+        return self._inbox.get(timeout=IDLE_S)
+
+    def _save_all(self, done: threading.Event) -> None:
+        try:
+            if self.engine.store is not None:
+                for _ in self.engine.store.save(again=True):
+                    pass
+        finally:
+            done.set()
 
     def _step(self) -> None:
         try:

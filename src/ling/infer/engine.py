@@ -16,6 +16,7 @@ from .drafting import Drafter
 from .limits import Limits
 from .logprobs import score_prompt
 from .memory import default_pages
+from .page_store import open_store
 from .pages import PagePool
 from .request import Request, SamplingParams, whole_numbers
 from .runner import HasId, Runner
@@ -59,6 +60,7 @@ class Engine:
         runner.allocate(self.pool.num_pages)
         runner.ban_ids(has_id)
         self.scheduler = Scheduler(self.pool, runner.max_step_tokens, config)
+        self.store = self.scheduler.store = open_store(runner, self.pool, config)
         self.drafter = Drafter(self.num_drafts, adaptive, self.stop_token_ids)
         self.limits = Limits(
             model.vocab_size, self.max_model_len, self.pool.num_pages, self.num_drafts

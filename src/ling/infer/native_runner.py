@@ -65,6 +65,7 @@ class NativeRunner(BannedIds):
     """Runs packed weights in the C++ core."""
 
     max_step_tokens = 2048
+    weights_id = ""
 
     def __init__(self, weights: PackedWeights, config: EngineConfig = DEFAULTS) -> None:
         self.config = cfg = weights.config
@@ -93,6 +94,13 @@ class NativeRunner(BannedIds):
 
     def page_bytes(self) -> int:
         return kv_page_bytes(self.config, self.kv_value_bytes)
+
+    def page(self, number: int) -> list[Tensor]:
+        layers = self.config.num_cache_layers
+        return [self.kv.view(2, layers, -1, self.page_bytes() // (2 * layers))[:, :, number]]
+
+    def numerics(self) -> str:
+        return f"{native.isa()} kernels {native.library_id()}, {self.format_name}"
 
     def allocate(self, num_pages: int) -> None:
         if self.max_memory is None:

@@ -29,8 +29,17 @@ class Runner(Protocol):
     """Drafts are chosen among the first N ids (0: all). Ids of a byte-level BPE come in the
     order of their merges, so the first are the frequent ones."""
 
+    weights_id: str
+    """A hash that tells these weights from others; empty where they are of no checkpoint."""
+
     def page_bytes(self) -> int:
         """KV bytes of one page, all layers."""
+
+    def page(self, number: int) -> list[Tensor]:
+        """Views of all that a page has, in one order; together `page_bytes` bytes."""
+
+    def numerics(self) -> str:
+        """What, beside weights and tokens, may decide the bits of keys and values."""
 
     def allocate(self, num_pages: int) -> None:
         """Make the KV cache; called once, before anything runs."""

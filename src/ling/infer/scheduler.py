@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..config.engine import EngineConfig
-from .pages import PagePool, Segment
+from .pages import PAGE, PagePool, Segment
 from .request import Request
+
+if TYPE_CHECKING:
+    from .page_store import PageStore
 
 # Beside running decodes a prefill goes in smaller pieces, so that nobody waits long for a token.
 MIXED_STEP_TOKENS = 512
@@ -43,6 +47,8 @@ class Scheduler:
     def __init__(self, pool: PagePool, max_step_tokens: int, config: EngineConfig) -> None:
         self.pool, self.max_step_tokens = pool, max_step_tokens
         self.num_drafts = config.most_drafts
+        self.store: PageStore | None = None
+        """Where to look for pages that are no longer, or not yet, in the pool."""
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
 
@@ -73,7 +79,9 @@ class Scheduler:
                 budget -= self._schedule(request, budget, step)
         while self.waiting and budget > 0:
             request = self.waiting[0]
-            self._reuse_prefix(request)
+            if not self._reuse_prefix(request):
+                self.free(request)
+                break
             ahead = min(len(request.tokens) - request.num_computed_tokens, budget)
             if not self._allocate(request, ahead):
                 self.free(request)
@@ -93,13 +101,19 @@ class Scheduler:
         )
         return min(longest, MIXED_STEP_TOKENS) if decoding else longest
 
-    def _reuse_prefix(self, request: Request) -> None:
-        """Start with cached pages; scores of prompt tokens need all of them computed."""
+    def _reuse_prefix(self, request: Request) -> bool:
+        """Start with cached pages; scores of prompt tokens need all of them computed. False while
+        more pages are to be read than a step should wait for."""
         if request.params.prompt_logprobs is not None:
-            return
-        cached = self.pool.reuse(request.block_table, request.tokens, request.cache_salt)
+            return True
+        table, whole = request.block_table, True
+        cached = self.pool.reuse(table, request.tokens, request.cache_salt)
+        if self.store is not None:
+            whole = self.store.load(table, request.tokens, request.cache_salt)
+            cached = len(table.pages) * PAGE
         request.num_computed_tokens = request.num_mtp_computed_tokens = cached
         request.num_cached_tokens = max(request.num_cached_tokens, cached)
+        return whole
 
     def _allocate(self, request: Request, num_tokens: int) -> bool:
         positions = request.num_computed_tokens + num_tokens + self.num_drafts

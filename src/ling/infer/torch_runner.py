@@ -25,6 +25,7 @@ class TorchRunner(BannedIds):
     mapped_bytes = 0
     max_step_tokens = 512
     draft_vocab = 0
+    weights_id = ""
 
     def __init__(self, model: Ling, config: EngineConfig = DEFAULTS) -> None:
         swap(model.eval(), row_blocks)
@@ -34,6 +35,13 @@ class TorchRunner(BannedIds):
 
     def page_bytes(self) -> int:
         return kv_page_bytes(self.config, self.kv_dtype.itemsize)
+
+    def page(self, number: int) -> list[Tensor]:
+        return [part[:, number] for cache in self.cache for part in cache.parts()]
+
+    def numerics(self) -> str:
+        isa = torch.backends.cpu.get_cpu_capability()
+        return f"torch {torch.__version__} on {isa}, {self.model.model.norm.weight.dtype}"
 
     def allocate(self, num_pages: int) -> None:
         smaller = kv_page_bytes(self.config, 1)

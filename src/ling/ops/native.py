@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import hashlib
 import os
 import sys
 from collections.abc import Sequence
@@ -190,6 +191,13 @@ def isa() -> str:
     name = c_char_p()
     check(lib, lib.ling_isa(ctypes.byref(name)))
     return (name.value or b"").decode()
+
+
+@functools.lru_cache(maxsize=1)
+def library_id() -> str:
+    """A hash of the library's file: another build may round otherwise."""
+    path = Path(required()._name)
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:20]
 
 
 def read_rate(data: Tensor) -> float:
