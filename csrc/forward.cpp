@@ -10,9 +10,9 @@ namespace {
 // Runs f(pass) with a team.
 template <class F>
 void run_pass(ling_model& m, int threads, int64_t T, const ling_segment* segments, int64_t n,
-              const F& f) {
+              Trace trace, const F& f) {
   in_team(threads, [&](Team& team) {
-    Pass pass = {m, team, T, segments, n};
+    Pass pass = {m, team, T, segments, n, trace};
     f(pass);
   });
 }
@@ -110,10 +110,10 @@ void find_best(Pass& p, float* const* y, int64_t V, Banned banned, int64_t* best
 }  // namespace
 
 void forward(ling_model& m, const int64_t* tokens, int64_t T, const ling_segment* segments,
-             int64_t num_segments, float* hidden) {
+             int64_t num_segments, float* hidden, Trace trace) {
   const int threads = reserve(m, T);
   plan_attention(m, segments, num_segments);
-  run_pass(m, threads, T, segments, num_segments, [&](Pass& pass) {
+  run_pass(m, threads, T, segments, num_segments, trace, [&](Pass& pass) {
     embed(pass, tokens, m.work.x.data(), m.c.hidden_size);
     for (int64_t i = 0; i < m.c.num_layers; ++i) layer(pass, i);
     final_norm(pass, m.c.norm, hidden);
@@ -127,7 +127,7 @@ void mtp(ling_model& m, int64_t j, const int64_t* next_tokens, const float* hidd
   const int threads = reserve(m, T);
   m.work.both.reserve(T * 2 * m.c.hidden_size);
   plan_attention(m, segments, num_segments);
-  run_pass(m, threads, T, segments, num_segments, [&](Pass& pass) {
+  run_pass(m, threads, T, segments, num_segments, {}, [&](Pass& pass) {
     join_mtp(pass, l, next_tokens, hidden_in);
     layer(pass, at);
     final_norm(pass, l.final_norm, hidden_out);
@@ -144,7 +144,7 @@ void logits(ling_model& m, const float* hidden, int64_t rows, int64_t vocab, Ban
   float** y = m.work.head_ptr.reserve(rows);
   for (int64_t r = 0; r < rows; ++r) y[r] = logits + r * V;
   m.work.part_best.resize(size_t(rows * ceil_div(V, kBestPart)));
-  run_pass(m, threads, rows, nullptr, 0, [&](Pass& pass) {
+  run_pass(m, threads, rows, nullptr, 0, {}, [&](Pass& pass) {
     pass.run(rows, [&](int64_t r, int) { m.work.in.put(*m.kernels, head, r, hidden + r * D); });
     pass.multiply({head, rows, m.work.in.rows.data(), y, nullptr, nullptr, Epilogue::kStore});
     pass.spent(kHead);

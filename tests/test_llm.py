@@ -83,6 +83,33 @@ def test_a_collected_model_saves_its_prefixes(folder, tmp_path):
     assert len(list(tmp_path.glob("*/*.kv"))) == 2
 
 
+def test_outputs_have_the_experts_of_their_tokens_if_asked(llm):
+    options = {"n": 2, "temperature": 1.0, "seed": 3}
+    prompts = [[5, 6, 7], list(range(9, 99))]
+    plain = llm.generate(prompts, with_(**options))
+    asked = llm.generate(prompts, with_(**options, return_routed_experts=True))
+    for prompt, a, b in zip(prompts, plain, asked, strict=True):
+        for without, out in zip(a.outputs, b.outputs, strict=True):
+            assert without.routed_experts is without.routed_expert_weights is None
+            assert without.token_ids == out.token_ids
+            # Two layers have experts, and a token takes two of them.
+            assert out.routed_experts.shape == (len(prompt) + 11, 2, 2)
+            assert out.routed_expert_weights.shape == out.routed_experts.shape
+    first, second = (o.routed_experts[:90] for o in asked[1].outputs)
+    assert np.array_equal(first, second)  # one prompt
+
+
+def test_a_stop_string_cuts_experts_with_the_text(llm, whole):
+    """The engine may be further than the text."""
+    stop = with_(max_tokens=24, stop=[whole[4:7]], return_routed_experts=True)
+    prompt = llm.tokenizer.encode(TEXTS[0])
+    (out,) = llm.generate([prompt], stop)[0].outputs
+    assert len(out.routed_experts) == len(prompt) + len(out.token_ids) - 1
+    *_, last = llm.stream(prompt, stop)
+    assert np.array_equal(last.routed_experts, out.routed_experts)
+    assert np.array_equal(last.routed_expert_weights, out.routed_expert_weights)
+
+
 def test_every_form_of_a_prompt_gives_the_same(llm):
     ids = llm.tokenizer.encode(TEXTS[0])
     forms = [TEXTS[0], [TEXTS[0]], ids, [ids], {"prompt": TEXTS[0]}, {"prompt_token_ids": ids}]

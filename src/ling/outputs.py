@@ -6,6 +6,7 @@ import codecs
 from dataclasses import dataclass, field
 from typing import cast
 
+import numpy as np
 from torch import Tensor
 
 from .data.tokenizer import Tokenizer
@@ -13,6 +14,7 @@ from .errors import RequestError
 from .infer.driver import RequestEvent
 from .infer.logprobs import top_logprobs
 from .infer.request import SamplingParams
+from .infer.routed import RoutedExperts
 
 LogprobMap = dict[int, "Logprob"]
 
@@ -45,6 +47,11 @@ class CompletionOutput:
     stop_reason: int | str | None = None
     error: str | None = None
     text_offsets: list[int] | None = None
+    routed_experts: np.ndarray | None = None
+    """If asked for: int32 [tokens, layers with experts, experts per token], of the prompt and of
+    the continuation but for its last token, which nothing was computed from."""
+    routed_expert_weights: np.ndarray | None = None
+    """float32, the same shape: what their outputs were multiplied with."""
 
 
 @dataclass
@@ -71,6 +78,11 @@ class StreamChunk:
     finish_reason: str | None = None
     stop_reason: int | str | None = None
     text_offsets: list[int] | None = None
+    num_cached_tokens: int = 0
+    """Prompt tokens whose keys and values were there already."""
+    # Of the last chunk, if asked for.
+    routed_experts: np.ndarray | None = None
+    routed_expert_weights: np.ndarray | None = None
 
 
 class TextOffsets:
@@ -126,6 +138,8 @@ class IncrementalText:
         self.finish_reason: str | None = None
         self.stop_reason: int | str | None = None
         self.error: RequestError | None = None
+        self.num_cached_tokens = 0
+        self.routed_experts: RoutedExperts | None = None
         # Characters that came with the first `min_tokens` tokens: no stop string ends in them.
         self.num_held = 0
 
@@ -137,6 +151,8 @@ class IncrementalText:
     def add(self, event: RequestEvent) -> StreamChunk:
         """Add new tokens; returns what may be shown."""
         start, shown = len(self.token_ids), len(self.text)
+        self.num_cached_tokens = event.num_cached_tokens
+        self.routed_experts = event.routed_experts
         for k, token in enumerate(event.token_ids):
             self.token_ids.append(token)
             last = k == len(event.token_ids) - 1
@@ -162,7 +178,14 @@ class IncrementalText:
             self.finish_reason,
             self.stop_reason,
             self.offsets[start:] if self.params.logprobs is not None else None,
+            self.num_cached_tokens,
+            *(self._routing() if self.finished else (None, None)),
         )
+
+    def _routing(self) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Experts and their weights of the tokens so far."""
+        routed = self.routed_experts
+        return (None, None) if routed is None else routed.arrays(len(self.token_ids))
 
     def _score(self, logprobs_V: Tensor, token: int, k: int, hidden: bool) -> None:
         scores = logprob_map(self.tokenizer, logprobs_V, token, k)
@@ -217,4 +240,5 @@ class IncrementalText:
             self.stop_reason,
             None if self.error is None else str(self.error),
             self.offsets if scored else None,
+            *self._routing(),
         )

@@ -43,6 +43,7 @@ class FakeLLM:
         self.config = SimpleNamespace(vocab_size=256)
         self.open_streams = 0
         self.steps = 0
+        self.num_cached_tokens = 0
         self.error: Exception | None = None
         self.error_after = 0
         self.params: list = []
@@ -86,6 +87,9 @@ class FakeLLM:
                 logprobs=None if params.logprobs is None else [candidates(token, params.logprobs)],
                 text_offsets=[len(bytes(ids[:i]).decode("utf-8", "ignore"))],
                 finish_reason=reason if is_last else None,
+                num_cached_tokens=self.num_cached_tokens,
+                routed_experts=None,
+                routed_expert_weights=None,
             )
 
     def generate(self, requests, params, use_tqdm=False) -> list[SimpleNamespace]:
@@ -100,6 +104,8 @@ class FakeLLM:
                 logprobs=chunk.logprobs,
                 text_offsets=chunk.text_offsets,
                 finish_reason="length",
+                routed_experts=None,
+                routed_expert_weights=None,
             )
             outputs.append(
                 SimpleNamespace(prompt_token_ids=ids, prompt_logprobs=marks, outputs=[answer])

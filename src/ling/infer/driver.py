@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .engine import Engine
 from .request import Request, SamplingParams
+from .routed import RoutedExperts
 
 # A thread without work ends after a while, so that an engine that nobody uses can be collected.
 IDLE_S = 60.0
@@ -36,6 +37,9 @@ class RequestEvent:
     finish_reason: str | None = None
     stop_reason: int | None = None
     error: Exception | None = None
+    num_cached_tokens: int = 0
+    routed_experts: RoutedExperts | None = None
+    """Of all tokens so far, if asked for."""
 
 
 # Called in the engine thread, so it must neither block nor raise.
@@ -71,7 +75,8 @@ class Handle:
             logprobs = request.logprobs[self._num_sent :]
             self._num_sent += len(tokens)
             end = (None if request.error else request.finish_reason), request.stop_reason
-            self._sink(RequestEvent(tokens, logprobs, *end, request.error))
+            about = request.num_cached_tokens, request.routed_experts
+            self._sink(RequestEvent(tokens, logprobs, *end, request.error, *about))
 
     def fail(self, error: Exception) -> None:
         """Tell the sink that there will be no more; engine thread only."""

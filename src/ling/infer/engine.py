@@ -19,6 +19,7 @@ from .memory import default_pages
 from .page_store import open_store
 from .pages import PagePool
 from .request import Request, SamplingParams, whole_numbers
+from .routed import RoutedExperts, keep_routing, routing_for
 from .runner import HasId, Runner
 from .sampler import check_finite, next_token
 from .scheduler import ScheduledRequest, Scheduler
@@ -86,9 +87,14 @@ class Engine:
         if ids is None:
             raise RequestError("token ids are a list of whole numbers", param="prompt")
         max_tokens = self.limits.max_tokens(ids, params.max_tokens, params.min_tokens)
+        if params.return_routed_experts and not self.config.num_experts:
+            raise RequestError("this model has no experts", param="return_routed_experts")
         number = next(self._numbers)
         seed = self.seed * 1_000_003 + number if params.seed is None else params.seed
-        return Request(number, ids, params, seed + seed_offset, max_tokens, cache_salt)
+        request = Request(number, ids, params, seed + seed_offset, max_tokens, cache_salt)
+        if params.return_routed_experts:
+            request.routed_experts = RoutedExperts(self.config, len(ids), max_tokens)
+        return request
 
     def add(
         self,
@@ -120,10 +126,14 @@ class Engine:
         step = self.scheduler.schedule()
         if not step:
             return []
+        routing = routing_for(self.config, step)
+        if routing is not None:
+            self.runner.trace_experts(routing)
         hidden = self.runner.forward([i for s in step for i in s.ids], [s.segment() for s in step])
         for s in step:
             _alone(s.request, partial(score_prompt, self.runner, s, hidden))
         verified = self._advance(step, hidden)
+        keep_routing(routing, step, verified)
         if self.num_drafts:
             self.drafter.draft(self.runner, step, verified, hidden)
         self.scheduler.end_step(step)

@@ -24,6 +24,7 @@ from .memory import check_cache, kv_page_bytes
 from .native_weights import NativeWeights
 from .offload import ExpertOffload, plan
 from .pages import PAGE, Segment
+from .routed import StepRouting
 from .runner import BannedIds
 
 log = logging.getLogger("ling")
@@ -82,6 +83,7 @@ class NativeRunner(BannedIds):
         self.model = ctypes.c_void_p()
         # Fresh pages for every step's scores would cost more than their argmax.
         self._logits = torch.empty(0)
+        self._routing: StepRouting | None = None
 
     def map_in(self) -> None:
         """Read the weights' file in again, as far as the system dropped it."""
@@ -182,6 +184,14 @@ class NativeRunner(BannedIds):
         offload: ExpertOffload | None = getattr(self, "offload", None)
         if offload is not None:
             offload.close()
+
+    def trace_experts(self, routing: StepRouting) -> None:
+        status = self.lib.ling_trace_experts(
+            self.model, routing.ids.data_ptr(), routing.weights.data_ptr(), routing.rows
+        )
+        native.check(self.lib, status)
+        # The core keeps the addresses until the next pass, so this keeps what is there.
+        self._routing = routing
 
     def forward(self, tokens: Sequence[int], segments: Sequence[Segment]) -> Tensor:
         ids, c_segments = torch.tensor(tokens), _segments(segments)

@@ -6,12 +6,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from numbers import Integral, Real
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor
 
 from ..errors import RequestError
 from .pages import BlockTable
+
+if TYPE_CHECKING:
+    from .routed import RoutedExperts
 
 MAX_N = 64
 TO_THE_END = -1
@@ -43,6 +46,7 @@ class SamplingParams:
     (-1 the whole vocabulary) of the model's own distribution, before penalties and temperature.
     `max_tokens` None or -1 goes to the end of the context. Before `min_tokens` nothing stops a
     continuation: neither a token nor a stop string. Whole numbers may also be written 3.0.
+    With `return_routed_experts` outputs say which experts each token took.
     """
 
     n: int = 1
@@ -63,6 +67,7 @@ class SamplingParams:
     prompt_logprobs: int | None = None
     skip_special_tokens: bool = True
     include_stop_str_in_output: bool = False
+    return_routed_experts: bool = False
 
     def __post_init__(self) -> None:
         self.stop = [self.stop] if isinstance(self.stop, str) else list(self.stop or [])
@@ -84,6 +89,11 @@ class SamplingParams:
                 self._whole(name, -1, 1 << 31)
         if self.seed is not None:
             self._whole("seed", -(1 << 63), 1 << 64)
+        if not isinstance(self.return_routed_experts, bool):
+            raise RequestError(
+                f"`return_routed_experts` is {self.return_routed_experts}, expected true or false",
+                param="return_routed_experts",
+            )
 
     def _check_stop_token_ids(self) -> None:
         ids = [] if self.stop_token_ids is None else whole_numbers(self.stop_token_ids)
@@ -130,6 +140,11 @@ class SamplingParams:
         setattr(self, name, value)
 
     @property
+    def computes_prompt(self) -> bool:
+        """Whether every token of the prompt is to be computed, also those of cached prefixes."""
+        return self.prompt_logprobs is not None or self.return_routed_experts
+
+    @property
     def plain_greedy(self) -> bool:
         """Whether the token is the largest score itself, without penalties."""
         return self.greedy and (
@@ -174,6 +189,8 @@ class Request:
     """Why it failed, with the `finish_reason` "error"."""
     logprobs: list[Tensor] = field(default_factory=list)
     prompt_logprobs: list[Tensor] = field(default_factory=list)
+    routed_experts: RoutedExperts | None = None
+    """Experts of its tokens so far, if asked for."""
     num_drafted: int = 0
     num_accepted: int = 0
 

@@ -5,7 +5,7 @@ paged KV cache.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
@@ -13,6 +13,9 @@ from torch import Tensor
 from ..config.model import ModelConfig
 from ..errors import RequestError
 from .pages import Segment
+
+if TYPE_CHECKING:
+    from .routed import StepRouting
 
 HasId = Callable[[int], bool]
 
@@ -46,6 +49,9 @@ class Runner(Protocol):
 
     def ban_ids(self, has_id: HasId | None) -> None:
         """Never choose an id that `has_id` denies."""
+
+    def trace_experts(self, routing: StepRouting) -> None:
+        """Have the next `forward`, and no later one, write the experts of its rows there."""
 
     def forward(self, tokens: Sequence[int], segments: Sequence[Segment]) -> Tensor:
         """Hidden states after the final norm."""

@@ -102,9 +102,9 @@ class Scheduler:
         return min(longest, MIXED_STEP_TOKENS) if decoding else longest
 
     def _reuse_prefix(self, request: Request) -> bool:
-        """Start with cached pages; scores of prompt tokens need all of them computed. False while
-        more pages are to be read than a step should wait for."""
-        if request.params.prompt_logprobs is not None:
+        """Start with cached pages, unless all of the prompt is to be computed. False while more
+        pages are to be read than a step should wait for."""
+        if request.params.computes_prompt:
             return True
         table, whole = request.block_table, True
         cached = self.pool.reuse(table, request.tokens, request.cache_salt)

@@ -12,6 +12,7 @@ from ..model.ling import Ling
 from ..model.swap import row_blocks, swap
 from .memory import check_cache, kv_page_bytes
 from .pages import Segment
+from .routed import StepRouting
 from .runner import BannedIds
 from .torch_attention import PagedAttend, PageTensor
 
@@ -31,6 +32,7 @@ class TorchRunner(BannedIds):
         swap(model.eval(), row_blocks)
         self.model, self.config = model, model.config
         dtype = model.model.norm.weight.dtype
+        self._routing: StepRouting | None = None
         self.kv_dtype = torch.int8 if config.kv_cache_dtype == "int8" else dtype
 
     def page_bytes(self) -> int:
@@ -52,10 +54,14 @@ class TorchRunner(BannedIds):
     def step_done(self) -> None:
         pass
 
+    def trace_experts(self, routing: StepRouting) -> None:
+        self._routing = routing
+
     @torch.inference_mode()
     def forward(self, tokens: Sequence[int], segments: Sequence[Segment]) -> Tensor:
         attend = PagedAttend(self.cache, segments)
-        return self.model(torch.tensor(tokens), _positions(segments), attend)
+        routing, self._routing = self._routing, None
+        return self.model(torch.tensor(tokens), _positions(segments), attend, routing)
 
     @torch.inference_mode()
     def mtp(

@@ -21,7 +21,7 @@ from .formats import FP8, FP8_BLOCK, TILE, Format
 from .fp8 import quantise_fp8_block
 from .packing import Packed, empty, packed_shapes, scale_dtype
 
-ABI_VERSION = 4
+ABI_VERSION = 5
 
 
 class Matrix(Structure):
@@ -114,6 +114,7 @@ _SIGNATURES: dict[str, Sequence[Any]] = {
     "ling_matmul": [POINTER(Matrix), c_void_p, c_void_p, c_int64],
     "ling_model_new": [POINTER(ModelConfigC), POINTER(LayerC), POINTER(c_void_p)],
     "ling_forward": [c_void_p, c_void_p, c_int64, c_void_p, c_int64, c_void_p],
+    "ling_trace_experts": [c_void_p, c_void_p, c_void_p, c_int64],
     "ling_mtp": [c_void_p, c_int64, c_void_p, c_void_p, c_int64, c_void_p, c_int64, c_void_p],
     "ling_logits": [
         *(c_void_p, c_void_p, c_int64, c_int64),

@@ -17,6 +17,7 @@ from ..errors import RequestError
 from ..serve import prompts
 from .guard import TOKENS
 from .logprobs import completion_logprobs, token_name
+from .routed import traced
 from .schema import (
     ChatCompletion,
     ChatRequest,
@@ -137,7 +138,7 @@ def _add_generation(router: APIRouter, service: Service, keep_alive_s: float) ->
         _check_model(service, body.model)
         jobs, prompt_tokens = await service.call(partial(_completion_jobs, llm, body))
         echoes, answers = await service.call(partial(_echo, llm, body, jobs))
-        shape = CompletionShape(service.name, body.logprobs is not None, echoes)
+        shape = CompletionShape(service.name, body.logprobs is not None, echoes, body.n or 1)
         if answers is not None:
             spent = sum(len(a.token_ids) for a in answers)
             request.scope[TOKENS] = lambda: (prompt_tokens, spent)
@@ -215,6 +216,7 @@ def _answer(output: CompletionOutput) -> Answer:
         logprobs=list(output.logprobs or []),
         text_offsets=list(output.text_offsets or []),
         finish_reason=output.finish_reason,
+        routed=traced(output),
     )
 
 
