@@ -77,22 +77,24 @@ def alone(fmt, prompt):
 
 def reference(tokens):
     """Experts of all tokens but the last, by the module itself over the whole text."""
-    module, n = model(), len(tokens) - 1
-    routing = StepRouting(CFG, n)
+    module, n, routing = model(), len(tokens) - 1, StepRouting(CFG)
+    routing.begin(n)
     with torch.no_grad():
         module(torch.tensor(tokens[:n]), torch.arange(n), DenseAttend([0, n]), routing)
-    return routing.ids.transpose(0, 1).numpy(), routing.weights.transpose(0, 1).numpy()
+    return routing.ids.swapaxes(0, 1), routing.weights.swapaxes(0, 1)
 
 
 def test_a_step_keeps_what_the_router_chose():
     """The buffers against the router's own output."""
     module, x = model(), torch.randn(5, CFG.hidden_size)
-    routing, first = StepRouting(CFG, 5), CFG.first_k_dense_replace
+    routing, first = StepRouting(CFG), CFG.first_k_dense_replace
+    routing.begin(5)
     gate = module.model.layers[first].mlp.gate
-    logits, ids, weights = gate(x)
-    routing.record(first, logits, ids)
-    assert torch.equal(routing.ids[0], ids.int())
-    assert torch.equal(routing.weights[0], weights)
+    with torch.no_grad():
+        logits, ids, weights = gate(x)
+        routing.record(first, logits, ids)
+    assert np.array_equal(routing.ids[0], ids)
+    assert np.array_equal(routing.weights[0], weights)
 
 
 @formats
@@ -157,12 +159,12 @@ def test_all_of_a_prompt_is_computed_for_it():
 
 
 def test_rows_that_are_computed_again_are_not_counted_twice():
-    routed, step = RoutedExperts(CFG, 2, 9), StepRouting(CFG, 4)
-    step.ids[:] = torch.arange(4)[None, :, None]
-    step.weights.zero_()
-    routed.add(step, 0, 0, 4)
-    routed.add(step, 2, 0, 1)
-    routed.add(step, 3, 1, 3)
+    routed, shape = RoutedExperts(CFG, 2, 9), (4, LAYERS, 3)
+    ids = np.broadcast_to(np.arange(4)[:, None, None], shape)
+    weights = np.zeros(shape)
+    routed.add(ids, weights, 0)
+    routed.add(ids[:1], weights[:1], 2)
+    routed.add(ids[1:], weights[1:], 3)
     assert routed.arrays(9)[0][:, 0, 0].tolist() == [0, 1, 2, 3, 2, 3]
     assert len(routed.arrays(2)[0]) == 3
 

@@ -19,7 +19,7 @@ from .memory import default_pages
 from .page_store import open_store
 from .pages import PagePool
 from .request import Request, SamplingParams, whole_numbers
-from .routed import RoutedExperts, keep_routing, routing_for
+from .routed import RoutedExperts, StepRouting, wants_routing
 from .runner import HasId, Runner
 from .sampler import check_finite, next_token
 from .scheduler import ScheduledRequest, Scheduler
@@ -66,6 +66,7 @@ class Engine:
         self.limits = Limits(
             model.vocab_size, self.max_model_len, self.pool.num_pages, self.num_drafts
         )
+        self.routing = StepRouting(model)
         self.stats, self._numbers = Stats(), itertools.count(1)
 
     # ---- requests ------------------------------------------------------------------------------
@@ -126,14 +127,16 @@ class Engine:
         step = self.scheduler.schedule()
         if not step:
             return []
-        routing = routing_for(self.config, step)
-        if routing is not None:
-            self.runner.trace_experts(routing)
+        traced = wants_routing(step)
+        if traced:
+            self.routing.begin(sum(len(s.ids) for s in step))
+            self.runner.trace_experts(self.routing)
         hidden = self.runner.forward([i for s in step for i in s.ids], [s.segment() for s in step])
         for s in step:
             _alone(s.request, partial(score_prompt, self.runner, s, hidden))
         verified = self._advance(step, hidden)
-        keep_routing(routing, step, verified)
+        if traced:
+            self.routing.keep(step, verified)
         if self.num_drafts:
             self.drafter.draft(self.runner, step, verified, hidden)
         self.scheduler.end_step(step)

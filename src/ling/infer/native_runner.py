@@ -187,7 +187,7 @@ class NativeRunner(BannedIds):
 
     def trace_experts(self, routing: StepRouting) -> None:
         status = self.lib.ling_trace_experts(
-            self.model, routing.ids.data_ptr(), routing.weights.data_ptr(), routing.rows
+            self.model, routing.ids_at, routing.weights_at, routing.rows
         )
         native.check(self.lib, status)
         # The core keeps the addresses until the next pass, so this keeps what is there.
