@@ -1,5 +1,6 @@
 // The C interface (ling_kernels.h): checks arguments, and turns what fails into a status.
 #include <memory>
+#include <utility>
 
 #include "checks.h"
 #include "matrix.h"
@@ -193,9 +194,17 @@ extern "C" void ling_model_free(ling_model* model) { delete model; }
 extern "C" int ling_forward(ling_model* model, const int64_t* tokens, int64_t T,
                             const ling_segment* segments, int64_t num_segments, float* hidden) {
   if (!model || !hidden) return fail(LING_BAD_ARGUMENT, "null pointer");
+  const Trace trace = std::exchange(model->next_trace, Trace());
   if (int status = accept(check_tokens(*model, tokens, T))) return status;
   if (int status = accept(check_segments(*model, T, segments, num_segments))) return status;
-  return guarded([&] { forward(*model, tokens, T, segments, num_segments, hidden); });
+  if (trace.ids && T > trace.rows) return fail(LING_BAD_ARGUMENT, "more rows than the trace has");
+  return guarded([&] { forward(*model, tokens, T, segments, num_segments, hidden, trace); });
+}
+
+extern "C" int ling_trace_experts(ling_model* model, int32_t* ids, float* weights, int64_t rows) {
+  if (!model || !ids != !weights || rows < 0) return fail(LING_BAD_ARGUMENT, "null pointer");
+  model->next_trace = {ids, weights, rows};
+  return LING_OK;
 }
 
 extern "C" int ling_mtp(ling_model* model, int64_t j, const int64_t* next_tokens,

@@ -10,9 +10,9 @@ namespace {
 // Runs f(pass) with a team.
 template <class F>
 void run_pass(ling_model& m, int threads, int64_t T, const ling_segment* segments, int64_t n,
-              const F& f) {
+              Trace trace, const F& f) {
   in_team(threads, [&](Team& team) {
-    Pass pass = {m, team, T, segments, n};
+    Pass pass = {m, team, T, segments, n, trace};
     f(pass);
   });
 }
@@ -77,10 +77,10 @@ void join_mtp(Pass& p, const ling_layer& l, const int64_t* next_tokens, const fl
 }  // namespace
 
 void forward(ling_model& m, const int64_t* tokens, int64_t T, const ling_segment* segments,
-             int64_t num_segments, float* hidden) {
+             int64_t num_segments, float* hidden, Trace trace) {
   const int threads = reserve(m, T);
   plan_attention(m, segments, num_segments);
-  run_pass(m, threads, T, segments, num_segments, [&](Pass& pass) {
+  run_pass(m, threads, T, segments, num_segments, trace, [&](Pass& pass) {
     embed(pass, tokens, m.work.x.data(), m.c.hidden_size);
     for (int64_t i = 0; i < m.c.num_layers; ++i) layer(pass, i);
     final_norm(pass, m.c.norm, hidden);
@@ -94,7 +94,7 @@ void mtp(ling_model& m, int64_t j, const int64_t* next_tokens, const float* hidd
   const int threads = reserve(m, T);
   m.work.both.reserve(T * 2 * m.c.hidden_size);
   plan_attention(m, segments, num_segments);
-  run_pass(m, threads, T, segments, num_segments, [&](Pass& pass) {
+  run_pass(m, threads, T, segments, num_segments, {}, [&](Pass& pass) {
     join_mtp(pass, l, next_tokens, hidden_in);
     layer(pass, at);
     final_norm(pass, l.final_norm, hidden_out);
@@ -109,7 +109,7 @@ void logits(ling_model& m, const float* hidden, int64_t rows, int64_t vocab, flo
   m.work.in.reserve(head, rows);
   float** y = m.work.head_ptr.reserve(rows);
   for (int64_t r = 0; r < rows; ++r) y[r] = logits + r * V;
-  run_pass(m, threads, rows, nullptr, 0, [&](Pass& pass) {
+  run_pass(m, threads, rows, nullptr, 0, {}, [&](Pass& pass) {
     pass.run(rows, [&](int64_t r, int) { m.work.in.put(*m.kernels, head, r, hidden + r * D); });
     pass.multiply({head, rows, m.work.in.rows.data(), y, nullptr, nullptr, Epilogue::kStore});
     pass.spent(kHead);

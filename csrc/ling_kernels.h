@@ -171,6 +171,10 @@ LING_API void ling_model_free(ling_model* model);
 // Main layers over T tokens; hidden float32 [T, D] after the final norm.
 LING_API int ling_forward(ling_model* model, const int64_t* tokens, int64_t T,
                           const ling_segment* segments, int64_t num_segments, float* hidden);
+// The next ling_forward, and no later one, also writes which experts each row takes in every layer
+// that has some, in the order in which they were chosen: ids and weights [such layers, T, experts
+// per token]. There is room for `rows` rows; more are refused. Null takes the request back.
+LING_API int ling_trace_experts(ling_model* model, int32_t* ids, float* weights, int64_t rows);
 // MTP layer j: next_tokens[t] is the token after position t (+ j); hidden_in and hidden_out [T, D].
 LING_API int ling_mtp(ling_model* model, int64_t j, const int64_t* next_tokens,
                       const float* hidden_in, int64_t T, const ling_segment* segments,

@@ -22,6 +22,13 @@ struct Offload {
   const uint8_t* hot = nullptr;
 };
 
+// Where a pass writes the experts of its rows, if anywhere: the next layer's part.
+struct Trace {
+  int32_t* ids = nullptr;
+  float* weights = nullptr;
+  int64_t rows = 0;
+};
+
 }  // namespace ling
 
 struct ling_model {
@@ -31,6 +38,7 @@ struct ling_model {
   const ling::IsaKernels* kernels;
   ling::Workspace work;
   std::vector<int64_t> counts;  // [layers, E]
+  ling::Trace next_trace;       // of the next pass
   double seconds[ling::kStages] = {};
 };
 
@@ -38,7 +46,7 @@ namespace ling {
 
 // forward.cpp. All may throw std::bad_alloc, before any thread starts.
 void forward(ling_model& m, const int64_t* tokens, int64_t T, const ling_segment* segments,
-             int64_t num_segments, float* hidden);
+             int64_t num_segments, float* hidden, Trace trace);
 void mtp(ling_model& m, int64_t j, const int64_t* next_tokens, const float* hidden_in, int64_t T,
          const ling_segment* segments, int64_t num_segments, float* hidden_out);
 void logits(ling_model& m, const float* hidden, int64_t rows, int64_t vocab, float* logits);

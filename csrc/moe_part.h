@@ -26,6 +26,15 @@ inline void route_token(Pass& p, const ling_layer& l, int64_t t) {
                  work.weights.data() + t * A);
 }
 
+// The experts of a layer's rows to where the caller wants them.
+inline void trace_routed(Pass& p) {
+  if (!p.trace.ids) return;
+  const int64_t N = p.T * p.c().num_experts_per_tok;
+  memcpy(p.trace.ids, p.work().ids.data(), size_t(N) * sizeof(int32_t));
+  memcpy(p.trace.weights, p.work().weights.data(), size_t(N) * sizeof(float));
+  p.trace.ids += N, p.trace.weights += N;
+}
+
 // expert_start[e]: the first routed row of expert e, its rows in token order.
 inline void sort_by_expert(Pass& p, int64_t layer) {
   Workspace& work = p.work();
@@ -157,6 +166,7 @@ inline void route(Pass& p, const ling_layer& l, int64_t layer) {
   });
   if (p.T > 1) p.run(p.T, [&](int64_t t, int) { route_token(p, l, t); });
   if (p.T == 1) route_token(p, l, 0);
+  trace_routed(p);
   plan_mlp(p, l, layer);
   p.spent(kRouter);
 }

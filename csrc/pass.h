@@ -15,6 +15,7 @@ struct Pass {
   int64_t T;
   const ling_segment* segments;
   int64_t num_segments;
+  Trace trace;
   Clock::time_point mark = Clock::now();
 
   const ling_model_config& c() const { return m.c; }

@@ -157,8 +157,35 @@ Model random_model(Random& r) {
 struct Sequence {
   std::vector<int64_t> tokens;
   std::vector<int32_t> pages;
-  std::vector<float> hidden, mtp;
+  std::vector<float> hidden, mtp, expert_weights;
+  std::vector<int32_t> experts;
   int64_t done = 0;
+};
+
+// Which experts a pass says that its rows took.
+struct Traced {
+  int64_t layers = 0, A, T;
+  Array<int32_t> ids;
+  Array<float> weights;
+
+  Traced(const Model& m, int64_t rows) : A(m.c.num_experts_per_tok), T(rows), ids(0), weights(0) {
+    for (int64_t i = 0; i < m.c.num_layers; ++i) layers += m.layers[size_t(i)].is_moe;
+    ids = Array<int32_t>(layers * T * A + 1), weights = Array<float>(layers * T * A + 1);
+    ids[layers * T * A] = -7;
+  }
+  // Rows [start, stop) of all layers.
+  void give(Sequence& s, int64_t start, int64_t stop, int64_t num_experts) const {
+    for (int64_t t = start; t < stop; ++t)
+      for (int64_t i = 0; i < layers; ++i)
+        for (int64_t a = 0; a < A; ++a) {
+          const int32_t* row = ids.data() + (i * T + t) * A;
+          CHECK(row[a] >= 0 && row[a] < num_experts, "expert %d", int(row[a]));
+          for (int64_t b = 0; b < a; ++b) CHECK(row[a] != row[b], "an expert twice");
+          s.experts.push_back(row[a]);
+          s.expert_weights.push_back(weights.data()[(i * T + t) * A + a]);
+        }
+    CHECK(ids.data()[layers * T * A] == -7, "more than there is room for");
+  }
 };
 
 Sequence random_sequence(Random& r, const Model& m, int32_t first_page) {
@@ -191,6 +218,14 @@ void advance(Random& r, ling_model* model, const Model& m, std::vector<Sequence*
   }
   const int64_t T = int64_t(ids.size());
   Array<float> hidden(T * D, 1), mtp(T * D, 1);
+  Traced traced(m, T);
+  if (r.below(2)) {  // refused, and so taken back
+    CHECK(!ling_trace_experts(model, traced.ids.data(), traced.weights.data(), T - 1), "trace");
+    refused(ling_forward(model, ids.data(), T, segments.data(), int64_t(segments.size()),
+                         hidden.data()),
+            "rows of the trace");
+  }
+  CHECK(!ling_trace_experts(model, traced.ids.data(), traced.weights.data(), T), "trace");
   CHECK(
       !ling_forward(model, ids.data(), T, segments.data(), int64_t(segments.size()), hidden.data()),
       "forward");
@@ -203,6 +238,8 @@ void advance(Random& r, ling_model* model, const Model& m, std::vector<Sequence*
       CHECK(isfinite(hidden[j]) && isfinite(mtp[j]), "not finite");
       live[i]->hidden.push_back(hidden[j]), live[i]->mtp.push_back(mtp[j]);
     }
+  for (size_t i = 0; i < live.size(); ++i)
+    traced.give(*live[i], segments[i].start, segments[i].stop, m.c.num_experts);
 }
 
 // A row of scores depends on nothing but its own hidden state.
@@ -282,6 +319,12 @@ void bad_passes(Random& r, ling_model* model, const Model& m) {
   refused(ling_logits(model, nullptr, T, 0, logits.data()), "null");
   refused(ling_logits(model, hidden.data(), T, 0, nullptr), "null");
   refused(ling_expert_counts(model, nullptr), "null");
+  int32_t id;
+  float weight;
+  refused(ling_trace_experts(nullptr, &id, &weight, 1), "null");
+  refused(ling_trace_experts(model, nullptr, &weight, 1), "null");
+  refused(ling_trace_experts(model, &id, nullptr, 1), "null");
+  refused(ling_trace_experts(model, &id, &weight, -1), "rows");
   int64_t small = 1;
   const char* name;
   double seconds;
@@ -432,6 +475,10 @@ void fuzz_models(uint64_t seed, int64_t rounds) {
     for (size_t i = 0; i < first.size(); ++i)
       CHECK(first[i].hidden == second[i].hidden && first[i].mtp == second[i].mtp,
             "seed %d round %d: sequence %d depends on its batch", int(seed), int(round), int(i));
+    for (size_t i = 0; i < first.size(); ++i)
+      CHECK(first[i].experts == second[i].experts &&
+                first[i].expert_weights == second[i].expert_weights,
+            "seed %d round %d: experts of sequence %d", int(seed), int(round), int(i));
     check_logits(r, model, m, first[0].hidden);
     bad_models(m);
     ling_model_free(model);

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -47,6 +50,64 @@ def test_text_is_that_of_the_tokens(llm):
         assert len(one.token_ids) == 12
         assert one.text == llm.tokenizer.decode(one.token_ids)
         assert (one.finish_reason, one.stop_reason, one.logprobs) == ("length", None, None)
+
+
+CACHED = list(range(3, 150))
+END = """
+import sys
+from ling import LLM, SamplingParams
+llm = LLM(sys.argv[1], dtype="float32", cache_dir=sys.argv[2])
+out = llm.generate([list(range(3, 150))], SamplingParams(temperature=0, max_tokens=5))
+print(out[0].num_cached_tokens, out[0].outputs[0].token_ids)
+"""
+
+
+def test_a_cached_prefix_outlives_the_process(folder, tmp_path):
+    """Nobody closes the first one: the end of Python does."""
+    args = [sys.executable, "-c", END, str(folder), str(tmp_path / "kv")]
+    out = subprocess.run(args, capture_output=True, text=True, check=True)
+    assert out.stderr == ""
+    with LLM(folder, dtype="float32", cache_dir=str(tmp_path / "kv")) as llm:
+        (again,) = llm.generate([CACHED], SamplingParams(temperature=0, max_tokens=5))
+        assert again.num_cached_tokens == 128
+        assert out.stdout == f"0 {again.outputs[0].token_ids}\n"
+        llm.generate([CACHED[1:]], GREEDY)
+    assert len(list((tmp_path / "kv").glob("*/*.kv"))) == 4  # saved by `close`
+
+
+def test_a_collected_model_saves_its_prefixes(folder, tmp_path):
+    llm = LLM(folder, dtype="float32", cache_dir=str(tmp_path))
+    llm.generate([CACHED], GREEDY)
+    del llm
+    gc.collect()
+    assert len(list(tmp_path.glob("*/*.kv"))) == 2
+
+
+def test_outputs_have_the_experts_of_their_tokens_if_asked(llm):
+    options = {"n": 2, "temperature": 1.0, "seed": 3}
+    prompts = [[5, 6, 7], list(range(9, 99))]
+    plain = llm.generate(prompts, with_(**options))
+    asked = llm.generate(prompts, with_(**options, return_routed_experts=True))
+    for prompt, a, b in zip(prompts, plain, asked, strict=True):
+        for without, out in zip(a.outputs, b.outputs, strict=True):
+            assert without.routed_experts is without.routed_expert_weights is None
+            assert without.token_ids == out.token_ids
+            # Two layers have experts, and a token takes two of them.
+            assert out.routed_experts.shape == (len(prompt) + 11, 2, 2)
+            assert out.routed_expert_weights.shape == out.routed_experts.shape
+    first, second = (o.routed_experts[:90] for o in asked[1].outputs)
+    assert np.array_equal(first, second)  # one prompt
+
+
+def test_a_stop_string_cuts_experts_with_the_text(llm, whole):
+    """The engine may be further than the text."""
+    stop = with_(max_tokens=24, stop=[whole[4:7]], return_routed_experts=True)
+    prompt = llm.tokenizer.encode(TEXTS[0])
+    (out,) = llm.generate([prompt], stop)[0].outputs
+    assert len(out.routed_experts) == len(prompt) + len(out.token_ids) - 1
+    *_, last = llm.stream(prompt, stop)
+    assert np.array_equal(last.routed_experts, out.routed_experts)
+    assert np.array_equal(last.routed_expert_weights, out.routed_expert_weights)
 
 
 def test_every_form_of_a_prompt_gives_the_same(llm):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from ling.infer.driver import RequestEvent
 from ling.infer.request import SamplingParams
-from ling.outputs import IncrementalText, TextOffsets
+from ling.outputs import IncrementalText, StreamChunk, TextOffsets
 
 
 class Letters:
@@ -50,6 +51,16 @@ def test_what_waited_comes_at_the_end():
 @pytest.mark.parametrize(("keep", "text"), [(False, "x"), (True, "xab")])
 def test_the_first_stop_string_counts(keep, text):
     shown(text, ["xa", "bcd"], stop=["cd", "ab"], include_stop_str_in_output=keep)
+
+
+def test_chunks_that_came_one_after_another_are_one():
+    ids, weights = np.zeros((2, 1, 1), np.int32), np.zeros((2, 1, 1), np.float32)
+    chunk = StreamChunk("a", [1], num_cached_tokens=64)
+    chunk.extend(StreamChunk("b", [2], None, "length", None, None, 128, ids, weights))
+    assert (chunk.text, chunk.token_ids, chunk.finish_reason) == ("ab", [1, 2], "length")
+    assert chunk.num_cached_tokens == 128
+    assert chunk.routed_experts is ids
+    assert chunk.routed_expert_weights is weights
 
 
 def test_without_a_tokenizer_text_is_empty():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -36,9 +37,10 @@ class LLM:
     `model` is a folder or a hub name, downloaded on first use; the options are the fields of
     `ling.config.engine.EngineConfig`: `dtype` "auto", "bfloat16" or "float32" (float32 throughout,
     in PyTorch); `format` "int4" or "int8" packs the weights as they are loaded, `max_memory` "6GB"
-    runs a packed folder that is larger, `kv_cache_dtype` "int8" halves the KV cache. A folder
-    without a tokenizer serves token ids, and texts are empty. Without a seed in the request,
-    sampling depends on `seed` and on how many requests came before.
+    runs a packed folder that is larger, `kv_cache_dtype` "int8" halves the KV cache, `cache_dir`
+    keeps cached prefixes on disk. A folder without a tokenizer serves token ids, and texts are
+    empty. Without a seed in the request, sampling depends on `seed` and on how many requests came
+    before.
     """
 
     @shows_options(EngineConfig)
@@ -60,6 +62,18 @@ class LLM:
         own = Path(model)
         self.sampling_defaults = sampling_defaults(own if (own / FILE).is_file() else found)
         self._driver = Driver(self.engine)
+        # Also where nobody calls `close`: when it is collected, or at the interpreter's end.
+        self._saving = weakref.finalize(self, self._driver.save_pages)
+
+    def close(self) -> None:
+        """Save cached prefixes to `cache_dir`, which also happens when Python ends."""
+        self._driver.save_pages()
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def default_sampling_params(self) -> SamplingParams:
         """What the model's `generation_config.json` recommends; used where none are given."""
@@ -191,7 +205,10 @@ class LLM:
             rows = request.prompt_logprobs
             scores = [None, *(LogprobMap(rows, i, self.tokenizer) for i in range(len(rows)))]
         outputs = [text.output(i) for i, text in enumerate(texts)]
-        return RequestOutput(str(request.id), prompt, ids, cast(Any, scores), outputs)
+        cached = request.num_cached_tokens
+        return RequestOutput(
+            str(request.id), prompt, ids, cast(Any, scores), outputs, num_cached_tokens=cached
+        )
 
     # ---- inside --------------------------------------------------------------------------------
 

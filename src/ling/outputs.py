@@ -7,11 +7,14 @@ from collections.abc import ItemsView, Iterator, Mapping, ValuesView
 from dataclasses import dataclass, field
 from typing import cast
 
+import numpy as np
+
 from .data.tokenizer import Tokenizer
 from .errors import RequestError, RunError
 from .infer.driver import RequestEvent
 from .infer.logprobs import LogprobRows, TokenLogprob
 from .infer.request import SamplingParams
+from .infer.routed import RoutedExperts
 
 
 @dataclass(slots=True)
@@ -85,6 +88,11 @@ class CompletionOutput:
     stop_reason: int | str | None = None
     error: str | None = None
     text_offsets: list[int] | None = None
+    routed_experts: np.ndarray | None = None
+    """If asked for: int32 [tokens, layers with experts, experts per token], of the prompt and of
+    the continuation but for its last token, which nothing was computed from."""
+    routed_expert_weights: np.ndarray | None = None
+    """float32, the same shape: what their outputs were multiplied with."""
 
 
 @dataclass
@@ -97,6 +105,8 @@ class RequestOutput:
     prompt_logprobs: list[LogprobMap | None] | None
     outputs: list[CompletionOutput]
     finished: bool = True
+    num_cached_tokens: int = 0
+    """Prompt tokens whose keys and values were there already."""
 
 
 @dataclass
@@ -109,6 +119,11 @@ class StreamChunk:
     finish_reason: str | None = None
     stop_reason: int | str | None = None
     text_offsets: list[int] | None = None
+    num_cached_tokens: int = 0
+    """Prompt tokens whose keys and values were there already."""
+    # Of the last chunk, if asked for.
+    routed_experts: np.ndarray | None = None
+    routed_expert_weights: np.ndarray | None = None
 
     def extend(self, later: StreamChunk) -> None:
         """Append the chunk that came next."""
@@ -118,6 +133,9 @@ class StreamChunk:
             self.logprobs = (self.logprobs or []) + later.logprobs
             self.text_offsets = (self.text_offsets or []) + (later.text_offsets or [])
         self.finish_reason, self.stop_reason = later.finish_reason, later.stop_reason
+        self.num_cached_tokens = later.num_cached_tokens
+        self.routed_experts = later.routed_experts
+        self.routed_expert_weights = later.routed_expert_weights
 
 
 class TextOffsets:
@@ -159,6 +177,8 @@ class IncrementalText:
         self.finish_reason: str | None = None
         self.stop_reason: int | str | None = None
         self.error: RequestError | None = None
+        self.num_cached_tokens = 0
+        self.routed_experts: RoutedExperts | None = None
         # Characters that came with the first `min_tokens` tokens: no stop string ends in them.
         self.num_held = 0
 
@@ -182,6 +202,8 @@ class IncrementalText:
     def add(self, event: RequestEvent) -> StreamChunk:
         """Add new tokens; returns what may be shown."""
         start, shown = len(self.token_ids), len(self.text)
+        self.num_cached_tokens = event.num_cached_tokens
+        self.routed_experts = event.routed_experts
         for k, token in enumerate(event.token_ids):
             self.token_ids.append(token)
             last = k == len(event.token_ids) - 1
@@ -207,7 +229,14 @@ class IncrementalText:
             self.finish_reason,
             self.stop_reason,
             self.offsets[start:] if self.params.logprobs is not None else None,
+            self.num_cached_tokens,
+            *(self._routing() if self.finished else (None, None)),
         )
+
+    def _routing(self) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Experts and their weights of the tokens so far."""
+        routed = self.routed_experts
+        return (None, None) if routed is None else routed.arrays(len(self.token_ids))
 
     def _score(self, rows: LogprobRows, k: int, hidden: bool) -> None:
         self._rows.append_row(rows, k)
@@ -263,4 +292,5 @@ class IncrementalText:
             self.stop_reason,
             None if self.error is None else str(self.error),
             self.offsets if scored else None,
+            *self._routing(),
         )

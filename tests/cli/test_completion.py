@@ -46,7 +46,14 @@ def completed(capsys, script, *words):
         (["con"], ["convert"]),
         (
             ["generate", "--max-"],
-            ["--max-memory", "--max-model-len", "--max-new-tokens", "--max-tokens"],
+            [
+                "--max-memory",
+                "--max-model-len",
+                "--max-new-tokens",
+                "--max-num-seqs",
+                "--max-step-ms",
+                "--max-tokens",
+            ],
         ),
         (["pretrain", "t"], ["tiny"]),
         (["pretrain", "tiny", "--train.ste"], ["--train.steps"]),

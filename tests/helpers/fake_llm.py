@@ -48,6 +48,7 @@ class FakeLLM:
         self.config = SimpleNamespace(vocab_size=256)
         self.open_streams = 0
         self.steps = 0
+        self.num_cached_tokens = 0
         self.error: Exception | None = None
         self.failure: Exception | None = None
         self.error_after = 0
@@ -55,6 +56,9 @@ class FakeLLM:
         self.terms: list = []
         self.variables: dict = {}
         self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """There is nothing to keep."""
 
     def render(self, messages, tools=None, add_generation_prompt=True, **variables) -> str:
         self.variables = variables
@@ -123,6 +127,7 @@ class FakeLLM:
                 reason if is_last else None,
                 None,
                 None if k is None else [len(bytes(ids[:i]).decode("utf-8", "ignore"))],
+                self.num_cached_tokens,
             )
 
 

@@ -312,7 +312,7 @@ def test_every_way_of_choosing_alone_in_32_and_with_drafts(fmt):
     for k in range(len(WAYS) + 1):
         e = engine(fmt)
         request = add_ways(e)[k]
-        for other in e.scheduler.waiting.copy():
+        for other in list(e.scheduler.waiting):
             if other is not request:
                 e.abort(other)
         finish(e)

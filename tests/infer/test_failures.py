@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import numpy as np
 import pytest
 from small_engine import small_engine
 
@@ -52,6 +55,25 @@ def test_a_row_for_which_the_model_raises_fails_alone_and_changes_no_token(caplo
     ]
     assert engine.pool.available == engine.pool.num_pages
     assert "a bad row" in caplog.text
+
+
+def test_experts_are_those_of_the_rows_that_ran():
+    def traced(is_bad):
+        engine = small_engine()
+        break_forward(engine, is_bad)
+        params = [dataclasses.replace(PARAMS, return_routed_experts=i % 2 == 1) for i in range(8)]
+        requests = [engine.add(p, own) for p, own in zip(PROMPTS, params, strict=True)]
+        run(engine)
+        assert sum(r.error is not None for r in requests) <= 1
+        return [r for r in requests if r.routed_experts and r.error is None]
+
+    found = traced(lambda tokens: {tuple(tokens[9:12]), tuple(tokens[:3])} & {(BAD, 7, 7)})
+    expected = [r for r in traced(lambda tokens: False) if r.tokens[0] != BAD]
+    assert len(found) == len(expected) == 3
+    for got, want in zip(found, expected, strict=True):
+        for a, b in zip(got.routed_experts.arrays(6), want.routed_experts.arrays(6), strict=True):
+            assert len(a) == len(got.tokens) - 1
+            assert np.array_equal(a, b)
 
 
 def test_what_the_model_raises_for_all_is_raised():

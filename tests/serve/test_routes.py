@@ -55,6 +55,7 @@ def test_chat_reply_has_text_reason_and_usage(client):
         "prompt_tokens": prompt,
         "completion_tokens": answer,
         "total_tokens": prompt + answer,
+        "prompt_tokens_details": {"cached_tokens": 0},
     }
 
 

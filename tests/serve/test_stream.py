@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from types import SimpleNamespace
 
 import pytest
 
 from ling.errors import RequestError
-from ling.outputs import Logprob
+from ling.outputs import Logprob, StreamChunk
 from ling.serve.schema import StreamOptions
 from ling.serve.stream import (
     DONE,
@@ -25,15 +24,16 @@ from ling.serve.stream import (
 )
 
 
-def chunk(text="", token_ids=(), finish_reason=None):
+def chunk(text="", token_ids=(), finish_reason=None, num_cached_tokens=0):
     """New text, each token with a mark of its own."""
     logprobs = [{i: Logprob(-0.5, 1, chr(i))} for i in token_ids]
-    return SimpleNamespace(
+    return StreamChunk(
         text=text,
         token_ids=list(token_ids),
         logprobs=logprobs,
         text_offsets=list(range(len(token_ids))),
         finish_reason=finish_reason,
+        num_cached_tokens=num_cached_tokens,
     )
 
 
@@ -100,11 +100,28 @@ def test_a_whole_reply_is_what_the_pieces_add_up_to():
         "prompt_tokens": 4,
         "completion_tokens": 3,
         "total_tokens": 7,
+        "prompt_tokens_details": {"cached_tokens": 0},
     }
     shape = CompletionShape("m", True, [Echo(text="p"), Echo()])
     plain = shape.whole(answers, usage_of(4, 3)).choices
     assert [c.text for c in plain] == ["pa", "bc"]
     assert plain[0].logprobs.text_offset == [1]
+
+
+def test_cached_tokens_are_those_that_no_choice_computed():
+    counts = [64, 0, 128, 192]
+    parts = [(i, chunk("a", [97], "stop", n)) for i, n in enumerate(counts)]
+    answers, usage = asyncio.run(collect(Pieces(*parts), 4)), usage_of(4, 4)
+    echoes = [Echo()] * 4
+
+    def cached(reply):
+        return reply.usage.prompt_tokens_details.cached_tokens
+
+    assert cached(ChatShape("m", None).whole(answers, usage)) == 0
+    assert cached(CompletionShape("m", False, echoes, n=2).whole(answers, usage)) == 0 + 128
+    assert cached(CompletionShape("m", False, echoes).whole(answers, usage)) == sum(counts)
+    *_, last, _ = sent((0, chunk("a", [97], "stop", 64)), options=StreamOptions(include_usage=True))
+    assert json.loads(last[6:])["usage"]["prompt_tokens_details"] == {"cached_tokens": 64}
 
 
 # ---- events ------------------------------------------------------------------------------------

@@ -153,7 +153,7 @@ def open_llm(ns: Any) -> Any:
     from ..llm import LLM
 
     use_threads(ns.threads)
-    with naming_flags("max_memory"):
+    with naming_flags("max_memory", "cache_dir_size"):
         return LLM(ns.model, **dataclasses.asdict(config_from(ns, EngineConfig)))
 
 

@@ -61,6 +61,14 @@ class EngineConfig:
         default=None, metadata=_flag("longest context, in tokens", "memory")
     )
     """Most tokens of a prompt and its continuation; None is the model's own context."""
+    cache_dir: str | None = field(
+        default=None, metadata=_flag("folder of cached prefixes that outlive the process", "memory")
+    )
+    """Folder for pages of the KV cache, saved on idle and at the end; made with mode 0700."""
+    cache_dir_size: str = field(
+        default="10GB", metadata=_flag("most bytes in that folder", "memory")
+    )
+    """Bytes that `cache_dir` may take; the pages that were of no use for longest are removed."""
     speculative: str = field(default="off", metadata=_flag("mtp, ngram, auto or off", "compute"))
     """How tokens are drafted, where that pays: `mtp` by the model's MTP layers, `ngram` by what
     followed the last tokens earlier in the text, `auto` by either."""
@@ -101,7 +109,7 @@ class EngineConfig:
             raise UsageError(f"`max_num_seqs` is {self.max_num_seqs}, expected at least 1")
         if not 0 < self.max_step_ms < math.inf:
             raise UsageError(f"`max_step_ms` is {self.max_step_ms}, expected more than 0")
-        _ = self.max_memory_bytes, self.kv_cache_memory_bytes
+        _ = self.max_memory_bytes, self.kv_cache_memory_bytes, self.cache_dir_bytes
 
     @property
     def most_drafts(self) -> int:
@@ -128,6 +136,11 @@ class EngineConfig:
         """`kv_cache_memory` as a number."""
         text = self.kv_cache_memory
         return None if text is None else parse_bytes(text, "kv_cache_memory")
+
+    @property
+    def cache_dir_bytes(self) -> int:
+        """`cache_dir_size` as a number."""
+        return parse_bytes(self.cache_dir_size, "cache_dir_size")
 
 
 DEFAULTS = EngineConfig()

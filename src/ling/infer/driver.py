@@ -13,15 +13,19 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from threading import get_ident
 from typing import Any, NamedTuple
 
 from ..errors import RequestError
 from .engine import Engine
 from .logprobs import LogprobRows
 from .request import DEFAULT_SCHEDULING, Request, SamplingParams, SchedulingParams
+from .routed import RoutedExperts
 
 # A thread without work ends after a while, so that an engine that nobody uses can be collected.
 IDLE_S = 60.0
+# How long it waits before it uses the pause to save cached pages.
+SAVE_AFTER_S = 0.5
 # After so many steps in a row that failed as a whole, the engine is reported as dead.
 MAX_FAILURES = 3
 
@@ -39,6 +43,9 @@ class RequestEvent:
     finish_reason: str | None = None
     stop_reason: int | None = None
     error: Exception | None = None
+    num_cached_tokens: int = 0
+    routed_experts: RoutedExperts | None = None
+    """Of all tokens so far, if asked for."""
 
 
 # Called in the engine thread with all that a step brought for it: it must neither block nor raise.
@@ -76,7 +83,8 @@ class Handle:
         logprobs = request.logprobs[self._num_sent :]
         self._num_sent += len(tokens)
         end = (None if request.error else request.finish_reason), request.stop_reason
-        return RequestEvent(tokens, logprobs, *end, request.error)
+        about = request.num_cached_tokens, request.routed_experts
+        return RequestEvent(tokens, logprobs, *end, request.error, *about)
 
 
 class Update(NamedTuple):
@@ -135,6 +143,22 @@ class Driver:
         """Drop a request between two steps; its sink hears no more of it."""
         self._post(lambda: self._drop(handle.request))
 
+    def save_pages(self) -> None:
+        """Write cached pages to the engine's `cache_dir` now; returns when that is done."""
+        if self.engine.store is None:
+            return
+        done = threading.Event()
+        with self._starting:
+            thread = self._thread
+            waits = thread is not None and thread.is_alive() and thread.ident != get_ident()
+            if waits:
+                self._inbox.put(lambda: self._save_all(done))
+        if waits:
+            while not done.wait(1) and thread is not None and thread.is_alive():
+                pass
+        if not done.is_set():  # at the interpreter's end no thread can be started any more
+            self._save_all(done)
+
     def _post(self, message: Callable[[], None]) -> None:
         with self._starting:
             self._inbox.put(message)
@@ -170,7 +194,7 @@ class Driver:
         while not self._is_ending:
             try:
                 if not self.engine.has_work:
-                    self._inbox.get(timeout=IDLE_S)()
+                    self._wait()()
                 while not self._inbox.empty():
                     self._inbox.get_nowait()()
             except queue.Empty:
@@ -182,6 +206,25 @@ class Driver:
                 continue
             if self.engine.has_work:
                 self._step()
+
+    def _wait(self) -> Callable[[], None]:
+        """The next message; until it comes, cached pages are saved."""
+        if self.engine.store is not None:
+            try:
+                return self._inbox.get(timeout=SAVE_AFTER_S)
+            except queue.Empty:
+                for _ in self.engine.store.save():
+                    if not self._inbox.empty():
+                        break
+        return self._inbox.get(timeout=IDLE_S)
+
+    def _save_all(self, done: threading.Event) -> None:
+        try:
+            if self.engine.store is not None:
+                for _ in self.engine.store.save(again=True):
+                    pass
+        finally:
+            done.set()
 
     def _step(self) -> None:
         try:

@@ -21,8 +21,10 @@ from .drafting import Drafter
 from .failures import alone, run_step
 from .limits import Limits
 from .memory import default_pages
+from .page_store import open_store
 from .pages import PAGE, PagePool
 from .request import DEFAULT_SCHEDULING, Request, SamplingParams, SchedulingParams, whole_numbers
+from .routed import RoutedExperts, StepRouting, wants_routing
 from .runner import HasId, Runner
 from .scheduler import ScheduledRequest, Scheduler
 from .scoring import score_prompt
@@ -71,6 +73,7 @@ class Engine:
         self.scheduler = Scheduler(
             self.pool, runner.max_step_tokens, config, StepCost(_expert_share(model))
         )
+        self.store = self.scheduler.store = open_store(runner, self.pool, config)
         self.drafter = Drafter(
             self.num_drafts,
             adaptive,
@@ -81,6 +84,7 @@ class Engine:
         self.limits = Limits(
             model.vocab_size, self.max_model_len, self.pool.num_pages, self.num_drafts
         )
+        self.routing = StepRouting(model)
         self.stats, self._numbers = Stats(), itertools.count(1)
 
     # ---- requests ------------------------------------------------------------------------------
@@ -104,9 +108,16 @@ class Engine:
             raise RequestError("token ids are a list of whole numbers", param="prompt")
         max_tokens = self.limits.max_tokens(ids, params.max_tokens, params.min_tokens)
         self.limits.check_results(params, len(ids), max_tokens)
+        if params.return_routed_experts and not self.config.num_experts:
+            raise RequestError("this model has no experts", param="return_routed_experts")
         number = next(self._numbers)
         seed = self.seed * 1_000_003 + number if params.seed is None else params.seed
-        return Request(number, ids, params, seed + seed_offset, max_tokens, cache_salt, scheduling)
+        request = Request(
+            number, ids, params, seed + seed_offset, max_tokens, cache_salt, scheduling
+        )
+        if params.return_routed_experts:
+            request.routed_experts = RoutedExperts(self.config, len(ids), max_tokens)
+        return request
 
     def add(
         self,
@@ -140,18 +151,22 @@ class Engine:
         step = self.scheduler.schedule()
         if not step:
             return late
-        step, failed, hidden = run_step(self.runner, step)
+        step, failed, hidden = run_step(self.runner, step, self.routing)
         for request in failed:
             self.scheduler.drop(request)
         for s in step:
             alone(s.request, partial(score_prompt, self.runner, s, hidden))
         verified = self._advance(step, hidden)
+        if wants_routing(step):
+            self.routing.keep(step, verified)
         if self.num_drafts:
             self.drafter.draft(self.runner, step, verified, hidden)
         seconds = time.perf_counter() - begin
+        self.stats.seconds += seconds
+        if self.store is not None:  # what was read is not what these rows cost
+            seconds -= self.store.seconds
         self.scheduler.end_step(step, seconds)
         self.runner.step_done()
-        self.stats.seconds += seconds
         if self.num_drafts:
             self.drafter.observe(step, verified, seconds)
         return late + failed + [s.request for s in step if s.reaches_end or s.request.error]

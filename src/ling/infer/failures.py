@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..errors import RequestError
 from .request import Request
+from .routed import StepRouting, wants_routing
 from .runner import Runner
 from .scheduler import ScheduledRequest, assign_rows
 
@@ -27,36 +28,42 @@ def alone(request: Request, work: Callable[[], None]) -> None:
 
 
 def run_step(
-    runner: Runner, step: list[ScheduledRequest]
+    runner: Runner, step: list[ScheduledRequest], routing: StepRouting
 ) -> tuple[list[ScheduledRequest], list[Request], Tensor]:
     """Run the model over a step; returns what ran, the requests that failed, and hidden states.
 
     Where the model raises, every request is tried alone: those for which it raises again fail, and
     the others run without them, which changes none of their tokens. Raises what it raises for all.
+    `routing` has the experts of the rows that ran, where a request of theirs asks for its own.
     """
     try:
-        return step, [], _forward(runner, step)
+        return step, [], _forward(runner, step, routing)
     except Exception as error:
         if len(step) == 1:
             raise
         cause = error
     log.error("the model failed on a step: trying its %d requests alone", len(step), exc_info=cause)
-    failed = [s.request for s in step if not _runs(runner, s)]
+    failed = [s.request for s in step if not _runs(runner, s, routing)]
     rest = [s for s in step if s.request.error is None]
     if not rest:
         raise cause
     assign_rows(rest)
-    return rest, failed, _forward(runner, rest)
+    return rest, failed, _forward(runner, rest, routing)
 
 
-def _forward(runner: Runner, step: list[ScheduledRequest]) -> Tensor:
+def _forward(runner: Runner, step: list[ScheduledRequest], routing: StepRouting) -> Tensor:
+    traced = wants_routing(step)
+    if traced:
+        routing.begin(sum(len(s.ids) for s in step))
+    # Said for every pass: one that failed may have left its own request for a trace behind.
+    runner.trace_experts(routing if traced else None)
     return runner.forward([i for s in step for i in s.ids], [s.segment() for s in step])
 
 
-def _runs(runner: Runner, scheduled: ScheduledRequest) -> bool:
+def _runs(runner: Runner, scheduled: ScheduledRequest, routing: StepRouting) -> bool:
     assign_rows([scheduled])
     try:
-        _forward(runner, [scheduled])
+        _forward(runner, [scheduled], routing)
     except Exception as error:
         scheduled.request.fail(_unexpected(error))
         return False

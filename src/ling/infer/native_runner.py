@@ -26,6 +26,7 @@ from .native_choice import native_choose
 from .native_weights import NativeWeights
 from .offload import ExpertOffload, plan
 from .pages import PAGE, Segment
+from .routed import StepRouting
 from .runner import BannedIds
 
 log = logging.getLogger("ling")
@@ -67,6 +68,7 @@ class NativeRunner(BannedIds):
     """Runs packed weights in the C++ core."""
 
     max_step_tokens = 2048
+    weights_id = ""
 
     def __init__(self, weights: PackedWeights, config: EngineConfig = DEFAULTS) -> None:
         self.config = cfg = weights.config
@@ -84,6 +86,7 @@ class NativeRunner(BannedIds):
         self.model = ctypes.c_void_p()
         # Fresh pages for every step's scores would cost more than choosing among them.
         self._logits = torch.empty(0)
+        self._routing: StepRouting | None = None
 
     def map_in(self) -> None:
         """Read the weights' file in again, as far as the system dropped it."""
@@ -96,6 +99,13 @@ class NativeRunner(BannedIds):
 
     def page_bytes(self) -> int:
         return kv_page_bytes(self.config, self.kv_value_bytes)
+
+    def page(self, number: int) -> list[Tensor]:
+        layers = self.config.num_cache_layers
+        return [self.kv.view(2, layers, -1, self.page_bytes() // (2 * layers))[:, :, number]]
+
+    def numerics(self) -> str:
+        return f"{native.isa()} kernels {native.library_id()}, {self.format_name}"
 
     def allocate(self, num_pages: int) -> None:
         if self.max_memory is None:
@@ -179,6 +189,15 @@ class NativeRunner(BannedIds):
         offload: ExpertOffload | None = getattr(self, "offload", None)
         if offload is not None:
             offload.close()
+
+    def trace_experts(self, routing: StepRouting | None) -> None:
+        if routing is None and self._routing is None:
+            return
+        r = routing
+        at = (None, None, 0) if r is None else (r.ids_at, r.weights_at, r.rows)
+        native.check(self.lib, self.lib.ling_trace_experts(self.model, *at))
+        # The core keeps the addresses until the next pass, so this keeps what is there.
+        self._routing = routing
 
     def forward(self, tokens: Sequence[int], segments: Sequence[Segment]) -> Tensor:
         ids, c_segments = torch.tensor(tokens), _segments(segments)

@@ -7,6 +7,7 @@ import logging
 from functools import partial
 from pathlib import Path
 
+from ..checkpoint.fingerprint import weights_id
 from ..checkpoint.load import load_module, packed_weights, rounded_module
 from ..checkpoint.open import open_source
 from ..checkpoint.packed.load import PackedAtLoad
@@ -35,13 +36,17 @@ def open_runner(path: str | Path, config: EngineConfig = DEFAULTS) -> Runner:
         raise UsageError(f"no format `{config.format}`; there are {', '.join(FORMATS)}")
     with contextlib.closing(open_source(path)) as source:
         if isinstance(source, PackedSource):
-            return _open_packed(str(path), source, config)
-        if config.max_memory is not None:
+            runner = _open_packed(str(path), source, config)
+        elif config.max_memory is not None:
             raise UsageError(
                 "`max_memory` needs a folder in int4 or int8: make one with "
                 "`ling convert --to int4`"
             )
-        return _open_floats(str(path), source, config)
+        else:
+            runner = _open_floats(str(path), source, config)
+    if config.cache_dir is not None:
+        runner.weights_id = weights_id(path)
+    return runner
 
 
 def _open_floats(name: str, source: Source, config: EngineConfig) -> Runner:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral, Real
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor
 
@@ -17,6 +17,9 @@ from .draft_evidence import Acceptance
 from .logprobs import LogprobRows
 from .ngram import NgramIndex
 from .pages import BlockTable
+
+if TYPE_CHECKING:
+    from .routed import RoutedExperts
 
 MAX_N = 64
 MAX_BIASED = 1024
@@ -50,6 +53,7 @@ class SamplingParams:
     `logit_bias` adds -100 to 100 to the scores of up to 1,024 token ids.
     `max_tokens` None or -1 goes to the end of the context. Before `min_tokens` nothing stops a
     continuation: neither a token nor a stop string. Whole numbers may also be written 3.0.
+    With `return_routed_experts` outputs say which experts each token took.
     """
 
     n: int = 1
@@ -71,6 +75,7 @@ class SamplingParams:
     skip_special_tokens: bool = True
     include_stop_str_in_output: bool = False
     logit_bias: dict[int, float] | None = None
+    return_routed_experts: bool = False
 
     def __post_init__(self) -> None:
         self.stop = [self.stop] if isinstance(self.stop, str) else list(self.stop or [])
@@ -94,6 +99,11 @@ class SamplingParams:
                 self._whole(name, -1, 1 << 31)
         if self.seed is not None:
             self._whole("seed", -(1 << 63), 1 << 64)
+        if not isinstance(self.return_routed_experts, bool):
+            raise RequestError(
+                f"`return_routed_experts` is {self.return_routed_experts}, expected true or false",
+                param="return_routed_experts",
+            )
 
     def _check_stop_token_ids(self) -> None:
         ids = [] if self.stop_token_ids is None else whole_numbers(self.stop_token_ids)
@@ -138,6 +148,11 @@ class SamplingParams:
                 f"`{name}` is {given}, expected a whole number from {low} to {high}", param=name
             )
         setattr(self, name, value)
+
+    @property
+    def computes_prompt(self) -> bool:
+        """Whether every token of the prompt is to be computed, also those of cached prefixes."""
+        return self.prompt_logprobs is not None or self.return_routed_experts
 
     @property
     def plain_greedy(self) -> bool:
@@ -269,6 +284,8 @@ class Request:
     """Why it failed, with the `finish_reason` "error"."""
     logprobs: LogprobRows = field(default_factory=LogprobRows)
     prompt_logprobs: LogprobRows = field(default_factory=LogprobRows)
+    routed_experts: RoutedExperts | None = None
+    """Experts of its tokens so far, if asked for."""
     choosing: Choosing | None = None
     """What its choices share, from the first one on."""
     mask_of: MaskOf | None = None

@@ -5,7 +5,7 @@ paged KV cache.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from torch import Tensor
@@ -13,6 +13,9 @@ from torch import Tensor
 from ..config.model import ModelConfig
 from .choice import NO_IDS, Chosen, RowChoice
 from .pages import Segment
+
+if TYPE_CHECKING:
+    from .routed import StepRouting
 
 HasId = Callable[[int], bool]
 
@@ -29,14 +32,27 @@ class Runner(Protocol):
     """Drafts are chosen among the first N ids (0: all). Ids of a byte-level BPE come in the
     order of their merges, so the first are the frequent ones."""
 
+    weights_id: str
+    """A hash that tells these weights from others; empty where they are of no checkpoint."""
+
     def page_bytes(self) -> int:
         """KV bytes of one page, all layers."""
+
+    def page(self, number: int) -> list[Tensor]:
+        """Views of all that a page has, in one order; together `page_bytes` bytes."""
+
+    def numerics(self) -> str:
+        """What, beside weights and tokens, may decide the bits of keys and values."""
 
     def allocate(self, num_pages: int) -> None:
         """Make the KV cache; called once, before anything runs."""
 
     def ban_ids(self, has_id: HasId | None) -> None:
         """Never choose an id that `has_id` denies."""
+
+    def trace_experts(self, routing: StepRouting | None) -> None:
+        """Have the next `forward`, and no later one, write the experts of its rows there; None
+        takes that back."""
 
     def forward(self, tokens: Sequence[int], segments: Sequence[Segment]) -> Tensor:
         """Hidden states after the final norm."""

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..config.engine import EngineConfig
 from ..errors import RequestError
 from .allowance import Allowance
-from .pages import PagePool, Segment, pages_for
+from .pages import PAGE, PagePool, Segment, pages_for
 from .prompt_parts import PromptParts
 from .request import Request
 from .step_cost import StepCost, StepLoad
 from .turns import ShareKey, Turns
+
+if TYPE_CHECKING:
+    from .page_store import PageStore
 
 
 @dataclass
@@ -73,16 +77,20 @@ class Scheduler:
         self.num_drafts, self.uses_mtp = config.most_drafts, config.uses_mtp
         self.max_num_seqs = config.max_num_seqs
         self.allowance = Allowance(config.max_step_ms / 1000, cost or StepCost())
+        self.store: PageStore | None = None
+        """Where to look for pages that are no longer, or not yet, in the pool."""
         self.waiting = Turns()
         self.running: list[Request] = []
         self._parts = PromptParts(self.waiting, self.allowance, self._start, self._is_open)
         self._with_deadline: set[Request] = set()
         self._first_decode = 0
         # Of the step that is being made: its rows, those that were preempted for it, who do not
-        # take the room again that they made, and the number of running requests from which on a
-        # key may start no more.
+        # take the room again that they made, those that wait for more of their pages from the
+        # store, for whom there is room, and the number of running requests from which on a key may
+        # start no more.
         self._step: list[ScheduledRequest] = []
         self._preempted: set[Request] = set()
+        self._loading: set[Request] = set()
         self._closed_from = sys.maxsize
 
     def add(self, request: Request) -> None:
@@ -122,6 +130,9 @@ class Scheduler:
     def schedule(self) -> list[ScheduledRequest]:
         """The rows of the next step."""
         self._step, self._preempted, self._closed_from = [], set(), sys.maxsize
+        self._loading = set()
+        if self.store is not None:
+            self.store.begin_step()
         self._schedule_decodes()
         rows = self.max_step_tokens - sum(len(s.ids) for s in self._step)
         if rows > 0 and self._has_prompts():
@@ -168,13 +179,13 @@ class Scheduler:
 
     def _start(self, request: Request) -> bool:
         """Let a waiting request run, if there is room or can be made; its pages are the cached ones
-        of its prefix."""
+        of its prefix. While more of them are to be read than a step may, it keeps its turn."""
         key = self.waiting.key(request)
         if request in self._preempted:
             self._closed_from = min(self._closed_from, key.running)
-        if not self._is_open(key):
+        if request in self._loading or not self._is_open(key):
             return False
-        while len(self.running) >= self.max_num_seqs or not self._has_room(request):
+        while not self._has_seat() or not self._has_room(request):
             self._forget(request)
             victim = self._victim(request, key)
             if victim is None:
@@ -182,15 +193,23 @@ class Scheduler:
                 return False
             self.preempt(victim)
             self._step = [s for s in self._step if s.request is not victim]
+        if not self._load_prefix(request):
+            self._forget(request)
+            self._loading.add(request)
+            return False
         self.waiting.start(request)
         self.running.append(request)
         return True
 
+    def _has_seat(self) -> bool:
+        return len(self.running) + len(self._loading) < self.max_num_seqs
+
     def _has_room(self, request: Request) -> bool:
-        """Whether all tokens of a waiting request fit beside those that run; it has its cached
-        pages then."""
+        """Whether all tokens of a waiting request fit beside those that run, or will soon; it has
+        its cached pages then."""
         self._reuse_prefix(request)
-        free = self.pool.available - sum(map(self._num_missing_pages, self.running))
+        taken = (*self.running, *self._loading)
+        free = self.pool.available - sum(map(self._num_missing_pages, taken))
         return self._num_missing_pages(request) <= free
 
     def _num_missing_pages(self, request: Request) -> int:
@@ -217,12 +236,19 @@ class Scheduler:
         return self.running[max(found, key=rank)] if found else None
 
     def _reuse_prefix(self, request: Request) -> None:
-        """Start with cached pages; scores of prompt tokens need all of them computed."""
-        if request.params.prompt_logprobs is not None:
-            return
-        cached = self.pool.reuse(request.block_table, request.tokens, request.cache_salt)
-        request.num_computed_tokens = request.num_mtp_computed_tokens = cached
-        request.num_cached_tokens = max(request.num_cached_tokens, cached)
+        """Start with the pool's cached pages, unless all of the prompt is to be computed."""
+        if not request.params.computes_prompt:
+            self.pool.reuse(request.block_table, request.tokens, request.cache_salt)
+            _note_prefix(request)
+
+    def _load_prefix(self, request: Request) -> bool:
+        """Continue the cached pages with the store's; False while there are more."""
+        if self.store is None or request.params.computes_prompt:
+            return True
+        table = request.block_table
+        is_whole = self.store.load(table, request.tokens, request.cache_salt)
+        _note_prefix(request)
+        return is_whole
 
     def _schedule(self, request: Request, rows: int) -> int:
         """Add a running request to the step; returns its tokens, 0 when it must wait for pages."""
@@ -277,3 +303,11 @@ class Scheduler:
             self.pool.publish(request.block_table, request.tokens, request.cache_salt, done)
             if request.finish_reason is not None:
                 self.drop(request)
+
+
+def _note_prefix(request: Request) -> None:
+    """The pages that a request has before it runs are computed."""
+    cached = len(request.block_table.pages) * PAGE
+    request.num_computed_tokens = request.num_mtp_computed_tokens = cached
+    if not request.num_output_tokens:  # a preempted one finds what it computed itself
+        request.num_cached_tokens = max(request.num_cached_tokens, cached)

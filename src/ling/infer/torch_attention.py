@@ -29,6 +29,10 @@ class PageTensor:
         self.values = torch.zeros(*shape, cfg.head_dim, dtype=dtype)
         self.scales = torch.zeros(shape) if dtype == torch.int8 else None
 
+    def parts(self) -> list[Tensor]:
+        """The tensors, pages in the second dim."""
+        return [self.values] if self.scales is None else [self.values, self.scales]
+
     def write(self, layer: int, page: int, offset: int, x_TGK: Tensor) -> None:
         """Positions from `offset` of a page on."""
         at = (layer, page, slice(None), slice(offset, offset + len(x_TGK)))

@@ -13,6 +13,7 @@ from ..model.swap import row_blocks, swap
 from .choice import Chosen, RowChoice
 from .memory import check_cache, kv_page_bytes
 from .pages import Segment
+from .routed import StepRouting
 from .runner import BannedIds
 from .sampler import choose
 from .torch_attention import PagedAttend, PageTensor
@@ -27,15 +28,24 @@ class TorchRunner(BannedIds):
     mapped_bytes = 0
     max_step_tokens = 512
     draft_vocab = 0
+    weights_id = ""
 
     def __init__(self, model: Ling, config: EngineConfig = DEFAULTS) -> None:
         swap(model.eval(), row_blocks)
         self.model, self.config = model, model.config
         dtype = model.model.norm.weight.dtype
+        self._routing: StepRouting | None = None
         self.kv_dtype = torch.int8 if config.kv_cache_dtype == "int8" else dtype
 
     def page_bytes(self) -> int:
         return kv_page_bytes(self.config, self.kv_dtype.itemsize)
+
+    def page(self, number: int) -> list[Tensor]:
+        return [part[:, number] for cache in self.cache for part in cache.parts()]
+
+    def numerics(self) -> str:
+        isa = torch.backends.cpu.get_cpu_capability()
+        return f"torch {torch.__version__} on {isa}, {self.model.model.norm.weight.dtype}"
 
     def allocate(self, num_pages: int) -> None:
         smaller = kv_page_bytes(self.config, 1)
@@ -46,10 +56,14 @@ class TorchRunner(BannedIds):
     def step_done(self) -> None:
         pass
 
+    def trace_experts(self, routing: StepRouting | None) -> None:
+        self._routing = routing
+
     @torch.inference_mode()
     def forward(self, tokens: Sequence[int], segments: Sequence[Segment]) -> Tensor:
         attend = PagedAttend(self.cache, segments)
-        return self.model(torch.tensor(tokens), _positions(segments), attend)
+        routing, self._routing = self._routing, None
+        return self.model(torch.tensor(tokens), _positions(segments), attend, routing)
 
     @torch.inference_mode()
     def mtp(

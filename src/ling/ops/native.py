@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import hashlib
 import os
 import sys
 from collections.abc import Sequence
@@ -148,6 +149,7 @@ _SIGNATURES: dict[str, Sequence[Any]] = {
     "ling_matmul": [POINTER(Matrix), c_void_p, c_void_p, c_int64],
     "ling_model_new": [POINTER(ModelConfigC), POINTER(LayerC), POINTER(c_void_p)],
     "ling_forward": [c_void_p, c_void_p, c_int64, c_void_p, c_int64, c_void_p],
+    "ling_trace_experts": [c_void_p, c_void_p, c_void_p, c_int64],
     "ling_mtp": [c_void_p, c_int64, c_void_p, c_void_p, c_int64, c_void_p, c_int64, c_void_p],
     "ling_logits": [c_void_p, c_void_p, c_int64, c_int64, c_void_p],
     "ling_choose": [
@@ -226,6 +228,13 @@ def isa() -> str:
     name = c_char_p()
     check(lib, lib.ling_isa(ctypes.byref(name)))
     return (name.value or b"").decode()
+
+
+@functools.lru_cache(maxsize=1)
+def library_id() -> str:
+    """A hash of the library's file: another build may round otherwise."""
+    path = Path(required()._name)
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:20]
 
 
 def read_rate(data: Tensor) -> float:

@@ -74,10 +74,17 @@ def route(
             dropped = torch.ones_like(group_scores, dtype=torch.bool).scatter_(-1, kept, False)
             choice_TE = grouped.masked_fill(dropped[..., None], float("-inf")).flatten(-2)
         ids_TA = top_k_lowest_id(choice_TE, num_experts_per_tok)
+    return ids_TA, expert_weights(scores_TE, ids_TA, norm_topk_prob, routed_scaling_factor)
+
+
+def expert_weights(
+    scores_TE: Tensor, ids_TA: Tensor, norm_topk_prob: bool, routed_scaling_factor: float
+) -> Tensor:
+    """What the chosen experts' outputs are multiplied with, from the scores without bias."""
     weights_TA = scores_TE.gather(-1, ids_TA)
-    if num_experts_per_tok > 1 and norm_topk_prob:
+    if ids_TA.shape[-1] > 1 and norm_topk_prob:
         weights_TA = weights_TA / (weights_TA.sum(-1, keepdim=True) + 1e-20)
-    return ids_TA, weights_TA * routed_scaling_factor
+    return weights_TA * routed_scaling_factor
 
 
 def swiglu(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:

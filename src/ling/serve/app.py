@@ -176,6 +176,8 @@ def _run(
         Server(settings).run(sockets=[listener])
     finally:
         service.close()
+        if service.llm is not None:
+            service.llm.close()
     if isinstance(service.failure, LingError):
         raise service.failure
     if service.failure is not None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from . import prompts
 from .logprobs import completion_logprobs, token_name
+from .routed import traced
 from .schema import CompletionLogprobs, CompletionRequest
 from .service import Generation, Job, Service
 from .stream import Answer, Echo
@@ -100,4 +101,5 @@ def _answer(output: CompletionOutput) -> Answer:
         logprobs=list(output.logprobs or []),
         text_offsets=list(output.text_offsets or []),
         finish_reason=output.finish_reason,
+        routed=traced(output),
     )

@@ -146,7 +146,7 @@ async def _prepare_completion(
     echoes, answers = await echoes_of(service, llm, body, jobs, scoring)
     if answers is None:
         await service.call(partial(generation.start, llm, jobs))
-    shape = CompletionShape(service.name, body.logprobs is not None, echoes)
+    shape = CompletionShape(service.name, body.logprobs is not None, echoes, body.n or 1)
     return Prepared(shape, prompt_tokens, answers)
 
 

@@ -30,6 +30,7 @@ from ..errors import RequestError
 from . import published
 from .fields import judge, say_ignored
 from .published import publish
+from .routed import Traced
 
 MAX_CHOICES = 8
 MAX_LOGPROBS = 20
@@ -206,6 +207,7 @@ class Sampling(Body):
     """Seconds after which the request fails with status 504."""
     cache_salt: Annotated[Text, Field(min_length=1, max_length=256)] | None = None
     """Cached prefixes are shared only between requests of one salt, which is also a share key."""
+    return_routed_experts: StrictBool | None = None
 
     def _check_best_of(self, n: int) -> None:
         if self.best_of is None or self.best_of == n:
@@ -368,12 +370,19 @@ class DetokenizeRequest(Body):
     tokens: list[Whole]
 
 
+class PromptTokens(BaseModel):
+    """How many of the prompt's tokens were not computed again."""
+
+    cached_tokens: int
+
+
 class Usage(BaseModel):
     """Tokens that a request read and wrote."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: PromptTokens | None = None
 
 
 class TopLogprob(BaseModel):
@@ -414,7 +423,7 @@ class AssistantMessage(BaseModel):
     refusal: None = None
 
 
-class ChatChoice(BaseModel):
+class ChatChoice(Traced):
     """One of the `n` answers."""
 
     index: int
@@ -434,7 +443,7 @@ class ChatCompletion(BaseModel):
     usage: Usage
 
 
-class ChatDelta(BaseModel):
+class ChatDelta(Traced):
     """One choice in a streamed chunk; `delta` holds only what is new."""
 
     index: int
@@ -454,7 +463,7 @@ class ChatChunk(BaseModel):
     usage: Usage | None = None
 
 
-class CompletionChoice(BaseModel):
+class CompletionChoice(Traced):
     """One of the `n` continuations of one prompt, whole or the new part of it."""
 
     index: int

@@ -6,13 +6,14 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from .logprobs import chat_logprobs, completion_logprobs
 from .problems import as_request_error, problem_json
+from .routed import traced
 from .schema import (
     AssistantMessage,
     ChatChoice,
@@ -23,6 +24,7 @@ from .schema import (
     Completion,
     CompletionChoice,
     CompletionLogprobs,
+    PromptTokens,
     StreamOptions,
     Usage,
 )
@@ -46,6 +48,9 @@ class Answer:
     logprobs: list[Mapping[int, Logprob]] = field(default_factory=list)
     text_offsets: list[int] = field(default_factory=list)
     finish_reason: str | None = None
+    num_cached_tokens: int = 0
+    routed: dict[str, Any] = field(default_factory=dict)
+    """Fields of `Traced`, where they were asked for."""
 
     def add(self, chunk: StreamChunk) -> None:
         """Append what is new."""
@@ -54,6 +59,7 @@ class Answer:
         self.logprobs += chunk.logprobs or []
         self.text_offsets += chunk.text_offsets or []
         self.finish_reason = chunk.finish_reason
+        self.num_cached_tokens, self.routed = chunk.num_cached_tokens, traced(chunk)
 
 
 @dataclass(kw_only=True)
@@ -70,7 +76,7 @@ class Shape(Protocol):
     def whole(self, answers: Sequence[Answer], usage: Usage) -> ChatCompletion | Completion: ...
     def opening(self, index: int) -> ChatChunk | Completion | None: ...
     def step(self, index: int, chunk: StreamChunk) -> Sequence[ChatChunk | Completion]: ...
-    def usage_only(self, usage: Usage) -> ChatChunk | Completion: ...
+    def usage_only(self, usage: Usage, cached: Sequence[int]) -> ChatChunk | Completion: ...
 
 
 class ChatShape:
@@ -92,9 +98,11 @@ class ChatShape:
                 message=AssistantMessage(content=a.text),
                 logprobs=self._logprobs(a.token_ids, a.logprobs),
                 finish_reason=a.finish_reason,
+                **a.routed,
             )
             for i, a in enumerate(answers)
         ]
+        usage = with_cached(usage, [a.num_cached_tokens for a in answers], len(answers))
         return ChatCompletion(
             id=self._id, created=self._created, model=self._model, choices=choices, usage=usage
         )
@@ -111,14 +119,16 @@ class ChatShape:
             delta = ChatDelta(index=index, delta={"content": chunk.text}, logprobs=logprobs)
             events.append(self._chunk([delta]))
         if chunk.finish_reason is not None:
-            end = ChatDelta(index=index, delta={}, finish_reason=chunk.finish_reason)
+            end = ChatDelta(
+                index=index, delta={}, finish_reason=chunk.finish_reason, **traced(chunk)
+            )
             events.append(self._chunk([end]))
         return events
 
-    def usage_only(self, usage: Usage) -> ChatChunk:
-        """The last event when usage was asked for."""
+    def usage_only(self, usage: Usage, cached: Sequence[int]) -> ChatChunk:
+        """The last event when usage was asked for; `cached` tokens of each choice."""
         chunk = self._chunk([])
-        chunk.usage = usage
+        chunk.usage = with_cached(usage, cached, len(cached))
         return chunk
 
     def _chunk(self, choices: list[ChatDelta]) -> ChatChunk:
@@ -131,11 +141,12 @@ class ChatShape:
 
 
 class CompletionShape:
-    """`/v1/completions`; `echoes` has one entry for each choice, empty without `echo`."""
+    """`/v1/completions`; `echoes` has one entry for each choice, empty without `echo`; `n` choices
+    in a row are of one prompt."""
 
-    def __init__(self, model: str, with_logprobs: bool, echoes: Sequence[Echo]) -> None:
+    def __init__(self, model: str, with_logprobs: bool, echoes: Sequence[Echo], n: int = 1) -> None:
         self._id, self._created, self._model = f"cmpl-{uuid.uuid4().hex}", int(time.time()), model
-        self._with_logprobs, self._echoes = with_logprobs, echoes
+        self._with_logprobs, self._echoes, self._n = with_logprobs, echoes, n
 
     def whole(self, answers: Sequence[Answer], usage: Usage) -> Completion:
         """The reply in one piece."""
@@ -148,9 +159,11 @@ class CompletionShape:
                     text=echo.text + answer.text,
                     logprobs=_joined(echo.logprobs, logprobs),
                     finish_reason=answer.finish_reason,
+                    **answer.routed,
                 )
             )
-        return self._chunk(choices, usage)
+        cached = [a.num_cached_tokens for a in answers]
+        return self._chunk(choices, with_cached(usage, cached, self._n))
 
     def opening(self, index: int) -> Completion | None:
         """The prompt, if it is to be echoed."""
@@ -168,13 +181,17 @@ class CompletionShape:
         if not (chunk.text or chunk.finish_reason or (logprobs is not None and logprobs.tokens)):
             return []
         choice = CompletionChoice(
-            index=index, text=chunk.text, logprobs=logprobs, finish_reason=chunk.finish_reason
+            index=index,
+            text=chunk.text,
+            logprobs=logprobs,
+            finish_reason=chunk.finish_reason,
+            **(traced(chunk) if chunk.finish_reason is not None else {}),
         )
         return [self._chunk([choice])]
 
-    def usage_only(self, usage: Usage) -> Completion:
-        """The last event when usage was asked for."""
-        return self._chunk([], usage)
+    def usage_only(self, usage: Usage, cached: Sequence[int]) -> Completion:
+        """The last event when usage was asked for; `cached` tokens of each choice."""
+        return self._chunk([], with_cached(usage, cached, self._n))
 
     def _chunk(self, choices: list[CompletionChoice], usage: Usage | None = None) -> Completion:
         return Completion(
@@ -216,6 +233,14 @@ def usage_of(prompt_tokens: int, completion_tokens: int) -> Usage:
     )
 
 
+def with_cached(usage: Usage, cached: Sequence[int], n: int) -> Usage:
+    """Usage that says how many prompt tokens no choice computed, from the `cached` tokens of each
+    choice; `n` choices in a row are of one prompt."""
+    least = (min(cached[i : i + n]) for i in range(0, len(cached), n))
+    details = PromptTokens(cached_tokens=sum(least))
+    return usage.model_copy(update={"prompt_tokens_details": details})
+
+
 async def collect(generation: Generation, num_choices: int) -> list[Answer]:
     """Wait for every choice."""
     answers = [Answer() for _ in range(num_choices)]
@@ -236,7 +261,7 @@ async def events(
 ) -> AsyncIterator[str]:
     """SSE text of a whole reply, `[DONE]` included; a failure on the way becomes an error event."""
     options = options or StreamOptions()
-    spent = 0
+    spent, cached = 0, [0] * num_choices
     hidden = None if options.include_usage or options.continuous_usage_stats else {"usage"}
 
     def line(event: ChatChunk | Completion) -> str:
@@ -254,10 +279,11 @@ async def events(
                 continue
             index, chunk = piece
             spent += len(chunk.token_ids)
+            cached[index] = chunk.num_cached_tokens
             for event in shape.step(index, chunk):
                 yield line(event)
         if options.include_usage:
-            yield line(shape.usage_only(usage_of(prompt_tokens, spent)))
+            yield line(shape.usage_only(usage_of(prompt_tokens, spent), cached))
     except Exception as error:
         yield sse_data(problem_json(as_request_error(error)))
     yield DONE

@@ -1,0 +1,75 @@
+"""Experts in replies: readable as arrays, and only where they were asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+
+import numpy as np
+import pytest
+
+from ling.errors import RequestError
+from ling.outputs import StreamChunk
+from ling.serve.routed import Traced, traced
+from ling.serve.schema import ChatChoice, ChatRequest
+from ling.serve.stream import Answer, ChatShape, CompletionShape, Echo, collect, usage_of
+
+IDS = np.arange(24, dtype=np.int32).reshape(4, 3, 2)
+WEIGHTS = IDS.astype(np.float32) / 8
+
+
+def last(ids=IDS, weights=WEIGHTS):
+    return StreamChunk("a", [97], None, "stop", routed_experts=ids, routed_expert_weights=weights)
+
+
+class Pieces:
+    async def pieces(self):
+        yield 0, StreamChunk("b", [98])
+        yield 0, last()
+
+
+def check(choice):
+    """The fields of a choice in JSON are the arrays."""
+    assert choice["routed_experts_shape"] == [4, 3, 2]
+    for name, values, dtype in (
+        ("routed_experts", IDS, np.int32),
+        ("routed_expert_weights", WEIGHTS, np.float32),
+    ):
+        found = np.frombuffer(base64.b64decode(choice[name]), dtype).reshape(4, 3, 2)
+        assert np.array_equal(found, values)
+
+
+@pytest.mark.parametrize(
+    "shape", [ChatShape("m", None), CompletionShape("m", False, [Echo()])], ids=["chat", "plain"]
+)
+def test_the_end_of_a_choice_has_its_experts(shape):
+    answers = asyncio.run(collect(Pieces(), 1))
+    check(json.loads(shape.whole(answers, usage_of(1, 2)).model_dump_json())["choices"][0])
+    *before, end = [
+        json.loads(event.model_dump_json())["choices"][0]
+        for chunk in (StreamChunk("b", [98]), last())
+        for event in shape.step(0, chunk)
+    ]
+    check(end)
+    assert all("routed_experts" not in choice for choice in before)
+    plain = shape.whole([Answer(text="a", finish_reason="stop")], usage_of(1, 1))
+    assert not {n for n in plain.model_dump()["choices"][0] if n.startswith("routed")}
+
+
+def test_a_chunk_without_a_trace_has_no_fields():
+    assert traced(StreamChunk("a")) == {}
+    assert traced(last(None, None)) == {}
+
+
+def test_the_published_schema_has_the_fields():
+    assert Traced.model_fields.keys() <= ChatChoice.model_json_schema(mode="serialization")[
+        "properties"
+    ].keys()  # fmt: skip
+
+
+def test_the_field_is_true_or_false():
+    body = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
+    assert ChatRequest(**body, return_routed_experts=True).return_routed_experts
+    with pytest.raises((RequestError, ValueError)):
+        ChatRequest(**body, return_routed_experts="yes")
