@@ -115,11 +115,11 @@ def test_greedy_tokens_are_those_of_the_dequantised_model_where_no_two_are_near(
     ids = [5, 6, 7, *request.output]
     reference = TorchRunner(load_model(folder, "float32"))
     reference.allocate(2)
-    logits, best = reference.logits(reference.forward(ids, [Segment([0], 0, 0, len(ids))]))
+    logits = reference.logits(reference.forward(ids, [Segment([0], 0, 0, len(ids))]))
     top = logits.topk(2, dim=-1).values
     clear = (top[:, 0] - top[:, 1] > 0.05 * logits.std(-1))[2:-1]
     assert clear.sum() > 40
-    same = torch.tensor(best)[2:-1] == torch.tensor(ids[3:])
+    same = logits.argmax(-1)[2:-1] == torch.tensor(ids[3:])
     assert same[clear].float().mean() > 0.95  # a flipped expert moves more than rounding does
 
 

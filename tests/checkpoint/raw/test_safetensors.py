@@ -45,10 +45,10 @@ HOSTILE = {
     "not UTF-8": (pack(b'{"a\xff": 1}'), "not UTF-8"),
     "not JSON": (pack(b"{nonsense}"), "not JSON"),
     "not an object": (pack(b"[1, 2]"), "not an object"),
-    "deep arrays": (pack(b"[" * 200_000), "nested too deeply"),
+    "deep arrays": (pack(b'{"a": ' + b"[" * 200_000), "nested too deeply"),
     "deep objects": (pack(b'{"a":' * 100_000), "nested too deeply"),
     "deeper objects": (pack(b'{"a":' * 200_000), "objects"),
-    "flood of values": (pack(b"[" + b"[]," * 1_000_000 + b"[]]"), "values"),
+    "flood of values": (pack(b'{"a": [' + b"[]," * 1_000_000 + b"[]]}"), "values"),
     "number of 5000 digits": (pack(b'{"a": ' + b"9" * 5000 + b"}"), "digits"),
     "two of a name": (
         pack(b'{"a": %s, "a": %s}' % ((json.dumps(tensor(0, 4)).encode(),) * 2), b"1234"),
