@@ -102,6 +102,25 @@ def test_a_failed_step_ends_all_requests_with_its_error_and_the_next_one_runs(en
     assert engine.pool.available == engine.pool.num_pages
 
 
+@pytest.mark.parametrize("broken", ["runner.forward", "scheduler.end_step"])
+def test_requests_that_ended_in_a_failed_step_are_dropped_with_their_pages(engine, broken):
+    def fails(*_):
+        raise RuntimeError("broken")
+
+    part, method = getattr(engine, broken.split(".")[0]), broken.split(".")[1]
+    works, boxes, driver = getattr(part, method), [Box(), Box(), Box()], Driver(engine)
+    setattr(part, method, fails)
+    one = SamplingParams(temperature=0, max_tokens=1)
+    driver.submit_all([Submission([1, 2], one, b.sink) for b in boxes])
+    assert [str(b.tokens()[1].error) for b in boxes] == ["broken"] * 3
+    setattr(part, method, works)
+    after = Box()
+    driver.submit([1, 2], SHORT, after.sink)
+    assert len(after.tokens()[0]) == 3
+    assert not engine.has_work
+    assert engine.pool.available == engine.pool.num_pages
+
+
 def test_a_step_is_one_call_of_each_sink_with_the_contexts_of_its_requests(engine):
     calls, box = queue.SimpleQueue(), Box()
     driver = Driver(engine)

@@ -100,9 +100,10 @@ class Scheduler:
             self._with_deadline.add(request)
 
     def abort(self, request: Request) -> None:
-        """Drop a request and free its pages; a finished one is left alone."""
-        if request.finish_reason is None:
-            request.finish_reason = "abort"
+        """Drop a request and free its pages; one that was dropped is left alone. In a step that
+        failed as a whole requests may have ended and still have their pages."""
+        request.finish_reason = request.finish_reason or "abort"
+        if request in self.running or request in self.waiting:
             self.drop(request)
 
     def drop(self, request: Request) -> None:
