@@ -210,3 +210,15 @@ def test_at_the_end_of_the_process_an_idle_thread_is_woken(engine):
     thread = driver._thread
     driver._end()
     assert not thread.is_alive()
+
+
+def test_behind_the_end_of_the_process_requests_are_refused_and_leaving_one_is_silent(engine):
+    gate, driver, box = Gate(engine), Driver(engine), Box()
+    gate.open.set()
+    handle = driver.submit([1, 2, 3], LONG, box.sink)
+    assert gate.entered.wait(30)
+    driver._end()
+    handle.abort()  # as a stream that Python collects at its end; no thread can be started then
+    with pytest.raises(RequestError, match="Python is ending"):
+        driver.submit([1], SHORT, box.sink)
+    assert not driver._thread.is_alive()

@@ -130,7 +130,8 @@ class Driver:
         handles = [self._handle(s) for s in submissions]
         for handle in handles:
             handle.request.group = handles[0].request.id
-        self._post(lambda: self._add(handles))
+        if not self._post(lambda: self._add(handles)):
+            raise RequestError("Python is ending, and the engine with it", status=503)
         return handles
 
     def _handle(self, s: Submission) -> Handle:
@@ -159,13 +160,17 @@ class Driver:
         if not done.is_set():  # at the interpreter's end no thread can be started any more
             self._save_all(done)
 
-    def _post(self, message: Callable[[], None]) -> None:
+    def _post(self, message: Callable[[], None]) -> bool:
+        """Leave a message for the engine thread; False when Python ends, and nothing reads it."""
         with self._starting:
+            if self._is_ending:
+                return False
             self._inbox.put(message)
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._run, daemon=True, name="ling-engine")
                 self._thread.start()
                 atexit.register(self._end)
+        return True
 
     def _end(self) -> None:
         """Let the running step be the last; called when the process ends.
