@@ -166,6 +166,16 @@ def test_only_files_of_ours_are_counted_and_removed(tmp_path):
     assert len(list((tmp_path / IDENTITY.hex()).glob("*.kv"))) == 1
 
 
+@pytest.mark.parametrize("name", [f"{0:040x}.kv", "old.tmp"])
+def test_a_folder_in_place_of_a_file_stops_no_write(tmp_path, name):
+    files = opened(tmp_path, max_bytes=3 * opened(tmp_path).file_bytes)
+    (part,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    (part / name).mkdir()
+    os.utime(part / name, (1, 1))
+    known = [put(files, n, seconds=1000 + n)[1] for n in range(4)]
+    assert [files.has(k) for k in known] == [False, False, True, True]
+
+
 def test_half_written_files_of_stopped_processes_are_removed(files, tmp_path):
     part = tmp_path / IDENTITY.hex()
     old, new = part / "tmpold.tmp", part / "tmpnew.tmp"
