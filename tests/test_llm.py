@@ -171,9 +171,11 @@ def test_stream_gives_the_same_text_in_pieces(llm, whole, stop):
     )
 
 
-def test_stream_that_is_left_stops_the_request(llm):
+@pytest.mark.parametrize("has_begun", [True, False])
+def test_stream_that_is_left_stops_the_request(llm, has_begun):
     stream = llm.stream(TEXTS[0], with_(max_tokens=400))
-    next(stream)
+    if has_begun:
+        next(stream)
     stream.close()
     before = llm.stats.generated
     assert llm.generate(TEXTS[1], GREEDY)[0].outputs[0].finish_reason == "length"

@@ -157,7 +157,9 @@ class LLM:
         (handle,) = self.submit(
             [Submission(ids, params, updates.put, context=self.text_stream(params))]
         )
-        return _chunks(handle, updates)
+        chunks = _chunks(handle, updates)
+        next(chunks)
+        return chunks
 
     def stream_chat(
         self, messages: Sequence[dict[str, Any]], sampling_params: SamplingParams | None = None
@@ -308,8 +310,10 @@ def _feed(updates: _Updates) -> None:
 
 
 def _chunks(handle: Handle, updates: _Updates) -> Iterator[StreamChunk]:
+    """An empty chunk for the caller, then those of the continuation."""
     text = handle.context
     try:
+        yield StreamChunk("")  # Python runs `finally` only of what has begun
         while not text.finished:
             for _, event in updates.get():
                 chunk = text.feed(event)
