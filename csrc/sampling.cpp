@@ -8,6 +8,7 @@
 #include "sampling.h"
 
 #include <math.h>
+#include <string.h>
 
 #include <algorithm>
 #include <functional>
@@ -160,13 +161,28 @@ int64_t first_in_order(const IsaKernels& k, Room& room, const Scores& s, int64_t
   return int64_t(room.border.size());
 }
 
-// The smallest score that `keeps`, which is true from some score on; `near` is about there.
+// Scores as whole numbers of the same order, and back.
+int32_t in_order(int32_t bits) { return bits < 0 ? INT32_MIN - bits : bits; }
+float score_at(int64_t place) {
+  const int32_t bits = in_order(int32_t(place));
+  float z;
+  memcpy(&z, &bits, sizeof z);
+  return z;
+}
+
+// The smallest score that `keeps`, which is true from some score on. Halving the range bounds the
+// work: near 0, where (z - top) · scale is the same for many z, steps of one score take seconds.
 template <class F>
-float lowest(float near, const F& keeps) {
-  near = std::min(std::max(near, kLeastScore), -kLeastScore);
-  while (near > kLeastScore && keeps(near)) near = nextafterf(near, -kInf);
-  while (near < kInf && !keeps(near)) near = nextafterf(near, kInf);
-  return near;
+float lowest(const F& keeps) {
+  int64_t low = in_order(int32_t(0xff7fffff)), high = 0x7f800000;  // kLeastScore and infinity
+  while (low < high) {
+    const int64_t middle = low + (high - low) / 2;
+    if (keeps(score_at(middle)))
+      high = middle;
+    else
+      low = middle + 1;
+  }
+  return score_at(low);
 }
 
 // What is left of a row after top-k, min-p and top-p: the scores of at least `least`, and of equal
@@ -191,8 +207,7 @@ void keep_top_k(const IsaKernels& k, Room& room, int64_t count, Nucleus& nucleus
 void keep_min_p(const ling_choice& c, double scale, Nucleus& nucleus) {
   if (c.least_power == -INFINITY) return;
   const double top = nucleus.top;
-  nucleus.least = lowest(float(top + c.least_power / scale),
-                         [&](float z) { return (double(z) - top) * scale >= c.least_power; });
+  nucleus.least = lowest([&](float z) { return (double(z) - top) * scale >= c.least_power; });
 }
 
 // The bucket in which the mass reaches `limit`, and the mass before it; -1 where none does.
@@ -240,8 +255,7 @@ void keep_top_p(const IsaKernels& k, Room& room, double top_p, double scale, Nuc
   if (bucket < 0) return;
   const auto first_of = [&](int64_t b) {  // the smallest score in buckets up to b
     if (b >= kMassBuckets - 1) return kLeastScore;
-    return lowest(float(top - double(b + 1) / kMassSteps / scale),
-                  [&](float z) { return mass_bucket(mass_power(z, top, scale)) <= b; });
+    return lowest([&](float z) { return mass_bucket(mass_power(z, top, scale)) <= b; });
   };
   const float low = std::max(first_of(bucket), nucleus.least);
   const float high = bucket ? first_of(bucket - 1) : kInf;

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -187,6 +188,13 @@ def test_extreme_scores_and_temperatures():
         for top_p in (0.2, 0.6, 1.0):
             for least in (-np.inf, -1.0, -1e-3):
                 both(z, RowChoice(Filters(1 / temperature, top_p, least), 3, num_best=7))
+
+
+def test_a_border_at_zero_is_found_at_once():
+    """Millions of scores near 0 are as far from 1 as 0 is."""
+    begin = time.process_time()
+    both([1.0, 0.0, 0.5, -1.0], RowChoice(Filters(1.0, 1.0, -1.4426950408889634), 1))
+    assert time.process_time() - begin < 1
 
 
 def test_a_row_of_one_id_and_a_row_without_one():
