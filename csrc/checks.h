@@ -128,7 +128,8 @@ inline const char* check_choice(const ling_choice& c, int64_t vocab, int64_t bes
   if (misses(c.num_seen, c.seen, c.counts) || misses(c.num_bias, c.bias_ids, c.bias) ||
       misses(c.num_excluded, c.excluded, c.excluded))
     return "a list of a choice is null or its length is out of range";
-  if (!(c.inverse_temperature >= 0 && c.inverse_temperature < INFINITY) || !(c.top_p > 0) ||
+  // Beyond, a score times it would not be finite.
+  if (!(c.inverse_temperature >= 0 && c.inverse_temperature <= 1e200) || !(c.top_p > 0) ||
       !(c.least_power <= 0) || c.top_k < 0)
     return "the temperature or a filter is out of range";
   if (c.num_best > 0 && std::min<int64_t>(c.num_best, vocab) > best_stride)

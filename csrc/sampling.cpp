@@ -364,15 +364,21 @@ void choose_id(const IsaKernels& k, Room& room, const ChooseCall& call, const li
     out.id = sample(k, room, c, scores, top);
 }
 
-void list_best(const IsaKernels& k, Room& room, const Scores& s, int64_t count, double log_sum,
-               int32_t* ids, float* logprobs) {
+// Kept apart: beside a huge largest score the logarithm would be lost.
+struct Softmax {
+  double top = 0, log_sum = 0;
+  float logprob(float z) const { return float((double(z) - top) - log_sum); }
+};
+
+void list_best(const IsaKernels& k, Room& room, const Scores& s, int64_t count,
+               const Softmax& softmax, int32_t* ids, float* logprobs) {
   count = std::min(count, s.n);
   if (count == 0) return;
   first_in_order(k, room, s, count);
   std::sort(room.border.begin(), room.border.end(), before);
   for (int64_t i = 0; i < count; ++i) {
     ids[i] = room.border[size_t(i)].id;
-    logprobs[i] = float(double(room.border[size_t(i)].z) - log_sum);
+    logprobs[i] = softmax.logprob(room.border[size_t(i)].z);
   }
 }
 
@@ -385,16 +391,16 @@ void choose_row(const IsaKernels& k, Room& room, const ChooseCall& call, int64_t
     out.status = LING_NOT_FINITE;
     return;
   }
-  double log_sum = 0;
+  Softmax softmax;
   if (c.num_best >= 0) {
-    log_sum = double(maxima.top) + log(k.sum_exp(z, call.vocab, maxima.top));
+    softmax = {double(maxima.top), log(k.sum_exp(z, call.vocab, maxima.top))};
     const Scores scores = {z, nullptr, call.vocab, room.largest.data()};
     const int64_t at = r * call.best_stride;
-    list_best(k, room, scores, c.num_best, log_sum, call.best_ids + at, call.best_logprobs + at);
+    list_best(k, room, scores, c.num_best, softmax, call.best_ids + at, call.best_logprobs + at);
   }
   if (c.given < 0) choose_id(k, room, call, c, z, maxima.top, out);
   if (c.num_best < 0 || out.status != LING_CHOSEN) return;
-  out.logprob = float(double(z[out.id]) - log_sum);
+  out.logprob = softmax.logprob(z[out.id]);
   out.rank = k.count_above(z, call.vocab, z[out.id]) + 1;
 }
 

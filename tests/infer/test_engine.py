@@ -55,7 +55,7 @@ def test_memory_of_the_cache_gives_its_pages():
 def test_more_requests_than_a_small_cache_has_pages_for_give_lone_tokens():
     prompts = [[i, 2 * i, 7] * 20 for i in range(1, 7)]
     params = SamplingParams(temperature=0, max_tokens=90, ignore_eos=True)
-    small, preempted = engine(num_pages=7, max_num_seqs=4, max_step_ms=1), []
+    small, preempted = engine(num_pages=7, max_num_seqs=4, max_step_ms=1e6), []
     preempt = small.scheduler.preempt
     small.scheduler.preempt = lambda r: (preempted.append(r), preempt(r))
     together = [small.add(p, params) for p in prompts]

@@ -190,6 +190,11 @@ def test_extreme_scores_and_temperatures():
                 both(z, RowChoice(Filters(1 / temperature, top_p, least), 3, num_best=7))
 
 
+def test_equal_scores_share_the_probability_however_large_they_are():
+    got = both(np.full(129, 3e38), RowChoice(num_best=2))
+    assert got.logprob == pytest.approx(-np.log(129))
+
+
 def test_a_border_at_zero_is_found_at_once():
     """Millions of scores near 0 are as far from 1 as 0 is."""
     begin = time.process_time()
@@ -224,6 +229,7 @@ def test_rows_do_not_depend_on_the_batch_or_its_threads():
     [
         {"filters": Filters(-1.0)},
         {"filters": Filters(np.inf)},
+        {"filters": Filters(1e201)},
         {"filters": Filters(np.nan)},
         {"filters": Filters(1.0, 0.0)},
         {"filters": Filters(1.0, np.nan)},
