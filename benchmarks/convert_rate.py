@@ -145,7 +145,7 @@ def interval(ratios: list[float]) -> list[float]:
 
 
 def measure(runs: dict[str, Run], scratch: Path, pairs: int) -> dict[str, list[Took]]:
-    """Seconds of each, in the order A B C C B A, so many times."""
+    """Seconds of each, in the order A B C C B A, this many times."""
     took: dict[str, list[Took]] = {name: [] for name in runs}
     for _ in range(pairs):
         for name in (*runs, *reversed(runs)):

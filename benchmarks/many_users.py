@@ -78,7 +78,7 @@ class Listener:
 
 
 def submit(driver: Driver, prompt: int, answer: int, key: str = "") -> tuple[Listener, Any]:
-    """Queue a greedy request of so many tokens."""
+    """Queue a greedy request of this many tokens."""
     listener, params = Listener(), SamplingParams(temperature=0, max_tokens=answer, ignore_eos=True)
     ids = [(7 * i + prompt) % 500 for i in range(prompt)]
     scheduling = SchedulingParams(share_key=key)

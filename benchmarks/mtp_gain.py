@@ -6,7 +6,7 @@
 
 PREFIX is a Megatron .bin/.idx of held-out tokens, which give the prompts. Two engines, with and
 without drafts, continue each prompt in turn; both give the same tokens. With `--num-drafts` every
-step drafts so many; without it, the engine drafts what pays, as it does when it serves.
+step drafts this many; without it, the engine drafts what pays, as it does when it serves.
 `--cpu-time` (with one thread) leaves out what other programs take. Prints one
 JSON object: the ratio of their speeds with its 95% interval, acceptance, tokens a step, what a
 step costs beside a plain one, and how many different experts a layer reads.

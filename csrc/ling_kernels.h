@@ -206,9 +206,9 @@ typedef struct {
   uint64_t seed;               // with the position and an id all that noise depends on
   int64_t position;
   float repetition_penalty, presence_penalty, frequency_penalty;
-  int32_t
-      num_best;   // log-probabilities wanted: those of the token and of so many best ones; -1: none
-  int64_t given;  // the token, where it is known and only its log-probability is wanted; else -1
+  int32_t num_best;  // log-probabilities wanted: those of the token and of this many best ones; -1:
+                     // none
+  int64_t given;     // the token, where it is known and only its log-probability is wanted; else -1
   const int32_t* seen;    // distinct ids of prompt and output,
   const int32_t* counts;  // and how often each is in the output
   int64_t num_seen;

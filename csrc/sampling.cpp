@@ -1,7 +1,7 @@
 // Choosing tokens: one task a row. The oracle is infer/sampler.py.
 //
 // Every filter (top-k, min-p, top-p) keeps a prefix of the ids in the order of falling scores, so
-// what is left is told by its last member. That one is found without sorting the vocabulary: by
+// what is left is given by its last member. That one is found without sorting the vocabulary: by
 // the largest scores of blocks (top-k), or by a histogram of masses over the scores, of which only
 // the bucket at the border is sorted (top-p). Noise is computed for what is left, and its
 // logarithms only for ids that a lower bound does not rule out.

@@ -23,9 +23,9 @@ class StandIn:
         self.authorized_storage = 0
         """Requests to the storage that carried a token; it must never see one."""
         self.cut: dict[str, int] = {}
-        """Files whose body ends after so many bytes, with a broken connection."""
+        """Files whose body ends after this many bytes, with a broken connection."""
         self.stall: dict[str, int] = {}
-        """Files whose body stops after so many bytes, with the connection open."""
+        """Files whose body stops after this many bytes, with the connection open."""
         self.corrupt: set[str] = set()
         """Files that are served with one byte changed."""
         self.claimed_size: dict[str, int] = {}
@@ -41,7 +41,7 @@ class StandIn:
         self.headers: dict[str, str] = {}
         """Added to, or put in place of, the headers of small files."""
         self.longer: dict[str, int] = {}
-        """Files that go on for so many bytes beyond their size."""
+        """Files that go on for this many bytes beyond their size."""
         self._release = threading.Event()
 
     def __enter__(self) -> StandIn:

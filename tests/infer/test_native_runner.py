@@ -187,7 +187,7 @@ print(native.isa())
 
 
 def test_a_long_prefill_has_the_same_bits_with_and_without_the_matrix_unit():
-    """From so many rows on, those of an expert are brought together for it."""
+    """From this many rows on, those of an expert are brought together for it."""
 
     def run_at(level):
         env = {**os.environ, "LING_ISA": level}

@@ -122,7 +122,7 @@ def test_of_equal_scores_as_many_are_kept_as_reach_top_p(count, top_p):
 
 
 def drawn(logits, count, **params):
-    """The tokens of so many seeds."""
+    """The tokens of this many seeds."""
     return {choose(logits, row([0], 1, s, **params)).token() for s in range(count)}
 
 

@@ -75,7 +75,7 @@ def _bash(found: dict[str, Words]) -> str:
         f"    '{key}') options='{' '.join(w.options)}' names='{' '.join(w.names)}' ;;"
         for key, w in found.items()
     )
-    # Without a match bash goes on with the names of files (`-o default`).
+    # Without a match bash continues with the names of files (`-o default`).
     return f"""_ling() {{
   local cur=${{COMP_WORDS[COMP_CWORD]}} key=${{COMP_WORDS[1]}} options= names=
   if [ "$COMP_CWORD" -eq 1 ]; then

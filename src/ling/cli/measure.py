@@ -105,7 +105,7 @@ def _bench_inference(kind: str, args: list[str]) -> None:
     )
     engine_flag(parser, "speculative")
     parser.add_argument(
-        "--num-drafts", type=int, default=None, help="always draft so many; default: what pays"
+        "--num-drafts", type=int, default=None, help="always draft this many; default: what pays"
     )
     parser.add_argument(
         "--acceptance", type=float, default=None, help="keep drafts by a seeded coin of this chance"

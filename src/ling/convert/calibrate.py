@@ -30,7 +30,7 @@ from ..ops import reference
 MAX_TOKENS = 16384
 MAX_TEXT_BYTES = 16 * MAX_TOKENS
 ROW = 512
-# Below so many rows an expert's own measurement is noise: its layer's is used.
+# Below this many rows an expert's own measurement is noise: its layer's is used.
 ENOUGH_ROWS = 64
 
 

@@ -105,7 +105,7 @@ class _Random:
         return make
 
     def _cut(self, values: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """The next so many values; the block goes round, each time from another place."""
+        """The next this many values; the block goes round, each time from another place."""
         n = int(torch.Size(shape).numel())
         self.at = (self.at + 64 * 7919) % (len(values) // 2) // 64 * 64
         out = torch.empty(n, dtype=values.dtype)

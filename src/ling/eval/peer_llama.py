@@ -10,7 +10,7 @@ With `--requests` it reads `{"what": "prefill", "tokens": 512}` or `{"what": "de
 "context": 4096, "batch": 1}` from standard input and answers each with one line, keeping model and
 contexts between them: that is how two engines are measured in turn, with prefill paid once.
 `{"what": "experts", "sequences": 16, "tokens": 1}` counts the different experts that random tokens
-choose, in so many sequences of so many tokens.
+choose, in this many sequences of this many tokens.
 The first line printed describes the setting.
 """
 

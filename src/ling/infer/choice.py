@@ -77,7 +77,7 @@ class RowChoice:
     excluded: np.ndarray = field(default_factory=lambda: NO_IDS)
     mask: np.ndarray | None = None
     num_best: int | None = None
-    """Log-probabilities wanted: the token's own and so many of the most likely ids."""
+    """Log-probabilities wanted: the token's own and this many of the most likely ids."""
     given: int = -1
     """The token, where it is known and only its log-probability is wanted."""
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 HALF_LIFE = 32
 """Steps after which a sample counts half."""
 LEAST_WEIGHT = 8.0
-"""Acceptance that is not measured again is never worth less than so many samples."""
+"""Acceptance that is not measured again is never worth less than this many samples."""
 LEAST_COST_WEIGHT = 0.5
 """The same for times, which vary less."""
 STALE_STEPS = 512
@@ -45,7 +45,7 @@ class Aged:
         self.weight += weight
 
     def mean(self, prior: float = 0.0, prior_weight: float = 0.0) -> float:
-        """The mean with `prior` as so many samples more; `prior` itself without any sample."""
+        """The mean with `prior` as this many samples more; `prior` itself without any sample."""
         weight = self.weight + prior_weight
         return (self.total + prior * prior_weight) / weight if weight else prior
 
@@ -132,17 +132,17 @@ class Costs:
         known.add(units, step)
 
     def known(self, rows: int) -> bool:
-        """Whether steps of about so many rows were measured often enough to compare with."""
+        """Whether steps of about this many rows were measured often enough to compare with."""
         seen = self._steps.get(_bucket(rows))
         return seen is not None and seen.weight >= 2
 
     def age(self, rows: int, step: int) -> int:
-        """Steps since a step of about so many rows was measured."""
+        """Steps since a step of about this many rows was measured."""
         seen = self._steps.get(_bucket(rows))
         return step - seen.step if seen is not None else step + 1
 
     def drifted(self, rows: int) -> bool:
-        """Whether the scale is another one than when about so many rows were measured."""
+        """Whether the scale is another one than when about this many rows were measured."""
         change = self.scale / self._scales.get(_bucket(rows), self.scale or 1.0)
         return not 1 / DRIFT < change < DRIFT
 
@@ -186,7 +186,7 @@ class Costs:
         return max(more, 0.0) / batch
 
     def draft_pass(self, depth: int, requests: int) -> float:
-        """Units of a pass that drafts for so many requests, in units a request."""
+        """Units of a pass that drafts for this many requests, in units a request."""
         known = self._passes.get((min(depth, 2), _bucket(requests)))
         if known is None:
             return UNKNOWN_ROW / 3 * self.step(requests) / requests

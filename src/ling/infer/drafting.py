@@ -23,7 +23,7 @@ from .speculative import DraftPolicy, Plan
 
 
 class Drafter:
-    """Drafts at most `num_drafts` tokens a request and step, while that pays; always so many when
+    """Drafts at most `num_drafts` tokens a request and step, while that pays; always this many when
     not `adaptive`. Keeps the MTP layers' cache aligned with the requests.
     """
 

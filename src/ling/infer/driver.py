@@ -26,7 +26,7 @@ from .routed import RoutedExperts
 IDLE_S = 60.0
 # How long it waits before it uses the pause to save cached pages.
 SAVE_AFTER_S = 0.5
-# After so many steps in a row that failed as a whole, the engine is reported as dead.
+# After this many steps in a row that failed as a whole, the engine is reported as dead.
 MAX_FAILURES = 3
 
 log = logging.getLogger("ling.infer")

@@ -52,7 +52,7 @@ class _Rows:
 def catch_up(
     runner: Runner, reading: Sequence[tuple[ScheduledRequest, int]], hidden: Tensor
 ) -> list[Head]:
-    """Show layer 0 all rows that it has not seen (of each request so many of this step's), and
+    """Show layer 0 all rows that it has not seen (of each request this many of this step's), and
     the other layers what has waited long. Returns heads of requests at their last token."""
     parts, layers = [], runner.config.num_nextn_predict_layers
     for s, n in reading:

@@ -31,7 +31,7 @@ class StepRouting:
         self.ids_at, self.weights_at = self._ids.ctypes.data, self._weights.ctypes.data
 
     def begin(self, rows: int) -> None:
-        """Have room for so many rows, whatever they are."""
+        """Have room for this many rows, whatever they are."""
         shape = len(self._layers), rows, self._cfg.num_experts_per_tok
         values = shape[0] * rows * shape[2]
         if values > len(self._ids):
@@ -89,8 +89,8 @@ class RoutedExperts:
             self._len = stop
 
     def arrays(self, num_tokens: int) -> tuple[np.ndarray, np.ndarray]:
-        """Ids (int32) and weights (float32) [T, L, A] of the prompt and of so many tokens behind it
-        but the last; any thread may ask."""
+        """Ids (int32) and weights (float32) [T, L, A] of the prompt and of this many tokens behind
+        it but the last; any thread may ask."""
         known = min(max(self._num_prompt_tokens + num_tokens - 1, 0), self._len)
         return self._ids[:known].copy(), self._weights[:known].copy()
 

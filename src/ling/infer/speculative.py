@@ -21,9 +21,9 @@ from .draft_evidence import Acceptance, Aged, Costs
 PLAN_STEPS = 4
 OFF_STEPS = 32
 REFRESH_STEPS = 128
-"""A plain step is measured again after so many steps that all verify drafts."""
+"""A plain step is measured again after this many steps that all verify drafts."""
 DEEPER_EVERY = 32
-"""One in so many plans drafts one token deeper than pays, to see whether it would."""
+"""One in this many plans drafts one token deeper than pays, to see whether it would."""
 PROBE_STEPS = 8
 PROBE_EVERY = 128
 PROBE_SHARE = 0.004
@@ -33,7 +33,7 @@ TRIAL_SHARE = 0.01
 FIRST_STEPS = 12
 """At first every other step is plain, so that both kinds are measured side by side."""
 IDLE_OBSERVED = 4
-"""One in so many steps is measured while nothing is drafted."""
+"""One in this many steps is measured while nothing is drafted."""
 JUDGED_STEPS = 24
 """Steps of drafting whose measured speed overrules what was expected of it."""
 HOLD_STEPS = 256
@@ -64,7 +64,7 @@ class Plan:
     keeps_mtp: bool = True
     keeps_ngrams: bool = True
     tries_ngrams: bool = False
-    """Likely n-gram drafts are verified in full, to see what so many rows cost."""
+    """Likely n-gram drafts are verified in full, to see what this many rows cost."""
     try_depth: int = 0
     """Drafts of the layer up to this depth are made and verified to see what comes of them."""
     probe: bool = False

@@ -55,11 +55,11 @@ class Ends:
         self._last: deque[tuple[float, int]] = deque(maxlen=64)
 
     def add(self, num_choices: int) -> None:
-        """So many have ended now."""
+        """This many have ended now."""
         self._last.append((time.monotonic(), num_choices))
 
     def seconds_for(self, num_choices: int) -> int | None:
-        """Seconds until so many more will have ended, within a minute; None if nothing tells."""
+        """Seconds until this many more will have ended, within a minute; None if nothing tells."""
         if len(self._last) < 2:
             return None
         passed = time.monotonic() - self._last[0][0]
@@ -125,8 +125,8 @@ class Service:
             self._num_texts -= 1
 
     def admit(self, num_choices: int, terms: Terms) -> Generation:
-        """Take a request of so many choices, before anything is done for it; the caller must close
-        what it gets. Raises `RequestError` 429 when too many run and wait already."""
+        """Take a request of this many choices, before anything is done for it; the caller must
+        close what it gets. Raises `RequestError` 429 when too many run and wait already."""
         self.require()
         if self.num_running + num_choices > MAX_CHOICES and self._running:
             raise RequestError(

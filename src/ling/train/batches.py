@@ -91,7 +91,7 @@ def open_orders(
     eod: int | None,
     vocab_size: int,
 ) -> tuple[Samples, list[int]]:
-    """Samples in orders laid out for so many rows each, and one more if `needed` rows are more.
+    """Samples in orders laid out for this many rows each, and one more if `needed` rows are more.
 
     Megatron's order depends on the number of rows in all. A run whose steps were changed later
     keeps its first order and continues in another one behind it, so that rows read stay those read.

@@ -9,7 +9,7 @@ import numpy as np
 
 from .log import read_metrics
 
-# Of the steps, so many are averaged for the smooth line, and so many are the end of a run.
+# Of the steps, this many are averaged for the smooth line, and this many are the end of a run.
 _SMOOTH_SHARE, _END_SHARE = 0.04, 0.1
 _LABELS = {
     "loss": "next token",

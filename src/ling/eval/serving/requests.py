@@ -137,7 +137,7 @@ class Words(NamedTuple):
     each: float = 2.0
 
     def count(self, tokens: int) -> int:
-        """Words of a text of about so many tokens."""
+        """Words of a text of about this many tokens."""
         return max(1, round((tokens - self.fixed) / self.each))
 
 
