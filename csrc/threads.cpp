@@ -1,4 +1,4 @@
-// Threads: one OpenMP region per call, so that torch's own threads do the work of ours; in it one
+// Threads: one OpenMP region per call, so that torch's threads run our stages too. In it one
 // driving thread walks a chain of stages, and helpers take tasks of each.
 //
 // A stage ends when its tasks are done, not when every thread has arrived: a helper whose core

@@ -255,7 +255,7 @@ def hash_tree(folder: Path) -> dict[str, str]:
 
 
 def read_json(path: Path) -> Any:
-    """Parse a JSON file of ours; `UsageError` when it is damaged."""
+    """Parse a JSON file that ling wrote; `UsageError` when it is damaged."""
     try:
         return json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as err:

@@ -105,7 +105,7 @@ def undo(final: Path, new: Path) -> bool:
 
 
 def discard(folder: Path) -> None:
-    """Remove a folder of ours, its mark last: a process may be killed on the way."""
+    """Remove a folder that ling filled, its mark last: a process may be killed on the way."""
     for path in list(folder.iterdir()):
         if path.name != MARK:
             _remove(path)

@@ -211,7 +211,7 @@ class PageFiles:
             for entry in os.scandir(part):
                 with contextlib.suppress(FileNotFoundError):  # another process was quicker
                     known = entry.stat(follow_symlinks=False)
-                    if entry.is_dir(follow_symlinks=False):  # no file of ours
+                    if entry.is_dir(follow_symlinks=False):  # not one of its files
                         continue
                     if PAGE_NAME.fullmatch(entry.name):
                         found.append(_Found(entry.path, known.st_mtime, known.st_size))
