@@ -122,9 +122,9 @@ class Structured(Body):
         return _spec(*found[0]) if found else None
 
     def _asked(self) -> list[tuple[str, dict[str, Any] | None]]:
-        outputs = self.structured_outputs
+        outputs, form = self.structured_outputs, self.response_format
         return [
-            ("response_format", self.response_format and self.response_format.fields()),
+            ("response_format", form and form.fields()),
             ("structured_outputs", None if outputs is None else _output_fields(outputs)),
             ("guided_json", _one("json", self.guided_json)),
             ("guided_regex", _one("regex", self.guided_regex)),
