@@ -3,7 +3,6 @@
 import concurrent.futures
 import gzip
 import json
-import re
 
 import jsonschema
 import pytest
@@ -428,18 +427,6 @@ def test_refusals_come_before_a_prompt_is_tokenised(monkeypatch):
 def test_texts_that_wait_to_be_tokenised_are_bounded(client, monkeypatch):
     monkeypatch.setattr(service, "MAX_TEXTS", 0)
     assert problem(client.post("/tokenize", json={"prompt": "x"}), 429)
-
-
-def test_log_has_request_id_and_no_prompt_and_no_forged_line(client, caplog):
-    caplog.set_level("INFO", "ling.serve")
-    reply = client.post("/v1/completions", json={**PLAIN, "prompt": "private"})
-    client.get("/%0d%0aforged%1b[2J")
-    lines = [r.getMessage() for r in caplog.records if r.name == "ling.serve"]
-    assert reply.headers["x-request-id"] in lines[0]
-    assert "private" not in caplog.text
-    assert re.search(r" POST /v1/completions 200 7\+\d+ tokens \d+\.\d\d s$", lines[0])
-    assert re.search(r" GET /%0d%0aforged%1b\S* 404 \d+\.\d\d s$", lines[1])
-    assert all(line.isprintable() for line in lines)
 
 
 def test_every_reply_has_its_own_request_id(client):

@@ -124,7 +124,7 @@ class Structured(Body):
     def _asked(self) -> list[tuple[str, dict[str, Any] | None]]:
         outputs, form = self.structured_outputs, self.response_format
         return [
-            ("response_format", form and form.fields()),
+            ("response_format", None if form is None else form.fields()),
             ("structured_outputs", None if outputs is None else _output_fields(outputs)),
             ("guided_json", _one("json", self.guided_json)),
             ("guided_regex", _one("regex", self.guided_regex)),
