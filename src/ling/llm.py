@@ -342,7 +342,7 @@ def _feed(updates: _Updates) -> None:
         if not text.finished:
             text.feed(event)
             if text.finished:
-                handle.abort()  # a stop string ends the text before the engine knows
+                handle.abort("stop")  # a stop string ends the text before the engine knows
 
 
 def _chunks(handle: Handle, updates: _Updates) -> Iterator[StreamChunk]:

@@ -29,7 +29,6 @@ from .routed import RoutedExperts, StepRouting, wants_routing
 from .runner import HasId, Runner
 from .scheduler import ScheduledRequest, Scheduler
 from .scoring import score_prompt
-from .stats import Stats
 from .step_cost import StepCost
 
 
@@ -86,7 +85,7 @@ class Engine:
             model.vocab_size, self.max_model_len, self.pool.num_pages, self.num_drafts
         )
         self.routing = StepRouting(model)
-        self.stats, self._numbers = Stats(), itertools.count(1)
+        self.stats, self._numbers = self.scheduler.stats, itertools.count(1)
 
     # ---- requests ------------------------------------------------------------------------------
 
@@ -136,9 +135,9 @@ class Engine:
         self.scheduler.add(request)
         return request
 
-    def abort(self, request: Request) -> None:
-        """Drop a request and free its pages; a finished one is left alone."""
-        self.scheduler.abort(request)
+    def abort(self, request: Request, reason: str = "abort") -> None:
+        """Drop a request and free its pages; a finished one is left alone, and keeps its reason."""
+        self.scheduler.abort(request, reason)
 
     @property
     def has_work(self) -> bool:

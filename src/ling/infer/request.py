@@ -19,6 +19,7 @@ from .draft_evidence import Acceptance
 from .logprobs import LogprobRows
 from .ngram import NgramIndex
 from .pages import BlockTable
+from .stats import Timeline
 
 if TYPE_CHECKING:
     from .routed import RoutedExperts
@@ -319,6 +320,7 @@ class Request:
     """Of its drafts: those that must come, whatever the model would choose."""
     num_drafted: int = 0
     num_accepted: int = 0
+    timeline: Timeline = field(default_factory=Timeline)
 
     def __post_init__(self) -> None:
         self.num_prompt_tokens = len(self.tokens)
