@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from ling import LLM
-from ling.config.engine import EngineConfig
 from ling.data.tokenizer import Tokenizer, train_tokenizer
 from ling.infer.drafting import Drafter
 from ling.infer.pages import PAGE
@@ -166,9 +165,7 @@ class ScriptedRunner(BannedIds):
             return token
         # Within a character, of which only part has been said.
         ids = range(self.config.vocab_size)
-        return max(
-            (i for i in ids if self._tokenizer.token_bytes(i) == rest[:1]), key=lambda i: -i
-        )
+        return max((i for i in ids if self._tokenizer.token_bytes(i) == rest[:1]), key=lambda i: -i)
 
 
 class ScriptedLLM(LLM):
@@ -198,7 +195,9 @@ class ScriptedLLM(LLM):
                 super().__init__(Path(folder), num_pages=256, **options)
         if num_drafts:  # always drafts, whatever it costs
             stops = self.engine.stop_token_ids
-            self.engine.drafter = Drafter(num_drafts, False, stops, uses_mtp=True, uses_ngrams=False)
+            self.engine.drafter = Drafter(
+                num_drafts, False, stops, uses_mtp=True, uses_ngrams=False
+            )
 
     def submit(self, submissions):
         for s in submissions:

@@ -150,6 +150,7 @@ class Engine:
         step = self.scheduler.schedule()
         if not step:
             return late
+        self.stats.begin_step(step)
         step, failed, hidden = run_step(self.runner, step, self.routing)
         for request in failed:
             self.scheduler.drop(request)
@@ -164,6 +165,7 @@ class Engine:
         self.stats.seconds += seconds
         if self.store is not None:  # what was read is not what these rows cost
             seconds -= self.store.seconds
+        self.stats.end_step(step)
         self.scheduler.end_step(step, seconds)
         self.runner.step_done()
         if self.num_drafts:
