@@ -191,7 +191,7 @@ class ScriptedLLM(LLM):
             options["num_drafts"] = num_drafts
         with tempfile.TemporaryDirectory() as folder:
             tokenizer.save(folder)
-            with mock.patch("ling.llm.open_runner", lambda *_: self.runner):
+            with mock.patch("ling.llm.open_runner", return_value=self.runner):
                 super().__init__(Path(folder), num_pages=256, **options)
         if num_drafts:  # always drafts, whatever it costs
             stops = self.engine.stop_token_ids

@@ -37,6 +37,9 @@ class Stats:
     seconds: float = 0.0
     drafted: int = 0
     accepted: int = 0
+    forced: int = 0
+    """Generated tokens that a constraint forced, verified with others in one step; these are no
+    drafts."""
     prompt_tokens: int = 0
     """Tokens of the prompts that have been read, cached ones included."""
     prefix_queries: int = 0
