@@ -3,6 +3,7 @@ and names that two of them, or the server and one of them, must agree on."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
@@ -17,6 +18,10 @@ from fake_llm import NAME, FakeLLM
 from ling.cli.commands import COMMANDS
 from ling.cli.options import ASK_FOR_PARSER, ParserAsked
 from ling.cli.serve import serve
+from ling.plugins.deploy_command import Choice, vllm
+from ling.plugins.deploy_folder import Folder
+from ling.plugins.deploy_split import Split
+from ling.presets import preset
 from ling.serve.app import create_app
 
 FILES = sorted(p.relative_to(DEPLOY).as_posix() for p in DEPLOY.rglob("*") if p.is_file())
@@ -46,6 +51,17 @@ def test_files_are_yaml_and_json_without_a_key_given_twice(name):
     documents = list(yaml.load_all((DEPLOY / name).read_text(), Strict))  # JSON is YAML
     assert documents
     assert all(documents)
+
+
+@pytest.mark.parametrize("name", [n for n in FILES if n.endswith("Containerfile")])
+def test_container_files_have_known_instructions_and_leave_secrets_out(name):
+    known = "ARG FROM RUN WORKDIR COPY ENV USER EXPOSE STOPSIGNAL HEALTHCHECK ENTRYPOINT CMD"
+    lines = re.sub(r"\\\n", " ", text(name)).splitlines()
+    words = [line.split()[0] for line in lines if line and not line.startswith("#")]
+    assert set(words) <= set(known.split())
+    assert words.index("FROM") <= 1
+    ignored = text(f"{name}.dockerignore").splitlines()
+    assert {"deploy/api_keys.txt", ".git"} <= set(ignored)
 
 
 # ---- one set of names --------------------------------------------------------------------------
@@ -121,6 +137,31 @@ def test_replicas_have_one_name_in_compose_nginx_and_prometheus():
     (scrape,) = yaml.safe_load(text("prometheus.yml"))["scrape_configs"]
     targets = {t.partition(":")[0] for t in scrape["static_configs"][0]["targets"]}
     assert upstreams == targets == {name for name in services if name.startswith("ling-")}
+
+
+def test_ray_serve_has_the_arguments_that_ling_deploy_prints():
+    (app,) = yaml.safe_load(text("gpu/ray-serve.yaml"))["applications"]
+    (config,) = app["args"]["llm_configs"]
+    mini = Folder(
+        path="folder",
+        config=preset("ling-mini-2.0"),
+        quantization=None,
+        holds_mtp=True,
+        calls_tools=True,
+    )
+    command = vllm(mini, Choice(split=Split(), draft_tokens=1, length=32768))[3:]
+    given = config["engine_kwargs"]
+    for flag, value in zip(command, [*command[1:], "--"], strict=True):
+        if flag.startswith("--"):
+            found = given[flag[2:].replace("-", "_")]
+            assert found == (True if value.startswith("--") else read(value))
+
+
+def read(value: str):
+    """A number or an object of a command line; other words are texts."""
+    with contextlib.suppress(json.JSONDecodeError):
+        return json.loads(value)
+    return value
 
 
 # ---- metric names ------------------------------------------------------------------------------

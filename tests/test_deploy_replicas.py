@@ -19,13 +19,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from deploy_files import DEPLOY, nginx_conf
 from fake_llm import wait_until
 
-from ling.checkpoint.hf.folder import save_model
+from ling.checkpoint.hf.save import save_model
 from ling.data.tokenizer import train_tokenizer
 from ling.model.ling import from_config
 from ling.presets import preset
-from test_deploy_files import DEPLOY, nginx_conf
 
 pytestmark = [
     pytest.mark.slow,

@@ -68,10 +68,11 @@ def test_metrics_are_there_before_the_model():
 
 def test_the_engine_is_shown_as_it_counts():
     llm = FakeLLM()
-    engine = llm.engine = small_engine(speculative="mtp")
+    engine = llm.engine = small_engine()
     client = TestClient(create_app(llm, served_model_name=NAME))
     for _ in range(3):
         finished(engine, list(range(70)), n=5)
+    engine.stats.drafted, engine.stats.accepted, engine.stats.forced = 9, 7, 3
     found = samples(client)
 
     def value(name, **labels):
@@ -90,7 +91,8 @@ def test_the_engine_is_shown_as_it_counts():
     assert value("time_to_first_token_seconds_count") == 3
     assert value("time_to_first_token_seconds_bucket", le="+Inf") == 3
     assert value("time_to_first_token_seconds_sum") == pytest.approx(stats.time_to_first_token.sum)
-    assert value("spec_decode_num_draft_tokens_total") == stats.drafted > 0
-    assert value("spec_decode_num_accepted_tokens_total") == stats.accepted
+    assert value("spec_decode_num_draft_tokens_total") == 9
+    assert value("spec_decode_num_accepted_tokens_total") == 7
+    assert value("grammar_forced_tokens_total") == 3
     assert value("request_generation_tokens_sum") == 15
     assert value("cache_config_info", num_pages=str(engine.pool.num_pages)) == 1

@@ -17,7 +17,7 @@ from ..config.model import ModelConfig
 from ..errors import RequestError, UsageError
 from ..text import size
 from .choice import Chosen, RowChoice, next_choices
-from .constraint import Constraint, draft_forced
+from .constraint import Constraint, TimedConstraint, draft_forced
 from .drafting import Drafter
 from .failures import alone, run_step
 from .limits import Limits
@@ -116,7 +116,8 @@ class Engine:
         request = Request(
             number, ids, params, seed + seed_offset, max_tokens, cache_salt, scheduling
         )
-        request.constraint = constraint
+        if constraint is not None:
+            request.constraint = TimedConstraint(constraint, self.stats.grammar_mask.observe)
         if params.return_routed_experts:
             request.routed_experts = RoutedExperts(self.config, len(ids), max_tokens)
         return request
