@@ -223,6 +223,14 @@ def test_prometheus_takes_its_configuration_and_rules():
     run("promtool", "check", "config", DEPLOY / "prometheus.yml")
 
 
+@needs("kubectl")
+def test_kubectl_reads_the_objects(tmp_path):
+    """Without a cluster it knows what every object must have, not what is in it."""
+    shutil.copy(DEPLOY / "kubernetes.yaml", tmp_path)
+    (tmp_path / "kustomization.yaml").write_text("resources: [kubernetes.yaml]")
+    run("kubectl", "kustomize", tmp_path)
+
+
 @needs("systemd-analyze")
 def test_systemd_takes_the_unit_and_finds_it_closed(tmp_path):
     unit = tmp_path / "ling.service"

@@ -133,7 +133,7 @@ def _room_notes(folder: Folder, split: Split, gpu: str, *, is_default: bool) -> 
     assumed = " (assumed; `--gpu` says which)" if is_default else ""
     notes = [
         f"each {gpu}{assumed}: {size(on_each.weight_bytes)} of weights, KV cache for about "
-        f"{on_each.kv_tokens:,} tokens"
+        f"{round(on_each.kv_tokens, -3):,} tokens"
     ]
     if folder.is_fp8 and not find_gpu(gpu).multiplies_fp8:
         notes.append(f"{gpu} does not multiply FP8: weights are expanded, which is slower")

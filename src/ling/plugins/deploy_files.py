@@ -104,6 +104,12 @@ def _inside(argv: list[str], folder: str) -> list[str]:
     return [*words, "--host", "0.0.0.0", "--port", str(PORT)]
 
 
+class _Plain(yaml.SafeDumper):
+    """Writes what occurs twice twice: anchors are for those who write by hand."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
 def _yaml(*documents: dict[str, Any]) -> str:
-    text = yaml.safe_dump_all(documents, sort_keys=False, width=1000, explicit_start=False)
-    return text.rstrip("\n")
+    return yaml.dump_all(documents, Dumper=_Plain, sort_keys=False, width=1000).rstrip("\n")
