@@ -101,6 +101,9 @@ class ScriptedRunner(BannedIds):
     def page(self, number: int) -> list[Tensor]:
         return [self._pages[number]]
 
+    def clear_mtp(self, number: int) -> None:
+        pass  # its layer keeps nothing
+
     def numerics(self) -> str:
         return "scripted"
 
@@ -166,9 +169,7 @@ class ScriptedRunner(BannedIds):
             return token
         # Within a character, of which only part has been said.
         ids = range(self.config.vocab_size)
-        return max(
-            (i for i in ids if self._tokenizer.token_bytes(i) == rest[:1]), key=lambda i: -i
-        )
+        return max((i for i in ids if self._tokenizer.token_bytes(i) == rest[:1]), key=lambda i: -i)
 
 
 class ScriptedLLM(LLM):
@@ -198,7 +199,9 @@ class ScriptedLLM(LLM):
                 super().__init__(Path(folder), num_pages=256, **options)
         if num_drafts:  # always drafts, whatever it costs
             stops = self.engine.stop_token_ids
-            self.engine.drafter = Drafter(num_drafts, False, stops, uses_mtp=True, uses_ngrams=False)
+            self.engine.drafter = Drafter(
+                num_drafts, False, stops, uses_mtp=True, uses_ngrams=False
+            )
 
     def submit(self, submissions):
         for s in submissions:

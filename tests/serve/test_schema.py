@@ -89,7 +89,7 @@ BAD_CHAT = [
     ("tool_choice", {"tool_choice": "required"}),
     ("response_format", {"response_format": {"type": "json_object"}}),
     ("logit_bias.5", {"logit_bias": {"5": 101}}),
-    ("logit_bias.x.[key]", {"logit_bias": {"x": 1}}),
+    ("logit_bias.x", {"logit_bias": {"x": 1}}),
     ("logit_bias", {"logit_bias": {str(i): 1 for i in range(1025)}}),
     ("logit_bias", {"logit_bias": {"123456789": 1}}),
     ("logit_bias", {"logit_bias": [5]}),
