@@ -23,7 +23,9 @@ def check_model(service: Service, name: str | None) -> None:
 
 
 def terms_of(body: Sampling, request: Request, *, is_chat_turn: bool) -> Terms:
-    """Requests share the engine by API key and salt."""
+    """Requests share the engine by API key and salt. Raises `RequestError` for fields that do not
+    go together."""
+    body.check_pairs()
     from ..infer.request import SchedulingParams
 
     salt = body.cache_salt or ""
