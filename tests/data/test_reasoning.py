@@ -61,6 +61,8 @@ def test_prompt_and_request_say_how_a_reply_is_read():
     assert reasoning_mode(prompt, thinking=True) == "open"
     assert reasoning_mode(prompt + "<think>\n") == "open"
     assert reasoning_mode(prompt + "<think>\n\n</think>\n\n") == "auto"
+    assert reasoning_mode(prompt + "<think>\n\n</think>\n\n", thinking=True) == "auto"
+    assert reasoning_mode(prompt, continued="") == "auto"
     assert reasoning_mode("x", continued="<think>\nI") == "open"
     assert reasoning_mode("x", continued="<think>\nI</think>yes") == "none"
     assert reasoning_mode("x", continued="yes") == "none"

@@ -66,6 +66,7 @@ class ScriptedRunner(BannedIds):
             vocab_size=tokenizer.vocab_size,
             max_position_embeddings=context,
             num_nextn_predict_layers=min(num_drafts, 1),
+            eos_token_id=tokenizer.stop_token_ids[0],
         )
         self._tokenizer, self._root = tokenizer, Node(-1, None)
         self._nodes = [self._root]

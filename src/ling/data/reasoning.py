@@ -16,12 +16,14 @@ def reasoning_mode(
 
     "open" where the prompt ends behind `<think>`, where a continued message (`continued` is its
     content) has begun to think and not ended, and where the request asks for `thinking`: models
-    such as Ring then write the closing tag alone.
+    such as Ring then write the closing tag alone. Not where the template has closed it already.
     """
-    if continued is not None:
+    if continued and continued.strip():
         text = continued.lstrip()
         return "open" if text.startswith(OPEN) and CLOSE not in text else "none"
-    return "open" if thinking or prompt.rstrip().endswith(OPEN) else "auto"
+    end = prompt.rstrip()
+    is_open = end.endswith(OPEN) or (bool(thinking) and not end.endswith(CLOSE))
+    return "open" if is_open else "auto"
 
 
 class ReasoningSplitter:

@@ -48,6 +48,9 @@ def check(spec: StructuredOutputs) -> StructuredOutputs:
             schema = checked_schema(tool.parameters, f"parameters of `{tool.name[:64]}`")
             total += len(_text(schema))
         _bound(total, MAX_BYTES, "schemas of all tools together", "bytes")
+        if spec.tools.answer is not None:
+            tools = dataclasses.replace(spec.tools, answer=check(spec.tools.answer))
+            return dataclasses.replace(spec, tools=tools)
     texts = [*(spec.choice or ()), spec.regex or "", spec.grammar or ""]
     _bound(sum(len(_utf8(text)) for text in texts), MAX_BYTES, f"`{spec.kind}`", "bytes")
     _bound(len(spec.choice or ()), MAX_ENUM, "`choice`", "texts")

@@ -39,19 +39,19 @@ def grammar_source(spec: StructuredOutputs, reasoning: Reasoning, tags: TagIds) 
     """The grammar of what a checked specification allows, reasoning before it included."""
     if spec.grammar is not None and reasoning == "none":
         return json.dumps({"grammars": [{"lark_grammar": spec.grammar}]})
+    inner = spec if spec.tools is None else spec.tools.answer
     grammars: list[dict[str, Any]] = []
-    if spec.tools is not None:
-        rules = _tool_rules(spec.tools, tags)
-    elif spec.grammar is not None:
-        rules = ["answer: @given"]
-        grammars = [{"name": "given", "lark_grammar": spec.grammar}]
-    else:
-        rules = [f"answer: {_answer(spec)}"]
+    if inner is not None and inner.grammar is not None:
+        grammars = [{"name": "given", "lark_grammar": inner.grammar}]
+    rules = [f"answer: {_answer(spec)}"] if spec.tools is None else _tool_rules(spec.tools, tags)
     lark = "\n".join([*_start(reasoning, tags), *rules])
     return json.dumps({"grammars": [{"lark_grammar": lark}, *grammars]})
 
 
 def _answer(spec: StructuredOutputs) -> str:
+    """What comes behind the name of a rule."""
+    if spec.grammar is not None:
+        return "@given"
     if spec.regex is not None:
         return regex_literal(spec.regex)
     if spec.choice is not None:
@@ -100,8 +100,11 @@ def _start(reasoning: Reasoning, tags: TagIds) -> list[str]:
 def _tool_rules(grammar: ToolGrammar, tags: TagIds) -> list[str]:
     begin, end = tags.symbol("<tool_call>"), tags.symbol("</tool_call>")
     rules = [f'call: {begin} "\\n" body "\\n" {end}']
+    calls = 'call ("\\n" call)*' if grammar.parallel else "call"
     if grammar.required:
-        rules.append('answer: call ("\\n" call)*' if grammar.parallel else "answer: call")
+        rules.append(f"answer: {calls}")
+    elif grammar.answer is not None:
+        rules += [f"answer: {calls} | content", f"content: {_answer(grammar.answer)}"]
     else:
         rules += _free_rules(grammar, tags)
     names = range(len(grammar.tools))

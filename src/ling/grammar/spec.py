@@ -35,6 +35,9 @@ class ToolGrammar:
     """False: free text may come before, between and after the calls, or no call at all."""
     parallel: bool = True
     """False: at most one call."""
+    answer: StructuredOutputs | None = None
+    """Where no call is required: what an answer without calls must be. Then there is no free text:
+    the answer is either that, or calls."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,23 +13,29 @@ ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
 
 
 def tool_grammar(
-    tools: Sequence[Mapping[str, Any]], choice: str, *, parallel: bool = True
+    tools: Sequence[Mapping[str, Any]],
+    choice: str,
+    *,
+    parallel: bool = True,
+    only: bool = False,
+    answer: StructuredOutputs | None = None,
 ) -> StructuredOutputs | None:
     """What `tool_choice` enforces: "required", "auto", or the name of the one tool to call.
 
     `tools` are OpenAI's, `{"type": "function", "function": {"name", "parameters", "strict"}}`, or
     the functions themselves. "required" and a name begin with a call from the first token on.
     Under "auto" free text and calls may follow each other, arguments of a tool that is not strict
-    are any object, and None is returned where nothing is to be enforced. A named tool is called
-    once; others more than once where `parallel`. Raises `RequestError` (`param` "tools" or
+    are any object, and None is returned where nothing is to be enforced. `only` keeps the names to
+    these tools; `answer` is what an answer without calls must be. A named tool is called once;
+    others more than once where `parallel`. Raises `RequestError` (`param` "tools" or
     "tool_choice").
     """
     listed = _listed(tools)
     if choice == "auto":
-        if parallel and not any(tool.strict for tool in listed):
+        if parallel and not only and answer is None and not any(tool.strict for tool in listed):
             return None
         free = (t if t.strict else ToolSchema(name=t.name, parameters=ANY_OBJECT) for t in listed)
-        grammar = ToolGrammar(tools=tuple(free), required=False, parallel=parallel)
+        grammar = ToolGrammar(tools=tuple(free), required=False, parallel=parallel, answer=answer)
     elif choice == "required":
         grammar = ToolGrammar(tools=listed, parallel=parallel)
     else:

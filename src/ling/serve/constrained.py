@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ..errors import RequestError
 from ..text import printable
 from .conversation import Conversation, ToolName
 from .problems import request_id
@@ -16,7 +17,8 @@ IGNORED_HEADER = "x-ling-ignored-schema-keywords"
 MAX_HEADER = 1000
 
 if TYPE_CHECKING:
-    from ..grammar.spec import StructuredOutputs
+    from ..grammar.spec import Reasoning, StructuredOutputs
+    from ..llm import LLM
 
 
 def constraint_of(conversation: Conversation) -> StructuredOutputs | None:
@@ -27,23 +29,37 @@ def constraint_of(conversation: Conversation) -> StructuredOutputs | None:
     choice, tools = conversation.tool_choice, conversation.callable_tools
     if choice == "none" or not tools:
         return conversation.structured
-    if choice == "auto" and not _limits_calls(conversation):
-        return None
     from ..grammar.tools import tool_grammar
 
-    named = choice.name if isinstance(choice, ToolName) else choice
-    return tool_grammar(tools, named, parallel=conversation.parallel_tool_calls)
-
-
-def _limits_calls(conversation: Conversation) -> bool:
-    """Whether calls that the model may make are not to be just any."""
-    tools = conversation.callable_tools
-    return (
-        len(tools) < len(conversation.tools or [])
-        or any(tool["function"].get("strict") for tool in tools)
-        or not conversation.parallel_tool_calls
-        or conversation.structured is not None
+    return tool_grammar(
+        tools,
+        choice.name if isinstance(choice, ToolName) else choice,
+        parallel=conversation.parallel_tool_calls,
+        only=len(tools) < len(conversation.tools or []),
+        answer=conversation.structured,
     )
+
+
+def compiled(
+    llm: LLM, spec: StructuredOutputs | None, reasoning: Reasoning, param: str
+) -> Sequence[str]:
+    """Compile before anything is queued: what cannot be enforced is refused, and never left out.
+
+    Blocks; returns the keywords of schemas that are not enforced. Raises `RequestError` with
+    `param`, the field that asked for it.
+    """
+    if spec is None:
+        return ()
+    if spec.tools is not None and spec.tools.answer is not None:
+        compiled(llm, spec.tools.answer, reasoning, param)  # so that the field is named
+    from ..grammar.spec import PARAM
+
+    try:
+        return llm.compile(spec, reasoning).ignored
+    except RequestError as error:
+        if error.param == PARAM:
+            error.param = param if spec.tools is None else "tools"
+        raise
 
 
 def ignored_header(keywords: Sequence[str]) -> dict[str, str] | None:

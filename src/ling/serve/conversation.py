@@ -52,6 +52,8 @@ class Conversation(Transcript):
     parallel_tool_calls: bool = True
     structured: StructuredOutputs | None = None
     """The form that the answer must have where it is no tool call; None for any."""
+    structured_param: str = "response_format"
+    """The field of the request that asked for it, for errors."""
     thinking_budget: int | None = None
     """Most tokens of reasoning."""
     include_reasoning: bool = True

@@ -14,7 +14,7 @@ from ..data.chat import ChatPrompt
 from ..data.reasoning import ReasoningMode, reasoning_mode
 from . import prompts
 from .admission import check_model, terms_of
-from .constrained import constraint_of, ignored_header
+from .constrained import compiled, constraint_of, ignored_header
 from .conversation import Conversation
 from .reply import Prepared, reply
 from .service import Generation, Job, Service
@@ -23,6 +23,9 @@ from .turn import Turn
 
 if TYPE_CHECKING:
     from ..llm import LLM
+
+THINKING_OFF = "detailed thinking off"
+"""How Ling's template asks for an answer without reasoning."""
 
 ShapeOf = Callable[[Sequence[Turn]], Shape[Any]]
 
@@ -72,9 +75,10 @@ def _queue(llm: LLM, conversation: Conversation, generation: Generation) -> Queu
     prompt = prompts.conversation_prompt(llm, conversation)
     mode = _reasoning_mode(conversation, prompt.text)
     spec = constraint_of(conversation)
-    # Before anything is queued: what cannot be enforced is refused, and never left out.
-    ignored = () if spec is None else llm.compile(spec).ignored
-    params = prompts.chat_params(llm, conversation, prompt.ids, spec, mode)
+    # A model that was told not to think must not be led into it by what it may not say.
+    before = "none" if mode == "auto" and THINKING_OFF in prompt.text else mode
+    ignored = compiled(llm, spec, before, conversation.structured_param)
+    params = prompts.chat_params(llm, conversation, prompt.ids, spec, before)
     generation.start(llm, [Job(prompt.ids, p) for p in params])
     return Queued(prompt, mode, ignored)
 

@@ -12,7 +12,7 @@ from fastapi.responses import Response
 from .. import prompts
 from ..admission import check_model, terms_of
 from ..completion_shape import CompletionShape
-from ..constrained import ignored_header
+from ..constrained import compiled, ignored_header
 from ..echo import echoes_of, scores_prompts
 from ..reply import Prepared, reply
 from ..schema.completion import CompletionRequest
@@ -64,7 +64,7 @@ def _jobs(llm: LLM, body: CompletionRequest) -> tuple[list[Job], Sequence[str]]:
     """Jobs in the order of `choices`, all of the first prompt, then all of the second; and what of
     a schema is not enforced."""
     given = prompts.completion_prompts(llm, body)
-    spec = body.structured()
-    ignored = () if spec is None else llm.compile(spec).ignored
+    param, spec = body.structured()
+    ignored = compiled(llm, spec, "none", param)
     params = ((ids, p) for ids in given for p in prompts.completion_params(llm, body, ids, spec))
     return [Job(ids, p) for ids, p in params], ignored

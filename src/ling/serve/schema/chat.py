@@ -119,6 +119,7 @@ class ChatRequest(Sampling, ChatPrompt, Structured):
         do not go together."""
         choice, names = settled(self.tool_choice, self.tools)
         budgets = self.thinking_token_budget, self.thinking_budget
+        param, structured = self.structured()
         return Conversation(
             **self.transcript_fields(self.messages),
             sampling=self,
@@ -127,7 +128,8 @@ class ChatRequest(Sampling, ChatPrompt, Structured):
             tool_choice=choice,
             callable_tools=chosen(self.tools or [], names),
             parallel_tool_calls=self.parallel_tool_calls is not False,
-            structured=self.structured(),
+            structured=structured,
+            structured_param=param,
             thinking_budget=next((b for b in budgets if b is not None), None),
             include_reasoning=self.include_reasoning is not False,
         )

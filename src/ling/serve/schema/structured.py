@@ -113,13 +113,14 @@ class Structured(Body):
     guided_choice: Choices | None = None
     guided_grammar: Pattern | None = None
 
-    def structured(self) -> StructuredOutputs | None:
-        """What the answer must be, None for any text; raises `RequestError` for two of them."""
+    def structured(self) -> tuple[str, StructuredOutputs | None]:
+        """The field that says what the answer must be, and what it says, None for any text; raises
+        `RequestError` for two of them."""
         found = [(param, spec) for param, spec in self._asked() if spec]
         if len(found) > 1:
             (first, _), (second, _) = found[:2]
             raise RequestError(f"`{first}` and `{second}` cannot both be given", param=second)
-        return _spec(*found[0]) if found else None
+        return (found[0][0], _spec(*found[0])) if found else ("response_format", None)
 
     def _asked(self) -> list[tuple[str, dict[str, Any] | None]]:
         outputs, form = self.structured_outputs, self.response_format
