@@ -192,6 +192,7 @@ TESTED_TOGETHER = {
     "cli/conversation.py": ("tests/cli/test_generate.py", "what `ling chat` remembers"),
     "config/{recipe_docs,recipe_file}.py": ("tests/config/test_recipe_files.py", "one schema"),
     "ops/machine.py": ("tests/ops/test_doctor.py", "what the report reads"),
+    "serve/{server,sockets}.py": ("tests/serve/test_app.py", "a server in a process of its own"),
     "serve/{fields,published}.py": ("tests/serve/test_schema.py", "the schema's parts"),
     "serve/schema/{chat,common,completion,text,values}.py": (
         "tests/serve/test_schema.py",
@@ -226,6 +227,10 @@ TESTED_TOGETHER = {
     "plugins/{sglang,sglang_config}.py": (
         "tests/plugins/test_hf_config.py",
         "called by SGLang",
+    ),
+    "plugins/deploy_{command,files,folder}.py": (
+        "tests/plugins/test_deploy.py",
+        "the parts of one command",
     ),
     "plugins/engine_flags.py": ("tests/plugins/test_deploy.py", "its only caller"),
 }

@@ -7,6 +7,7 @@ all streams (`output.py`), and the engine has its own. No request has a thread t
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import math
 import time
 from collections import deque
@@ -131,7 +132,8 @@ class Service:
         """Run blocking work in the pool."""
         self._num_calls += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+            inside = contextvars.copy_context().run  # log lines have the request's id there, too
+            return await asyncio.get_running_loop().run_in_executor(self._pool, inside, work)
         finally:
             self._num_calls -= 1
 
