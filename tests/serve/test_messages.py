@@ -262,6 +262,7 @@ def test_other_options_reach_the_conversation(client, llm):
         ("tools[0]", {"tools": [{"type": "web_search_20250305", "name": "web_search"}]}),
         ("tools[0]", {"tools": [{"type": "bash_20250124", "name": "bash"}]}),
         ("tools[0].input_schema", {"tools": [{"name": "f"}]}),
+        ("tools", {"tools": [TOOL] * 2}),
         ("tool_choice", {"tool_choice": {"type": "any"}}),
         ("tool_choice", {"tools": [TOOL], "tool_choice": {"type": "tool", "name": "g"}}),
         ("tool_choice", {"tools": [TOOL], "tool_choice": {"type": "maybe"}}),

@@ -247,6 +247,7 @@ MESSAGE = {"role": "user", "content": "x"}
         ("tools[0].name", {"tools": [{"type": "function"}]}),
         ("tools[0].parameters", {"tools": [{**TOOL, "parameters": {"a": "\ud800"}}]}),
         ("tools", {"tools": [TOOL] * 129}),
+        ("tools", {"tools": [TOOL] * 2}),
         ("tool_choice", {"tool_choice": "required"}),
         ("tool_choice", {"tools": [TOOL], "tool_choice": {"type": "function", "name": "g"}}),
         ("tool_choice", {"tools": [TOOL], "tool_choice": "sometimes"}),
@@ -304,6 +305,11 @@ def test_requests_that_ask_for_nothing_special_are_served(client):
     }
     assert client.post("/v1/responses", json={**ASK, **harmless}).status_code == 200
     assert judged(client, "ResponsesRequest", {**ASK, **harmless})
+
+
+def test_a_prompt_that_does_not_fit_is_blamed_on_the_input(client):
+    error = problem(client.post("/v1/responses", json={**ASK, "input": "x" * 300}), 400)
+    assert (error["param"], error["code"]) == ("input", "context_length_exceeded")
 
 
 def test_a_stored_response_is_not_found(client):

@@ -31,11 +31,14 @@ def add_messages(
     @router.post(MESSAGES_PATH, response_model=MessageReply, responses=problems)
     async def messages(body: MessagesRequest, request: Request) -> Response:
         """Answer a conversation."""
+        service.require()
+        check_model(service, body.model)
+        conversation = body.conversation()
 
         def shape_of(turns: Sequence[Turn]) -> MessagesShape:
             return MessagesShape(service.name, turns[0])
 
-        return await converse(service, request, body.conversation(), shape_of, keep_alive_s)
+        return await converse(service, request, conversation, shape_of, keep_alive_s)
 
     @router.post(f"{MESSAGES_PATH}/count_tokens", responses=problems)
     async def count_tokens(body: CountTokensRequest) -> CountedTokens:

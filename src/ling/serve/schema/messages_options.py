@@ -45,7 +45,9 @@ def _check_tool(value: Any) -> Any:
 
 Tool = Annotated[CustomTool, BeforeValidator(_check_tool)]
 
-Tools = Annotated[list[Tool], Field(max_length=MAX_TOOLS)]
+# No two of one name, of which a schema can say only this.
+_DISTINCT: dict[str, Any] = {"uniqueItems": True}
+Tools = Annotated[list[Tool], Field(max_length=MAX_TOOLS, json_schema_extra=_DISTINCT)]
 
 
 class AnyChoice(BaseModel):

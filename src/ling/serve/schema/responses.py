@@ -108,6 +108,7 @@ class ResponsesRequest(Options):
         effort = None if self.reasoning is None else self.reasoning.effort
         return Conversation(
             messages=self._messages(),
+            param="input",
             tools=for_template(tools) or None,
             template_options=thinking_options(None if effort is None else effort != "none"),
             sampling=self.as_sampling(),

@@ -29,7 +29,9 @@ class FunctionTool(BaseModel):
 _TOOLS = ByType("tools", ("function",))
 Tool = Annotated[FunctionTool, BeforeValidator(_TOOLS.check)]
 
-Tools = Annotated[list[Tool], Field(max_length=MAX_TOOLS)]
+# No two of one name, of which a schema can say only this.
+_DISTINCT: dict[str, Any] = {"uniqueItems": True}
+Tools = Annotated[list[Tool], Field(max_length=MAX_TOOLS, json_schema_extra=_DISTINCT)]
 
 
 class NamedChoice(BaseModel):
