@@ -53,7 +53,9 @@ class SamplingParams:
     `logit_bias` adds -100 to 100 to the scores of up to 1,024 token ids.
     `max_tokens` None or -1 goes to the end of the context. Before `min_tokens` nothing stops a
     continuation: neither a token nor a stop string. Whole numbers may also be written 3.0.
-    With `return_routed_experts` outputs say which experts each token took.
+    With `return_routed_experts` outputs say which experts each token took, from position
+    `routed_experts_start_len` on, which counts from the prompt's end where it is negative: -1 gives
+    a row for each token of the continuation, the one that it was chosen from.
     """
 
     n: int = 1
@@ -76,6 +78,7 @@ class SamplingParams:
     include_stop_str_in_output: bool = False
     logit_bias: dict[int, float] | None = None
     return_routed_experts: bool = False
+    routed_experts_start_len: int = 0
 
     def __post_init__(self) -> None:
         self.stop = [self.stop] if isinstance(self.stop, str) else list(self.stop or [])
@@ -104,6 +107,7 @@ class SamplingParams:
                 f"`return_routed_experts` is {self.return_routed_experts}, expected true or false",
                 param="return_routed_experts",
             )
+        self._whole("routed_experts_start_len", -(1 << 31), 1 << 31)
 
     def _check_stop_token_ids(self) -> None:
         ids = [] if self.stop_token_ids is None else whole_numbers(self.stop_token_ids)
@@ -152,7 +156,9 @@ class SamplingParams:
     @property
     def computes_prompt(self) -> bool:
         """Whether every token of the prompt is to be computed, also those of cached prefixes."""
-        return self.prompt_logprobs is not None or self.return_routed_experts
+        return self.prompt_logprobs is not None or (
+            self.return_routed_experts and self.routed_experts_start_len == 0
+        )
 
     @property
     def plain_greedy(self) -> bool:
