@@ -193,6 +193,17 @@ TESTED_TOGETHER = {
     "config/{recipe_docs,recipe_file}.py": ("tests/config/test_recipe_files.py", "one schema"),
     "ops/machine.py": ("tests/ops/test_doctor.py", "what the report reads"),
     "serve/{fields,published}.py": ("tests/serve/test_schema.py", "the schema's parts"),
+    "serve/schema/{chat,common,completion,text,values}.py": (
+        "tests/serve/test_schema.py",
+        "every field asked wrongly",
+    ),
+    "serve/routes/{chat,completions,router,status,text}.py": (
+        "tests/serve/test_routes.py",
+        "the endpoints of one app",
+    ),
+    "serve/{conversation,converse}.py": ("tests/serve/test_routes.py", "on the way to a reply"),
+    "serve/{chat_shape,completion_shape}.py": ("tests/serve/test_stream.py", "what is streamed"),
+    "serve/admission.py": ("tests/serve/test_reply.py", "what reaches the engine"),
     "data/split.py": ("tests/data/test_prepare.py", "the two parts that are written"),
     "convert/{options,probe,ranks,repack,target,transfer}.py": (
         "tests/convert/test_plan.py",

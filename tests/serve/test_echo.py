@@ -9,7 +9,7 @@ from fake_llm import NAME, wait_until
 from http_replies import PLAIN, streamed
 
 from ling.serve.echo import only_scores, scores_prompts
-from ling.serve.schema import CompletionRequest
+from ling.serve.schema.completion import CompletionRequest
 
 SCORED = {"echo": True, "logprobs": 1}
 

@@ -8,12 +8,13 @@ from http_replies import CHAT, PLAIN
 
 from ling.errors import RequestError
 from ling.serve import prompts
-from ling.serve.schema import ChatRequest, CompletionRequest
+from ling.serve.schema.chat import ChatRequest
+from ling.serve.schema.completion import CompletionRequest
 from ling.serve.service import Job
 
 
 def chat(**fields):
-    return ChatRequest(**{**CHAT, **fields})
+    return ChatRequest(**{**CHAT, **fields}).conversation()
 
 
 def plain(**fields):
@@ -31,7 +32,7 @@ def test_an_answers_thoughts_reach_the_template_and_tools_do_not(llm):
     seen = []
     llm.render = lambda *given, **options: seen.append(given) or "text"
     body = chat(messages=messages, add_generation_prompt=False)
-    assert bytes(prompts.encode_chat(llm, body, body.messages)) == b"text"
+    assert prompts.encode_chat(llm, body) == ("text", list(b"text"))
     ((given, tools, add_generation_prompt),) = seen
     assert given == [messages[0], {"role": "assistant", "content": "b", "reasoning_content": "c"}]
     assert (tools, add_generation_prompt) == (None, False)

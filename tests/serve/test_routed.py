@@ -11,9 +11,13 @@ import pytest
 
 from ling.errors import RequestError
 from ling.outputs import StreamChunk
+from ling.serve.chat_shape import ChatShape
+from ling.serve.completion_shape import CompletionShape, Echo
 from ling.serve.routed import Traced, traced
-from ling.serve.schema import ChatChoice, ChatRequest
-from ling.serve.stream import Answer, ChatShape, CompletionShape, Echo, collect, usage_of
+from ling.serve.schema.chat import ChatRequest
+from ling.serve.schema.replies import ChatChoice
+from ling.serve.stream import collect, usage_of
+from ling.serve.turn import Turn
 
 IDS = np.arange(24, dtype=np.int32).reshape(4, 3, 2)
 WEIGHTS = IDS.astype(np.float32) / 8
@@ -41,19 +45,24 @@ def check(choice):
 
 
 @pytest.mark.parametrize(
-    "shape", [ChatShape("m", None), CompletionShape("m", False, [Echo()])], ids=["chat", "plain"]
+    "shape_of",
+    [lambda: ChatShape("m", [Turn(None)], None), lambda: CompletionShape("m", False, [Echo()])],
+    ids=["chat", "plain"],
 )
-def test_the_end_of_a_choice_has_its_experts(shape):
+def test_the_end_of_a_choice_has_its_experts(shape_of):
+    shape = shape_of()
     answers = asyncio.run(collect(Pieces(), 1))
     check(json.loads(shape.whole(answers, usage_of(1, 2)).model_dump_json())["choices"][0])
+    shape = shape_of()
     *before, end = [
         json.loads(event.model_dump_json())["choices"][0]
         for chunk in (StreamChunk("b", [98]), last())
         for event in shape.step(0, chunk)
     ]
     check(end)
+    shape = shape_of()
     assert all("routed_experts" not in choice for choice in before)
-    plain = shape.whole([Answer(text="a", finish_reason="stop")], usage_of(1, 1))
+    plain = shape.whole([StreamChunk("a", finish_reason="stop")], usage_of(1, 1))
     assert not {n for n in plain.model_dump()["choices"][0] if n.startswith("routed")}
 
 

@@ -9,19 +9,19 @@ import pytest
 
 from ling.errors import RequestError
 from ling.outputs import Logprob, StreamChunk
-from ling.serve.schema import StreamOptions
+from ling.serve.chat_shape import ChatShape
+from ling.serve.completion_shape import CompletionShape, Echo
+from ling.serve.schema.common import StreamOptions
 from ling.serve.stream import (
     DONE,
     KEEP_ALIVE,
-    ChatShape,
-    CompletionShape,
-    Echo,
     EventStream,
     collect,
     events,
     sse_data,
     usage_of,
 )
+from ling.serve.turn import Turn
 
 
 def chunk(text="", token_ids=(), finish_reason=None, num_cached_tokens=0):
@@ -35,6 +35,10 @@ def chunk(text="", token_ids=(), finish_reason=None, num_cached_tokens=0):
         finish_reason=finish_reason,
         num_cached_tokens=num_cached_tokens,
     )
+
+
+def chat_shape(top_logprobs=None, num_choices=1, options=None):
+    return ChatShape("m", [Turn(None) for _ in range(num_choices)], top_logprobs, options)
 
 
 class Pieces:
@@ -54,7 +58,7 @@ class Pieces:
 
 
 def test_a_chat_step_is_text_and_then_the_reason_alone():
-    shape = ChatShape("m", None)
+    shape = chat_shape(num_choices=2)
     (text,) = shape.step(1, chunk("ab", [97]))
     (delta,) = text.choices
     assert (delta.index, delta.delta, delta.logprobs) == (1, {"content": "ab"}, None)
@@ -62,11 +66,11 @@ def test_a_chat_step_is_text_and_then_the_reason_alone():
     assert [e.choices[0].finish_reason for e in (text, end)] == [None, "stop"]
     assert end.choices[0].delta == {}
     assert shape.step(0, chunk()) == []  # half a character: nothing to say yet
-    assert text.id == end.id != ChatShape("m", None).step(0, chunk("x"))[0].id
+    assert text.id == end.id != chat_shape().step(0, chunk("x"))[0].id
 
 
 def test_tokens_without_text_are_sent_where_their_scores_are_asked_for():
-    (event,) = ChatShape("m", 0).step(0, chunk("", [97]))
+    (event,) = chat_shape(0).step(0, chunk("", [97]))
     assert [t.token for t in event.choices[0].logprobs.content] == ["a"]
     (event,) = CompletionShape("m", True, [Echo()]).step(0, chunk("", [97]))
     assert event.choices[0].logprobs.tokens == ["a"]
@@ -75,8 +79,8 @@ def test_tokens_without_text_are_sent_where_their_scores_are_asked_for():
 
 def test_offsets_of_a_choice_go_on_from_its_echo_and_not_from_its_neighbour():
     shape = CompletionShape("m", True, [Echo(text="abc"), Echo()])
-    assert shape.opening(0).choices[0].text == "abc"
-    assert shape.opening(1) is None
+    assert shape.opening(0)[0].choices[0].text == "abc"
+    assert shape.opening(1) == []
     offsets = [
         shape.step(index, chunk("xy", [120, 121]))[0].choices[0].logprobs.text_offset
         for index in (0, 1, 0)
@@ -91,7 +95,7 @@ def test_a_whole_reply_is_what_the_pieces_add_up_to():
         ("a", [97], "stop"),
         ("bc", [98, 99], "length"),
     ]
-    chat = ChatShape("m", 1).whole(answers, usage_of(4, 3))
+    chat = chat_shape(1, 2).whole(answers, usage_of(4, 3))
     assert [(c.index, c.message.content, c.finish_reason) for c in chat.choices] == [
         (0, "a", "stop"),
         (1, "bc", "length"),
@@ -117,7 +121,7 @@ def test_cached_tokens_are_those_that_no_choice_computed():
     def cached(reply):
         return reply.usage.prompt_tokens_details.cached_tokens
 
-    assert cached(ChatShape("m", None).whole(answers, usage)) == 0
+    assert cached(chat_shape(None, 4).whole(answers, usage)) == 0
     assert cached(CompletionShape("m", False, echoes, n=2).whole(answers, usage)) == 0 + 128
     assert cached(CompletionShape("m", False, echoes).whole(answers, usage)) == sum(counts)
     *_, last, _ = sent((0, chunk("a", [97], "stop", 64)), options=StreamOptions(include_usage=True))
@@ -128,7 +132,7 @@ def test_cached_tokens_are_those_that_no_choice_computed():
 
 
 def sent(*items, options=None, num_choices=1):
-    shape = ChatShape("m", None)
+    shape = chat_shape(num_choices=num_choices, options=options)
 
     async def run():
         stream = events(
@@ -136,7 +140,6 @@ def sent(*items, options=None, num_choices=1):
             shape,
             num_choices=num_choices,
             prompt_tokens=4,
-            options=options,
             keep_alive_s=1.0,
         )
         return [text async for text in stream]

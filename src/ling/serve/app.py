@@ -54,7 +54,7 @@ def create_app(
 
     from .guard import Guard, Rules
     from .problems import install_handlers
-    from .routes import has_endpoint, make_router
+    from .routes.router import has_endpoint, make_router
     from .service import Service
 
     # FastAPI's own documentation pages load scripts from foreign hosts; the schema stays.

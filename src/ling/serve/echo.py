@@ -7,15 +7,15 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from . import prompts
+from .completion_shape import Echo
 from .logprobs import completion_logprobs, token_name
-from .routed import traced
-from .schema import CompletionLogprobs, CompletionRequest
+from .schema.completion import CompletionRequest
+from .schema.replies import CompletionLogprobs
 from .service import Generation, Job, Service
-from .stream import Answer, Echo
 
 if TYPE_CHECKING:
     from ..llm import LLM
-    from ..outputs import CompletionOutput, RequestOutput
+    from ..outputs import CompletionOutput, RequestOutput, StreamChunk
 
 
 def scores_prompts(body: CompletionRequest) -> bool:
@@ -39,7 +39,7 @@ async def echoes_of(
     body: CompletionRequest,
     jobs: Sequence[Job],
     scoring: Generation | None,
-) -> tuple[list[Echo], list[Answer] | None]:
+) -> tuple[list[Echo], list[StreamChunk] | None]:
     """What goes before each choice, and the answers where `only_scores`; `scoring` is admitted
     for the prompts where their log probabilities are wanted, and is closed here."""
     n = body.n or 1
@@ -53,7 +53,7 @@ async def echoes_of(
         outputs, marks = await _score(service, llm, scoring, asked, body.logprobs or 0)
     echoes = [Echo(text=t, logprobs=m) for t, m in zip(texts, marks, strict=True) for _ in range(n)]
     if body.max_tokens == 0:
-        return echoes, [Answer(finish_reason="length") for _ in jobs]
+        return echoes, [_answer() for _ in jobs]
     if outputs is None or not only_scores(body):
         return echoes, None
     return echoes, [_answer(output.outputs[0]) for output in outputs]
@@ -94,12 +94,19 @@ def _prompt_logprobs(llm: LLM, output: RequestOutput) -> CompletionLogprobs:
     return completion_logprobs(ids, output.prompt_logprobs, prompts.offsets(llm, ids), first)
 
 
-def _answer(output: CompletionOutput) -> Answer:
-    return Answer(
-        text=output.text,
-        token_ids=list(output.token_ids),
-        logprobs=list(output.logprobs or []),
-        text_offsets=list(output.text_offsets or []),
-        finish_reason=output.finish_reason,
-        routed=traced(output),
+def _answer(output: CompletionOutput | None = None) -> StreamChunk:
+    """A finished answer as one chunk; without one, the empty answer to `max_tokens: 0`."""
+    from ..outputs import StreamChunk
+
+    if output is None:
+        return StreamChunk("", finish_reason="length")
+    return StreamChunk(
+        output.text,
+        list(output.token_ids),
+        output.logprobs,
+        output.finish_reason,
+        output.stop_reason,
+        output.text_offsets,
+        routed_experts=output.routed_experts,
+        routed_expert_weights=output.routed_expert_weights,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from .schema import ChatLogprobs, CompletionLogprobs, TokenLogprob, TopLogprob
+from .schema.replies import ChatLogprobs, CompletionLogprobs, TokenLogprob, TopLogprob
 
 if TYPE_CHECKING:
     from ..outputs import Logprob

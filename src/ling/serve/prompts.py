@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..data import chat
 from ..errors import RequestError
-from .schema import ChatPrompt, ChatRequest, CompletionRequest, Message, Sampling
+from .conversation import Conversation, Transcript
+from .schema.common import Sampling
+from .schema.completion import CompletionRequest
 
 if TYPE_CHECKING:
     from ..data.tokenizer import Tokenizer
@@ -31,20 +33,18 @@ def encode_text(llm: LLM, text: str) -> list[int]:
     return tokenizer_of(llm, "prompt").encode(text)
 
 
-def encode_chat(llm: LLM, body: ChatPrompt, messages: Sequence[Message]) -> list[int]:
+def encode_chat(llm: LLM, transcript: Transcript) -> chat.ChatPrompt:
     """Render the conversation with the model's template, then encode it."""
     tokenizer = tokenizer_of(llm, "messages")
-    plain = [_plain(m) for m in messages]
-    continued = bool(body.continue_final_message)
-    opened = body.add_generation_prompt
+    continued, opened = transcript.continue_final_message, transcript.add_generation_prompt
     return chat.encode_chat(
         chat.continuing(llm.render) if continued else llm.render,
         tokenizer,
-        plain,
-        None,
+        transcript.messages,
+        transcript.tools,
         not continued if opened is None else opened,
-        **body.template_options,
-    ).ids
+        **transcript.template_options,
+    )
 
 
 def text_of(llm: LLM, ids: Sequence[int]) -> str:
@@ -80,11 +80,10 @@ def scoring_jobs(jobs: Sequence[Job], top: int) -> list[Job]:
     ]
 
 
-def chat_params(llm: LLM, body: ChatRequest, prompt: list[int]) -> list[SamplingParams]:
+def chat_params(llm: LLM, conversation: Conversation, prompt: list[int]) -> list[SamplingParams]:
     """Parameters of the `n` choices; without a limit the answer may fill the context."""
-    limit = body.max_completion_tokens or body.max_tokens
-    logprobs = (body.top_logprobs or 0) if body.logprobs else None
-    return _params(llm, body, prompt, limit, logprobs, "messages")
+    limit, logprobs = conversation.max_tokens, conversation.top_logprobs
+    return _params(llm, conversation.sampling, prompt, limit, logprobs, "messages")
 
 
 def completion_params(llm: LLM, body: CompletionRequest, prompt: list[int]) -> list[SamplingParams]:
@@ -155,12 +154,3 @@ def _check_ids(llm: LLM, ids: list[int], param: str = "prompt") -> list[int]:
             param=param,
         )
     return ids
-
-
-def _plain(message: Message) -> dict[str, Any]:
-    # OpenAI's newer name for the same role; templates know only the old one.
-    role = "system" if message.role == "developer" else message.role
-    plain: dict[str, Any] = {"role": role, "content": message.content}
-    if message.reasoning_content is not None:
-        plain["reasoning_content"] = message.reasoning_content
-    return plain

@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from fastapi import Request
 from fastapi.responses import Response
+from pydantic import BaseModel
 
 from ..errors import RequestError
 from .guard import TOKENS
-from .schema import ChatCompletion, Completion, Sampling
 from .service import Generation
-from .stream import Answer, EventStream, Shape, collect, events, usage_of
+from .stream import EventStream, Shape, collect, events, usage_of
+
+if TYPE_CHECKING:
+    from ..outputs import StreamChunk
 
 T = TypeVar("T")
 # How long a stream waits for its first token before it commits itself to status 200.
@@ -24,51 +27,52 @@ SETTLE_S = 1.0
 class Prepared(NamedTuple):
     """A request whose choices are queued, or answered already."""
 
-    shape: Shape
+    shape: Shape[Any]
     prompt_tokens: int
-    answers: Sequence[Answer] | None = None
+    answers: Sequence[StreamChunk] | None = None
+    headers: dict[str, str] | None = None
 
 
 async def reply(
     request: Request,
-    body: Sampling,
     generation: Generation,
     preparing: Coroutine[Any, Any, Prepared],
+    *,
+    stream: bool,
     keep_alive_s: float,
 ) -> Response:
     """Prepare, then answer whole or as a stream. A client that leaves stops the work wherever it
     is, and frees what the engine had for it."""
     deadline = generation.terms.scheduling.deadline
     try:
-        shape, prompt_tokens, answers = await while_connected(request, preparing, deadline)
+        prepared = await while_connected(request, preparing, deadline)
+        prompt_tokens, answers = prepared.prompt_tokens, prepared.answers
         request.scope[TOKENS] = lambda: (prompt_tokens, generation.num_tokens)
-        if answers is None and body.stream:
+        if answers is None and stream:
             await while_connected(request, generation.settle(SETTLE_S), deadline)
-            return _stream(body, generation, shape, prompt_tokens, keep_alive_s)
+            return _stream(generation, prepared, keep_alive_s)
         if answers is None:
             whole = collect(generation, generation.num_choices)
             answers = await while_connected(request, whole, deadline)
         generation.close()
         spent = sum(len(a.token_ids) for a in answers)
         request.scope[TOKENS] = lambda: (prompt_tokens, spent)
-        return _json(shape.whole(answers, usage_of(prompt_tokens, spent)))
+        made = prepared.shape.whole(answers, usage_of(prompt_tokens, spent))
+        return _json(made, prepared.headers)
     except BaseException:
         generation.close()
         raise
 
 
-def _stream(
-    body: Sampling, generation: Generation, shape: Shape, prompt_tokens: int, keep_alive_s: float
-) -> Response:
+def _stream(generation: Generation, prepared: Prepared, keep_alive_s: float) -> Response:
     text = events(
         generation,
-        shape,
+        prepared.shape,
         num_choices=generation.num_choices,
-        prompt_tokens=prompt_tokens,
-        options=body.stream_options,
+        prompt_tokens=prepared.prompt_tokens,
         keep_alive_s=keep_alive_s,
     )
-    return EventStream(text, generation.close)
+    return EventStream(text, generation.close, prepared.headers)
 
 
 async def while_connected(
@@ -97,5 +101,5 @@ async def _until_gone(request: Request) -> None:
         pass
 
 
-def _json(reply: ChatCompletion | Completion) -> Response:
-    return Response(reply.model_dump_json(), media_type="application/json")
+def _json(reply: BaseModel, headers: dict[str, str] | None) -> Response:
+    return Response(reply.model_dump_json(), headers=headers, media_type="application/json")

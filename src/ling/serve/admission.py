@@ -1,0 +1,36 @@
+"""What is settled before a request's prompt is made: which model, when, and with whom it shares."""
+
+from __future__ import annotations
+
+import time
+
+from fastapi import Request
+
+from ..errors import RequestError
+from .schema.common import Sampling
+from .service import Service, Terms
+
+
+def check_model(service: Service, name: str | None) -> None:
+    """Raise `RequestError` 404 for a model that is not the one here; None is any."""
+    if name is not None and name != service.name:
+        raise RequestError(
+            f"the model `{name[:200]}` is not here; this server has `{service.name}`",
+            status=404,
+            code="model_not_found",
+            param="model",
+        )
+
+
+def terms_of(body: Sampling, request: Request, *, is_chat_turn: bool) -> Terms:
+    """Requests share the engine by API key and salt."""
+    from ..infer.request import SchedulingParams
+
+    salt = body.cache_salt or ""
+    scheduling = SchedulingParams(
+        priority=body.priority or 0,
+        share_key=f"{request.headers.get('authorization', '')} {salt}",
+        deadline=None if body.timeout_s is None else time.monotonic() + body.timeout_s,
+        is_chat_turn=is_chat_turn,
+    )
+    return Terms(scheduling, salt)

@@ -1,0 +1,30 @@
+"""`/v1/chat/completions`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from ..chat_shape import ChatShape
+from ..converse import converse
+from ..schema.chat import ChatRequest
+from ..schema.replies import ChatCompletion
+from ..service import Service
+from ..turn import Turn
+
+
+def add_chat(router: APIRouter, service: Service, keep_alive_s: float) -> None:
+    """`/v1/chat/completions`."""
+
+    @router.post("/v1/chat/completions", response_model=ChatCompletion)
+    async def chat(body: ChatRequest, request: Request) -> Response:
+        """Answer a conversation."""
+        conversation = body.conversation()
+
+        def shape_of(turns: Sequence[Turn]) -> ChatShape:
+            top = conversation.top_logprobs
+            return ChatShape(service.name, turns, top, body.stream_options)
+
+        return await converse(service, request, conversation, shape_of, keep_alive_s)

@@ -1,0 +1,59 @@
+"""`/v1/completions`."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from .. import prompts
+from ..admission import check_model, terms_of
+from ..completion_shape import CompletionShape
+from ..echo import echoes_of, scores_prompts
+from ..reply import Prepared, reply
+from ..schema.completion import CompletionRequest
+from ..schema.replies import Completion
+from ..service import Generation, Job, Service
+
+if TYPE_CHECKING:
+    from ...llm import LLM
+
+
+def add_completions(router: APIRouter, service: Service, keep_alive_s: float) -> None:
+    """`/v1/completions`."""
+
+    @router.post("/v1/completions", response_model=Completion)
+    async def completions(body: CompletionRequest, request: Request) -> Response:
+        """Continue one or more prompts."""
+        llm = service.require()
+        check_model(service, body.model)
+        count = len(body.prompt) * (body.n or 1)
+        generation = service.admit(count, terms_of(body, request, is_chat_turn=False))
+        work = _prepare(service, llm, body, generation)
+        stream = bool(body.stream)
+        return await reply(request, generation, work, stream=stream, keep_alive_s=keep_alive_s)
+
+
+async def _prepare(
+    service: Service, llm: LLM, body: CompletionRequest, generation: Generation
+) -> Prepared:
+    # Scoring is a pass of its own before the choices, within their admission.
+    scoring = service.part_of(generation, len(body.prompt)) if scores_prompts(body) else None
+    jobs, prompt_tokens = await service.call(partial(_jobs, llm, body))
+    echoes, answers = await echoes_of(service, llm, body, jobs, scoring)
+    if answers is None:
+        await service.call(partial(generation.start, llm, jobs))
+    n, with_logprobs = body.n or 1, body.logprobs is not None
+    shape = CompletionShape(service.name, with_logprobs, echoes, n, body.stream_options)
+    return Prepared(shape, prompt_tokens, answers)
+
+
+def _jobs(llm: LLM, body: CompletionRequest) -> tuple[list[Job], int]:
+    """Jobs in the order of `choices`: all of the first prompt, then all of the second."""
+    jobs, prompt_tokens = [], 0
+    for ids in prompts.completion_prompts(llm, body):
+        jobs += [Job(ids, p) for p in prompts.completion_params(llm, body, ids)]
+        prompt_tokens += len(ids)
+    return jobs, prompt_tokens

@@ -1,0 +1,45 @@
+"""What the server is and how it does: health, version and its model."""
+
+from __future__ import annotations
+
+from importlib import metadata
+
+from fastapi import APIRouter
+
+from ..admission import check_model
+from ..schema.text import Model, ModelList
+from ..service import Service
+
+
+def add_status(router: APIRouter, service: Service) -> None:
+    """`/health`, `/version`, `/v1/models` and `/v1/models/{name}`."""
+
+    @router.get("/health")
+    async def health() -> dict[str, str]:
+        """200 while the model can answer, 503 while it loads, drains or when it has died."""
+        service.require()
+        return {"status": "ok"}
+
+    @router.get("/version")
+    async def version() -> dict[str, str]:
+        """The package's version."""
+        try:
+            return {"version": metadata.version("ling")}
+        except metadata.PackageNotFoundError:  # run from a source folder
+            return {"version": "unknown"}
+
+    @router.get("/v1/models")
+    async def models() -> ModelList:
+        """The one model this server has."""
+        return ModelList(data=[_model(service)])
+
+    @router.get("/v1/models/{name:path}")
+    async def model(name: str) -> Model:
+        """The model by its name."""
+        check_model(service, name)
+        return _model(service)
+
+
+def _model(service: Service) -> Model:
+    llm = service.require()
+    return Model(id=service.name, created=service.created, max_model_len=llm.max_model_len)

@@ -1,0 +1,1 @@
+"""What the server reads and writes: request and response types of each API, in pydantic."""

@@ -1,0 +1,133 @@
+"""Types of request fields: what JSON gives, checked strictly and brought to one form."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainValidator,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    WithJsonSchema,
+)
+
+MAX_STOPS = 16
+MAX_STOP_LENGTH = 1024
+MAX_PROMPTS = 128
+MAX_BIASED = 1024
+
+
+def whole_text(text: str) -> str:
+    # JSON can spell half of a surrogate pair; no tokenizer and no reply can hold it.
+    if any("\ud800" <= c <= "\udfff" for c in text):
+        raise ValueError("holds half of a surrogate pair, which is no text")
+    return text
+
+
+Text = Annotated[StrictStr, AfterValidator(whole_text)]
+
+
+def _whole(value: Any) -> Any:
+    # JSON does not tell 3 from 3.0, and some clients write every number with a point.
+    return int(value) if type(value) is float and value.is_integer() else value
+
+
+Whole = Annotated[StrictInt, BeforeValidator(_whole)]
+MaxTokens = Annotated[Whole, Field(ge=-1, le=2**63)]
+Number = Annotated[StrictFloat, Field(allow_inf_nan=False)]
+
+TokenId = Annotated[StrictStr, Field(pattern="^[0-9]{1,10}$")]
+LogitBias = Annotated[
+    dict[TokenId, Annotated[Number, Field(ge=-100, le=100)]], Field(max_length=MAX_BIASED)
+]
+
+
+def _is_ids(value: Any) -> bool:
+    return isinstance(value, list) and all(type(_whole(i)) is int for i in value)
+
+
+def _prompts(value: Any) -> list[str] | list[list[int]]:
+    """One prompt or many, as text or as token ids, brought to a list of prompts."""
+    if isinstance(value, str) or (_is_ids(value) and value):
+        value = [value]
+    if not isinstance(value, list) or not value:
+        raise ValueError("expected text, a list of texts, token ids, or a list of token id lists")
+    if len(value) > MAX_PROMPTS:
+        raise ValueError(f"{len(value)} prompts, at most {MAX_PROMPTS} fit in one request")
+    if all(isinstance(p, str) for p in value):
+        return [whole_text(p) for p in value]
+    if all(_is_ids(p) for p in value):
+        return [[_whole(i) for i in p] for p in value]
+    raise ValueError("expected text, a list of texts, token ids, or a list of token id lists")
+
+
+def _stops(value: Any) -> list[str]:
+    stops = [value] if isinstance(value, str) else [] if value is None else value
+    if not isinstance(stops, list) or not all(isinstance(s, str) for s in stops):
+        raise ValueError("expected text or a list of texts")
+    if len(stops) > MAX_STOPS:
+        raise ValueError(f"{len(stops)} stop texts, at most {MAX_STOPS} are allowed")
+    if any(not s or len(s) > MAX_STOP_LENGTH for s in stops):
+        raise ValueError(f"a stop text has between 1 and {MAX_STOP_LENGTH} characters")
+    return [whole_text(s) for s in stops]
+
+
+def _content(value: Any) -> str | None:
+    """Text of a message; a list of text parts is joined, null stays."""
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return whole_text(value)
+    if not isinstance(value, list):
+        raise ValueError("expected text or a list of text parts")
+    texts = []
+    for part in value:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if isinstance(kind, str) and kind != "text":
+            raise ValueError(f"parts of type `{kind[:40]}` cannot be read; only `text` can")
+        if kind is None or not isinstance(part.get("text"), str):
+            raise ValueError("a part needs `type` (`text`) and `text`")
+        texts.append(whole_text(part["text"]))
+    return "".join(texts)
+
+
+_TEXT = {"type": "string"}
+_IDS = {"type": "array", "items": {"type": "integer"}}
+Prompts = Annotated[
+    Any,
+    PlainValidator(_prompts),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                _TEXT,
+                {"type": "array", "items": _TEXT},
+                _IDS,
+                {"type": "array", "items": _IDS},
+            ]
+        }
+    ),
+]
+Stops = Annotated[
+    Any,
+    PlainValidator(_stops),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                _TEXT,
+                {"type": "array", "items": _TEXT, "maxItems": MAX_STOPS},
+                {"type": "null"},
+            ]
+        }
+    ),
+]
+Content = Annotated[
+    Any,
+    PlainValidator(_content),
+    WithJsonSchema(
+        {"anyOf": [_TEXT, {"type": "array", "items": {"type": "object"}}, {"type": "null"}]}
+    ),
+]
