@@ -159,7 +159,9 @@ def test_all_of_a_prompt_is_computed_for_it():
     assert (again.num_cached_tokens, plain.num_cached_tokens) == (0, 128)
 
 
-@pytest.mark.parametrize(("start_len", "first", "cached"), [(-1, 149, 128), (70, 70, 64), (1, 1, 0)])
+@pytest.mark.parametrize(
+    ("start_len", "first", "cached"), [(-1, 149, 128), (70, 70, 64), (1, 1, 0)]
+)
 def test_experts_of_a_part_leave_the_rest_to_cached_pages(start_len, first, cached):
     e = engine(None)
     whole = add(e, PROMPTS[0])

@@ -53,6 +53,7 @@ def create_app(
     from fastapi import FastAPI
 
     from .guard import Guard, Rules
+    from .page import make_page
     from .problems import install_handlers
     from .routes.router import has_endpoint, make_router
     from .service import Service
@@ -63,6 +64,7 @@ def create_app(
     app.state.service = Service(llm, served_model_name)
     router = make_router(app.state.service, keep_alive_s)
     app.include_router(router)
+    app.include_router(make_page())
     install_handlers(app, [getattr(route, "path", "") for route in router.routes])
     rules = Rules(
         api_key=api_key,

@@ -79,10 +79,11 @@ class ChatShape:
             delta = ChatDelta(index=index, delta={"content": text}, logprobs=logprobs)
             events.append(self._chunk([delta]))
         if chunk.finish_reason is not None:
-            end = ChatDelta(
-                index=index, delta={}, finish_reason=turn.finish_reason, **traced(chunk)
-            )
+            end = ChatDelta(index=index, delta={}, finish_reason=turn.finish_reason)
             events.append(self._chunk([end]))
+        if experts := traced(chunk):
+            events = events or [self._chunk([ChatDelta(index=index, delta={})])]
+            events[-1].choices[0].take(experts)
         return events
 
     def closing(self, usage: Usage) -> list[ChatChunk]:

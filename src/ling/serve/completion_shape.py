@@ -74,14 +74,16 @@ class CompletionShape:
         """One event for what is new, if anything is."""
         self._cached[index] = chunk.num_cached_tokens
         logprobs = self._logprobs(index, chunk)
-        if not (chunk.text or chunk.finish_reason or (logprobs is not None and logprobs.tokens)):
+        experts = traced(chunk)
+        has_logprobs = logprobs is not None and bool(logprobs.tokens)
+        if not (chunk.text or chunk.finish_reason or has_logprobs or experts):
             return []
         choice = CompletionChoice(
             index=index,
             text=chunk.text,
             logprobs=logprobs,
             finish_reason=chunk.finish_reason,
-            **(traced(chunk) if chunk.finish_reason is not None else {}),
+            **experts,
         )
         return [self._chunk([choice])]
 

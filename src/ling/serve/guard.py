@@ -14,11 +14,13 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import RequestError
+from .page import PATHS
 from .problems import as_request_error, problem_response, request_id
 
 log = logging.getLogger("ling.serve")
 
-OPEN_PATHS = ("/health",)
+OPEN_PATHS = frozenset({"/health"}) | PATHS
+"""Paths that need no API key."""
 # h11 stops at this size only when a head comes in several pieces.
 MAX_HEAD_BYTES = 16 << 10
 MAX_URL_BYTES = 8 << 10
@@ -33,7 +35,7 @@ class Rules:
     """What the guard lets through."""
 
     api_key: str | None = None
-    """Key that every path but `/health` asks for; None asks for none."""
+    """Key that every path but `OPEN_PATHS` asks for; None asks for none."""
     hosts: frozenset[str] | None = None
     """Names a `Host` header may carry (a web page that rebinds its name to us carries another)."""
     max_body_bytes: int = 8 << 20

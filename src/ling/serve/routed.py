@@ -1,6 +1,7 @@
 """The experts of a choice's tokens in a reply: on request only, as base64 of little-endian arrays.
 
 `routed_experts` is what SGLang calls so: int32 [tokens, layers with experts, experts per token].
+Each event of a stream has the rows that are new; one after another they are those of a whole reply.
 """
 
 from __future__ import annotations
@@ -23,6 +24,11 @@ class Traced(BaseModel):
     """float32, the same shape."""
     routed_experts_shape: list[int] | None = None
 
+    def take(self, fields: dict[str, Any]) -> None:
+        """Set what `traced` gives."""
+        for name, value in fields.items():
+            setattr(self, name, value)
+
     @model_serializer(mode="wrap")  # a type of what it returns would be the published schema
     def _asked_for(self, handler: Any):
         fields = handler(self)
@@ -33,9 +39,9 @@ class Traced(BaseModel):
 
 
 def traced(chunk: StreamChunk | CompletionOutput) -> dict[str, Any]:
-    """The fields of `Traced` for the last chunk of a choice, or all of it; none without a trace."""
+    """The fields of `Traced` for a chunk of a choice, or all of it; none without a trace."""
     ids, weights = chunk.routed_experts, chunk.routed_expert_weights
-    if ids is None or weights is None:
+    if ids is None or weights is None or not len(ids):
         return {}
     return {
         "routed_experts": _base64(ids.astype("<i4")),
