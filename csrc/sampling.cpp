@@ -211,12 +211,12 @@ void keep_min_p(const ling_choice& c, double scale, Nucleus& nucleus) {
 }
 
 // The bucket in which the mass reaches `limit`, and the mass before it; -1 where none does.
-int64_t border_bucket(const int64_t* hist, double limit, int64_t* mass_before) {
+int64_t border_bucket(const int64_t* hist, int64_t limit, int64_t* mass_before) {
   int64_t sum = 0;
   for (int64_t b = 0; b < kMassBuckets; ++b) {
     int64_t mass = 0;
     for (int64_t i = 0; i < 4; ++i) mass += hist[i * kMassBuckets + b];
-    if (double(sum + mass) >= limit) {
+    if (sum + mass >= limit) {
       *mass_before = sum;
       return b;
     }
@@ -227,7 +227,7 @@ int64_t border_bucket(const int64_t* hist, double limit, int64_t* mass_before) {
 
 // The first candidate, in order, with which the mass reaches `limit`, or the last one.
 Candidate reach(const IsaKernels& k, const std::vector<Candidate>& sorted, float top, double scale,
-                int64_t sum, double limit) {
+                int64_t sum, int64_t limit) {
   const int64_t n = int64_t(sorted.size());
   for (int64_t begin = 0; begin < n; begin += 64) {
     const int64_t m = std::min<int64_t>(64, n - begin);
@@ -236,7 +236,7 @@ Candidate reach(const IsaKernels& k, const std::vector<Candidate>& sorted, float
     for (int64_t i = 0; i < m; ++i) z[i] = sorted[size_t(begin + i)].z;
     k.list_masses(z, m, top, scale, mass);
     for (int64_t i = 0; i < m; ++i)
-      if (double(sum += mass[i]) >= limit) return sorted[size_t(begin + i)];
+      if ((sum += mass[i]) >= limit) return sorted[size_t(begin + i)];
   }
   return sorted.back();
 }
@@ -250,7 +250,8 @@ void keep_top_p(const IsaKernels& k, Room& room, double top_p, double scale, Nuc
   k.add_masses(s.z, s.n, nucleus.top, scale, nucleus.least, hist);
   int64_t total = 0, sum = 0;
   for (int64_t i = 0; i < 4 * kMassBuckets; ++i) total += hist[i];
-  const double limit = ceil(top_p * double(total));
+  // A whole number from here on: as doubles, sums above 2^53 would reach it too early.
+  const int64_t limit = int64_t(ceil(top_p * double(total)));
   const int64_t bucket = border_bucket(hist, limit, &sum);
   if (bucket < 0) return;
   const auto first_of = [&](int64_t b) {  // the smallest score in buckets up to b

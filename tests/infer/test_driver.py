@@ -175,6 +175,47 @@ def test_an_engine_that_fails_again_and_again_is_dead_and_says_so(engine, monkey
     assert refused.value.status == 503
 
 
+@pytest.mark.parametrize("num_bad", [1, 3])
+def test_clients_cannot_end_the_engine_with_requests_that_it_fails_on(engine, caplog, num_bad):
+    """Also where a step has no others, so that it fails as a whole."""
+    forward, bad = engine.runner.forward, 300
+
+    def fails_on_some(tokens, segments):
+        if bad in tokens:
+            raise RuntimeError("broken")
+        return forward(tokens, segments)
+
+    engine.runner.forward = fails_on_some
+    driver, boxes = Driver(engine), [Box() for _ in range(num_bad)]
+    for _ in range(5):
+        driver.submit_all([Submission([1, bad], SHORT, b.sink) for b in boxes])
+        assert [str(b.tokens()[1].error) for b in boxes] == ["broken"] * num_bad
+    after = Box()
+    driver.submit([1, 2], SHORT, after.sink)
+    assert after.tokens()[1].finish_reason == "length"
+    assert driver.failure is None
+    assert engine.pool.available == engine.pool.num_pages
+    assert "of its own" not in caplog.text
+
+
+def test_an_engine_that_never_answers_is_dead_too(engine):
+    """As when steps no longer bring anything, without an error."""
+    step, engine.step = engine.step, lambda: []
+
+    def broken():
+        engine.step = lambda: []
+        raise RuntimeError("broken")
+
+    driver = Driver(engine)
+    for _ in range(3):
+        engine.step, box = broken, Box()
+        driver.submit([1, 2], SHORT, box.sink)
+        assert str(box.tokens()[1].error) == "broken"
+    assert str(driver.failure) == "broken"
+    engine.step = step
+    assert engine.pool.available == engine.pool.num_pages
+
+
 def test_an_idle_thread_ends_and_another_one_starts(engine, monkeypatch):
     monkeypatch.setattr("ling.infer.driver.IDLE_S", 0.05)
     driver, box = Driver(engine), Box()

@@ -100,3 +100,15 @@ def test_choosing_a_token_fails_alone_whatever_is_raised():
     assert [requests[0].output, requests[2].output] == [
         o for i, o in enumerate(outputs(PROMPTS[:3])) if i != 1
     ]
+
+
+def test_an_engine_that_works_answers_and_keeps_nothing():
+    engine = small_engine()
+    assert failures.answers(engine)
+    assert not engine.has_work
+    assert engine.pool.available == engine.pool.num_pages
+    break_forward(engine, lambda tokens: True)
+    with pytest.raises(RuntimeError, match="a bad row"):
+        failures.answers(engine)
+    assert not engine.has_work
+    assert engine.pool.available == engine.pool.num_pages

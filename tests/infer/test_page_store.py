@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import random
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -378,6 +380,87 @@ def test_pages_are_saved_without_a_thread_too(tmp_path):
     driver = Driver(engine_after(tmp_path, PROMPT))
     driver.save_pages()
     assert len(files(tmp_path)) == 3
+
+
+def swap_contents(path):
+    """As whole pages of other tokens."""
+    others = [p for p in files(path.parents[1]) if p != path and p.is_file()]
+    path.write_bytes(others[0].read_bytes())
+
+
+def change_model(path):
+    whole = bytearray(path.read_bytes())
+    whole[8:28] = bytes(20)
+    path.write_bytes(whole)
+
+
+def change_last_byte(path):
+    whole = bytearray(path.read_bytes())
+    whole[-1] ^= 1
+    path.write_bytes(whole)
+
+
+def replace(path, make):
+    path.rename(path.parents[1] / f"{path.name}.moved")
+    make(path)
+
+
+DAMAGES = {
+    "empty": lambda p: p.write_bytes(b""),
+    "cut": lambda p: os.truncate(p, p.stat().st_size - 1),
+    "longer": lambda p: os.truncate(p, p.stat().st_size + 1),
+    "changed": change_last_byte,
+    "of other tokens": swap_contents,
+    "of another model": change_model,
+    "fifo": lambda p: replace(p, os.mkfifo),
+    "folder": lambda p: replace(p, Path.mkdir),
+    "link": lambda p: replace(p, lambda q: q.symlink_to(q.parents[1] / f"{q.name}.moved")),
+    "link to nothing": lambda p: replace(p, lambda q: q.symlink_to("nothing")),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_folder_is_rebuilt_at_once(tmp_path, caplog, damage):
+    save(engine_after(tmp_path, PROMPT, [9, *PROMPT]))
+    for path in files(tmp_path):
+        DAMAGES[damage](path)
+    with caplog.at_level(logging.WARNING, "ling"):
+        e = engine_after(tmp_path, PROMPT, [9, *PROMPT])
+        save(e)
+    assert ["computed again" in m for m in caplog.messages] == [True]
+    assert [cached(tmp_path, p) for p in (PROMPT, [9, *PROMPT])] == [3 * PAGE] * 2
+    assert len(caplog.messages) == 1
+
+
+@pytest.mark.parametrize("at", range(3))
+def test_one_damaged_page_costs_the_pages_behind_it_once(tmp_path, monkeypatch, at):
+    e = save(engine_after(tmp_path, PROMPT))
+    path = e.store.files._path(list(e.store._chain(PROMPT, ""))[at][1])
+    change_last_byte(path)
+    e = engine(tmp_path)
+    write, written = e.store.files.write, []
+    monkeypatch.setattr(
+        e.store.files,
+        "write",
+        lambda key, name, *rest: (written.append(name), write(key, name, *rest))[1],
+    )
+    assert run(e, PROMPT)[0].num_cached_tokens == at * PAGE
+    save(e)
+    assert cached(tmp_path) == 3 * PAGE
+    assert [e.store.files._path(name) for name in written] == [path]  # what is sound stays
+
+
+def test_a_folder_of_somebody_in_place_of_a_page_stays_and_stops_no_other_page(tmp_path, caplog):
+    e = save(engine_after(tmp_path, PROMPT))
+    path = e.store.files._path(list(e.store._chain(PROMPT, ""))[1][1])
+    path.unlink()
+    path.mkdir()
+    (path / "notes").write_text("mine")
+    e = engine_after(tmp_path, PROMPT, [9, *PROMPT])
+    save(e)
+    assert (path / "notes").read_text() == "mine"
+    assert "a folder in place of a KV page" in caplog.text
+    assert [cached(tmp_path, p) for p in (PROMPT, [9, *PROMPT])] == [PAGE, 3 * PAGE]
 
 
 def test_a_model_of_no_checkpoint_has_nothing_to_be_told_by(tmp_path):

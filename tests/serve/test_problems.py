@@ -87,3 +87,18 @@ def test_a_field_inside_of_a_list_is_named_with_its_index(client):
     error = problem(client.post("/v1/chat/completions", json={**CHAT, "messages": messages}), 400)
     assert error["param"] == "messages[1].content"
     assert error["message"] == "`messages[1].content`: a part needs `type` (`text`) and `text`"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "bound"),
+    [
+        ("seed", 2**63, "less than 9223372036854775808"),
+        ("seed", -(2**63) - 1, "greater than or equal to -9223372036854775808"),
+        ("max_tokens", 2**63 + 1, "less than or equal to 9223372036854775808"),
+        ("temperature", 2.5, "less than or equal to 2"),
+        ("top_p", 0, "greater than 0"),
+    ],
+)
+def test_bounds_are_told_as_they_are(client, field, value, bound):
+    error = problem(client.post("/v1/chat/completions", json={**CHAT, field: value}), 400)
+    assert error["message"] == f"`{field}`: input should be {bound}"

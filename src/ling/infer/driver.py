@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from ..errors import RequestError
 from .engine import Engine
+from .failures import answers
 from .logprobs import LogprobRows
 from .request import DEFAULT_SCHEDULING, Request, SamplingParams, SchedulingParams
 from .routed import RoutedExperts
@@ -26,7 +27,8 @@ from .routed import RoutedExperts
 IDLE_S = 60.0
 # How long it waits before it uses the pause to save cached pages.
 SAVE_AFTER_S = 0.5
-# After this many steps in a row that failed as a whole, the engine is reported as dead.
+# After this many steps in a row that failed as a whole, and each time also a request of the
+# engine's own, the engine is reported as dead.
 MAX_FAILURES = 3
 
 log = logging.getLogger("ling.infer")
@@ -97,8 +99,9 @@ class Update(NamedTuple):
 class Driver:
     """One daemon thread that steps the engine while there is work.
 
-    A step that fails as a whole ends all its requests, and the next ones run; after some in a row
-    the driver is dead: `failure` says why, and submitting is refused with status 503.
+    A step that fails as a whole ends all its requests, and the next ones run. Where the engine then
+    also fails on a request of its own, some times in a row, the driver is dead: `failure` says why,
+    and submitting is refused with status 503. No client can bring that about.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -250,13 +253,21 @@ class Driver:
 
     def _fail_all(self, error: Exception) -> None:
         log.error("a step of the engine failed", exc_info=error)
-        self._num_failures += 1
-        if self._num_failures >= MAX_FAILURES:
-            self.failure = error
         handles = list(self._handles.values())
         for handle in handles:
             self._drop(handle.request)
+        self._num_failures = 0 if self._works() else self._num_failures + 1
+        if self._num_failures >= MAX_FAILURES:
+            self.failure = error
         self._send([Update(handle, RequestEvent(error=error)) for handle in handles])
+
+    def _works(self) -> bool:
+        """Whether the engine, left without requests, still answers one of its own."""
+        try:
+            return answers(self.engine)
+        except Exception as error:
+            log.error("the engine fails on a request of its own too", exc_info=error)
+            return False
 
     def _send(self, updates: list[Update]) -> None:
         """One call for each sink; one that raises loses its requests, and nobody else's."""

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from ..errors import RequestError
-from .request import Request
+from .request import Request, SamplingParams
 from .routed import StepRouting, wants_routing
 from .runner import Runner
 from .scheduler import ScheduledRequest, assign_rows
 
+if TYPE_CHECKING:
+    from .engine import Engine
+
 log = logging.getLogger("ling.infer")
+
+PROBE_STEPS = 4
 
 
 def alone(request: Request, work: Callable[[], None]) -> None:
@@ -68,6 +74,22 @@ def _runs(runner: Runner, scheduled: ScheduledRequest, routing: StepRouting) -> 
         scheduled.request.fail(_unexpected(error))
         return False
     return True
+
+
+def answers(engine: Engine) -> bool:
+    """Whether an engine gives a token to a request of its own, which nothing is wrong with.
+
+    After a step that failed this tells a broken engine from requests that it fails on. Raises what
+    the engine raises.
+    """
+    probe = engine.add([0], SamplingParams(max_tokens=1, temperature=0))
+    try:
+        for _ in range(PROBE_STEPS):
+            if probe.finish_reason is None:
+                engine.step()
+        return probe.finish_reason in ("length", "stop")
+    finally:
+        engine.abort(probe)
 
 
 def _unexpected(error: Exception) -> RequestError:

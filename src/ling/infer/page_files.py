@@ -13,6 +13,7 @@ import hmac
 import logging
 import os
 import re
+import stat
 import struct
 import tempfile
 import time
@@ -96,8 +97,12 @@ class PageFiles:
         return hashlib.blake2b(data, digest_size=HASH, key=self._key, person=what).digest()
 
     def has(self, name: bytes) -> bool:
-        """Whether there is a file of that name, sound or not."""
-        return os.path.lexists(self._path(name))
+        """Whether there is a page of that name, as far as its size tells; `read` checks it all."""
+        try:
+            known = os.lstat(self._path(name))
+        except OSError:
+            return False
+        return stat.S_ISREG(known.st_mode) and known.st_size == self.file_bytes
 
     def touch(self, name: bytes, seconds: float) -> None:
         """Set when a page was last of use."""
@@ -110,7 +115,7 @@ class PageFiles:
     # ---- reading -------------------------------------------------------------------------------
 
     def read(self, key: PageKey, name: bytes) -> bytearray | None:
-        """The bytes of a page; None where there is none. A damaged file is removed."""
+        """The bytes of a page; None where there is none. What is no sound page is removed."""
         path = self._path(name)
         try:
             return self._checked(path, key)
@@ -120,8 +125,7 @@ class PageFiles:
             self._say("damaged", "%s: %s: computed again", path, err.strerror or err)
         except ValueError as err:
             self._say("damaged", "%s: %s: computed again", path, err)
-        with contextlib.suppress(OSError):
-            path.unlink()
+        _remove(path)
         return None
 
     def _checked(self, path: Path, key: PageKey) -> bytearray:
@@ -154,13 +158,15 @@ class PageFiles:
     def write(
         self, key: PageKey, name: bytes, data: memoryview, seconds: float, keep: Collection[bytes]
     ) -> bool:
-        """Write a page that was last of use at `seconds`; False where that cannot be done.
+        """Write a page that was last of use at `seconds`; False where no page can be written.
 
         The files that were of no use for longest make room, without those in `keep`.
         """
         try:
             self._make_room(keep)
             self._put(self._path(name), self._header(key), data)
+        except IsADirectoryError:  # with files of somebody in it; the other pages can be written
+            self._say("blocked", "%s: a folder in place of a KV page", self._path(name))
         except OSError as err:
             self._say("full", "%s: KV pages cannot be saved: %s", self.folder, err.strerror or err)
             return False
@@ -232,6 +238,15 @@ class PageFiles:
                 size(self.max_bytes),
                 size(self.file_bytes),
             )
+
+
+def _remove(path: Path) -> None:
+    """Remove what is in place of a page, where that loses nothing of somebody else."""
+    with contextlib.suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            path.rmdir()
+        else:
+            path.unlink()
 
 
 def token_bytes(tokens: Sequence[int]) -> bytes:

@@ -121,11 +121,18 @@ class PageStore:
             yield
 
     def _save_page(self, page: _Page, seconds: float, keep: set[bytes]) -> bool:
-        if self.files.has(page.name):
+        if self._is_there(page):
             self.files.touch(page.name, seconds)
             return True
         data = joined(self.runner.page(page.number)).numpy().data
         return self.files.write(page.key, page.name, data, seconds, keep)
+
+    def _is_there(self, page: _Page) -> bool:
+        """Whether a page needs no writing. A file that this process neither read nor wrote is
+        checked: behind a damaged page others may be, which no request has read."""
+        if page.serial in self._saved:
+            return self.files.has(page.name)
+        return self.files.read(page.key, page.name) is not None
 
     def _ranked(self) -> list[_Page]:
         """Pages that a prompt can reach, those of use last first; a prefix before what is built on

@@ -33,6 +33,13 @@ _CODES = {
     431: "headers_too_large",
     500: "internal_error",
 }
+# Of pydantic's complaints: the name of the bound, and what to say before it.
+_BOUNDS = {
+    "greater_than": ("gt", "greater than"),
+    "greater_than_equal": ("ge", "greater than or equal to"),
+    "less_than": ("lt", "less than"),
+    "less_than_equal": ("le", "less than or equal to"),
+}
 MAX_MESSAGE = 500
 MAX_PATH = 100
 
@@ -122,7 +129,16 @@ def _first_fault(fault: dict[str, Any]) -> RequestError:
     if fault["type"] == "json_invalid":
         return RequestError(f"the body is not valid JSON: {cause}".rstrip(": "))
     param = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in where).lstrip(".")
-    message = str(cause) if isinstance(cause, ValueError) else fault["msg"]
+    message = str(cause) if isinstance(cause, ValueError) else _message(fault)
     if not param:
         return RequestError("the body is not a JSON object")
     return RequestError(f"`{param}`: {message[:1].lower()}{message[1:]}", param=param)
+
+
+def _message(fault: dict[str, Any]) -> str:
+    """pydantic's words, with bounds as they are: it rounds whole numbers above 2^53."""
+    if fault["type"] not in _BOUNDS:
+        return str(fault["msg"])
+    name, words = _BOUNDS[fault["type"]]
+    bound = fault["ctx"][name]
+    return f"input should be {words} {int(bound) if bound == int(bound) else bound}"
