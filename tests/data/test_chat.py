@@ -58,6 +58,14 @@ def test_text_parts_are_joined():
     assert template.render([{"role": "user", "content": parts}]) == "ab"
 
 
+@pytest.mark.parametrize("name", ["enable_thinking", "thinking"])
+def test_thinking_is_off_unless_it_is_asked_for(name):
+    template = ChatTemplate(CHAT_TEMPLATE)
+    off, on = template.render([USER]), template.render([USER], **{name: True})
+    assert template.render([USER], **{name: False}) == off
+    assert on == off.replace("detailed thinking off", "detailed thinking on") != off
+
+
 def test_special_tokens_and_further_variables_reach_the_template():
     template = ChatTemplate("{{ bos_token }}{{ thinking }}", {"bos_token": "<s>"})
     assert template.render([USER], thinking="on") == "<s>on"
@@ -129,8 +137,8 @@ def _conversation(content, reasoning, name, arguments, result, tool):
             "name": name,
             "tool_calls": [{"type": "function", "function": call}],
         },
-        {"role": "tool", "content": result, "name": name},
-    ], [{"type": "function", "function": {"name": name, "description": content, "x": tool}}]
+        {"role": "tool", "content": [{"type": "text", "text": result}], "name": name},
+    ], [{"name": name, "description": content, "x": tool}]
 
 
 @pytest.mark.parametrize("name", TEMPLATES)

@@ -44,6 +44,29 @@ def test_special_tokens_are_hidden_unless_asked_for(tokenizer):
     assert tokenizer.decode([tokenizer.vocab_size + 5]) == ""
 
 
+@pytest.mark.parametrize("is_special", [True, False])
+def test_tags_of_calls_and_reasoning_are_text_also_as_special_tokens(
+    tokenizer, tmp_path, is_special
+):
+    tokenizer.save(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    data = json.loads(path.read_text("utf-8"))
+    size = max(t["id"] for t in data["added_tokens"]) + 1
+    for k, name in enumerate(["<think>", "</think>", "<tool_call>", "</tool_call>", "<|x|>"]):
+        flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+        data["added_tokens"].append(
+            {"id": size + k, "content": name, "special": is_special or name == "<|x|>", **flags}
+        )
+    path.write_text(json.dumps(data), "utf-8")
+    tok = Tokenizer.from_folder(tmp_path)
+    text = "<think>a</think><tool_call>{}</tool_call>"
+    ids = tok.encode(text + "<|x|>", parse_special=True)
+    assert size in ids
+    assert tok.decode(ids) == text
+    decoder = tok.incremental()
+    assert "".join([*map(decoder.push, ids), decoder.finish()]) == text
+
+
 def test_batches_are_encoded_as_each_text_alone(tokenizer):
     texts = ["def f", "", "<role>x", "你好 wörld"]
     assert tokenizer.encode_batch(texts) == [tokenizer.encode(t) for t in texts]

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import ClassVar
 
 from ling.infer.driver import Update
+from ling.infer.stats import Stats
 from ling.outputs import StreamChunk
 
 SCRIPT = "Grüße, 世界 ☃!"
@@ -46,6 +47,11 @@ class FakeLLM:
         self.script, self.step_s = script, step_s
         self.tokenizer = FakeTokenizer() if tokenizer else None
         self.config = SimpleNamespace(vocab_size=256, num_experts=0)
+        self.engine = SimpleNamespace(
+            stats=Stats(),
+            scheduler=SimpleNamespace(running=[], waiting=[]),
+            pool=SimpleNamespace(num_pages=10, available=10),
+        )
         self.open_streams = 0
         self.steps = 0
         self.num_cached_tokens = 0
@@ -138,7 +144,9 @@ class FakeHandle:
         self.context = submission.context
         self.request = SimpleNamespace(tokens=submission.token_ids, params=submission.params)
         self.aborted = threading.Event()
-        self.abort = self.aborted.set
+
+    def abort(self, reason: str = "abort") -> None:
+        self.aborted.set()
 
 
 class FakeText:

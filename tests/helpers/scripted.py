@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from ling import LLM
-from ling.config.engine import EngineConfig
 from ling.data.tokenizer import Tokenizer, train_tokenizer
 from ling.infer.drafting import Drafter
 from ling.infer.pages import PAGE
@@ -67,6 +66,7 @@ class ScriptedRunner(BannedIds):
             vocab_size=tokenizer.vocab_size,
             max_position_embeddings=context,
             num_nextn_predict_layers=min(num_drafts, 1),
+            eos_token_id=tokenizer.stop_token_ids[0],
         )
         self._tokenizer, self._root = tokenizer, Node(-1, None)
         self._nodes = [self._root]
@@ -166,9 +166,7 @@ class ScriptedRunner(BannedIds):
             return token
         # Within a character, of which only part has been said.
         ids = range(self.config.vocab_size)
-        return max(
-            (i for i in ids if self._tokenizer.token_bytes(i) == rest[:1]), key=lambda i: -i
-        )
+        return max((i for i in ids if self._tokenizer.token_bytes(i) == rest[:1]), key=lambda i: -i)
 
 
 class ScriptedLLM(LLM):
@@ -194,11 +192,13 @@ class ScriptedLLM(LLM):
             options["num_drafts"] = num_drafts
         with tempfile.TemporaryDirectory() as folder:
             tokenizer.save(folder)
-            with mock.patch("ling.llm.open_runner", lambda *_: self.runner):
+            with mock.patch("ling.llm.open_runner", return_value=self.runner):
                 super().__init__(Path(folder), num_pages=256, **options)
         if num_drafts:  # always drafts, whatever it costs
             stops = self.engine.stop_token_ids
-            self.engine.drafter = Drafter(num_drafts, False, stops, uses_mtp=True, uses_ngrams=False)
+            self.engine.drafter = Drafter(
+                num_drafts, False, stops, uses_mtp=True, uses_ngrams=False
+            )
 
     def submit(self, submissions):
         for s in submissions:

@@ -19,6 +19,7 @@ sys.path.insert(0, {here!r})
 import ling.llm
 from fake_llm import FakeLLM
 import ling.serve.app as app
+import ling.serve.server as life
 from ling.config.engine import ServeConfig
 
 class Loaded(FakeLLM):
@@ -31,10 +32,15 @@ class Loaded(FakeLLM):
 
 import ling.errors
 ling.llm.LLM = Loaded
+life.DRAIN_WRITE_TIMEOUT_S = life.DEAD_S = 0.5
 make = app.create_app
 
 def with_counts(*args, **kwargs):
     made = make(*args, **kwargs)
+
+    @made.get("/die")
+    async def die():
+        made.state.service.llm.failure = RuntimeError("no more steps")
 
     @made.get("/counts")
     async def counts():
@@ -46,7 +52,8 @@ def with_counts(*args, **kwargs):
 app.create_app = with_counts
 try:
     sys.exit(app.serve({model!r}, ServeConfig(port={port}, served_model_name="fake",
-                       drain_s={drain_s}, request_timeout_s={request_timeout_s})))
+                       drain_s={drain_s}, request_timeout_s={request_timeout_s},
+                       metrics_port={metrics_port})))
 except ling.errors.LingError as error:
     print("error:", error, file=sys.stderr)
     sys.exit(error.exit_code)
@@ -66,6 +73,7 @@ class Server:
             "drain_s": 5.0,
             "request_timeout_s": 30.0,
             "port": 0,
+            "metrics_port": None,
             **options,
         }
         self.process = subprocess.Popen(

@@ -15,7 +15,8 @@ from server_process import Server, running
 
 from ling.config.engine import ServeConfig
 from ling.errors import UsageError
-from ling.serve.app import _listen, allowed_hosts, serve
+from ling.serve.app import allowed_hosts, serve
+from ling.serve.sockets import listen
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +195,7 @@ def test_bad_addresses_are_refused_before_the_model_is_touched():
 
 
 def test_open_address_needs_a_key_and_bad_keys_are_refused():
-    with pytest.raises(UsageError, match="api_key="):
+    with pytest.raises(UsageError, match="api_key_file="):
         serve("no such model", ServeConfig(host="0.0.0.0", port=0))
     for key in ("", " ", "a\nb", "a "):
         with pytest.raises(UsageError, match="API key"):
@@ -232,7 +233,7 @@ def test_a_token_is_sent_when_it_is_there():
             seen.set_result(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
             writer.close()
 
-        listener = _listen("127.0.0.1", 0)
+        listener = listen("127.0.0.1", 0)
         address = listener.getsockname()
         async with await asyncio.start_server(connected, sock=listener):
             _, writer = await asyncio.open_connection(*address)
@@ -241,3 +242,37 @@ def test_a_token_is_sent_when_it_is_there():
         return found
 
     assert asyncio.run(no_delay()) == 1
+
+
+def test_a_client_that_reads_nothing_does_not_hold_up_the_end():
+    with running(script="x" * 3000, drain_s=60) as server, socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", server.port))
+        messages = [{"role": "user", "content": "hi"}]
+        fields = {"messages": messages, "stream": True, "logprobs": True, "top_logprobs": 20}
+        body = json.dumps({"model": NAME, "max_tokens": 3000, **fields})
+        head = "POST /v1/chat/completions HTTP/1.0\r\nContent-Type: application/json"
+        connection.sendall(f"{head}\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
+        wait_until(lambda: server.counts()["steps"] == 3000, 30)
+        time.sleep(0.5)
+        assert server.counts()["busy"]  # all is written, and nobody reads it
+        start = time.monotonic()
+        assert server.end()[0] == 0
+        assert time.monotonic() - start < 8
+
+
+def test_a_dead_engine_ends_the_process_with_one_line():
+    with running() as server:
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            server.get("/die")
+            assert server.get("/health")[0] == 503
+        out, err = server.process.communicate(timeout=10)
+        assert (server.process.returncode, out) == (1, "")
+        assert err == "error: the engine has failed too often: no more steps\n"
+
+
+def test_the_port_is_free_after_the_end():
+    with running(metrics_port=0) as server:
+        server.end()
+        with socket.create_server(("127.0.0.1", server.port)):
+            pass

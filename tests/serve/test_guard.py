@@ -8,6 +8,7 @@ import pytest
 
 from ling.errors import RequestError
 from ling.serve.guard import MAX_HEAD_BYTES, MAX_URL_BYTES, Guard, Rules, host_name
+from ling.serve.keys import Keys
 
 # ---- the middleware alone ----------------------------------------------------------------------
 
@@ -153,7 +154,7 @@ def test_what_is_not_http_passes():
     async def app(scope, receive, send):
         passed.append(scope["type"])
 
-    asyncio.run(Guard(app, Rules(api_key="k"))({"type": "lifespan"}, None, None))
+    asyncio.run(Guard(app, Rules(keys=Keys(["k"])))({"type": "lifespan"}, None, None))
     assert passed == ["lifespan"]
 
 

@@ -16,7 +16,7 @@ class Handle:
     def __init__(self, context):
         self.context, self.num_aborts = context, 0
 
-    def abort(self):
+    def abort(self, reason="abort"):
         self.num_aborts += 1
 
 

@@ -56,6 +56,7 @@ def test_chat_reply_has_text_reason_and_usage(client):
         "completion_tokens": answer,
         "total_tokens": prompt + answer,
         "prompt_tokens_details": {"cached_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": 0},
     }
 
 

@@ -3,7 +3,6 @@
 import concurrent.futures
 import gzip
 import json
-import re
 
 import jsonschema
 import pytest
@@ -15,6 +14,22 @@ from ling.errors import RunError
 from ling.serve import service
 from ling.serve.app import create_app
 
+
+def tool(name, **function):
+    return {"type": "function", "function": {"name": name, **function}}
+
+
+def nested(levels):
+    """An object in an object, so many times."""
+    value = {}
+    for _ in range(levels):
+        value = {"a": value}
+    return value
+
+
+TOOL = tool("f")
+CALL = {"id": "x", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+FORMAT = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object"}}}
 BAD_CHAT = [
     ("model", {"model": 5}),
     ("model", {"model": None}),
@@ -36,9 +51,28 @@ BAD_CHAT = [
         },
     ),
     (
-        "messages[0].tool_calls",
+        "messages[0].tool_calls[0].function",
         {"messages": [{"role": "assistant", "content": "x", "tool_calls": [{}]}]},
     ),
+    ("messages[0]", {"messages": [{"role": "user", "content": "x", "tool_calls": [CALL]}]}),
+    (
+        "messages[0].tool_calls",
+        {"messages": [{"role": "assistant", "content": "x", "tool_calls": [CALL] * 129}]},
+    ),
+    (
+        "messages[0].tool_calls[0].type",
+        {"messages": [{"role": "assistant", "tool_calls": [{**CALL, "type": "custom"}]}]},
+    ),
+    (
+        "messages[0].tool_calls[0].function.arguments",
+        {
+            "messages": [
+                {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": 1}}]}
+            ]
+        },
+    ),
+    ("messages[0].content", {"messages": [{"role": "tool", "tool_call_id": "x"}]}),
+    ("messages[0].audio", {"messages": [{"role": "assistant", "audio": {"id": "x"}}]}),
     ("n", {"n": 10**9}),
     ("n", {"n": 0}),
     ("n", {"n": True}),
@@ -85,9 +119,46 @@ BAD_CHAT = [
     ("logprobs", {"logprobs": 1}),
     ("top_logprobs", {"logprobs": True, "top_logprobs": 10**9}),
     ("top_logprobs", {"top_logprobs": 2}),
-    ("tools", {"tools": [{"type": "function", "function": {"name": "f"}}]}),
+    ("tools", {"tools": {}}),
+    ("tools", {"tools": [TOOL] * 2}),
+    ("tools", {"tools": [tool(f"f{i}") for i in range(129)]}),
+    ("tools", {"tools": [{"type": "custom", "custom": {"name": "f"}}]}),
+    ("tools", {"tools": [{"type": "function", "function": {}}]}),
+    ("tools", {"tools": [tool("")]}),
+    ("tools", {"tools": [tool('f"')]}),
+    ("tools", {"tools": [tool("f", parameters=[])]}),
+    ("tools", {"tools": [tool("f", parameters={"x": "\ud800"})]}),
+    ("tools", {"tools": [tool("f", parameters={"x": float("nan")})]}),
+    ("tools", {"tools": [tool("f", parameters=nested(70))]}),
+    ("tools", {"tools": [tool("f", strict=1)]}),
     ("tool_choice", {"tool_choice": "required"}),
-    ("response_format", {"response_format": {"type": "json_object"}}),
+    ("tool_choice", {"tool_choice": "any", "tools": [TOOL]}),
+    ("tool_choice", {"tool_choice": {"type": "function", "function": {"name": "g"}}}),
+    (
+        "tool_choice",
+        {"tool_choice": {"type": "function", "function": {"name": "g"}}, "tools": [TOOL]},
+    ),
+    ("tool_choice", {"tool_choice": {"type": "allowed_tools"}, "tools": [TOOL]}),
+    ("parallel_tool_calls", {"parallel_tool_calls": "no"}),
+    ("functions", {"functions": [{"name": "f"}]}),
+    ("response_format.type", {"response_format": {"type": "structural_tag"}}),
+    ("response_format", {"response_format": {"type": "json_schema"}}),
+    ("response_format.json_schema.schema", {"response_format": FORMAT | {"json_schema": {}}}),
+    ("response_format", {"response_format": {"type": "json_schema", "json_schema": None}}),
+    ("structured_outputs", {"structured_outputs": {}}),
+    ("structured_outputs", {"structured_outputs": {"regex": "a", "choice": ["a"]}}),
+    ("structured_outputs.choice", {"structured_outputs": {"choice": []}}),
+    ("guided_regex", {"guided_regex": "a", "response_format": {"type": "json_object"}}),
+    ("thinking_token_budget", {"thinking_token_budget": -1}),
+    ("include_reasoning", {"include_reasoning": 0}),
+    ("truncate_prompt_tokens", {"truncate_prompt_tokens": 10**10}),
+    ("bad_words", {"bad_words": ["x"]}),
+    ("allowed_token_ids", {"allowed_token_ids": [1]}),
+    ("prompt_logprobs", {"prompt_logprobs": 1}),
+    ("documents", {"documents": [{"text": "x"}]}),
+    ("web_search_options", {"web_search_options": {}}),
+    ("audio", {"audio": {"voice": "x"}}),
+    ("modalities", {"modalities": ["text", "audio"]}),
     ("logit_bias.5", {"logit_bias": {"5": 101}}),
     ("logit_bias.x.[key]", {"logit_bias": {"x": 1}}),
     ("logit_bias", {"logit_bias": {str(i): 1 for i in range(1025)}}),
@@ -356,18 +427,6 @@ def test_refusals_come_before_a_prompt_is_tokenised(monkeypatch):
 def test_texts_that_wait_to_be_tokenised_are_bounded(client, monkeypatch):
     monkeypatch.setattr(service, "MAX_TEXTS", 0)
     assert problem(client.post("/tokenize", json={"prompt": "x"}), 429)
-
-
-def test_log_has_request_id_and_no_prompt_and_no_forged_line(client, caplog):
-    caplog.set_level("INFO", "ling.serve")
-    reply = client.post("/v1/completions", json={**PLAIN, "prompt": "private"})
-    client.get("/%0d%0aforged%1b[2J")
-    lines = [r.getMessage() for r in caplog.records if r.name == "ling.serve"]
-    assert reply.headers["x-request-id"] in lines[0]
-    assert "private" not in caplog.text
-    assert re.search(r" POST /v1/completions 200 7\+\d+ tokens \d+\.\d\d s$", lines[0])
-    assert re.search(r" GET /%0d%0aforged%1b\S* 404 \d+\.\d\d s$", lines[1])
-    assert all(line.isprintable() for line in lines)
 
 
 def test_every_reply_has_its_own_request_id(client):

@@ -12,6 +12,7 @@ from ling.outputs import Logprob, StreamChunk
 from ling.serve.chat_shape import ChatShape
 from ling.serve.completion_shape import CompletionShape, Echo
 from ling.serve.schema.common import StreamOptions
+from ling.serve.schema.replies import Delta
 from ling.serve.stream import (
     DONE,
     KEEP_ALIVE,
@@ -61,10 +62,10 @@ def test_a_chat_step_is_text_and_then_the_reason_alone():
     shape = chat_shape(num_choices=2)
     (text,) = shape.step(1, chunk("ab", [97]))
     (delta,) = text.choices
-    assert (delta.index, delta.delta, delta.logprobs) == (1, {"content": "ab"}, None)
+    assert (delta.index, delta.delta, delta.logprobs) == (1, Delta(content="ab"), None)
     text, end = shape.step(0, chunk("c", [99], "stop"))
     assert [e.choices[0].finish_reason for e in (text, end)] == [None, "stop"]
-    assert end.choices[0].delta == {}
+    assert end.choices[0].delta == Delta()
     assert shape.step(0, chunk()) == []  # half a character: nothing to say yet
     assert text.id == end.id != chat_shape().step(0, chunk("x"))[0].id
 
@@ -105,6 +106,7 @@ def test_a_whole_reply_is_what_the_pieces_add_up_to():
         "completion_tokens": 3,
         "total_tokens": 7,
         "prompt_tokens_details": {"cached_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": 0},
     }
     shape = CompletionShape("m", True, [Echo(text="p"), Echo()])
     plain = shape.whole(answers, usage_of(4, 3)).choices

@@ -24,6 +24,7 @@ KV_CACHE_DTYPES = ("bf16", "int8")
 SPECULATIVE = ("mtp", "ngram", "auto", "off")
 MOST_DRAFTS = 32
 LOG_LEVELS = ("debug", "info", "warning", "error")
+LOG_FORMATS = ("text", "json")
 
 
 def _flag(
@@ -161,13 +162,34 @@ class ServeConfig:
         metadata=_flag("names under which clients reach this server, `*` for any"),
     )
     """Names that a `Host` header may carry besides this machine's own; None is any with a key."""
-    api_key: str | None = field(
-        default=None, repr=False, metadata=_flag("or the variable LING_API_KEY")
+    api_key_file: str | None = field(
+        default=None,
+        metadata=_flag("file of the keys that clients may send, one a line"),
     )
-    """Key that clients must send; None is the variable's, if it is set."""
+    """File of keys; each has cached prefixes of its own."""
+    api_key: str | None = field(
+        default=None,
+        repr=False,
+        metadata=_flag("one key, which process lists show; or the variable LING_API_KEY"),
+    )
+    """Key that clients must send; without any, the variable's, if it is set."""
     allow_no_key: bool = False
     """Serve other machines without a key."""
-    drain_s: float = 30.0
+    allowed_origins: list[str] | None = field(
+        default=None,
+        metadata=_flag("web pages of other hosts that may ask, such as https://a.example"),
+    )
+    """Origins that browsers let ask from their pages (CORS), `*` for any; None is none."""
+    metrics_port: int | None = field(
+        default=None, metadata=_flag("port for /metrics alone, which then needs no key")
+    )
+    """TCP port of the metrics and probes; None keeps the metrics on `port`, behind the key."""
+    drain_s: float = field(
+        default=30.0,
+        metadata=_flag(
+            "seconds that running requests have after SIGTERM", aliases=("--shutdown-timeout",)
+        ),
+    )
     """Seconds that running requests have to end after the first signal."""
     request_timeout_s: float = 30.0
     """Seconds that a client has to send a whole request."""
@@ -175,12 +197,26 @@ class ServeConfig:
         default="warning", metadata=_flag("debug, info (a line a request), warning or error")
     )
     """Least level of log lines; the command line's default is `info`."""
+    log_format: str = field(default="text", metadata=_flag("text or json"))
+    """Form of log lines; `json` is an object a line."""
+    otlp_traces_endpoint: str | None = field(
+        default=None,
+        metadata=_flag("OpenTelemetry collector, such as http://localhost:4318/v1/traces"),
+    )
+    """URL for a span of each request; None is that of OpenTelemetry's variables, if set."""
 
     def __post_init__(self) -> None:
-        if not self.host or not 0 <= self.port <= 65535:
-            raise UsageError(
-                f"`{self.host}` port {self.port} is no address; ports go from 0 to 65535"
-            )
+        for port in (self.port, self.metrics_port or 0):
+            if not self.host or not 0 <= port <= 65535:
+                raise UsageError(
+                    f"`{self.host}` port {port} is no address; ports go from 0 to 65535"
+                )
+        if self.metrics_port is not None and self.metrics_port == self.port != 0:
+            raise UsageError(f"`metrics_port` is {self.port}, which is `port` as well")
+        if not 0 <= self.drain_s < math.inf:
+            raise UsageError(f"`drain_s` is {self.drain_s}, expected 0 or more")
+        _one_of("log_level", self.log_level, ", ".join(LOG_LEVELS), LOG_LEVELS)
+        _one_of("log_format", self.log_format, "text or json", LOG_FORMATS)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,6 +10,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import TemplateError
+from .history import plain_message, plain_tool
 from .sandbox import compile_template, render_template
 
 if TYPE_CHECKING:
@@ -56,15 +57,15 @@ class ChatTemplate:
         add_generation_prompt: bool = True,
         **kwargs: Any,
     ) -> str:
-        """Text of the conversation; text parts of a content list are joined first.
+        """Text of the conversation; `history.py` says what messages and tools may look like.
 
         `kwargs` are further variables of the template, such as `enable_thinking`.
         """
         variables = {
             **self._special_tokens,
             **kwargs,
-            "messages": [_plain(m, i) for i, m in enumerate(messages)],
-            "tools": tools,
+            "messages": [plain_message(m, i) for i, m in enumerate(messages)],
+            "tools": tools and [plain_tool(t, i) for i, t in enumerate(tools)],
             "add_generation_prompt": add_generation_prompt,
         }
         try:
@@ -144,7 +145,7 @@ def continuing(render: Callable[..., str]) -> Callable[..., str]:
     """`render` so that the last message stays open: the text ends where its content ends."""
 
     def open_ended(messages: Messages, *args: Any, **kwargs: Any) -> str:
-        *head, last = [_plain(m, i) for i, m in enumerate(messages)]
+        *head, last = [plain_message(m, i) for i, m in enumerate(messages)]
         mark = _unused_mark(list(messages))
         last = {**last, "content": (last.get("content") or "") + mark}
         before, found, _ = render([*head, last], *args, **kwargs).rpartition(mark)
@@ -165,32 +166,6 @@ def _runner(source: str) -> Callable[[Mapping[str, Any]], str]:
     from .fence import FencedTemplate
 
     return FencedTemplate(source).render
-
-
-def _plain(message: Any, i: int) -> dict[str, Any]:
-    """The message with its content as one text; an assistant that only calls tools has none.
-
-    Templates add texts, and print null as `None`: no content is the empty text.
-    """
-    if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-        raise TemplateError(f"messages[{i}]: expected an object with a `role`")
-    content = message.get("content")
-    if isinstance(content, list):
-        content = "".join(_part(part, i) for part in content)
-    if content is None and message["role"].lower() in ("user", "system", "human"):
-        raise TemplateError(f"messages[{i}].content: expected text, got null")
-    if content is not None and not isinstance(content, str):
-        raise TemplateError(f"messages[{i}].content: expected text or a list of text parts")
-    return {**message, "content": content or ""}
-
-
-def _part(part: Any, i: int) -> str:
-    if isinstance(part, str):
-        return part
-    text = part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None
-    if not isinstance(text, str):
-        raise TemplateError(f"messages[{i}].content: only text parts can be read")
-    return text
 
 
 def _unused_mark(value: Any) -> str:

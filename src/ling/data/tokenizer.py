@@ -22,7 +22,15 @@ from .chat import builtin_template
 from .chat_files import NO_TEMPLATE, FoundTemplate
 from .tokenizer_companions import read_companions, special_names
 from .tokenizer_file import PATTERN, Parsed, guarded, parse, read_backend
-from .tokenizer_vocab import BOS, END_OF_TURN, EOD, SPECIAL_TOKENS, byte_alphabet, is_control
+from .tokenizer_vocab import (
+    BOS,
+    END_OF_TURN,
+    EOD,
+    SPECIAL_TOKENS,
+    VISIBLE_TOKENS,
+    byte_alphabet,
+    is_control,
+)
 
 log = logging.getLogger("ling.tokenizer")
 
@@ -60,7 +68,9 @@ class Tokenizer:
         self._config, self._generation = dict(config or {}), dict(generation or {})
         self.chat_template, self.template_problem = template
         self._names = {i: token for token, i in self._ids.items()}
-        self._special = {t["id"] for t in self._added if t["special"]}
+        self._hidden = {
+            t["id"] for t in self._added if t["special"] and t["content"] not in VISIBLE_TOKENS
+        }
         control = {t["content"]: t for t in self._added if is_control(t)}
         self.control_tokens = {name: t["id"] for name, t in control.items()}
         self._strips = {name: (t["lstrip"], t["rstrip"]) for name, t in control.items()}
@@ -119,8 +129,11 @@ class Tokenizer:
         return [c.ids for c in coded]
 
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
-        """Text of `ids`; ids without a token give nothing, broken UTF-8 gives U+FFFD."""
-        table, hidden = self._bytes, self._special if skip_special_tokens else ()
+        """Text of `ids`; ids without a token give nothing, broken UTF-8 gives U+FFFD.
+
+        Tags of reasoning and tool calls are text, also where the file calls them special.
+        """
+        table, hidden = self._bytes, self._hidden if skip_special_tokens else ()
         return b"".join(table.get(i, b"") for i in ids if i not in hidden).decode(
             "utf-8", "replace"
         )
@@ -152,7 +165,7 @@ class Tokenizer:
 
     def incremental(self, *, skip_special_tokens: bool = True) -> IncrementalDecoder:
         """A decoder for one stream of ids."""
-        return IncrementalDecoder(self._bytes, self._special if skip_special_tokens else set())
+        return IncrementalDecoder(self._bytes, self._hidden if skip_special_tokens else set())
 
     def token_bytes(self, i: int) -> bytes:
         """Bytes that a token stands for: part of a character, too; none for an unused id."""

@@ -11,6 +11,9 @@ from ..text import shown
 
 BOS, EOD, END_OF_TURN = "<|startoftext|>", "<|endoftext|>", "<|role_end|>"
 SPECIAL_TOKENS = (BOS, EOD, "[CLS]", "[gMASK]", END_OF_TURN, "<role>", "</role>")
+# What a model writes around reasoning and tool calls. Some files mark these tokens as special; they
+# are visible text all the same, else those who read replies would not see where a call begins.
+VISIBLE_TOKENS = ("<think>", "</think>", "<tool_call>", "</tool_call>")
 MAX_ID = 1 << 22
 MAX_ADDED_TOKENS = 16384
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")

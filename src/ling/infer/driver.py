@@ -17,6 +17,7 @@ from threading import get_ident
 from typing import Any, NamedTuple
 
 from ..errors import RequestError
+from .constraint import Constraint
 from .engine import Engine
 from .failures import answers
 from .logprobs import LogprobRows
@@ -64,6 +65,7 @@ class Submission(NamedTuple):
     context: Any = None
     cache_salt: str = ""
     scheduling: SchedulingParams = DEFAULT_SCHEDULING
+    constraint: Constraint | None = None
 
 
 class Handle:
@@ -73,10 +75,13 @@ class Handle:
         self._driver, self.request, self.sink, self.context = driver, request, sink, context
         self._num_sent = 0
 
-    def abort(self) -> None:
-        """Stop before the next step and free the pages; nothing happens when it is finished."""
+    def abort(self, reason: str = "abort") -> None:
+        """Stop before the next step and free the pages; nothing happens when it is finished.
+
+        A caller that found the end of the answer in its text gives the `reason` "stop".
+        """
         if self.request.finish_reason is None:
-            self._driver.abort(self)
+            self._driver.abort(self, reason)
 
     def take(self) -> RequestEvent:
         """What is new since the last time; engine thread only."""
@@ -139,13 +144,13 @@ class Driver:
 
     def _handle(self, s: Submission) -> Handle:
         request = self.engine.request(
-            s.token_ids, s.params, s.seed_offset, s.cache_salt, s.scheduling
+            s.token_ids, s.params, s.seed_offset, s.cache_salt, s.scheduling, s.constraint
         )
         return Handle(self, request, s.sink, s.context)
 
-    def abort(self, handle: Handle) -> None:
+    def abort(self, handle: Handle, reason: str = "abort") -> None:
         """Drop a request between two steps; its sink hears no more of it."""
-        self._post(lambda: self._drop(handle.request))
+        self._post(lambda: self._drop(handle.request, reason))
 
     def save_pages(self) -> None:
         """Write cached pages to the engine's `cache_dir` now; returns when that is done."""
@@ -194,9 +199,9 @@ class Driver:
             self._handles[handle.request] = handle
             self.engine.scheduler.add(handle.request)
 
-    def _drop(self, request: Request) -> None:
+    def _drop(self, request: Request, reason: str = "abort") -> None:
         self._handles.pop(request, None)
-        self.engine.abort(request)
+        self.engine.abort(request, reason)
 
     def _run(self) -> None:
         while not self._is_ending:
@@ -255,7 +260,7 @@ class Driver:
         log.error("a step of the engine failed", exc_info=error)
         handles = list(self._handles.values())
         for handle in handles:
-            self._drop(handle.request)
+            self._drop(handle.request, "error")
         self._num_failures = 0 if self._works() else self._num_failures + 1
         if self._num_failures >= MAX_FAILURES:
             self.failure = error

@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any, cast
 from torch import Tensor
 
 from ..errors import RequestError
+from ..grammar.spec import REASONING, Reasoning, StructuredOutputs
 from ..text import shown
-from .choice import Choosing, MaskOf
+from .choice import Choosing
+from .constraint import Constraint
 from .draft_evidence import Acceptance
 from .logprobs import LogprobRows
 from .ngram import NgramIndex
 from .pages import BlockTable
+from .stats import Timeline
 
 if TYPE_CHECKING:
     from .routed import RoutedExperts
@@ -56,6 +59,10 @@ class SamplingParams:
     With `return_routed_experts` outputs say which experts each token took, from position
     `routed_experts_start_len` on, which counts from the prompt's end where it is negative: -1 gives
     a row for each token of the continuation, the one that it was chosen from.
+    `structured_outputs` is what the answer may be (`ling.StructuredOutputs`); it ends there, also
+    with `ignore_eos` and before `min_tokens`. `reasoning` says where reasoning may come before it:
+    "none", "auto" (a leading `<think>` block) or "open" (the prompt ended inside of one); after
+    `thinking_budget` tokens of it `</think>` is forced.
     """
 
     n: int = 1
@@ -79,6 +86,9 @@ class SamplingParams:
     logit_bias: dict[int, float] | None = None
     return_routed_experts: bool = False
     routed_experts_start_len: int = 0
+    structured_outputs: StructuredOutputs | None = None
+    reasoning: Reasoning = "none"
+    thinking_budget: int | None = None
 
     def __post_init__(self) -> None:
         self.stop = [self.stop] if isinstance(self.stop, str) else list(self.stop or [])
@@ -108,6 +118,22 @@ class SamplingParams:
                 param="return_routed_experts",
             )
         self._whole("routed_experts_start_len", -(1 << 31), 1 << 31)
+        self._check_structure()
+
+    def _check_structure(self) -> None:
+        given = self.structured_outputs
+        if given is not None and not isinstance(given, StructuredOutputs):
+            raise RequestError(
+                "`structured_outputs` must be a `ling.StructuredOutputs`",
+                param="structured_outputs",
+            )
+        if self.reasoning not in REASONING:
+            raise RequestError(
+                f"`reasoning` is {shown(self.reasoning)}, expected one of {', '.join(REASONING)}",
+                param="reasoning",
+            )
+        if self.thinking_budget is not None:
+            self._whole("thinking_budget", 0, 1 << 31)
 
     def _check_stop_token_ids(self) -> None:
         ids = [] if self.stop_token_ids is None else whole_numbers(self.stop_token_ids)
@@ -294,10 +320,13 @@ class Request:
     """Experts of its tokens so far, if asked for."""
     choosing: Choosing | None = None
     """What its choices share, from the first one on."""
-    mask_of: MaskOf | None = None
-    """Which ids may come next, where not all may."""
+    constraint: Constraint | None = None
+    """Which tokens may come next, where not all may."""
+    num_forced: int = 0
+    """Of its drafts: those that must come, whatever the model would choose."""
     num_drafted: int = 0
     num_accepted: int = 0
+    timeline: Timeline = field(default_factory=Timeline)
 
     def __post_init__(self) -> None:
         self.num_prompt_tokens = len(self.tokens)

@@ -12,6 +12,7 @@ from .allowance import Allowance
 from .pages import PAGE, PagePool, Segment, pages_for
 from .prompt_parts import PromptParts
 from .request import Request
+from .stats import Stats
 from .step_cost import StepCost, StepLoad
 from .turns import ShareKey, Turns
 
@@ -31,6 +32,8 @@ class ScheduledRequest:
     reaches_end: bool
     """Whether the last row's scores choose the request's next token."""
     start: int = 0
+    num_forced: int = 0
+    """Of the drafts: those that a constraint forced; known once they are verified."""
 
     def segment(self) -> Segment:
         """Where its rows are, and its pages."""
@@ -81,6 +84,7 @@ class Scheduler:
         """Where to look for pages that are no longer, or not yet, in the pool."""
         self.waiting = Turns()
         self.running: list[Request] = []
+        self.stats = Stats()
         self._parts = PromptParts(self.waiting, self.allowance, self._start, self._is_open)
         self._with_deadline: set[Request] = set()
         self._first_decode = 0
@@ -99,16 +103,17 @@ class Scheduler:
         if request.scheduling.deadline is not None:
             self._with_deadline.add(request)
 
-    def abort(self, request: Request) -> None:
+    def abort(self, request: Request, reason: str = "abort") -> None:
         """Drop a request and free its pages; one that was dropped is left alone. In a step that
         failed as a whole requests may have ended and still have their pages."""
-        request.finish_reason = request.finish_reason or "abort"
+        request.finish_reason = request.finish_reason or reason
         if request in self.running or request in self.waiting:
             self.drop(request)
 
     def drop(self, request: Request) -> None:
         """Free a finished request's pages, and forget it."""
         was_running = request in self.running
+        self.stats.end(request)
         self.free(request)
         self.waiting.end(request, was_running)
         self._with_deadline.discard(request)
@@ -200,6 +205,7 @@ class Scheduler:
             return False
         self.waiting.start(request)
         self.running.append(request)
+        self.stats.start(request)
         return True
 
     def _has_seat(self) -> bool:
@@ -272,6 +278,7 @@ class Scheduler:
     def preempt(self, request: Request) -> None:
         """Free a running request's pages and let it wait in its old position."""
         self.free(request)
+        self.stats.preemptions += 1
         self.waiting.stop(request)
         self._preempted.add(request)
 
@@ -292,6 +299,7 @@ class Scheduler:
         """Offer full pages to other requests, free those of finished ones, and learn how long a
         step takes."""
         self.allowance.cost.observe(load_of(step), seconds)
+        self.stats.end_step(step)
         for scheduled in step:
             request = scheduled.request
             if request.error is not None:  # what it computed is of use to nobody

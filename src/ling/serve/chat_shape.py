@@ -4,30 +4,42 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ..data.assistant import (
+    AssistantEvent,
+    ContentDelta,
+    ReasoningDelta,
+    ToolCallArguments,
+    ToolCallStart,
+)
 from .logprobs import chat_logprobs
 from .routed import traced
-from .schema.common import StreamOptions, Usage
+from .schema.common import CompletionTokens, StreamOptions, Usage
 from .schema.replies import (
     AssistantMessage,
+    CallDelta,
     ChatChoice,
     ChatChunk,
     ChatCompletion,
     ChatDelta,
     ChatLogprobs,
+    Delta,
+    FunctionCall,
+    FunctionDelta,
+    ToolCall,
 )
 from .stream import DONE, openai_failure, openai_line, with_cached
 from .turn import Turn
 
 if TYPE_CHECKING:
-    from ..outputs import Logprob, StreamChunk
+    from ..outputs import StreamChunk
 
 
 class ChatShape:
     """One reply to choices that are `turns`; `top_logprobs` is None when no log probabilities were
-    asked for."""
+    asked for, `token_ids` puts the ids into the reply."""
 
     done = DONE
 
@@ -37,10 +49,12 @@ class ChatShape:
         turns: Sequence[Turn],
         top_logprobs: int | None,
         options: StreamOptions | None = None,
+        *,
+        token_ids: bool = False,
     ) -> None:
         self._id, self._created = f"chatcmpl-{uuid.uuid4().hex}", int(time.time())
         self._model, self._turns, self._top = model, turns, top_logprobs
-        self._options = options or StreamOptions()
+        self._options, self._token_ids = options or StreamOptions(), token_ids
 
     def whole(self, answers: Sequence[StreamChunk], usage: Usage) -> ChatCompletion:
         """The reply in one piece."""
@@ -50,6 +64,7 @@ class ChatShape:
             model=self._model,
             choices=[self._choice(i, answer) for i, answer in enumerate(answers)],
             usage=self._detailed(usage),
+            prompt_token_ids=self._prompt_ids(),
         )
 
     def _choice(self, index: int, answer: StreamChunk) -> ChatChoice:
@@ -57,32 +72,37 @@ class ChatShape:
         turn.add(answer)
         return ChatChoice(
             index=index,
-            message=AssistantMessage(content=turn.content),
-            logprobs=self._logprobs(answer.token_ids, answer.logprobs or []),
+            message=message_of(turn),
+            logprobs=self._logprobs(answer),
             finish_reason=turn.finish_reason,
+            token_ids=answer.token_ids if self._token_ids else None,
             **traced(answer),
         )
 
     def opening(self, index: int) -> list[ChatChunk]:
         """The first event of a choice names its role."""
-        return [self._chunk([ChatDelta(index=index, delta={"role": "assistant", "content": ""})])]
+        event = self._event(index, Delta(role="assistant", content=""))
+        event.prompt_token_ids = self._prompt_ids() if index == 0 else None
+        return [event]
 
     def step(self, index: int, chunk: StreamChunk) -> list[ChatChunk]:
-        """Events for what is new: text, then the reason of the end in an event of its own."""
+        """Events for what is new, and the reason of the end in an event of its own."""
         turn = self._turns[index]
-        before = len(turn.content)
-        turn.add(chunk)
-        events: list[ChatChunk] = []
-        logprobs = self._logprobs(chunk.token_ids, chunk.logprobs or [])
-        text = turn.content[before:]
-        if text or (logprobs is not None and logprobs.content):
-            delta = ChatDelta(index=index, delta={"content": text}, logprobs=logprobs)
-            events.append(self._chunk([delta]))
+        deltas = deltas_of(turn.add(chunk), turn)
+        logprobs = self._logprobs(chunk)
+        scored = logprobs is not None and bool(logprobs.content)
+        if not deltas and (scored or (self._token_ids and chunk.token_ids)):
+            deltas = [Delta(content="")]  # tokens without text of their own
+        events = [self._event(index, delta) for delta in deltas]
+        if events:
+            first = events[0].choices[0]
+            first.logprobs = logprobs
+            first.token_ids = chunk.token_ids if self._token_ids else None
         if chunk.finish_reason is not None:
-            end = ChatDelta(index=index, delta={}, finish_reason=turn.finish_reason)
+            end = ChatDelta(index=index, delta=Delta(), finish_reason=turn.finish_reason)
             events.append(self._chunk([end]))
         if experts := traced(chunk):
-            events = events or [self._chunk([ChatDelta(index=index, delta={})])]
+            events = events or [self._event(index, Delta())]
             events[-1].choices[0].take(experts)
         return events
 
@@ -103,11 +123,56 @@ class ChatShape:
     def _chunk(self, choices: list[ChatDelta]) -> ChatChunk:
         return ChatChunk(id=self._id, created=self._created, model=self._model, choices=choices)
 
+    def _prompt_ids(self) -> list[int] | None:
+        return list(self._turns[0].prompt_token_ids) if self._token_ids else None
+
+    def _event(self, index: int, delta: Delta) -> ChatChunk:
+        return self._chunk([ChatDelta(index=index, delta=delta)])
+
     def _detailed(self, usage: Usage) -> Usage:
         cached = [turn.num_cached_tokens for turn in self._turns]
-        return with_cached(usage, cached, len(cached))
+        reasoning = CompletionTokens(
+            reasoning_tokens=sum(turn.num_reasoning_tokens for turn in self._turns)
+        )
+        usage = with_cached(usage, cached, len(cached))
+        return usage.model_copy(update={"completion_tokens_details": reasoning})
 
-    def _logprobs(
-        self, token_ids: Sequence[int], logprobs: Sequence[Mapping[int, Logprob]]
-    ) -> ChatLogprobs | None:
-        return None if self._top is None else chat_logprobs(token_ids, logprobs, self._top)
+    def _logprobs(self, chunk: StreamChunk) -> ChatLogprobs | None:
+        if self._top is None:
+            return None
+        return chat_logprobs(chunk.token_ids, chunk.logprobs or [], self._top)
+
+
+def message_of(turn: Turn) -> AssistantMessage:
+    """The whole message of a turn that has ended."""
+    calls = [
+        ToolCall(id=c.id, function=FunctionCall(name=c.name, arguments=c.arguments))
+        for c in turn.calls
+    ]
+    # An answer of no text at all is the empty text, unless something else came instead.
+    others = calls or turn.reasoning
+    return AssistantMessage(
+        content=turn.content or (None if others else ""),
+        reasoning_content=turn.reasoning or None,
+        tool_calls=calls or None,
+    )
+
+
+def deltas_of(events: Sequence[AssistantEvent], turn: Turn) -> list[Delta]:
+    """What a stream says of events that `turn` has taken."""
+    deltas = []
+    for event in events:
+        match event:
+            case ContentDelta(text):
+                deltas.append(Delta(content=text))
+            case ReasoningDelta(text):
+                deltas.append(Delta(reasoning_content=text))
+            case ToolCallStart(index, name):
+                function = FunctionDelta(name=name, arguments="")
+                call_id = turn.calls[index].id
+                call = CallDelta(index=index, id=call_id, type="function", function=function)
+                deltas.append(Delta(tool_calls=[call]))
+            case ToolCallArguments(index, text):
+                function = FunctionDelta(arguments=text)
+                deltas.append(Delta(tool_calls=[CallDelta(index=index, function=function)]))
+    return deltas

@@ -28,7 +28,7 @@ class Echo:
 
 class CompletionShape:
     """One reply; `echoes` has one entry for each choice, empty without `echo`; `n` choices in a row
-    are of one prompt."""
+    are of one prompt. With `prompts`, of each choice, the reply has token ids."""
 
     done = DONE
 
@@ -39,11 +39,14 @@ class CompletionShape:
         echoes: Sequence[Echo],
         n: int = 1,
         options: StreamOptions | None = None,
+        *,
+        prompts: Sequence[list[int]] | None = None,
     ) -> None:
         self._id, self._created, self._model = f"cmpl-{uuid.uuid4().hex}", int(time.time()), model
         self._with_logprobs, self._echoes, self._n = with_logprobs, echoes, n
         self._options = options or StreamOptions()
         self._cached = [0] * len(echoes)
+        self._prompts = prompts
 
     def whole(self, answers: Sequence[StreamChunk], usage: Usage) -> Completion:
         """The reply in one piece."""
@@ -56,6 +59,8 @@ class CompletionShape:
                     text=echo.text + answer.text,
                     logprobs=_joined(echo.logprobs, self._logprobs(i, answer)),
                     finish_reason=answer.finish_reason,
+                    prompt_token_ids=self._prompt(i),
+                    token_ids=self._ids(answer),
                     **traced(answer),
                 )
             )
@@ -64,25 +69,28 @@ class CompletionShape:
     def opening(self, index: int) -> list[Completion]:
         """The prompt, if it is to be echoed."""
         echo = self._echoes[index]
-        if not echo.text and echo.logprobs is None:
+        prompt = self._prompt(index)
+        if not echo.text and echo.logprobs is None and prompt is None:
             return []
-        return [
-            self._chunk([CompletionChoice(index=index, text=echo.text, logprobs=echo.logprobs)])
-        ]
+        choice = CompletionChoice(
+            index=index, text=echo.text, logprobs=echo.logprobs, prompt_token_ids=prompt
+        )
+        return [self._chunk([choice])]
 
     def step(self, index: int, chunk: StreamChunk) -> list[Completion]:
         """One event for what is new, if anything is."""
         self._cached[index] = chunk.num_cached_tokens
         logprobs = self._logprobs(index, chunk)
         experts = traced(chunk)
-        has_logprobs = logprobs is not None and bool(logprobs.tokens)
-        if not (chunk.text or chunk.finish_reason or has_logprobs or experts):
+        told = (logprobs is not None and logprobs.tokens) or self._ids(chunk) or experts
+        if not (chunk.text or chunk.finish_reason or told):
             return []
         choice = CompletionChoice(
             index=index,
             text=chunk.text,
             logprobs=logprobs,
             finish_reason=chunk.finish_reason,
+            token_ids=self._ids(chunk),
             **experts,
         )
         return [self._chunk([choice])]
@@ -104,6 +112,12 @@ class CompletionShape:
 
     def _detailed(self, usage: Usage) -> Usage:
         return with_cached(usage, self._cached, self._n)
+
+    def _prompt(self, index: int) -> list[int] | None:
+        return None if self._prompts is None else self._prompts[index]
+
+    def _ids(self, chunk: StreamChunk) -> list[int] | None:
+        return None if self._prompts is None else chunk.token_ids
 
     def _logprobs(self, index: int, chunk: StreamChunk) -> CompletionLogprobs | None:
         if not self._with_logprobs:

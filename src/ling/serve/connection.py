@@ -12,19 +12,28 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from ..errors import RequestError
 from .problems import problem_json
 
+# How often a client that reads slowly is looked at.
+WRITE_CHECK_S = 0.5
+
 
 class Connection(H11Protocol):
-    """Hangs up on a client that takes longer than `request_timeout_s` over one request.
+    """Hangs up on a client that takes longer than `request_timeout_s` over one request, or that
+    reads nothing of its reply for `write_timeout_s`.
 
     uvicorn's own time limit begins after the first reply, so that clients which send half a
-    request would hold their connections, and open files, for ever.
+    request would hold their connections, and open files, for ever; and those that do not read would
+    hold what is written for them.
     """
 
     request_timeout_s = 30.0
+    write_timeout_s = 60.0
     idle_timeout_s = 75.0
     """Longer than the minute that proxies and clients keep a connection for their next request."""
     _is_idle = False
     _clock: asyncio.TimerHandle | None = None
+    _write_check: asyncio.TimerHandle | None = None
+    _unread_bytes = 0
+    _unread_since = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the clock: also a client that sends nothing must go."""
@@ -46,9 +55,36 @@ class Connection(H11Protocol):
         self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the clock with the connection."""
+        """Stop the clocks with the connection."""
         super().connection_lost(exc)
         self._watch()
+        self._stop_write_check()
+
+    def pause_writing(self) -> None:
+        """The client reads slower than we write: begin to look whether it reads at all."""
+        super().pause_writing()
+        self._unread_since, self._unread_bytes = self.loop.time(), sys.maxsize
+        self._check_writing()
+
+    def resume_writing(self) -> None:
+        """The client has read."""
+        super().resume_writing()
+        self._stop_write_check()
+
+    def _check_writing(self) -> None:
+        unread, now = self.transport.get_write_buffer_size(), self.loop.time()
+        if unread < self._unread_bytes:
+            self._unread_since = now
+        self._unread_bytes = unread
+        if now - self._unread_since > self.write_timeout_s:
+            self.transport.abort()
+        else:
+            self._write_check = self.loop.call_later(WRITE_CHECK_S, self._check_writing)
+
+    def _stop_write_check(self) -> None:
+        if self._write_check is not None:
+            self._write_check.cancel()
+            self._write_check = None
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP, once, and hang up; called while h11's error is handled."""

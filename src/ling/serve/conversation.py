@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from ..grammar.spec import StructuredOutputs
     from .schema.common import Sampling
 
 
@@ -46,11 +47,16 @@ class Conversation(Transcript):
     top_logprobs: int | None = None
     """None for no log probabilities."""
     tool_choice: ToolChoice = "auto"
+    callable_tools: list[dict[str, Any]] = field(default_factory=list)
+    """Those of the tools that may be called, as the request has them."""
     parallel_tool_calls: bool = True
-    structured: Any = None
-    """The form that the answer must have, None for any."""
+    structured: StructuredOutputs | None = None
+    """The form that the answer must have where it is no tool call; None for any."""
+    structured_param: str = "response_format"
+    """The field of the request that asked for it, for errors."""
     thinking_budget: int | None = None
     """Most tokens of reasoning."""
+    include_reasoning: bool = True
 
 
 def thinking_options(wanted: bool | None) -> dict[str, bool]:

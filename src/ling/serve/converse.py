@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastapi import Request
 from fastapi.responses import Response
 
+from ..data.assistant import AssistantParser
+from ..data.chat import ChatPrompt
+from ..data.reasoning import ReasoningMode, reasoning_mode
 from . import prompts
 from .admission import check_model, terms_of
+from .constrained import compiled, constraint_of, ignored_header
 from .conversation import Conversation
 from .reply import Prepared, reply
 from .service import Generation, Job, Service
@@ -19,6 +23,9 @@ from .turn import Turn
 
 if TYPE_CHECKING:
     from ..llm import LLM
+
+THINKING_OFF = "detailed thinking off"
+"""How Ling's template asks for an answer without reasoning."""
 
 ShapeOf = Callable[[Sequence[Turn]], Shape[Any]]
 
@@ -49,13 +56,49 @@ async def _prepare(
     generation: Generation,
     shape_of: ShapeOf,
 ) -> Prepared:
-    prompt_tokens = await service.call(partial(_queue, llm, conversation, generation))
-    turns = [Turn(None, conversation.tool_choice) for _ in range(generation.num_choices)]
-    return Prepared(shape_of(turns), prompt_tokens)
+    queued = await service.call(partial(_queue, llm, conversation, generation))
+    turns = [_turn(llm, conversation, queued) for _ in range(generation.num_choices)]
+    return Prepared(shape_of(turns), len(queued.prompt.ids), headers=ignored_header(queued.ignored))
 
 
-def _queue(llm: LLM, conversation: Conversation, generation: Generation) -> int:
-    """Queue the choices; returns the number of tokens of their prompt."""
-    ids = prompts.encode_chat(llm, conversation).ids
-    generation.start(llm, [Job(ids, p) for p in prompts.chat_params(llm, conversation, ids)])
-    return len(ids)
+class Queued(NamedTuple):
+    """A conversation that the engine has."""
+
+    prompt: ChatPrompt
+    reasoning: ReasoningMode
+    ignored: Sequence[str]
+    """Keywords of its schema that are not enforced."""
+
+
+def _queue(llm: LLM, conversation: Conversation, generation: Generation) -> Queued:
+    """Render, compile and queue. Runs in a thread: each of them may take a while."""
+    prompt = prompts.conversation_prompt(llm, conversation)
+    mode = _reasoning_mode(conversation, prompt.text)
+    spec = constraint_of(conversation)
+    # A model that was told not to think must not be led into it by what it may not say.
+    before = "none" if mode == "auto" and THINKING_OFF in prompt.text else mode
+    ignored = compiled(llm, spec, before, conversation.structured_param)
+    params = prompts.chat_params(llm, conversation, prompt.ids, spec, before)
+    generation.start(llm, [Job(prompt.ids, p) for p in params])
+    return Queued(prompt, mode, ignored)
+
+
+def _reasoning_mode(conversation: Conversation, prompt: str) -> ReasoningMode:
+    continued = None
+    if conversation.continue_final_message:
+        continued = conversation.messages[-1]["content"] or ""
+    wanted = any(conversation.template_options.values())
+    return reasoning_mode(prompt, thinking=wanted, continued=continued)
+
+
+def _turn(llm: LLM, conversation: Conversation, queued: Queued) -> Turn:
+    calls = bool(conversation.tools) and conversation.tool_choice != "none"
+    tokenizer = llm.tokenizer
+    assert tokenizer is not None  # there would be no prompt
+    return Turn(
+        AssistantParser(parse_tools=calls, reasoning=queued.reasoning),
+        conversation.tool_choice,
+        tokenizer.token_bytes,
+        include_reasoning=conversation.include_reasoning,
+        prompt_token_ids=queued.prompt.ids,
+    )

@@ -10,6 +10,7 @@ from ..text import printable
 
 log = logging.getLogger("ling.serve")
 
+# Both tables are for fields that the class of a request does not name itself.
 # Fields of the OpenAI API that change nothing here; their types are checked all the same.
 IGNORED: dict[str, type] = {
     "user": str,
@@ -24,6 +25,8 @@ IGNORED: dict[str, type] = {
     "chat_template_kwargs": dict,
     "verbosity": str,
     "prediction": dict,
+    "prompt_cache_options": dict,
+    "include_reasoning": bool,
     "request_id": str,
 }
 # Fields that this server cannot honour, with the values that ask for nothing: some clients always
@@ -48,6 +51,12 @@ HARMLESS: dict[str, tuple[Any, ...]] = {
     "guided_grammar": (),
     "truncate_prompt_tokens": (),
     "return_token_ids": (False,),
+    "documents": ([],),
+    "moderation": (),
+    "bad_words": ([],),
+    "allowed_token_ids": (),
+    "logits_processors": ([],),
+    "use_beam_search": (False,),
 }
 _JSON_TYPES = {str: "string", dict: "object", bool: "boolean", int: "integer"}
 # Names that have had their log line; bounded, since a client can make up any number of them.

@@ -2,50 +2,57 @@
 
 from __future__ import annotations
 
-import hmac
-import logging
 import re
 import time
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import RequestError
-from .page import PATHS
+from . import logs
+from .keys import Keys, key_of
 from .problems import as_request_error, problem_response, request_id
+from .served import Observer, Served
 
-log = logging.getLogger("ling.serve")
-
-OPEN_PATHS = frozenset({"/health"}) | PATHS
-"""Paths that need no API key."""
+PROBES = frozenset({"/health", "/ready"})
+METRICS = "/metrics"
 # h11 stops at this size only when a head comes in several pieces.
 MAX_HEAD_BYTES = 16 << 10
 MAX_URL_BYTES = 8 << 10
 _ABSOLUTE = re.compile(r"https?://(?:[^/@]*@)?([^/]*)", re.IGNORECASE)
-# Keys of the request's scope: the host in an absolute-form target, and a function that counts the
-# tokens of prompt and answer for the log.
-AUTHORITY, TOKENS = "ling.authority", "ling.tokens"
+# What a caller may give as the id of its request; anything else could forge a line of some log.
+_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+# Keys of the request's scope: the host in an absolute-form target, a function that counts the
+# tokens of prompt and answer for the log, and whose key the request showed (`Keys.tag`).
+AUTHORITY, TOKENS, CLIENT = "ling.authority", "ling.tokens", "ling.client"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
     """What the guard lets through."""
 
-    api_key: str | None = None
-    """Key that every path but `OPEN_PATHS` asks for; None asks for none."""
+    keys: Keys = field(default_factory=Keys)
+    """Keys that every path but the open ones asks for; none, and nobody is asked."""
+    open_paths: frozenset[str] = PROBES
+    """Paths that need no key."""
+    metrics_port: int | None = None
+    """Port for `/metrics` and the probes alone, without a key; the other port has no metrics."""
     hosts: frozenset[str] | None = None
     """Names a `Host` header may carry (a web page that rebinds its name to us carries another)."""
     max_body_bytes: int = 8 << 20
     """Larger bodies get 413."""
     has_endpoint: Callable[[Scope], bool] = lambda _: True
     """Whether path and method are served; others get 404 or 405 whatever their body is."""
+    observers: Sequence[Observer] = (logs.access,)
+    """Who is told of each reply."""
 
 
 class Guard:
-    """ASGI middleware around the whole app; also gives each request its id and its log line."""
+    """ASGI middleware around the whole app; also gives each request its id, and tells the log, the
+    metrics and traces of its reply."""
 
     def __init__(self, app: ASGIApp, rules: Rules) -> None:
         self._app, self._rules = app, rules
@@ -55,7 +62,7 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        name, start, status = f"req_{uuid.uuid4().hex}", time.perf_counter(), 0
+        name, start, status = _id_of(scope), time.perf_counter(), 0
         request_id.set(name)
         method, scope = scope["method"], canonical(scope)
 
@@ -76,11 +83,9 @@ class Guard:
         else:
             await self._answer(scope, replay, send_with_id, lambda: status > 0)
         finally:
-            # `raw_path` is still percent-encoded, so a path cannot forge a line or move a cursor.
-            path = (scope.get("raw_path") or b"?")[:200].decode("ascii", "replace")
-            took_s = time.perf_counter() - start
-            tokens = _tokens_text(scope)
-            log.info("%s %s %s %d%s %.2f s", name, method, path, status, tokens, took_s)
+            served = _served(scope, name, method, status, time.perf_counter() - start)
+            for observe in self._rules.observers:
+                observe(served)
 
     async def _answer(
         self, scope: Scope, receive: Receive, send: Send, started: Callable[[], bool]
@@ -108,14 +113,29 @@ class Guard:
             for name in {headers.get("host"), scope[AUTHORITY] or None}:
                 if name is not None:
                     _check_host(name, rules.hosts)
-        if rules.api_key is not None and scope["path"] not in OPEN_PATHS:
-            _check_key(headers, rules.api_key)
+        self._check_key(scope, headers)
         if scope["method"] not in ("POST", "PUT", "PATCH") or not rules.has_endpoint(scope):
             return
         if headers.get("content-encoding", "identity").lower() != "identity":
             raise RequestError("compressed bodies are not read", status=415)
         if headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
             raise RequestError("`Content-Type` must be `application/json`", status=415)
+
+    def _check_key(self, scope: Scope, headers: Headers) -> None:
+        rules, path = self._rules, scope["path"]
+        if rules.metrics_port is not None:
+            is_metrics_port = scope["server"][1] == rules.metrics_port
+            if is_metrics_port and path not in (METRICS, *PROBES):
+                raise RequestError(f"this port has only `{METRICS}` and the probes", status=404)
+            if not is_metrics_port and path == METRICS:
+                raise RequestError("the metrics are on another port", status=404)
+            if is_metrics_port:
+                return
+        if rules.keys and path not in rules.open_paths:
+            tag = rules.keys.tag(key_of(headers))
+            if tag is None:
+                raise RequestError("a valid API key is needed", status=401, code="invalid_api_key")
+            scope[CLIENT] = tag
 
     async def _read_body(self, scope: Scope, receive: Receive) -> Receive:
         """The whole body, bounded, as a `receive` that gives it back in one piece."""
@@ -161,29 +181,35 @@ def _too_large(limit: int) -> RequestError:
     return RequestError(f"the body is larger than {limit} bytes", status=413)
 
 
-def _check_key(headers: Headers, api_key: str) -> None:
-    scheme, _, key = headers.get("authorization", "").partition(" ")
-    # Starlette decodes headers as Latin-1, so this gives back the bytes that were sent.
-    given = key.strip().encode("latin-1")
-    if scheme.lower() != "bearer" or not hmac.compare_digest(given, api_key.encode()):
-        raise RequestError("a valid API key is needed", status=401, code="invalid_api_key")
-
-
 def _check_host(host: str, allowed: frozenset[str]) -> None:
     name = host_name(host)
     if name not in allowed:
         raise RequestError(
             f"this server does not answer to the name `{name[:100]}`: start it with "
-            f"`--allowed-host {name[:100] or 'NAME'}`, or with an API key (`--api-key`)",
+            f"`--allowed-host {name[:100] or 'NAME'}`, or with an API key (`--api-key-file`)",
             status=403,
         )
 
 
-def _tokens_text(scope: Scope) -> str:
-    if TOKENS not in scope:
-        return ""
-    prompt, completion = scope[TOKENS]()
-    return f" {prompt}+{completion} tokens"
+def _id_of(scope: Scope) -> str:
+    """The caller's `X-Request-Id` where it has one that is harmless, else a new id."""
+    given = Headers(scope=scope).get("x-request-id", "")
+    return given if _ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
+
+
+def _served(scope: Scope, name: str, method: str, status: int, seconds: float) -> Served:
+    return Served(
+        request_id=name,
+        method=method,
+        path=(scope.get("raw_path") or b"?")[:200].decode("ascii", "replace"),
+        # The router leaves the endpoint it found.
+        handler=getattr(scope.get("route"), "path", "none"),
+        status=status,
+        seconds=seconds,
+        ended=time.time(),
+        tokens=scope[TOKENS]() if TOKENS in scope else None,
+        traceparent=Headers(scope=scope).get("traceparent", ""),
+    )
 
 
 def canonical(scope: Scope) -> Scope:

@@ -48,8 +48,10 @@ class ChoiceStream:
                 self._chunk = chunk
             else:
                 self._chunk.extend(chunk)
-        if self.text.finished or self._error is not None:
-            update.handle.abort()  # a stop string ends the text before the engine knows
+        if self._error is not None:
+            update.handle.abort("error")
+        elif self.text.finished:
+            update.handle.abort("stop")  # a stop string ends the text before the engine knows
         return True
 
     def take(self) -> Piece:

@@ -18,7 +18,7 @@ from ..text import nearest, one_line
 
 log = logging.getLogger("ling.serve")
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
-"""Id of the request being served, for log lines."""
+"""Id of the request being served; each log line has it (`logs.py`)."""
 
 RETRY_AFTER_S = 5
 _TYPES = {401: "authentication_error", 429: "rate_limit_error"}
@@ -51,14 +51,14 @@ def as_request_error(error: BaseException) -> RequestError:
     """
     if isinstance(error, RequestError):
         if error.status == 500:
-            log.error("%s %s", request_id.get(), one_line(str(error)))
+            log.error("%s", one_line(str(error)))
         return error
     if isinstance(error, InputError):
         return RequestError(str(error))
     if isinstance(error, LingError):
-        log.error("%s %s", request_id.get(), one_line(str(error)))
+        log.error("%s", one_line(str(error)))
     else:
-        log.error("%s unexpected %s", request_id.get(), type(error).__name__, exc_info=error)
+        log.error("unexpected %s", type(error).__name__, exc_info=error)
     return RequestError("the server failed on this request", status=500)
 
 

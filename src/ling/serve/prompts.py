@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from ..data import chat
@@ -13,7 +14,9 @@ from .schema.common import Sampling
 from .schema.completion import CompletionRequest
 
 if TYPE_CHECKING:
+    from ..data.reasoning import ReasoningMode
     from ..data.tokenizer import Tokenizer
+    from ..grammar.spec import StructuredOutputs
     from ..infer.request import SamplingParams
     from ..llm import LLM
     from .service import Job
@@ -47,6 +50,13 @@ def encode_chat(llm: LLM, transcript: Transcript) -> chat.ChatPrompt:
     )
 
 
+def conversation_prompt(llm: LLM, conversation: Conversation) -> chat.ChatPrompt:
+    """`encode_chat`, cut to the length that the request allows."""
+    text, ids = encode_chat(llm, conversation)
+    ids = truncated(llm, ids, conversation.sampling, conversation.max_tokens)
+    return chat.ChatPrompt(text, ids)
+
+
 def text_of(llm: LLM, ids: Sequence[int]) -> str:
     """Text of a prompt given as ids, control tokens included; empty without a tokenizer."""
     return "" if llm.tokenizer is None else llm.tokenizer.decode(ids, skip_special_tokens=False)
@@ -69,7 +79,17 @@ def decode(llm: LLM, ids: list[int]) -> str:
 
 def completion_prompts(llm: LLM, body: CompletionRequest) -> list[list[int]]:
     """Ids of every prompt of a completion request."""
-    return [encode_text(llm, p) if isinstance(p, str) else _check_ids(llm, p) for p in body.prompt]
+    given = (encode_text(llm, p) if isinstance(p, str) else _check_ids(llm, p) for p in body.prompt)
+    return [truncated(llm, ids, body, body.max_tokens) for ids in given]
+
+
+def truncated(llm: LLM, ids: list[int], body: Sampling, max_tokens: int | None) -> list[int]:
+    """The end of a prompt that is longer than `truncate_prompt_tokens`; -1 leaves the answer its
+    room."""
+    most = body.truncate_prompt_tokens
+    if most == -1:
+        most = max(llm.max_model_len - max(max_tokens or 1, 1), 1)
+    return ids if most is None or len(ids) <= most else ids[len(ids) - most :]
 
 
 def scoring_jobs(jobs: Sequence[Job], top: int) -> list[Job]:
@@ -80,16 +100,32 @@ def scoring_jobs(jobs: Sequence[Job], top: int) -> list[Job]:
     ]
 
 
-def chat_params(llm: LLM, conversation: Conversation, prompt: list[int]) -> list[SamplingParams]:
+def chat_params(
+    llm: LLM,
+    conversation: Conversation,
+    prompt: list[int],
+    spec: StructuredOutputs | None = None,
+    reasoning: ReasoningMode = "none",
+) -> list[SamplingParams]:
     """Parameters of the `n` choices; without a limit the answer may fill the context."""
     limit, logprobs = conversation.max_tokens, conversation.top_logprobs
-    return _params(llm, conversation.sampling, prompt, limit, logprobs, "messages")
+    form: dict[str, Any] = {}
+    if spec is not None or conversation.thinking_budget is not None:
+        form = {"structured_outputs": spec, "thinking_budget": conversation.thinking_budget}
+        form["reasoning"] = reasoning
+    return _params(llm, conversation.sampling, prompt, limit, logprobs, "messages", form)
 
 
-def completion_params(llm: LLM, body: CompletionRequest, prompt: list[int]) -> list[SamplingParams]:
+def completion_params(
+    llm: LLM,
+    body: CompletionRequest,
+    prompt: list[int],
+    spec: StructuredOutputs | None = None,
+) -> list[SamplingParams]:
     """Parameters of the `n` choices of one prompt."""
     limit = DEFAULT_COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens or 1
-    return _params(llm, body, prompt, limit, body.logprobs, "prompt")
+    form = {} if spec is None else {"structured_outputs": spec}
+    return _params(llm, body, prompt, limit, body.logprobs, "prompt", form)
 
 
 def _params(
@@ -99,6 +135,7 @@ def _params(
     limit: int | None,
     logprobs: int | None,
     param: str,
+    form: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[SamplingParams]:
     from ..infer.request import SamplingParams
 
@@ -110,6 +147,7 @@ def _params(
     options: dict[str, Any] = {
         **llm.sampling_defaults,
         **{name: value for name, value in given.items() if value is not None},
+        **form,
     }
     least = options.get("min_tokens", 0)
     if least > room:

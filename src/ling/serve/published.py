@@ -59,8 +59,17 @@ TOKENIZE: JsonSchema = {
     "allOf": [CHAT["allOf"][3]],
     "description": "`POST /tokenize`: either a text, or messages to be rendered first.",
 }
+_CALLS_NOTHING: JsonSchema = {
+    "properties": {"tool_calls": {"enum": [[], None]}, "function_call": _NULL}
+}
 MESSAGE: JsonSchema = {
-    "allOf": [_rule(_given("role", {"enum": ["system", "developer", "user"]}), _given("content"))]
+    "allOf": [
+        _rule(_given("role", {"enum": ["system", "developer", "user", "tool"]}), _given("content")),
+        {"anyOf": [_given("role", {"const": "assistant"}), _CALLS_NOTHING]},
+    ]
+}
+FORMAT: JsonSchema = {
+    "allOf": [_rule(_given("type", {"const": "json_schema"}), _given("json_schema"))]
 }
 
 

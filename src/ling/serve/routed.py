@@ -7,35 +7,28 @@ Each event of a stream has the rows that are new; one after another they are tho
 from __future__ import annotations
 
 import base64
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, model_serializer
+
+from .schema.sparse import IfGiven, Sparse
 
 if TYPE_CHECKING:
     from ..outputs import CompletionOutput, StreamChunk
 
 
-class Traced(BaseModel):
+class Traced(Sparse):
     """Fields of a choice that a reply has only where they were asked for."""
 
-    routed_experts: str | None = None
-    routed_expert_weights: str | None = None
+    routed_experts: Annotated[str | None, IfGiven] = None
+    routed_expert_weights: Annotated[str | None, IfGiven] = None
     """float32, the same shape."""
-    routed_experts_shape: list[int] | None = None
+    routed_experts_shape: Annotated[list[int] | None, IfGiven] = None
 
     def take(self, fields: dict[str, Any]) -> None:
         """Set what `traced` gives."""
         for name, value in fields.items():
             setattr(self, name, value)
-
-    @model_serializer(mode="wrap")  # a type of what it returns would be the published schema
-    def _asked_for(self, handler: Any):
-        fields = handler(self)
-        if self.routed_experts is None:
-            for name in Traced.model_fields:
-                fields.pop(name, None)
-        return fields
 
 
 def traced(chunk: StreamChunk | CompletionOutput) -> dict[str, Any]:

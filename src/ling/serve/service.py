@@ -92,9 +92,25 @@ class Service:
             raise RequestError("the server is shutting down", status=503, code="shutting_down")
         if self.llm is None:
             raise RequestError("the model is still loading", status=503, code="loading")
-        if self.llm.failure is not None:
+        if self.engine_failure is not None:
             raise RequestError("the engine has failed", status=503, code="engine_failed")
         return self.llm
+
+    def require_room(self) -> None:
+        """Raise `RequestError` 503 when a request would not be taken now."""
+        self.require()
+        if self.num_running >= MAX_CHOICES:
+            raise RequestError(
+                "as many requests as may wait do so",
+                status=503,
+                code="full",
+                retry_after_s=self._ends.seconds_for(1),
+            )
+
+    @property
+    def engine_failure(self) -> Exception | None:
+        """Why the engine takes no more requests; None while it does, or is yet to come."""
+        return None if self.llm is None else self.llm.failure
 
     @property
     def num_running(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import string
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -20,6 +21,7 @@ from .conversation import ToolChoice, ToolName
 if TYPE_CHECKING:
     from ..outputs import StreamChunk
 
+_CLOSE = b"</think>"
 _ID_CHARACTERS = string.ascii_letters + string.digits
 
 
@@ -40,41 +42,80 @@ class Call:
     is_whole: bool = False
 
 
+class ReasoningCount:
+    """Tokens of the reasoning: those up to the end of its closing tag."""
+
+    def __init__(self, token_bytes: Callable[[int], bytes]) -> None:
+        self._token_bytes = token_bytes
+        self._end = b""
+        self._is_over = False
+        self.num_tokens = 0
+
+    def add(self, token_ids: Sequence[int]) -> None:
+        """Take new tokens of the answer; those after the closing tag are not counted."""
+        for token in token_ids:
+            if self._is_over:
+                return
+            self.num_tokens += 1
+            self._end = self._end[-len(_CLOSE) :] + self._token_bytes(token)
+            self._is_over = _CLOSE in self._end
+
+
 class Turn:
     """One choice as far as it has come; `parser` None leaves all text as it is.
 
     Every API makes its events from those that `add` returns, and its whole replies from `content`,
-    `reasoning` and `calls`.
+    `reasoning` and `calls`. Not `include_reasoning`, there are none of it.
     """
 
-    def __init__(self, parser: Parser | None, tool_choice: ToolChoice = "auto") -> None:
+    def __init__(
+        self,
+        parser: Parser | None,
+        tool_choice: ToolChoice = "auto",
+        token_bytes: Callable[[int], bytes] = lambda _: b"",
+        *,
+        include_reasoning: bool = True,
+        prompt_token_ids: Sequence[int] = (),
+    ) -> None:
         self._parser, self._tool_choice = parser, tool_choice
+        self._include_reasoning, self.prompt_token_ids = include_reasoning, prompt_token_ids
+        self._count, self._has_reasoned = ReasoningCount(token_bytes), False
         self.content = self.reasoning = ""
         self.calls: list[Call] = []
         self.finish_reason: str | None = None
         """OpenAI's: "stop", "length" or "tool_calls"; None while more comes."""
-        self.num_cached_tokens = self.num_reasoning_tokens = 0
+        self.num_cached_tokens = 0
+
+    @property
+    def num_reasoning_tokens(self) -> int:
+        """Tokens of the reasoning, its tags included; 0 where there is none."""
+        return self._count.num_tokens if self._has_reasoned else 0
 
     def add(self, chunk: StreamChunk) -> list[AssistantEvent]:
         """Take what is new; returns what may be shown of it, all that is left at the end."""
         self.num_cached_tokens = chunk.num_cached_tokens
+        if self._parser is not None:
+            self._count.add(chunk.token_ids)
         events = self._parse(chunk.text, ended=chunk.finish_reason is not None)
-        for event in events:
-            self._keep(event)
+        shown = [event for event in events if self._keep(event)]
         if chunk.finish_reason is not None:
             self.finish_reason = self._told(chunk.finish_reason)
-        return events
+        return shown
 
     def _parse(self, text: str, *, ended: bool) -> list[AssistantEvent]:
         if self._parser is None:
             return [ContentDelta(text)] if text else []
         return self._parser.push(text) + (self._parser.finish() if ended else [])
 
-    def _keep(self, event: AssistantEvent) -> None:
+    def _keep(self, event: AssistantEvent) -> bool:
+        """Take an event; whether it may be shown."""
         match event:
             case ContentDelta(text):
                 self.content += text
             case ReasoningDelta(text):
+                self._has_reasoned = True
+                if not self._include_reasoning:
+                    return False
                 self.reasoning += text
             case ToolCallStart(_, name):
                 self.calls.append(Call(new_id("call_"), name))
@@ -82,6 +123,7 @@ class Turn:
                 self.calls[index].arguments += text
             case ToolCallEnd(index, is_whole):
                 self.calls[index].is_whole = is_whole
+        return True
 
     def _told(self, reason: str) -> str:
         """OpenAI's reason: calls count only when they are whole, and not as the one demanded."""

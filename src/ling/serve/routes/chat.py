@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from ..admission import check_model
 from ..chat_shape import ChatShape
 from ..converse import converse
 from ..schema.chat import ChatRequest
@@ -21,10 +22,12 @@ def add_chat(router: APIRouter, service: Service, keep_alive_s: float) -> None:
     @router.post("/v1/chat/completions", response_model=ChatCompletion)
     async def chat(body: ChatRequest, request: Request) -> Response:
         """Answer a conversation."""
+        service.require()
+        check_model(service, body.model)
         conversation = body.conversation()
 
         def shape_of(turns: Sequence[Turn]) -> ChatShape:
-            top = conversation.top_logprobs
-            return ChatShape(service.name, turns, top, body.stream_options)
+            top, ids = conversation.top_logprobs, bool(body.return_token_ids)
+            return ChatShape(service.name, turns, top, body.stream_options, token_ids=ids)
 
         return await converse(service, request, conversation, shape_of, keep_alive_s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from fastapi.responses import Response
 from .. import prompts
 from ..admission import check_model, terms_of
 from ..completion_shape import CompletionShape
+from ..constrained import compiled, ignored_header
 from ..echo import echoes_of, scores_prompts
 from ..reply import Prepared, reply
 from ..schema.completion import CompletionRequest
@@ -41,19 +43,28 @@ async def _prepare(
 ) -> Prepared:
     # Scoring is a pass of its own before the choices, within their admission.
     scoring = service.part_of(generation, len(body.prompt)) if scores_prompts(body) else None
-    jobs, prompt_tokens = await service.call(partial(_jobs, llm, body))
+    jobs, ignored = await service.call(partial(_jobs, llm, body))
     echoes, answers = await echoes_of(service, llm, body, jobs, scoring)
     if answers is None:
         await service.call(partial(generation.start, llm, jobs))
-    n, with_logprobs = body.n or 1, body.logprobs is not None
-    shape = CompletionShape(service.name, with_logprobs, echoes, n, body.stream_options)
-    return Prepared(shape, prompt_tokens, answers)
+    n = body.n or 1
+    shape = CompletionShape(
+        service.name,
+        body.logprobs is not None,
+        echoes,
+        n,
+        body.stream_options,
+        prompts=[job.prompt_token_ids for job in jobs] if body.return_token_ids else None,
+    )
+    prompt_tokens = sum(len(job.prompt_token_ids) for job in jobs[::n])
+    return Prepared(shape, prompt_tokens, answers, ignored_header(ignored))
 
 
-def _jobs(llm: LLM, body: CompletionRequest) -> tuple[list[Job], int]:
-    """Jobs in the order of `choices`: all of the first prompt, then all of the second."""
-    jobs, prompt_tokens = [], 0
-    for ids in prompts.completion_prompts(llm, body):
-        jobs += [Job(ids, p) for p in prompts.completion_params(llm, body, ids)]
-        prompt_tokens += len(ids)
-    return jobs, prompt_tokens
+def _jobs(llm: LLM, body: CompletionRequest) -> tuple[list[Job], Sequence[str]]:
+    """Jobs in the order of `choices`, all of the first prompt, then all of the second; and what of
+    a schema is not enforced."""
+    given = prompts.completion_prompts(llm, body)
+    param, spec = body.structured()
+    ignored = compiled(llm, spec, "none", param)
+    params = ((ids, p) for ids in given for p in prompts.completion_params(llm, body, ids, spec))
+    return [Job(ids, p) for ids, p in params], ignored

@@ -2,18 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    StrictBool,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, model_validator
 
 from ...errors import RequestError
 from .. import published
@@ -21,40 +12,13 @@ from ..conversation import Conversation
 from ..fields import say_ignored
 from ..published import publish
 from .common import MAX_LOGPROBS, Body, Sampling
-from .values import Content, MaxTokens, Text, Whole
+from .history import MAX_MESSAGES, Message
+from .structured import Structured
+from .tools import Choice, Tools, chosen, for_template, settled
+from .values import MaxTokens, Text, Whole
 
-MAX_MESSAGES = 4096
-
-
-class Message(BaseModel):
-    """One turn of a conversation; only an assistant's may be without content."""
-
-    model_config = ConfigDict(
-        extra="ignore", json_schema_extra=lambda s: s.update(published.MESSAGE)
-    )
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Content | None = Field(default=None, validate_default=True)
-    reasoning_content: Text | None = None
-    tool_calls: Annotated[list[Any], Field(max_length=0)] | None = None
-    function_call: None = None
-    audio: None = None
-
-    @field_validator("content")
-    @classmethod
-    def _check_content(cls, value: str | None, info: ValidationInfo) -> str | None:
-        if value is None and info.data.get("role") != "assistant":
-            raise ValueError("expected text or a list of text parts; only an assistant has none")
-        return value
-
-    def plain(self) -> dict[str, Any]:
-        """The message as templates read it."""
-        # OpenAI's newer name for the same role; templates know only the old one.
-        role = "system" if self.role == "developer" else self.role
-        plain: dict[str, Any] = {"role": role, "content": self.content}
-        if self.reasoning_content is not None:
-            plain["reasoning_content"] = self.reasoning_content
-        return plain
+MAX_BUDGET = 1 << 31
+Budget = Annotated[Whole, Field(ge=0, lt=MAX_BUDGET)]
 
 
 def _thinking(value: Any) -> Any:
@@ -80,6 +44,7 @@ class ChatPrompt(Body):
     continue_final_message: StrictBool | None = None
     chat_template_kwargs: Annotated[Thinking, BeforeValidator(_thinking)] | None = None
     reasoning_effort: Text | None = None
+    tools: Tools | None = None
 
     def check_continued(self, messages: list[Message] | None) -> None:
         """Raise `RequestError` for a last message that cannot be continued."""
@@ -101,6 +66,7 @@ class ChatPrompt(Body):
         """Fields of `Transcript`."""
         return {
             "messages": [m.plain() for m in messages],
+            "tools": for_template(self.tools) if self.tools else None,
             "template_options": self.template_options,
             "add_generation_prompt": self.add_generation_prompt,
             "continue_final_message": bool(self.continue_final_message),
@@ -118,7 +84,7 @@ class ChatPrompt(Body):
         return {name: either if value is None else value for name, value in named.items()}
 
 
-class ChatRequest(Sampling, ChatPrompt):
+class ChatRequest(Sampling, ChatPrompt, Structured):
     """`POST /v1/chat/completions`."""
 
     model_config = ConfigDict(json_schema_extra=lambda s: publish(s, published.CHAT))
@@ -126,6 +92,14 @@ class ChatRequest(Sampling, ChatPrompt):
     max_completion_tokens: MaxTokens | None = None
     logprobs: StrictBool | None = None
     top_logprobs: Annotated[Whole, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    tool_choice: Choice | None = None
+    parallel_tool_calls: StrictBool | None = None
+    thinking_token_budget: Budget | None = None
+    """Most tokens of reasoning; then the model must answer."""
+    thinking_budget: Budget | None = None
+    """The same."""
+    include_reasoning: StrictBool | None = None
+    """False leaves reasoning out of the reply."""
 
     @model_validator(mode="after")
     def _check_pairs(self) -> ChatRequest:
@@ -141,10 +115,21 @@ class ChatRequest(Sampling, ChatPrompt):
         return self
 
     def conversation(self) -> Conversation:
-        """The request in the form that all chat APIs share."""
+        """The request in the form that all chat APIs share; raises `RequestError` for fields that
+        do not go together."""
+        choice, names = settled(self.tool_choice, self.tools)
+        budgets = self.thinking_token_budget, self.thinking_budget
+        param, structured = self.structured()
         return Conversation(
             **self.transcript_fields(self.messages),
             sampling=self,
             max_tokens=self.max_completion_tokens or self.max_tokens,
             top_logprobs=(self.top_logprobs or 0) if self.logprobs else None,
+            tool_choice=choice,
+            callable_tools=chosen(self.tools or [], names),
+            parallel_tool_calls=self.parallel_tool_calls is not False,
+            structured=structured,
+            structured_param=param,
+            thinking_budget=next((b for b in budgets if b is not None), None),
+            include_reasoning=self.include_reasoning is not False,
         )

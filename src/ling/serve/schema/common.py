@@ -76,6 +76,13 @@ class Sampling(Body):
     return_routed_experts: StrictBool | None = None
     routed_experts_start_len: Annotated[Whole, Field(ge=-(2**31), lt=2**31)] | None = None
     """First position whose experts are returned; negative ones count from the prompt's end."""
+    return_token_ids: StrictBool | None = None
+    truncate_prompt_tokens: Annotated[Whole, Field(ge=-1, lt=2**31)] | None = None
+    """Only the last tokens of the prompt are read, at most this many; -1: as many as have room."""
+    timings: StrictBool | None = None
+    """The reply says how long its parts took."""
+    timings_per_token: StrictBool | None = None
+    """The same in every event of a stream."""
 
     def _check_best_of(self, n: int) -> None:
         if self.best_of is None or self.best_of == n:
@@ -104,6 +111,12 @@ class PromptTokens(BaseModel):
     cached_tokens: int
 
 
+class CompletionTokens(BaseModel):
+    """What the answer's tokens were for."""
+
+    reasoning_tokens: int
+
+
 class Usage(BaseModel):
     """Tokens that a request read and wrote."""
 
@@ -111,6 +124,25 @@ class Usage(BaseModel):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokens | None = None
+    completion_tokens_details: CompletionTokens | None = None
+
+
+class Timings(BaseModel):
+    """Times of a reply, in llama-server's words: `n` are tokens, `ms` milliseconds.
+
+    `queue` is before the prompt was read; `predicted` counts from the first new token on.
+    """
+
+    queue_ms: float
+    cache_n: int
+    prompt_n: int
+    prompt_ms: float
+    prompt_per_second: float
+    predicted_n: int
+    predicted_ms: float
+    predicted_per_second: float
+    draft_n: int
+    draft_n_accepted: int
 
 
 class Problem(BaseModel):

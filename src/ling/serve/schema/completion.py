@@ -10,10 +10,11 @@ from ...errors import RequestError
 from .. import published
 from ..published import publish
 from .common import MAX_LOGPROBS, Sampling
+from .structured import Structured
 from .values import Prompts, Whole
 
 
-class CompletionRequest(Sampling):
+class CompletionRequest(Sampling, Structured):
     """`POST /v1/completions`."""
 
     model_config = ConfigDict(json_schema_extra=lambda s: publish(s, published.COMPLETION))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel
 
 from ..routed import Traced
-from .common import Usage
+from .common import Timings, Usage
+from .sparse import IfGiven, Sparse
 
 
 class TopLogprob(BaseModel):
@@ -40,12 +41,29 @@ class CompletionLogprobs(BaseModel):
     text_offset: list[int]
 
 
-class AssistantMessage(BaseModel):
-    """The answer."""
+class FunctionCall(BaseModel):
+    """A function's name, and its arguments as JSON text in the model's own words."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(BaseModel):
+    """A call that the client is to make."""
+
+    id: str
+    type: Literal["function"] = "function"
+    function: FunctionCall
+
+
+class AssistantMessage(Sparse):
+    """The answer; `content` is null where there is none beside calls."""
 
     role: Literal["assistant"] = "assistant"
-    content: str
+    content: str | None
     refusal: None = None
+    reasoning_content: Annotated[str | None, IfGiven] = None
+    tool_calls: Annotated[list[ToolCall] | None, IfGiven] = None
 
 
 class ChatChoice(Traced):
@@ -55,9 +73,10 @@ class ChatChoice(Traced):
     message: AssistantMessage
     logprobs: ChatLogprobs | None
     finish_reason: str | None
+    token_ids: Annotated[list[int] | None, IfGiven] = None
 
 
-class ChatCompletion(BaseModel):
+class ChatCompletion(Sparse):
     """Reply to `POST /v1/chat/completions`."""
 
     id: str
@@ -66,18 +85,46 @@ class ChatCompletion(BaseModel):
     model: str
     choices: list[ChatChoice]
     usage: Usage
+    prompt_token_ids: Annotated[list[int] | None, IfGiven] = None
+    timings: Annotated[Timings | None, IfGiven] = None
+
+
+class FunctionDelta(Sparse):
+    """The name comes once, with empty arguments, and then the arguments in pieces."""
+
+    name: Annotated[str | None, IfGiven] = None
+    arguments: str
+
+
+class CallDelta(Sparse):
+    """What is new of one call; id and type come with its name."""
+
+    index: int
+    id: Annotated[str | None, IfGiven] = None
+    type: Annotated[Literal["function"] | None, IfGiven] = None
+    function: FunctionDelta
+
+
+class Delta(Sparse):
+    """What is new of a message."""
+
+    role: Annotated[Literal["assistant"] | None, IfGiven] = None
+    content: Annotated[str | None, IfGiven] = None
+    reasoning_content: Annotated[str | None, IfGiven] = None
+    tool_calls: Annotated[list[CallDelta] | None, IfGiven] = None
 
 
 class ChatDelta(Traced):
     """One choice in a streamed chunk; `delta` holds only what is new."""
 
     index: int
-    delta: dict[str, str]
+    delta: Delta
     logprobs: ChatLogprobs | None = None
     finish_reason: str | None = None
+    token_ids: Annotated[list[int] | None, IfGiven] = None
 
 
-class ChatChunk(BaseModel):
+class ChatChunk(Sparse):
     """One event of a streamed chat reply; `usage` is written only when it was asked for."""
 
     id: str
@@ -86,6 +133,8 @@ class ChatChunk(BaseModel):
     model: str
     choices: list[ChatDelta]
     usage: Usage | None = None
+    prompt_token_ids: Annotated[list[int] | None, IfGiven] = None
+    timings: Annotated[Timings | None, IfGiven] = None
 
 
 class CompletionChoice(Traced):
@@ -95,9 +144,11 @@ class CompletionChoice(Traced):
     text: str
     logprobs: CompletionLogprobs | None = None
     finish_reason: str | None = None
+    prompt_token_ids: Annotated[list[int] | None, IfGiven] = None
+    token_ids: Annotated[list[int] | None, IfGiven] = None
 
 
-class Completion(BaseModel):
+class Completion(Sparse):
     """Reply to `POST /v1/completions`, and one event of its stream."""
 
     id: str
@@ -106,3 +157,4 @@ class Completion(BaseModel):
     model: str
     choices: list[CompletionChoice]
     usage: Usage | None = None
+    timings: Annotated[Timings | None, IfGiven] = None

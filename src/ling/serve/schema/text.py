@@ -10,8 +10,9 @@ from ...errors import RequestError
 from .. import published
 from ..conversation import Transcript
 from ..published import publish
-from .chat import MAX_MESSAGES, ChatPrompt, Message
+from .chat import ChatPrompt
 from .common import Body
+from .history import MAX_MESSAGES, Message
 from .values import Text, Whole
 
 

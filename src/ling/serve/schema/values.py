@@ -84,18 +84,27 @@ def _content(value: Any) -> str | None:
         return whole_text(value)
     if not isinstance(value, list):
         raise ValueError("expected text or a list of text parts")
-    texts = []
-    for part in value:
-        kind = part.get("type") if isinstance(part, dict) else None
-        if isinstance(kind, str) and kind != "text":
-            raise ValueError(f"parts of type `{kind[:40]}` cannot be read; only `text` can")
-        if kind is None or not isinstance(part.get("text"), str):
-            raise ValueError("a part needs `type` (`text`) and `text`")
-        texts.append(whole_text(part["text"]))
-    return "".join(texts)
+    return "".join(_part(part) for part in value)
+
+
+def _part(part: Any) -> str:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if isinstance(kind, str) and kind not in ("text", "refusal"):
+        raise ValueError(f"parts of type `{kind[:40]}` cannot be read; only `text` can")
+    if not isinstance(kind, str) or not isinstance(part.get(kind), str):
+        raise ValueError("a part needs `type` (`text`) and `text`")
+    return whole_text(part[kind])
 
 
 _TEXT = {"type": "string"}
+_PARTS = [
+    {
+        "type": "object",
+        "required": ["type", kind],
+        "properties": {"type": {"const": kind}, kind: _TEXT},
+    }
+    for kind in ("text", "refusal")
+]
 _IDS = {"type": "array", "items": {"type": "integer"}}
 Prompts = Annotated[
     Any,
@@ -128,6 +137,6 @@ Content = Annotated[
     Any,
     PlainValidator(_content),
     WithJsonSchema(
-        {"anyOf": [_TEXT, {"type": "array", "items": {"type": "object"}}, {"type": "null"}]}
+        {"anyOf": [_TEXT, {"type": "array", "items": {"anyOf": _PARTS}}, {"type": "null"}]}
     ),
 ]
