@@ -112,8 +112,8 @@ class Page:
         for domain in ("Page", "Runtime", "Network", "Log", "DOM"):
             self.send(f"{domain}.enable")
         scale = 2 if phone else 1
-        size = {"width": width, "height": height, "deviceScaleFactor": scale, "mobile": phone}
-        self.send("Emulation.setDeviceMetricsOverride", **size)
+        self._kind = {"deviceScaleFactor": scale, "mobile": phone}
+        self.resize(width, height)
         if phone:
             self.send("Emulation.setTouchEmulationEnabled", enabled=True)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
@@ -121,6 +121,9 @@ class Page:
 
     def send(self, method: str, **params) -> dict:
         return self._browser.send(method, self._session, **params)
+
+    def resize(self, width: int, height: int) -> None:
+        self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, **self._kind)
 
     def open(self, url: str) -> None:
         self.send("Page.navigate", url=url)
@@ -138,7 +141,8 @@ class Page:
     def wait(self, code: str, limit_s: float = LIMIT_S) -> None:
         """Until an expression is true."""
         end = time.monotonic() + limit_s
-        while not self.js(f"Boolean({code})"):
+        condition = f"(() => {{ try {{ return Boolean({code}) }} catch {{ return false }} }})()"
+        while not self.js(condition):
             assert time.monotonic() < end, (
                 f"waited too long for {code}\n{self.js('document.body.innerText')}"
             )

@@ -14,8 +14,9 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 
-from ling.serve.guard import Guard, Rules
-from ling.serve.page import make_page
+from ling.serve.guard import PROBES, Guard, Rules
+from ling.serve.keys import Keys
+from ling.serve.page import PATHS, make_page
 
 LAYERS, EXPERTS, TOP = 19, 256, 8
 Script = Callable[[dict], "list[dict] | JSONResponse"]
@@ -70,7 +71,8 @@ class PageServer:
         self.app = FastAPI()
         self.app.include_router(make_page())
         self._add_api()
-        self.app.add_middleware(Guard, rules=Rules(api_key=api_key))
+        keys = Keys([api_key] if api_key else [])
+        self.app.add_middleware(Guard, rules=Rules(keys=keys, open_paths=PROBES | PATHS))
         config = uvicorn.Config(self.app, port=0, log_level="error", lifespan="off")
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True)

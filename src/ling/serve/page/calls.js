@@ -8,7 +8,8 @@ import { codeBlock } from "./markdown.js";
 export function callFold(call, at, open) {
   const title = el("span", {}, "Calls ", el("code", { textContent: call.name }));
   const body = el("div", {}, codeBlock(indented(call.arguments), "json"));
-  const summary = el("summary", {}, icon("tool"), title);
+  const given = el("span", { class: "given", textContent: call.arguments.slice(0, 200) });
+  const summary = el("summary", {}, icon("tool"), title, given);
   return el("details", { class: "fold", open, data: { at: String(at) } }, summary, body);
 }
 
@@ -18,7 +19,8 @@ export function resultForm(calls, typed, onSend) {
     const name = `result-${i}`;
     const value = typed.get(name) ?? "";
     const field = el("textarea", { name, rows: 2, value, placeholder: "What the tool gave" });
-    return el("label", {}, `Result of ${call.name}`, field);
+    const given = el("code", { textContent: call.arguments.slice(0, 80) });
+    return el("label", {}, el("span", {}, `Result of ${call.name} `, given), field);
   });
   const send = el("button", { class: "strong", textContent: "Send results" });
   const form = el("form", { class: "results" }, ...fields, send);
