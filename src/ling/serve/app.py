@@ -54,9 +54,10 @@ def create_app(
     from fastapi import FastAPI
 
     from . import logs
-    from .guard import Rules
+    from .guard import PROBES, Rules
     from .keys import Keys
     from .metrics import Metrics
+    from .page import PATHS, make_page
     from .problems import install_handlers
     from .routes.operation import add_operation
     from .routes.router import has_endpoint, make_router
@@ -70,10 +71,12 @@ def create_app(
     router = make_router(service, keep_alive_s)
     add_operation(router, service, metrics, info)
     app.include_router(router)
+    app.include_router(make_page())
     install_handlers(app, [getattr(route, "path", "") for route in router.routes])
     rules = Rules(
         keys=api_key if isinstance(api_key, Keys) else Keys([api_key] if api_key else []),
         hosts=allowed_hosts,
+        open_paths=PROBES | PATHS,
         metrics_port=metrics_port,
         max_body_bytes=max_body_bytes,
         has_endpoint=partial(has_endpoint, app),

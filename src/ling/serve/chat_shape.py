@@ -99,10 +99,11 @@ class ChatShape:
             first.logprobs = logprobs
             first.token_ids = chunk.token_ids if self._token_ids else None
         if chunk.finish_reason is not None:
-            end = ChatDelta(
-                index=index, delta=Delta(), finish_reason=turn.finish_reason, **traced(chunk)
-            )
+            end = ChatDelta(index=index, delta=Delta(), finish_reason=turn.finish_reason)
             events.append(self._chunk([end]))
+        if experts := traced(chunk):
+            events = events or [self._event(index, Delta())]
+            events[-1].choices[0].take(experts)
         return events
 
     def closing(self, usage: Usage) -> list[ChatChunk]:

@@ -74,6 +74,8 @@ class Sampling(Body):
     cache_salt: Annotated[Text, Field(min_length=1, max_length=256)] | None = None
     """Cached prefixes are shared only between requests of one salt, which is also a share key."""
     return_routed_experts: StrictBool | None = None
+    routed_experts_start_len: Annotated[Whole, Field(ge=-(2**31), lt=2**31)] | None = None
+    """First position whose experts are returned; negative ones count from the prompt's end."""
     return_token_ids: StrictBool | None = None
     truncate_prompt_tokens: Annotated[Whole, Field(ge=-1, lt=2**31)] | None = None
     """Only the last tokens of the prompt are read, at most this many; -1: as many as have room."""
