@@ -54,13 +54,14 @@ def create_app(
     from fastapi import FastAPI
 
     from . import logs
-    from .guard import PROBES, Rules
+    from .guard import Rules
     from .keys import Keys
     from .metrics import Metrics
     from .page import PATHS, make_page
     from .problems import install_handlers
     from .routes.operation import add_operation
     from .routes.router import has_endpoint, make_router
+    from .served import PROBES
     from .service import Service
 
     # FastAPI's own documentation pages load scripts from foreign hosts; the schema stays.

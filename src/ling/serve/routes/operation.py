@@ -13,8 +13,8 @@ from fastapi.responses import PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from ...config.engine import EngineConfig, ServeConfig
-from ..guard import METRICS
 from ..metrics import Metrics
+from ..served import METRICS
 from ..service import Service
 from .status import package_version
 
