@@ -25,7 +25,9 @@ def check_model(service: Service, name: str | None) -> None:
 
 
 def terms_of(body: Sampling, request: Request, *, is_chat_turn: bool) -> Terms:
-    """Requests share the engine, and cached prefixes, by API key and salt."""
+    """Requests share the engine, and cached prefixes, by API key and salt. Raises `RequestError`
+    for fields that do not go together."""
+    body.check_pairs()
     from ..infer.request import SchedulingParams
 
     salt = " ".join(filter(None, (request.scope.get(CLIENT), body.cache_salt)))

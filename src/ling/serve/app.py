@@ -53,7 +53,7 @@ def create_app(
     _require_extra()
     from fastapi import FastAPI
 
-    from . import logs
+    from . import logs, published
     from .guard import Rules
     from .keys import Keys
     from .metrics import Metrics
@@ -74,6 +74,8 @@ def create_app(
     app.include_router(router)
     app.include_router(make_page())
     install_handlers(app, [getattr(route, "path", "") for route in router.routes])
+    make = app.openapi
+    app.openapi = lambda: published.openapi(make, service.vocab_size)  # type: ignore[method-assign]
     rules = Rules(
         keys=api_key if isinstance(api_key, Keys) else Keys([api_key] if api_key else []),
         hosts=allowed_hosts,

@@ -58,6 +58,8 @@ async def _prepare(
 ) -> Prepared:
     queued = await service.call(partial(_queue, llm, conversation, generation))
     turns = [_turn(llm, conversation, queued) for _ in range(generation.num_choices)]
+    for turn, made in zip(turns, generation.requests, strict=True):
+        turn.request = made
     return Prepared(shape_of(turns), len(queued.prompt.ids), headers=ignored_header(queued.ignored))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from .fields import json_properties
@@ -26,19 +27,34 @@ _SHARED = (
     "`min_tokens` is at most `max_tokens`, and `best_of` is equal to `n`, which is 1 when it is "
     "not given. Unknown fields are ignored."
 )
+# That the last message is the assistant's cannot be stated of any number of them; of one it can.
+_CONTINUED = _rule(
+    _given("continue_final_message", _IS_TRUE),
+    {
+        "properties": {
+            "add_generation_prompt": {"enum": [False, None]},
+            "messages": {
+                "maxItems": 1,
+                "items": {
+                    "required": ["role", "content"],
+                    "properties": {"role": {"const": "assistant"}, "content": {"not": _NULL}},
+                },
+            },
+        }
+    },
+)
 CHAT: JsonSchema = {
     "allOf": [
         _STREAMED,
         _rule(_given("top_logprobs"), _given("logprobs", _IS_TRUE)),
         {"not": _ZERO},
-        _rule(
-            _given("continue_final_message", _IS_TRUE),
-            {"properties": {"add_generation_prompt": {"enum": [False, None]}}},
-        ),
+        _CONTINUED,
     ],
     "description": (
         f"`POST /v1/chat/completions`. {_SHARED} `max_completion_tokens` is taken before "
-        "`max_tokens`. With `continue_final_message` the last message is the assistant's."
+        "`max_tokens`. `tool_choice` needs `tools`; names in it are of some of them, and no two of "
+        "them have one name. At most one of `response_format`, `structured_outputs` and `guided_*` "
+        "is given. With `continue_final_message` the last of the messages is the assistant's."
     ),
 }
 COMPLETION: JsonSchema = {
@@ -56,7 +72,7 @@ COMPLETION: JsonSchema = {
 }
 TOKENIZE: JsonSchema = {
     "oneOf": [_given("prompt"), _given("messages")],
-    "allOf": [CHAT["allOf"][3]],
+    "allOf": [_CONTINUED, _rule(_given("continue_final_message", _IS_TRUE), _given("messages"))],
     "description": "`POST /tokenize`: either a text, or messages to be rendered first.",
 }
 _CALLS_NOTHING: JsonSchema = {
@@ -79,3 +95,31 @@ def publish(schema: JsonSchema, rules: JsonSchema) -> None:
     schema["additionalProperties"] = True
     for name, allowed in json_properties().items():
         schema["properties"].setdefault(name, allowed)
+
+
+# What pydantic calls the bounds of a type that has a validator of its own.
+_BOUNDS = {
+    "ge": "minimum",
+    "gt": "exclusiveMinimum",
+    "le": "maximum",
+    "lt": "exclusiveMaximum",
+}
+
+
+def _with_bounds(schema: Any) -> Any:
+    """The same with JSON Schema's names for bounds."""
+    if isinstance(schema, list):
+        return [_with_bounds(inner) for inner in schema]
+    if not isinstance(schema, dict):
+        return schema
+    named = _BOUNDS if schema.get("type") in ("integer", "number") else {}
+    return {named.get(name, name): _with_bounds(inner) for name, inner in schema.items()}
+
+
+def openapi(make: Callable[[], JsonSchema], vocab_size: int | None) -> JsonSchema:
+    """What `make` publishes, with the ids that the model has once it is known."""
+    schema = _with_bounds(make())
+    if vocab_size is not None:
+        items = schema["components"]["schemas"]["DetokenizeRequest"]["properties"]["tokens"]
+        items["items"] |= {"minimum": 0, "maximum": vocab_size - 1}
+    return schema

@@ -21,7 +21,7 @@ from .output import ChoiceStream, OutputThread
 
 if TYPE_CHECKING:
     from ..infer.driver import Handle
-    from ..infer.request import SamplingParams, SchedulingParams
+    from ..infer.request import Request, SamplingParams, SchedulingParams
     from ..llm import LLM
     from ..outputs import StreamChunk
 
@@ -112,6 +112,11 @@ class Service:
     def engine_failure(self) -> Exception | None:
         """Why the engine takes no more requests; None while it does, or is yet to come."""
         return None if self.llm is None else self.llm.failure
+
+    @property
+    def vocab_size(self) -> int | None:
+        """Ids that the model has, None while it loads."""
+        return None if self.llm is None else self.llm.config.vocab_size
 
     @property
     def num_running(self) -> int:
@@ -236,6 +241,11 @@ class Generation:
         if self.is_closed:  # meanwhile
             self.close()
         return self._handles
+
+    @property
+    def requests(self) -> list[Request]:
+        """Those of the engine, in the order of the choices."""
+        return [handle.request for handle in self._handles]
 
     async def settle(self, wait_s: float) -> None:
         """Wait a little for the first sign; raises what the engine refused, while a status can

@@ -18,6 +18,7 @@ from ..reply import Prepared, reply
 from ..schema.completion import CompletionRequest
 from ..schema.replies import Completion
 from ..service import Generation, Job, Service
+from ..timings import when
 
 if TYPE_CHECKING:
     from ...llm import LLM
@@ -55,6 +56,8 @@ async def _prepare(
         n,
         body.stream_options,
         prompts=[job.prompt_token_ids for job in jobs] if body.return_token_ids else None,
+        timings=when(body),
+        requests=generation.requests,
     )
     prompt_tokens = sum(len(job.prompt_token_ids) for job in jobs[::n])
     return Prepared(shape, prompt_tokens, answers, ignored_header(ignored))

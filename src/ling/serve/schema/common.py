@@ -84,7 +84,18 @@ class Sampling(Body):
     timings_per_token: StrictBool | None = None
     """The same in every event of a stream."""
 
-    def _check_best_of(self, n: int) -> None:
+    @model_validator(mode="after")
+    def _check_options(self) -> Sampling:
+        if self.stream_options is not None and not self.stream:
+            raise RequestError("`stream_options` needs `stream: true`", param="stream_options")
+        return self
+
+    def check_pairs(self) -> None:
+        """Raise `RequestError` for fields that do not go together, of those that no schema can
+        state."""
+        if self.max_tokens not in (None, -1) and (self.min_tokens or 0) > (self.max_tokens or 0):
+            raise RequestError("`min_tokens` is above `max_tokens`", param="min_tokens")
+        n = self.n or 1
         if self.best_of is None or self.best_of == n:
             return
         below = self.best_of < n
@@ -94,15 +105,6 @@ class Sampling(Body):
             else f"`best_of` above `n` = {n} is not supported by this server",
             param="best_of",
         )
-
-    @model_validator(mode="after")
-    def _check_shared_pairs(self) -> Sampling:
-        if self.stream_options is not None and not self.stream:
-            raise RequestError("`stream_options` needs `stream: true`", param="stream_options")
-        if self.max_tokens not in (None, -1) and (self.min_tokens or 0) > (self.max_tokens or 0):
-            raise RequestError("`min_tokens` is above `max_tokens`", param="min_tokens")
-        self._check_best_of(self.n or 1)
-        return self
 
 
 class PromptTokens(BaseModel):

@@ -42,7 +42,16 @@ Number = Annotated[StrictFloat, Field(allow_inf_nan=False)]
 
 TokenId = Annotated[StrictStr, Field(pattern="^[0-9]{1,10}$")]
 LogitBias = Annotated[
-    dict[TokenId, Annotated[Number, Field(ge=-100, le=100)]], Field(max_length=MAX_BIASED)
+    dict[TokenId, Annotated[Number, Field(ge=-100, le=100)]],
+    Field(max_length=MAX_BIASED),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "propertyNames": {"pattern": "^[0-9]{1,10}$"},
+            "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
+            "maxProperties": MAX_BIASED,
+        }
+    ),
 ]
 
 
