@@ -175,6 +175,7 @@ def _run(
     try:
         Server(settings).run(sockets=[listener])
     finally:
+        service.garbage.end()
         service.close()
         if service.llm is not None:
             service.llm.close()
@@ -191,6 +192,7 @@ def _load(service: Service, model: str, engine: EngineConfig, sampling: Mapping[
 
         llm = LLM(model, **dataclasses.asdict(engine))
         llm.sampling_defaults = {**llm.sampling_defaults, **sampling}
+        service.garbage.begin()
         service.llm = llm
     except Exception as error:
         service.failure = error
