@@ -101,6 +101,9 @@ class ScriptedRunner(BannedIds):
     def page(self, number: int) -> list[Tensor]:
         return [self._pages[number]]
 
+    def clear_mtp(self, number: int) -> None:
+        pass  # its layer keeps nothing
+
     def numerics(self) -> str:
         return "scripted"
 

@@ -54,11 +54,31 @@ def test_what_the_layer_missed_goes_first_when_drafting_resumes():
         r.tokens.append(3 + position)
     assert runner.calls == []
     assert waiting_rows(r) == 2
-    assert r.num_mtp_computed_tokens == 0
     d.policy.plan = lambda batch: always(1)
     d.draft(runner, [scheduled(r, 2, 1)], [1], torch.full((1, 2), 72.0))
     assert runner.calls == [(0, [2, 3, 4], [70, 71, 72], [Segment([0], 0, 0, 3)])]
-    assert (waiting_rows(r), r.num_mtp_computed_tokens, r.drafts) == (0, 3, [104])
+    assert (waiting_rows(r), r.drafts) == (0, [104])
+
+
+def test_a_batch_that_drafts_again_catches_up_over_several_steps(monkeypatch):
+    monkeypatch.setattr(drafting_module, "LATE_ROWS", 5)
+    requests, d, runner = [request([1, 2], pages=[i]) for i in range(3)], drafter(), FakeMtp()
+
+    def step(position, runs_mtp):
+        d.policy.plan = lambda batch: always(1, runs_mtp=runs_mtp)
+        rows = [scheduled(r, position, 1, start=i) for i, r in enumerate(requests)]
+        d.draft(runner, rows, [1] * 3, hidden_of(3))
+        drafted = [len(r.drafts) for r in requests]
+        for r in requests:
+            r.tokens, r.drafts = [*r.tokens, 3], []
+        return drafted
+
+    for position in range(2):
+        assert step(position, runs_mtp=False) == [0, 0, 0]
+    assert step(2, runs_mtp=True) == [1, 1, 0]
+    assert step(3, runs_mtp=True) == [1, 1, 1]
+    assert [len(call[1]) for call in runner.calls] == [6, 6]
+    assert [waiting_rows(r) for r in requests] == [0, 0, 0]
 
 
 def test_prompts_are_seen_while_drafting_pauses():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 import ling.infer.drafting as drafting_module
 from ling.config.engine import EngineConfig
 from ling.infer.engine import Engine
+from ling.infer.mtp_rows import MAX_BACKLOG, waiting_rows
 from ling.infer.open import runner_for
 from ling.infer.pages import pages_for
 from ling.infer.request import SamplingParams
@@ -204,6 +206,54 @@ def test_prefixes_that_are_cached(fmt, temperature):
     finish(e)
     assert request.num_cached_tokens == 128
     assert request.output == alone(fmt, temperature)[-1]
+
+
+@formats
+@pytest.mark.parametrize("mtp_layers", [1, 2])
+def test_drafts_behind_positions_that_the_layer_never_read(fmt, mtp_layers):
+    """Drafting pauses for longer than rows are kept; pages are offered to others all the same."""
+    plain = engine(fmt, mtp_layers)
+    want = add(plain, 4, 0.8, n=200)
+    finish(plain)
+    e = engine(fmt, mtp_layers, speculative="mtp", num_drafts=2, adaptive=False)
+    always, r = e.drafter.policy.plan(1), add(e, 4, 0.8, n=200)
+
+    def plan(batch):
+        return replace(always, runs_mtp=not 20 < r.num_output_tokens < 180)
+
+    e.drafter.policy.plan, drafted = plan, {}
+    while e.has_work:
+        e.step()
+        assert waiting_rows(r) < MAX_BACKLOG + 3
+        drafted[r.num_output_tokens // 100] = r.num_drafted
+    assert r.output == want.output
+    assert 0 < drafted[0] < r.num_drafted
+    both = []
+    for other in (e, engine(fmt, mtp_layers)):
+        params = SamplingParams(max_tokens=8, temperature=0.8, seed=1, ignore_eos=True)
+        both.append(other.add(r.tokens, params))
+        finish(other)
+    assert both[0].num_cached_tokens == (len(r.tokens) - 1) // 64 * 64
+    assert both[0].output == both[1].output
+
+
+@formats
+def test_rows_that_the_layer_never_read_are_nobodys(fmt):
+    """They are zero, not what an earlier request of other tokens left in the page."""
+    e = engine(fmt, speculative="mtp", num_drafts=1, adaptive=False, num_pages=4, max_model_len=230)
+    always, first = e.drafter.policy.plan(1), e.config.num_hidden_layers
+    add(e, 4, 0.8, n=160)
+    finish(e)
+    e.drafter.policy.plan = lambda batch: replace(always, runs_mtp=False)
+    r = e.add([1], SamplingParams(max_tokens=100, temperature=0.8, seed=1, ignore_eos=True))
+    while r.num_output_tokens < 90:
+        e.step()
+    for page in r.block_table.pages:
+        for part in e.runner.page(page):
+            layers = part if fmt is None else part.transpose(0, 1)
+            assert not layers[first:].any()
+            assert layers[:first].any()
+    finish(e)
 
 
 @formats

@@ -18,12 +18,17 @@ from ling.presets import preset
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+def unread(r):
+    """Rows that the last MTP layer has yet to see."""
+    return sum(backlog.count for backlog in r.backlogs)
+
+
 def test_a_row_gets_the_token_after_it():
     r, runner = request([1, 2, 3, 9], pages=[5]), FakeMtp()
     (head,) = catch_up(runner, [(scheduled(r, 0, 3), 3)], hidden_of(3))
     assert runner.calls == [(0, [2, 3, 9], [0, 1, 2], [Segment([5], 0, 0, 3)])]
     assert (head.position, head.hidden.tolist()) == (2, [[9, 0]])
-    assert r.num_mtp_computed_tokens == 3
+    assert unread(r) == 0
 
 
 def test_a_prompt_that_continues_is_seen_but_gives_no_head():
@@ -41,19 +46,51 @@ def test_rows_that_were_postponed_come_first():
     r, runner = request([1, 2, 3, 4]), FakeMtp()
     for position in range(2):
         postpone(r, torch.full((3, 2), 70.0 + position), 1, 1)
-    assert (waiting_rows(r), r.num_mtp_computed_tokens) == (2, 0)
+    assert waiting_rows(r) == 2
     catch_up(runner, [(scheduled(r, 2, 1), 1)], torch.full((1, 2), 72.0))
     assert runner.calls == [(0, [2, 3, 4], [70, 71, 72], [Segment([0], 0, 0, 3)])]
-    assert (waiting_rows(r), r.num_mtp_computed_tokens) == (0, 3)
+    assert unread(r) == 0
 
 
-def test_a_request_that_waits_too_long_is_given_up():
+def test_of_many_rows_that_were_postponed_the_last_ones_are_read_at_their_positions():
+    n = MAX_BACKLOG + 20
+    r, runner = request(list(range(n + 2))), FakeMtp()
+    for position in range(n):
+        postpone(r, torch.full((1, 2), float(position)), 0, 1)
+    assert waiting_rows(r) == MAX_BACKLOG
+    catch_up(runner, [(scheduled(r, n, 1), 1)], torch.full((1, 2), float(n)))
+    positions = list(range(20, n + 1))
+    segment = Segment([0], 20, 0, len(positions))
+    assert runner.calls == [(0, [t + 1 for t in positions], positions, [segment])]
+
+
+def test_rows_that_belong_together_are_dropped_together():
     r = request([1, 2])
-    postpone(r, torch.zeros(MAX_BACKLOG + 5, 2), 5, MAX_BACKLOG)
-    assert r.follows_mtp
+    postpone(r, torch.zeros(3, 2), 0, 3)
+    postpone(r, torch.zeros(MAX_BACKLOG, 2), 1, MAX_BACKLOG - 1)
+    assert waiting_rows(r) == MAX_BACKLOG + 2
     postpone(r, torch.zeros(1, 2), 0, 1)
-    assert not r.follows_mtp
-    assert waiting_rows(r) == 0
+    assert waiting_rows(r) == MAX_BACKLOG
+
+
+def test_a_second_layer_continues_where_the_first_one_does():
+    r, runner = request(list(range(3))), FakeMtp(layers=2)
+    catch_up(runner, [(scheduled(r, 0, 2), 2)], hidden_of(2))
+    assert unread(r) == 2
+    for position in range(2, 40):
+        r.tokens.append(position + 1)
+        postpone(r, torch.full((1, 2), float(position)), 0, 1)
+    r.tokens.append(41)
+    heads = catch_up(runner, [(scheduled(r, 40, 1), 1)], torch.full((1, 2), 40.0))
+    r.drafts = [107]
+    next_heads(runner, heads, 1)
+    first = 40 - MAX_BACKLOG
+    calls = [call for call in runner.calls if call[0] == 1]
+    assert [call[3] for call in calls] == [
+        [Segment([0], first, 0, MAX_BACKLOG)],
+        [Segment([0], 40, 0, 1)],
+    ]
+    assert [call[1] for call in calls] == [list(range(first + 2, 42)), [107]]
 
 
 def test_a_single_layer_drafts_on_from_its_own_output_one_position_later():
@@ -75,7 +112,7 @@ def test_a_second_layer_reads_at_the_positions_of_the_first():
     # Position 0 has token 2 behind it, position 1 the draft: both with rows of layer 0 there.
     assert runner.calls[-1] == (1, [3, 103], [2, 3], [Segment([0], 0, 0, 2)])
     assert head.position == 1
-    assert r.num_mtp_computed_tokens == 1  # position 1 is read again
+    assert unread(r) == 1  # position 1 is read again
     # The draft was wrong: 8 is there instead, then 9.
     r.tokens, r.drafts = [1, 2, 3, 8], []
     heads = catch_up(runner, [(scheduled(r, 2, 1), 1)], torch.full((1, 2), 50.0))
@@ -98,7 +135,7 @@ def test_the_cache_of_every_layer_is_that_of_the_chosen_tokens(prompt_length, dr
     r = e.add(prompt, SamplingParams(max_tokens=90, temperature=0.9, seed=1, ignore_eos=True))
     while r.num_output_tokens < 60:
         e.step()
-    seen, layers = r.num_mtp_computed_tokens, range(3)
+    seen, layers = r.num_computed_tokens - unread(r), range(3)
     assert r.num_computed_tokens - seen <= (2 if drafts >= 3 else 40)
     keys = runner.cache[0].values
     first = e.config.num_hidden_layers

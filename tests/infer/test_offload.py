@@ -168,7 +168,7 @@ def tokens(runner, n=20, num_pages=4):
 
 
 @needs_library
-@pytest.mark.parametrize("fmt", ["int4", "int4_g32", "int8"])
+@pytest.mark.parametrize("fmt", ["int3", "int4", "int4_g32", "int8"])
 def test_folder_gives_the_same_tokens_in_a_small_memory(fmt, tmp_path):
     synth(preset("ling-nano"), tmp_path / fmt, to=fmt, log=str)
     whole = open_runner(tmp_path / fmt)

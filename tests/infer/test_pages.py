@@ -77,6 +77,22 @@ def test_taking_too_much_takes_nothing():
     check(pool, [table])
 
 
+def test_a_page_for_new_content_is_cleared_and_a_shared_one_is_not():
+    pool, cleared = PagePool(4), []
+    pool.clear = cleared.append
+    first, second = BlockTable(), BlockTable()
+    tokens = list(range(PAGE + 1))
+    assert pool.allocate(first, PAGE + 1)
+    assert cleared == first.pages
+    pool.publish(first, tokens, "", PAGE)
+    pool.reuse(second, tokens, "")
+    assert pool.allocate(second, PAGE + 1)
+    assert cleared == [*first.pages, second.pages[1]]
+    pool.free(first), pool.free(second)
+    assert pool.allocate(first, 4 * PAGE)  # what was cached is made place for
+    assert sorted(cleared[3:]) == [0, 1, 2, 3]
+
+
 def test_the_oldest_unused_content_goes_first_and_its_prefix_last():
     pool = PagePool(4)
     for salt in ("old", "new"):

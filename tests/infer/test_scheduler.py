@@ -354,18 +354,6 @@ def test_a_finished_request_frees_its_pages_at_the_end_of_the_step():
     assert not s.has_work
 
 
-def test_a_full_page_is_offered_once_the_mtp_layer_has_seen_it():
-    s = scheduler(num_drafts=1)
-    (r,) = queue(s, 2 * PAGE)
-    step = s.schedule()
-    r.num_computed_tokens, r.num_mtp_computed_tokens = 2 * PAGE, PAGE
-    s.end_step(step, 0.001)
-    assert r.block_table.published == 1
-    r.num_mtp_computed_tokens = 2 * PAGE
-    s.end_step(step, 0.001)
-    assert r.block_table.published == 2
-
-
 def test_a_request_starts_behind_the_prefix_that_is_cached():
     s = scheduler()
     queue(s, 2 * PAGE)
@@ -374,7 +362,7 @@ def test_a_request_starts_behind_the_prefix_that_is_cached():
     s.add(again)
     # At least one token is computed: the second page could only be shared whole.
     assert run(s)[1] == (0, PAGE, PAGE)
-    assert again.num_cached_tokens == again.num_mtp_computed_tokens == PAGE
+    assert again.num_cached_tokens == PAGE
     scored = request(2 * PAGE, 0, prompt_logprobs=0)
     s.add(scored)
     assert run(s)[2] == (0, 2 * PAGE, 0)  # scores need every position

@@ -102,3 +102,13 @@ def test_a_field_inside_of_a_list_is_named_with_its_index(client):
 def test_bounds_are_told_as_they_are(client, field, value, bound):
     error = problem(client.post("/v1/chat/completions", json={**CHAT, field: value}), 400)
     assert error["message"] == f"`{field}`: input should be {bound}"
+
+
+@pytest.mark.parametrize("name", ["abc", "-1", "12345678901", "1.5", "", "٣", "x" * 10_000])
+def test_a_bias_of_what_is_no_token_id_is_told_in_words(client, name):
+    body = {**CHAT, "logit_bias": {"7": 1, name: 1}}
+    error = problem(client.post("/v1/chat/completions", json=body), 400)
+    assert error["param"] == f"logit_bias.{name[:100]}"
+    assert error["message"].endswith(
+        "`: expected a token id, a whole number below 2^31, as the name"
+    )

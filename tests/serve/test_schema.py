@@ -160,7 +160,7 @@ BAD_CHAT = [
     ("audio", {"audio": {"voice": "x"}}),
     ("modalities", {"modalities": ["text", "audio"]}),
     ("logit_bias.5", {"logit_bias": {"5": 101}}),
-    ("logit_bias.x.[key]", {"logit_bias": {"x": 1}}),
+    ("logit_bias.x", {"logit_bias": {"x": 1}}),
     ("logit_bias", {"logit_bias": {str(i): 1 for i in range(1025)}}),
     ("logit_bias", {"logit_bias": {"123456789": 1}}),
     ("logit_bias", {"logit_bias": [5]}),

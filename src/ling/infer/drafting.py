@@ -24,6 +24,10 @@ from .runner import Runner
 from .scheduler import ScheduledRequest
 from .speculative import DraftPolicy, Plan
 
+LATE_ROWS = 256
+"""Rows of earlier steps that the layer reads in one step, so that a batch that drafts again waits
+for no long step."""
+
 
 class Drafter:
     """Drafts at most `num_drafts` tokens a request and step, while that pays; always this many when
@@ -133,18 +137,7 @@ class Drafter:
         hidden: Tensor,
         begin: float,
     ) -> None:
-        rows = 0
-        reading: list[tuple[ScheduledRequest, int]] = []
-        for s, n in live:
-            drafts = plan.runs_mtp and s.reaches_end and not s.request.drafts
-            prompt = len(s.ids) - s.num_drafts > 1
-            if not s.request.follows_mtp:
-                continue
-            if drafts or prompt:
-                reading.append((s, n))
-                rows += n + waiting_rows(s.request)
-            else:
-                postpone(s.request, hidden, s.start, n)
+        reading, rows = self._reading(plan, live, hidden)
         if not reading:
             return
         heads = catch_up(runner, reading, hidden)
@@ -165,6 +158,23 @@ class Drafter:
             heads = [h for h in heads if self.policy.goes_deeper(plan, depth + 1, h.reach)]
             if heads:
                 heads = next_heads(runner, heads, depth)
+
+    def _reading(
+        self, plan: Plan, live: Sequence[tuple[ScheduledRequest, int]], hidden: Tensor
+    ) -> tuple[list[tuple[ScheduledRequest, int]], int]:
+        """The requests whose rows layer 0 reads in this step, all of a prompt's and those of whom
+        it drafts for, and how many rows these are."""
+        reading, rows, late = [], 0, LATE_ROWS
+        for s, n in live:
+            prompt = len(s.ids) - s.num_drafts > 1
+            drafts = plan.runs_mtp and s.reaches_end and not s.request.drafts
+            waiting = waiting_rows(s.request)
+            if prompt or (drafts and waiting <= late):
+                reading.append((s, n))
+                rows, late = rows + n + waiting, late - waiting
+            else:
+                postpone(s.request, hidden, s.start, n)
+        return reading, rows
 
     def _keep(self, plan: Plan, head: Head, depth: int) -> bool:
         """Whether the draft that was chosen last is worth its row; if not, it is taken back."""

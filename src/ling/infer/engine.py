@@ -69,6 +69,8 @@ class Engine:
             config.num_pages or _num_pages(config, most, page_bytes, runner.mapped_bytes)
         )
         runner.allocate(self.pool.num_pages)
+        if config.uses_mtp:
+            self.pool.clear = runner.clear_mtp
         runner.ban_ids(has_id)
         self.scheduler = Scheduler(
             self.pool, runner.max_step_tokens, config, StepCost(_expert_share(model))

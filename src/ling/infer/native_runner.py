@@ -104,6 +104,10 @@ class NativeRunner(BannedIds):
         layers = self.config.num_cache_layers
         return [self.kv.view(2, layers, -1, self.page_bytes() // (2 * layers))[:, :, number]]
 
+    def clear_mtp(self, number: int) -> None:
+        for part in self.page(number):  # by numpy: torch would wake threads for it
+            part[:, self.config.num_hidden_layers :].numpy().fill(0)
+
     def numerics(self) -> str:
         return f"{native.isa()} kernels {native.library_id()}, {self.format_name}"
 

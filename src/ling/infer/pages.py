@@ -9,7 +9,7 @@ not of hashes.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 PAGE = 64
@@ -57,6 +57,8 @@ class PagePool:
         self.cached: OrderedDict[int, None] = OrderedDict()
         self.cached_turns: OrderedDict[int, None] = OrderedDict()
         self._serial = 0
+        self.clear: Callable[[int], None] | None = None
+        """Called with each page that a request gets for new content."""
 
     @property
     def available(self) -> int:
@@ -79,6 +81,8 @@ class PagePool:
             # What was built on it can no longer be reached; it leaves when its own turn comes.
             del self.index[self.content.pop(page)]
         self.ref_counts[page] = 1
+        if self.clear is not None:
+            self.clear(page)
         return page
 
     def free(self, table: BlockTable) -> None:

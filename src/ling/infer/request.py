@@ -274,6 +274,13 @@ class Backlog:
         self.rows.append(rows_D)
         self.count += rows_D.shape[0]
 
+    def keep(self, most: int) -> bool:
+        """Drop the oldest rows as far as `most` stay; whether there were any to drop."""
+        before = len(self.rows)
+        while self.rows and self.count - self.rows[0].shape[0] >= most:
+            self.count -= self.rows.pop(0).shape[0]
+        return len(self.rows) < before
+
     def take(self) -> list[Tensor]:
         """Remove and return all rows."""
         rows, self.rows, self.count = self.rows, [], 0
@@ -302,11 +309,8 @@ class Request:
     block_table: BlockTable = field(default_factory=BlockTable)
     drafts: list[int] = field(default_factory=list)
     guesses: list[Guess] = field(default_factory=list)
-    # Positions that every MTP layer has seen, and for each layer what it has yet to see.
-    num_mtp_computed_tokens: int = 0
     backlogs: list[Backlog] = field(default_factory=list)
-    follows_mtp: bool = True
-    """False once the layers fell too far behind to catch up."""
+    """For each MTP layer what it has yet to see."""
     ngrams: NgramIndex | None = None
     num_cached_tokens: int = 0
     """Most prompt tokens that came from the prefix cache."""

@@ -41,6 +41,9 @@ class Runner(Protocol):
     def page(self, number: int) -> list[Tensor]:
         """Views of all that a page has, in one order; together `page_bytes` bytes."""
 
+    def clear_mtp(self, number: int) -> None:
+        """Make the MTP layers' keys and values of a page zero."""
+
     def numerics(self) -> str:
         """What, beside weights and tokens, may decide the bits of keys and values."""
 

@@ -77,7 +77,7 @@ class Scheduler:
         cost: StepCost | None = None,
     ) -> None:
         self.pool, self.max_step_tokens = pool, max_step_tokens
-        self.num_drafts, self.uses_mtp = config.most_drafts, config.uses_mtp
+        self.num_drafts = config.most_drafts
         self.max_num_seqs = config.max_num_seqs
         self.allowance = Allowance(config.max_step_ms / 1000, cost or StepCost())
         self.store: PageStore | None = None
@@ -288,8 +288,7 @@ class Scheduler:
 
     def _forget(self, request: Request) -> None:
         self.pool.free(request.block_table)
-        request.num_computed_tokens = request.num_mtp_computed_tokens = 0
-        request.drafts, request.backlogs, request.follows_mtp = [], [], True
+        request.num_computed_tokens, request.drafts, request.backlogs = 0, [], []
 
     def end_step(self, step: list[ScheduledRequest], seconds: float) -> None:
         """Offer full pages to others, free those of finished requests, learn what a step takes."""
@@ -299,10 +298,7 @@ class Scheduler:
             if request.error is not None:  # what it computed is of use to nobody
                 self.drop(request)
                 continue
-            # A page is whole once the MTP layer, too, has filled it.
             done = request.num_computed_tokens
-            if self.uses_mtp:
-                done = min(done, request.num_mtp_computed_tokens)
             self.pool.publish(request.block_table, request.tokens, request.cache_salt, done)
             if request.finish_reason is not None:
                 self.drop(request)
@@ -318,6 +314,6 @@ def _reusable(request: Request) -> list[int]:
 def _note_prefix(request: Request) -> None:
     """The pages that a request has before it runs are computed."""
     cached = len(request.block_table.pages) * PAGE
-    request.num_computed_tokens = request.num_mtp_computed_tokens = cached
+    request.num_computed_tokens = cached
     if not request.num_output_tokens:  # a preempted one finds what it computed itself
         request.num_cached_tokens = max(request.num_cached_tokens, cached)

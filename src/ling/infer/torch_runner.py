@@ -43,6 +43,10 @@ class TorchRunner(BannedIds):
     def page(self, number: int) -> list[Tensor]:
         return [part[:, number] for cache in self.cache for part in cache.parts()]
 
+    def clear_mtp(self, number: int) -> None:
+        for part in self.page(number):
+            part[self.config.num_hidden_layers :].zero_()
+
     def numerics(self) -> str:
         isa = torch.backends.cpu.get_cpu_capability()
         return f"torch {torch.__version__} on {isa}, {self.model.model.norm.weight.dtype}"

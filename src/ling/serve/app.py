@@ -167,6 +167,7 @@ def _load(service: Service, model: str, engine: EngineConfig, sampling: Mapping[
 
         llm = LLM(model, **dataclasses.asdict(engine))
         llm.sampling_defaults = {**llm.sampling_defaults, **sampling}
+        service.garbage.begin()
         service.llm = llm
     except Exception as error:
         service.failure = error

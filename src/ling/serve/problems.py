@@ -128,7 +128,10 @@ def _first_fault(fault: dict[str, Any]) -> RequestError:
     where = fault["loc"][1:]  # without "body"
     if fault["type"] == "json_invalid":
         return RequestError(f"the body is not valid JSON: {cause}".rstrip(": "))
-    param = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in where).lstrip(".")
+    if where[-1:] == ("[key]",):  # a name is wrong, not the value that it has
+        where = where[:-1]
+    parts = (f"[{p}]" if isinstance(p, int) else f".{p[:MAX_PATH]}" for p in where)
+    param = "".join(parts).lstrip(".")
     message = str(cause) if isinstance(cause, ValueError) else _message(fault)
     if not param:
         return RequestError("the body is not a JSON object")

@@ -114,6 +114,7 @@ def run(
     try:
         server.run(sockets=list(sockets))
     finally:
+        service.garbage.end()
         service.close()
         if service.llm is not None:
             service.llm.close()

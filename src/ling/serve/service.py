@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import RequestError
+from .garbage import Garbage
 from .output import ChoiceStream, OutputThread
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ class Service:
         self._num_calls = self._num_texts = 0
         self._running: set[Generation] = set()
         self._ends = Ends()
+        self.garbage = Garbage()
         self._pool = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="ling-tokenize")
         self._output: OutputThread | None = None
 
@@ -168,11 +170,13 @@ class Service:
     def _generation(self, num_choices: int, terms: Terms) -> Generation:
         generation = Generation(self._output_thread(), num_choices, terms, self._end)
         self._running.add(generation)
+        self.garbage.started()
         return generation
 
     def _end(self, generation: Generation) -> None:
         if generation in self._running:
             self._running.remove(generation)
+            self.garbage.ended()
             self._ends.add(generation.num_choices)
 
     def _output_thread(self) -> OutputThread:
@@ -213,6 +217,8 @@ class Generation:
         self._pieces: dict[int, StreamChunk] = {}
         self._error: BaseException | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._due: float | None = None  # when the waiter has waited long enough
         self._handles: list[Handle] = []
         self.num_choices = self.num_open = num_choices
         self.num_tokens = 0
@@ -281,16 +287,33 @@ class Generation:
 
     async def _wait(self, timeout_s: float | None) -> bool:
         """Wait for something new; False when nothing came in time."""
-        loop = self._output.loop
-        self._waiter = waiter = loop.create_future()
-        timer = None if timeout_s is None else loop.call_later(timeout_s, _wake, waiter)
+        self._waiter = self._output.loop.create_future()
+        if timeout_s is not None:
+            self._set_timer(self._output.loop.time() + timeout_s)
         try:
-            await waiter
+            await self._waiter
         finally:
-            self._waiter = None
-            if timer is not None:
-                timer.cancel()
+            self._waiter = self._due = None
         return bool(self._pieces) or self._error is not None
+
+    def _set_timer(self, due: float) -> None:
+        """Wake the waiter at `due`. One timer serves many waits: a stream waits for every token,
+        and a timer of its own for each would cost as much as the token's text."""
+        self._due = due
+        if self._timer is not None and self._timer.when() > due:
+            self._timer.cancel()
+            self._timer = None
+        if self._timer is None:
+            self._timer = self._output.loop.call_at(due, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        if self._waiter is None or self._due is None:
+            return
+        if self._output.loop.time() < self._due:
+            self._set_timer(self._due)
+        else:
+            _wake(self._waiter)
 
     def put(self, index: int, chunk: StreamChunk | None, error: BaseException | None) -> None:
         """Take what is new of a choice; on the event loop."""
@@ -315,6 +338,8 @@ class Generation:
         """Stop before the engine's next step and free what it had; harmless when done already."""
         self.is_closed = True
         self.num_open = 0
+        if self._timer is not None:
+            self._timer.cancel()
         self._abort()
         for part in self.parts:
             part.close()

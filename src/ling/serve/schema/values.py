@@ -40,7 +40,18 @@ Whole = Annotated[StrictInt, BeforeValidator(_whole)]
 MaxTokens = Annotated[Whole, Field(ge=-1, le=2**63)]
 Number = Annotated[StrictFloat, Field(allow_inf_nan=False)]
 
-TokenId = Annotated[StrictStr, Field(pattern="^[0-9]{1,10}$")]
+
+def _token_id(text: str) -> str:
+    if not (text.isascii() and text.isdigit() and len(text) < 11):
+        raise ValueError("expected a token id, a whole number below 2^31, as the name")
+    return text
+
+
+TokenId = Annotated[
+    StrictStr,
+    AfterValidator(_token_id),
+    WithJsonSchema({"type": "string", "pattern": "^[0-9]{1,10}$"}),
+]
 LogitBias = Annotated[
     dict[TokenId, Annotated[Number, Field(ge=-100, le=100)]],
     Field(max_length=MAX_BIASED),
