@@ -194,7 +194,11 @@ TESTED_TOGETHER = {
     "ops/machine.py": ("tests/ops/test_doctor.py", "what the report reads"),
     "serve/{server,sockets}.py": ("tests/serve/test_app.py", "a server in a process of its own"),
     "serve/{fields,published}.py": ("tests/serve/test_schema.py", "the schema's parts"),
-    "serve/schema/{chat,common,completion,text,values}.py": (
+    "serve/schema/{history,structured,tools}.py": (
+        "tests/serve/test_converse.py",
+        "what reaches the model of them",
+    ),
+    "serve/schema/{chat,common,completion,plain_json,text,values}.py": (
         "tests/serve/test_schema.py",
         "every field asked wrongly",
     ),
@@ -202,7 +206,8 @@ TESTED_TOGETHER = {
         "tests/serve/test_routes.py",
         "the endpoints of one app",
     ),
-    "serve/{conversation,converse}.py": ("tests/serve/test_routes.py", "on the way to a reply"),
+    "serve/conversation.py": ("tests/serve/test_converse.py", "on the way to a reply"),
+    "serve/schema/sparse.py": ("tests/serve/test_routed.py", "fields that are left out"),
     "serve/{chat_shape,completion_shape}.py": ("tests/serve/test_stream.py", "what is streamed"),
     "serve/admission.py": ("tests/serve/test_reply.py", "what reaches the engine"),
     "data/split.py": ("tests/data/test_prepare.py", "the two parts that are written"),

@@ -126,6 +126,8 @@ _PARTS = [
     for kind in ("text", "refusal")
 ]
 _IDS = {"type": "array", "items": {"type": "integer"}}
+_STOP = {"type": "string", "minLength": 1, "maxLength": MAX_STOP_LENGTH}
+_MANY = {"type": "array", "minItems": 1, "maxItems": MAX_PROMPTS}
 Prompts = Annotated[
     Any,
     PlainValidator(_prompts),
@@ -133,9 +135,9 @@ Prompts = Annotated[
         {
             "anyOf": [
                 _TEXT,
-                {"type": "array", "items": _TEXT},
-                _IDS,
-                {"type": "array", "items": _IDS},
+                {**_MANY, "items": _TEXT},
+                {**_IDS, "minItems": 1},
+                {**_MANY, "items": _IDS},
             ]
         }
     ),
@@ -146,8 +148,8 @@ Stops = Annotated[
     WithJsonSchema(
         {
             "anyOf": [
-                _TEXT,
-                {"type": "array", "items": _TEXT, "maxItems": MAX_STOPS},
+                _STOP,
+                {"type": "array", "items": _STOP, "maxItems": MAX_STOPS},
                 {"type": "null"},
             ]
         }
