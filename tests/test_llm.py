@@ -105,9 +105,20 @@ def test_a_stop_string_cuts_experts_with_the_text(llm, whole):
     prompt = llm.tokenizer.encode(TEXTS[0])
     (out,) = llm.generate([prompt], stop)[0].outputs
     assert len(out.routed_experts) == len(prompt) + len(out.token_ids) - 1
-    *_, last = llm.stream(prompt, stop)
-    assert np.array_equal(last.routed_experts, out.routed_experts)
-    assert np.array_equal(last.routed_expert_weights, out.routed_expert_weights)
+    chunks = list(llm.stream(prompt, stop))
+    for name in ("routed_experts", "routed_expert_weights"):
+        rows = np.concatenate([getattr(chunk, name) for chunk in chunks])
+        assert np.array_equal(rows, getattr(out, name))
+
+
+def test_a_stream_has_the_experts_of_each_token_as_it_comes(llm):
+    prompt = llm.tokenizer.encode(TEXTS[0])
+    whole = llm.generate([prompt], with_(return_routed_experts=True))[0].outputs[0]
+    answer = with_(return_routed_experts=True, routed_experts_start_len=-1)
+    chunks = [c for c in llm.stream(prompt, answer) if c.token_ids]
+    assert [len(c.routed_experts) for c in chunks] == [len(c.token_ids) for c in chunks]
+    rows = np.concatenate([c.routed_experts for c in chunks])
+    assert np.array_equal(rows, whole.routed_experts[len(prompt) - 1 :])
 
 
 def test_every_form_of_a_prompt_gives_the_same(llm):

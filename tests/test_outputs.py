@@ -61,6 +61,9 @@ def test_chunks_that_came_one_after_another_are_one():
     assert chunk.num_cached_tokens == 128
     assert chunk.routed_experts is ids
     assert chunk.routed_expert_weights is weights
+    chunk.extend(StreamChunk("", routed_experts=ids + 1, routed_expert_weights=weights + 1))
+    assert chunk.routed_experts.ravel().tolist() == [0, 0, 1, 1]
+    assert chunk.routed_expert_weights.ravel().tolist() == [0, 0, 1, 1]
 
 
 def test_without_a_tokenizer_text_is_empty():

@@ -89,8 +89,9 @@ class CompletionOutput:
     error: str | None = None
     text_offsets: list[int] | None = None
     routed_experts: np.ndarray | None = None
-    """If asked for: int32 [tokens, layers with experts, experts per token], of the prompt and of
-    the continuation but for its last token, which nothing was computed from."""
+    """If asked for: int32 [tokens, layers with experts, experts per token], of the prompt (from
+    `routed_experts_start_len` on) and of the continuation but for its last token, which nothing was
+    computed from."""
     routed_expert_weights: np.ndarray | None = None
     """float32, the same shape: what their outputs were multiplied with."""
 
@@ -121,8 +122,9 @@ class StreamChunk:
     text_offsets: list[int] | None = None
     num_cached_tokens: int = 0
     """Prompt tokens whose keys and values were there already."""
-    # Of the last chunk, if asked for.
     routed_experts: np.ndarray | None = None
+    """If asked for, the rows that are new: all chunks together have those of `CompletionOutput`,
+    the prompt's first. A chunk's last row is that from which its last token was chosen."""
     routed_expert_weights: np.ndarray | None = None
 
     def extend(self, later: StreamChunk) -> None:
@@ -134,8 +136,16 @@ class StreamChunk:
             self.text_offsets = (self.text_offsets or []) + (later.text_offsets or [])
         self.finish_reason, self.stop_reason = later.finish_reason, later.stop_reason
         self.num_cached_tokens = later.num_cached_tokens
-        self.routed_experts = later.routed_experts
-        self.routed_expert_weights = later.routed_expert_weights
+        self.routed_experts = _joined(self.routed_experts, later.routed_experts)
+        self.routed_expert_weights = _joined(
+            self.routed_expert_weights, later.routed_expert_weights
+        )
+
+
+def _joined(first: np.ndarray | None, second: np.ndarray | None) -> np.ndarray | None:
+    if first is None or second is None:
+        return second if first is None else first
+    return np.concatenate([first, second])
 
 
 class TextOffsets:
@@ -179,6 +189,7 @@ class IncrementalText:
         self.error: RequestError | None = None
         self.num_cached_tokens = 0
         self.routed_experts: RoutedExperts | None = None
+        self._num_routed = 0
         # Characters that came with the first `min_tokens` tokens: no stop string ends in them.
         self.num_held = 0
 
@@ -230,13 +241,18 @@ class IncrementalText:
             self.stop_reason,
             self.offsets[start:] if self.params.logprobs is not None else None,
             self.num_cached_tokens,
-            *(self._routing() if self.finished else (None, None)),
+            *self._new_routing(),
         )
 
-    def _routing(self) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """Experts and their weights of the tokens so far."""
+    def _new_routing(self) -> tuple[np.ndarray | None, np.ndarray | None]:
+        ids, weights = self._routing(self._num_routed)
+        self._num_routed += 0 if ids is None else len(ids)
+        return ids, weights
+
+    def _routing(self, skip: int = 0) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Experts and their weights of the tokens so far, without the first `skip` rows."""
         routed = self.routed_experts
-        return (None, None) if routed is None else routed.arrays(len(self.token_ids))
+        return (None, None) if routed is None else routed.arrays(len(self.token_ids), skip)
 
     def _score(self, rows: LogprobRows, k: int, hidden: bool) -> None:
         self._rows.append_row(rows, k)

@@ -16,6 +16,9 @@ def nginx_conf(folder: Path, ports: list[int], listen: int) -> Path:
     conf = text("nginx.conf").replace("listen 8080", f"listen 127.0.0.1:{listen}")
     for n, port in enumerate(ports, 1):
         conf = conf.replace(f"server ling-{n}:8000", f"server 127.0.0.1:{port}")
+    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    temporary = " ".join(f"{kind}_temp_path {folder}/{kind};" for kind in kinds)
+    conf = conf.replace("http {", f"http {{ {temporary}", 1)
     conf = conf.replace("/run/nginx.pid", f"{folder}/nginx.pid")
     conf = conf.replace("/dev/stdout", f"{folder}/access.log")
     path = folder / "nginx.conf"

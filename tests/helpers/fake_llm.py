@@ -46,7 +46,7 @@ class FakeLLM:
     def __init__(self, script: str = SCRIPT, step_s: float = 0.0, tokenizer: bool = True) -> None:
         self.script, self.step_s = script, step_s
         self.tokenizer = FakeTokenizer() if tokenizer else None
-        self.config = SimpleNamespace(vocab_size=256)
+        self.config = SimpleNamespace(vocab_size=256, num_experts=0)
         self.engine = SimpleNamespace(
             stats=Stats(),
             scheduler=SimpleNamespace(running=[], waiting=[]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 
 import numpy as np
@@ -158,6 +159,25 @@ def test_all_of_a_prompt_is_computed_for_it():
     assert (again.num_cached_tokens, plain.num_cached_tokens) == (0, 128)
 
 
+@pytest.mark.parametrize(
+    ("start_len", "first", "cached"), [(-1, 149, 128), (70, 70, 64), (1, 1, 0)]
+)
+def test_experts_of_a_part_leave_the_rest_to_cached_pages(start_len, first, cached):
+    e = engine(None)
+    whole = add(e, PROMPTS[0])
+    finish(e)
+    params = dataclasses.replace(whole.params, routed_experts_start_len=start_len)
+    part = e.add(PROMPTS[0], params)
+    while part.num_output_tokens < 4:
+        e.step()
+    e.scheduler.preempt(part)
+    finish(e)
+    assert part.output == whole.output
+    assert part.num_cached_tokens == cached
+    for found, wanted in zip(traced(part), traced(whole), strict=True):
+        assert np.array_equal(found, wanted[first:])
+
+
 def test_rows_that_are_computed_again_are_not_counted_twice():
     routed, shape = RoutedExperts(CFG, 2, 9), (4, LAYERS, 3)
     ids = np.broadcast_to(np.arange(4)[:, None, None], shape)
@@ -177,3 +197,7 @@ def test_bad_requests_are_refused():
     with pytest.raises(RequestError, match="no experts"):
         add(e, [1, 2])
     assert add(e, [1, 2], asks=False)
+    for start_len in (2, -3):
+        asks = SamplingParams(return_routed_experts=True, routed_experts_start_len=start_len)
+        with pytest.raises(RequestError, match="the prompt has 2 tokens"):
+            engine(None).add([1, 2], asks)

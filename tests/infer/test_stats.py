@@ -64,3 +64,29 @@ def test_preemptions_are_counted():
         engine.step()
     assert engine.stats.preemptions == 1
     assert engine.stats.queue_time.count == 2
+
+
+class Free:
+    """A constraint that allows everything."""
+
+    is_done = False
+
+    def mask(self, drafts):
+        return None
+
+    def accept(self, token_id):
+        """Anything."""
+
+    def forced(self):
+        return []
+
+
+def test_masks_of_constrained_choices_are_timed():
+    engine = small_engine()
+    params = SamplingParams(max_tokens=3, temperature=0, ignore_eos=True)
+    engine.add([1, 2], params, constraint=Free())
+    engine.add([1, 2], params)
+    while engine.has_work:
+        engine.step()
+    assert engine.stats.grammar_mask.count == 3
+    assert 0 < engine.stats.grammar_mask.sum < 1

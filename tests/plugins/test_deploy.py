@@ -9,6 +9,7 @@ import sys
 import pytest
 import yaml
 
+from ling.checkpoint.hf.names import SafetensorsFolder
 from ling.config.model import ModelConfig
 from ling.errors import UsageError
 from ling.plugins import deploy as module
@@ -240,3 +241,26 @@ def test_a_kubernetes_file_has_probes_gpus_and_the_key_from_a_secret(folder, eng
 def test_an_output_that_does_not_exist_is_refused(folder):
     with pytest.raises(UsageError, match="expected command, compose, k8s"):
         deploy("vllm", str(folder), output="helm")
+
+
+def test_of_a_model_on_the_hub_only_small_files_are_read(folder, monkeypatch):
+    """Weights of terabytes are for the machine with the GPUs."""
+    (folder / "chat_template.jinja").write_text(CALLS)
+    names = SafetensorsFolder(folder).weight_map
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    asked = []
+
+    def resolve(model, *, only):
+        asked.append(only)
+        return folder
+
+    monkeypatch.setattr(deploy_folder, "resolve_model", resolve)
+    report = deploy("vllm", "inclusionAI/Ling-mini-2.0", gpus=1, output="compose")
+    assert asked == ["config.json", "model.safetensors.index.json", "chat_template.jinja"]
+    assert report["argv"][2] == "inclusionAI/Ling-mini-2.0"
+    assert report["mtp"]
+    assert value_of(report, "--tool-call-parser") == "hermes"
+    compose = yaml.safe_load(report["file"])
+    assert "inclusionAI/Ling-mini-2.0" in compose["services"]["vllm"]["entrypoint"]
+    assert compose["services"]["vllm"]["volumes"] == ["huggingface:/root/.cache/huggingface"]
+    assert "huggingface" in compose["volumes"]

@@ -43,6 +43,16 @@ def test_a_line_has_the_requests_id_and_no_prompt_and_cannot_be_forged(client, l
     assert re.fullmatch(rf"{stamp} own-1 GET /%0d%0aforged%1b\S* 404 \d+\.\d\d s", second)
 
 
+def test_probes_and_scrapes_that_succeed_are_not_among_the_requests(client, lines):
+    read = lines(TextLines())
+    for path in ("/health", "/ready", "/metrics"):
+        assert client.get(path).status_code == 200
+    assert not read()
+    logging.getLogger("ling").setLevel("DEBUG")
+    client.get("/health")
+    assert " DEBUG ling.serve " in read()[0]
+
+
 def test_json_lines_have_fields(client, lines):
     read = lines(JsonLines())
     client.post("/v1/completions", json=BODY, headers={"X-Request-Id": "own-2"})

@@ -4,8 +4,10 @@ import pytest
 from fake_llm import NAME, FakeLLM
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
+from scripted import ScriptedLLM
 from small_engine import finished, small_engine
 
+from ling.grammar.spec import StructuredOutputs
 from ling.serve.app import create_app
 from ling.serve.metrics import METHODS
 
@@ -96,3 +98,12 @@ def test_the_engine_is_shown_as_it_counts():
     assert value("grammar_forced_tokens_total") == 3
     assert value("request_generation_tokens_sum") == 15
     assert value("cache_config_info", num_pages=str(engine.pool.num_pages)) == 1
+
+
+def test_a_grammar_is_counted_where_it_is_compiled():
+    with ScriptedLLM("[1]") as llm:
+        for _ in range(2):
+            llm.compile(StructuredOutputs(json_object=True))
+        compiled = llm.stats.grammar_compile
+        assert compiled.count == 1
+        assert 0 < compiled.sum < 60

@@ -66,6 +66,35 @@ def test_the_end_of_a_choice_has_its_experts(shape_of):
     assert not {n for n in plain.model_dump()["choices"][0] if n.startswith("routed")}
 
 
+@pytest.mark.parametrize(
+    "shape_of",
+    [lambda: ChatShape("m", [Turn(None)], None), lambda: CompletionShape("m", False, [Echo()])],
+    ids=["chat", "plain"],
+)
+def test_events_have_the_experts_that_are_new(shape_of):
+    """Also where nothing is shown yet, as within a character."""
+    shape = shape_of()
+    chunks = [
+        StreamChunk("", [1], routed_experts=IDS[:3], routed_expert_weights=WEIGHTS[:3]),
+        StreamChunk("é", [2], routed_experts=IDS[3:], routed_expert_weights=WEIGHTS[3:]),
+        StreamChunk(
+            "",
+            [],
+            finish_reason="length",
+            routed_experts=IDS[4:],
+            routed_expert_weights=WEIGHTS[4:],
+        ),
+    ]
+    choices = [
+        json.loads(event.model_dump_json())["choices"][0]
+        for chunk in chunks
+        for event in shape.step(0, chunk)
+    ]
+    assert [c.get("routed_experts_shape") for c in choices] == [[3, 3, 2], [1, 3, 2], None]
+    rows = [np.frombuffer(base64.b64decode(c["routed_experts"]), np.int32) for c in choices[:2]]
+    assert np.array_equal(np.concatenate(rows), IDS.ravel())
+
+
 def test_a_chunk_without_a_trace_has_no_fields():
     assert traced(StreamChunk("a")) == {}
     assert traced(last(None, None)) == {}
@@ -82,3 +111,5 @@ def test_the_field_is_true_or_false():
     assert ChatRequest(**body, return_routed_experts=True).return_routed_experts
     with pytest.raises((RequestError, ValueError)):
         ChatRequest(**body, return_routed_experts="yes")
+    with pytest.raises((RequestError, ValueError)):
+        ChatRequest(**body, routed_experts_start_len=True)

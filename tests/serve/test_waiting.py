@@ -1,4 +1,4 @@
-"""How a generation waits on the event loop: signs of life after silence, without a timer a token."""
+"""How a generation waits on the event loop: signs of life after silence, and few timers."""
 
 from __future__ import annotations
 

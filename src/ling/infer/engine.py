@@ -25,7 +25,7 @@ from .memory import default_pages
 from .page_store import open_store
 from .pages import PAGE, PagePool
 from .request import DEFAULT_SCHEDULING, Request, SamplingParams, SchedulingParams, whole_numbers
-from .routed import RoutedExperts, StepRouting, wants_routing
+from .routed import RoutedExperts, StepRouting, first_position, wants_routing
 from .runner import HasId, Runner
 from .scheduler import ScheduledRequest, Scheduler
 from .scoring import score_prompt
@@ -121,7 +121,8 @@ class Engine:
         if constraint is not None:
             request.constraint = TimedConstraint(constraint, self.stats.grammar_mask.observe)
         if params.return_routed_experts:
-            request.routed_experts = RoutedExperts(self.config, len(ids), max_tokens)
+            start = first_position(params.routed_experts_start_len, len(ids))
+            request.routed_experts = RoutedExperts(self.config, len(ids), max_tokens, start)
         return request
 
     def add(

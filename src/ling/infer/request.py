@@ -56,7 +56,9 @@ class SamplingParams:
     `logit_bias` adds -100 to 100 to the scores of up to 1,024 token ids.
     `max_tokens` None or -1 goes to the end of the context. Before `min_tokens` nothing stops a
     continuation: neither a token nor a stop string. Whole numbers may also be written 3.0.
-    With `return_routed_experts` outputs say which experts each token took.
+    With `return_routed_experts` outputs say which experts each token took, from position
+    `routed_experts_start_len` on, which counts from the prompt's end where it is negative: -1 gives
+    a row for each token of the continuation, the one that it was chosen from.
     `structured_outputs` is what the answer may be (`ling.StructuredOutputs`); it ends there, also
     with `ignore_eos` and before `min_tokens`. `reasoning` says where reasoning may come before it:
     "none", "auto" (a leading `<think>` block) or "open" (the prompt ended inside of one); after
@@ -83,6 +85,7 @@ class SamplingParams:
     include_stop_str_in_output: bool = False
     logit_bias: dict[int, float] | None = None
     return_routed_experts: bool = False
+    routed_experts_start_len: int = 0
     structured_outputs: StructuredOutputs | None = None
     reasoning: Reasoning = "none"
     thinking_budget: int | None = None
@@ -114,6 +117,7 @@ class SamplingParams:
                 f"`return_routed_experts` is {self.return_routed_experts}, expected true or false",
                 param="return_routed_experts",
             )
+        self._whole("routed_experts_start_len", -(1 << 31), 1 << 31)
         self._check_structure()
 
     def _check_structure(self) -> None:
@@ -178,7 +182,9 @@ class SamplingParams:
     @property
     def computes_prompt(self) -> bool:
         """Whether every token of the prompt is to be computed, also those of cached prefixes."""
-        return self.prompt_logprobs is not None or self.return_routed_experts
+        return self.prompt_logprobs is not None or (
+            self.return_routed_experts and self.routed_experts_start_len == 0
+        )
 
     @property
     def plain_greedy(self) -> bool:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..config.model import ModelConfig
+from ..errors import RequestError
 from ..model.swap import in_row_blocks
 from ..ops import reference
 from .scheduler import ScheduledRequest
@@ -64,13 +65,27 @@ def layers_with_experts(cfg: ModelConfig) -> list[int]:
     return [i for i in range(cfg.num_hidden_layers) if cfg.is_moe_layer(i)]
 
 
-class RoutedExperts:
-    """Experts of a request's tokens, from the first on: those that were computed, so not of the
-    last one that was chosen. Takes 8 · L · A bytes a token."""
+def first_position(start_len: int, num_prompt_tokens: int) -> int:
+    """Where `routed_experts_start_len` is in a prompt; raises `RequestError` outside it."""
+    start = start_len + num_prompt_tokens if start_len < 0 else start_len
+    if not 0 <= start < num_prompt_tokens:
+        raise RequestError(
+            f"`routed_experts_start_len` is {start_len}, but the prompt has {num_prompt_tokens} "
+            "tokens",
+            param="routed_experts_start_len",
+        )
+    return start
 
-    def __init__(self, cfg: ModelConfig, num_prompt_tokens: int, max_tokens: int) -> None:
-        self._num_prompt_tokens = num_prompt_tokens
-        most = num_prompt_tokens + max_tokens - 1
+
+class RoutedExperts:
+    """Experts of a request's tokens, from position `start` on: those that were computed, so not of
+    the last one that was chosen. Takes 8 · L · A bytes a token."""
+
+    def __init__(
+        self, cfg: ModelConfig, num_prompt_tokens: int, max_tokens: int, start: int = 0
+    ) -> None:
+        self._num_prompt_tokens, self.start = num_prompt_tokens, start
+        most = num_prompt_tokens + max_tokens - 1 - start
         shape = (most, len(layers_with_experts(cfg)), cfg.num_experts_per_tok)
         # The system gives memory only where something is written.
         self._ids, self._weights = np.empty(shape, np.int32), np.empty(shape, np.float32)
@@ -79,20 +94,26 @@ class RoutedExperts:
     def __len__(self) -> int:
         return self._len
 
+    @property
+    def stop(self) -> int:
+        """The first position that is still to be computed: cached pages may serve those before."""
+        return self.start + self._len
+
     def add(self, ids_TLA: np.ndarray, weights_TLA: np.ndarray, first: int) -> None:
         """Tokens from position `first` on; those that a preempted request computes again are there
-        already."""
-        known, stop = self._len, first + len(ids_TLA)
+        already, and those before `start` are not wanted."""
+        known, stop = self.stop, first + len(ids_TLA)
         if stop > known:
-            self._ids[known:stop] = ids_TLA[known - first :]
-            self._weights[known:stop] = weights_TLA[known - first :]
-            self._len = stop
+            rows = slice(self._len, stop - self.start)
+            self._ids[rows] = ids_TLA[known - first :]
+            self._weights[rows] = weights_TLA[known - first :]
+            self._len = rows.stop
 
-    def arrays(self, num_tokens: int) -> tuple[np.ndarray, np.ndarray]:
+    def arrays(self, num_tokens: int, skip: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Ids (int32) and weights (float32) [T, L, A] of the prompt and of this many tokens behind
-        it but the last; any thread may ask."""
-        known = min(max(self._num_prompt_tokens + num_tokens - 1, 0), self._len)
-        return self._ids[:known].copy(), self._weights[:known].copy()
+        it but the last, without the first `skip` rows; any thread may ask."""
+        known = min(max(self._num_prompt_tokens + num_tokens - 1 - self.start, 0), self._len)
+        return self._ids[skip:known].copy(), self._weights[skip:known].copy()
 
 
 def wants_routing(step: list[ScheduledRequest]) -> bool:

@@ -241,7 +241,7 @@ class Scheduler:
     def _reuse_prefix(self, request: Request) -> None:
         """Start with the pool's cached pages, unless all of the prompt is to be computed."""
         if not request.params.computes_prompt:
-            self.pool.reuse(request.block_table, request.tokens, request.cache_salt)
+            self.pool.reuse(request.block_table, _reusable(request), request.cache_salt)
             _note_prefix(request)
 
     def _load_prefix(self, request: Request) -> bool:
@@ -249,7 +249,7 @@ class Scheduler:
         if self.store is None or request.params.computes_prompt:
             return True
         table = request.block_table
-        is_whole = self.store.load(table, request.tokens, request.cache_salt)
+        is_whole = self.store.load(table, _reusable(request), request.cache_salt)
         _note_prefix(request)
         return is_whole
 
@@ -302,6 +302,13 @@ class Scheduler:
             self.pool.publish(request.block_table, request.tokens, request.cache_salt, done)
             if request.finish_reason is not None:
                 self.drop(request)
+
+
+def _reusable(request: Request) -> list[int]:
+    """Tokens whose cached pages a request may use: those whose experts it asks for are computed,
+    once. The last of these tokens is computed in any case."""
+    routed = request.routed_experts
+    return request.tokens if routed is None else request.tokens[: routed.stop + 1]
 
 
 def _note_prefix(request: Request) -> None:

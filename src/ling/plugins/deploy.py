@@ -69,7 +69,9 @@ def deploy(
         report["notes"] += _room_notes(folder, split, gpu or DEFAULT_GPU, is_default=gpu is None)
     if output != "command":
         write = compose_file if output == "compose" else kubernetes_file
-        report["file"] = write(engine, command, folder.path, split.num_gpus)
+        report["file"] = write(
+            engine, command, folder.path if folder.is_local else None, split.num_gpus
+        )
         report["notes"].append(f"the image `ling-{engine}` is that of deploy/gpu/Containerfile")
     return report
 

@@ -1,6 +1,6 @@
 """A command line as a compose file, or as a Deployment and a Service of Kubernetes.
 
-In Kubernetes the model is on the volume claim `ling-model`.
+In Kubernetes a folder is on the volume claim `ling-model`.
 """
 
 from __future__ import annotations
@@ -17,32 +17,39 @@ _MODEL = "/model"
 _KEY = "API_KEY"
 
 
-def compose_file(engine: str, argv: list[str], folder: str, num_gpus: int) -> str:
-    """One service; the key comes from the variable `API_KEY` of who starts it."""
+def compose_file(engine: str, argv: list[str], folder: str | None, num_gpus: int) -> str:
+    """One service; the key comes from the variable `API_KEY` of who starts it. `folder` is None
+    for a model that the engine downloads."""
     service: dict[str, Any] = {
         "image": f"ling-{engine}",
         # A `$` of ours would be a variable of compose.
         "entrypoint": [word.replace("$", "$$") for word in _inside(argv, folder)],
         "ports": [f"127.0.0.1:{PORT}:{PORT}"],
-        "volumes": [f"{Path(folder).resolve()}:{_MODEL}:ro"],
+        # Where engines keep what they download.
+        "volumes": ["huggingface:/root/.cache/huggingface"],
         "ipc": "host",
         "restart": "unless-stopped",
         "stop_grace_period": "60s",
         "deploy": {"resources": {"reservations": {"devices": [_devices(num_gpus)]}}},
     }
+    if folder is not None:
+        service["volumes"] = [f"{Path(folder).resolve()}:{_MODEL}:ro"]
     given = "${" + _KEY + ":?key that clients send}"
     if engine == "vllm":
         service["environment"] = {"VLLM_API_KEY": given}
     else:
         service["entrypoint"] += ["--api-key", given]
-    return _yaml({"name": f"ling-{engine}", "services": {engine: service}})
+    project: dict[str, Any] = {"name": f"ling-{engine}", "services": {engine: service}}
+    if folder is None:
+        project["volumes"] = {"huggingface": None}
+    return _yaml(project)
 
 
 def _devices(num_gpus: int) -> dict[str, Any]:
     return {"driver": "nvidia", "count": num_gpus, "capabilities": ["gpu"]}
 
 
-def kubernetes_file(engine: str, argv: list[str], folder: str, num_gpus: int) -> str:
+def kubernetes_file(engine: str, argv: list[str], folder: str | None, num_gpus: int) -> str:
     """A Deployment with one replica and its Service; the key comes from the secret
     `ling-api-key`, entry `key`."""
     name = f"ling-{engine}"
@@ -61,17 +68,14 @@ def kubernetes_file(engine: str, argv: list[str], folder: str, num_gpus: int) ->
         "startupProbe": _probe(period=10, failures=180),
         "livenessProbe": _probe(period=10, failures=6),
         "readinessProbe": _probe(period=5, failures=2),
-        "volumeMounts": [
-            {"name": "model", "mountPath": _MODEL, "readOnly": True},
-            {"name": "shm", "mountPath": "/dev/shm"},
-        ],
+        "volumeMounts": [{"name": "shm", "mountPath": "/dev/shm"}],
     }
-    claim = {"claimName": "ling-model", "readOnly": True}
-    volumes: list[dict[str, Any]] = [
-        {"name": "model", "persistentVolumeClaim": claim},
-        # The engines' processes exchange tensors in shared memory.
-        {"name": "shm", "emptyDir": {"medium": "Memory"}},
-    ]
+    # The engines' processes exchange tensors in shared memory.
+    volumes: list[dict[str, Any]] = [{"name": "shm", "emptyDir": {"medium": "Memory"}}]
+    if folder is not None:
+        container["volumeMounts"].append({"name": "model", "mountPath": _MODEL, "readOnly": True})
+        claim = {"claimName": "ling-model", "readOnly": True}
+        volumes.append({"name": "model", "persistentVolumeClaim": claim})
     pod = {"terminationGracePeriodSeconds": 60, "containers": [container], "volumes": volumes}
     deployment = {
         "apiVersion": "apps/v1",
@@ -98,7 +102,7 @@ def _probe(*, period: int, failures: int) -> dict[str, Any]:
     return {"httpGet": get, "periodSeconds": period, "failureThreshold": failures}
 
 
-def _inside(argv: list[str], folder: str) -> list[str]:
+def _inside(argv: list[str], folder: str | None) -> list[str]:
     """The command within a container: the folder is mounted, all addresses are listened to."""
     words = [_MODEL if word == folder else word for word in argv]
     return [*words, "--host", "0.0.0.0", "--port", str(PORT)]

@@ -57,9 +57,11 @@ def create_app(
     from .guard import Rules
     from .keys import Keys
     from .metrics import Metrics
+    from .page import PATHS, make_page
     from .problems import install_handlers
     from .routes.operation import add_operation
     from .routes.router import has_endpoint, make_router
+    from .served import PROBES
     from .service import Service
 
     # FastAPI's own documentation pages load scripts from foreign hosts; the schema stays.
@@ -70,12 +72,14 @@ def create_app(
     router = make_router(service, keep_alive_s)
     add_operation(router, service, metrics, info)
     app.include_router(router)
+    app.include_router(make_page())
     install_handlers(app, [getattr(route, "path", "") for route in router.routes])
     make = app.openapi
     app.openapi = lambda: published.openapi(make, service.vocab_size)  # type: ignore[method-assign]
     rules = Rules(
         keys=api_key if isinstance(api_key, Keys) else Keys([api_key] if api_key else []),
         hosts=allowed_hosts,
+        open_paths=PROBES | PATHS,
         metrics_port=metrics_port,
         max_body_bytes=max_body_bytes,
         has_endpoint=partial(has_endpoint, app),
@@ -163,6 +167,7 @@ def _load(service: Service, model: str, engine: EngineConfig, sampling: Mapping[
 
         llm = LLM(model, **dataclasses.asdict(engine))
         llm.sampling_defaults = {**llm.sampling_defaults, **sampling}
+        service.garbage.begin()
         service.llm = llm
     except Exception as error:
         service.failure = error

@@ -103,10 +103,11 @@ class ChatShape:
             first.logprobs = logprobs
             first.token_ids = chunk.token_ids if self._token_ids else None
         if chunk.finish_reason is not None:
-            end = ChatDelta(
-                index=index, delta=Delta(), finish_reason=turn.finish_reason, **traced(chunk)
-            )
+            end = ChatDelta(index=index, delta=Delta(), finish_reason=turn.finish_reason)
             events.append(self._chunk([end]))
+        if experts := traced(chunk):
+            events = events or [self._event(index, Delta())]
+            events[-1].choices[0].take(experts)
         if events and (self._when == "always" or (self._when == "end" and chunk.finish_reason)):
             events[-1].timings = self._timings([turn])
         return events

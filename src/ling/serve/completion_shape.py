@@ -89,7 +89,8 @@ class CompletionShape:
         """One event for what is new, if anything is."""
         self._cached[index] = chunk.num_cached_tokens
         logprobs = self._logprobs(index, chunk)
-        told = (logprobs is not None and logprobs.tokens) or self._ids(chunk)
+        experts = traced(chunk)
+        told = (logprobs is not None and logprobs.tokens) or self._ids(chunk) or experts
         if not (chunk.text or chunk.finish_reason or told):
             return []
         choice = CompletionChoice(
@@ -98,7 +99,7 @@ class CompletionShape:
             logprobs=logprobs,
             finish_reason=chunk.finish_reason,
             token_ids=self._ids(chunk),
-            **(traced(chunk) if chunk.finish_reason is not None else {}),
+            **experts,
         )
         event = self._chunk([choice])
         if self._when == "always" or (self._when == "end" and chunk.finish_reason is not None):

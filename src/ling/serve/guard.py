@@ -15,10 +15,8 @@ from ..errors import RequestError
 from . import logs
 from .keys import Keys, key_of
 from .problems import as_request_error, problem_response, request_id
-from .served import Observer, Served
+from .served import METRICS, PROBES, Observer, Served
 
-PROBES = frozenset({"/health", "/ready"})
-METRICS = "/metrics"
 # h11 stops at this size only when a head comes in several pieces.
 MAX_HEAD_BYTES = 16 << 10
 MAX_URL_BYTES = 8 << 10

@@ -64,9 +64,7 @@ def read_keys(config: ServeConfig) -> Keys:
         keys = [variable]
     for key in keys:
         if not key.strip() or key != key.strip() or not key.isprintable():
-            raise UsageError(
-                "the API key is empty or holds spaces at its ends or control characters"
-            )
+            raise UsageError("the API key is empty or has spaces at its ends or control characters")
     return Keys(keys)
 
 

@@ -9,11 +9,12 @@ from typing import Any
 
 from ..text import printable
 from .problems import request_id
-from .served import Served
+from .served import METRICS, PROBES, Served
 
 log = logging.getLogger("ling.serve")
 
 MAX_LINE = 4000
+ROUTINE = PROBES | {METRICS}
 
 
 def install(level: str, style: str) -> None:
@@ -26,10 +27,12 @@ def install(level: str, style: str) -> None:
 
 
 def access(served: Served) -> None:
-    """The line of a request; its level is `info`."""
+    """The line of a request; its level is `info`, `debug` for what asks every few seconds."""
+    is_routine = served.handler in ROUTINE and served.status == 200
     prompt, answer = served.tokens or (None, None)
     tokens = "" if served.tokens is None else f" {prompt}+{answer} tokens"
-    log.info(
+    log.log(
+        logging.DEBUG if is_routine else logging.INFO,
         "%s %s %d%s %.2f s",
         served.method,
         served.path,

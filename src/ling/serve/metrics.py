@@ -176,11 +176,11 @@ class EngineCollector:
         yield info
 
 
-def _histogram(row: Row, told: Histogram, names: list[str], values: list[str]) -> Metric:
+def _histogram(row: Row, histogram: Histogram, names: list[str], values: list[str]) -> Metric:
     family = HistogramMetricFamily(f"{PREFIX}:{row.name}", row.help, labels=names)
-    bounds = [*(f"{bound:.6g}" for bound in told.bounds), "+Inf"]
-    buckets = [(b, float(n)) for b, n in zip(bounds, told.cumulative(), strict=True)]
-    family.add_metric(values, buckets, told.sum)
+    bounds = [*(f"{bound:.6g}" for bound in histogram.bounds), "+Inf"]
+    buckets = [(b, float(n)) for b, n in zip(bounds, histogram.cumulative(), strict=True)]
+    family.add_metric(values, buckets, histogram.sum)
     return family
 
 

@@ -141,7 +141,7 @@ def _params(
 
     room = _room(llm, prompt, param)
     fields = "min_tokens stop_token_ids ignore_eos skip_special_tokens include_stop_str_in_output"
-    fields += " return_routed_experts"
+    fields += " return_routed_experts routed_experts_start_len"
     sampling = "temperature top_p top_k min_p repetition_penalty presence_penalty frequency_penalty"
     given = {name: getattr(body, name) for name in f"{fields} {sampling}".split()}
     options: dict[str, Any] = {

@@ -1,6 +1,7 @@
 """The experts of a choice's tokens in a reply: on request only, as base64 of little-endian arrays.
 
 `routed_experts` is what SGLang calls so: int32 [tokens, layers with experts, experts per token].
+Each event of a stream has the rows that are new; one after another they are those of a whole reply.
 """
 
 from __future__ import annotations
@@ -24,11 +25,16 @@ class Traced(Sparse):
     """float32, the same shape."""
     routed_experts_shape: Annotated[list[int] | None, IfGiven] = None
 
+    def take(self, fields: dict[str, Any]) -> None:
+        """Set what `traced` gives."""
+        for name, value in fields.items():
+            setattr(self, name, value)
+
 
 def traced(chunk: StreamChunk | CompletionOutput) -> dict[str, Any]:
-    """The fields of `Traced` for the last chunk of a choice, or all of it; none without a trace."""
+    """The fields of `Traced` for a chunk of a choice, or all of it; none without a trace."""
     ids, weights = chunk.routed_experts, chunk.routed_expert_weights
-    if ids is None or weights is None:
+    if ids is None or weights is None or not len(ids):
         return {}
     return {
         "routed_experts": _base64(ids.astype("<i4")),

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+PROBES = frozenset({"/health", "/ready"})
+METRICS = "/metrics"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Served:

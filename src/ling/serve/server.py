@@ -3,6 +3,7 @@ engine."""
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import sys
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from .service import Service
+
+log = logging.getLogger("ling.serve")
 
 # How long a thread that runs Python keeps the others from it; the event loop and the engine take
 # turns with the thread that makes text.
@@ -109,11 +112,14 @@ def run(
     server = Server(settings, service, config.drain_s)
     url = base_url(config.host, sockets[0])
     server.announce(f"ling: serving {printable(service.name)} on {url}")
+    for other in sockets[1:]:
+        log.info("metrics and probes are on port %d", other.getsockname()[1])
     sys.setswitchinterval(SWITCH_S)
     threading.Thread(target=load, daemon=True).start()
     try:
         server.run(sockets=list(sockets))
     finally:
+        service.garbage.end()
         service.close()
         if service.llm is not None:
             service.llm.close()

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import RequestError
+from .garbage import Garbage
 from .output import ChoiceStream, OutputThread
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ class Service:
         self._num_calls = self._num_texts = 0
         self._running: set[Generation] = set()
         self._ends = Ends()
+        self.garbage = Garbage()
         self._pool = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="ling-tokenize")
         self._output: OutputThread | None = None
 
@@ -168,11 +170,13 @@ class Service:
     def _generation(self, num_choices: int, terms: Terms) -> Generation:
         generation = Generation(self._output_thread(), num_choices, terms, self._end)
         self._running.add(generation)
+        self.garbage.started()
         return generation
 
     def _end(self, generation: Generation) -> None:
         if generation in self._running:
             self._running.remove(generation)
+            self.garbage.ended()
             self._ends.add(generation.num_choices)
 
     def _output_thread(self) -> OutputThread:

@@ -12,11 +12,11 @@ from fastapi import APIRouter
 from fastapi.responses import PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from ... import __version__
 from ...config.engine import EngineConfig, ServeConfig
-from ..guard import METRICS
 from ..metrics import Metrics
+from ..served import METRICS
 from ..service import Service
+from .status import package_version
 
 SHOWN = (
     "host",
@@ -54,7 +54,7 @@ def add_operation(
     async def server_info() -> dict[str, Any]:
         """Version, model and configuration of this server, and what it is doing."""
         return {
-            "version": __version__,
+            "version": package_version(),
             "served_model_name": service.name,
             "uptime_s": round(time.time() - started, 1),
             **info,

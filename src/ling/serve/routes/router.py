@@ -8,6 +8,7 @@ from fastapi import APIRouter, FastAPI
 from starlette.routing import Match
 from starlette.types import Scope
 
+from ..experts import add_experts
 from ..schema.common import ProblemReply
 from ..service import Service
 from .chat import add_chat
@@ -27,6 +28,7 @@ def make_router(service: Service, keep_alive_s: float) -> APIRouter:
     """All endpoints on `service`."""
     router = APIRouter(responses=_PROBLEMS)
     add_status(router, service)
+    add_experts(router, service)
     add_text(router, service)
     add_chat(router, service, keep_alive_s)
     add_completions(router, service, keep_alive_s)

@@ -23,10 +23,7 @@ def add_status(router: APIRouter, service: Service) -> None:
     @router.get("/version")
     async def version() -> dict[str, str]:
         """The package's version."""
-        try:
-            return {"version": metadata.version("ling")}
-        except metadata.PackageNotFoundError:  # run from a source folder
-            return {"version": "unknown"}
+        return {"version": package_version()}
 
     @router.get("/v1/models")
     async def models() -> ModelList:
@@ -38,6 +35,14 @@ def add_status(router: APIRouter, service: Service) -> None:
         """The model by its name."""
         check_model(service, name)
         return _model(service)
+
+
+def package_version() -> str:
+    """The release of this package that is installed."""
+    try:
+        return metadata.version("ling")
+    except metadata.PackageNotFoundError:  # run from a source folder
+        return "unknown"
 
 
 def _model(service: Service) -> Model:

@@ -84,6 +84,8 @@ class Sampling(Options):
     """-1 goes to the end of the context."""
     stop: Stops = None
     return_routed_experts: StrictBool | None = None
+    routed_experts_start_len: Annotated[Whole, Field(ge=-(2**31), lt=2**31)] | None = None
+    """First position whose experts are returned; negative ones count from the prompt's end."""
     return_token_ids: StrictBool | None = None
     truncate_prompt_tokens: Annotated[Whole, Field(ge=-1, lt=2**31)] | None = None
     """Only the last tokens of the prompt are read, at most this many; -1: as many as have room."""
