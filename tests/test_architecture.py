@@ -189,7 +189,10 @@ TESTED_TOGETHER = {
         "tests/data/test_corpus.py",
         "the parts of one corpus",
     ),
-    "cli/conversation.py": ("tests/cli/test_generate.py", "what `ling chat` remembers"),
+    "cli/{chat_commands,chat_models,chat_screen,conversation}.py": (
+        "tests/cli/test_chat.py",
+        "the parts of one command",
+    ),
     "config/{recipe_docs,recipe_file}.py": ("tests/config/test_recipe_files.py", "one schema"),
     "ops/machine.py": ("tests/ops/test_doctor.py", "what the report reads"),
     "serve/{server,sockets}.py": ("tests/serve/test_app.py", "a server in a process of its own"),

@@ -14,6 +14,7 @@ from ling.text import (
     printable,
     shown,
     size,
+    terminal_text,
 )
 
 HOSTILE = "red \x1b[31m\n\t back \x08\x7f \u202e \u2028 x"
@@ -25,6 +26,21 @@ def test_nothing_untrusted_moves_the_cursor(text):
         assert line.isprintable()
         assert len(line) <= 300
     assert len(printable(text)) == len(text)
+
+
+@given(st.text(max_size=200))
+def test_a_models_text_keeps_its_lines_and_acts_on_nothing(text):
+    shown = terminal_text(text)
+    assert not [c for c in shown if c < " " and c not in "\n\t"]
+    assert not set(shown) & set("\x7f\x9b\u202e\u2066\u2028")
+    assert shown.count("\n") == text.count("\n")
+    assert all(c in shown for c in text if c.isprintable())
+
+
+def test_a_models_text_keeps_all_that_is_writing():
+    kept = "tabs\tand\nlines, \u3000全角\u00a0空白, क्\u200dष, 👩\u200d💻"
+    assert terminal_text(kept) == kept
+    assert terminal_text("a\r\n\x1b[2Jb") == "a\n?[2Jb"
 
 
 def test_one_line_keeps_the_words_and_is_bounded():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import unicodedata
 
 from .errors import UsageError
 
@@ -11,6 +12,24 @@ from .errors import UsageError
 def printable(text: str) -> str:
     """`text` with a question mark for every character that could move a terminal's cursor."""
     return "".join(c if c.isprintable() else "?" for c in text)
+
+
+# Control, formatting (they reorder text, or hide in it), half a pair, and separators of lines.
+_ACTING = ("Cc", "Cf", "Cs", "Zl", "Zp")
+# Line ends and tabs, and the joiners that scripts and emoji are written with.
+_HARMLESS = "\n\t\u200c\u200d"
+
+
+def terminal_text(text: str) -> str:
+    """A model's text for a terminal: all that is writing stays, and a question mark stands for
+    every character that could move the cursor, change colours or reorder what is shown. Carriage
+    returns, as in the line ends of Windows, are left out."""
+    text = text.replace("\r", "")
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c in _HARMLESS or unicodedata.category(c) not in _ACTING else "?" for c in text
+    )
 
 
 def one_line(text: str) -> str:

@@ -1,8 +1,7 @@
-"""`ling generate` and `ling chat` on a small model."""
+"""`ling generate` on a small model."""
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 import subprocess
@@ -12,7 +11,6 @@ import pytest
 
 from ling import from_config, preset
 from ling.checkpoint.hf.save import save_model
-from ling.cli.conversation import Conversation
 from ling.cli.main import main
 from ling.data.tokenizer import train_tokenizer
 from ling.infer.sampling_defaults import FILE
@@ -85,41 +83,6 @@ def test_stop_strings_have_line_ends(monkeypatch, typed, meant):
     assert seen["stop"] == [meant, "second"]
 
 
-def test_chat_drops_the_oldest_turns_and_says_so(model, capsys, monkeypatch):
-    monkeypatch.setattr("sys.stdin", io.StringIO("one def class\n" * 8 + "\n"))
-    options = ["--max-tokens", "10", "--max-model-len", "140", "--system", "x"]
-    assert main(["chat", str(model), *options]) == 0
-    out, err = capsys.readouterr()
-    assert err == ""
-    assert out.count("ling> ") == 8
-    assert "the context of 140 tokens is full" in out
-
-
-def test_a_question_that_never_fits_is_an_error_and_the_chat_continues(model, capsys, monkeypatch):
-    monkeypatch.setattr("sys.stdin", io.StringIO("hi\n" + "long " * 100 + "\nhi\n\n"))
-    assert main(["chat", str(model), "--max-tokens", "3", "--max-model-len", "140"]) == 0
-    out, err = capsys.readouterr()
-    assert "error: the prompt has" in err
-    assert len(err.splitlines()) == 1
-    assert out.count("ling> ") == 3
-
-
-class Words:
-    """A model whose context is counted in characters of messages."""
-
-    max_model_len, tokenizer = 100, None
-
-
-def test_the_last_question_and_the_system_message_stay(monkeypatch):
-    talk = Conversation("s")
-    monkeypatch.setattr(talk, "_length", lambda llm: sum(len(m["content"]) for m in talk.messages))
-    for role, text in (("user", "a" * 50), ("assistant", "b" * 30), ("user", "c" * 90)):
-        talk.add(role, text)
-    assert talk.fit(Words, 10) == 1
-    assert [m["content"][0] for m in talk.messages] == ["s", "c"]
-    assert talk.fit(Words, None) == 0
-
-
 def test_a_reader_that_leaves_ends_the_command_and_does_not_crash_it(model):
     """`ling generate ... | head`: the engine is in the middle of a step then."""
     command = [sys.executable, "-m", "ling", "generate", str(model), "-p", "def", "--max-tokens"]
@@ -130,9 +93,3 @@ def test_a_reader_that_leaves_ends_the_command_and_does_not_crash_it(model):
         process.stdout.close()
         said = process.stderr.read().decode()
         assert (process.wait(60), said) == (1, "")
-
-
-def test_a_chat_needs_an_input(model, monkeypatch, capsys):
-    monkeypatch.setattr("sys.stdin", None)
-    assert main(["chat", str(model)]) == 2
-    assert "there is no input" in capsys.readouterr().err

@@ -444,7 +444,11 @@ def test_the_map_shows_what_a_real_model_took(browser, llm, tmp_path):
         tokens = page.js("document.querySelectorAll('#map .tokens span').length")
         assert f"· {tokens} tokens" in text(page, "#map .note")
         assert f"{tokens} tokens" in text(page, f"{LAST} .stats")
-        page.click("#map .tokens span:nth-child(12)")
+        word = page.js(
+            "[...document.querySelectorAll('#map .tokens span')]"
+            ".findIndex((s, i) => i > 8 && /^ \\w{3}/.test(s.textContent))"
+        )
+        page.click(f"#map .tokens span:nth-child({word + 1 or 12})")
         layers = layers_with_experts(llm.config)
         assert count(page, "#map .detail tbody tr") == len(layers)
         taken = count(page, "#map .detail .expert")

@@ -34,7 +34,7 @@ COMMANDS = {
     "verify": Command("convert", "verify", "check a model folder, or compare two"),
     "inspect": Command("convert", "inspect", "parameters and bytes of a preset or a model folder"),
     "generate": Command("generate", "generate", "continue a prompt"),
-    "chat": Command("generate", "chat", "talk to a model in the terminal"),
+    "chat": Command("chat", "chat", "talk to a model, or to a server's, in the terminal"),
     "serve": Command("serve", "serve", "OpenAI-compatible HTTP server"),
     "deploy": Command(
         "serve", "deploy", "`deploy vllm|sglang MODEL`: the command line that serves it on GPUs"

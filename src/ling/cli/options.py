@@ -73,8 +73,8 @@ def say(value: Any, as_json: bool, text: str) -> None:
     print(json.dumps(value) if as_json else text)
 
 
-def model_options(parser: Any) -> None:
-    parser.add_argument("model", type=str, help="model folder or hub name")
+def model_options(parser: Any, about: str = "model folder or hub name") -> None:
+    parser.add_argument("model", type=str, help=about)
     add_flags(parser, flags(EngineConfig, "compute"))
     parser.add_argument("--threads", type=int, default=None, help="CPU threads")
     add_flags(parser, flags(EngineConfig, "memory"))
@@ -117,6 +117,13 @@ def given_sampling(ns: Any) -> dict[str, Any]:
     """Fields of `SamplingParams` that flags give; `RequestError` names an impossible one."""
     from ..infer.request import SamplingParams
 
+    given = sampling_of(ns)
+    SamplingParams(**given)
+    return given
+
+
+def sampling_of(ns: Any) -> dict[str, Any]:
+    """Fields of `SamplingParams` that flags give, unchecked."""
     given = dataclasses.asdict(config_from(ns, SamplingFlags))
     given = {name: value for name, value in given.items() if value is not None}
     if "stop" in given:
@@ -125,7 +132,6 @@ def given_sampling(ns: Any) -> dict[str, Any]:
         given["max_tokens"] = given.pop("max_new_tokens")
     else:
         del given["max_new_tokens"]
-    SamplingParams(**given)
     return given
 
 
@@ -133,12 +139,20 @@ def sampling_params(llm: Any, command: str, given: dict[str, Any]) -> Any:
     """Flags over the model's recommendation over the command's default; says what the model's
     is."""
     from ..infer.request import SamplingParams
+
+    say_recommended(llm, given)
+    return SamplingParams(
+        **{"temperature": TEMPERATURES[command], **llm.sampling_defaults, **given}
+    )
+
+
+def say_recommended(llm: Any, given: dict[str, Any]) -> None:
+    """Say what is taken from the model's recommendation, if anything is."""
     from ..infer.sampling_defaults import FILE, in_words
 
     taken = {name: v for name, v in llm.sampling_defaults.items() if name not in given}
     if taken:
         print(f"[from {FILE}: {in_words(taken)}]", file=sys.stderr)
-    return SamplingParams(**{"temperature": TEMPERATURES[command], **taken, **given})
 
 
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}

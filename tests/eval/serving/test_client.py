@@ -96,3 +96,30 @@ def test_a_request_that_fails_took_forever():
     with OpenAIStandIn() as server:
         assert 0 < with_client(server.url, lambda c: c.seconds("GET", "/health")) < 5
     assert with_client(server.url, lambda c: c.seconds("GET", "/health")) == float("inf")
+
+
+CHAT = {"model": NAME, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
+
+
+def test_events_come_one_by_one_and_a_client_may_leave():
+    with OpenAIStandIn(token_s=0.01) as server:
+        events = Client(server.url).events("/chat/completions", CHAT)
+        texts = [e["choices"][0]["delta"]["content"] for e in events if e["choices"]]
+        assert texts == ["", " w0", " w1", " w2", " w3"]
+        left = Client(server.url).events("/chat/completions", {**CHAT, "max_tokens": 500})
+        next(left)
+        left.close()
+        assert len(server.bodies) == 2
+
+
+@pytest.mark.parametrize(
+    ("mode", "words"),
+    [
+        ("busy", "HTTP 429: too many requests"),
+        ("error", "the server says: scores are not finite"),
+        ("cut", "the connection broke"),
+    ],
+)
+def test_a_stream_that_fails_is_an_error(mode, words):
+    with OpenAIStandIn(mode) as server, pytest.raises(RunError, match=words):
+        list(Client(server.url).events("/chat/completions", CHAT))

@@ -6,12 +6,12 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ...errors import RunError, UsageError
 from ...text import one_line, shown
-from .replies import Reply, message_of, read_stream
+from .replies import Reply, events, message_of, read_stream
 
 CONNECT_TIMEOUT_S = 10.0
 
@@ -21,14 +21,21 @@ def require_httpx() -> Any:
     try:
         import httpx
     except ImportError:
-        raise UsageError("`ling bench serve` needs httpx: pip install 'ling[serve]'") from None
+        raise UsageError("talking to a server needs httpx: pip install 'ling[serve]'") from None
     return httpx
 
 
 class Client:
     """Requests to a server, whose `url` may end in `/v1` or not."""
 
-    def __init__(self, url: str, api_key: str | None = None, timeout_s: float = 600.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        api_key: str | None = None,
+        timeout_s: float = 600.0,
+        *,
+        key_hint: str = "`api_key=KEY` or OPENAI_API_KEY",
+    ) -> None:
         self._httpx = httpx = require_httpx()
         try:
             parsed = httpx.URL(url)
@@ -43,7 +50,7 @@ class Client:
         self._headers = {"Accept-Encoding": "identity"}
         if api_key:
             self._headers["Authorization"] = f"Bearer {api_key}"
-        self._timeout_s = timeout_s
+        self._timeout_s, self._key_hint = timeout_s, key_hint
         self._ssl = httpx.create_ssl_context()  # shared: to make one takes as long as a token
 
     def _connection(self) -> Any:
@@ -69,8 +76,7 @@ class Client:
             raise Unreachable(f"{self.root}: no server answers there ({reason(error)})") from None
         if response.status_code in (401, 403):
             raise UsageError(
-                f"{url}: HTTP {response.status_code}, the key is refused; give `api_key=KEY` or "
-                "OPENAI_API_KEY"
+                f"{url}: HTTP {response.status_code}, the key is refused; give {self._key_hint}"
             )
         if response.status_code == 503:
             raise Unreachable(f"{self.root}: the server is not ready (HTTP 503)")
@@ -126,6 +132,27 @@ class Client:
             async for piece in response.aiter_raw():
                 received.append((time.perf_counter(), piece))
 
+    def events(self, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Events of one streamed request as they come; closing the iterator hangs up.
+
+        Raises `RunError` for a refusal, an event that says an error, and a stream that breaks off.
+        """
+        timeout = self._httpx.Timeout(self._timeout_s, connect=CONNECT_TIMEOUT_S)
+        connection = self._httpx.Client(
+            headers=self._headers, timeout=timeout, verify=self._ssl, trust_env=False
+        )
+        try:
+            with (
+                connection,
+                connection.stream("POST", f"{self.root}/v1{path}", json=body) as response,
+            ):
+                if response.status_code != 200:
+                    detail = _refusal(response.read())
+                    raise RunError(f"the server answers HTTP {response.status_code}: {detail}")
+                yield from _checked(events((0.0, piece) for piece in response.iter_raw()))
+        except self._httpx.HTTPError as error:
+            raise RunError(f"{self.root}: the connection broke ({reason(error)})") from None
+
     async def seconds(self, method: str, path: str, body: dict[str, Any] | None = None) -> float:
         """How long one short request takes; infinite where it fails."""
         made, start = self._connection(), time.perf_counter()
@@ -172,6 +199,23 @@ def reason(error: BaseException) -> str:
     while not str(seen) and seen.__cause__ is not None:
         seen = seen.__cause__
     return one_line(str(seen)) or type(error).__name__
+
+
+def _checked(received: Iterator[tuple[float, str]]) -> Iterator[dict[str, Any]]:
+    """The JSON of each event, up to the end that a whole stream has."""
+    for _, data in received:
+        if data == "[DONE]":
+            return
+        try:
+            event = json.loads(data)
+        except ValueError:
+            event = None
+        if not isinstance(event, dict):
+            raise RunError(f"the server sent {shown(data)}, which is no JSON object")
+        if event.get("error"):
+            raise RunError(f"the server says: {message_of(event)}")
+        yield event
+    raise RunError("the stream ended before its end was said")
 
 
 def _refusal(content: bytes) -> str:

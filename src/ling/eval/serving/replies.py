@@ -60,7 +60,7 @@ class Reply:
 def read_stream(reply: Reply, received: Iterable[tuple[float, bytes]], stop_at_eos: bool) -> None:
     """Fill `reply` from the pieces of an event stream, each with the time at which it came."""
     is_done = False
-    for at, data in _events(received):
+    for at, data in events(received):
         if data == "[DONE]":
             is_done = True
             continue
@@ -85,7 +85,7 @@ def read_stream(reply: Reply, received: Iterable[tuple[float, bytes]], stop_at_e
         reply.fault = "an answer without text"
 
 
-def _events(received: Iterable[tuple[float, bytes]]) -> Iterator[tuple[float, str]]:
+def events(received: Iterable[tuple[float, bytes]]) -> Iterator[tuple[float, str]]:
     """Data of each event, with the time of the piece that completed it."""
     rest = b""
     for at, piece in received:

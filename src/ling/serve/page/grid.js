@@ -2,7 +2,7 @@
 
 const LABEL = 26;
 const GAP = 3;
-const MAX_CELL = 18;
+const MAX_CELL = 24;
 const STEPS = 64;
 const GLOW_S = 0.7;
 const still = matchMedia("(prefers-reduced-motion: reduce)");

@@ -1,0 +1,181 @@
+"""The commands of a chat, each a line that begins with `/`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UsageError
+from ..files.guarded import loads, read_regular
+from ..text import nearest, one_line, shown
+
+if TYPE_CHECKING:
+    from .chat import Chat
+
+NUMBERS: dict[str, type] = {
+    "temperature": float,
+    "top_p": float,
+    "top_k": int,
+    "repetition_penalty": float,
+    "max_tokens": int,
+    "seed": int,
+}
+_SWITCH: dict[str, bool | None] = {"on": True, "off": False, "default": None}
+MAX_TOOLS_BYTES = 4 << 20
+Command = Callable[["Chat", str], None]
+COMMANDS: dict[str, tuple[str, str, Command]] = {}
+"""What follows the name, what it does, and the function."""
+
+
+def command(name: str, rest: str, about: str) -> Callable[[Command], Command]:
+    """Enter a function in the table."""
+
+    def entered(function: Command) -> Command:
+        COMMANDS[name] = rest, about, function
+        return function
+
+    return entered
+
+
+def run(chat: Chat, line: str) -> None:
+    """Do what a line such as `/set seed 7` says; raises `UsageError` for what it cannot mean."""
+    name, _, rest = line[1:].partition(" ")
+    if name not in COMMANDS:
+        hint = nearest(name, list(COMMANDS)).replace("`", "`/", 1)
+        raise UsageError(
+            f"there is no command {shown('/' + name)}{hint}; /help lists them, and a message that "
+            "begins with `/` is written with `//`"
+        )
+    COMMANDS[name][2](chat, rest.strip())
+
+
+@command("help", "", "this list")
+def _help(chat: Chat, rest: str) -> None:
+    rows = [(f"/{name} {rest}".rstrip(), about) for name, (rest, about, _) in COMMANDS.items()]
+    width = max(len(left) for left, _ in rows)
+    print("\n".join(f"{left:<{width}}  {about}" for left, about in rows))
+    print("Ctrl-C stops an answer, and only that; Ctrl-D ends")
+
+
+@command("system", "[TEXT|off]", "show, set or remove the system message")
+def _system(chat: Chat, rest: str) -> None:
+    if rest:
+        chat.conversation.system = None if rest == "off" else rest
+    chat.screen.note(f"system: {chat.conversation.system or 'none'}")
+
+
+@command(
+    "set", "[NAME VALUE]", "show or change settings: temperature 0.3, thinking on, seed default"
+)
+def _set(chat: Chat, rest: str) -> None:
+    if rest:
+        name, _, value = rest.partition(" ")
+        _change(chat, name, value.strip())
+    settings = chat.settings
+    words = [f"{name} {value}" for name, value in settings.sampling.items()]
+    words += (
+        [] if settings.thinking is None else [f"thinking {'on' if settings.thinking else 'off'}"]
+    )
+    chat.screen.note(f"set: {', '.join(words) or 'nothing, so the defaults of the model'}")
+
+
+def _change(chat: Chat, name: str, value: str) -> None:
+    settings = chat.settings
+    if name == "thinking":
+        if value not in _SWITCH:
+            raise UsageError(f"`thinking` is {shown(value)}, expected on, off or default")
+        settings.thinking = _SWITCH[value]
+    elif name not in NUMBERS:
+        raise UsageError(
+            f"there is no setting {shown(name)}{nearest(name, [*NUMBERS, 'thinking'])}: expected "
+            f"{', '.join(NUMBERS)} or thinking"
+        )
+    elif value == "default":
+        settings.sampling.pop(name, None)
+    else:
+        try:
+            number = NUMBERS[name](value)
+        except ValueError:
+            raise UsageError(f"`{name}` is {shown(value)}, expected a number or default") from None
+        chat.model.check({**settings.sampling, name: number})
+        settings.sampling[name] = number
+
+
+@command("tools", "[FILE|off]", "show, read or drop what the model may call: a JSON list of tools")
+def _tools(chat: Chat, rest: str) -> None:
+    if rest:
+        chat.settings.tools = None if rest == "off" else read_tools(rest)
+    names = [tool["function"]["name"] for tool in chat.settings.tools or ()]
+    chat.screen.note(f"tools: {', '.join(names) or 'none'}")
+
+
+def read_tools(path: str) -> list[dict[str, Any]]:
+    """Tools in OpenAI's form; raises `UsageError`."""
+    try:
+        tools = loads(read_regular(Path(path).expanduser(), MAX_TOOLS_BYTES))
+    except OSError as error:
+        raise UsageError(f"{shown(path)}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise UsageError(f"{shown(path)} is not JSON: {error}") from None
+    try:
+        named = [isinstance(tool["function"]["name"], str) for tool in tools]
+    except (TypeError, LookupError):
+        named = [False]
+    if not isinstance(tools, list) or not all(named):
+        form = '[{"type": "function", "function": {"name": ..., "parameters": {...}}}, ...]'
+        raise UsageError(f"{shown(path)} is no list of tools: {form}")
+    return tools
+
+
+@command("history", "", "show the conversation")
+def _history(chat: Chat, rest: str) -> None:
+    for message in chat.conversation.messages:
+        calls = [call["function"] for call in message.get("tool_calls") or ()]
+        lines = [f"calls {call['name']} {call['arguments']}" for call in calls]
+        if message["content"]:
+            lines.insert(0, message["content"])
+        chat.screen.message(message["role"], "\n".join(lines))
+
+
+@command("undo", "", "take the last question and its answer back")
+def _undo(chat: Chat, rest: str) -> None:
+    question = chat.conversation.undo()
+    taken = "there is nothing to take back" if question is None else f"taken back: {question}"
+    chat.screen.note(one_line(taken))
+
+
+@command("retry", "", "answer the last question again")
+def _retry(chat: Chat, rest: str) -> None:
+    question = chat.conversation.undo()
+    if question is None:
+        raise UsageError("there is no question yet")
+    chat.ask(question)
+
+
+@command("new", "", "start over, with the same system message and settings")
+def _new(chat: Chat, rest: str) -> None:
+    chat.conversation.clear()
+
+
+@command("save", "FILE", "write the conversation to a JSON file")
+def _save(chat: Chat, rest: str) -> None:
+    chat.conversation.save(_path(rest, "save"))
+    chat.screen.note(f"saved: {rest}")
+
+
+@command("load", "FILE", "go on with a conversation that was saved")
+def _load(chat: Chat, rest: str) -> None:
+    chat.conversation.load(_path(rest, "load"))
+    chat.screen.note(f"loaded: {len(chat.conversation.turns)} messages")
+
+
+@command("exit", "", "end, as Ctrl-D does")
+def _exit(chat: Chat, rest: str) -> None:
+    raise EOFError
+
+
+def _path(text: str, name: str) -> Path:
+    if not text:
+        raise UsageError(f"/{name} needs the name of a file")
+    return Path(text).expanduser()
