@@ -5,13 +5,15 @@
 Decoding, prefill and training run in processes of their own, quiet and with a busy loop pinned to
 the first core, with all threads and with one, in turn. Prints a row a kind: medians in tokens per
 second, and `goal`: decoding against the better of one thread beside the loop and half of the quiet
-speed, prefill and training against the quiet speed.
+speed, prefill and training against the quiet speed. The row `gaps` has milliseconds: the p99 of
+pauses between tokens of one stream, and `reached` is busy beside quiet, at most `goal`.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -20,14 +22,16 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-KINDS = ("decode", "prefill", "train")
+KINDS = ("decode", "prefill", "gaps", "train")
 # One core is taken, and ours may be moved to the other: `busy` in front of the threads.
 CONDITIONS = {"quiet": "all", "busy": "all", "busy, one thread": "1"}
-GOALS = {"decode": 0.9, "prefill": 0.5, "train": 0.45}
+GOALS = {"decode": 0.9, "prefill": 0.5, "gaps": 3.0, "train": 0.45}
+GAP_TOKENS = 1500
 
 
 def main() -> None:
@@ -36,7 +40,11 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--gaps-of", help="used by itself: the model of a stream")
     ns = parser.parse_args()
+    if ns.gaps_of:
+        print(stream_gap(ns.gaps_of))
+        return
     if len(os.sched_getaffinity(0)) < 2:
         raise SystemExit("two cores are needed: one for the busy loop")
     rows = {kind: measure(kind, ns.model, ns.pairs) for kind in ns.kinds}
@@ -46,7 +54,8 @@ def main() -> None:
         return
     print(f"{'':8}" + "".join(f"{name:>18}" for name in CONDITIONS) + f"{'reached':>10}{'goal':>6}")
     for kind, row in rows.items():
-        speeds = "".join(f"{row[name]:>18,.0f}" for name in CONDITIONS)
+        digits = 2 if kind == "gaps" else 0
+        speeds = "".join(f"{row[name]:>18,.{digits}f}" for name in CONDITIONS)
         print(f"{kind:8}{speeds}{row['reached']:>10.2f}{GOALS[kind]:>6}")
     print(f"tokens/s, medians of {ns.pairs}; load at the end {load}")
 
@@ -105,6 +114,41 @@ def generate(model: str, threads: str, kind: str) -> float:
     return float(json.loads(shown)["tokens_per_s"])
 
 
+def gaps(model: str, threads: str) -> float:
+    """Milliseconds between tokens of one stream, p99."""
+    return float(run([__file__, "--gaps-of", model], threads).splitlines()[0])
+
+
+def stream_gap(model: str) -> float:
+    """The same in this process."""
+    from ling.config.engine import EngineConfig
+    from ling.infer.driver import Driver, Update
+    from ling.infer.engine import Engine
+    from ling.infer.open import open_runner, runner_for
+    from ling.infer.request import SamplingParams
+    from ling.model.ling import from_config
+    from ling.presets import preset
+
+    if Path(model).exists():
+        config = EngineConfig()
+        runner = open_runner(Path(model), config)
+    else:
+        config = EngineConfig(format="int4")
+        runner = runner_for(from_config(preset(model), seed=0), config)
+    times, ended = list[float](), threading.Event()
+
+    def sink(updates: list[Update]) -> None:
+        times.append(time.perf_counter())
+        if updates[-1].event.finish_reason is not None:
+            ended.set()
+
+    params = SamplingParams(temperature=0, max_tokens=GAP_TOKENS, ignore_eos=True)
+    Driver(Engine(runner, config)).submit([1, 2, 3], params, sink)
+    ended.wait()
+    pauses = sorted(b - a for a, b in itertools.pairwise(times[50:]))
+    return 1000 * pauses[len(pauses) * 99 // 100]
+
+
 def train(threads: str) -> float:
     """Tokens per second of the second half of a short run of the recipe `nano`."""
     with tempfile.TemporaryDirectory() as folder:
@@ -121,6 +165,7 @@ def train(threads: str) -> float:
 RUNS = {
     "decode": lambda model, threads: generate(model, threads, "decode"),
     "prefill": lambda model, threads: generate(model, threads, "prefill"),
+    "gaps": gaps,
     "train": lambda model, threads: train(threads),
 }
 
