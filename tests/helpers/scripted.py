@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from ling import LLM
-from ling.config.engine import EngineConfig
 from ling.data.tokenizer import Tokenizer, train_tokenizer
 from ling.infer.drafting import Drafter
 from ling.infer.pages import PAGE
@@ -195,7 +194,7 @@ class ScriptedLLM(LLM):
             options["num_drafts"] = num_drafts
         with tempfile.TemporaryDirectory() as folder:
             tokenizer.save(folder)
-            with mock.patch("ling.llm.open_runner", lambda *_: self.runner):
+            with mock.patch("ling.llm.open_runner", return_value=self.runner):
                 super().__init__(Path(folder), num_pages=256, **options)
         if num_drafts:  # always drafts, whatever it costs
             stops = self.engine.stop_token_ids
