@@ -83,9 +83,10 @@ def waiting_rows(request: Request) -> int:
 
 def postpone(request: Request, hidden: Tensor, start: int, n: int) -> None:
     """Keep rows of a step for later, when layer 0 drafts again; the oldest are dropped."""
-    backlog, rows = _backlog(request, 0), hidden[start : start + n]
+    backlog, num_rows = _backlog(request, 0), hidden.shape[0]
+    rows = hidden if n == num_rows else hidden[start : start + n]
     # A few rows of decodes are all kept by their requests; a prompt's would be kept for nothing.
-    backlog.add(rows if len(hidden) <= FOLLOW_ROWS else rows.clone())
+    backlog.add(rows if num_rows <= FOLLOW_ROWS else rows.clone())
     if backlog.keep(MAX_BACKLOG):
         # What further layers have yet to see is before the rows that layer 0 will not read.
         del request.backlogs[1:]
