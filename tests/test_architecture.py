@@ -209,6 +209,19 @@ TESTED_TOGETHER = {
     "serve/conversation.py": ("tests/serve/test_converse.py", "on the way to a reply"),
     "serve/schema/sparse.py": ("tests/serve/test_routed.py", "fields that are left out"),
     "serve/{chat_shape,completion_shape}.py": ("tests/serve/test_stream.py", "what is streamed"),
+    "serve/{messages_shape,routes/messages}.py": ("tests/serve/test_messages.py", "one endpoint"),
+    "serve/schema/{messages,messages_blocks,messages_options}.py": (
+        "tests/serve/test_messages.py",
+        "what is asked and answered",
+    ),
+    "serve/{responses_shape,transcript_builder,routes/responses}.py": (
+        "tests/serve/test_responses.py",
+        "one endpoint",
+    ),
+    "serve/schema/{items,responses,responses_items,responses_options}.py": (
+        "tests/serve/test_responses.py",
+        "what is asked and answered",
+    ),
     "serve/admission.py": ("tests/serve/test_reply.py", "what reaches the engine"),
     "data/split.py": ("tests/data/test_prepare.py", "the two parts that are written"),
     "convert/{options,probe,ranks,repack,target,transfer}.py": (

@@ -30,7 +30,7 @@ from .schema.replies import (
     FunctionDelta,
     ToolCall,
 )
-from .stream import DONE, openai_failure, openai_line, with_cached
+from .stream import DONE, KEEP_ALIVE, openai_failure, openai_line, with_cached
 from .timings import When, timings_of
 from .turn import Turn
 
@@ -42,7 +42,7 @@ class ChatShape:
     """One reply to choices that are `turns`; `top_logprobs` is None when no log probabilities were
     asked for; `token_ids` and `timings` put ids and times into the reply."""
 
-    done = DONE
+    done, keep_alive = DONE, KEEP_ALIVE
 
     def __init__(
         self,

@@ -12,7 +12,7 @@ from .logprobs import completion_logprobs
 from .routed import traced
 from .schema.common import StreamOptions, Usage
 from .schema.replies import Completion, CompletionChoice, CompletionLogprobs
-from .stream import DONE, openai_failure, openai_line, with_cached
+from .stream import DONE, KEEP_ALIVE, openai_failure, openai_line, with_cached
 from .timings import When, timings_of
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class CompletionShape:
     are of one prompt. With `prompts`, of each choice, the reply has token ids; `requests`
     are those of the choices, for their `timings`."""
 
-    done = DONE
+    done, keep_alive = DONE, KEEP_ALIVE
 
     def __init__(
         self,

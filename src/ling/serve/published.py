@@ -78,6 +78,30 @@ TOKENIZE: JsonSchema = {
 _CALLS_NOTHING: JsonSchema = {
     "properties": {"tool_calls": {"enum": [[], None]}, "function_call": _NULL}
 }
+_NAMED = (
+    "A tool that `tool_choice` names is among `tools`. Images, documents and tools that a server "
+    "runs are refused. Unknown fields are ignored."
+)
+_TOOLS = _given("tools", {"type": "array", "minItems": 1})
+RESPONSES: JsonSchema = {
+    "allOf": [
+        _rule(_given("tool_choice", {"enum": ["required"]}), _TOOLS),
+        _rule(_given("tool_choice", {"type": "object"}), _TOOLS),
+        {"not": _given("max_output_tokens", {"const": 0})},
+    ],
+    "description": f"`POST /v1/responses`: nothing is stored between requests. {_NAMED}",
+}
+MESSAGES: JsonSchema = {
+    "allOf": [
+        _rule(
+            _given(
+                "tool_choice", {"properties": {"type": {"enum": ["any", "tool"]}}, "type": "object"}
+            ),
+            _TOOLS,
+        )
+    ],
+    "description": f"Anthropic's `POST /v1/messages`, and its `count_tokens`. {_NAMED}",
+}
 MESSAGE: JsonSchema = {
     "allOf": [
         _rule(_given("role", {"enum": ["system", "developer", "user", "tool"]}), _given("content")),

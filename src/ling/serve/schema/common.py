@@ -39,19 +39,13 @@ class StreamOptions(BaseModel):
     continuous_usage_stats: StrictBool = False
 
 
-class Sampling(Body):
-    """Fields that both kinds of completion share; extras to OpenAI's have vLLM's names."""
+class Options(Body):
+    """Fields of every request that generates; extras to the APIs' own have vLLM's names."""
 
     model: Text
-    n: Annotated[Whole, Field(ge=1, le=MAX_CHOICES)] | None = None
-    best_of: Annotated[Whole, Field(ge=1, le=MAX_CHOICES)] | None = None
     stream: StrictBool | None = None
-    stream_options: StreamOptions | None = None
-    max_tokens: MaxTokens | None = None
-    """-1 goes to the end of the context."""
     temperature: Annotated[Number, Field(ge=0, le=2)] | None = None
     top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
-    stop: Stops = None
     seed: Annotated[Whole, Field(ge=-(2**63), lt=2**63)] | None = None
     presence_penalty: Annotated[Number, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[Number, Field(ge=-2, le=2)] | None = None
@@ -73,6 +67,22 @@ class Sampling(Body):
     """Seconds after which the request fails with status 504."""
     cache_salt: Annotated[Text, Field(min_length=1, max_length=256)] | None = None
     """Cached prefixes are shared only between requests of one salt, which is also a share key."""
+
+    def as_sampling(self, stop: list[str] | None = None) -> Sampling:
+        """These fields, all of them checked, in the form that is made of every request."""
+        given = {name: getattr(self, name) for name in Options.model_fields}
+        return Sampling.model_construct(**given, stop=stop)
+
+
+class Sampling(Options):
+    """Fields that both kinds of completion share."""
+
+    n: Annotated[Whole, Field(ge=1, le=MAX_CHOICES)] | None = None
+    best_of: Annotated[Whole, Field(ge=1, le=MAX_CHOICES)] | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: MaxTokens | None = None
+    """-1 goes to the end of the context."""
+    stop: Stops = None
     return_routed_experts: StrictBool | None = None
     return_token_ids: StrictBool | None = None
     truncate_prompt_tokens: Annotated[Whole, Field(ge=-1, lt=2**31)] | None = None

@@ -24,6 +24,9 @@ def tool_name(value: Any) -> str:
     return value
 
 
+FunctionName = Annotated[Any, PlainValidator(tool_name), WithJsonSchema(_NAME_SCHEMA)]
+
+
 def _only_functions(kind: Any, where: str) -> None:
     if kind != "function":
         shown = f"`{kind[:40]}`" if isinstance(kind, str) else "missing"
@@ -57,6 +60,15 @@ def _check(tool: dict[str, Any], where: str) -> None:
         tool_name(function.get("name"))
     except ValueError as error:
         raise ValueError(f"{where}`function.name`: {error}") from None
+
+
+def chat_tool(
+    name: str, description: str | None, parameters: dict[str, Any] | None, strict: bool | None
+) -> dict[str, Any]:
+    """A tool of another API as chats have it; what was not given is not there."""
+    given = {"description": description, "parameters": parameters, "strict": strict or None}
+    function = {key: value for key, value in given.items() if value is not None}
+    return {"type": "function", "function": {"name": name, **function}}
 
 
 def name_of(tool: dict[str, Any]) -> str:

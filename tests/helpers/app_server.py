@@ -1,0 +1,28 @@
+"""The app on a real socket, for clients that open connections of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+
+import uvicorn
+
+from ling.serve.app import create_app
+
+
+@contextlib.contextmanager
+def served(llm, name: str = "scripted", **options) -> Iterator[str]:
+    """The server's address without a path, as long as the block runs."""
+    app = create_app(llm, served_model_name=name, **options)
+    server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_level="warning"))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(30)
+            app.state.service.close()
