@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import dataclasses
 import json
+import threading
 import time
 
 import pytest
+from fake_llm import wait_until
 from fastapi.testclient import TestClient
 from http_replies import problem, sse, streamed
-from scripted import ScriptedLLM
+from scripted import ScriptedLLM, small_tokenizer
 
+from ling import LLM, from_config, preset
+from ling.checkpoint.hf.save import save_model
 from ling.errors import RequestError
 from ling.grammar.matcher import GrammarMatcher
 from ling.serve.app import create_app
@@ -232,6 +238,24 @@ def test_what_cannot_be_compiled_is_400_and_names_its_field(client, param, field
     assert problem(reply, 400)["param"] == param
 
 
+def test_prompts_do_not_wait_behind_grammars(client, llm, monkeypatch):
+    go, real = threading.Event(), llm.compile
+
+    def slow(*given):
+        assert go.wait(30)
+        return real(*given)
+
+    monkeypatch.setattr(llm, "compile", slow)
+    llm.say = SAID
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        body = {**ASK, "response_format": FORMAT}
+        waiting = [pool.submit(client.post, PATH, json=body) for _ in range(8)]
+        wait_until(lambda: client.app.state.service.num_running == 8)
+        assert client.post("/tokenize", json={"prompt": "a"}).status_code == 200
+        go.set()
+        assert all(reply.result().status_code == 200 for reply in waiting)
+
+
 def test_a_keyword_cannot_forge_a_header(client, llm):
     llm.say = "{}"
     schema = {"type": "object", "x\r\nset-cookie: a=b ☃": True}
@@ -266,3 +290,41 @@ def test_an_answer_that_goes_wrong_on_the_way_is_an_error_event(client, llm, mon
     *_, last, done = sse(reply.text)
     assert last["error"]["message"] == "the grammar cannot go on"
     assert done == "[DONE]"
+
+
+# ---- a real model ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def random_llm(tmp_path_factory):
+    """Random weights, which say nothing that anybody could want."""
+    folder, tokenizer = tmp_path_factory.mktemp("model"), small_tokenizer()
+    config = dataclasses.replace(
+        preset("ling-tiny"),
+        vocab_size=tokenizer.vocab_size,
+        max_position_embeddings=2048,
+        eos_token_id=tokenizer.stop_token_ids[0],
+    )
+    save_model(from_config(config, seed=1), config, folder)
+    tokenizer.save(folder)
+    with LLM(folder, dtype="float32", num_pages=128) as llm:
+        yield llm
+
+
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_random_weights_call_the_tool_they_are_told_to(random_llm, temperature):
+    body = {**ASK, "tools": TOOLS, "tool_choice": NAMED, "temperature": temperature, "seed": 5}
+    with TestClient(create_app(random_llm, served_model_name="m")) as client:
+        choice = client.post(PATH, json=body).json()["choices"][0]
+        ((name, arguments),) = calls_of(choice)
+        assert name == "b"
+        assert arguments["city"] in ("Paris", "Rome")
+        assert choice["finish_reason"] == "stop"
+        events = streamed(client, PATH, body)
+        deltas = [c for e in events for c in e["choices"][0]["delta"].get("tool_calls", [])]
+        text = "".join(c["function"]["arguments"] for c in deltas)
+        assert text == choice["message"]["tool_calls"][0]["function"]["arguments"]
+        form = {**ASK, "response_format": FORMAT, "temperature": temperature}
+        content = client.post(PATH, json=form).json()["choices"][0]["message"]["content"]
+        assert json.loads(content)["city"] in ("Paris", "Rome")
+        client.app.state.service.close()

@@ -111,6 +111,8 @@ MESSAGE: JsonSchema = {
 FORMAT: JsonSchema = {
     "allOf": [_rule(_given("type", {"const": "json_schema"}), _given("json_schema"))]
 }
+EVENTS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
+"""`responses` of an endpoint that may answer with a stream."""
 
 
 def publish(schema: JsonSchema, rules: JsonSchema) -> None:

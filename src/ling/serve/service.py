@@ -85,6 +85,7 @@ class Service:
         self._ends = Ends()
         self.garbage = Garbage()
         self._pool = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="ling-tokenize")
+        self._compilers = ThreadPoolExecutor(1, thread_name_prefix="ling-compile")
         self._output: OutputThread | None = None
 
     def require(self) -> LLM:
@@ -132,10 +133,17 @@ class Service:
 
     async def call(self, work: Callable[[], T]) -> T:
         """Run blocking work in the pool."""
+        return await self._call_in(self._pool, work)
+
+    async def call_compiler(self, work: Callable[[], T]) -> T:
+        """The same for grammars, which may take a second each: prompts do not wait behind them."""
+        return await self._call_in(self._compilers, work)
+
+    async def _call_in(self, pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
         self._num_calls += 1
         try:
             inside = contextvars.copy_context().run  # log lines have the request's id there, too
-            return await asyncio.get_running_loop().run_in_executor(self._pool, inside, work)
+            return await asyncio.get_running_loop().run_in_executor(pool, inside, work)
         finally:
             self._num_calls -= 1
 
@@ -195,7 +203,8 @@ class Service:
     def close(self) -> None:
         """End the threads."""
         self.stop_all()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, self._compilers):
+            pool.shutdown(wait=False, cancel_futures=True)
         if self._output is not None:
             self._output.close()
 

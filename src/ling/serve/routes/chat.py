@@ -10,6 +10,7 @@ from fastapi.responses import Response
 from ..admission import check_model
 from ..chat_shape import ChatShape
 from ..converse import converse
+from ..published import EVENTS
 from ..schema.chat import ChatRequest
 from ..schema.replies import ChatCompletion
 from ..service import Service
@@ -20,7 +21,7 @@ from ..turn import Turn
 def add_chat(router: APIRouter, service: Service, keep_alive_s: float) -> None:
     """`/v1/chat/completions`."""
 
-    @router.post("/v1/chat/completions", response_model=ChatCompletion)
+    @router.post("/v1/chat/completions", response_model=ChatCompletion, responses=EVENTS)
     async def chat(body: ChatRequest, request: Request) -> Response:
         """Answer a conversation."""
         service.require()
