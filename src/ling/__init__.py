@@ -14,6 +14,7 @@ from .plugins import hf_hook
 if TYPE_CHECKING:
     from .checkpoint.load import load_model as load
     from .config.model import ModelConfig
+    from .grammar.spec import StructuredOutputs
     from .infer.request import SamplingParams
     from .llm import LLM
     from .model.ling import from_config
@@ -22,12 +23,21 @@ _HOMES = {
     "LLM": ("llm", "LLM"),
     "ModelConfig": ("config.model", "ModelConfig"),
     "SamplingParams": ("infer.request", "SamplingParams"),
+    "StructuredOutputs": ("grammar.spec", "StructuredOutputs"),
     "from_config": ("model.ling", "from_config"),
     "load": ("checkpoint.load", "load_model"),
     "preset": ("presets", "preset"),
 }
 __version__: str
-__all__ = ["LLM", "ModelConfig", "SamplingParams", "from_config", "load", "preset"]
+__all__ = [
+    "LLM",
+    "ModelConfig",
+    "SamplingParams",
+    "StructuredOutputs",
+    "from_config",
+    "load",
+    "preset",
+]
 
 hf_hook.install()
 

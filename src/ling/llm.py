@@ -15,7 +15,11 @@ from .config.model import ModelConfig
 from .data.chat import ChatTemplate, builtin_template, continuing, encode_chat
 from .data.tokenizer import Tokenizer
 from .errors import RequestError, TemplateError
+from .grammar.compile import Grammar
+from .grammar.constraints import Constraints
+from .grammar.spec import Reasoning, StructuredOutputs
 from .hub import resolve_model
+from .infer.constraint import Constraint
 from .infer.driver import Driver, Handle, Submission, Update
 from .infer.engine import Engine
 from .infer.open import open_runner
@@ -58,6 +62,8 @@ class LLM:
             has_id=tok.has_id if tok else None,
         )
         self.max_model_len = self.engine.max_model_len
+        ends = sorted(self.engine.stop_token_ids)
+        self._constraints = Constraints(tok, self.config.vocab_size, ends)
         self._template = _open_template(tok) if tok else None
         own = Path(model)
         self.sampling_defaults = sampling_defaults(own if (own / FILE).is_file() else found)
@@ -100,7 +106,7 @@ class LLM:
         unusable, and when every continuation fails; where only some do, those have the
         `finish_reason` "error" and say why in `error`.
         """
-        listed = [self._ids(p) for p in _as_list(prompts)]
+        listed = [_ids(self.tokenizer, p) for p in _as_list(prompts)]
         params = self._params(sampling_params, len(listed))
         updates: _Updates = queue.SimpleQueue()
         handles = self.submit(
@@ -151,7 +157,7 @@ class LLM:
 
         Unusable prompts raise here, not at the first chunk.
         """
-        _, ids = self._ids(prompt)
+        _, ids = _ids(self.tokenizer, prompt)
         params = self._params(sampling_params, 1)[0]
         updates: _Updates = queue.SimpleQueue()
         (handle,) = self.submit(
@@ -190,8 +196,36 @@ class LLM:
         return IncrementalText(self.tokenizer, params)
 
     def submit(self, submissions: Sequence[Submission]) -> list[Handle]:
-        """Queue requests whose updates go to the sinks of the submissions (`infer/driver.py`)."""
-        return self._driver.submit_all(submissions)
+        """Queue requests whose updates go to the sinks of the submissions (`infer/driver.py`).
+
+        Where their parameters ask for a structure that was not compiled before, this blocks for a
+        moment, as `compile` does.
+        """
+        return self._driver.submit_all([self._constrained(s) for s in submissions])
+
+    # ---- structure of answers ------------------------------------------------------------------
+
+    def prepare_grammars(self) -> None:
+        """Do now what the first structured output would wait for: a second at 157,184 ids."""
+        self._constraints.prepare()
+
+    def compile(self, spec: StructuredOutputs, reasoning: Reasoning = "none") -> Grammar:
+        """The grammar of what an answer may be; the last 64 are kept.
+
+        Blocks for at most about a second where it is new, and for another one at the first use.
+        Raises `RequestError` for what cannot be enforced or is too large.
+        """
+        return self._constraints.compile(spec, reasoning)
+
+    def constraint(self, params: SamplingParams) -> Constraint | None:
+        """What keeps one answer to its parameters' structure and thinking budget, from its
+        beginning; None where there is neither."""
+        return self._constraints.of(
+            params.structured_outputs, params.reasoning, params.thinking_budget
+        )
+
+    def _constrained(self, s: Submission) -> Submission:
+        return s if s.constraint is not None else s._replace(constraint=self.constraint(s.params))
 
     @property
     def failure(self) -> Exception | None:
@@ -234,27 +268,6 @@ class LLM:
         )
         return {"prompt": text, "prompt_token_ids": ids}
 
-    def _ids(self, prompt: Any) -> tuple[str | None, list[int]]:
-        if isinstance(prompt, dict):
-            text = prompt.get("prompt")
-            if "prompt_token_ids" not in prompt:
-                return self._ids(text)
-            prompt = prompt["prompt_token_ids"]
-        else:
-            text = prompt if isinstance(prompt, str) else None
-        if isinstance(prompt, str):
-            if self.tokenizer is None:
-                raise RequestError("this model has no tokenizer: give token ids", param="prompt")
-            prompt = self.tokenizer.encode(prompt)
-        ids = whole_numbers(prompt)
-        if ids is None:
-            raise RequestError(
-                "a prompt is text or a list of token ids, which are whole numbers; a 1-D array of "
-                "numpy or torch will do",
-                param="prompt",
-            )
-        return text, ids
-
     def _params(self, given: Any, count: int) -> list[SamplingParams]:
         params = (
             list(given)
@@ -268,6 +281,29 @@ class LLM:
         if self.tokenizer is None and any(p.stop for p in params):
             raise RequestError("stop strings need a tokenizer", param="stop")
         return params
+
+
+def _ids(tokenizer: Tokenizer | None, prompt: Any) -> tuple[str | None, list[int]]:
+    """Text, where it is given, and ids of a prompt."""
+    if isinstance(prompt, dict):
+        text = prompt.get("prompt")
+        if "prompt_token_ids" not in prompt:
+            return _ids(tokenizer, text)
+        prompt = prompt["prompt_token_ids"]
+    else:
+        text = prompt if isinstance(prompt, str) else None
+    if isinstance(prompt, str):
+        if tokenizer is None:
+            raise RequestError("this model has no tokenizer: give token ids", param="prompt")
+        prompt = tokenizer.encode(prompt)
+    ids = whole_numbers(prompt)
+    if ids is None:
+        raise RequestError(
+            "a prompt is text or a list of token ids, which are whole numbers; a 1-D array of "
+            "numpy or torch will do",
+            param="prompt",
+        )
+    return text, ids
 
 
 def _open_template(tokenizer: Tokenizer) -> ChatTemplate | TemplateError:

@@ -71,9 +71,22 @@ def test_no_stop_is_chosen_before_the_least_number_of_tokens():
     assert [sorted(ids) for ids in early] == [[1, 7], [1, 7], []]
 
 
+class Asked:
+    """A constraint that notes what it is asked."""
+
+    is_done = False
+
+    def __init__(self, asked):
+        self.asked = asked
+
+    def mask(self, drafts):
+        self.asked.append(list(drafts))
+        return np.uint32([len(drafts)])
+
+
 def test_the_mask_is_asked_for_with_the_drafts():
     r, asked = request(), []
-    r.mask_of = lambda drafts: asked.append(list(drafts)) or np.uint32([len(drafts)])
+    r.constraint = Asked(asked)
     r.drafts = [3, 4]
     assert [int(c.mask[0]) for c in next_choices(r, 2, frozenset(), 9)] == [0, 1, 2]
     assert asked == [[], [3], [3, 4]]

@@ -287,10 +287,20 @@ WAYS = (
 )
 
 
-def odd_ids(output):
-    """A mask that changes with every token: odd ids, then even ones."""
-    word = 0x55555555 if len(output) % 2 else 0xAAAAAAAA
-    return np.full(384 // 32, word, np.uint32)
+class OddIds:
+    """A constraint that changes with every token: odd ids, then even ones."""
+
+    is_done, forced = False, tuple
+
+    def __init__(self):
+        self.count = 0
+
+    def mask(self, drafts):
+        word = 0x55555555 if (self.count + len(drafts)) % 2 else 0xAAAAAAAA
+        return np.full(384 // 32, word, np.uint32)
+
+    def accept(self, token_id):
+        self.count += 1
 
 
 def add_ways(e, copies=1):
@@ -301,7 +311,7 @@ def add_ways(e, copies=1):
         params = SamplingParams(max_tokens=16, seed=k, ignore_eos=True, **way)
         r = e.add(PROMPTS[k % len(PROMPTS)], params)
         if not k % (len(WAYS) + 1):
-            r.mask_of = lambda drafts, r=r: odd_ids([*r.output, *drafts])
+            r.constraint = OddIds()
         requests.append(r)
     return requests
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from ..errors import RequestError
+from .constraint import leaves_other
 
 if TYPE_CHECKING:
     from .request import Request, SamplingParams
@@ -19,10 +20,6 @@ CHOSEN, NOT_FINITE, NONE_LEFT, BAD_PENALTY = range(4)
 
 NO_IDS = np.empty(0, np.int32)
 NO_VALUES = np.empty(0, np.float32)
-
-MaskOf = Callable[[Sequence[int]], "np.ndarray | None"]
-"""From drafts behind a request's tokens to the ids that may come next, as a bit set: bit i % 32 of
-word i // 32 (uint32) for id i; None allows all."""
 
 
 class Filters(NamedTuple):
@@ -116,7 +113,7 @@ def failure(status: int, position: int) -> RequestError | None:
             code="scores_not_finite",
         )
     return RequestError(
-        "no token may be chosen: every id is banned"
+        "no token may be chosen: every id is banned, or outside of the grammar"
         if status == NONE_LEFT
         else "the penalties leave scores that are not finite"
     )
@@ -177,7 +174,8 @@ def next_choice(
 ) -> RowChoice:
     """How the token after a request's tokens and `drafts` is chosen.
 
-    Before `min_tokens` no token that would stop the request is. `num_best` as in `RowChoice`.
+    Before `min_tokens` no token that would stop the request is, unless the request's constraint
+    leaves nothing else. `num_best` as in `RowChoice`.
     """
     if request.choosing is None:
         request.choosing = Choosing(request)
@@ -192,8 +190,10 @@ def next_choice(
     if row.position - request.num_prompt_tokens < params.min_tokens:
         stops = [*stop_token_ids, *(params.stop_token_ids or ())]
         row.excluded = np.array([i for i in stops if i < 1 << 31], np.int32)
-    if request.mask_of is not None:
-        row.mask = request.mask_of(drafts)
+    if request.constraint is not None:
+        row.mask = request.constraint.mask(drafts)
+        if len(row.excluded) and not leaves_other(row.mask, row.excluded):
+            row.excluded = NO_IDS  # the answer is complete, however short it is
     return row
 
 

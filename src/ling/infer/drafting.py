@@ -9,11 +9,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from .choice import next_choice
+from .choice import RowChoice, next_choice
+from .constraint import allowed_drafts, is_single
+from .failures import alone
 from .mtp_rows import Head, catch_up, next_heads, postpone, waiting_rows
 from .ngram import NgramIndex
 from .request import Guess, Request
@@ -80,8 +83,11 @@ class Drafter:
         if any(not s.reaches_end for s in step):
             return
         prompt = sum(len(s.ids) - s.num_drafts for s in step) > len(step)
-        if not prompt:
-            rows = sum(len(s.ids) for s in step)
+        rows = sum(len(s.ids) for s in step)
+        if any(s.num_forced for s in step):
+            # What forced tokens bring says nothing about drafts.
+            self.policy.observe_rows(rows, seconds, self.seconds)
+        elif not prompt:
             self.policy.observe(len(step), rows, sum(verified), seconds, self.seconds)
 
     # ---- n-grams -------------------------------------------------------------------------------
@@ -94,8 +100,13 @@ class Drafter:
             if not s.reaches_end:
                 request.ngrams.extend(request.tokens, request.num_computed_tokens)
                 continue
-            most = min(self.num_drafts, _room(request))
-            self._offer(plan, request, *request.ngrams.draft(request.tokens, most))
+            if not request.num_forced:
+                alone(request, partial(self._draft_ngram, plan, request, request.ngrams))
+
+    def _draft_ngram(self, plan: Plan, request: Request, ngrams: NgramIndex) -> None:
+        most = min(self.num_drafts, _room(request))
+        tokens, match = ngrams.draft(request.tokens, most)
+        self._offer(plan, request, allowed_drafts(request.constraint, tokens), match)
 
     def _offer(self, plan: Plan, request: Request, tokens: list[int], match: int) -> None:
         """Draft as many of the tokens as pay, unless the MTP layer promises more; the next one is
@@ -158,6 +169,11 @@ class Drafter:
     def _keep(self, plan: Plan, head: Head, depth: int) -> bool:
         """Whether the draft that was chosen last is worth its row; if not, it is taken back."""
         request, acceptance = head.request, self.policy.mtp
+        if head.is_forced:  # says nothing about the layer
+            kept = plan.keeps(depth, head.reach)
+            if not kept:
+                request.drafts.pop()
+            return kept
         bin = acceptance.bin(head.probability)
         head.reach *= acceptance.chance(depth, bin)
         position = len(request.tokens) + len(request.drafts) - 1
@@ -171,15 +187,24 @@ class Drafter:
         """Add a draft to each request; a head that gives none is removed."""
         scores = runner.logits(torch.cat([h.hidden for h in heads]), runner.draft_vocab)
         # Chosen as the model will: the same noise, mask and penalties.
-        choices = [
-            next_choice(h.request, h.request.drafts, self.stop_token_ids, num_best=0) for h in heads
-        ]
+        choices = [self._choice(h) for h in heads]
         for head, chosen in zip(list(heads), runner.choose(scores, choices), strict=True):
-            if chosen.error is not None:  # the model's own scores decide about the request
+            # The model's own scores decide about the request.
+            if chosen.error is not None or head.request.error is not None:
                 heads.remove(head)
             else:
                 head.request.drafts.append(chosen.token_id)
                 head.probability = math.exp(chosen.logprob)
+
+    def _choice(self, head: Head) -> RowChoice:
+        request, made = head.request, [RowChoice()]
+
+        def make() -> None:
+            made.append(next_choice(request, request.drafts, self.stop_token_ids, num_best=0))
+
+        alone(request, make)
+        head.is_forced = is_single(made[-1].mask)
+        return made[-1]
 
 
 def is_right(request: Request, guess: Guess) -> bool:

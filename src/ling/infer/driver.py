@@ -17,6 +17,7 @@ from threading import get_ident
 from typing import Any, NamedTuple
 
 from ..errors import RequestError
+from .constraint import Constraint
 from .engine import Engine
 from .failures import answers
 from .logprobs import LogprobRows
@@ -64,6 +65,7 @@ class Submission(NamedTuple):
     context: Any = None
     cache_salt: str = ""
     scheduling: SchedulingParams = DEFAULT_SCHEDULING
+    constraint: Constraint | None = None
 
 
 class Handle:
@@ -139,7 +141,7 @@ class Driver:
 
     def _handle(self, s: Submission) -> Handle:
         request = self.engine.request(
-            s.token_ids, s.params, s.seed_offset, s.cache_salt, s.scheduling
+            s.token_ids, s.params, s.seed_offset, s.cache_salt, s.scheduling, s.constraint
         )
         return Handle(self, request, s.sink, s.context)
 

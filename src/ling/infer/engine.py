@@ -16,7 +16,8 @@ from ..config.engine import DEFAULTS, EngineConfig
 from ..config.model import ModelConfig
 from ..errors import RequestError, UsageError
 from ..text import size
-from .choice import Chosen, next_choices
+from .choice import Chosen, RowChoice, next_choices
+from .constraint import Constraint, draft_forced
 from .drafting import Drafter
 from .failures import alone, run_step
 from .limits import Limits
@@ -96,12 +97,13 @@ class Engine:
         seed_offset: int = 0,
         cache_salt: str = "",
         scheduling: SchedulingParams = DEFAULT_SCHEDULING,
+        constraint: Constraint | None = None,
     ) -> Request:
         """Check and number a request, without queueing it; any thread may, also during a step.
 
-        Without `params.seed` the seed is the engine's plus the request's number. Cached prefixes
-        are shared only between requests of one `cache_salt`. Raises `RequestError` for ids outside
-        the vocabulary or no room.
+        `constraint` is this request's alone, at its beginning. Without `params.seed` the seed is
+        the engine's plus the request's number. Cached prefixes are shared only between requests of
+        one `cache_salt`. Raises `RequestError` for ids outside the vocabulary or no room.
         """
         ids = whole_numbers(token_ids)
         if ids is None:
@@ -115,6 +117,7 @@ class Engine:
         request = Request(
             number, ids, params, seed + seed_offset, max_tokens, cache_salt, scheduling
         )
+        request.constraint = constraint
         if params.return_routed_experts:
             request.routed_experts = RoutedExperts(self.config, len(ids), max_tokens)
         return request
@@ -126,9 +129,10 @@ class Engine:
         seed_offset: int = 0,
         cache_salt: str = "",
         scheduling: SchedulingParams = DEFAULT_SCHEDULING,
+        constraint: Constraint | None = None,
     ) -> Request:
         """Queue a request; raises what `request` does."""
-        request = self.request(token_ids, params, seed_offset, cache_salt, scheduling)
+        request = self.request(token_ids, params, seed_offset, cache_salt, scheduling, constraint)
         self.scheduler.add(request)
         return request
 
@@ -159,6 +163,9 @@ class Engine:
         verified = self._advance(step, hidden)
         if wants_routing(step):
             self.routing.keep(step, verified)
+        for s in step:
+            if s.reaches_end:
+                alone(s.request, partial(draft_forced, s.request))
         if self.num_drafts:
             self.drafter.draft(self.runner, step, verified, hidden)
         seconds = time.perf_counter() - begin
@@ -183,14 +190,7 @@ class Engine:
         if rows:
             whole = len(rows) == len(hidden)
             scores = self.runner.logits(hidden if whole else hidden[rows])
-            choices = [
-                choice
-                for s in step
-                if s.reaches_end
-                for choice in next_choices(
-                    s.request, s.num_drafts, self.stop_token_ids, scores.shape[1]
-                )
-            ]
+            choices = [choice for s in step if s.reaches_end for choice in self._choices(s, scores)]
             chosen = iter(self.runner.choose(scores, choices))
         verified = []
         for s in step:
@@ -201,9 +201,20 @@ class Engine:
                 verified.append(len(s.ids))
         return verified
 
+    def _choices(self, s: ScheduledRequest, scores: Tensor) -> list[RowChoice]:
+        made: list[RowChoice] = []
+        vocab = scores.shape[1]
+        alone(
+            s.request,
+            lambda: made.extend(next_choices(s.request, s.num_drafts, self.stop_token_ids, vocab)),
+        )
+        # Of a request that failed, what is chosen is not looked at.
+        return made or [RowChoice()] * (s.num_drafts + 1)
+
     def _accept(self, s: ScheduledRequest, chosen: Sequence[Chosen]) -> int:
         """Emit tokens as long as the drafts are what the model itself chooses."""
         request, num_accepted = s.request, 0
+        s.num_forced = min(request.num_forced, s.num_drafts)
         for i in range(s.num_drafts + 1):
             if request.finish_reason is None:
                 alone(request, partial(self._emit, request, chosen[i]))
@@ -212,14 +223,16 @@ class Engine:
             if not self.agrees(request, request.drafts[i]):
                 break
             num_accepted += 1
-        if s.num_drafts:
+        if s.num_forced:
+            self.stats.forced += num_accepted
+        elif s.num_drafts:
             request.num_drafted += s.num_drafts
             request.num_accepted += num_accepted
             self.stats.drafted += s.num_drafts
             self.stats.accepted += num_accepted
         verified = len(s.ids) - s.num_drafts + num_accepted
         request.num_computed_tokens += verified
-        request.drafts = []
+        request.drafts, request.num_forced = [], 0
         return verified
 
     def agrees(self, request: Request, draft: int) -> bool:
@@ -232,8 +245,11 @@ class Engine:
             request.logprobs.append(chosen)
         tokens.append(token)
         self.stats.generated += 1
-        done = len(tokens) - request.num_prompt_tokens
-        if done >= max(params.min_tokens, 1) and self._stops(params, token):
+        done, constraint = len(tokens) - request.num_prompt_tokens, request.constraint
+        if constraint is not None:
+            constraint.accept(token)
+        is_complete = constraint is not None and constraint.is_done
+        if is_complete or (done >= max(params.min_tokens, 1) and self._stops(params, token)):
             request.finish_reason, request.stop_reason = "stop", token
         elif done >= request.max_tokens:
             request.finish_reason = "length"

@@ -38,6 +38,8 @@ class Head:
     """What the layer gives to the draft that was chosen from it."""
     reach: float = 1.0
     """Chance that all drafts so far get accepted."""
+    is_forced: bool = False
+    """A constraint left one token only for the draft that was chosen last."""
 
 
 @dataclass

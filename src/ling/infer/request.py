@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, cast
 from torch import Tensor
 
 from ..errors import RequestError
+from ..grammar.spec import REASONING, Reasoning, StructuredOutputs
 from ..text import shown
-from .choice import Choosing, MaskOf
+from .choice import Choosing
+from .constraint import Constraint
 from .draft_evidence import Acceptance
 from .logprobs import LogprobRows
 from .ngram import NgramIndex
@@ -54,6 +56,10 @@ class SamplingParams:
     `max_tokens` None or -1 goes to the end of the context. Before `min_tokens` nothing stops a
     continuation: neither a token nor a stop string. Whole numbers may also be written 3.0.
     With `return_routed_experts` outputs say which experts each token took.
+    `structured_outputs` is what the answer may be (`ling.StructuredOutputs`); it ends there, also
+    with `ignore_eos` and before `min_tokens`. `reasoning` says where reasoning may come before it:
+    "none", "auto" (a leading `<think>` block) or "open" (the prompt ended inside of one); after
+    `thinking_budget` tokens of it `</think>` is forced.
     """
 
     n: int = 1
@@ -76,6 +82,9 @@ class SamplingParams:
     include_stop_str_in_output: bool = False
     logit_bias: dict[int, float] | None = None
     return_routed_experts: bool = False
+    structured_outputs: StructuredOutputs | None = None
+    reasoning: Reasoning = "none"
+    thinking_budget: int | None = None
 
     def __post_init__(self) -> None:
         self.stop = [self.stop] if isinstance(self.stop, str) else list(self.stop or [])
@@ -104,6 +113,22 @@ class SamplingParams:
                 f"`return_routed_experts` is {self.return_routed_experts}, expected true or false",
                 param="return_routed_experts",
             )
+        self._check_structure()
+
+    def _check_structure(self) -> None:
+        given = self.structured_outputs
+        if given is not None and not isinstance(given, StructuredOutputs):
+            raise RequestError(
+                "`structured_outputs` must be a `ling.StructuredOutputs`",
+                param="structured_outputs",
+            )
+        if self.reasoning not in REASONING:
+            raise RequestError(
+                f"`reasoning` is {shown(self.reasoning)}, expected one of {', '.join(REASONING)}",
+                param="reasoning",
+            )
+        if self.thinking_budget is not None:
+            self._whole("thinking_budget", 0, 1 << 31)
 
     def _check_stop_token_ids(self) -> None:
         ids = [] if self.stop_token_ids is None else whole_numbers(self.stop_token_ids)
@@ -288,8 +313,10 @@ class Request:
     """Experts of its tokens so far, if asked for."""
     choosing: Choosing | None = None
     """What its choices share, from the first one on."""
-    mask_of: MaskOf | None = None
-    """Which ids may come next, where not all may."""
+    constraint: Constraint | None = None
+    """Which tokens may come next, where not all may."""
+    num_forced: int = 0
+    """Of its drafts: those that must come, whatever the model would choose."""
     num_drafted: int = 0
     num_accepted: int = 0
 

@@ -31,6 +31,8 @@ class ScheduledRequest:
     reaches_end: bool
     """Whether the last row's scores choose the request's next token."""
     start: int = 0
+    num_forced: int = 0
+    """Of the drafts: those that a constraint forced; known once they are verified."""
 
     def segment(self) -> Segment:
         """Where its rows are, and its pages."""

@@ -246,6 +246,12 @@ class DraftPolicy:
             return False
         return depth <= plan.try_depth or plan.pass_gain(self.mtp, depth, reach) > 0
 
+    def observe_rows(self, rows: int, seconds: float, draft_seconds: float) -> None:
+        """A step of decodes verified `rows` rows, of which some were certain beforehand."""
+        if self.adaptive:
+            self.step += 1
+            self.costs.observe_step(rows, max(seconds - draft_seconds, 1e-9), self.step)
+
     def observe(
         self, batch: int, rows: int, tokens: int, seconds: float, draft_seconds: float
     ) -> None:

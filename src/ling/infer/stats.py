@@ -13,6 +13,9 @@ class Stats:
     seconds: float = 0.0
     drafted: int = 0
     accepted: int = 0
+    forced: int = 0
+    """Generated tokens that a constraint forced, verified with others in one step; these are no
+    drafts."""
 
     @property
     def tokens_per_s(self) -> float:

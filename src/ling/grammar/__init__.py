@@ -1,0 +1,1 @@
+"""Structured output: what an answer may be, as masks over token ids (llguidance behind it)."""
