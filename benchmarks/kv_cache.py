@@ -1,10 +1,10 @@
-"""Decode and prefill with a bf16 and an int8 KV cache, in turn, over the same weights.
+"""Decode and prefill with a KV cache in bf16, int8 and int4, in turn, over the same weights.
 
     python benchmarks/kv_cache.py FOLDER [--contexts 4096 16384] [--pairs 20]
 
 FOLDER is a model in int4 or int8 (`ling synth ling-mini-2.0 FOLDER`). The caches hold noise instead
 of a prompt. Prints one JSON line for each context and kind: a decode step of one token, or 256
-tokens of prompt; medians, and ratios of neighbours (bf16's time over int8's).
+tokens of prompt; medians by type, and ratios of neighbours (bf16's time over each other's).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 import random
 import statistics
 import time
+from typing import Any
 
 import torch
 
@@ -21,6 +22,7 @@ from ling.config.engine import KV_CACHE_DTYPES, EngineConfig
 from ling.infer.native_runner import NativeRunner
 from ling.infer.open import open_runner
 from ling.infer.pages import PAGE, Segment, pages_for
+from ling.model.size import KV_BITS
 
 PREFILL = 256
 
@@ -33,13 +35,13 @@ class Runner:
         assert isinstance(runner, NativeRunner)
         self.runner, self.pages = runner, list(range(pages_for(positions)))
         runner.allocate(len(self.pages))
-        if kv == "int8":
-            head_dim = runner.config.head_dim
-            head = runner.kv.view(-1, PAGE * (head_dim + 4))
-            head.random_(1, 256)
-            head[:, PAGE * head_dim :].view(torch.float32).fill_(0.01)
-        else:
+        if kv == "bf16":
             runner.kv.view(torch.bfloat16).normal_()
+        else:
+            codes = PAGE * runner.config.head_dim * KV_BITS[kv] // 8
+            head = runner.kv.view(-1, codes + 4 * PAGE)
+            head.random_(1, 256)
+            head[:, codes:].view(torch.float32).fill_(0.01)
         self.random = random.Random(0)
 
     def step(self, context: int, rows: int) -> tuple[float, float]:
@@ -64,16 +66,23 @@ def main() -> None:
     runners = [Runner(args.folder, kv, room) for kv in KV_CACHE_DTYPES]
     for context in args.contexts:
         for kind, rows in (("decode", 1), ("prefill", PREFILL)):
-            times: list[list[tuple[float, float]]] = [[], []]
+            times: list[list[tuple[float, float]]] = [[] for _ in runners]
+            order = range(len(runners))
             for k in range((args.pairs if rows == 1 else max(args.pairs // 4, 2)) + 1):
-                for i in (0, 1) if k % 2 else (1, 0):
+                for i in order if k % 2 else reversed(order):
                     times[i].append(runners[i].step(context, rows))
-            report = {"context": context, "kind": kind}
+            report: dict[str, Any] = {"context": context, "kind": kind}
             for part, name in enumerate(("step", "attention")):
-                both = [[t[part] for t in times[i][1:]] for i in (0, 1)]
-                ratios = [a / b for a, b in zip(*both, strict=True)]
-                report[f"{name}_ms"] = [round(1e3 * statistics.median(t), 3) for t in both]
-                report[f"{name}_ratio"] = round(statistics.median(ratios), 2)
+                of = {kv: [t[part] for t in times[i][1:]] for i, kv in enumerate(KV_CACHE_DTYPES)}
+                report[f"{name}_ms"] = {
+                    kv: round(1e3 * statistics.median(t), 3) for kv, t in of.items()
+                }
+                report[f"{name}_ratio"] = {
+                    kv: round(
+                        statistics.median(a / b for a, b in zip(of["bf16"], t, strict=True)), 2
+                    )
+                    for kv, t in of.items()
+                }
             print(json.dumps(report), flush=True)
 
 

@@ -42,6 +42,25 @@ inline void store_i8(const IsaKernels& kernels, int64_t K, uint8_t* k, uint8_t* 
     v[d / kTile * kTile * kPage + at / 4 * 64 + d % kTile * 4 + at % 4] = uint8_t(row[d] + 128);
 }
 
+inline void store_i4(const IsaKernels& kernels, int64_t K, uint8_t* k, uint8_t* v, int64_t at,
+                     const float* key, const float* value) {
+  uint8_t code[kMaxHeadDim];
+  kernels.quantise_row_i4(key, K, code, reinterpret_cast<float*>(k + kPage * K / 2) + at);
+  for (int64_t d = 0; d < K; d += 8)
+    for (int64_t j = 0; j < 4; ++j)
+      k[at / kTile * kTile * K / 2 + d / 8 * 64 + at % kTile * 4 + j] =
+          uint8_t(code[d + j] | code[d + 4 + j] << 4);
+  kernels.quantise_row_i4(value, K, code, reinterpret_cast<float*>(v + kPage * K / 2) + at);
+  for (int64_t d = 0; d < K; d += 2 * kTile)
+    for (int64_t j = 0; j < kTile; ++j)
+      v[d * kPage / 2 + at / 4 * 64 + j * 4 + at % 4] =
+          uint8_t(code[d + j] | code[d + kTile + j] << 4);
+}
+
+// A turn spreads a large channel over all of them, for one scale serves a whole head; scores stay,
+// since queries turn with the keys, and outputs turn back.
+inline bool turned(const ling_model_config& c) { return c.kv_format == LING_I4; }
+
 // QK-norm and rotary of one token, then its key and value into their page.
 inline void rope_and_cache(Pass& p, const ling_layer& l, int64_t cache_layer, const ling_segment& s,
                            int64_t t) {
@@ -56,13 +75,16 @@ inline void rope_and_cache(Pass& p, const ling_layer& l, int64_t cache_layer, co
     if (weight) kernels.rms_norm(head, weight, c.rms_norm_eps, K, head);
     kernels.rotate(head, c.cos + position * half, c.sin + position * half, half);
   }
+  for (int64_t h = 0; turned(c) && h < H + 2 * G; ++h) kernels.hadamard(qkv + h * K, K);
   const KVCache cache = {c};
   const int64_t base = s.pages[position / kPage] * cache.page_stride();
   for (int64_t g = 0; g < G; ++g) {
     uint8_t* k = cache.pages(c.k_pages, cache_layer, g) + base;
     uint8_t* v = cache.pages(c.v_pages, cache_layer, g) + base;
     const float *key = qkv + (H + g) * K, *value = qkv + (H + G + g) * K;
-    const auto store = c.kv_format == LING_I8 ? store_i8 : store_bf16;
+    const auto store = c.kv_format == LING_I4   ? store_i4
+                       : c.kv_format == LING_I8 ? store_i8
+                                                : store_bf16;
     store(kernels, K, k, v, position % kPage, key, value);
   }
 }
@@ -91,6 +113,7 @@ inline void attend_block(Pass& p, int64_t cache_layer, const Block& b, int threa
   task.page_stride = cache.page_stride();
   p.m.kernels->attention(task,
                          p.work().attention_scratch.data() + thread * p.work().attention_stride);
+  for (int64_t r = 0; turned(c) && r < task.rows; ++r) p.m.kernels->hadamard(out[r], K);
 }
 
 // Blocks of query rows: up to 16 tokens times the heads of a kv head.

@@ -69,7 +69,8 @@ static inline bool bf16_activations(int32_t format) {
 
 // Bytes of one kv head's keys or values in a page.
 static inline int64_t kv_bytes(int32_t format, int64_t head_dim) {
-  return format == LING_I8 ? kPage * (head_dim + int64_t(sizeof(float))) : kPage * head_dim * 2;
+  if (format == LING_BF16) return kPage * head_dim * 2;
+  return kPage * (head_dim / (format == LING_I4 ? 2 : 1) + int64_t(sizeof(float)));
 }
 
 static inline float from_bf16(uint16_t bits) {

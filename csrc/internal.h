@@ -42,10 +42,10 @@ struct AttentionTask {
   int64_t rows, tokens;  // rows = tokens × group; row r belongs to token r / group
   int64_t group, head_dim;
   int64_t first;          // position of token 0
-  const float* const* q;  // rows, already normed and rotated
+  const float* const* q;  // rows, already normed and rotated; turned for LING_I4
   float* const* out;
   const int32_t* pages;
-  int32_t format;    // of the pages: LING_BF16 or LING_I8
+  int32_t format;    // of the pages: LING_BF16, LING_I8 or LING_I4
   const uint8_t* k;  // of this layer and kv head: page p is at k + p · page_stride
   const uint8_t* v;
   int64_t page_stride;  // bytes
@@ -59,6 +59,9 @@ struct IsaKernels {
   void (*quantise_row)(const float* x, int64_t n, int64_t padded, int64_t group, int8_t* q,
                        float* scales, int32_t* sums);
   void (*round_row)(const float* x, int64_t n, int64_t padded, uint16_t* q);
+  // A row of n values, a multiple of 32, as LING_I4 KV pages have it; and its turn before that.
+  void (*quantise_row_i4)(const float* x, int64_t n, uint8_t* codes, float* scale);
+  void (*hadamard)(float* x, int64_t n);
   // Tiles [begin, end) of a product; `scratch` holds scratch_bytes(w).
   void (*product)(const Product& p, int64_t begin, int64_t end, uint8_t* scratch);
   void (*router)(const void* w, int64_t tile, const float* const* x, int64_t m, int64_t cols,

@@ -124,6 +124,10 @@ typedef struct {
   //              / 16 tiles, 16 channels times 64 positions each; then float32 [64], a scale a
   //              position: the largest magnitude over 127, NaN where the key or value is not
   //              finite.
+  //   LING_I4    of keys (after rotary) and values times the orthonormal Hadamard matrix of
+  //              head_dim, a power of two. K: four tiles of LING_I4; V: for every 32 channels and
+  //              then every 4 positions 16 × 4 bytes, position j of channel d in byte 4 d + j, d in
+  //              its low and 16 + d in its high half; then float32 [64], a scale a position.
   void* k_pages;
   void* v_pages;
   int64_t num_pages;

@@ -1,4 +1,4 @@
-// The attention kernel alone, against the formula in float64: any sizes, both formats of pages,
+// The attention kernel alone, against the formula in float64: any sizes, all formats of pages,
 // values that are not finite, and a row in a block against the same row on its own.
 #include "internal.h"
 #include "test.h"
@@ -7,12 +7,13 @@ using namespace ling;
 
 namespace {
 
-// Keys or values of all positions; NaN in `scales` (int8) or in `x` (bfloat16) where not finite.
+// Keys or values of all positions; NaN in `scales` (integers) or in `x` (bfloat16) where not
+// finite.
 struct Rows {
   int32_t format;
   int64_t head_dim;
   Array<float> x;       // what a page stands for, [positions, head_dim]
-  Array<int8_t> codes;  // int8 only
+  Array<int8_t> codes;  // int8, or numbers of int4 levels
   Array<float> scales;
 };
 
@@ -23,11 +24,14 @@ Rows random_rows(Random& r, int32_t format, int64_t positions, int64_t head_dim,
     const bool bad = odd && !r.below(20);
     const int64_t where = r.below(head_dim);
     rows.scales[i] = bad ? NAN : (0.5f + r.uniform()) / 64;
+    if (format == LING_I4 && r.below(2)) rows.scales[i] *= -1;
     for (int64_t d = 0; d < head_dim; ++d) {
       const int64_t at = i * head_dim + d;
-      rows.codes[at] = int8_t(r.between(-127, 127));
+      rows.codes[at] = int8_t(format == LING_I4 ? r.below(16) : r.between(-127, 127));
       if (format == LING_I8)
         rows.x[at] = rows.scales[i] * float(rows.codes[at]);
+      else if (format == LING_I4)
+        rows.x[at] = rows.scales[i] * float(kInt4Levels[rows.codes[at]]);
       else
         rows.x[at] =
             bad && d == where ? (r.below(2) ? NAN : INFINITY) : from_bf16(to_bf16(r.normal()));
@@ -41,7 +45,15 @@ void write(const Rows& rows, int64_t position, bool is_key, uint8_t* page) {
   const int64_t K = rows.head_dim, at = position % kPage;
   for (int64_t d = 0; d < K; ++d) {
     const int64_t row = is_key ? at : d, column = is_key ? d : at, columns = is_key ? K : kPage;
-    if (rows.format == LING_I8) {
+    if (rows.format == LING_I4) {
+      // A position's bytes are its own, so a half of them may be replaced.
+      const int64_t byte =
+          is_key ? row / 16 * 8 * K + column / 8 * 64 + row % 16 * 4 + column % 4
+                 : row / 32 * 32 * kPage / 2 + column / 4 * 64 + row % 16 * 4 + column % 4;
+      const int shift = (is_key ? column / 4 : row / 16) % 2 * 4;
+      const int code = rows.codes.data()[position * K + d];
+      page[byte] = uint8_t((page[byte] & (0xf0 >> shift)) | code << shift);
+    } else if (rows.format == LING_I8) {
       page[row / 16 * 16 * columns + column / 4 * 64 + row % 16 * 4 + column % 4] =
           uint8_t(rows.codes.data()[position * K + d] + 128);
     } else {
@@ -50,7 +62,8 @@ void write(const Rows& rows, int64_t position, bool is_key, uint8_t* page) {
       memcpy(page + 2 * (2 * lanes * pair + 2 * row + column % 2), &bits, 2);
     }
   }
-  if (rows.format == LING_I8) memcpy(page + kPage * K + 4 * at, rows.scales.data() + position, 4);
+  if (rows.format != LING_BF16)
+    memcpy(page + kv_bytes(rows.format, K) - 4 * kPage + 4 * at, rows.scales.data() + position, 4);
 }
 
 struct Cache {
@@ -91,7 +104,8 @@ void run(const Cache& c, int32_t format, int64_t head_dim, int64_t group, int64_
 
 void check_row(const Rows& k, const Rows& v, int64_t seen, const float* q, const float* out) {
   const int64_t K = k.head_dim;
-  const float tolerance = k.format == LING_I8 ? 2e-3f : 0.06f;  // values are below 4
+  // Values are below 4; queries and weights have as many bits as bfloat16, 15 or 8.
+  const float tolerance = k.format == LING_BF16 ? 0.06f : k.format == LING_I8 ? 2e-3f : 0.03f;
   double top = -INFINITY, total = 0;
   std::vector<double> p(static_cast<size_t>(seen));
   for (int64_t i = 0; i < seen; ++i) {
@@ -121,7 +135,7 @@ void check_row(const Rows& k, const Rows& v, int64_t seen, const float* q, const
 void fuzz_attention(uint64_t seed, int64_t rounds) {
   for (int64_t round = 0; round < rounds; ++round) {
     Random r = {seed * 7919 + uint64_t(round)};
-    const int32_t format = r.below(2) ? LING_I8 : LING_BF16;
+    const int32_t formats[] = {LING_I8, LING_BF16, LING_I4}, format = formats[r.below(3)];
     const int64_t K = 32 * r.between(1, 4), group = r.between(1, 6),
                   first = r.below(3) ? r.below(200) : 0;
     const int64_t tokens = r.between(1, 16 < kMaxRows / group ? 16 : kMaxRows / group),

@@ -143,8 +143,10 @@ Model random_model(Random& r) {
     m.cos[i] = cosf(angle), m.sin[i] = sinf(angle);
   }
   c.cos = m.cos.data(), c.sin = m.sin.data();
-  c.kv_format = r.below(2) ? LING_I8 : LING_BF16;
-  const int64_t head = kPage * (c.kv_format == LING_I8 ? c.head_dim + 4 : 2 * c.head_dim);
+  const int64_t most = c.head_dim & (c.head_dim - 1) ? 2 : 3;
+  const int32_t kv_formats[] = {LING_I8, LING_BF16, LING_I4};
+  c.kv_format = kv_formats[r.below(most)];
+  const int64_t head = ling::kv_bytes(c.kv_format, c.head_dim);
   const int64_t cache = (c.num_layers + c.num_mtp_layers) * c.num_pages * c.num_kv_heads * head;
   m.k = Array<uint8_t>(cache), m.v = Array<uint8_t>(cache);
   // What others left in a page must not matter, be it NaN.
@@ -385,8 +387,10 @@ void bad_models(const Model& m) {
     c = m.c, c.*field = static_cast<uint8_t*>(c.*field) + 2;
     must_refuse(c, m.layers, "alignment");
   }
-  for (int32_t format : {0, 1, 4, -1})
+  for (int32_t format : {0, 4, 5, -1})
     c = m.c, c.kv_format = format, must_refuse(c, m.layers, "KV format");
+  if (c = m.c, c.head_dim & (c.head_dim - 1))
+    c.kv_format = LING_I4, must_refuse(c, m.layers, "KV format of these heads");
   for (int32_t format : {0, 1, -1})
     c = m.c, c.embedding_format = format, must_refuse(c, m.layers, "embedding");
   for (int32_t group : {0, -16, 8, 24, INT32_MAX}) {

@@ -33,12 +33,14 @@ static inline void update(Softmax& s, const float* scores, int64_t seen, f32 (&e
     e[j] = first_lanes((int)(seen - 16 * j), exponential(sub(x[j], set(new_top))), zero());
     sum = add(sum, e[j]);
   }
-  float shrink[16];
-  store(shrink, exponential(set(s.top - new_top)));
-  s.total = s.total * shrink[0] + reduce_add(sum);
-  if (new_top != s.top)
+  if (new_top != s.top) {
+    float shrink[16];
+    store(shrink, exponential(set(s.top - new_top)));
+    s.total *= shrink[0];
     for (int64_t i = 0; i < head_dim; i += 16) store(out + i, mul(load(out + i), set(shrink[0])));
-  s.top = new_top;
+    s.top = new_top;
+  }
+  s.total += reduce_add(sum);
 }
 
 // Pages are anywhere in memory, so the hardware cannot guess the next one: while a page's keys are
@@ -148,74 +150,135 @@ struct PagesBF16 {
   }
 };
 
-// A row of int8 in two terms: value = scale · (high + low / 254), each within ±127. That is 15
-// bits, so what is lost is what the pages lost; with one term alone the whole error would double
-// (KL divergence of a small trained model: 0.0005 instead of 0.0002). On AVX-512 both together cost
-// no more than bfloat16 pairs, for a step of dot4 takes twice as many columns.
+// A row of int8 in N terms: value = scale · (high + low / 254), each within ±127; with one term,
+// scale · high. Two are 15 bits, so what is lost is what pages of int8 lost; with one the whole
+// error would double (KL divergence of a small trained model: 0.0005 instead of 0.0002). On AVX-512
+// both together cost no more than bfloat16 pairs, for a step of dot4 takes twice as many columns.
+// Pages of int4 lost ten times as much as one term does.
 struct Terms {
   const int32_t* codes;  // four columns each: those of `high`, then those of `low`
   float scale;           // NaN when a value is not finite
-  int32_t high, low;     // -128 times the sums of the codes
+  int32_t begin[2];      // -128 times the sums of the codes
 };
 
-static inline Terms in_two_terms(const float* x, int64_t n, int8_t* to) {
+template <int N>
+static inline Terms in_terms(const float* x, int64_t n, int8_t* to) {
   const float amax = group_amax(x, n);
   const f32 inverse = set(amax > 0 ? 127 / amax : 0);
   i32 high_sum = zero_i32(), low_sum = zero_i32();
   for (int64_t i = 0; i < n; i += 16) {
     const f32 v = amax > 0 ? mul(load(x + i), inverse) : zero();  // codes of a NaN are codes, too
-    const i32 high = round_i32(v), low = round_i32(mul(sub(v, to_f32(high)), set(254)));
-    store_i8(to + i, high), store_i8(to + n + i, low);
-    high_sum = add_i32(high_sum, high), low_sum = add_i32(low_sum, low);
-  }
-  return {reinterpret_cast<const int32_t*>(to), amax / 127, -128 * sum_lanes(high_sum),
-          -128 * sum_lanes(low_sum)};
-}
-
-// Two neighbouring LING_I8 tiles of `columns` columns times RB rows, over the first 4 · `steps`
-// columns.
-template <int RB>
-static inline void multiply_terms(const Terms* x, const uint8_t* tile, int64_t columns,
-                                  int64_t steps, const uint8_t* next, f32 (&y)[RB][2]) {
-  i32 high[RB][2], low[RB][2];
-  for (int r = 0; r < RB; ++r)
-    for (int j = 0; j < 2; ++j) high[r][j] = dot_begin(x[r].high), low[r][j] = dot_begin(x[r].low);
-  for (int64_t d = 0; d < steps; ++d) {
-    if (next) fetch(next, 2, d);
-    for (int j = 0; j < 2; ++j) {
-      const u8 w = load_u8(tile + kTile * columns * j + 64 * d);
-      for (int r = 0; r < RB; ++r) {
-        high[r][j] = dot4(high[r][j], w, x[r].codes[d]);
-        low[r][j] = dot4(low[r][j], w, x[r].codes[columns / 4 + d]);
-      }
+    const i32 high = round_i32(v);
+    store_i8(to + i, high);
+    high_sum = add_i32(high_sum, high);
+    if constexpr (N == 2) {
+      const i32 low = round_i32(mul(sub(v, to_f32(high)), set(254)));
+      store_i8(to + n + i, low);
+      low_sum = add_i32(low_sum, low);
     }
   }
-  for (int r = 0; r < RB; ++r)
-    for (int j = 0; j < 2; ++j)
-      y[r][j] = mul(fma(to_f32(low[r][j]), set(1 / 254.0f), to_f32(high[r][j])), set(x[r].scale));
+  return {reinterpret_cast<const int32_t*>(to), amax / 127,
+          {-128 * sum_lanes(high_sum), N == 2 ? -128 * sum_lanes(low_sum) : 0}};
 }
 
-// Pages of int8, a scale a position. Queries and weights come in two terms, and sums are exact
-// integers. A value's scale is part of its weight, which is zero where a row may not see, whatever
-// the scale.
-struct PagesI8 {
+// Two neighbouring tiles of 16 rows: a load gives the bytes (value + 128) of four columns kSteps
+// times, and takes kLines cache lines.
+
+// Of LING_I8.
+struct ByteTiles {
+  static constexpr int kBits = 8, kSteps = 1, kLines = 2;
+  const uint8_t* tiles;
+  int64_t columns;
+
+  void load(int64_t i, const Levels&, u8 (&w)[kSteps][2]) const {
+    for (int j = 0; j < 2; ++j) w[0][j] = load_u8(tiles + kTile * columns * j + 64 * i);
+  }
+};
+
+// Of LING_I4: a byte has two columns.
+struct CodeTiles {
+  static constexpr int kBits = 4, kSteps = 2, kLines = 2;
+  const uint8_t* tiles;
+  int64_t columns;
+
+  void load(int64_t i, const Levels& levels, u8 (&w)[kSteps][2]) const {
+    for (int j = 0; j < 2; ++j) {
+      const u8 v = load_u8(tiles + kTile / 2 * columns * j + 64 * i);
+      w[0][j] = low_codes(levels, v), w[1][j] = high_codes(levels, v);
+    }
+  }
+};
+
+// Of LING_I4 values: a byte has a column of both tiles, so that no two positions share one and
+// threads may write them together.
+struct CodePairs {
+  static constexpr int kBits = 4, kSteps = 1, kLines = 1;
+  const uint8_t* tiles;
+  int64_t columns;
+
+  void load(int64_t i, const Levels& levels, u8 (&w)[kSteps][2]) const {
+    const u8 v = load_u8(tiles + 64 * i);
+    w[0][0] = low_codes(levels, v), w[0][1] = high_codes(levels, v);
+  }
+};
+
+// Two tiles times RB rows of N terms, over the first 4 · `steps` columns.
+template <int RB, int N, class Tiles>
+static inline void multiply_terms(const Terms* x, const Tiles& tiles, int64_t steps,
+                                  const Levels& levels, const uint8_t* next, f32 (&y)[RB][2]) {
+  constexpr int S = Tiles::kSteps;
+  i32 sums[N][RB][2];
+  for (int n = 0; n < N; ++n)
+    for (int r = 0; r < RB; ++r)
+      for (int j = 0; j < 2; ++j) sums[n][r][j] = dot_begin(x[r].begin[n]);
+  for (int64_t d = 0; d < steps; d += S) {
+    if (next) fetch(next, Tiles::kLines, d / S);
+    u8 w[S][2];
+    tiles.load(d / S, levels, w);
+    for (int s = 0; s < S; ++s)
+      for (int j = 0; j < 2; ++j)
+        for (int r = 0; r < RB; ++r)
+          for (int n = 0; n < N; ++n)
+            sums[n][r][j] =
+                dot4(sums[n][r][j], w[s][j], x[r].codes[n * (tiles.columns / 4) + d + s]);
+  }
+  for (int r = 0; r < RB; ++r)
+    for (int j = 0; j < 2; ++j) {
+      const f32 high = to_f32(sums[0][r][j]);
+      y[r][j] = mul(N == 2 ? fma(to_f32(sums[N - 1][r][j]), set(1 / 254.0f), high) : high,
+                    set(x[r].scale));
+    }
+}
+
+// Pages of int8 or int4, a scale a position. Queries and weights come in terms of 8 bits, and sums
+// are exact integers. A value's scale is part of its weight, which is zero where a row may not see,
+// whatever the scale.
+template <class Keys, class Values>
+struct PagesInteger {
   const AttentionTask& t;
-  int8_t* q_codes;  // [rows, 2, head_dim]
-  int8_t* p_codes;  // [rows, 2, 64]
+  static constexpr int kTerms = Keys::kBits == 8 ? 2 : 1;
+  const Levels levels = load_levels(kInt4Bytes.value);
+  int8_t* q_codes;  // [rows, kTerms, head_dim]
+  int8_t* p_codes;  // [rows, kTerms, 64]
   Terms q[kMaxRows], p[kMaxRows];
 
-  PagesI8(const AttentionTask& task, float* scratch) : t(task) {
+  PagesInteger(const AttentionTask& task, float* scratch) : t(task) {
     q_codes = reinterpret_cast<int8_t*>(scratch);
-    p_codes = q_codes + t.rows * 2 * t.head_dim;
+    p_codes = q_codes + t.rows * kTerms * t.head_dim;
   }
 
   void query(int64_t r, const float* from, float scale) {
-    q[r] = in_two_terms(from, t.head_dim, q_codes + r * 2 * t.head_dim);
+    q[r] = in_terms<kTerms>(from, t.head_dim, q_codes + r * kTerms * t.head_dim);
     q[r].scale *= scale;
   }
 
+  // Bytes of n values.
+  static constexpr int64_t size(int64_t n) { return n * Keys::kBits / 8; }
   const float* scales(const uint8_t* page) const {
-    return reinterpret_cast<const float*>(page + kPage * t.head_dim);
+    return reinterpret_cast<const float*>(page + size(kPage * t.head_dim));
+  }
+  void fetch_scales(const uint8_t* next) const {
+    if (next) fetch(next + size(kPage * t.head_dim), 4, 0);
   }
 
   void weights(int64_t r, const f32 (&e)[4], int64_t seen, const uint8_t* v) {
@@ -223,7 +286,7 @@ struct PagesI8 {
     for (int j = 0; j < 4; ++j)
       store(scaled + 16 * j,
             first_lanes((int)(seen - 16 * j), mul(e[j], load(scales(v) + 16 * j)), zero()));
-    p[r] = in_two_terms(scaled, kPage, p_codes + r * 2 * kPage);
+    p[r] = in_terms<kTerms>(scaled, kPage, p_codes + r * kTerms * kPage);
   }
 
   template <int RB>
@@ -231,12 +294,13 @@ struct PagesI8 {
     const int64_t K = t.head_dim;
     for (int64_t key = 0; key < kPage; key += 32) {
       f32 y[RB][2];
-      multiply_terms<RB>(q + r0, k + K * key, K, K / 4, next ? next + K * key : nullptr, y);
+      multiply_terms<RB, kTerms>(q + r0, Keys{k + size(K * key), K}, K / 4, levels,
+                         next ? next + size(K * key) : nullptr, y);
       for (int r = 0; r < RB; ++r)
         for (int j = 0; j < 2; ++j)
           store(to + r * kPage + key + 16 * j, mul(y[r][j], load(scales(k) + key + 16 * j)));
     }
-    if (next) fetch(next, 4, t.head_dim / 4);  // the scales
+    fetch_scales(next);
   }
 
   template <int RB>
@@ -244,14 +308,15 @@ struct PagesI8 {
     const int64_t steps = (visible(t, t.rows - 1, start) + 3) / 4;
     for (int64_t i = 0; i < t.head_dim; i += 32) {
       f32 y[RB][2];
-      multiply_terms<RB>(p + r0, v + kPage * i, kPage, steps, next ? next + kPage * i : nullptr, y);
+      multiply_terms<RB, kTerms>(p + r0, Values{v + size(kPage * i), kPage}, steps, levels,
+                         next ? next + size(kPage * i) : nullptr, y);
       for (int r = 0; r < RB; ++r)
         for (int j = 0; j < 2; ++j) {
           float* out = t.out[r0 + r] + i + 16 * j;
           store(out, add(load(out), y[r][j]));
         }
     }
-    if (next) fetch(next, 4, t.head_dim / 4);  // the scales
+    fetch_scales(next);
   }
 };
 
@@ -278,11 +343,12 @@ static inline void attend(const AttentionTask& t, float* scratch) {
     for (; r + kQueryBlock <= R; r += kQueryBlock)
       pages.template scores<kQueryBlock>(r, k, scores + r * kPage, r ? nullptr : next_k);
     for (; r < R; ++r) pages.template scores<1>(r, k, scores + r * kPage, r ? nullptr : next_k);
-    for (r = 0; r < R; ++r) {
-      f32 e[4];
-      const int64_t seen = visible(t, r, start);
-      update(soft[r], scores + r * kPage, seen, e, t.out[r], K);
-      pages.weights(r, e, seen, v);
+    for (int64_t r0 = 0; r0 < R; r0 += kQueryBlock) {
+      const int64_t end = r0 + kQueryBlock < R ? r0 + kQueryBlock : R;
+      f32 e[kQueryBlock][4];
+      for (r = r0; r < end; ++r)
+        update(soft[r], scores + r * kPage, visible(t, r, start), e[r - r0], t.out[r], K);
+      for (r = r0; r < end; ++r) pages.weights(r, e[r - r0], visible(t, r, start), v);
     }
     for (r = 0; r + kQueryBlock <= R; r += kQueryBlock)
       pages.template values<kQueryBlock>(r, start, v, r ? nullptr : next_v);
@@ -295,5 +361,7 @@ static inline void attend(const AttentionTask& t, float* scratch) {
 }
 
 static void attention(const AttentionTask& t, float* scratch) {
-  t.format == LING_I8 ? attend<PagesI8>(t, scratch) : attend<PagesBF16>(t, scratch);
+  if (t.format == LING_BF16) return attend<PagesBF16>(t, scratch);
+  if (t.format == LING_I8) return attend<PagesInteger<ByteTiles, ByteTiles>>(t, scratch);
+  attend<PagesInteger<CodeTiles, CodePairs>>(t, scratch);
 }

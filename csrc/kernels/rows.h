@@ -1,4 +1,4 @@
-// Work on single rows: norms, activations, quantisation, rotary embedding.
+// Work on single rows: norms, activations, quantisation, rotary embedding, Hadamard turn.
 
 // e^x within 2 ulp (Cephes' split of ln 2, polynomial of degree 6 on |r| <= ln 2 / 2). Never 0 or
 // inf.
@@ -88,6 +88,61 @@ static void quantise_row(const float* x, int64_t n, int64_t padded, int64_t grou
     }
     sums[g] = -128 * sum_lanes(sum);
   }
+}
+
+// Codes of int4 levels with one scale: the largest magnitude takes the lowest level, and then the
+// scale that fits the codes best. A search over clips would bring a tenth less error.
+static void quantise_row_i4(const float* x, int64_t n, uint8_t* codes, float* scale) {
+  static const Codes table = make_codes(kInt4Levels, 16);
+  const Levels levels = load_levels(kInt4Bytes.value);
+  const float amax = group_amax(x, n);
+  f32 top = load(x);
+  for (int64_t i = 16; i < n; i += 16) top = maximum(top, load(x + i));
+  const float clip = reduce_max(top) >= amax ? kInt4Levels[0] : -kInt4Levels[0];
+  const f32 inverse = set(amax > 0 ? clip / amax : 0);
+  const auto in_levels = [&](f32 v) { return amax > 0 ? mul(v, inverse) : zero(); };
+  f32 product = zero(), square = zero();
+  for (int64_t i = 0; i < n; i += 32) {
+    const Two v = load32(reinterpret_cast<const uint32_t*>(x + i));
+    uint8_t bytes[64] = {};
+    store_codes(bytes, table, in_levels(v.x), in_levels(v.y));
+    __builtin_memcpy(codes + i, bytes, 32);
+    store_u8(bytes, flip_sign(low_codes(levels, load_u8(bytes))));
+    for (int j = 0; j < 32; j += 16) {
+      const f32 level = load_i8(reinterpret_cast<const int8_t*>(bytes) + j);
+      product = fma(level, in_levels(load(x + i + j)), product);
+      square = fma(level, level, square);
+    }
+  }
+  *scale = amax > 0 ? reduce_add(product) / reduce_add(square) * (amax / clip) : amax;
+}
+
+// The Hadamard matrix of 16: -1 where i & j has an odd number of bits.
+struct Signs {
+  alignas(64) float row[16][16];
+};
+static constexpr Signs make_signs() {
+  Signs signs = {};
+  for (int i = 0; i < 16; ++i)
+    for (int j = 0; j < 16; ++j) signs.row[i][j] = __builtin_parity(unsigned(i & j)) ? -1 : 1;
+  return signs;
+}
+static constexpr Signs signs = make_signs();
+
+// x times the orthonormal Hadamard matrix of n, a power of two from 16 on: its own inverse.
+static void hadamard(float* x, int64_t n) {
+  const f32 unit = set(1.0f / __builtin_sqrtf((float)n));
+  for (int64_t i = 0; i < n; i += 16) {
+    f32 sum = zero();
+    for (int j = 0; j < 16; ++j) sum = fma(set(x[i + j]), load(signs.row[j]), sum);
+    store(x + i, mul(sum, unit));
+  }
+  for (int64_t width = 16; width < n; width *= 2)
+    for (int64_t i = 0; i < n / 2; i += 16) {
+      float *p = x + i + i / width * width, *q = p + width;  // blocks of `width`, two by two
+      const f32 a = load(p), b = load(q);
+      store(p, add(a, b)), store(q, sub(a, b));
+    }
 }
 
 static void round_row(const float* x, int64_t n, int64_t padded, uint16_t* q) {

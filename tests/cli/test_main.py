@@ -96,6 +96,13 @@ def test_inspect_counts_released_models_to_the_parameter(name, counts, kv_bytes)
     keys = ("total", "active", "active_non_embedding", "mtp")
     assert report["parameters"] == dict(zip(keys, counts, strict=True))
     assert report["kv_bytes_per_token"] == kv_bytes
+    by_dtype = report["kv_bytes_per_token_by_dtype"]
+    # Heads of 128: a scale of 4 bytes beside 128 or 64.
+    assert by_dtype == {
+        "bf16": kv_bytes,
+        "int8": kv_bytes * 132 // 256,
+        "int4": kv_bytes * 68 // 256,
+    }
 
 
 def test_help_is_quick_and_imports_no_torch():

@@ -33,15 +33,16 @@ def test_bench_of_a_preset_makes_its_weights_once_and_reports(kind, tmp_path, ca
 
 
 @needs_library
-def test_bench_with_an_int8_cache_reads_less_and_says_so(tmp_path):
+@pytest.mark.parametrize(("small_kv", "share"), [("int8", 0.6), ("int4", 0.35)])
+def test_bench_with_a_small_cache_reads_less_and_says_so(tmp_path, small_kv, share):
     def report(kv):
         engine = EngineConfig(kv_cache_dtype=kv)
         options = BenchOptions(kind="decode", context=300, tokens=4, pairs=1, engine=engine)
         return bench("ling-nano", options, cache=str(tmp_path), log=str)
 
-    plain, small = report("bf16"), report("int8")
-    assert small["stages"]["attention"]["gb"] < 0.6 * plain["stages"]["attention"]["gb"]
-    assert "int8 KV cache" in small["line"]
+    plain, small = report("bf16"), report(small_kv)
+    assert small["stages"]["attention"]["gb"] < share * plain["stages"]["attention"]["gb"]
+    assert f"{small_kv} KV cache" in small["line"]
     assert "KV cache" not in plain["line"]
 
 

@@ -50,13 +50,14 @@ def test_further_passes_read_the_layer_again():
     assert bytes_of[2] - bytes_of[0] == pytest.approx(2 * (bytes_of[1] - bytes_of[0]))
 
 
-def test_int8_pages_are_counted_as_they_are():
+@pytest.mark.parametrize(("kv", "bits"), [("int8", 8), ("int4", 4)])
+def test_pages_of_integers_are_counted_as_they_are(kv, bits):
     cfg = preset("ling-mini-2.0")
     step = Step(rows=1, head_rows=1, positions=16384, pairs=16384, experts=8)
     plain = stage_costs(cfg, 4.25, step)
-    small = stage_costs(cfg, 4.25, step, page_bytes=kv_page_bytes(cfg, 1))
+    small = stage_costs(cfg, 4.25, step, page_bytes=kv_page_bytes(cfg, kv))
     ratio = small["attention"].bytes / plain["attention"].bytes
-    assert ratio == pytest.approx((cfg.head_dim + 4) / (2 * cfg.head_dim))
+    assert ratio == pytest.approx((cfg.head_dim * bits / 8 + 4) / (2 * cfg.head_dim))
     assert plain["attention"].bytes == 16384 * cfg.num_hidden_layers * 4 * cfg.kv_size
     assert small["attention"].ops == plain["attention"].ops
 

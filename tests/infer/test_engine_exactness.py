@@ -22,6 +22,7 @@ from ling.presets import preset
 FMTS = [None]
 if native.library():
     FMTS += ["bf16", "int8", "int4", "fp8", "int4, int8 KV", "fp8, int8 KV"]
+    FMTS += ["int4, int4 KV", "fp8, int4 KV"]
 formats = pytest.mark.parametrize("fmt", FMTS, ids=lambda f: f or "reference")
 needs_library = pytest.mark.skipif(native.library() is None, reason="no kernel library")
 temperatures = pytest.mark.parametrize("temperature", [0.0, 0.8])
@@ -44,10 +45,8 @@ def engine(fmt, mtp_layers=1, has_id=None, adaptive=True, **options):
         for p in model.parameters():
             if p.ndim > 1:
                 p.mul_(4)
-    weights, _, cache = (fmt or "").partition(", ")
-    config = EngineConfig(
-        format=weights or None, kv_cache_dtype="int8" if cache else "bf16", **options
-    )
+    weights, _, cache = (fmt or "").removesuffix(" KV").partition(", ")
+    config = EngineConfig(format=weights or None, kv_cache_dtype=cache or "bf16", **options)
     return Engine(runner_for(model, config), config, has_id=has_id, adaptive=adaptive)
 
 
@@ -260,12 +259,13 @@ def test_log_probabilities_do_not_depend_on_the_batch(fmt):
         assert got == scores(engine(fmt), [i])[0]
 
 
-def test_int8_kv_cache_in_the_reference():
+@pytest.mark.parametrize("kv", ["int8", "int4"])
+def test_small_kv_cache_in_the_reference(kv):
     """Chunks, pages that are shared and drafts, on the oracle that the kernels are held to."""
 
     def tokens(**options):
         model = from_config(preset("ling-tiny"), seed=0)
-        config = EngineConfig(kv_cache_dtype="int8", **options)
+        config = EngineConfig(kv_cache_dtype=kv, **options)
         e = Engine(runner_for(model, config), config)
         return e, together(e, None, 0.8)
 

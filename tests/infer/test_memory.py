@@ -86,15 +86,22 @@ def test_a_context_that_does_not_fit_says_which_does(folder, free, capsys):
 
 @needs_library
 @pytest.mark.parametrize("options", [{"dtype": "float32"}, {}])
-def test_a_cache_that_would_fit_in_int8_says_so(options, folder, free):
+def test_a_cache_that_would_fit_in_fewer_bits_says_so(options, folder, free):
     runner = open_runner(folder, EngineConfig(**options))
     small = open_runner(folder, EngineConfig(**options, kv_cache_dtype="int8"))
+    tiny = open_runner(folder, EngineConfig(**options, kv_cache_dtype="int4"))
     free(6 * small.page_bytes())
     assert 6 * small.page_bytes() < 6 * runner.page_bytes()
     with pytest.raises(UsageError, match=r'`kv_cache_dtype="int8"` takes .* or `max_model_len='):
         runner.allocate(6)
     small.allocate(6)
     for r in (runner, small):
+        with pytest.raises(
+            UsageError, match=r'`kv_cache_dtype="int4"` takes .* or `max_model_len='
+        ):
+            r.allocate(6 * small.page_bytes() // tiny.page_bytes())
+    tiny.allocate(6)
+    for r in (runner, small, tiny):
         with pytest.raises(UsageError, match=r"weights: `max_model_len="):
             r.allocate(100)
 
@@ -118,7 +125,7 @@ def test_an_unknown_type_of_cache_names_those_there_are(command, folder, capsys)
     model = ["decode", str(folder)] if command == "bench" else [str(folder)]
     assert main([command, *model, *words, "--kv-cache-dtype", "fp8"]) == 2
     error = capsys.readouterr().err
-    assert "`kv_cache_dtype` is `fp8`, expected bf16 or int8" in error
+    assert "`kv_cache_dtype` is `fp8`, expected bf16, int8 or int4" in error
     assert error.count("\n") == 1
 
 

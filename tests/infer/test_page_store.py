@@ -25,9 +25,9 @@ from ling.ops import native
 from ling.presets import preset
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-FMTS = [None, "int8 KV"]
+FMTS = [None, "int8 KV", "int4 KV"]
 if native.library():
-    FMTS += ["bf16", "int4", "int8, int8 KV"]
+    FMTS += ["bf16", "int4", "int8, int8 KV", "int4, int4 KV"]
 DEFAULT = "int4" if native.library() else None
 formats = pytest.mark.parametrize("fmt", FMTS, ids=lambda f: f or "reference")
 rng = random.Random(5)
@@ -48,10 +48,11 @@ def model():
 def engine(folder, fmt=DEFAULT, weights_id="w", **options):
     """An engine that keeps pages in `folder`; None keeps none."""
     parts = (fmt or "").split(", ")
-    weights = [p for p in parts if p and p != "int8 KV"]
+    weights = [p for p in parts if p and not p.endswith(" KV")]
+    caches = [p.removesuffix(" KV") for p in parts if p.endswith(" KV")]
     config = EngineConfig(
         format=weights[0] if weights else None,
-        kv_cache_dtype="int8" if "int8 KV" in parts else "bf16",
+        kv_cache_dtype=caches[0] if caches else "bf16",
         cache_dir=None if folder is None else str(folder),
         **options,
     )
@@ -253,6 +254,7 @@ def test_a_salt_parts_its_users_and_is_not_written_down(tmp_path):
         {"weights_id": "x"},
         {"fmt": None},
         {"fmt": "int8 KV"},
+        {"fmt": "int4 KV"},
         {"speculative": "mtp"},
         {"speculative": "auto"},
     ],

@@ -19,7 +19,7 @@ LENGTHS = {0: 150, 1: 65, 2: 1}
 PAGES = {0: [5, 0, 3], 1: [1, 6], 2: [2]}
 
 
-def cache(dtype=torch.float32):
+def cache(dtype="float32"):
     return PageTensor(CFG, 7, dtype), PageTensor(CFG, 7, dtype)
 
 
@@ -52,7 +52,7 @@ def attend(pages, rows, parts):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "tolerance"), [(torch.float32, 0), (torch.bfloat16, 2**-8), (torch.int8, 1 / 127)]
+    ("dtype", "tolerance"), [("float32", 0), ("bf16", 2**-8), ("int8", 1 / 127), ("int4", 0.4)]
 )
 def test_what_is_written_is_read_within_the_rounding_of_its_type(dtype, tolerance):
     pages, x = PageTensor(CFG, 3, dtype), torch.randn(10, G, K)
@@ -66,11 +66,11 @@ def test_what_is_written_is_read_within_the_rounding_of_its_type(dtype, toleranc
     assert not got[:, 60:].any()
     assert not pages.read(LAYER, 1).any()
     assert not pages.read(0, 2).any()
-    assert (pages.scales is None) == (dtype != torch.int8)
+    assert (pages.scales is None) == (dtype in ("float32", "bf16"))
 
 
 def test_int8_has_a_scale_for_every_position_and_head():
-    pages, x = PageTensor(CFG, 1, torch.int8), torch.randn(4, G, K)
+    pages, x = PageTensor(CFG, 1, "int8"), torch.randn(4, G, K)
     x[2, 1] *= 1000
     pages.write(LAYER, 0, 0, x)
     want = x.abs().amax(-1) / 127
@@ -117,7 +117,7 @@ def test_large_scores_do_not_overflow(rows):
 
 def test_output_has_the_dtype_of_the_queries(rows):
     half = {r: [x.bfloat16() for x in three] for r, three in rows.items()}
-    (got,) = attend(cache(torch.bfloat16), half, [(0, 0, 150)])
+    (got,) = attend(cache("bf16"), half, [(0, 0, 150)])
     assert got.dtype == torch.bfloat16
     want = by_formula(*half[0])
     torch.testing.assert_close(got.double(), want, atol=0.01, rtol=0.01)

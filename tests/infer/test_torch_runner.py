@@ -82,9 +82,10 @@ def test_scores_are_those_of_the_head_over_the_ids_asked_for():
         (torch.float32, "bf16", torch.float32, 4 * 32),
         (torch.bfloat16, "bf16", torch.bfloat16, 2 * 32),
         (torch.bfloat16, "int8", torch.int8, 32 + 4),
+        (torch.bfloat16, "int4", torch.uint8, 16 + 4),
     ],
 )
-def test_the_cache_has_the_type_of_the_module_unless_it_is_int8(
+def test_the_cache_has_the_type_of_the_module_unless_it_is_an_integer(
     dtype, kv, value_type, bytes_per_head
 ):
     runner = TorchRunner(model(dtype), EngineConfig(kv_cache_dtype=kv))
@@ -93,7 +94,8 @@ def test_the_cache_has_the_type_of_the_module_unless_it_is_int8(
     runner.allocate(3)
     for tensor in runner.cache:
         assert tensor.values.dtype == value_type
-        assert tensor.values.shape == (layers, 3, CFG.num_key_value_heads, PAGE, CFG.head_dim)
+        width = CFG.head_dim // (2 if kv == "int4" else 1)
+        assert tensor.values.shape == (layers, 3, CFG.num_key_value_heads, PAGE, width)
 
 
 def test_a_cache_that_does_not_fit_is_refused_before_it_is_made(monkeypatch):

@@ -11,6 +11,7 @@ from ling.model.names import tensor_specs
 from ling.model.size import (
     flops_per_token,
     kv_bytes_per_token,
+    kv_cache_dtypes,
     parameter_counts,
     stored_bytes,
 )
@@ -68,6 +69,16 @@ def test_smaller_formats_take_about_their_bits():
 
 def test_cache_has_keys_and_values_of_every_layer_in_bf16():
     assert kv_bytes_per_token(TINY) == 3 * 2 * (1 * 32) * 2
+
+
+def test_smaller_caches_have_a_scale_for_each_head_and_position():
+    assert kv_bytes_per_token(TINY, "int8") == 3 * 2 * (32 + 4)
+    assert kv_bytes_per_token(TINY, "int4") == 3 * 2 * (16 + 4)
+
+
+@pytest.mark.parametrize(("head_dim", "has_int4"), [(64, True), (96, False)])
+def test_int4_caches_are_of_heads_of_a_power_of_two(head_dim, has_int4):
+    assert ("int4" in kv_cache_dtypes(TINY.replace(head_dim=head_dim))) == has_int4
 
 
 def test_flops_are_three_times_those_of_a_forward_pass():

@@ -116,7 +116,8 @@ def inspect(args: list[str]) -> None:
     from ..model.size import describe
 
     report = describe(cfg) | ({"stored": stored} if stored else {})
-    counts = report["parameters"]
+    counts, kv = report["parameters"], report["kv_bytes_per_token_by_dtype"]
+    smaller = ", ".join(f"{size:,} in {name}" for name, size in kv.items() if name != "bf16")
     lines = [
         f"{ns.model}",
         *([f"  {as_line(stored)}"] if stored else []),
@@ -124,7 +125,7 @@ def inspect(args: list[str]) -> None:
         f"  active per token   {counts['active']:>18,}",
         f"  non-embedding      {counts['active_non_embedding']:>18,}",
         f"  one MTP layer      {counts['mtp']:>18,}  (model has {cfg.num_nextn_predict_layers})",
-        f"  KV bytes per token {report['kv_bytes_per_token']:>18,}",
+        f"  KV bytes per token {report['kv_bytes_per_token']:>18,}  ({smaller})",
         "  weights in each format:",
         *(f"  {name:<8} {size / 1e9:>27.2f} GB" for name, size in report["bytes"].items()),
     ]

@@ -20,7 +20,7 @@ from ..text import parse_bytes
 
 F = TypeVar("F", bound=Callable[..., Any])
 DTYPES = ("auto", "bfloat16", "float32")
-KV_CACHE_DTYPES = ("bf16", "int8")
+KV_CACHE_DTYPES = ("bf16", "int8", "int4")
 SPECULATIVE = ("mtp", "ngram", "auto", "off")
 MOST_DRAFTS = 32
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -54,9 +54,11 @@ class EngineConfig:
     )
     """Bytes, such as `6GB`, for a larger packed folder: only its hot experts stay in memory."""
     kv_cache_dtype: str = field(
-        default="bf16", metadata=_flag("bf16, or int8: half the memory", "memory")
+        default="bf16",
+        metadata=_flag("bf16; int8: half the memory; int4: about a quarter", "memory"),
     )
-    """Type of cached keys and values; `int8` has a scale for each position and head."""
+    """Type of cached keys and values; `int8` and `int4` have a scale for each position and head.
+    `int4` needs a head dimension that is a power of two."""
     max_model_len: int | None = field(
         default=None, metadata=_flag("longest context, in tokens", "memory")
     )
@@ -97,7 +99,7 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         _one_of("dtype", self.dtype, "auto, bfloat16 or float32", DTYPES)
-        _one_of("kv_cache_dtype", self.kv_cache_dtype, "bf16 or int8", KV_CACHE_DTYPES)
+        _one_of("kv_cache_dtype", self.kv_cache_dtype, "bf16, int8 or int4", KV_CACHE_DTYPES)
         _one_of("speculative", self.speculative, "mtp, ngram, auto or off", SPECULATIVE)
         if not 0 <= self.num_drafts <= MOST_DRAFTS:
             raise UsageError(f"`num_drafts` is {self.num_drafts}, expected 0 to {MOST_DRAFTS}")

@@ -83,7 +83,8 @@ def line(report: dict[str, Any]) -> str:
     """What a person reads."""
     text = f"{report['model']} {report['kind']} ({report['format']}"
     text += f", context {report['context']}" if report["context"] else ""
-    text += ", int8 KV cache" if report.get("kv_cache_dtype") == "int8" else ""
+    kv = report.get("kv_cache_dtype", "bf16")
+    text += "" if kv == "bf16" else f", {kv} KV cache"
     text += f", batch {report['batch']}" if report["batch"] > 1 else ""
     text += f"): {report['tokens_per_s']:,.1f} tokens/s"
     if "share_of_limit" in report and report["kind"] != "prefill":

@@ -128,7 +128,7 @@ def stage_costs(
     in all layers) says otherwise. `bits_per_weight` is that of routed experts, and of others where
     `head_bits` and `dense_bits` say nothing else.
     """
-    page_bytes = page_bytes or kv_page_bytes(cfg, 2)
+    page_bytes = page_bytes or kv_page_bytes(cfg, "bf16")
     bits = (dense_bits or bits_per_weight, bits_per_weight)
     costs = _layers(cfg, bits, step, range(cfg.num_hidden_layers), page_bytes)
     head, head_bits = cfg.vocab_size * cfg.hidden_size, head_bits or bits_per_weight

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..config.model import ModelConfig
 from ..errors import UsageError
-from ..model.size import describe
+from ..model.size import KV_BITS, describe, kv_cache_dtypes, kv_head_bytes
 from ..ops import limits
 from ..ops.formats import by_size
 from .pages import PAGE, pages_for
@@ -18,12 +18,18 @@ NO_LIMIT = 1 << 40
 DEFAULT_CACHE_BYTES = 1 << 30
 
 
-def kv_page_bytes(cfg: ModelConfig, value_bytes: int) -> int:
-    """KV bytes of one page, all layers. Values of one byte have a float32 scale for every position
-    and kv head.
-    """
-    head = cfg.head_dim * value_bytes + (4 if value_bytes == 1 else 0)
-    return cfg.num_cache_layers * 2 * cfg.num_key_value_heads * PAGE * head
+def kv_page_bytes(cfg: ModelConfig, dtype: str) -> int:
+    """KV bytes of one page, all layers; `dtype` is one of `KV_BITS`."""
+    return cfg.num_cache_layers * 2 * cfg.num_key_value_heads * PAGE * kv_head_bytes(cfg, dtype)
+
+
+def check_kv_cache_dtype(cfg: ModelConfig, dtype: str) -> None:
+    """Refuse a KV cache in int4 for heads that have no Hadamard matrix."""
+    if dtype not in kv_cache_dtypes(cfg):
+        raise UsageError(
+            f'`kv_cache_dtype="{dtype}"` needs a head dimension that is a power of two, and this '
+            f'model has {cfg.head_dim}; use "int8"'
+        )
 
 
 def available() -> int | None:
@@ -90,20 +96,26 @@ def default_pages(positions: int, page_bytes: int, mapped: int) -> int:
     return max(one, min(more, free_pages(page_bytes, mapped)))
 
 
-def check_cache(num_pages: int, page_bytes: int, mapped: int, int8_page_bytes: int) -> None:
-    """Refuse a KV cache that does not fit; says how long a context would, and whether pages of
-    `int8_page_bytes` would fit.
-    """
+def check_cache(cfg: ModelConfig, dtype: str, num_pages: int, mapped: int) -> None:
+    """Refuse a KV cache that does not fit; says how long a context would, and which type would."""
+    page_bytes = kv_page_bytes(cfg, dtype)
     free = free_pages(page_bytes, mapped)
     if num_pages <= free:
         return
     advice = ""
-    if int8_page_bytes < page_bytes and num_pages <= free_pages(int8_page_bytes, mapped):
-        need = num_pages * int8_page_bytes / 1e9
-        advice = f'`kv_cache_dtype="int8"` takes {need:.1f} GB, or '
+    for smaller in _smaller(cfg, dtype):
+        need = kv_page_bytes(cfg, smaller)
+        if num_pages <= free_pages(need, mapped):
+            advice = f'`kv_cache_dtype="{smaller}"` takes {num_pages * need / 1e9:.1f} GB, or '
+            break
     # One page is kept back: drafts may reach into it.
     raise UsageError(
         f"a KV cache of {num_pages * PAGE} positions takes {num_pages * page_bytes / 1e9:.1f} GB, "
         f"and {free * page_bytes / 1e9:.1f} GB of memory are free beside the weights: {advice}"
         f"`max_model_len={max(0, free - 1) * PAGE}` fits"
     )
+
+
+def _smaller(cfg: ModelConfig, dtype: str) -> list[str]:
+    """Integer types of fewer bits that the model may have, the best first."""
+    return [kv for kv in kv_cache_dtypes(cfg) if KV_BITS[kv] < min(KV_BITS[dtype], 16)]

@@ -18,10 +18,10 @@ from ..config.model import ModelConfig
 from ..errors import UsageError
 from ..model.rope import inverse_frequencies
 from ..ops import native
-from ..ops.formats import BF16, EMBEDDING_INT8, INT8, TILE, Format
+from ..ops.formats import BF16, EMBEDDING_INT8, FORMATS, TILE, Format
 from ..ops.kernels import why_no_kernels
 from .choice import Chosen, RowChoice
-from .memory import check_cache, kv_page_bytes
+from .memory import check_cache, check_kv_cache_dtype, kv_page_bytes
 from .native_choice import native_choose
 from .native_weights import NativeWeights
 from .offload import ExpertOffload, plan
@@ -73,7 +73,8 @@ class NativeRunner(BannedIds):
     def __init__(self, weights: PackedWeights, config: EngineConfig = DEFAULTS) -> None:
         self.config = cfg = weights.config
         self.max_memory = config.max_memory_bytes
-        self.kv_value_bytes = 1 if config.kv_cache_dtype == "int8" else 2
+        self.kv_cache_dtype = config.kv_cache_dtype
+        check_kv_cache_dtype(cfg, self.kv_cache_dtype)
         self.mapped_bytes = weights.mapped_bytes if self.max_memory is None else 0
         self.offload: ExpertOffload | None = None
         self.draft_vocab = DRAFT_VOCAB if cfg.vocab_size > 2 * DRAFT_VOCAB else 0
@@ -98,7 +99,7 @@ class NativeRunner(BannedIds):
         return angles.cos() * factor, angles.sin() * factor
 
     def page_bytes(self) -> int:
-        return kv_page_bytes(self.config, self.kv_value_bytes)
+        return kv_page_bytes(self.config, self.kv_cache_dtype)
 
     def page(self, number: int) -> list[Tensor]:
         layers = self.config.num_cache_layers
@@ -109,8 +110,7 @@ class NativeRunner(BannedIds):
 
     def allocate(self, num_pages: int) -> None:
         if self.max_memory is None:
-            smaller = kv_page_bytes(self.config, 1)
-            check_cache(num_pages, self.page_bytes(), self.mapped_bytes, smaller)
+            check_cache(self.config, self.kv_cache_dtype, num_pages, self.mapped_bytes)
         try:
             # Keys, then values; their layout in a page: csrc/ling_kernels.h.
             self.kv = torch.empty(2, num_pages * self.page_bytes() // 2, dtype=torch.uint8)
@@ -165,7 +165,7 @@ class NativeRunner(BannedIds):
             k_pages=self.kv[0].data_ptr(),
             v_pages=self.kv[1].data_ptr(),
             num_pages=num_pages,
-            kv_format=(INT8 if self.kv_value_bytes == 1 else BF16).kernel,
+            kv_format=FORMATS[self.kv_cache_dtype].kernel,
         )
 
     def _offload(self, max_memory: int, num_pages: int) -> None:

@@ -12,22 +12,33 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..config.model import ModelConfig
+from ..ops.kv_int4 import quantise_rows_int4, rows_of_int4
 from ..ops.packing import quantise_rows
 from .pages import PAGE, Segment
 
 QUERY_BLOCK = 16
+# Of a cache's values, by its name in `model.size.KV_BITS`.
+TYPES = {
+    "float32": torch.float32,
+    "bf16": torch.bfloat16,
+    "int8": torch.int8,
+    "int4": torch.uint8,
+}
 
 
 class PageTensor:
     """Keys, or values, of every attention layer, MTP layers included: [layers, pages, G, 64, K].
 
-    int8 has a float32 scale for every position and head, [layers, pages, G, 64].
+    int8 and int4 have a float32 scale for every position and head, [layers, pages, G, 64]; int4
+    has two values in a byte.
     """
 
-    def __init__(self, cfg: ModelConfig, num_pages: int, dtype: torch.dtype) -> None:
+    def __init__(self, cfg: ModelConfig, num_pages: int, dtype: str) -> None:
         shape = (cfg.num_cache_layers, num_pages, cfg.num_key_value_heads, PAGE)
-        self.values = torch.zeros(*shape, cfg.head_dim, dtype=dtype)
-        self.scales = torch.zeros(shape) if dtype == torch.int8 else None
+        self.dtype = dtype
+        width = cfg.head_dim // 2 if dtype == "int4" else cfg.head_dim
+        self.values = torch.zeros(*shape, width, dtype=TYPES[dtype])
+        self.scales = torch.zeros(shape) if dtype in ("int8", "int4") else None
 
     def parts(self) -> list[Tensor]:
         """The tensors, pages in the second dim."""
@@ -38,13 +49,19 @@ class PageTensor:
         at = (layer, page, slice(None), slice(offset, offset + len(x_TGK)))
         x_GTK = x_TGK.transpose(0, 1)
         if self.scales is not None:
-            x_GTK, self.scales[at] = quantise_rows(x_GTK)
+            quantise = quantise_rows_int4 if self.dtype == "int4" else quantise_rows
+            x_GTK, self.scales[at] = quantise(x_GTK)
         self.values[at] = x_GTK
 
     def read(self, layer: int, page: int) -> Tensor:
         """float32 [G, 64, K]."""
-        x_GPK = self.values[layer, page].float()
-        return x_GPK if self.scales is None else x_GPK * self.scales[layer, page][..., None]
+        x_GPK = self.values[layer, page]
+        if self.scales is None:
+            return x_GPK.float()
+        scales_GP = self.scales[layer, page]
+        if self.dtype == "int4":
+            return rows_of_int4(x_GPK, scales_GP)
+        return x_GPK.float() * scales_GP[..., None]
 
 
 class PagedAttend:

@@ -11,7 +11,7 @@ from ..config.engine import DEFAULTS, EngineConfig
 from ..model.ling import Ling
 from ..model.swap import row_blocks, swap
 from .choice import Chosen, RowChoice
-from .memory import check_cache, kv_page_bytes
+from .memory import check_cache, check_kv_cache_dtype, kv_page_bytes
 from .pages import Segment
 from .routed import StepRouting
 from .runner import BannedIds
@@ -33,12 +33,14 @@ class TorchRunner(BannedIds):
     def __init__(self, model: Ling, config: EngineConfig = DEFAULTS) -> None:
         swap(model.eval(), row_blocks)
         self.model, self.config = model, model.config
-        dtype = model.model.norm.weight.dtype
         self._routing: StepRouting | None = None
-        self.kv_dtype = torch.int8 if config.kv_cache_dtype == "int8" else dtype
+        self.kv_cache_dtype = config.kv_cache_dtype
+        check_kv_cache_dtype(self.config, self.kv_cache_dtype)
+        if self.kv_cache_dtype == "bf16" and model.model.norm.weight.dtype == torch.float32:
+            self.kv_cache_dtype = "float32"
 
     def page_bytes(self) -> int:
-        return kv_page_bytes(self.config, self.kv_dtype.itemsize)
+        return kv_page_bytes(self.config, self.kv_cache_dtype)
 
     def page(self, number: int) -> list[Tensor]:
         return [part[:, number] for cache in self.cache for part in cache.parts()]
@@ -48,9 +50,8 @@ class TorchRunner(BannedIds):
         return f"torch {torch.__version__} on {isa}, {self.model.model.norm.weight.dtype}"
 
     def allocate(self, num_pages: int) -> None:
-        smaller = kv_page_bytes(self.config, 1)
-        check_cache(num_pages, self.page_bytes(), self.mapped_bytes, smaller)
-        cfg, dtype = self.config, self.kv_dtype
+        cfg, dtype = self.config, self.kv_cache_dtype
+        check_cache(cfg, dtype, num_pages, self.mapped_bytes)
         self.cache = PageTensor(cfg, num_pages, dtype), PageTensor(cfg, num_pages, dtype)
 
     def step_done(self) -> None:

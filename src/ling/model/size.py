@@ -11,6 +11,8 @@ from .names import tensor_specs
 
 FLOAT32 = "float32"
 """Not a row of `ops.formats`: nothing is packed to it."""
+KV_BITS = {"float32": 32, "bf16": 16, "int8": 8, "int4": 4}
+"""Bits of a value in the KV cache; float32 is "bf16" beside weights in float32."""
 
 
 def parameter_counts(cfg: ModelConfig) -> dict[str, int]:
@@ -64,9 +66,27 @@ def _mtp_layer(cfg: ModelConfig) -> int:
     return attention + norms + experts + shared + 3 * h + 2 * h * h
 
 
-def kv_bytes_per_token(cfg: ModelConfig) -> int:
-    """KV cache of the main layers in bf16, bytes per token of context."""
-    return cfg.num_hidden_layers * 2 * cfg.kv_size * 2
+def kv_cache_dtypes(cfg: ModelConfig) -> list[str]:
+    """Types that the KV cache of this model may have, the largest first.
+
+    int4 turns heads by a Hadamard matrix, which has a power of two of rows.
+    """
+    is_power_of_two = cfg.head_dim & (cfg.head_dim - 1) == 0
+    return ["bf16", "int8", *(["int4"] if is_power_of_two else [])]
+
+
+def kv_head_bytes(cfg: ModelConfig, dtype: str) -> int:
+    """Bytes of the key or the value of one position in one kv head; `dtype` is one of `KV_BITS`.
+
+    Integers have a float32 scale.
+    """
+    bits = KV_BITS[dtype]
+    return cfg.head_dim * bits // 8 + (4 if bits <= 8 else 0)
+
+
+def kv_bytes_per_token(cfg: ModelConfig, dtype: str = "bf16") -> int:
+    """KV cache of the main layers, bytes per token of context."""
+    return cfg.num_hidden_layers * 2 * cfg.num_key_value_heads * kv_head_bytes(cfg, dtype)
 
 
 def flops_per_token(cfg: ModelConfig, seq_length: int) -> int:
@@ -121,6 +141,9 @@ def describe(cfg: ModelConfig) -> dict[str, Any]:
     return {
         "parameters": counts,
         "kv_bytes_per_token": kv_bytes_per_token(cfg),
+        "kv_bytes_per_token_by_dtype": {
+            dtype: kv_bytes_per_token(cfg, dtype) for dtype in kv_cache_dtypes(cfg)
+        },
         "bytes": {name: stored_bytes(cfg, name) for name in names},
         "num_nextn_predict_layers": cfg.num_nextn_predict_layers,
         "max_position_embeddings": cfg.max_position_embeddings,

@@ -111,7 +111,7 @@ def quantise(
     """
     K = w_NK.shape[1]
     w = F.pad(w_NK.float(), (0, -K % fmt.group)).unflatten(-1, (-1, fmt.group))
-    amax = _amax(w)
+    amax = largest(w)
     to_codes = _to_levels if fmt.levels else _to_int8
     codes, scale = to_codes(w, amax, fmt, importance_K)
     scale = torch.where(amax.isnan(), float("nan"), scale)
@@ -132,12 +132,16 @@ def _to_levels(
 ) -> tuple[Tensor, Tensor]:
     scale = _best_scale(w_NGB, amax_NG, fmt, importance_K).to(torch.bfloat16)
     inverse = torch.where((scale != 0) & ~scale.isnan(), 1 / scale.float(), 0.0)
-    x = (w_NGB * inverse[..., None]).nan_to_num(0, 0, 0)
+    return nearest_levels((w_NGB * inverse[..., None]).nan_to_num(0, 0, 0), fmt), scale
+
+
+def nearest_levels(x: Tensor, fmt: Format) -> Tensor:
+    """Codes (int64) of finite values in units of their scale."""
     borders = _borders(fmt) * (CODE_UNIT // 2)
-    return torch.bucketize((x * CODE_UNIT).round(), borders, right=True), scale
+    return torch.bucketize((x * CODE_UNIT).round(), borders, right=True)
 
 
-def _amax(x: Tensor) -> Tensor:
+def largest(x: Tensor) -> Tensor:
     """Largest magnitude of each group: NaN where a value is not finite, 0 where reciprocals are
     not.
     """
@@ -150,7 +154,7 @@ def quantise_rows(x: Tensor) -> tuple[Tensor, Tensor]:
 
     A row that is not finite has a NaN scale and codes of zero.
     """
-    amax = _amax(x.float())
+    amax = largest(x.float())
     # Not `127 / amax`: torch makes that a reciprocal and a product, which rounds twice.
     inverse = torch.where(amax > 0, torch.full_like(amax, 127) / amax, 0.0)
     codes = (x.float() * inverse[..., None]).nan_to_num(0, 0, 0).round().clamp(-127, 127)
