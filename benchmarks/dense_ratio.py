@@ -34,11 +34,10 @@ class Decoder:
         assert isinstance(runner, NativeRunner)
         self.runner, self.pages = runner, list(range(pages_for(CONTEXTS[-1] + 64)))
         runner.allocate(len(self.pages))
-        for noise in runner.kv.view(torch.bfloat16):
-            noise.view(-1)[: 1 << 20].normal_()
-            flat = noise.view(-1)
-            for at in range(1 << 20, len(flat), 1 << 20):
-                flat[at : at + (1 << 20)] = flat[: min(1 << 20, len(flat) - at)]
+        flat = runner.kv.view(torch.bfloat16).view(-1)
+        flat[: 1 << 20].normal_()
+        for at in range(1 << 20, len(flat), 1 << 20):
+            flat[at : at + (1 << 20)] = flat[: min(1 << 20, len(flat) - at)]
         self.random = random.Random(0)
 
     def step(self, context: int) -> float:

@@ -39,7 +39,7 @@ class Runner:
             runner.kv.view(torch.bfloat16).normal_()
         else:
             codes = PAGE * runner.config.head_dim * KV_BITS[kv] // 8
-            head = runner.kv.view(-1, codes + 4 * PAGE)
+            head = runner.kv.view(-1, codes + 4 * PAGE)  # keys or values of one in a page
             head.random_(1, 256)
             head[:, codes:].view(torch.float32).fill_(0.01)
         self.random = random.Random(0)

@@ -5,20 +5,20 @@
 
 namespace ling {
 
-// The pages of K and of V.
 struct KVCache {
   const ling_model_config& c;
 
-  int64_t head_bytes() const { return kv_bytes(c.kv_format, c.head_dim); }
-  int64_t page_stride() const { return c.num_kv_heads * head_bytes(); }
-  // One kv head's first page in a cache layer; the others follow at the stride.
-  uint8_t* pages(void* pool, int64_t cache_layer, int64_t kv_head) const {
-    return static_cast<uint8_t*>(pool) + cache_layer * c.num_pages * page_stride() +
-           kv_head * head_bytes();
+  // Keys, then values.
+  int64_t part_bytes() const { return kv_bytes(c.kv_format, c.head_dim); }
+  int64_t page_bytes() const { return 2 * part_bytes(); }
+  // One kv head's first page in a cache layer; the others follow.
+  uint8_t* pages(int64_t cache_layer, int64_t kv_head) const {
+    return static_cast<uint8_t*>(c.kv_pages) +
+           (cache_layer * c.num_kv_heads + kv_head) * c.num_pages * page_bytes();
   }
 };
 
-// Key and value of position `at` into one kv head's page (ling_kernels.h: k_pages).
+// Key and value of position `at` into one kv head's page (ling_kernels.h: kv_pages).
 inline void store_bf16(const IsaKernels& kernels, int64_t K, uint8_t* k_page, uint8_t* v_page,
                        int64_t at, const float* key, const float* value) {
   uint16_t* k = reinterpret_cast<uint16_t*>(k_page);
@@ -77,10 +77,9 @@ inline void rope_and_cache(Pass& p, const ling_layer& l, int64_t cache_layer, co
   }
   for (int64_t h = 0; turned(c) && h < H + 2 * G; ++h) kernels.hadamard(qkv + h * K, K);
   const KVCache cache = {c};
-  const int64_t base = s.pages[position / kPage] * cache.page_stride();
+  const int64_t base = s.pages[position / kPage] * cache.page_bytes();
   for (int64_t g = 0; g < G; ++g) {
-    uint8_t* k = cache.pages(c.k_pages, cache_layer, g) + base;
-    uint8_t* v = cache.pages(c.v_pages, cache_layer, g) + base;
+    uint8_t *k = cache.pages(cache_layer, g) + base, *v = k + cache.part_bytes();
     const float *key = qkv + (H + g) * K, *value = qkv + (H + G + g) * K;
     const auto store = c.kv_format == LING_I4   ? store_i4
                        : c.kv_format == LING_I8 ? store_i8
@@ -108,9 +107,9 @@ inline void attend_block(Pass& p, int64_t cache_layer, const Block& b, int threa
   task.first = s.first + b.first;
   task.q = q, task.out = out;
   task.pages = s.pages, task.format = c.kv_format;
-  task.k = cache.pages(c.k_pages, cache_layer, b.kv_head);
-  task.v = cache.pages(c.v_pages, cache_layer, b.kv_head);
-  task.page_stride = cache.page_stride();
+  task.k = cache.pages(cache_layer, b.kv_head);
+  task.v = task.k + cache.part_bytes();
+  task.page_stride = cache.page_bytes();
   p.m.kernels->attention(task,
                          p.work().attention_scratch.data() + thread * p.work().attention_stride);
   for (int64_t r = 0; turned(c) && r < task.rows; ++r) p.m.kernels->hadamard(out[r], K);

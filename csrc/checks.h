@@ -78,15 +78,14 @@ inline const char* check_sizes(const ling_model_config& c) {
 
 inline const char* check_config(const ling_model_config& c) {
   if (const char* wrong = check_sizes(c)) return wrong;
-  if (!c.embedding || !c.norm || !c.cos || !c.sin || !c.k_pages || !c.v_pages || c.num_pages < 1 ||
+  if (!c.embedding || !c.norm || !c.cos || !c.sin || !c.kv_pages || c.num_pages < 1 ||
       c.num_pages > INT32_MAX)
     return "null pointer in the model, or pages out of range";
   if (c.kv_format != LING_BF16 && c.kv_format != LING_I8 && c.kv_format != LING_I4)
     return "unknown kind of KV pages";
   if (c.kv_format == LING_I4 && c.head_dim & (c.head_dim - 1))
     return "KV pages in int4 need a head dimension that is a power of two";
-  if (reinterpret_cast<uintptr_t>(c.k_pages) % 4 || reinterpret_cast<uintptr_t>(c.v_pages) % 4)
-    return "KV pages must be aligned to 4 bytes";
+  if (reinterpret_cast<uintptr_t>(c.kv_pages) % 4) return "KV pages must be aligned to 4 bytes";
   if (c.embedding_format == LING_I8
           ? !c.embedding_scales || c.embedding_group < 16 || c.embedding_group % 16 ||
                 c.hidden_size % c.embedding_group

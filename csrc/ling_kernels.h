@@ -117,8 +117,9 @@ typedef struct {
   ling_matrix head;
   const float* cos;  // [max_positions, rotary_size / 2], attention scaling included
   const float* sin;
-  // Pages of 64 positions of every cache layer, [layers, pages, kv_heads] of K and of V each;
-  // aligned to 4 bytes; what is stored where nothing was written does not matter.
+  // Pages of 64 positions, [layers, kv_heads, pages] of K and then V, so that attention over
+  // consecutive pages reads on in memory; aligned to 4 bytes; what is stored where nothing was
+  // written does not matter.
   //   LING_BF16  K: bfloat16 [head_dim / 2, 64, 2]; V: [32, head_dim, 2].
   //   LING_I8    K: four tiles of LING_I8, 16 positions times head_dim columns each; V: head_dim
   //              / 16 tiles, 16 channels times 64 positions each; then float32 [64], a scale a
@@ -128,8 +129,7 @@ typedef struct {
   //              head_dim, a power of two. K: four tiles of LING_I4; V: for every 32 channels and
   //              then every 4 positions 16 × 4 bytes, position j of channel d in byte 4 d + j, d in
   //              its low and 16 + d in its high half; then float32 [64], a scale a position.
-  void* k_pages;
-  void* v_pages;
+  void* kv_pages;
   int64_t num_pages;
   int32_t kv_format;
 } ling_model_config;

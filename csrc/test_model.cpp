@@ -18,7 +18,7 @@ struct Model {
   std::vector<Layer> parts;
   std::vector<ling_layer> layers;
   Array<float> norm, cos, sin;
-  Array<uint8_t> table, k, v;
+  Array<uint8_t> table, kv;
   Array<uint16_t> table_scales;
   Matrix head;
 };
@@ -147,11 +147,11 @@ Model random_model(Random& r) {
   const int32_t kv_formats[] = {LING_I8, LING_BF16, LING_I4};
   c.kv_format = kv_formats[r.below(most)];
   const int64_t head = ling::kv_bytes(c.kv_format, c.head_dim);
-  const int64_t cache = (c.num_layers + c.num_mtp_layers) * c.num_pages * c.num_kv_heads * head;
-  m.k = Array<uint8_t>(cache), m.v = Array<uint8_t>(cache);
+  const int64_t layers = c.num_layers + c.num_mtp_layers;
+  m.kv = Array<uint8_t>(layers * c.num_pages * c.num_kv_heads * 2 * head);
   // What others left in a page must not matter, be it NaN.
-  for (int64_t i = 0; i < cache; ++i) m.k[i] = m.v[i] = uint8_t(r.below(2) ? 0xff : r.next());
-  c.k_pages = m.k.data(), c.v_pages = m.v.data();
+  for (uint8_t& byte : m.kv) byte = uint8_t(r.below(2) ? 0xff : r.next());
+  c.kv_pages = m.kv.data();
   return m;
 }
 
@@ -380,13 +380,9 @@ void bad_models(const Model& m) {
   const float* ling_model_config::* const floats[] = {
       &ling_model_config::norm, &ling_model_config::cos, &ling_model_config::sin};
   for (auto field : floats) c = m.c, c.*field = nullptr, must_refuse(c, m.layers, "null");
-  void* ling_model_config::* const pools[] = {&ling_model_config::k_pages,
-                                              &ling_model_config::v_pages};
-  for (auto field : pools) c = m.c, c.*field = nullptr, must_refuse(c, m.layers, "null");
-  for (auto field : pools) {
-    c = m.c, c.*field = static_cast<uint8_t*>(c.*field) + 2;
-    must_refuse(c, m.layers, "alignment");
-  }
+  c = m.c, c.kv_pages = nullptr, must_refuse(c, m.layers, "null");
+  c = m.c, c.kv_pages = static_cast<uint8_t*>(c.kv_pages) + 2;
+  must_refuse(c, m.layers, "alignment");
   for (int32_t format : {0, 4, 5, -1})
     c = m.c, c.kv_format = format, must_refuse(c, m.layers, "KV format");
   if (c = m.c, c.head_dim & (c.head_dim - 1))

@@ -177,7 +177,8 @@ static inline Terms in_terms(const float* x, int64_t n, int8_t* to) {
       low_sum = add_i32(low_sum, low);
     }
   }
-  return {reinterpret_cast<const int32_t*>(to), amax / 127,
+  return {reinterpret_cast<const int32_t*>(to),
+          amax / 127,
           {-128 * sum_lanes(high_sum), N == 2 ? -128 * sum_lanes(low_sum) : 0}};
 }
 
@@ -295,7 +296,7 @@ struct PagesInteger {
     for (int64_t key = 0; key < kPage; key += 32) {
       f32 y[RB][2];
       multiply_terms<RB, kTerms>(q + r0, Keys{k + size(K * key), K}, K / 4, levels,
-                         next ? next + size(K * key) : nullptr, y);
+                                 next ? next + size(K * key) : nullptr, y);
       for (int r = 0; r < RB; ++r)
         for (int j = 0; j < 2; ++j)
           store(to + r * kPage + key + 16 * j, mul(y[r][j], load(scales(k) + key + 16 * j)));
@@ -309,7 +310,7 @@ struct PagesInteger {
     for (int64_t i = 0; i < t.head_dim; i += 32) {
       f32 y[RB][2];
       multiply_terms<RB, kTerms>(p + r0, Values{v + size(kPage * i), kPage}, steps, levels,
-                         next ? next + size(kPage * i) : nullptr, y);
+                                 next ? next + size(kPage * i) : nullptr, y);
       for (int r = 0; r < RB; ++r)
         for (int j = 0; j < 2; ++j) {
           float* out = t.out[r0 + r] + i + 16 * j;

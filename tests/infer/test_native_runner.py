@@ -221,8 +221,9 @@ def test_int8_kv_cache_is_that_of_the_reference(shape, fmt):
         assert torch.equal(a, b)
     for have, want in zip(got, run(oracle, ids, 150), strict=True):
         assert distances(have, want).median() < BOUND[fmt]
-    for tensor, part, keys in zip(oracle.cache, runner.kv, (True, False), strict=True):
-        codes, scales = int8_pages(part, cfg, 5, keys)
+    parts = runner.kv.chunk(2, -1)
+    for tensor, part, keys in zip(oracle.cache, parts, (True, False), strict=True):
+        codes, scales = int8_pages(part, cfg, keys)
         # The first layer: what comes before it are one norm and one product.
         want, have = ((x[0, PAGES[:2]]) for x in (tensor.scales, scales))
         assert ((have - want).abs() / want).max() < 0.05
@@ -231,11 +232,11 @@ def test_int8_kv_cache_is_that_of_the_reference(shape, fmt):
         assert off.max() < 8
 
 
-def int8_pages(part, cfg, num_pages, keys):
+def int8_pages(part, cfg, keys):
     """Codes [layers, pages, G, 64, K] and scales [layers, pages, G, 64] of keys or values."""
     K = cfg.head_dim
     rows, columns = (64, K) if keys else (K, 64)
-    pages = part.view(cfg.num_cache_layers, num_pages, cfg.num_key_value_heads, -1)
+    pages = part.transpose(1, 2)
     scales = pages[..., 64 * K :].contiguous().view(torch.float32)
     tiles = pages[..., : 64 * K].unflatten(-1, (rows // 16, columns // 4, 16, 4))
     codes = tiles.transpose(-3, -2).reshape(*pages.shape[:3], rows, columns).int() - 128
@@ -257,8 +258,9 @@ def test_int4_kv_cache_is_that_of_the_reference(shape, fmt):
         assert torch.equal(a, b)
     for have, want in zip(got, run(oracle, ids, 150), strict=True):
         assert distances(have, want).median() < BOUND[fmt] + KV_BOUND["int4"]
-    for tensor, part, keys in zip(oracle.cache, runner.kv, (True, False), strict=True):
-        codes, scales = int4_pages(part, cfg, 5, keys)
+    parts = runner.kv.chunk(2, -1)
+    for tensor, part, keys in zip(oracle.cache, parts, (True, False), strict=True):
+        codes, scales = int4_pages(part, cfg, keys)
         # The first layer: what comes before it are one norm and one product.
         want, have = ((x[0, PAGES[:2]]) for x in (tensor.scales, scales))
         # Where the two largest magnitudes are all but equal, either may give the sign.
@@ -268,10 +270,10 @@ def test_int4_kv_cache_is_that_of_the_reference(shape, fmt):
         assert same.float().mean() > 0.9
 
 
-def int4_pages(part, cfg, num_pages, keys):
+def int4_pages(part, cfg, keys):
     """Codes [layers, pages, G, 64, K] and scales [layers, pages, G, 64] of keys or values."""
     K = cfg.head_dim
-    pages = part.view(cfg.num_cache_layers, num_pages, cfg.num_key_value_heads, -1)
+    pages = part.transpose(1, 2)
     scales = pages[..., 32 * K :].contiguous().view(torch.float32)
     shape = (4, K // 8, 16, 4) if keys else (K // 32, 16, 16, 4)
     packed = pages[..., : 32 * K].unflatten(-1, shape)

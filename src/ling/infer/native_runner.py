@@ -102,8 +102,7 @@ class NativeRunner(BannedIds):
         return kv_page_bytes(self.config, self.kv_cache_dtype)
 
     def page(self, number: int) -> list[Tensor]:
-        layers = self.config.num_cache_layers
-        return [self.kv.view(2, layers, -1, self.page_bytes() // (2 * layers))[:, :, number]]
+        return [self.kv[:, :, number]]
 
     def numerics(self) -> str:
         return f"{native.isa()} kernels {native.library_id()}, {self.format_name}"
@@ -112,8 +111,10 @@ class NativeRunner(BannedIds):
         if self.max_memory is None:
             check_cache(self.config, self.kv_cache_dtype, num_pages, self.mapped_bytes)
         try:
-            # Keys, then values; their layout in a page: csrc/ling_kernels.h.
-            self.kv = torch.empty(2, num_pages * self.page_bytes() // 2, dtype=torch.uint8)
+            # [layers, kv heads, pages, keys and then values]; csrc/ling_kernels.h has the layout.
+            heads = (self.config.num_cache_layers, self.config.num_key_value_heads)
+            of_head = self.page_bytes() // (heads[0] * heads[1])
+            self.kv = torch.empty(*heads, num_pages, of_head, dtype=torch.uint8)
             native.use_large_pages(self.kv)
             self.kv.zero_()
         except RuntimeError:
@@ -162,8 +163,7 @@ class NativeRunner(BannedIds):
             head=weights.head,
             cos=self.cos.data_ptr(),
             sin=self.sin.data_ptr(),
-            k_pages=self.kv[0].data_ptr(),
-            v_pages=self.kv[1].data_ptr(),
+            kv_pages=self.kv.data_ptr(),
             num_pages=num_pages,
             kv_format=FORMATS[self.kv_cache_dtype].kernel,
         )

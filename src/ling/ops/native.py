@@ -64,7 +64,7 @@ class ModelConfigC(Structure):
         ("embedding_scales", c_void_p),
         ("norm", c_void_p),
         ("head", Matrix),
-        *((n, c_void_p) for n in ("cos", "sin", "k_pages", "v_pages")),
+        *((n, c_void_p) for n in ("cos", "sin", "kv_pages")),
         ("num_pages", c_int64),
         ("kv_format", c_int32),
     )
