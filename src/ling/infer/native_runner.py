@@ -106,7 +106,7 @@ class NativeRunner(BannedIds):
 
     def clear_mtp(self, number: int) -> None:
         for part in self.page(number):  # by numpy: torch would wake threads for it
-            part[:, self.config.num_hidden_layers :].numpy().fill(0)
+            part[self.config.num_hidden_layers :].numpy().fill(0)
 
     def numerics(self) -> str:
         return f"{native.isa()} kernels {native.library_id()}, {self.format_name}"
