@@ -247,7 +247,7 @@ def test_prompts_do_not_wait_behind_grammars(client, llm, monkeypatch):
 
     monkeypatch.setattr(llm, "compile", slow)
     llm.say = SAID
-    with concurrent.futures.ThreadPoolExecutor() as pool:
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
         body = {**ASK, "response_format": FORMAT}
         waiting = [pool.submit(client.post, PATH, json=body) for _ in range(8)]
         wait_until(lambda: client.app.state.service.num_running == 8)
