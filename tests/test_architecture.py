@@ -195,8 +195,13 @@ TESTED_TOGETHER = {
     ),
     "config/{recipe_docs,recipe_file}.py": ("tests/config/test_recipe_files.py", "one schema"),
     "ops/machine.py": ("tests/ops/test_doctor.py", "what the report reads"),
+    "serve/{server,sockets}.py": ("tests/serve/test_app.py", "a server in a process of its own"),
     "serve/{fields,published}.py": ("tests/serve/test_schema.py", "the schema's parts"),
-    "serve/schema/{chat,common,completion,text,values}.py": (
+    "serve/schema/{history,structured,tools}.py": (
+        "tests/serve/test_converse.py",
+        "what reaches the model of them",
+    ),
+    "serve/schema/{chat,common,completion,plain_json,text,values}.py": (
         "tests/serve/test_schema.py",
         "every field asked wrongly",
     ),
@@ -204,8 +209,22 @@ TESTED_TOGETHER = {
         "tests/serve/test_routes.py",
         "the endpoints of one app",
     ),
-    "serve/{conversation,converse}.py": ("tests/serve/test_routes.py", "on the way to a reply"),
+    "serve/conversation.py": ("tests/serve/test_converse.py", "on the way to a reply"),
+    "serve/schema/sparse.py": ("tests/serve/test_routed.py", "fields that are left out"),
     "serve/{chat_shape,completion_shape}.py": ("tests/serve/test_stream.py", "what is streamed"),
+    "serve/{messages_shape,routes/messages}.py": ("tests/serve/test_messages.py", "one endpoint"),
+    "serve/schema/{messages,messages_blocks,messages_options}.py": (
+        "tests/serve/test_messages.py",
+        "what is asked and answered",
+    ),
+    "serve/{responses_shape,transcript_builder,routes/responses}.py": (
+        "tests/serve/test_responses.py",
+        "one endpoint",
+    ),
+    "serve/schema/{items,responses,responses_items,responses_options}.py": (
+        "tests/serve/test_responses.py",
+        "what is asked and answered",
+    ),
     "serve/admission.py": ("tests/serve/test_reply.py", "what reaches the engine"),
     "data/split.py": ("tests/data/test_prepare.py", "the two parts that are written"),
     "convert/{options,probe,ranks,repack,target,transfer}.py": (
@@ -229,6 +248,10 @@ TESTED_TOGETHER = {
     "plugins/{sglang,sglang_config}.py": (
         "tests/plugins/test_hf_config.py",
         "called by SGLang",
+    ),
+    "plugins/deploy_{command,files,folder}.py": (
+        "tests/plugins/test_deploy.py",
+        "the parts of one command",
     ),
     "plugins/engine_flags.py": ("tests/plugins/test_deploy.py", "its only caller"),
 }

@@ -63,7 +63,8 @@ class LLM:
         )
         self.max_model_len = self.engine.max_model_len
         ends = sorted(self.engine.stop_token_ids)
-        self._constraints = Constraints(tok, self.config.vocab_size, ends)
+        compiled = self.engine.stats.grammar_compile.observe
+        self._constraints = Constraints(tok, self.config.vocab_size, ends, compiled)
         self._template = _open_template(tok) if tok else None
         own = Path(model)
         self.sampling_defaults = sampling_defaults(own if (own / FILE).is_file() else found)

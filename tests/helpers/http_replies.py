@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 
+import jsonschema
 from fake_llm import NAME
 
 CHAT = {"model": NAME, "messages": [{"role": "user", "content": "hi"}]}
@@ -65,3 +66,37 @@ async def leave(app, path, body, when):
     }
     await asyncio.wait_for(app(scope, receive, send), 30)
     return begun
+
+
+def named_events(client, path: str, body: dict) -> list[dict]:
+    """Events of a stream whose names are the types of what they say."""
+    reply = client.post(path, json={**body, "stream": True})
+    assert reply.status_code == 200, reply.text
+    assert reply.headers["content-type"].startswith("text/event-stream")
+    blocks = [b for b in reply.text.split("\n\n") if b and not b.startswith(":")]
+    pairs = [b.split("\n") for b in blocks]
+    events = [json.loads(data.removeprefix("data: ")) for _, data in pairs]
+    assert [name for name, _ in pairs] == [f"event: {e['type']}" for e in events]
+    return events
+
+
+def refusal(reply, status: int = 400) -> dict:
+    """The error object in Anthropic's shape, after the checks that hold for all of them."""
+    assert reply.status_code == status, reply.text
+    assert reply.headers["content-type"] == "application/json"
+    assert int(reply.headers["content-length"]) == len(reply.content)
+    body = reply.json()
+    assert set(body) == {"type", "error", "request_id"}
+    assert body["type"] == "error"
+    assert body["request_id"] == reply.headers["x-request-id"]
+    assert set(body["error"]) == {"type", "message", "param"}
+    assert body["error"]["message"].isprintable()
+    return body["error"]
+
+
+def judged(client, name: str, body: dict) -> bool:
+    """Whether the published schema of this name takes a body."""
+    schemas = client.get("/openapi.json").json()["components"]["schemas"]
+    schema = {**schemas[name], "components": {"schemas": schemas}}
+    assert schema["additionalProperties"] is True
+    return jsonschema.Draft202012Validator(schema).is_valid(body)

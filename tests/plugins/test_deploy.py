@@ -7,10 +7,12 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
 from ling.config.model import ModelConfig
 from ling.errors import UsageError
 from ling.plugins import deploy as module
+from ling.plugins import deploy_folder
 from ling.plugins.deploy import deploy
 from ling.plugins.engine_flags import Installed, installed_flags
 
@@ -104,7 +106,7 @@ def test_tool_parser_needs_a_template_with_calls(folder, monkeypatch):
             return cls()
 
     (folder / "tokenizer.json").write_text("{}")
-    monkeypatch.setattr(module, "Tokenizer", Tok)
+    monkeypatch.setattr(deploy_folder, "Tokenizer", Tok)
     assert value_of(deploy("vllm", str(folder)), "--tool-call-parser") == "hermes"
     assert value_of(deploy("sglang", str(folder)), "--tool-call-parser") == "qwen25"
 
@@ -186,3 +188,55 @@ def test_command_line_prints_a_command_or_one_line_of_error(fixtures, tmp_path):
     assert report["argv"][:3] == ["vllm", "serve", str(folder)]
     bad = run("vlm", folder)
     assert (bad.returncode, bad.stderr.count("\n")) == (2, 1)
+
+
+# ---- several GPUs ------------------------------------------------------------------------------
+
+
+def test_gpus_are_split_as_each_engine_can(folder):
+    change_config(folder, num_experts=256, n_group=8, topk_group=4, num_experts_per_tok=8)
+    report = deploy("vllm", str(folder), gpus=4)
+    assert report["split"] == {"tensor": 1, "data": 4, "expert_parallel": True}
+    assert value_of(report, "--data-parallel-size") == "4"
+    assert "--enable-expert-parallel" in report["argv"]
+    copies = deploy("sglang", str(folder), gpus=4)  # its groups may be copies of a small model
+    assert copies["split"] == {"tensor": 1, "data": 4, "expert_parallel": False}
+    assert value_of(copies, "--dp-size") == "4"
+    assert any("(assumed; `--gpu` says which)" in note for note in copies["notes"])
+    forced = deploy("vllm", str(folder), gpus=4, tensor_parallel=2, gpu="l4-24g")
+    assert forced["split"]["tensor"] == 2
+
+
+def test_a_compose_file_has_the_command_the_gpus_and_no_key(folder):
+    report = deploy("vllm", str(folder), gpus=2, gpu="h100-80g", output="compose", context=2000)
+    service = yaml.safe_load(report["file"])["services"]["vllm"]
+    words = service["entrypoint"]
+    assert words[:3] == ["vllm", "serve", "/model"]
+    assert words[-4:] == ["--host", "0.0.0.0", "--port", "8000"]
+    assert json.loads(words[words.index("--hf-overrides") + 1])["max_position_embeddings"] == 2000
+    assert service["volumes"] == [f"{folder}:/model:ro"]
+    (device,) = service["deploy"]["resources"]["reservations"]["devices"]
+    assert device["count"] == 2
+    assert service["environment"]["VLLM_API_KEY"].startswith("${API_KEY:?")
+    other = yaml.safe_load(deploy("sglang", str(folder), gpus=2, output="compose")["file"])
+    assert other["services"]["sglang"]["entrypoint"][-2] == "--api-key"
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+def test_a_kubernetes_file_has_probes_gpus_and_the_key_from_a_secret(folder, engine):
+    report = deploy(engine, str(folder), gpus=2, output="k8s")
+    deployment, service = yaml.safe_load_all(report["file"])
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert container["resources"]["limits"] == {"nvidia.com/gpu": 2}
+    assert "/model" in container["command"]
+    assert container["env"][0]["valueFrom"]["secretKeyRef"]["name"] == "ling-api-key"
+    assert {container[f"{p}Probe"]["httpGet"]["path"] for p in ("startup", "liveness")} == {
+        "/health"
+    }
+    assert service["spec"]["selector"] == deployment["spec"]["selector"]["matchLabels"]
+    assert ("$(API_KEY)" in container["command"]) == (engine == "sglang")
+
+
+def test_an_output_that_does_not_exist_is_refused(folder):
+    with pytest.raises(UsageError, match="expected command, compose, k8s"):
+        deploy("vllm", str(folder), output="helm")

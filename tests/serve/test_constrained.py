@@ -258,7 +258,7 @@ def test_an_answer_that_goes_wrong_on_the_way_is_an_error_event(client, llm, mon
         if not left:
             raise RequestError("the grammar cannot go on", status=500)
 
-    left = [None] * 12
+    left = [None] * 6
     monkeypatch.setattr(GrammarMatcher, "accept", accept)
     llm.say = SAID
     body = {**ASK, "structured_outputs": {"regex": "[a-z ]{30}"}, "stream": True}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
@@ -9,6 +10,7 @@ import pytest
 
 from ling.serve.logs import JsonLines, TextLines
 from ling.serve.problems import request_id
+from ling.serve.service import Service
 
 BODY = {"model": "fake", "prompt": "private", "max_tokens": 3}
 
@@ -89,3 +91,17 @@ def test_bad_input_has_no_traceback(client, lines):
         == 400
     )
     assert len(read()) == 2
+
+
+def test_lines_of_the_work_in_threads_have_the_requests_id(lines):
+    read = lines(TextLines())
+
+    async def work():
+        request_id.set("own-4")
+        service = Service(None, "name")
+        await service.call(lambda: logging.getLogger("ling.serve").warning("from a thread"))
+        service.close()
+
+    asyncio.run(work())
+    (line,) = read()
+    assert line.endswith(" own-4 from a thread")

@@ -477,6 +477,21 @@ def test_published_schema_states_the_rules_between_fields(client):
             {"tools": []},
             {"user": 1},
             {"top_k": 1.0},
+            {"seed": 2**63},
+            {"stop_token_ids": [-1]},
+            {"logit_bias": {"x": 1}},
+            {"logit_bias": {"5": 101}},
+            {"tools": [TOOL]},
+            {"tools": [tool('f"')]},
+            {"tools": [{"type": "custom"}]},
+            {"tools": [], "tool_choice": "any"},
+            {"response_format": {"type": "json_schema"}},
+            {"response_format": {"type": "text"}},
+            {"structured_outputs": {"choice": []}},
+            {"messages": [{"role": "tool", "content": "x", "tool_call_id": "y"}]},
+            {"messages": [{"role": "user", "content": "x", "tool_calls": [CALL]}]},
+            {"messages": [{"role": "assistant", "tool_calls": [CALL]}]},
+            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
         ):
             body = {**good, **change}
             status = client.post(path, json=body).status_code

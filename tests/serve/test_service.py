@@ -270,5 +270,7 @@ def test_command_line_serves_the_official_client(folder):
         out, err = process.communicate(timeout=20)
         assert (process.returncode, out) == (0, "")
         chat, refused = err.splitlines()
-        assert re.search(r"^INFO .* POST /v1/chat/completions 200 \d+\+\d tokens \S+ s$", chat)
-        assert re.search(r"^INFO .* POST /v1/completions 400 \S+ s$", refused)
+        assert re.search(
+            r" INFO ling\.serve req_\w+ POST /v1/chat/completions 200 \d+\+\d tokens \S+ s$", chat
+        )
+        assert re.search(r" INFO ling\.serve req_\w+ POST /v1/completions 400 \S+ s$", refused)

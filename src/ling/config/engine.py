@@ -80,7 +80,10 @@ class EngineConfig:
     num_pages: int | None = None
     """Pages (of 64 positions) in the KV cache; None sizes it by the context and free memory."""
     kv_cache_memory: str | None = field(
-        default=None, metadata=_flag("size of the KV cache, say, 2GB", "memory")
+        default=None,
+        metadata=_flag(
+            "size of the KV cache, say, 2GB", "memory", aliases=("--kv-cache-memory-bytes",)
+        ),
     )
     """Bytes of the KV cache, such as `2GB`; None sizes it by the context and free memory."""
     max_num_seqs: int = field(

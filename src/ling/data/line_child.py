@@ -41,6 +41,8 @@ class LineChild:
     def ask(self, request: str, timeout_s: float) -> dict[str, Any] | None:
         """The answer to one line of JSON; None where there is none in time: the child has ended."""
         answer = b""
+        if not self.end.alive:
+            return None
         with contextlib.suppress(OSError):  # a dead child gives an empty answer
             answer = self._exchange(request.encode() + b"\n", time.monotonic() + timeout_s)
         if not answer.endswith(b"\n"):

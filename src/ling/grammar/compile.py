@@ -6,8 +6,9 @@ import contextlib
 import copy
 import hashlib
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..data.tokenizer import Tokenizer
@@ -39,12 +40,17 @@ class Grammar:
 
 class GrammarCompiler:
     """Compiles for one model; keeps the last `CACHE_SIZE` grammars. Any thread may use it.
+    `on_compiled` gets the seconds of each that was new, from one thread at a time.
 
     Making one takes 0.9 s for 157,184 ids. Raises `RequestError` where llguidance is not installed.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, vocab_size: int, stop_token_ids: Sequence[int]
+        self,
+        tokenizer: Tokenizer,
+        vocab_size: int,
+        stop_token_ids: Sequence[int],
+        on_compiled: Callable[[float], None] | None = None,
     ) -> None:
         llguidance()
         if not stop_token_ids:
@@ -53,6 +59,7 @@ class GrammarCompiler:
                 param=PARAM,
             )
         self._vocab_size, self._stop_ids = vocab_size, frozenset(stop_token_ids)
+        self._on_compiled = on_compiled
         self._tags = TagIds({tag: i for tag in TAGS if (i := _single(tokenizer, tag)) is not None})
         vocabulary = self._vocabulary(tokenizer)
         self._probe = Probe(vocabulary)
@@ -85,8 +92,9 @@ class GrammarCompiler:
         key = hashlib.sha256(source.encode()).digest()
         found = self._cached(key)
         if found is None:
+            begin = time.perf_counter()
             found = self._compiled(source)
-            self._keep(key, found)
+            self._keep(key, found, time.perf_counter() - begin)
         if isinstance(found, RequestError):
             raise copy.copy(found)
         return found
@@ -111,8 +119,10 @@ class GrammarCompiler:
                 self._cache.move_to_end(key)
             return self._cache.get(key)
 
-    def _keep(self, key: bytes, found: Grammar | RequestError) -> None:
+    def _keep(self, key: bytes, found: Grammar | RequestError, seconds: float) -> None:
         with self._lock:
+            if self._on_compiled is not None:
+                self._on_compiled(seconds)
             self._cache[key] = found
             while len(self._cache) > CACHE_SIZE:
                 self._cache.popitem(last=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ..data.tokenizer import Tokenizer
@@ -20,9 +20,14 @@ class Constraints:
     """Any thread may use it. Raises `RequestError` for a model without a tokenizer."""
 
     def __init__(
-        self, tokenizer: Tokenizer | None, vocab_size: int, stop_token_ids: Sequence[int]
+        self,
+        tokenizer: Tokenizer | None,
+        vocab_size: int,
+        stop_token_ids: Sequence[int],
+        on_compiled: Callable[[float], None] | None = None,
     ) -> None:
         self._tokenizer, self._vocab_size, self._stops = tokenizer, vocab_size, stop_token_ids
+        self._on_compiled = on_compiled
         self._compiler: GrammarCompiler | None = None
         self._making = threading.Lock()
 
@@ -31,7 +36,9 @@ class Constraints:
         with self._making:
             if self._compiler is None:
                 tokenizer = self._required(PARAM)
-                self._compiler = GrammarCompiler(tokenizer, self._vocab_size, self._stops)
+                self._compiler = GrammarCompiler(
+                    tokenizer, self._vocab_size, self._stops, self._on_compiled
+                )
             return self._compiler
 
     def compile(self, spec: StructuredOutputs, reasoning: Reasoning = "none") -> Grammar:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -30,6 +31,26 @@ class Constraint(Protocol):
 
     def forced(self) -> Sequence[int]:
         """Tokens that must come next, none where there is a choice."""
+
+
+class TimedConstraint:
+    """A constraint whose masks are timed; `observe` gets the seconds of each."""
+
+    def __init__(self, inner: Constraint, observe: Callable[[float], None]) -> None:
+        self._inner, self._observe = inner, observe
+        self.accept, self.forced = inner.accept, inner.forced
+
+    @property
+    def is_done(self) -> bool:
+        """See `Constraint`."""
+        return self._inner.is_done
+
+    def mask(self, drafts: Sequence[int]) -> np.ndarray | None:
+        """See `Constraint`."""
+        begin = time.perf_counter()
+        mask = self._inner.mask(drafts)
+        self._observe(time.perf_counter() - begin)
+        return mask
 
 
 def allows(mask: np.ndarray | None, token_id: int) -> bool:

@@ -17,7 +17,7 @@ from ..config.model import ModelConfig
 from ..errors import RequestError, UsageError
 from ..text import size
 from .choice import Chosen, RowChoice, next_choices
-from .constraint import Constraint, draft_forced
+from .constraint import Constraint, TimedConstraint, draft_forced
 from .drafting import Drafter
 from .failures import alone, run_step
 from .limits import Limits
@@ -116,7 +116,8 @@ class Engine:
         request = Request(
             number, ids, params, seed + seed_offset, max_tokens, cache_salt, scheduling
         )
-        request.constraint = constraint
+        if constraint is not None:
+            request.constraint = TimedConstraint(constraint, self.stats.grammar_mask.observe)
         if params.return_routed_experts:
             start = first_position(params.routed_experts_start_len, len(ids))
             request.routed_experts = RoutedExperts(self.config, len(ids), max_tokens, start)
@@ -155,6 +156,7 @@ class Engine:
         step = self.scheduler.schedule()
         if not step:
             return late
+        self.stats.begin_step(step)
         step, failed, hidden = run_step(self.runner, step, self.routing)
         for request in failed:
             self.scheduler.drop(request)
@@ -172,6 +174,7 @@ class Engine:
         self.stats.seconds += seconds
         if self.store is not None:  # what was read is not what these rows cost
             seconds -= self.store.seconds
+        self.stats.end_step(step)
         self.scheduler.end_step(step, seconds)
         self.runner.step_done()
         if self.num_drafts:

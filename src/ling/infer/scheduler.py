@@ -82,9 +82,8 @@ class Scheduler:
         self.allowance = Allowance(config.max_step_ms / 1000, cost or StepCost())
         self.store: PageStore | None = None
         """Where to look for pages that are no longer, or not yet, in the pool."""
-        self.waiting = Turns()
+        self.waiting, self.stats = Turns(), Stats()
         self.running: list[Request] = []
-        self.stats = Stats()
         self._parts = PromptParts(self.waiting, self.allowance, self._start, self._is_open)
         self._with_deadline: set[Request] = set()
         self._first_decode = 0
@@ -191,7 +190,8 @@ class Scheduler:
             self._closed_from = min(self._closed_from, key.running)
         if request in self._loading or not self._is_open(key):
             return False
-        while not self._has_seat() or not self._has_room(request):
+        seats = self.max_num_seqs
+        while len(self.running) + len(self._loading) >= seats or not self._has_room(request):
             self._forget(request)
             victim = self._victim(request, key)
             if victim is None:
@@ -205,11 +205,7 @@ class Scheduler:
             return False
         self.waiting.start(request)
         self.running.append(request)
-        self.stats.start(request)
         return True
-
-    def _has_seat(self) -> bool:
-        return len(self.running) + len(self._loading) < self.max_num_seqs
 
     def _has_room(self, request: Request) -> bool:
         """Whether all tokens of a waiting request fit beside those that run, or will soon; it has
@@ -296,10 +292,8 @@ class Scheduler:
         request.drafts, request.backlogs, request.follows_mtp = [], [], True
 
     def end_step(self, step: list[ScheduledRequest], seconds: float) -> None:
-        """Offer full pages to other requests, free those of finished ones, and learn how long a
-        step takes."""
+        """Offer full pages to others, free those of finished requests, learn what a step takes."""
         self.allowance.cost.observe(load_of(step), seconds)
-        self.stats.end_step(step)
         for scheduled in step:
             request = scheduled.request
             if request.error is not None:  # what it computed is of use to nobody

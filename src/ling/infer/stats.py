@@ -81,11 +81,14 @@ class Stats:
         """Share of drafts that the model itself would have chosen; None without drafts."""
         return self.accepted / self.drafted if self.drafted else None
 
-    def start(self, request: Request) -> None:
-        """A waiting request runs; only its first time counts."""
+    def begin_step(self, step: Sequence[ScheduledRequest]) -> None:
+        """A step is about to run: some of its requests run for the first time."""
+        for s in step:
+            if not s.request.timeline.started:
+                self._start(s.request)
+
+    def _start(self, request: Request) -> None:
         timeline = request.timeline
-        if timeline.started:
-            return
         timeline.started = time.monotonic()
         self.queue_time.observe(timeline.started - timeline.arrived)
         if not request.params.computes_prompt:

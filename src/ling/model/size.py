@@ -104,6 +104,12 @@ def stored_bytes(cfg: ModelConfig, fmt: str) -> int:
     return int(made + rest * form.of_matrix(".attention.dense").stored_bytes)
 
 
+def expert_bytes(cfg: ModelConfig, fmt: str) -> int:
+    """Bytes of the routed experts of all layers in a number format."""
+    form = FORMATS[fmt].of_matrix(".mlp.experts.down_proj")
+    return int(_expert_counts(cfg)["experts"] * form.stored_bytes)
+
+
 def _expert_counts(cfg: ModelConfig) -> dict[str, int]:
     """Parameters of the routed and the shared experts of all layers, MTP layers included."""
     layers = sum(cfg.is_moe_layer(n) for n in range(cfg.num_cache_layers))

@@ -1,39 +1,21 @@
-"""`ling deploy vllm|sglang MODEL`: the command line that serves a model folder on GPUs."""
+"""`ling deploy vllm|sglang MODEL`: what serves a model folder on the GPUs of a machine."""
 
 from __future__ import annotations
 
-import json
-import math
 import shlex
-from dataclasses import dataclass
 from typing import Any
 
-from ..checkpoint.hf.config import read_config, read_quantization
-from ..checkpoint.hf.names import SafetensorsFolder
-from ..config.model import ModelConfig
-from ..data.tokenizer import Tokenizer
 from ..errors import UsageError
-from ..hub import resolve_model
+from ..text import nearest, size
+from .deploy_command import Choice, sglang, vllm, yarn
+from .deploy_files import OUTPUTS, compose_file, kubernetes_file
+from .deploy_folder import Folder, inspect_folder
+from .deploy_split import DEFAULT_GPU, Split, choose_split, find_gpu, problem, room
 from .engine_flags import installed_flags
 
-ENGINES = ("vllm", "sglang")
+ENGINES = {"vllm": vllm, "sglang": sglang}
 # The releases whose command lines these are; another installed one is asked for its flags.
 KNOWN = {"vllm": "0.32.0", "sglang": "0.5.23"}
-_FP8_BLOCK = 128
-
-
-@dataclass(frozen=True, kw_only=True)
-class Folder:
-    """What a model folder holds that decides on flags."""
-
-    path: str
-    config: ModelConfig
-    quantization: str | None
-    """`quant_method`, None for plain weights."""
-    holds_mtp: bool
-    """Whether the first MTP layer is in the weights, whatever config.json says."""
-    calls_tools: bool
-    """Whether the chat template has the `<tool_call>` syntax."""
 
 
 def deploy(
@@ -41,143 +23,79 @@ def deploy(
     model: str,
     *,
     context: int | None = None,
-    tensor_parallel: int = 1,
+    gpus: int | None = None,
+    gpu: str | None = None,
+    tensor_parallel: int | None = None,
     speculative: str = "mtp",
     draft_tokens: int = 1,
+    output: str = "command",
 ) -> dict[str, Any]:
-    """The command, its notes, and the release whose flags it was checked against.
+    """The command, or the file, its notes, and the release whose flags it was checked against.
 
-    `speculative` "mtp" takes effect where the folder holds an MTP layer. Raises `UsageError` for
-    a format, a split or a context that the engine cannot serve, and for a flag it does not have.
+    With `gpus` the split is chosen so that the model fits on that many of kind `gpu`; without,
+    `tensor_parallel` is taken as it is. `speculative` "mtp" takes effect where the folder has an
+    MTP layer. Raises `UsageError` for a format, a split or a context that the engine cannot serve,
+    a model that does not fit, and a flag that the installed engine does not have.
     """
-    if engine not in ENGINES:
-        raise UsageError(f"no engine `{engine}`; there are {', '.join(ENGINES)}")
-    if speculative not in ("mtp", "off"):
-        raise UsageError(f"`--speculative` is `{speculative}`, expected mtp or off")
-    if min(tensor_parallel, draft_tokens) < 1:
-        raise UsageError("`--tensor-parallel` and `--draft-tokens` are at least 1")
+    _check(engine, speculative, min(tensor_parallel or 1, draft_tokens), output)
     folder = inspect_folder(model)
-    _check_split(folder, tensor_parallel)
+    if gpu is not None and gpus is None:
+        gpus = tensor_parallel or 1
+    split = _split(engine, folder, gpus, gpu or DEFAULT_GPU, tensor_parallel)
     mtp = speculative == "mtp" and folder.holds_mtp and folder.config.num_nextn_predict_layers > 0
-    overrides, length = _yarn(folder.config, context)
-    write = _vllm if engine == "vllm" else _sglang
-    command = write(folder, tensor_parallel, draft_tokens if mtp else 0, overrides, length)
+    choice = Choice(
+        split=split,
+        draft_tokens=draft_tokens if mtp else 0,
+        length=context,
+        overrides=yarn(folder.config, context),
+    )
+    command = ENGINES[engine](folder, choice)
     version = _check_flags(engine, command)
-    return {
+    report: dict[str, Any] = {
         "engine": engine,
         "command": shlex.join(command),
         "argv": command,
         "format": folder.quantization or folder.config.dtype,
         "mtp": mtp,
+        "split": {
+            "tensor": split.tensor,
+            "data": split.data,
+            "expert_parallel": split.expert_parallel,
+        },
         "checked_against": version,
-        "notes": _notes(engine, folder, mtp, bool(overrides), version),
+        "notes": _notes(engine, folder, choice, version),
     }
+    if gpus is not None:
+        report["notes"] += _room_notes(folder, split, gpu or DEFAULT_GPU, is_default=gpu is None)
+    if output != "command":
+        write = compose_file if output == "compose" else kubernetes_file
+        report["file"] = write(engine, command, folder.path, split.num_gpus)
+        report["notes"].append(f"the image `ling-{engine}` is that of deploy/gpu/Containerfile")
+    return report
 
 
-def inspect_folder(model: str) -> Folder:
-    """Read configuration, tensor names and chat template; refuse formats of our own engine.
-
-    A hub name is downloaded first: what decides is in the weights.
-    """
-    path = resolve_model(model)
-    cfg = read_config(path)
-    method = (read_quantization(path) or {}).get("quant_method")
-    if method == "ling":
-        raise UsageError(
-            f"{path}: int8 and int4 folders are for ling's own engine (`ling serve`); "
-            "GPUs take bf16 or fp8: `ling convert SOURCE TARGET --to fp8`"
-        )
-    names = SafetensorsFolder(path).weight_map
-    template = None
-    if (path / "tokenizer.json").is_file():
-        template = Tokenizer.from_folder(path).chat_template
-    return Folder(
-        path=str(path),
-        config=cfg,
-        quantization=method,
-        holds_mtp=f"model.layers.{cfg.num_hidden_layers}.eh_proj.weight" in names,
-        calls_tools="<tool_call>" in (template or ""),
-    )
+def _check(engine: str, speculative: str, least: int, output: str) -> None:
+    if engine not in ENGINES:
+        raise UsageError(f"no engine `{engine}`; there are {', '.join(ENGINES)}")
+    if speculative not in ("mtp", "off"):
+        raise UsageError(f"`--speculative` is `{speculative}`, expected mtp or off")
+    if least < 1:
+        raise UsageError("`--tensor-parallel` and `--draft-tokens` are at least 1")
+    if output not in OUTPUTS:
+        hint = nearest(output, list(OUTPUTS))
+        raise UsageError(f"`--output` is `{output}`, expected {', '.join(OUTPUTS)}{hint}")
 
 
-def _check_split(folder: Folder, parts: int) -> None:
-    cfg = folder.config
-    if cfg.num_attention_heads % parts:
-        raise UsageError(
-            f"`--tensor-parallel {parts}` does not divide the {cfg.num_attention_heads} heads"
-        )
-    if cfg.num_key_value_heads % parts and parts % cfg.num_key_value_heads:
-        raise UsageError(
-            f"`--tensor-parallel {parts}` neither divides nor is a multiple of the "
-            f"{cfg.num_key_value_heads} key-value heads"
-        )
-    width = cfg.moe_intermediate_size
-    if cfg.num_experts and folder.quantization == "fp8" and width % (parts * _FP8_BLOCK):
-        raise UsageError(
-            f"`--tensor-parallel {parts}` cuts experts of width {width} inside an fp8 block of "
-            f"{_FP8_BLOCK}; at most {max(width // _FP8_BLOCK, 1)} parts, or bf16"
-        )
-
-
-def _yarn(cfg: ModelConfig, context: int | None) -> tuple[dict[str, Any], int | None]:
-    """(overrides of config.json, length to ask for) so that `context` tokens fit."""
-    if context is None or context <= cfg.max_position_embeddings:
-        if context is not None and context < 1:
-            raise UsageError(f"`--context` is {context}, expected at least 1")
-        return {}, context
-    scaling = cfg.rope_scaling or {}
-    trained = int(scaling.get("original_max_position_embeddings") or cfg.max_position_embeddings)
-    rope = {
-        **{k: v for k, v in scaling.items() if k != "type"},
-        "rope_type": "yarn",
-        "rope_theta": cfg.rope_theta,
-        # Whole factors, as the released models are measured: 4 for 131,072 tokens.
-        "factor": max(float(math.ceil(context / trained)), float(scaling.get("factor", 1.0))),
-        "original_max_position_embeddings": trained,
-    }
-    return {"max_position_embeddings": context, "rope_parameters": rope}, context
-
-
-def _vllm(
-    folder: Folder, parts: int, draft_tokens: int, overrides: dict[str, Any], length: int | None
-) -> list[str]:
-    command = ["vllm", "serve", folder.path]
-    if parts > 1:
-        command += ["--tensor-parallel-size", str(parts)]
-    if length is not None:
-        command += ["--max-model-len", str(length)]
-    if overrides:
-        command += ["--hf-overrides", _json(overrides)]
-    if draft_tokens:
-        draft = {"method": "mtp", "num_speculative_tokens": draft_tokens}
-        command += ["--speculative-config", _json(draft)]
-    if folder.calls_tools:
-        command += ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"]
-    return command
-
-
-def _sglang(
-    folder: Folder, parts: int, draft_tokens: int, overrides: dict[str, Any], length: int | None
-) -> list[str]:
-    command = ["python", "-m", "sglang.launch_server", "--model-path", folder.path]
-    if parts > 1:
-        command += ["--tp-size", str(parts)]
-    if length is not None:
-        command += ["--context-length", str(length)]
-    if overrides:
-        command += ["--json-model-override-args", _json(overrides)]
-    if draft_tokens:
-        # A chain: one candidate per step, and the verified token beside the drafts.
-        command += ["--speculative-algorithm", "NEXTN"]
-        command += ["--speculative-num-steps", str(draft_tokens), "--speculative-eagle-topk", "1"]
-        command += ["--speculative-num-draft-tokens", str(draft_tokens + 1)]
-    if folder.calls_tools:
-        command += ["--tool-call-parser", "qwen25"]
-    return command
-
-
-def _json(value: dict[str, Any]) -> str:
-    return json.dumps(value, separators=(",", ":"))
+def _split(engine: str, folder: Folder, gpus: int | None, gpu: str, tensor: int | None) -> Split:
+    cfg, is_fp8 = folder.config, folder.is_fp8
+    if gpus is None:
+        split = Split(tensor or 1)
+        reason = problem(cfg, is_fp8, split)
+        if reason is not None:
+            raise UsageError(reason)
+        return split
+    copies = engine == "sglang"
+    return choose_split(cfg, is_fp8, gpus, gpu, copies_experts=copies, tensor=tensor)
 
 
 def _check_flags(engine: str, command: list[str]) -> str | None:
@@ -194,16 +112,31 @@ def _check_flags(engine: str, command: list[str]) -> str | None:
     return installed.version
 
 
-def _notes(engine: str, folder: Folder, mtp: bool, yarn: bool, version: str | None) -> list[str]:
+def _notes(engine: str, folder: Folder, choice: Choice, version: str | None) -> list[str]:
     notes = ["install ling beside the engine: its plugin makes config.json known to it"]
     if version is None:
         notes.append(f"{engine} cannot be asked here; the flags are those of {KNOWN[engine]}")
     else:
         notes.append(f"the installed {engine} {version} has these flags")
-    if folder.holds_mtp and not mtp and folder.config.num_nextn_predict_layers == 0:
+    if folder.holds_mtp and not choice.draft_tokens and not folder.config.num_nextn_predict_layers:
         notes.append("the weights hold an MTP layer that config.json does not count")
     if not folder.holds_mtp and folder.config.num_nextn_predict_layers:
         notes.append("config.json counts an MTP layer that the weights lack: no speculation")
-    if yarn:
+    if choice.overrides:
         notes.append("YaRN is static: it changes short texts too, so use it for long ones only")
+    return notes
+
+
+def _room_notes(folder: Folder, split: Split, gpu: str, *, is_default: bool) -> list[str]:
+    """What is on each GPU by calculation, and what to know about it."""
+    on_each = room(folder.config, folder.is_fp8, split, find_gpu(gpu).memory)
+    assumed = " (assumed; `--gpu` says which)" if is_default else ""
+    notes = [
+        f"each {gpu}{assumed}: {size(on_each.weight_bytes)} of weights, KV cache for about "
+        f"{round(on_each.kv_tokens, -3):,} tokens"
+    ]
+    if folder.is_fp8 and not find_gpu(gpu).multiplies_fp8:
+        notes.append(f"{gpu} does not multiply FP8: weights are expanded, which is slower")
+    if split.expert_parallel and split.data > 1:
+        notes.append("experts are shared by all GPUs: the links between them should be NVLink")
     return notes

@@ -7,6 +7,8 @@ import time
 from fastapi import Request
 
 from ..errors import RequestError
+from .guard import CLIENT
+from .keys import key_of
 from .schema.common import Sampling
 from .service import Service, Terms
 
@@ -23,13 +25,15 @@ def check_model(service: Service, name: str | None) -> None:
 
 
 def terms_of(body: Sampling, request: Request, *, is_chat_turn: bool) -> Terms:
-    """Requests share the engine by API key and salt."""
+    """Requests share the engine, and cached prefixes, by API key and salt. Raises `RequestError`
+    for fields that do not go together."""
+    body.check_pairs()
     from ..infer.request import SchedulingParams
 
-    salt = body.cache_salt or ""
+    salt = " ".join(filter(None, (request.scope.get(CLIENT), body.cache_salt)))
     scheduling = SchedulingParams(
         priority=body.priority or 0,
-        share_key=f"{request.headers.get('authorization', '')} {salt}",
+        share_key=f"{key_of(request.headers)!r} {salt}",
         deadline=None if body.timeout_s is None else time.monotonic() + body.timeout_s,
         is_chat_turn=is_chat_turn,
     )

@@ -53,12 +53,13 @@ def create_app(
     _require_extra()
     from fastapi import FastAPI
 
-    from . import logs, operation
+    from . import logs, published
     from .guard import PROBES, Rules
     from .keys import Keys
     from .metrics import Metrics
     from .page import PATHS, make_page
     from .problems import install_handlers
+    from .routes.operation import add_operation
     from .routes.router import has_endpoint, make_router
     from .service import Service
 
@@ -67,11 +68,13 @@ def create_app(
     app = FastAPI(title="ling", docs_url=None, redoc_url=None, redirect_slashes=False)
     service = app.state.service = Service(llm, served_model_name)
     metrics = Metrics(service)
-    routers = [make_router(service, keep_alive_s), operation.make_router(service, metrics, info)]
-    for router in (*routers, make_page()):
-        app.include_router(router)
-    paths = [getattr(route, "path", "") for router in routers for route in router.routes]
-    install_handlers(app, paths)
+    router = make_router(service, keep_alive_s)
+    add_operation(router, service, metrics, info)
+    app.include_router(router)
+    app.include_router(make_page())
+    install_handlers(app, [getattr(route, "path", "") for route in router.routes])
+    make = app.openapi
+    app.openapi = lambda: published.openapi(make, service.vocab_size)  # type: ignore[method-assign]
     rules = Rules(
         keys=api_key if isinstance(api_key, Keys) else Keys([api_key] if api_key else []),
         hosts=allowed_hosts,
@@ -118,8 +121,9 @@ def serve(
     what loading raises, and `RunError` when the engine has died.
     """
     _require_extra()
-    from . import logs, operation
+    from . import logs
     from .keys import API_KEY_VARIABLE, read_keys
+    from .routes.operation import configuration
     from .server import run
     from .tracing import tracer
 
@@ -147,7 +151,7 @@ def serve(
             allowed_hosts=allowed_hosts(config, open_to_pages=is_local and not keys),
             allowed_origins=config.allowed_origins or (),
             metrics_port=sockets[1].getsockname()[1] if len(sockets) > 1 else None,
-            info=operation.configuration(str(model), engine, config),
+            info=configuration(str(model), engine, config),
             observers=() if spans is None else (spans.observe,),
         )
         load = partial(_load, app.state.service, str(model), engine, sampling)

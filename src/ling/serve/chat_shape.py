@@ -16,7 +16,7 @@ from ..data.assistant import (
 )
 from .logprobs import chat_logprobs
 from .routed import traced
-from .schema.common import CompletionTokens, StreamOptions, Usage
+from .schema.common import CompletionTokens, StreamOptions, Timings, Usage
 from .schema.replies import (
     AssistantMessage,
     CallDelta,
@@ -30,7 +30,8 @@ from .schema.replies import (
     FunctionDelta,
     ToolCall,
 )
-from .stream import DONE, openai_failure, openai_line, with_cached
+from .stream import DONE, KEEP_ALIVE, openai_failure, openai_line, with_cached
+from .timings import When, timings_of
 from .turn import Turn
 
 if TYPE_CHECKING:
@@ -39,9 +40,9 @@ if TYPE_CHECKING:
 
 class ChatShape:
     """One reply to choices that are `turns`; `top_logprobs` is None when no log probabilities were
-    asked for, `token_ids` puts the ids into the reply."""
+    asked for; `token_ids` and `timings` put ids and times into the reply."""
 
-    done = DONE
+    done, keep_alive = DONE, KEEP_ALIVE
 
     def __init__(
         self,
@@ -51,10 +52,12 @@ class ChatShape:
         options: StreamOptions | None = None,
         *,
         token_ids: bool = False,
+        timings: When = "never",
     ) -> None:
         self._id, self._created = f"chatcmpl-{uuid.uuid4().hex}", int(time.time())
         self._model, self._turns, self._top = model, turns, top_logprobs
         self._options, self._token_ids = options or StreamOptions(), token_ids
+        self._when = timings
 
     def whole(self, answers: Sequence[StreamChunk], usage: Usage) -> ChatCompletion:
         """The reply in one piece."""
@@ -65,6 +68,7 @@ class ChatShape:
             choices=[self._choice(i, answer) for i, answer in enumerate(answers)],
             usage=self._detailed(usage),
             prompt_token_ids=self._prompt_ids(),
+            timings=None if self._when == "never" else self._timings(self._turns),
         )
 
     def _choice(self, index: int, answer: StreamChunk) -> ChatChoice:
@@ -104,6 +108,8 @@ class ChatShape:
         if experts := traced(chunk):
             events = events or [self._event(index, Delta())]
             events[-1].choices[0].take(experts)
+        if events and (self._when == "always" or (self._when == "end" and chunk.finish_reason)):
+            events[-1].timings = self._timings([turn])
         return events
 
     def closing(self, usage: Usage) -> list[ChatChunk]:
@@ -122,6 +128,9 @@ class ChatShape:
 
     def _chunk(self, choices: list[ChatDelta]) -> ChatChunk:
         return ChatChunk(id=self._id, created=self._created, model=self._model, choices=choices)
+
+    def _timings(self, turns: Sequence[Turn]) -> Timings:
+        return timings_of([turn.request for turn in turns if turn.request is not None])
 
     def _prompt_ids(self) -> list[int] | None:
         return list(self._turns[0].prompt_token_ids) if self._token_ids else None

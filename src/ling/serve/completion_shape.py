@@ -12,9 +12,11 @@ from .logprobs import completion_logprobs
 from .routed import traced
 from .schema.common import StreamOptions, Usage
 from .schema.replies import Completion, CompletionChoice, CompletionLogprobs
-from .stream import DONE, openai_failure, openai_line, with_cached
+from .stream import DONE, KEEP_ALIVE, openai_failure, openai_line, with_cached
+from .timings import When, timings_of
 
 if TYPE_CHECKING:
+    from ..infer.request import Request
     from ..outputs import StreamChunk
 
 
@@ -28,9 +30,10 @@ class Echo:
 
 class CompletionShape:
     """One reply; `echoes` has one entry for each choice, empty without `echo`; `n` choices in a row
-    are of one prompt. With `prompts`, of each choice, the reply has token ids."""
+    are of one prompt. With `prompts`, of each choice, the reply has token ids; `requests`
+    are those of the choices, for their `timings`."""
 
-    done = DONE
+    done, keep_alive = DONE, KEEP_ALIVE
 
     def __init__(
         self,
@@ -41,12 +44,14 @@ class CompletionShape:
         options: StreamOptions | None = None,
         *,
         prompts: Sequence[list[int]] | None = None,
+        timings: When = "never",
+        requests: Sequence[Request] = (),
     ) -> None:
         self._id, self._created, self._model = f"cmpl-{uuid.uuid4().hex}", int(time.time()), model
         self._with_logprobs, self._echoes, self._n = with_logprobs, echoes, n
         self._options = options or StreamOptions()
         self._cached = [0] * len(echoes)
-        self._prompts = prompts
+        self._prompts, self._when, self._requests = prompts, timings, requests
 
     def whole(self, answers: Sequence[StreamChunk], usage: Usage) -> Completion:
         """The reply in one piece."""
@@ -64,7 +69,10 @@ class CompletionShape:
                     **traced(answer),
                 )
             )
-        return self._chunk(choices, self._detailed(usage))
+        reply = self._chunk(choices, self._detailed(usage))
+        if self._when != "never" and self._requests:
+            reply.timings = timings_of(self._requests, len(self._requests) // self._n)
+        return reply
 
     def opening(self, index: int) -> list[Completion]:
         """The prompt, if it is to be echoed."""
@@ -93,7 +101,10 @@ class CompletionShape:
             token_ids=self._ids(chunk),
             **experts,
         )
-        return [self._chunk([choice])]
+        event = self._chunk([choice])
+        if self._when == "always" or (self._when == "end" and chunk.finish_reason is not None):
+            event.timings = timings_of([self._requests[index]])
+        return [event]
 
     def closing(self, usage: Usage) -> list[Completion]:
         """The usage, where it was asked for."""

@@ -40,16 +40,12 @@ def constraint_of(conversation: Conversation) -> StructuredOutputs | None:
     )
 
 
-def compiled(
-    llm: LLM, spec: StructuredOutputs | None, reasoning: Reasoning, param: str
-) -> Sequence[str]:
+def compiled(llm: LLM, spec: StructuredOutputs, reasoning: Reasoning, param: str) -> Sequence[str]:
     """Compile before anything is queued: what cannot be enforced is refused, and never left out.
 
     Blocks; returns the keywords of schemas that are not enforced. Raises `RequestError` with
     `param`, the field that asked for it.
     """
-    if spec is None:
-        return ()
     if spec.tools is not None and spec.tools.answer is not None:
         compiled(llm, spec.tools.answer, reasoning, param)  # so that the field is named
     from ..grammar.spec import PARAM

@@ -34,6 +34,8 @@ class Transcript:
     add_generation_prompt: bool | None = None
     """Whether the assistant's turn is opened; by default it is, unless a message is continued."""
     continue_final_message: bool = False
+    param: str = "messages"
+    """The field of the request that it was asked in, for errors."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,7 @@ from .stream import Shape
 from .turn import Turn
 
 if TYPE_CHECKING:
+    from ..grammar.spec import StructuredOutputs
     from ..llm import LLM
 
 THINKING_OFF = "detailed thinking off"
@@ -56,31 +57,41 @@ async def _prepare(
     generation: Generation,
     shape_of: ShapeOf,
 ) -> Prepared:
-    queued = await service.call(partial(_queue, llm, conversation, generation))
-    turns = [_turn(llm, conversation, queued) for _ in range(generation.num_choices)]
-    return Prepared(shape_of(turns), len(queued.prompt.ids), headers=ignored_header(queued.ignored))
+    asked = await service.call(partial(_asked, llm, conversation))
+    ignored: Sequence[str] = ()
+    if asked.spec is not None:
+        check = partial(compiled, llm, asked.spec, asked.before, conversation.structured_param)
+        ignored = await service.call_compiler(check)
+    await service.call(partial(_queue, llm, conversation, asked, generation))
+    turns = [_turn(llm, conversation, asked) for _ in range(generation.num_choices)]
+    for turn, made in zip(turns, generation.requests, strict=True):
+        turn.request = made
+    return Prepared(shape_of(turns), len(asked.prompt.ids), headers=ignored_header(ignored))
 
 
-class Queued(NamedTuple):
-    """A conversation that the engine has."""
+class Asked(NamedTuple):
+    """A conversation as the engine is to have it."""
 
     prompt: ChatPrompt
     reasoning: ReasoningMode
-    ignored: Sequence[str]
-    """Keywords of its schema that are not enforced."""
+    """How the reply is read."""
+    spec: StructuredOutputs | None
+    before: ReasoningMode
+    """Which reasoning may come before what is enforced."""
 
 
-def _queue(llm: LLM, conversation: Conversation, generation: Generation) -> Queued:
-    """Render, compile and queue. Runs in a thread: each of them may take a while."""
+def _asked(llm: LLM, conversation: Conversation) -> Asked:
     prompt = prompts.conversation_prompt(llm, conversation)
     mode = _reasoning_mode(conversation, prompt.text)
-    spec = constraint_of(conversation)
     # A model that was told not to think must not be led into it by what it may not say.
     before = "none" if mode == "auto" and THINKING_OFF in prompt.text else mode
-    ignored = compiled(llm, spec, before, conversation.structured_param)
-    params = prompts.chat_params(llm, conversation, prompt.ids, spec, before)
-    generation.start(llm, [Job(prompt.ids, p) for p in params])
-    return Queued(prompt, mode, ignored)
+    return Asked(prompt, mode, constraint_of(conversation), before)
+
+
+def _queue(llm: LLM, conversation: Conversation, asked: Asked, generation: Generation) -> None:
+    ids = asked.prompt.ids
+    params = prompts.chat_params(llm, conversation, ids, asked.spec, asked.before)
+    generation.start(llm, [Job(ids, p) for p in params])
 
 
 def _reasoning_mode(conversation: Conversation, prompt: str) -> ReasoningMode:
@@ -91,14 +102,14 @@ def _reasoning_mode(conversation: Conversation, prompt: str) -> ReasoningMode:
     return reasoning_mode(prompt, thinking=wanted, continued=continued)
 
 
-def _turn(llm: LLM, conversation: Conversation, queued: Queued) -> Turn:
+def _turn(llm: LLM, conversation: Conversation, asked: Asked) -> Turn:
     calls = bool(conversation.tools) and conversation.tool_choice != "none"
     tokenizer = llm.tokenizer
     assert tokenizer is not None  # there would be no prompt
     return Turn(
-        AssistantParser(parse_tools=calls, reasoning=queued.reasoning),
+        AssistantParser(parse_tools=calls, reasoning=asked.reasoning),
         conversation.tool_choice,
         tokenizer.token_bytes,
         include_reasoning=conversation.include_reasoning,
-        prompt_token_ids=queued.prompt.ids,
+        prompt_token_ids=asked.prompt.ids,
     )

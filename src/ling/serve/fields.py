@@ -58,6 +58,12 @@ HARMLESS: dict[str, tuple[Any, ...]] = {
     "logits_processors": ([],),
     "use_beam_search": (False,),
 }
+# What to send instead of some of them.
+INSTEAD = {
+    "functions": "tools",
+    "function_call": "tool_choice",
+    "prompt_logprobs": "echo` and `logprobs` of `/v1/completions",
+}
 _JSON_TYPES = {str: "string", dict: "object", bool: "boolean", int: "integer"}
 # Names that have had their log line; bounded, since a client can make up any number of them.
 _seen: set[str] = set()
@@ -75,7 +81,8 @@ def judge(name: str, value: Any) -> None:
             raise RequestError(f"`{name}`: expected {IGNORED[name].__name__}", param=name)
     # `1 == True` in Python, so types are compared too.
     elif not any(type(value) is type(h) and value == h for h in HARMLESS[name]):
-        raise RequestError(f"`{name}` is not supported by this server", param=name)
+        hint = f"; use `{INSTEAD[name]}`" if name in INSTEAD else ""
+        raise RequestError(f"`{name}` is not supported by this server{hint}", param=name)
 
 
 def say_ignored(name: str) -> None:

@@ -73,6 +73,11 @@ COUNTERS = (
         "Times that a running request lost its pages.",
         lambda e: e.stats.preemptions,
     ),
+    Row(
+        "grammar_forced_tokens",
+        "Generated tokens that a grammar left no choice about.",
+        lambda e: e.stats.forced,
+    ),
     Row("spec_decode_num_draft_tokens", "Drafted tokens.", lambda e: e.stats.drafted),
     Row(
         "spec_decode_num_accepted_tokens",

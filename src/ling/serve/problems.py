@@ -1,4 +1,5 @@
-"""Errors in OpenAI's shape: one function makes the reply, handlers bring every failure to it."""
+"""Errors in the shape of the API that was asked: one function makes the reply, handlers bring every
+failure to it."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from ..errors import InputError, LingError, RequestError
 from ..text import nearest, one_line
@@ -40,6 +42,17 @@ _BOUNDS = {
     "less_than": ("lt", "less than"),
     "less_than_equal": ("le", "less than or equal to"),
 }
+MESSAGES_PATH = "/v1/messages"
+"""What is under it speaks as Anthropic's API does."""
+_MESSAGES_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
 MAX_MESSAGE = 500
 MAX_PATH = 100
 
@@ -62,17 +75,48 @@ def as_request_error(error: BaseException) -> RequestError:
     return RequestError("the server failed on this request", status=500)
 
 
+def shown_message(error: RequestError) -> str:
+    """What a client is told: one line of bounded length."""
+    return one_line(str(error))[:MAX_MESSAGE]
+
+
 def problem_json(error: RequestError) -> str:
     """Body of an error reply; ASCII only, so that no input can break it."""
     status = error.status
     kind = _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
     body = {
-        "message": one_line(str(error))[:MAX_MESSAGE],
+        "message": shown_message(error),
         "type": kind,
         "param": error.param,
         "code": error.code or _CODES.get(status),
     }
     return json.dumps({"error": body})
+
+
+def messages_problem_json(error: RequestError) -> str:
+    """`problem_json` in Anthropic's shape; `param` is ours."""
+    other = "api_error" if error.status >= 500 else "invalid_request_error"
+    body = {
+        "type": _MESSAGES_TYPES.get(error.status, other),
+        "message": shown_message(error),
+        "param": error.param,
+    }
+    return json.dumps({"type": "error", "error": body, "request_id": request_id.get()})
+
+
+class ProblemResponse(Response):
+    """The reply for an error; which shape it has is known when it is sent."""
+
+    def __init__(self, error: RequestError, headers: dict[str, str]) -> None:
+        super().__init__(problem_json(error), error.status, headers, media_type="application/json")
+        self._error = error
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send, in the shape of the path."""
+        if (scope["path"] + "/").startswith(MESSAGES_PATH + "/"):
+            self.body = messages_problem_json(self._error).encode()
+            self.headers["content-length"] = str(len(self.body))
+        await super().__call__(scope, receive, send)
 
 
 def problem_response(error: RequestError, headers: dict[str, str] | None = None) -> Response:
@@ -82,7 +126,7 @@ def problem_response(error: RequestError, headers: dict[str, str] | None = None)
         headers["Retry-After"] = str(error.retry_after_s or RETRY_AFTER_S)
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    return Response(problem_json(error), error.status, headers, media_type="application/json")
+    return ProblemResponse(error, headers)
 
 
 def install_handlers(app: FastAPI, paths: Sequence[str]) -> None:
@@ -125,7 +169,8 @@ def _first_fault(fault: dict[str, Any]) -> RequestError:
     cause = fault.get("ctx", {}).get("error")
     if isinstance(cause, RequestError):
         return cause
-    where = fault["loc"][1:]  # without "body"
+    # Without "body", and without the tags of unions (`schema/items.py`).
+    where = [part for part in fault["loc"][1:] if not str(part).startswith("<")]
     if fault["type"] == "json_invalid":
         return RequestError(f"the body is not valid JSON: {cause}".rstrip(": "))
     param = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in where).lstrip(".")

@@ -38,7 +38,7 @@ def encode_text(llm: LLM, text: str) -> list[int]:
 
 def encode_chat(llm: LLM, transcript: Transcript) -> chat.ChatPrompt:
     """Render the conversation with the model's template, then encode it."""
-    tokenizer = tokenizer_of(llm, "messages")
+    tokenizer = tokenizer_of(llm, transcript.param)
     continued, opened = transcript.continue_final_message, transcript.add_generation_prompt
     return chat.encode_chat(
         chat.continuing(llm.render) if continued else llm.render,
@@ -113,7 +113,7 @@ def chat_params(
     if spec is not None or conversation.thinking_budget is not None:
         form = {"structured_outputs": spec, "thinking_budget": conversation.thinking_budget}
         form["reasoning"] = reasoning
-    return _params(llm, conversation.sampling, prompt, limit, logprobs, "messages", form)
+    return _params(llm, conversation.sampling, prompt, limit, logprobs, conversation.param, form)
 
 
 def completion_params(

@@ -7,6 +7,7 @@ all streams (`output.py`), and the engine has its own. No request has a thread t
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import math
 import time
 from collections import deque
@@ -20,7 +21,7 @@ from .output import ChoiceStream, OutputThread
 
 if TYPE_CHECKING:
     from ..infer.driver import Handle
-    from ..infer.request import SamplingParams, SchedulingParams
+    from ..infer.request import Request, SamplingParams, SchedulingParams
     from ..llm import LLM
     from ..outputs import StreamChunk
 
@@ -82,6 +83,7 @@ class Service:
         self._running: set[Generation] = set()
         self._ends = Ends()
         self._pool = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="ling-tokenize")
+        self._compilers = ThreadPoolExecutor(1, thread_name_prefix="ling-compile")
         self._output: OutputThread | None = None
 
     def require(self) -> LLM:
@@ -113,6 +115,11 @@ class Service:
         return None if self.llm is None else self.llm.failure
 
     @property
+    def vocab_size(self) -> int | None:
+        """Ids that the model has, None while it loads."""
+        return None if self.llm is None else self.llm.config.vocab_size
+
+    @property
     def num_running(self) -> int:
         """Choices that are being tokenised, generated or wait for it."""
         return sum(g.num_open for g in self._running)
@@ -124,9 +131,17 @@ class Service:
 
     async def call(self, work: Callable[[], T]) -> T:
         """Run blocking work in the pool."""
+        return await self._call_in(self._pool, work)
+
+    async def call_compiler(self, work: Callable[[], T]) -> T:
+        """The same for grammars, which may take a second each: prompts do not wait behind them."""
+        return await self._call_in(self._compilers, work)
+
+    async def _call_in(self, pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
         self._num_calls += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+            inside = contextvars.copy_context().run  # log lines have the request's id there, too
+            return await asyncio.get_running_loop().run_in_executor(pool, inside, work)
         finally:
             self._num_calls -= 1
 
@@ -184,7 +199,8 @@ class Service:
     def close(self) -> None:
         """End the threads."""
         self.stop_all()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, self._compilers):
+            pool.shutdown(wait=False, cancel_futures=True)
         if self._output is not None:
             self._output.close()
 
@@ -234,6 +250,11 @@ class Generation:
         if self.is_closed:  # meanwhile
             self.close()
         return self._handles
+
+    @property
+    def requests(self) -> list[Request]:
+        """Those of the engine, in the order of the choices."""
+        return [handle.request for handle in self._handles]
 
     async def settle(self, wait_s: float) -> None:
         """Wait a little for the first sign; raises what the engine refused, while a status can

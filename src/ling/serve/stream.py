@@ -30,10 +30,12 @@ class Shape(Protocol[E]):
     """The replies of one endpoint to one request; it keeps what it must know of each choice.
 
     A stream is the `opening` of every choice, `step` for what is new of one, `closing` when all
-    have ended, and `done`; `line` is the text of an event, `spent` the usage up to it.
+    have ended, and `done`; `line` is the text of an event, `spent` the usage up to it. `keep_alive`
+    fills silence.
     """
 
     done: str
+    keep_alive: str
 
     def whole(self, answers: Sequence[StreamChunk], usage: Usage) -> BaseModel: ...
     def opening(self, index: int) -> Sequence[E]: ...
@@ -91,7 +93,7 @@ async def events(
                 yield shape.line(event, usage())
         async for piece in generation.pieces(keep_alive_s):
             if piece is None:
-                yield KEEP_ALIVE
+                yield shape.keep_alive
                 continue
             index, chunk = piece
             spent += len(chunk.token_ids)
@@ -101,7 +103,8 @@ async def events(
             yield shape.line(event, usage())
     except Exception as error:
         yield shape.failure(as_request_error(error))
-    yield shape.done
+    if shape.done:
+        yield shape.done
 
 
 def openai_line(event: ChatChunk | Completion, spent: Usage, options: StreamOptions) -> str:

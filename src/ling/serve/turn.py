@@ -19,6 +19,7 @@ from ..data.assistant import (
 from .conversation import ToolChoice, ToolName
 
 if TYPE_CHECKING:
+    from ..infer.request import Request
     from ..outputs import StreamChunk
 
 _CLOSE = b"</think>"
@@ -85,6 +86,8 @@ class Turn:
         self.finish_reason: str | None = None
         """OpenAI's: "stop", "length" or "tool_calls"; None while more comes."""
         self.num_cached_tokens = 0
+        self.request: Request | None = None
+        """The engine's, for its times."""
 
     @property
     def num_reasoning_tokens(self) -> int:

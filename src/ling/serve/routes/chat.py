@@ -10,16 +10,18 @@ from fastapi.responses import Response
 from ..admission import check_model
 from ..chat_shape import ChatShape
 from ..converse import converse
+from ..published import EVENTS
 from ..schema.chat import ChatRequest
 from ..schema.replies import ChatCompletion
 from ..service import Service
+from ..timings import when
 from ..turn import Turn
 
 
 def add_chat(router: APIRouter, service: Service, keep_alive_s: float) -> None:
     """`/v1/chat/completions`."""
 
-    @router.post("/v1/chat/completions", response_model=ChatCompletion)
+    @router.post("/v1/chat/completions", response_model=ChatCompletion, responses=EVENTS)
     async def chat(body: ChatRequest, request: Request) -> Response:
         """Answer a conversation."""
         service.require()
@@ -27,7 +29,13 @@ def add_chat(router: APIRouter, service: Service, keep_alive_s: float) -> None:
         conversation = body.conversation()
 
         def shape_of(turns: Sequence[Turn]) -> ChatShape:
-            top, ids = conversation.top_logprobs, bool(body.return_token_ids)
-            return ChatShape(service.name, turns, top, body.stream_options, token_ids=ids)
+            return ChatShape(
+                service.name,
+                turns,
+                conversation.top_logprobs,
+                body.stream_options,
+                token_ids=bool(body.return_token_ids),
+                timings=when(body),
+            )
 
         return await converse(service, request, conversation, shape_of, keep_alive_s)

@@ -14,19 +14,22 @@ from ..admission import check_model, terms_of
 from ..completion_shape import CompletionShape
 from ..constrained import compiled, ignored_header
 from ..echo import echoes_of, scores_prompts
+from ..published import EVENTS
 from ..reply import Prepared, reply
 from ..schema.completion import CompletionRequest
 from ..schema.replies import Completion
 from ..service import Generation, Job, Service
+from ..timings import when
 
 if TYPE_CHECKING:
+    from ...grammar.spec import StructuredOutputs
     from ...llm import LLM
 
 
 def add_completions(router: APIRouter, service: Service, keep_alive_s: float) -> None:
     """`/v1/completions`."""
 
-    @router.post("/v1/completions", response_model=Completion)
+    @router.post("/v1/completions", response_model=Completion, responses=EVENTS)
     async def completions(body: CompletionRequest, request: Request) -> Response:
         """Continue one or more prompts."""
         llm = service.require()
@@ -43,7 +46,11 @@ async def _prepare(
 ) -> Prepared:
     # Scoring is a pass of its own before the choices, within their admission.
     scoring = service.part_of(generation, len(body.prompt)) if scores_prompts(body) else None
-    jobs, ignored = await service.call(partial(_jobs, llm, body))
+    param, spec = body.structured()
+    ignored: Sequence[str] = ()
+    if spec is not None:
+        ignored = await service.call_compiler(partial(compiled, llm, spec, "none", param))
+    jobs = await service.call(partial(_jobs, llm, body, spec))
     echoes, answers = await echoes_of(service, llm, body, jobs, scoring)
     if answers is None:
         await service.call(partial(generation.start, llm, jobs))
@@ -55,16 +62,15 @@ async def _prepare(
         n,
         body.stream_options,
         prompts=[job.prompt_token_ids for job in jobs] if body.return_token_ids else None,
+        timings=when(body),
+        requests=generation.requests,
     )
     prompt_tokens = sum(len(job.prompt_token_ids) for job in jobs[::n])
     return Prepared(shape, prompt_tokens, answers, ignored_header(ignored))
 
 
-def _jobs(llm: LLM, body: CompletionRequest) -> tuple[list[Job], Sequence[str]]:
-    """Jobs in the order of `choices`, all of the first prompt, then all of the second; and what of
-    a schema is not enforced."""
+def _jobs(llm: LLM, body: CompletionRequest, spec: StructuredOutputs | None) -> list[Job]:
+    """Jobs in the order of `choices`: all of the first prompt, then all of the second."""
     given = prompts.completion_prompts(llm, body)
-    param, spec = body.structured()
-    ignored = compiled(llm, spec, "none", param)
     params = ((ids, p) for ids in given for p in prompts.completion_params(llm, body, ids, spec))
-    return [Job(ids, p) for ids, p in params], ignored
+    return [Job(ids, p) for ids, p in params]

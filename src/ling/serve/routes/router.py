@@ -13,11 +13,14 @@ from ..schema.common import ProblemReply
 from ..service import Service
 from .chat import add_chat
 from .completions import add_completions
+from .messages import add_messages
+from .responses import add_responses
 from .status import add_status
 from .text import add_text
 
+_STATUSES = (400, 401, 404, 413, 415, 429, 500, 503, 504)
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ProblemReply} for status in (400, 401, 404, 413, 415, 429, 500, 503, 504)
+    status: {"model": ProblemReply} for status in _STATUSES
 }
 
 
@@ -29,6 +32,8 @@ def make_router(service: Service, keep_alive_s: float) -> APIRouter:
     add_text(router, service)
     add_chat(router, service, keep_alive_s)
     add_completions(router, service, keep_alive_s)
+    add_responses(router, service, keep_alive_s)
+    add_messages(router, service, keep_alive_s, _STATUSES)
     return router
 
 

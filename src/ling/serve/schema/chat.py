@@ -111,12 +111,12 @@ class ChatRequest(Sampling, ChatPrompt, Structured):
                     f"`{name}` is 0, expected at least 1, or -1 for the rest of the context",
                     param=name,
                 )
-        self.check_continued(self.messages)
         return self
 
     def conversation(self) -> Conversation:
         """The request in the form that all chat APIs share; raises `RequestError` for fields that
         do not go together."""
+        self.check_continued(self.messages)
         choice, names = settled(self.tool_choice, self.tools)
         budgets = self.thinking_token_budget, self.thinking_budget
         param, structured = self.structured()

@@ -39,19 +39,13 @@ class StreamOptions(BaseModel):
     continuous_usage_stats: StrictBool = False
 
 
-class Sampling(Body):
-    """Fields that both kinds of completion share; extras to OpenAI's have vLLM's names."""
+class Options(Body):
+    """Fields of every request that generates; extras to the APIs' own have vLLM's names."""
 
     model: Text
-    n: Annotated[Whole, Field(ge=1, le=MAX_CHOICES)] | None = None
-    best_of: Annotated[Whole, Field(ge=1, le=MAX_CHOICES)] | None = None
     stream: StrictBool | None = None
-    stream_options: StreamOptions | None = None
-    max_tokens: MaxTokens | None = None
-    """-1 goes to the end of the context."""
     temperature: Annotated[Number, Field(ge=0, le=2)] | None = None
     top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
-    stop: Stops = None
     seed: Annotated[Whole, Field(ge=-(2**63), lt=2**63)] | None = None
     presence_penalty: Annotated[Number, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[Number, Field(ge=-2, le=2)] | None = None
@@ -73,6 +67,22 @@ class Sampling(Body):
     """Seconds after which the request fails with status 504."""
     cache_salt: Annotated[Text, Field(min_length=1, max_length=256)] | None = None
     """Cached prefixes are shared only between requests of one salt, which is also a share key."""
+
+    def as_sampling(self, stop: list[str] | None = None) -> Sampling:
+        """These fields, all of them checked, in the form that is made of every request."""
+        given = {name: getattr(self, name) for name in Options.model_fields}
+        return Sampling.model_construct(**given, stop=stop)
+
+
+class Sampling(Options):
+    """Fields that both kinds of completion share."""
+
+    n: Annotated[Whole, Field(ge=1, le=MAX_CHOICES)] | None = None
+    best_of: Annotated[Whole, Field(ge=1, le=MAX_CHOICES)] | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: MaxTokens | None = None
+    """-1 goes to the end of the context."""
+    stop: Stops = None
     return_routed_experts: StrictBool | None = None
     routed_experts_start_len: Annotated[Whole, Field(ge=-(2**31), lt=2**31)] | None = None
     """First position whose experts are returned; negative ones count from the prompt's end."""
@@ -84,7 +94,18 @@ class Sampling(Body):
     timings_per_token: StrictBool | None = None
     """The same in every event of a stream."""
 
-    def _check_best_of(self, n: int) -> None:
+    @model_validator(mode="after")
+    def _check_options(self) -> Sampling:
+        if self.stream_options is not None and not self.stream:
+            raise RequestError("`stream_options` needs `stream: true`", param="stream_options")
+        return self
+
+    def check_pairs(self) -> None:
+        """Raise `RequestError` for fields that do not go together, of those that no schema can
+        state."""
+        if self.max_tokens not in (None, -1) and (self.min_tokens or 0) > (self.max_tokens or 0):
+            raise RequestError("`min_tokens` is above `max_tokens`", param="min_tokens")
+        n = self.n or 1
         if self.best_of is None or self.best_of == n:
             return
         below = self.best_of < n
@@ -94,15 +115,6 @@ class Sampling(Body):
             else f"`best_of` above `n` = {n} is not supported by this server",
             param="best_of",
         )
-
-    @model_validator(mode="after")
-    def _check_shared_pairs(self) -> Sampling:
-        if self.stream_options is not None and not self.stream:
-            raise RequestError("`stream_options` needs `stream: true`", param="stream_options")
-        if self.max_tokens not in (None, -1) and (self.min_tokens or 0) > (self.max_tokens or 0):
-            raise RequestError("`min_tokens` is above `max_tokens`", param="min_tokens")
-        self._check_best_of(self.n or 1)
-        return self
 
 
 class PromptTokens(BaseModel):

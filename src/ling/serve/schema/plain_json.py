@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, StrictStr
 
 from .values import whole_text
 
@@ -31,3 +33,6 @@ def _inside(value: Any) -> list[Any]:
     elif isinstance(value, float) and not math.isfinite(value):
         raise ValueError("holds a number that is not finite")
     return []
+
+
+JsonObject = Annotated[dict[StrictStr, Any], AfterValidator(plain_json)]

@@ -120,7 +120,7 @@ class Structured(Body):
         if len(found) > 1:
             (first, _), (second, _) = found[:2]
             raise RequestError(f"`{first}` and `{second}` cannot both be given", param=second)
-        return (found[0][0], _spec(*found[0])) if found else ("response_format", None)
+        return (found[0][0], spec_of(*found[0])) if found else ("response_format", None)
 
     def _asked(self) -> list[tuple[str, dict[str, Any] | None]]:
         outputs, form = self.structured_outputs, self.response_format
@@ -155,7 +155,8 @@ def _output_fields(given: Outputs) -> dict[str, Any]:
     return found
 
 
-def _spec(param: str, fields: dict[str, Any]) -> StructuredOutputs:
+def spec_of(param: str, fields: dict[str, Any]) -> StructuredOutputs:
+    """What `fields` ask for; raises `RequestError` that blames `param`."""
     from ...grammar.spec import StructuredOutputs
 
     try:

@@ -24,6 +24,9 @@ def tool_name(value: Any) -> str:
     return value
 
 
+FunctionName = Annotated[Any, PlainValidator(tool_name), WithJsonSchema(_NAME_SCHEMA)]
+
+
 def _only_functions(kind: Any, where: str) -> None:
     if kind != "function":
         shown = f"`{kind[:40]}`" if isinstance(kind, str) else "missing"
@@ -36,14 +39,12 @@ def _tools(value: Any) -> list[dict[str, Any]]:
     if len(value) > MAX_TOOLS:
         raise ValueError(f"{len(value)} tools, at most {MAX_TOOLS} are allowed")
     plain_json(value)
-    names = [_checked(tool, f"[{i}]: ") for i, tool in enumerate(value)]
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"two tools have the name `{name}`")
+    for i, tool in enumerate(value):
+        _check(tool, f"[{i}]: ")
     return value
 
 
-def _checked(tool: dict[str, Any], where: str) -> str:
+def _check(tool: dict[str, Any], where: str) -> None:
     _only_functions(tool.get("type"), where)
     function = tool.get("function")
     if not isinstance(function, dict):
@@ -56,9 +57,18 @@ def _checked(tool: dict[str, Any], where: str) -> str:
         if function.get(name) is not None and type(function[name]) is not kind:
             raise ValueError(f"{where}`function.{name}`: expected {told}")
     try:
-        return tool_name(function.get("name"))
+        tool_name(function.get("name"))
     except ValueError as error:
         raise ValueError(f"{where}`function.name`: {error}") from None
+
+
+def chat_tool(
+    name: str, description: str | None, parameters: dict[str, Any] | None, strict: bool | None
+) -> dict[str, Any]:
+    """A tool of another API as chats have it; what was not given is not there."""
+    given = {"description": description, "parameters": parameters, "strict": strict or None}
+    function = {key: value for key, value in given.items() if value is not None}
+    return {"type": "function", "function": {"name": name, **function}}
 
 
 def name_of(tool: dict[str, Any]) -> str:
@@ -119,8 +129,11 @@ def settled(
     choice: Any, tools: Sequence[dict[str, Any]] | None
 ) -> tuple[ToolChoice, list[str] | None]:
     """The choice, and the names it is limited to (None for all); raises `RequestError` 400 for
-    names that are no tool's."""
+    names that are no tool's, or of two."""
     names = [name_of(tool) for tool in tools or []]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise RequestError(f"`tools`: two tools have the name `{twice}`", param="tools")
     if choice is None or choice == "none" or (choice == "auto" and not names):
         return ("auto" if names and choice is None else "none"), None
     if not names:
@@ -187,7 +200,7 @@ Tools = Annotated[
             "type": "array",
             "maxItems": MAX_TOOLS,
             "items": _function_object(_FUNCTION_SCHEMA),
-            "description": "No two of one name.",
+            "description": "No two that may be called have one name.",
         }
     ),
 ]

@@ -42,7 +42,16 @@ Number = Annotated[StrictFloat, Field(allow_inf_nan=False)]
 
 TokenId = Annotated[StrictStr, Field(pattern="^[0-9]{1,10}$")]
 LogitBias = Annotated[
-    dict[TokenId, Annotated[Number, Field(ge=-100, le=100)]], Field(max_length=MAX_BIASED)
+    dict[TokenId, Annotated[Number, Field(ge=-100, le=100)]],
+    Field(max_length=MAX_BIASED),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "propertyNames": {"pattern": "^[0-9]{1,10}$"},
+            "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
+            "maxProperties": MAX_BIASED,
+        }
+    ),
 ]
 
 
@@ -106,6 +115,8 @@ _PARTS = [
     for kind in ("text", "refusal")
 ]
 _IDS = {"type": "array", "items": {"type": "integer"}}
+_STOP = {"type": "string", "minLength": 1, "maxLength": MAX_STOP_LENGTH}
+_MANY = {"type": "array", "minItems": 1, "maxItems": MAX_PROMPTS}
 Prompts = Annotated[
     Any,
     PlainValidator(_prompts),
@@ -113,9 +124,9 @@ Prompts = Annotated[
         {
             "anyOf": [
                 _TEXT,
-                {"type": "array", "items": _TEXT},
-                _IDS,
-                {"type": "array", "items": _IDS},
+                {**_MANY, "items": _TEXT},
+                {**_IDS, "minItems": 1},
+                {**_MANY, "items": _IDS},
             ]
         }
     ),
@@ -126,8 +137,8 @@ Stops = Annotated[
     WithJsonSchema(
         {
             "anyOf": [
-                _TEXT,
-                {"type": "array", "items": _TEXT, "maxItems": MAX_STOPS},
+                _STOP,
+                {"type": "array", "items": _STOP, "maxItems": MAX_STOPS},
                 {"type": "null"},
             ]
         }

@@ -10,7 +10,7 @@ from ling.config.engine import EngineConfig, ServeConfig
 from ling.serve import service
 from ling.serve.app import create_app
 from ling.serve.keys import Keys
-from ling.serve.operation import configuration
+from ling.serve.routes.operation import configuration
 
 KEY = {"Authorization": "Bearer secret"}
 
@@ -113,3 +113,19 @@ def test_an_id_of_the_caller_is_kept_if_it_is_harmless(client):
     for given in ("", "x" * 129, "a b", "a\x1b[2J", "ü".encode(), '"'):
         own = client.get("/health", headers={"X-Request-Id": given}).headers["x-request-id"]
         assert own.startswith("req_")
+
+
+def test_each_of_several_keys_has_cached_prefixes_of_its_own(llm):
+    def salts(keys, **fields):
+        del llm.terms[:]
+        with app_client(llm, api_key=Keys(keys)) as client:
+            for key in keys:
+                body = {"model": NAME, "prompt": "a", "max_tokens": 1, **fields}
+                client.post("/v1/completions", json=body, headers={"X-API-Key": key})
+        return [terms.cache_salt for terms in llm.terms]
+
+    assert salts(["a"]) == [""]
+    first, second = salts(["a", "b"])
+    assert first
+    assert first != second
+    assert salts(["a", "b"], cache_salt="s") == [f"{first} s", f"{second} s"]

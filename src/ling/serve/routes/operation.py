@@ -12,11 +12,11 @@ from fastapi import APIRouter
 from fastapi.responses import PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from .. import __version__
-from ..config.engine import EngineConfig, ServeConfig
-from .guard import METRICS
-from .metrics import Metrics
-from .service import Service
+from ... import __version__
+from ...config.engine import EngineConfig, ServeConfig
+from ..guard import METRICS
+from ..metrics import Metrics
+from ..service import Service
 
 SHOWN = (
     "host",
@@ -32,9 +32,10 @@ SHOWN = (
 """Fields of `ServeConfig` that `/server_info` shows: none that has, or leads to, a secret."""
 
 
-def make_router(service: Service, metrics: Metrics, info: Mapping[str, Any]) -> APIRouter:
-    """The endpoints; `info` is what `configuration` made."""
-    router = APIRouter()
+def add_operation(
+    router: APIRouter, service: Service, metrics: Metrics, info: Mapping[str, Any]
+) -> None:
+    """`/ready`, `/metrics` and `/server_info`; `info` is what `configuration` made."""
     started = time.time()
 
     @router.get("/ready")
@@ -59,8 +60,6 @@ def make_router(service: Service, metrics: Metrics, info: Mapping[str, Any]) -> 
             **info,
             "state": _state(service),
         }
-
-    return router
 
 
 def configuration(model: str, engine: EngineConfig, server: ServeConfig) -> dict[str, Any]:
