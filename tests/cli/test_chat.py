@@ -231,6 +231,15 @@ def test_an_answer_that_failed_leaves_no_question_behind(talk):
         assert [m["content"] for m in stand_in.bodies[-1]["messages"]] == ["two"]
 
 
+def test_a_retry_that_fails_keeps_the_first_answer(talk):
+    with OpenAIStandIn("flaky") as stand_in:
+        stand_in.bodies.append({})  # so that the first request is even, and answered
+        lines = "one\n/retry\n/history\n"
+        _, out, err = talk(lines, stand_in.url, "--max-tokens", 4)
+    assert "scores are not finite" in err
+    assert "user> one\nassistant>  w0 w1 w2 w3\n" in out
+
+
 def test_no_server_and_no_such_model_are_told_at_once(talk):
     code, _, err = talk("", "http://127.0.0.1:9")
     assert (code, len(err.splitlines())) == (2, 1)

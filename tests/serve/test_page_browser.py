@@ -141,7 +141,7 @@ def test_an_answer_streams_as_markdown(page, server, tmp_path):
     assert not {"temperature", "top_p", "seed", "tools", "return_routed_experts"} & body.keys()
     page.resize(1280, 860)
     page.js("document.querySelector('#scroll').scrollTop = 0")
-    save_picture(page, "page-desktop", tmp_path)
+    save_picture(page, "web-page-desktop", tmp_path)
 
 
 def test_code_is_copied(page):
@@ -276,6 +276,38 @@ def test_monstrous_markdown_is_shown_in_time(page, server, made):
     page.wait(IDLE, 8)
     assert count(page, "#thread *") < 60_000
     assert page.js("document.documentElement.scrollWidth <= innerWidth")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Some **bold** text with `code`, a [link](https://a.example) and\n\n- an item\n\n",
+        "value = compute(items[3], 'text')  # and a comment\n",
+        "- item one\n  - item two with *stress*\n",
+        "a word and another word ",
+    ],
+    ids=["mixed", "fence", "list", "line"],
+)
+def test_a_long_answer_stays_fluent_as_it_grows(page, server, line):
+    """200 KB in pieces; a fence and a list stay open, as one block that grows."""
+    piece = (line * (500 // len(line) + 1))[:500]
+    opened = "```python\n" if line.startswith("value") else ""
+    server.on("Grow", [say(opened), *[say(piece)] * 400])
+    page.click("#composer-text")
+    page.type("Grow")
+    page.key("Enter")
+    page.wait(IDLE, 12)
+    assert len(text(page, f"{LAST} .body")) > 120_000
+
+
+def test_unfinished_markdown_is_shown_as_what_it_will_be(page, server):
+    server.on("Half", [say("1. one\n   - two\n\n     ```js\n     let x = 1")])
+    ask(page, "Half")
+    assert text(page, f"{LAST} ol > li > ul > li figure pre") == "let x = 1"
+    server.on("Table", [say("| a | b |\n|--|--|\n| 1 | 2"), say("\n\n**half")])
+    ask(page, "Table")
+    assert count(page, f"{LAST} tbody td") == 2
+    assert text(page, f"{LAST} .markdown p") == "**half"
 
 
 def test_conversations_leave_and_come_back(page, server, tmp_path):
@@ -454,7 +486,7 @@ def test_the_map_shows_what_a_real_model_took(browser, llm, tmp_path):
         taken = count(page, "#map .detail .expert")
         assert taken == len(layers) * llm.config.num_experts_per_tok
         page.js("document.activeElement.blur()")
-        save_picture(page, "page-map", tmp_path)
+        save_picture(page, "web-page-map", tmp_path)
         assert page.complaints() == []
 
 
@@ -497,7 +529,7 @@ def test_a_phone_shows_all_of_it(browser, server, tmp_path):
     )
     assert widest <= 390
     page.js("document.querySelector('#scroll').scrollTop = 0")
-    save_picture(page, "page-phone", tmp_path)
+    save_picture(page, "web-page-phone", tmp_path)
     page.click("#open-sidebar")
     page.wait("document.querySelector('#conversations .title').getBoundingClientRect().width > 100")
     assert page.complaints() == []
@@ -513,7 +545,7 @@ def test_dark_follows_the_system_and_the_switch(browser, server, tmp_path):
     ask(page, "Weather in Oslo and Lima?")
     page.click(f"{LAST} details summary")
     page.js("document.activeElement.blur()")
-    save_picture(page, "page-dark", tmp_path)
+    save_picture(page, "web-page-dark", tmp_path)
     page.click("#toggle-theme")
     assert page.js(light) is True
     page.send("Page.reload")

@@ -147,10 +147,15 @@ def _undo(chat: Chat, rest: str) -> None:
 
 @command("retry", "", "answer the last question again")
 def _retry(chat: Chat, rest: str) -> None:
+    before = list(chat.conversation.turns)
     question = chat.conversation.undo()
     if question is None:
         raise UsageError("there is no question yet")
-    chat.ask(question)
+    try:
+        chat.ask(question)
+    except BaseException:  # what was there is better than nothing
+        chat.conversation.turns = before
+        raise
 
 
 @command("new", "", "start over, with the same system message and settings")

@@ -95,7 +95,10 @@ class LocalModel:
     ) -> Generator[AssistantEvent | Ended, None, None]:
         from ..infer.request import SamplingParams
 
-        defaults = {"temperature": TEMPERATURES["chat"], "max_tokens": SamplingFlags.max_new_tokens}
+        defaults = {
+            "temperature": TEMPERATURES["chat"],
+            "max_tokens": SamplingFlags().max_new_tokens,
+        }
         defaults |= self._llm.sampling_defaults
         params = SamplingParams(**{**defaults, **settings.sampling})
         prompt = self._prompt(conversation.messages, settings)

@@ -46,7 +46,8 @@ export class Grid {
       const perLine = Math.ceil(numExperts / lines);
       const cell = Math.min(Math.floor((width / perLine) * 2) / 2, MAX_CELL);
       const height = layers.length * (lines * cell + GAP);
-      if (cell >= 1 && (!best || (cell > best.cell && height <= most)))
+      // Another line has to be worth it: cells a little larger would leave half the width empty.
+      if (cell >= 1 && (!best || (cell > 1.25 * best.cell && height <= most)))
         best = { lines, perLine, cell, height };
     }
     if (!best) return;
