@@ -1,6 +1,6 @@
 """Random clients for some minutes: does the server come back to where it was?
 
-    python benchmarks/soak.py [--minutes 10] [--clients 16] [--seed 0] [--json FILE] [--picture FILE]
+    python benchmarks/soak.py [--minutes 10] [--clients 16] [--seed 0] [--json F] [--picture F]
 
 Serves a tiny model with random weights in a process of its own, with one thread and two keys. The
 clients (`soak_clients.py`) ask for everything that the server has, whole and streamed; some send

@@ -1,4 +1,4 @@
-"""openai-agents over `/v1/chat/completions`; `test_clients_responses.py` has them over Responses."""
+"""openai-agents over `/v1/chat/completions`; and in `test_clients_responses.py` over that."""
 
 from __future__ import annotations
 

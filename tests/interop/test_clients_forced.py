@@ -3,13 +3,12 @@ never make them by itself."""
 
 from __future__ import annotations
 
-import json
 from typing import Literal
 
 import pytest
 from app_server import served
-from random_llm import random_llm
 from pydantic import BaseModel, Field
+from random_llm import random_llm
 from weather_talk import function
 
 openai = pytest.importorskip("openai")
@@ -80,9 +79,7 @@ def test_a_typed_answer_by_openais_client(client):
 
 def test_a_call_by_anthropics_client(url):
     anthropic = pytest.importorskip("anthropic")
-    client = anthropic.Anthropic(
-        base_url=url.removesuffix("/v1"), api_key="none", max_retries=0
-    )
+    client = anthropic.Anthropic(base_url=url.removesuffix("/v1"), api_key="none", max_retries=0)
     tool = {"name": "get_weather", "input_schema": SCHEMA}
     message = client.messages.create(
         model=NAME,
@@ -101,9 +98,7 @@ def test_a_typed_answer_by_langchain(url):
         base_url=url, api_key="none", model=NAME, max_retries=0, temperature=1, max_tokens=150
     )
     for method in ("json_schema", "function_calling"):
-        assert isinstance(
-            chat.with_structured_output(Weather, method=method).invoke("hi"), Weather
-        )
+        assert isinstance(chat.with_structured_output(Weather, method=method).invoke("hi"), Weather)
 
 
 def test_a_typed_answer_by_instructor(url):

@@ -39,18 +39,14 @@ def made(url, mode):
 @pytest.mark.parametrize("mode", SAID)
 def test_typed_answers(url, llm, mode):
     llm.say = SAID[mode]
-    city = made(url, mode).create(
-        model="scripted", response_model=City, messages=HI, max_retries=1
-    )
+    city = made(url, mode).create(model="scripted", response_model=City, messages=HI, max_retries=1)
     assert city.model_dump() == PARIS_IN_NUMBERS.model_dump()
 
 
 @pytest.mark.parametrize("mode", ["TOOLS", "JSON", "JSON_SCHEMA"])
 def test_partial_answers_as_they_come(url, llm, mode):
     llm.say = SAID[mode]
-    parts = list(
-        made(url, mode).create_partial(model="scripted", response_model=City, messages=HI)
-    )
+    parts = list(made(url, mode).create_partial(model="scripted", response_model=City, messages=HI))
     last = parts[-1]
     assert (last.name, last.people) == ("Paris", 2)
 

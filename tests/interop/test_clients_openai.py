@@ -176,9 +176,7 @@ def test_many_at_once_from_the_async_client(url, llm):
     async def all_of_them():
         async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client:
             one = {"model": "scripted", "messages": [{"role": "user", "content": "hi"}]}
-            return await asyncio.gather(
-                *(client.chat.completions.create(**one) for _ in range(16))
-            )
+            return await asyncio.gather(*(client.chat.completions.create(**one) for _ in range(16)))
 
     replies = asyncio.run(all_of_them())
     assert {r.choices[0].message.content for r in replies} == {TEXT}

@@ -18,6 +18,8 @@ pytestmark = pytest.mark.clients
 
 NAME = "tiny"
 EXAMPLES = os.environ.get("SCHEMATHESIS_EXAMPLES", "200")
+OPTIONS = ["--seed", "1", "--max-examples", EXAMPLES, "--generation-database", "none"]
+OPTIONS += ["--no-color", "--request-timeout", "60", "--continue-on-failure"]
 RUN = "from schemathesis.cli import schemathesis; schemathesis()"
 """A program of the environment's Python, wherever its scripts are."""
 
@@ -25,9 +27,7 @@ RUN = "from schemathesis.cli import schemathesis; schemathesis()"
 def test_nothing_is_found(tmp_path):
     with random_llm() as llm, served(llm, NAME) as url:
         done = subprocess.run(
-            [sys.executable, "-c", RUN, "run", f"{url}/openapi.json", "--seed", "1"]
-            + ["--max-examples", EXAMPLES, "--generation-database", "none", "--no-color"]
-            + ["--request-timeout", "60", "--continue-on-failure"],
+            [sys.executable, "-c", RUN, "run", f"{url}/openapi.json", *OPTIONS],
             cwd=tmp_path,
             capture_output=True,
             text=True,
