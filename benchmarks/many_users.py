@@ -28,7 +28,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -181,12 +181,15 @@ def made(folder: Path, shape: str) -> Path:
 
 
 @contextlib.contextmanager
-def served(threads: int, shape: str = "ling-tiny") -> Iterator[tuple[int, int]]:
+def served(
+    threads: int, shape: str = "ling-tiny", options: Sequence[str] = ()
+) -> Iterator[tuple[int, int]]:
     """A server process on a small model: its port and its process id."""
     with tempfile.TemporaryDirectory() as name:
         folder = made(Path(name) / "tiny", shape)
         command = [sys.executable, "-m", "ling", "serve", str(folder), "--port", "0"]
         command += ["--format", "int8", "--log-level", "warning", "--threads", str(threads)]
+        command += options
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
         )
@@ -199,21 +202,24 @@ def served(threads: int, shape: str = "ling-tiny") -> Iterator[tuple[int, int]]:
             process.wait()
 
 
-async def send(port: int, method: str, path: str, body: Any = None) -> Any:
+async def send(port: int, method: str, path: str, body: Any = None, key: str = "") -> Any:
     """A connection on which a request was sent: reader and writer."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     data = b"" if body is None else json.dumps(body).encode()
     head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+    head += f"Authorization: Bearer {key}\r\n" if key else ""
     head += f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
     writer.write(head.encode() + data)
     await writer.drain()
     return reader, writer
 
 
-async def ask(port: int, method: str, path: str, body: Any = None) -> tuple[int, bytes, float]:
+async def ask(
+    port: int, method: str, path: str, body: Any = None, key: str = ""
+) -> tuple[int, bytes, float]:
     """Status, body and seconds of a request."""
     begin = time.perf_counter()
-    reader, writer = await send(port, method, path, body)
+    reader, writer = await send(port, method, path, body, key)
     data = await reader.read()
     writer.close()
     head, _, rest = data.partition(b"\r\n\r\n")

@@ -176,8 +176,9 @@ def _room(llm: LLM, prompt: list[int], param: str) -> int:
     room = llm.max_model_len - len(prompt)
     if room < 1:
         raise RequestError(
-            f"this model's context holds {llm.max_model_len} tokens, the prompt has {len(prompt)} "
-            "and at least one must be left for the answer",
+            # litellm and others know the error by its first words, which are OpenAI's.
+            f"this model's maximum context length is {llm.max_model_len} tokens; the prompt has "
+            f"{len(prompt)}, and at least one must be left for the answer",
             code="context_length_exceeded",
             param=param,
         )
