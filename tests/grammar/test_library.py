@@ -21,6 +21,7 @@ def test_its_errors_are_told_in_one_line_without_its_state():
     assert error_text("Parser Error: x\n<state>\nsecret") == "Parser Error: x"
     assert error_text("") == "no reason given"
     assert len(error_text("x" * 9999)) == 500
+    assert "without an end" in error_text("NoExtensionBias")
 
 
 def test_ignored_keywords_are_listed_once():

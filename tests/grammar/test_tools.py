@@ -40,6 +40,12 @@ def test_functions_may_be_listed_bare_and_without_parameters():
     assert tool.parameters == {"type": "object"}
 
 
+def test_arguments_are_an_object_whatever_else_a_schema_allows():
+    either = {"type": ["object", "null"], "properties": {"a": {}}}
+    (tool,) = tool_grammar([{"name": "f", "parameters": either}], "f").tools.tools
+    assert tool.parameters == {"type": "object", "properties": {"a": {}}}
+
+
 @pytest.mark.parametrize(
     ("tools", "choice", "param"),
     [
@@ -50,6 +56,9 @@ def test_functions_may_be_listed_bare_and_without_parameters():
         ([7], "required", "tools"),
         ([{"function": 7}], "required", "tools"),
         ([{"name": "f", "parameters": []}], "required", "tools"),
+        ([{"name": "f", "parameters": {"type": "string"}}], "required", "tools"),
+        ([{"name": "f", "parameters": {"type": ["array", "null"]}}], "auto", "tools"),
+        ([{"name": "f", "parameters": {"type": None}}], "f", "tools"),
         ([{"name": "f"}], "g", "tool_choice"),
     ],
 )

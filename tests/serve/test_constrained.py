@@ -126,6 +126,13 @@ def test_a_call_is_forced_behind_reasoning(ask):
     assert [name for name, _ in calls_of(choice)] == ["b"]
 
 
+@pytest.mark.parametrize("say", ["hm</think> \t yes", "<think>hm</think>\n\r yes", "on and on"])
+def test_nothing_is_said_between_reasoning_and_what_is_enforced(ask, say):
+    thinks = {"reasoning_effort": "low", "thinking_budget": 20}
+    choice = ask(say, structured_outputs={"choice": ["yes", "no"]}, **thinks)
+    assert choice["message"]["content"] in ("yes", "no")
+
+
 # ---- response_format ---------------------------------------------------------------------------
 
 

@@ -42,6 +42,15 @@ def test_a_message_is_answered_whole(client):
     assert message["usage"]["output_tokens"] == len(SCRIPT.encode())
 
 
+@pytest.mark.parametrize("blocks", [[], [{"type": "redacted_thinking", "data": "x"}]])
+def test_a_turn_of_the_assistant_may_have_nothing_to_read(client, blocks):
+    empty = {"role": "assistant", "content": blocks}
+    for messages in ([empty], [HI, empty], [HI, empty, HI]):
+        reply = client.post("/v1/messages", json={**ASK, "messages": messages})
+        assert reply.status_code == 200, reply.text
+    assert asked(messages=[HI, empty]).messages[1] == {"role": "assistant", "content": None}
+
+
 def test_cached_tokens_are_counted_apart(client, llm):
     llm.num_cached_tokens = 5
     usage = client.post("/v1/messages", json=ASK).json()["usage"]

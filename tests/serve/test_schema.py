@@ -168,6 +168,7 @@ BAD_CHAT = [
     ("chat_template_kwargs", {"chat_template_kwargs": 1}),
     ("chat_template_kwargs.thinking", {"chat_template_kwargs": {"thinking": "yes"}}),
     ("reasoning_effort", {"reasoning_effort": 1}),
+    ("reasoning_effort", {"reasoning_effort": "much"}),
     ("user", {"user": 5}),
     ("max_completion_tokens", {"max_completion_tokens": "many"}),
 ]

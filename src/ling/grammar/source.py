@@ -87,10 +87,12 @@ def _start(reasoning: Reasoning, tags: TagIds) -> list[str]:
     """The first rules: reasoning as far as there may be some, then the answer."""
     if reasoning == "none":
         return ["start: answer"]
-    first = "thought GAP?"
+    # Behind reasoning only line ends are dropped, so other white space would belong to the answer.
+    first, rules = "thought LINES?", [r"LINES: /\n{1,8}/"]
     if reasoning == "auto":
-        first = f"(GAP? {tags.symbol('<think>')} thought GAP?)?"
-    rules = [f"start: {first} answer", f"GAP: /{WHITE_SPACE}/"]
+        first = f"(GAP? {tags.symbol('<think>')} thought LINES?)?"
+        rules.append(f"GAP: /{WHITE_SPACE}/")
+    rules.insert(0, f"start: {first} answer")
     end = tags.token("</think>")
     if end is not None:
         return [*rules, f"thought: THOUGHT {end}", f"THOUGHT: {_ANY_TEXT}"]

@@ -72,7 +72,11 @@ def _tool(tool: Any, i: int) -> ToolSchema:
         parameters = ANY_OBJECT
     if not isinstance(parameters, Mapping):
         raise RequestError(f"`tools[{i}]`: `parameters` must be a JSON schema", param="tools")
-    # Arguments are an object, whatever a schema without a type would allow.
-    if "type" not in parameters:
-        parameters = {"type": "object", **parameters}
+    # Arguments are an object, whatever else a schema would allow.
+    kind = parameters.get("type", "object")
+    if kind != "object" and not (isinstance(kind, list) and "object" in kind):
+        raise RequestError(
+            f'`tools[{i}]`: `parameters` must be a schema of `type` "object"', param="tools"
+        )
+    parameters = {**parameters, "type": "object"}
     return ToolSchema(name=name, parameters=parameters, strict=function.get("strict") is True)

@@ -26,6 +26,10 @@ class TranscriptBuilder:
             message = self._new_assistant()
         message["reasoning_content"] = message.get("reasoning_content", "") + text
 
+    def begin_answer(self) -> None:
+        """A message of the assistant, be it empty."""
+        self._assistant()
+
     def answer(self, text: str) -> None:
         """Text of the assistant."""
         message = self._assistant()

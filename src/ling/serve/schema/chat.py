@@ -15,7 +15,7 @@ from .common import MAX_LOGPROBS, Body, Sampling
 from .history import MAX_MESSAGES, Message
 from .structured import Structured
 from .tools import Choice, Tools, chosen, for_template, settled
-from .values import MaxTokens, Text, Whole
+from .values import Effort, MaxTokens, Whole
 
 MAX_BUDGET = 1 << 31
 Budget = Annotated[Whole, Field(ge=0, lt=MAX_BUDGET)]
@@ -43,7 +43,7 @@ class ChatPrompt(Body):
     """Whether the assistant's turn is opened; by default it is, unless a message is continued."""
     continue_final_message: StrictBool | None = None
     chat_template_kwargs: Annotated[Thinking, BeforeValidator(_thinking)] | None = None
-    reasoning_effort: Text | None = None
+    reasoning_effort: Effort | None = None
     tools: Tools | None = None
 
     def check_continued(self, messages: list[Message] | None) -> None:

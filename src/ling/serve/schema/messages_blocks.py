@@ -108,7 +108,8 @@ class AssistantMessage(BaseModel):
     content: Annotated[list[AssistantBlock], OrText(lambda text: [{"type": "text", "text": text}])]
 
     def add_to(self, transcript: TranscriptBuilder) -> None:
-        """Say it, block by block."""
+        """Say it, block by block; one without any that can be read is a turn all the same."""
+        transcript.begin_answer()
         for block in self.content:
             match block:
                 case TextBlock():

@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, Discriminator, Field, StrictBoo
 from .items import ByType, OrText, tag, tag_of
 from .plain_json import JsonObject
 from .tools import MAX_TOOLS, FunctionName, chat_tool
-from .values import Text
+from .values import Effort, Text
 
 
 class FunctionTool(BaseModel):
@@ -81,7 +81,7 @@ class Reasoning(BaseModel):
     """Whether the model thinks first. It has one way to think, so every effort but `none` is one;
     its reasoning is shown as it is, whatever `summary` asks for."""
 
-    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    effort: Effort | None = None
     summary: Literal["auto", "concise", "detailed"] | None = None
 
 

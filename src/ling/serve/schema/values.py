@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -39,6 +39,10 @@ def _whole(value: Any) -> Any:
 Whole = Annotated[StrictInt, BeforeValidator(_whole)]
 MaxTokens = Annotated[Whole, Field(ge=-1, le=2**63)]
 Number = Annotated[StrictFloat, Field(allow_inf_nan=False)]
+
+
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+"""Of reasoning: the model has one way to think, so every effort but `none` is that one."""
 
 
 def _token_id(text: str) -> str:
