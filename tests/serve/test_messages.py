@@ -7,11 +7,16 @@ import json
 import pytest
 from fake_llm import NAME, SCRIPT, FakeLLM
 from fastapi.testclient import TestClient
-from http_replies import JSON, judged, named_events, refusal
+from http_replies import JSON, judge, named_events, refusal
 
+from ling.data.assistant import AssistantParser
 from ling.errors import RunError
+from ling.outputs import StreamChunk
 from ling.serve.app import create_app
+from ling.serve.messages_shape import MessagesShape
 from ling.serve.schema.messages import MessagesRequest
+from ling.serve.stream import usage_of
+from ling.serve.turn import Turn
 
 HI = {"role": "user", "content": "hi"}
 ASK = {"model": NAME, "messages": [HI], "max_tokens": 100}
@@ -219,6 +224,7 @@ def test_other_options_reach_the_conversation(client, llm):
         ("max_tokens", {"max_tokens": 0}),
         ("messages", {"messages": []}),
         ("messages", {"messages": "hi"}),
+        ("messages", {"messages": [{**HI, "content": [{"type": "text", "text": ""}] * 16_384}]}),
         ("messages[0]", {"messages": [{"role": "wizard", "content": "x"}]}),
         ("messages[0].content", {"messages": [{"role": "user"}]}),
         ("messages[0].content[0].text", {"messages": [{"role": "user", "content": "\ud800"}]}),
@@ -281,9 +287,9 @@ def test_what_cannot_be_done_is_refused_by_name(client, param, fields):
         client.post("/v1/messages", content=json.dumps({**ASK, **fields}), headers=JSON)
     )
     assert (error["type"], error["param"]) == ("invalid_request_error", param)
-    # A schema says nothing of names and of what text is.
-    if not any(told in error["message"] for told in ("not among", "surrogate")):
-        assert not judged(client, "MessagesRequest", {**ASK, **fields})
+    # A schema says nothing of names, of what text is, of sums.
+    if not any(told in error["message"] for told in ("not among", "surrogate", "more than")):
+        assert not judge("MessagesRequest").is_valid({**ASK, **fields})
 
 
 def test_every_failure_has_anthropics_shape(client):
@@ -323,4 +329,38 @@ def test_requests_that_ask_for_nothing_special_are_served(client):
         "something_new": 1,
     }
     assert client.post("/v1/messages", json={**ASK, **harmless}).status_code == 200
-    assert judged(client, "MessagesRequest", {**ASK, **harmless})
+    assert judge("MessagesRequest").is_valid({**ASK, **harmless})
+
+
+# ---- the whole reply is what a stream adds up to -----------------------------------------------
+
+ANSWER = """<think>
+hm
+</think>
+
+I look.
+<tool_call>
+{"name": "f", "arguments": {"a": "ü </tool_call>", "b": 1.50}}
+</tool_call>"""
+
+
+def test_no_cut_of_an_answer_changes_the_message():
+    whole = outcome([ANSWER])
+    thinking, text, use = whole["content"]
+    assert (thinking["type"], text["text"]) == ("thinking", "I look.")
+    assert use["input"] == {"a": "ü </tool_call>", "b": 1.5}
+    for at in range(1, len(ANSWER), 3):
+        assert outcome([ANSWER[:at], ANSWER[at:]]) == whole
+    assert outcome(list(ANSWER)) == whole
+
+
+def outcome(pieces) -> dict:
+    """The message of an answer in pieces."""
+    turn = Turn(AssistantParser(parse_tools=True, reasoning="auto"))
+    shape = MessagesShape(NAME, turn)
+    *begun, last = pieces
+    for piece in begun:
+        shape.step(0, StreamChunk(piece))
+    message = shape.whole([StreamChunk(last, finish_reason="stop")], usage_of(1, 2)).model_dump()
+    blocks = [{k: v for k, v in b.items() if k != "id"} for b in message["content"]]
+    return {**message, "id": None, "content": blocks}

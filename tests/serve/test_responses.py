@@ -7,14 +7,30 @@ import json
 import pytest
 from fake_llm import NAME, SCRIPT, FakeLLM
 from fastapi.testclient import TestClient
-from http_replies import judged, named_events, problem
+from http_replies import judge, named_events, problem
 from openai.types.responses import Response
 
+from ling.data.assistant import AssistantParser
 from ling.errors import RunError
+from ling.outputs import StreamChunk
 from ling.serve.app import create_app
+from ling.serve.responses_shape import ResponsesShape
 from ling.serve.schema.responses import ResponsesRequest
+from ling.serve.stream import usage_of
+from ling.serve.turn import Turn
 
 ASK = {"model": NAME, "input": "hi"}
+ANSWER = """<think>
+hm
+</think>
+
+I look.
+<tool_call>
+{"name": "f", "arguments": {"a": "ü </tool_call>", "b": 1.50}}
+</tool_call>
+<tool_call>
+{"name": "g", "arguments": {}}
+</tool_call>"""
 TOOL = {
     "type": "function",
     "name": "f",
@@ -228,6 +244,7 @@ def test_other_options_reach_the_conversation():
 # ---- refusals ----------------------------------------------------------------------------------
 
 MESSAGE = {"role": "user", "content": "x"}
+MANY = {"role": "user", "content": [{"type": "input_text", "text": ""}] * 16_384}
 
 
 @pytest.mark.parametrize(
@@ -256,6 +273,7 @@ MESSAGE = {"role": "user", "content": "x"}
         ("input", {"input": []}),
         ("input", {"input": 5}),
         ("input", {"input": None}),
+        ("input", {"input": [MANY]}),
         ("input[0]", {"input": ["x"]}),
         ("input[0]", {"input": [{"type": "item_reference", "id": "x"}]}),
         ("input[1]", {"input": [MESSAGE, {"type": "web_search_call", "id": "x"}]}),
@@ -282,9 +300,9 @@ def test_what_cannot_be_done_is_refused_by_name(client, param, fields):
     error = problem(reply, 400)
     assert error["param"] == param
     assert param.partition("[")[0].partition(".")[0] in error["message"]
-    # A schema says nothing of names and of what text is.
-    if not any(told in error["message"] for told in ("not among", "surrogate")):
-        assert not judged(client, "ResponsesRequest", json.loads(body))
+    # A schema says nothing of names, of what text is, of sums.
+    if not any(told in error["message"] for told in ("not among", "surrogate", "more than")):
+        assert not judge("ResponsesRequest").is_valid(json.loads(body))
 
 
 def test_requests_that_ask_for_nothing_special_are_served(client):
@@ -304,7 +322,7 @@ def test_requests_that_ask_for_nothing_special_are_served(client):
         "something_new": {"a": 1},
     }
     assert client.post("/v1/responses", json={**ASK, **harmless}).status_code == 200
-    assert judged(client, "ResponsesRequest", {**ASK, **harmless})
+    assert judge("ResponsesRequest").is_valid({**ASK, **harmless})
 
 
 def test_a_prompt_that_does_not_fit_is_blamed_on_the_input(client):
@@ -315,3 +333,35 @@ def test_a_prompt_that_does_not_fit_is_blamed_on_the_input(client):
 def test_a_stored_response_is_not_found(client):
     problem(client.get("/v1/responses/resp_1"), 404)
     problem(client.get("/v1/responses"), 405)
+
+
+# ---- the whole reply is what a stream adds up to -----------------------------------------------
+
+
+def test_no_cut_of_an_answer_changes_the_response():
+    body = ResponsesRequest.model_validate({**ASK, "tools": [TOOL]})
+    whole = outcome(body, [ANSWER])
+    assert [item["type"] for item in whole["output"]] == [
+        "reasoning",
+        "message",
+        "function_call",
+        "function_call",
+    ]
+    for at in range(1, len(ANSWER), 3):
+        assert outcome(body, [ANSWER[:at], ANSWER[at:]]) == whole
+    assert outcome(body, list(ANSWER)) == whole
+
+
+def outcome(body, pieces) -> dict:
+    """The response to an answer in pieces, which must be the one of its last event."""
+    turn = Turn(AssistantParser(parse_tools=True, reasoning="auto"))
+    shape = ResponsesShape(NAME, body, turn, {})
+    events = [*shape.opening(0)]
+    for i, piece in enumerate(pieces):
+        last = i == len(pieces) - 1
+        events += shape.step(0, StreamChunk(piece, finish_reason="stop" if last else None))
+    events += shape.closing(usage_of(1, 2))
+    told = json.loads(shape.line(events[-1], usage_of(1, 2)).split("data: ")[1])["response"]
+    named = {"id", "call_id", "created_at", "completed_at"}
+    told["output"] = [{k: v for k, v in item.items() if k not in named} for item in told["output"]]
+    return {k: v for k, v in told.items() if k not in named}

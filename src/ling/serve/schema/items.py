@@ -10,6 +10,7 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, Tag
 from pydantic_core import CoreSchema, core_schema
 
 JsonSchema = dict[str, Any]
+MAX_PARTS = 16_384
 
 
 @dataclass(frozen=True, eq=False)  # typing wants a hash
@@ -81,6 +82,25 @@ class ByType:
                 f"{self.what} with the {self.key} `{kind[:40]}` cannot be used here, only {known}"
             )
         return value
+
+
+def bounded(messages: Any) -> Any:
+    """The messages, if they and their parts are not too many to be looked at one by one, which
+    takes microseconds each; raises `ValueError`."""
+    level, count = messages if isinstance(messages, list) else [], 0
+    while level and count <= MAX_PARTS:
+        count += len(level)
+        level = [part for holder in level for part in _parts(holder)]
+    if count > MAX_PARTS:
+        raise ValueError(f"messages and their parts are more than {MAX_PARTS}")
+    return messages
+
+
+def _parts(holder: Any) -> list[Any]:
+    if not isinstance(holder, dict):
+        return []
+    lists = [holder.get(name) for name in ("content", "output", "summary")]
+    return [part for parts in lists if isinstance(parts, list) for part in parts]
 
 
 def tag_of(kind: str) -> str:

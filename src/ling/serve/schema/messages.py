@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 
 from .. import published
 from ..conversation import Conversation, ToolName, Transcript, thinking_options
@@ -12,7 +12,7 @@ from ..published import publish
 from ..transcript_builder import TranscriptBuilder
 from .common import Body, Options
 from .history import MAX_MESSAGES
-from .items import Refused
+from .items import MAX_PARTS, Refused, bounded
 from .messages_blocks import Message, Texts, text_of
 from .messages_options import (
     AnyChoice,
@@ -37,8 +37,10 @@ _SERVER = "tools that a server runs are not here: give `tools` that the client r
 class MessagesPrompt(Body):
     """What becomes a prompt."""
 
-    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
-    system: Texts | None = None
+    messages: Annotated[
+        list[Message], Field(min_length=1, max_length=MAX_MESSAGES), BeforeValidator(bounded)
+    ]
+    system: Annotated[Texts, Field(max_length=MAX_PARTS)] | None = None
     tools: Tools | None = None
     tool_choice: ToolChoiceObject | None = None
     thinking: Thinking | None = None

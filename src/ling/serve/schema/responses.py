@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, StrictBool, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, StrictBool, model_validator
 
 from ...errors import RequestError
 from .. import published
@@ -14,7 +14,7 @@ from ..transcript_builder import TranscriptBuilder
 from .chat import Budget
 from .common import Options
 from .history import MAX_MESSAGES
-from .items import OrText, Refused
+from .items import OrText, Refused, bounded
 from .responses_items import CallItem, CallOutputItem, Item, MessageItem, ReasoningItem, text_of
 from .responses_options import (
     AllowedTools,
@@ -59,6 +59,7 @@ class ResponsesRequest(Options):
     input: Annotated[
         list[Item],
         Field(min_length=1, max_length=MAX_MESSAGES),
+        BeforeValidator(bounded),
         OrText(lambda text: [{"role": "user", "content": text}]),
     ]
     instructions: Text | None = None
