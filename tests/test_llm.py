@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from ling import LLM, SamplingParams, from_config, preset
+from ling import LLM, SamplingParams, StructuredOutputs, from_config, preset
 from ling.checkpoint.hf.save import save_model
 from ling.data.tokenizer import train_tokenizer
 from ling.errors import RequestError, TemplateError
@@ -460,3 +460,67 @@ def test_hidden_tokens_take_no_place_in_the_text(llm):
     for k, start in enumerate(out.text_offsets):
         before = llm.tokenizer.decode(out.token_ids[:k])
         assert len(before.rstrip("\ufffd")) <= start <= len(before)
+
+
+# ---- structure of answers ----------------------------------------------------------------------
+
+CHOICE = StructuredOutputs(choice=["import os", "def f", "import sys"])
+
+
+def structured(**changes) -> SamplingParams:
+    changes = {"temperature": 1.0, "max_tokens": 60, "structured_outputs": CHOICE, **changes}
+    return SamplingParams(**changes)
+
+
+def test_every_choice_of_every_prompt_is_kept_to_its_structure(llm):
+    llm.prepare_grammars()
+    params = [structured(n=6, seed=3), SamplingParams(max_tokens=5, seed=1)]
+    bound, free = llm.generate(TEXTS[:2], params)
+    texts = {one.text for one in bound.outputs}
+    assert len(texts) > 1
+    assert texts <= set(CHOICE.choice)
+    assert {one.finish_reason for one in bound.outputs} == {"stop"}
+    assert free.outputs[0].token_ids == llm.generate(TEXTS[1], params[1])[0].outputs[0].token_ids
+
+
+def test_streams_and_chats_are_kept_to_their_structure(llm):
+    chunks = list(llm.stream(TEXTS[0], structured(seed=2)))
+    assert "".join(c.text for c in chunks) in CHOICE.choice
+    (out,) = llm.chat([{"role": "user", "content": "x"}], structured(seed=4))
+    assert out.outputs[0].text in CHOICE.choice
+
+
+def test_a_chat_that_asks_for_reasoning_has_its_structure_behind_it(llm):
+    messages = [{"role": "user", "content": "x"}]
+    params, seen = structured(seed=5, thinking_budget=4), set()
+    for seed in range(12):
+        params.seed = seed
+        (out,) = llm.chat(messages, params, chat_template_kwargs={"enable_thinking": True})
+        head, tag, answer = out.outputs[0].text.rpartition("</think>\n\n")
+        assert answer.strip() in CHOICE.choice
+        assert head.lstrip().startswith("<think>") is bool(tag)
+        seen.add(bool(tag))
+    assert True in seen
+
+
+def test_a_compiled_structure_says_what_it_ignores_and_is_kept(llm):
+    spec = StructuredOutputs(json={"type": "object", "not": {}})
+    assert llm.compile(spec).ignored == ("not",)
+    assert llm.compile(spec) is llm.compile(spec)
+    assert llm.constraint(SamplingParams()) is None
+    with pytest.raises(RequestError, match="uses `not`"):
+        llm.compile(StructuredOutputs(json={"type": "object", "not": {}}, strict=True))
+
+
+def test_structures_that_cannot_be_are_refused_before_anything_runs(llm, folder):
+    bad = SamplingParams(structured_outputs=StructuredOutputs(regex="(a"))
+    with pytest.raises(RequestError, match="unclosed group"):
+        llm.generate([TEXTS[0]] * 2, [GREEDY, bad])
+    with pytest.raises(RequestError, match=r"must be a `ling.StructuredOutputs`"):
+        SamplingParams(structured_outputs={"regex": "a"})
+    with pytest.raises(RequestError, match="`reasoning` is `yes`"):
+        SamplingParams(reasoning="yes")
+    with pytest.raises(RequestError, match="`thinking_budget`"):
+        SamplingParams(thinking_budget=-1)
+    with pytest.raises(RequestError, match="needs a model with a tokenizer"):
+        LLM(folder, dtype="float32").generate([[1]], structured())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import queue
 import weakref
@@ -18,6 +19,7 @@ from .errors import RequestError, TemplateError
 from .grammar.compile import Grammar
 from .grammar.constraints import Constraints
 from .grammar.spec import Reasoning, StructuredOutputs
+from .grammar.thinking import reasoning_of
 from .hub import resolve_model
 from .infer.constraint import Constraint
 from .infer.driver import Driver, Handle, Submission, Update
@@ -149,7 +151,11 @@ class LLM:
         """
         many = messages if messages and isinstance(messages[0], list) else [messages]
         options = add_generation_prompt, continue_final_message, chat_template_kwargs or {}
-        return self.generate([self._chat_prompt(m, tools, *options) for m in many], sampling_params)
+        prompts = [self._chat_prompt(m, tools, *options) for m in many]
+        params = self._params(sampling_params, len(prompts))
+        return self.generate(
+            prompts, [_reasoned(p, q, options[2]) for p, q in zip(params, prompts, strict=True)]
+        )
 
     def stream(
         self, prompt: Any, sampling_params: SamplingParams | None = None
@@ -282,6 +288,17 @@ class LLM:
         if self.tokenizer is None and any(p.stop for p in params):
             raise RequestError("stop strings need a tokenizer", param="stop")
         return params
+
+
+def _reasoned(
+    params: SamplingParams, prompt: dict[str, Any], template_kwargs: dict[str, Any]
+) -> SamplingParams:
+    """The same where a structure begins behind the reasoning that the template asked for."""
+    wanted = any(template_kwargs.get(name) for name in ("enable_thinking", "thinking"))
+    found = reasoning_of(prompt["prompt"], wanted)
+    if params.reasoning != "none" or found == "none":
+        return params
+    return dataclasses.replace(params, reasoning=found)
 
 
 def _ids(tokenizer: Tokenizer | None, prompt: Any) -> tuple[str | None, list[int]]:

@@ -116,3 +116,24 @@ def test_without_the_library_the_error_says_what_to_install(tokenizers, monkeypa
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(RequestError, match=r"pip install 'ling\[serve\]'"):
         GrammarCompiler(tok, tok.vocab_size, tok.stop_token_ids)
+
+
+def test_only_what_the_child_has_finished_is_compiled_here(compiler, monkeypatch):
+    compiled = []
+    plain = compile_module.library_matcher
+    monkeypatch.setattr(
+        compile_module, "library_matcher", lambda *a: compiled.append(a) or plain(*a)
+    )
+
+    def too_complex(source):
+        raise RequestError("too complex", code=compile_module.TOO_COMPLEX)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(compiler._probe, "check", too_complex)
+        with pytest.raises(RequestError, match="too complex"):
+            compiler.compile(spec({"const": "once"}))
+    with pytest.raises(RequestError, match="unclosed"):
+        compiler.compile(StructuredOutputs(regex="(once"))
+    assert compiled == []
+    compiler.compile(spec({"const": "once"}))  # it may be that the machine was busy
+    assert len(compiled) == 1

@@ -16,7 +16,7 @@ from ..errors import RequestError
 from .bounds import check
 from .library import Vocabulary, ignored, library_matcher, library_tokenizer, llguidance, problem
 from .matcher import GrammarMatcher
-from .probe import Probe
+from .probe import TOO_COMPLEX, Probe
 from .source import TAGS, TagIds, grammar_source
 from .spec import PARAM, Reasoning, StructuredOutputs
 
@@ -103,9 +103,9 @@ class GrammarCompiler:
         try:
             self._probe.check(source)
         except RequestError as error:
-            if error.status == 400:
-                return error  # it would be the same again
-            raise
+            if error.status != 400 or error.code == TOO_COMPLEX:  # may be well another time
+                raise
+            return error
         matcher = library_matcher(self._library_tokenizer, source)
         matcher.compute_bitmask()  # what it remembers of this is copied with it
         reason = problem(matcher)

@@ -6,6 +6,7 @@ The child holds the tokenizer, so it lives long; one that was ended is replaced.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import threading
@@ -19,6 +20,7 @@ from .spec import PARAM
 
 TIMEOUT_S = 1.0
 START_TIMEOUT_S = 60.0
+TOO_COMPLEX = "grammar_too_complex"
 MAX_MEMORY_BYTES = 1 << 30
 _MAX_ANSWER = 1 << 20
 
@@ -44,18 +46,23 @@ class Probe:
             if reply is None:
                 self._child = None
         if reply is None:
-            threading.Thread(target=self.start, daemon=True, name="ling-grammar").start()
+            threading.Thread(target=self._replace, daemon=True, name="ling-grammar").start()
             raise RequestError(
                 f"the grammar takes more than {TIMEOUT_S:g} s or {MAX_MEMORY_BYTES >> 30} GiB to "
                 "compile; make it simpler",
                 param=PARAM,
-                code="grammar_too_complex",
+                code=TOO_COMPLEX,
             )
         if "error" in reply:
             raise RequestError(reply["error"], param=PARAM, code="grammar_not_supported")
 
+    def _replace(self) -> None:
+        """So that the next grammar does not wait for a child; where none starts, it is told."""
+        with contextlib.suppress(RequestError):
+            self.start()
+
     def _started(self) -> LineChild:
-        if self._child is None:
+        if self._child is None or self._child.process.poll() is not None:
             try:
                 child = LineChild(__name__, _MAX_ANSWER)
             except OSError as err:

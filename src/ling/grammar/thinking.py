@@ -15,6 +15,13 @@ if TYPE_CHECKING:
 OPEN, CLOSE = b"<think>", b"</think>"
 
 
+def reasoning_of(prompt: str | None, thinking: bool) -> Reasoning:
+    """Where reasoning may come in the answer to a prompt; `thinking` says that it was asked for."""
+    if prompt is not None and prompt.rstrip().endswith(OPEN.decode()):
+        return "open"
+    return "auto" if thinking else "none"
+
+
 class ThinkingTokens(NamedTuple):
     """What a bound on reasoning has to know of a tokenizer."""
 
