@@ -6,7 +6,9 @@ copies from far back.
 MODEL_FOLDER holds a trained model in bf16, PREFIX a Megatron .bin/.idx of held-out tokens. Every
 type of cache is compared with the default on the same prompts, alone and beside weights in int4.
 A needle is a list of random tokens at a random depth of a text; the prompt ends with its first
-half, and the model should continue with the second. Prints one JSON line for each context and type.
+half, and the model should continue with the second. Where the default's `copied` is near 0, the
+model cannot copy (that of `ling quickstart` cannot), and only the other figures say something.
+Prints one JSON line for each context and type.
 """
 
 from __future__ import annotations

@@ -45,9 +45,8 @@ class LLM:
     in PyTorch); `format` "int4" or "int8" packs the weights as they are loaded, `max_memory` "6GB"
     runs a packed folder that is larger, `kv_cache_dtype` "int8" halves the KV cache and "int4"
     makes it almost four times smaller, `cache_dir` keeps cached prefixes on disk. A folder without
-    a tokenizer serves token ids, and texts are
-    empty. Without a seed in the request, sampling depends on `seed` and on how many requests came
-    before.
+    a tokenizer serves token ids, and texts are empty. Without a seed in the request, sampling
+    depends on `seed` and on how many requests came before.
     """
 
     @shows_options(EngineConfig)
@@ -277,11 +276,8 @@ class LLM:
         return {"prompt": text, "prompt_token_ids": ids}
 
     def _params(self, given: Any, count: int) -> list[SamplingParams]:
-        params = (
-            list(given)
-            if isinstance(given, (list, tuple))
-            else [given or self.default_sampling_params()] * count
-        )
+        is_list = isinstance(given, (list, tuple))
+        params = list(given) if is_list else [given or self.default_sampling_params()] * count
         if len(params) != count:
             raise RequestError(
                 f"{len(params)} sampling params for {count} prompts", param="sampling_params"

@@ -19,6 +19,12 @@ def test_its_errors_are_told_in_one_line_without_its_state():
     regex = "regex parse error:\n    (?=a)b\n    ^^^\nerror: look-around is not supported"
     assert error_text(regex) == "regex parse error: error: look-around is not supported"
     assert error_text("Parser Error: x\n<state>\nsecret") == "Parser Error: x"
+    place = "at 2(9): failed to compile JSON schema: "
+    assert error_text(f"{place}schema too large") == "schema too large"
+    many = "Unable to determine if regex is empty: (And (And"
+    assert error_text(place + many) == "its patterns are too complex together"
+    assert error_text("NoExtensionBias") == "no text can match it"
+    assert error_text("1(37): lexer error") == "1(37): lexer error"
     assert error_text("") == "no reason given"
     assert len(error_text("x" * 9999)) == 500
     assert "without an end" in error_text("NoExtensionBias")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 from weather_talk import (
@@ -18,6 +19,7 @@ from weather_talk import (
     weather_of,
 )
 
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # else it asks GitHub for prices
 litellm = pytest.importorskip("litellm")
 pytestmark = pytest.mark.clients
 

@@ -25,7 +25,7 @@ RUN = "from schemathesis.cli import schemathesis; schemathesis()"
 
 
 def test_nothing_is_found(tmp_path):
-    with random_llm() as llm, served(llm, NAME) as url:
+    with random_llm(context=192) as llm, served(llm, NAME) as url:
         done = subprocess.run(
             [sys.executable, "-c", RUN, "run", f"{url}/openapi.json", *OPTIONS],
             cwd=tmp_path,

@@ -76,6 +76,12 @@ def problem(matcher: Any) -> str | None:
     return error_text(matcher.get_error()) if matcher.is_error() else None
 
 
+# Where in our own rules a schema is says nothing to a client.
+_PLACE = re.compile(r"^(at \d+\(\d+\): )?failed to compile JSON schema: ")
+_TOLD = {
+    "NoExtension": "no text can match it",
+    "Unable to determine if regex is empty": "its patterns are too complex together",
+}
 _KEYS = re.compile(r"Unimplemented keys: (\[.*\])")
 
 
@@ -87,7 +93,10 @@ def error_text(error: str) -> str:
     if keys is not None:
         names = ", ".join(f"`{name}`" for name in re.findall(r'"([^"]*)"', keys[1]))
         return f"the schema uses {names}, which cannot be enforced"
-    lines = [line.strip() for line in error.strip().splitlines() if line.strip()]
+    lines = [line.strip() for line in _PLACE.sub("", error.strip()).splitlines() if line.strip()]
+    told = next((text for start, text in _TOLD.items() if lines and lines[0].startswith(start)), "")
+    if told:
+        return told
     last = next((line for line in lines if line.startswith("error: ")), None)
     return (
         (lines[0] if last is None else f"{lines[0]} {last}")[:500] if lines else "no reason given"

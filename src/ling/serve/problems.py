@@ -173,7 +173,7 @@ def _first_fault(fault: dict[str, Any]) -> RequestError:
     where = [part for part in fault["loc"][1:] if not str(part).startswith("<")]
     if fault["type"] == "json_invalid":
         return RequestError(f"the body is not valid JSON: {cause}".rstrip(": "))
-    if where[-1:] == ("[key]",):  # a name is wrong, not the value that it has
+    if where[-1:] == ["[key]"]:  # a name is wrong, not the value that it has
         where = where[:-1]
     parts = (f"[{p}]" if isinstance(p, int) else f".{p[:MAX_PATH]}" for p in where)
     param = "".join(parts).lstrip(".")

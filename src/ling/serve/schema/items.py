@@ -9,6 +9,8 @@ from typing import Any
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, Tag
 from pydantic_core import CoreSchema, core_schema
 
+from .values import whole_text
+
 JsonSchema = dict[str, Any]
 MAX_PARTS = 16_384
 
@@ -77,6 +79,7 @@ class ByType:
         if not isinstance(kind, str):
             raise ValueError(f"expected an object with a `{self.key}`")
         if kind not in self.types:
+            whole_text(kind)  # it is quoted
             known = ", ".join(f"`{name}`" for name in self.types)
             raise ValueError(
                 f"{self.what} with the {self.key} `{kind[:40]}` cannot be used here, only {known}"

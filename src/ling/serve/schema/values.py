@@ -114,6 +114,7 @@ def _content(value: Any) -> str | None:
 def _part(part: Any) -> str:
     kind = part.get("type") if isinstance(part, dict) else None
     if isinstance(kind, str) and kind not in ("text", "refusal"):
+        whole_text(kind)  # it is quoted
         raise ValueError(f"parts of type `{kind[:40]}` cannot be read; only `text` can")
     if not isinstance(kind, str) or not isinstance(part.get(kind), str):
         raise ValueError("a part needs `type` (`text`) and `text`")
