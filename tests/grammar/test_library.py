@@ -27,7 +27,6 @@ def test_its_errors_are_told_in_one_line_without_its_state():
     assert error_text("1(37): lexer error") == "1(37): lexer error"
     assert error_text("") == "no reason given"
     assert len(error_text("x" * 9999)) == 500
-    assert "without an end" in error_text("NoExtensionBias")
 
 
 def test_ignored_keywords_are_listed_once():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import threading
 import time
 
 import pytest
@@ -64,6 +66,16 @@ def test_a_child_that_was_killed_is_replaced(probe):
     probe._child.process.kill()
     probe._child.process.wait(10)
     probe.check(lark('start: "a"'))
+
+
+def test_a_child_that_is_killed_while_it_works_says_nothing_about_the_grammar(probe):
+    child = probe._child.process
+    child.send_signal(signal.SIGSTOP)
+    timer = threading.Timer(0.1, child.kill)
+    timer.start()
+    probe.check(lark('start: "a"'))
+    timer.join()
+    assert probe._child.process is not child
 
 
 def test_a_child_that_cannot_be_started_is_an_error_of_the_server(monkeypatch):

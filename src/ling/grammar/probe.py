@@ -10,6 +10,7 @@ import contextlib
 import json
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ from .spec import PARAM
 
 TIMEOUT_S = 1.0
 START_TIMEOUT_S = 60.0
+KILLED = -9
 TOO_COMPLEX = "grammar_too_complex"
 MAX_MEMORY_BYTES = 1 << 30
 _MAX_ANSWER = 1 << 20
@@ -42,9 +44,7 @@ class Probe:
         """Return when the child has compiled a grammar and computed its first mask; raises
         `RequestError` with the library's reason, or where it did not end in time."""
         with self._lock:
-            reply = self._started().ask(json.dumps(source), TIMEOUT_S)
-            if reply is None:
-                self._child = None
+            reply = self._asked(json.dumps(source))
         if reply is None:
             threading.Thread(target=self._replace, daemon=True, name="ling-grammar").start()
             raise RequestError(
@@ -55,6 +55,19 @@ class Probe:
             )
         if "error" in reply:
             raise RequestError(reply["error"], param=PARAM, code="grammar_not_supported")
+
+    def _asked(self, request: str) -> dict[str, Any] | None:
+        """The answer; a child that somebody else has killed says nothing about the grammar, so
+        another one is asked, once: it may have been the system, for want of memory."""
+        for _ in range(2):
+            child, begin = self._started(), time.monotonic()
+            reply = child.ask(request, TIMEOUT_S)
+            if reply is not None:
+                return reply
+            self._child = None
+            if child.process.returncode != KILLED or time.monotonic() - begin >= TIMEOUT_S:
+                break
+        return None
 
     def _replace(self) -> None:
         """So that the next grammar does not wait for a child; where none starts, it is told."""
