@@ -104,6 +104,7 @@ def test_an_answer_with_thinking_and_a_call_comes_in_anthropics_order():
         (call(0, "f", "{}"), {}, "tool_use"),
         (call(0, "f", '{"a', is_whole=False), {"is_cut": True}, "max_tokens"),
         (call(0, "f", '{"a', is_whole=False), {}, "end_turn"),
+        (call(0, "f", "{}") + call(1, "g", '{"a', is_whole=False), {}, "end_turn"),
     ],
 )
 def test_why_a_message_ended(said, ending, reason):

@@ -39,7 +39,7 @@ class MessageEvents:
         self.message = message
         self._open: Block | None = None
         self._arguments = ""
-        self._num_whole_calls = 0
+        self._are_whole: list[bool] = []  # the calls that have ended
 
     def begin(self) -> Event:
         """What comes first."""
@@ -61,7 +61,7 @@ class MessageEvents:
             case ToolCallArguments(_, text):
                 yield self._say(text)
             case ToolCallEnd(_, is_whole):
-                self._num_whole_calls += is_whole
+                self._are_whole.append(is_whole)
                 yield from self._end()
 
     def finish(
@@ -85,7 +85,8 @@ class MessageEvents:
     def _stop_reason(self, is_cut: bool, stop_sequence: str | None) -> StopReason:
         if is_cut:
             return "max_tokens"
-        if self._num_whole_calls:
+        # As in chats: a client that runs the calls would run a cut one with half its input.
+        if self._are_whole and all(self._are_whole):
             return "tool_use"
         return "end_turn" if stop_sequence is None else "stop_sequence"
 
