@@ -69,10 +69,11 @@ def read_keys(config: ServeConfig) -> Keys:
 
 
 def _keys_of_file(path: Path) -> list[str]:
-    """A key a line; empty lines and those that begin with `#` are none."""
+    """A key a line; empty lines and those that begin with `#` are none, nor is the mark
+    that some editors begin a file with."""
     name = f"`api_key_file` {shown(str(path))}"
     try:
-        text = read_regular(path, MAX_FILE_BYTES).decode()
+        text = read_regular(path, MAX_FILE_BYTES).decode("utf-8-sig")
     except OSError as error:
         raise UsageError(f"{name}: {error.strerror}") from None
     except UnicodeDecodeError:
