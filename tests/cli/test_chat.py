@@ -212,6 +212,10 @@ def test_saved_conversations_go_on(server, talk, tmp_path):
         ("busy", 0, "the server answers HTTP 429: too many requests"),
         ("error", 0, "the server says: scores are not finite"),
         ("cut", 0, "the connection broke"),
+        ("deep", 0, "which is no JSON object"),
+        ("endless", 0, "which is no JSON object"),
+        ("deep-refusal", 0, "the server answers HTTP 400: [["),
+        ("deep-models", 2, "no list of models"),
     ],
 )
 def test_what_goes_wrong_with_a_server_is_one_line(talk, mode, status, words):
@@ -221,6 +225,17 @@ def test_what_goes_wrong_with_a_server_is_one_line(talk, mode, status, words):
     assert words in err
     assert err.startswith("error: ")
     assert len(err.splitlines()) == 1
+
+
+def test_half_a_surrogate_pair_and_calls_that_are_none_end_no_chat(talk, tmp_path):
+    file = tmp_path / "talk.json"
+    with OpenAIStandIn("odd") as stand_in:
+        code, out, err = talk(f"one\ntwo\n/save {file}\n/load {file}\n", stand_in.url)
+        assert [m["content"] for m in stand_in.bodies[-1]["messages"]] == ["one", "\ud800é", "two"]
+    assert (code, err) == (0, "")
+    assert "ling> ?é" in out
+    assert json.loads(file.read_text())["messages"][1]["content"] == "\ud800é"
+    assert "[loaded: 4 messages]" in out
 
 
 def test_an_answer_that_failed_leaves_no_question_behind(talk):
@@ -261,7 +276,7 @@ def test_keys_come_from_a_file_or_the_environment(talk, tmp_path, monkeypatch):
     file = tmp_path / "key"
     with OpenAIStandIn("unauthorized") as stand_in:
         url = stand_in.url + "/v1"
-        file.write_text("secret\n")
+        file.write_text("\ufeff# the file that the server has\r\n\r\nsecret\r\nother\r\n")
         assert talk("", url, "--api-key-file", file)[0] == 0
         monkeypatch.setenv("OPENAI_API_KEY", "secret")
         assert talk("", url)[0] == 0
@@ -269,7 +284,7 @@ def test_keys_come_from_a_file_or_the_environment(talk, tmp_path, monkeypatch):
         assert talk("", url)[0] == 2
     file.write_text("")
     code, _, err = talk("", url, "--api-key-file", file)
-    assert (code, err) == (2, f"error: `--api-key-file` `{file}` is empty\n")
+    assert (code, err) == (2, f"error: `--api-key-file` `{file}` has no key: write one a line\n")
 
 
 def test_only_what_was_given_is_sent(talk):
@@ -345,7 +360,7 @@ def test_results_of_tools_go_with_their_question():
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("{", "is not JSON"),
+        ("{", "talk.json`: not JSON: "),
         ("5", "holds no conversation"),
         ('{"format": "ling-chat", "system": 5, "messages": []}', "holds no conversation"),
         ('[{"role": "root", "content": "x"}]', "message 0 of the file has none of the roles"),
@@ -382,6 +397,8 @@ def test_messages_in_openai_form_are_read(tmp_path):
         ("/set thinking maybe", "`thinking` is `maybe`, expected on, off or default"),
         ("/tools /nowhere", "`/nowhere`: No such file or directory"),
         ("/load", "/load needs the name of a file"),
+        ("/save ~nobody-here/x", "~nobody-here/x: cannot write here"),
+        ("/load a\0b", "`a?b` is the name of no file"),
         ("/save /nowhere/at/all", "/nowhere/at/all: cannot write here"),
         ("/retry", "there is no question yet"),
         ("/\x1b[2J", "there is no command `/?[2J`"),

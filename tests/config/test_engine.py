@@ -39,6 +39,12 @@ def test_a_port_outside_the_range_is_refused():
         ServeConfig(port=65536)
 
 
+@pytest.mark.parametrize("origin", ["https://a.example/", "a.example", "https://A.example", "x y"])
+def test_an_origin_that_no_browser_sends_is_refused(origin):
+    with pytest.raises(UsageError, match="expected what browsers send"):
+        ServeConfig(allowed_origins=["*", "http://localhost:3000", origin])
+
+
 def test_the_key_is_not_printed():
     assert "secret" not in repr(ServeConfig(api_key="secret"))
 

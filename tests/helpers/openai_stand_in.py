@@ -3,6 +3,7 @@ process of its own: `python openai_stand_in.py PORT [MODE]`."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -16,13 +17,29 @@ NAME = "stand-in"
 TEMPLATE_TOKENS, TOKENS_PER_WORD = 5, 3
 
 
+DEEP = b"[" * 200_000
+_ODD = (
+    b'{"choices": [{"delta": {"content": "\\ud800\\u00e9", "tool_calls": 5}}]}',
+    b'{"choices": "none"}',
+    b'{"choices": [{"delta": [], "finish_reason": {}}]}',
+    b"[DONE]",
+)
+# Streams as no server should send them.
+STREAMS = {
+    "deep": (b"data: " + DEEP + b"\n\n",),
+    "endless": (b"data: " + b"x" * 100_000, *[b"x" * 100_000] * 300),
+    "odd": tuple(b"data: " + event + b"\n\n" for event in _ODD),
+}
+
+
 class OpenAIStandIn:
     """Answers every request with as many tokens as it asks for, unless `mode` says otherwise.
 
     `short` sends half of them, `error` an error event after two, `flaky` one at every second
     request, `cut` hangs up after two, `busy` is 429, `hang` sends nothing, `die` ends the process
     at the fifth request, `no-usage` counts nothing, `unauthorized` refuses every key but "secret",
-    `not-openai` knows no path, `loading` is 503 at /health for half a second.
+    `not-openai` knows no path, `loading` is 503 at /health for half a second; `deep-models` and
+    `deep-refusal` answer with JSON too deep to read, and so do the streams of `STREAMS`.
     """
 
     def __init__(self, mode: str = "ok", *, port: int = 0, token_s: float = 0.0) -> None:
@@ -74,6 +91,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path == "/health":
             loading = side.mode == "loading" and time.monotonic() < side.begin + 0.5
             return self._json({}, 503 if loading else 200)
+        if side.mode == "deep-models":
+            return self._body(DEEP, 200)
         return self._json({"data": [{"id": NAME}]})
 
     def do_POST(self) -> None:
@@ -95,6 +114,8 @@ class _Handler(BaseHTTPRequestHandler):
         side, mode = self.stand_in, self.stand_in.mode
         if mode == "busy":
             return self._json({"error": {"message": "too many requests"}}, 429)
+        if mode == "deep-refusal":
+            return self._body(DEEP, 400)
         if mode == "die" and len(side.bodies) >= 5:
             os._exit(3)
         if mode == "hang":
@@ -105,6 +126,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
+        if mode in STREAMS:
+            with contextlib.suppress(OSError):  # the client has had enough
+                for piece in (*STREAMS[mode], b""):
+                    self._chunk(piece)
+            return None
         asked, is_chat = body["max_tokens"], "messages" in body
         if is_chat:
             self._event({"choices": [{"delta": {"role": "assistant", "content": ""}}]})
@@ -134,7 +160,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
 
     def _json(self, value: object, status: int = 200) -> None:
-        data = json.dumps(value).encode()
+        self._body(json.dumps(value).encode(), status)
+
+    def _body(self, data: bytes, status: int) -> None:
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))

@@ -118,6 +118,20 @@ def test_integer_formats_are_refused(folder):
         deploy("vllm", str(folder))
 
 
+def test_gguf_files_are_refused(folder):
+    file = folder / "model.gguf"
+    file.write_bytes(b"GGUF" + bytes(28))
+    with pytest.raises(UsageError, match="GGUF files are for ling's own engine"):
+        deploy("vllm", str(file))
+
+
+@pytest.mark.parametrize("gpus", [None, 4])
+@pytest.mark.parametrize("tensor", [0, -1])
+def test_a_tensor_parallel_size_is_at_least_1(folder, gpus, tensor):
+    with pytest.raises(UsageError, match="at least 1"):
+        deploy("vllm", str(folder), gpus=gpus, tensor_parallel=tensor)
+
+
 def test_splits_that_an_engine_would_refuse_later(folder):
     cfg = ModelConfig.from_file(folder / "config.json")
     with pytest.raises(UsageError, match="heads"):

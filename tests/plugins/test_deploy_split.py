@@ -67,6 +67,15 @@ def test_a_tensor_parallel_size_can_be_asked_for():
         choose_split(MINI, False, 8, "h100-80g", copies_experts=False, tensor=3)
 
 
+def test_the_longest_request_has_room():
+    """An engine refuses to start where it has none."""
+    assert choose_split(FLASH, True, 8, "l4-24g", copies_experts=False) == Split(4, 2, True)
+    longer = choose_split(FLASH, True, 8, "l4-24g", copies_experts=False, context=131_072)
+    assert longer == Split(8, 1)
+    with pytest.raises(UsageError, match="room for 1,000,000 tokens of KV cache; take more"):
+        choose_split(FLASH, True, 8, "l4-24g", copies_experts=False, context=1_000_000)
+
+
 def test_fp8_blocks_are_not_cut():
     assert "cuts experts of width 512 inside an fp8 block" in problem(MINI, True, Split(8))
     assert problem(MINI, True, Split(4)) is None

@@ -30,6 +30,7 @@ def test_keys_come_from_the_call_and_the_file_or_else_the_environment(file, monk
         *(False, False),
     ]
     assert read_keys(ServeConfig()).tag(b"third") == ""
+    assert read_keys(ServeConfig(api_key_file=file(b"\xef\xbb\xbffirst\r\n"))).tag(b"first") == ""
     monkeypatch.setenv("LING_API_KEY", "")
     assert not read_keys(ServeConfig())
 

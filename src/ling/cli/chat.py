@@ -12,7 +12,6 @@ from typing import Any
 from ..config.engine import DEFAULTS, EngineConfig, flags
 from ..data.assistant import AssistantEvent, ToolCallEnd, ToolCallStart, fold
 from ..errors import LingError, UsageError
-from ..files.guarded import read_regular
 from ..text import one_line, printable, shown
 from . import chat_commands
 from .chat_models import ChatModel, Ended, LocalModel, Settings, connect
@@ -29,7 +28,6 @@ from .options import (
 )
 
 KEY_VARIABLES = ("LING_API_KEY", "OPENAI_API_KEY")
-MAX_KEY_BYTES = 64 << 10
 
 
 def chat(args: list[str]) -> None:
@@ -101,18 +99,12 @@ def _remote(ns: Any, args: Sequence[str]) -> tuple[ChatModel, dict[str, Any]]:
 
 
 def _key(path: str | None) -> str | None:
-    """The first line of the file, or what the environment has."""
+    """The first key of the file, which may be that of the server, or what the environment has."""
     if path is None:
         return next((key for name in KEY_VARIABLES if (key := os.environ.get(name))), None)
-    try:
-        lines = read_regular(Path(path), MAX_KEY_BYTES).decode().split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"`--api-key-file` {shown(path)}: {getattr(error, 'strerror', None) or 'not UTF-8'}"
-        ) from None
-    if not lines:
-        raise UsageError(f"`--api-key-file` {shown(path)} is empty")
-    return lines[0]
+    from ..serve.keys import keys_of_file
+
+    return keys_of_file(Path(path), "`--api-key-file`")[0]
 
 
 class Chat:

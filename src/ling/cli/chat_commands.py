@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -183,4 +184,6 @@ def _exit(chat: Chat, rest: str) -> None:
 def _path(text: str, name: str) -> Path:
     if not text:
         raise UsageError(f"/{name} needs the name of a file")
-    return Path(text).expanduser()
+    if "\0" in text:
+        raise UsageError(f"{shown(text)} is the name of no file")
+    return Path(os.path.expanduser(text))  # unlike Path's own, it has no error for `~nobody`

@@ -152,7 +152,8 @@ class RemoteModel:
                 yield ReasoningDelta(reasoning)
             if isinstance(delta.get("content"), str) and delta["content"]:
                 yield ContentDelta(delta["content"])
-            for part in delta.get("tool_calls") or ():
+            parts = delta.get("tool_calls")
+            for part in parts if isinstance(parts, list) else ():
                 yield from calls.add(_dict(part))
         yield from calls.ends()
         yield Ended(reason)

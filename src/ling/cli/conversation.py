@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ Message = dict[str, Any]
 Turns = list[Message]
 FORMAT = "ling-chat"
 MAX_FILE_BYTES = 50 << 20
+# Half a surrogate pair: JSON can say it, UTF-8 cannot.
+_LONE = re.compile("[\ud800-\udfff]")
 _ROLES = ("user", "assistant", "tool")
 _TEXTS = ("content", "reasoning_content", "tool_call_id")
 
@@ -68,7 +71,7 @@ class Conversation:
         """Write it as JSON; raises `UsageError` where that cannot be."""
         head = {"format": FORMAT, "version": 1, "system": self.system}
         text = json.dumps({**head, "messages": self.turns}, indent=1, ensure_ascii=False)
-        write_atomic(path, text + "\n")
+        write_atomic(path, _LONE.sub(lambda half: f"\\u{ord(half[0]):04x}", text) + "\n")
 
     def load(self, path: Path) -> None:
         """Become what `save` wrote, or what a list of messages in OpenAI's form says.
@@ -80,7 +83,7 @@ class Conversation:
         except OSError as error:
             raise UsageError(f"{shown(str(path))}: {error.strerror or error}") from None
         except ValueError as error:
-            raise UsageError(f"{shown(str(path))} is not JSON: {error}") from None
+            raise UsageError(f"{shown(str(path))}: {error}") from None
         if isinstance(given, dict) and given.get("format") == FORMAT:
             system, messages = given.get("system"), given.get("messages")
         else:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,8 @@ SPECULATIVE = ("mtp", "ngram", "auto", "off")
 MOST_DRAFTS = 32
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("text", "json")
+# Compared as text with what a browser sends: lower case, no path, no slash at the end.
+_ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/?#@\sA-Z]+")
 
 
 def _flag(
@@ -220,6 +223,12 @@ class ServeConfig:
             raise UsageError(f"`metrics_port` is {self.port}, which is `port` as well")
         if not 0 <= self.drain_s < math.inf:
             raise UsageError(f"`drain_s` is {self.drain_s}, expected 0 or more")
+        for origin in self.allowed_origins or ():
+            if not _ORIGIN.fullmatch(origin):
+                raise UsageError(
+                    f"`allowed_origins` has `{origin}`, expected what browsers send, such as "
+                    "https://a.example or http://localhost:3000, or `*`"
+                )
         _one_of("log_level", self.log_level, ", ".join(LOG_LEVELS), LOG_LEVELS)
         _one_of("log_format", self.log_format, "text or json", LOG_FORMATS)
 

@@ -37,11 +37,12 @@ def deploy(
     MTP layer. Raises `UsageError` for a format, a split or a context that the engine cannot serve,
     a model that does not fit, and a flag that the installed engine does not have.
     """
-    _check(engine, speculative, min(tensor_parallel or 1, draft_tokens), output)
+    least = draft_tokens if tensor_parallel is None else min(tensor_parallel, draft_tokens)
+    _check(engine, speculative, least, output)
     folder = inspect_folder(model)
     if gpu is not None and gpus is None:
         gpus = tensor_parallel or 1
-    split = _split(engine, folder, gpus, gpu or DEFAULT_GPU, tensor_parallel)
+    split = _split(engine, folder, gpus, gpu or DEFAULT_GPU, tensor_parallel, context)
     mtp = speculative == "mtp" and folder.holds_mtp and folder.config.num_nextn_predict_layers > 0
     choice = Choice(
         split=split,
@@ -88,7 +89,14 @@ def _check(engine: str, speculative: str, least: int, output: str) -> None:
         raise UsageError(f"`--output` is `{output}`, expected {', '.join(OUTPUTS)}{hint}")
 
 
-def _split(engine: str, folder: Folder, gpus: int | None, gpu: str, tensor: int | None) -> Split:
+def _split(
+    engine: str,
+    folder: Folder,
+    gpus: int | None,
+    gpu: str,
+    tensor: int | None,
+    context: int | None,
+) -> Split:
     cfg, is_fp8 = folder.config, folder.is_fp8
     if gpus is None:
         split = Split(tensor or 1)
@@ -97,7 +105,9 @@ def _split(engine: str, folder: Folder, gpus: int | None, gpu: str, tensor: int 
             raise UsageError(reason)
         return split
     copies = engine == "sglang"
-    return choose_split(cfg, is_fp8, gpus, gpu, copies_experts=copies, tensor=tensor)
+    return choose_split(
+        cfg, is_fp8, gpus, gpu, copies_experts=copies, tensor=tensor, context=context
+    )
 
 
 def _check_flags(engine: str, command: list[str]) -> str | None:

@@ -50,6 +50,8 @@ def inspect_folder(model: str) -> Folder:
     is_local = os.path.exists(model) or not is_hub_name(model)
     if is_local or hub_name(model).hub != "hf":
         path = resolve_model(model)
+        if path.is_file():
+            raise _not_for_gpus(path, "GGUF files")
         names = set(SafetensorsFolder(path).weight_map)
         has_tokenizer = (path / "tokenizer.json").is_file()
         template = Tokenizer.from_folder(path).chat_template if has_tokenizer else None
@@ -63,10 +65,7 @@ def _folder(name: str, path: Path, names: set[str], template: str, *, is_local: 
     cfg = read_config(path)
     method = (read_quantization(path) or {}).get("quant_method")
     if method == "ling":
-        raise UsageError(
-            f"{path}: int8 and int4 folders are for ling's own engine (`ling serve`); "
-            "GPUs take bf16 or fp8: `ling convert SOURCE TARGET --to fp8`"
-        )
+        raise _not_for_gpus(path, "int8 and int4 folders")
     return Folder(
         path=name,
         is_local=is_local,
@@ -74,6 +73,13 @@ def _folder(name: str, path: Path, names: set[str], template: str, *, is_local: 
         quantization=method,
         holds_mtp=f"model.layers.{cfg.num_hidden_layers}.eh_proj.weight" in names,
         calls_tools="<tool_call>" in template,
+    )
+
+
+def _not_for_gpus(path: Path, what: str) -> UsageError:
+    return UsageError(
+        f"{path}: {what} are for ling's own engine (`ling serve`); "
+        "GPUs take bf16 or fp8: `ling convert SOURCE TARGET --to fp8`"
     )
 
 

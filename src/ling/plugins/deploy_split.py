@@ -18,7 +18,8 @@ DEFAULT_GPU = "h100-80g"
 # What an engine takes of a GPU's memory by default, and what it needs beside weights and KV cache:
 # activations, CUDA graphs, the context of CUDA and of NCCL.
 USABLE, OVERHEAD = 0.9, 6e9
-# A split is too tight where the KV cache would have room for fewer tokens than this.
+# A split is too tight where the KV cache would have room for fewer tokens than this, or than the
+# longest request.
 MIN_KV_TOKENS = 32_768
 
 
@@ -123,11 +124,13 @@ def choose_split(
     *,
     copies_experts: bool,
     tensor: int | None = None,
+    context: int | None = None,
 ) -> Split:
     """The split of a machine with the least tensor parallelism that fits: the model's few active
     parameters gain little from it, and its groups answer more requests at a time.
 
     `copies_experts` says whether the engine's data parallel groups may each have all experts.
+    An engine starts only where a request of `context` tokens (None is the model's own) has room.
     Raises `UsageError` for a `tensor` size that cannot be, and where nothing fits.
     """
     if not 1 <= gpus <= MAX_GPUS:
@@ -138,6 +141,7 @@ def choose_split(
     if tensor is not None and gpus % tensor:
         raise UsageError(f"`--tensor-parallel` {tensor} does not divide `--gpus` {gpus}")
     memory = find_gpu(gpu).memory
+    tokens = max(MIN_KV_TOKENS, context or cfg.max_position_embeddings)
     splits = [
         s for s in _splits(cfg, gpus, copies_experts=copies_experts) if tensor in (None, s.tensor)
     ]
@@ -146,9 +150,11 @@ def choose_split(
     if not possible:
         raise UsageError(f"no split over {gpus} GPUs: {problems[0][1]}")
     for split in possible:
-        if room(cfg, is_fp8, split, memory).kv_tokens >= MIN_KV_TOKENS:
+        if room(cfg, is_fp8, split, memory).kv_tokens >= tokens:
             return split
-    raise UsageError(_too_large(cfg, is_fp8, gpus, gpu, possible[-1]))
+    fp8 = [s for s in splits if not is_fp8 and problem(cfg, True, s) is None]
+    fits_fp8 = any(room(cfg, True, s, memory).kv_tokens >= tokens for s in fp8)
+    raise UsageError(_too_large(cfg, is_fp8, f"{gpus} × {gpu}", tokens, fits_fp8=fits_fp8))
 
 
 def _splits(cfg: ModelConfig, gpus: int, *, copies_experts: bool) -> Iterator[Split]:
@@ -160,13 +166,12 @@ def _splits(cfg: ModelConfig, gpus: int, *, copies_experts: bool) -> Iterator[Sp
             yield Split(tensor, data, True)
 
 
-def _too_large(cfg: ModelConfig, is_fp8: bool, gpus: int, gpu: str, split: Split) -> str:
-    memory = find_gpu(gpu).memory
+def _too_large(cfg: ModelConfig, is_fp8: bool, machine: str, tokens: int, *, fits_fp8: bool) -> str:
     weights = stored_bytes(cfg, "fp8" if is_fp8 else "bf16")
     text = (
-        f"{size(weights)} of weights do not fit on {gpus} × {gpu} with room for "
-        f"{MIN_KV_TOKENS:,} tokens of KV cache"
+        f"{size(weights)} of weights do not fit on {machine} with room for "
+        f"{tokens:,} tokens of KV cache"
     )
-    if not is_fp8 and room(cfg, True, split, memory).kv_tokens >= MIN_KV_TOKENS:
+    if fits_fp8:
         return f"{text}; in fp8 they do: `ling convert SOURCE TARGET --to fp8`"
     return f"{text}; take more or larger GPUs"

@@ -59,7 +59,7 @@ def read_keys(config: ServeConfig) -> Keys:
     """
     keys = [] if config.api_key is None else [config.api_key]
     if config.api_key_file is not None:
-        keys += _keys_of_file(Path(config.api_key_file))
+        keys += keys_of_file(Path(config.api_key_file))
     if not keys and (variable := os.environ.get(API_KEY_VARIABLE)):
         keys = [variable]
     for key in keys:
@@ -68,11 +68,12 @@ def read_keys(config: ServeConfig) -> Keys:
     return Keys(keys)
 
 
-def _keys_of_file(path: Path) -> list[str]:
-    """A key a line; empty lines and those that begin with `#` are none."""
-    name = f"`api_key_file` {shown(str(path))}"
+def keys_of_file(path: Path, option: str = "`api_key_file`") -> list[str]:
+    """A key a line; empty lines and those that begin with `#` are none, nor is the mark
+    that some editors begin a file with."""
+    name = f"{option} {shown(str(path))}"
     try:
-        text = read_regular(path, MAX_FILE_BYTES).decode()
+        text = read_regular(path, MAX_FILE_BYTES).decode("utf-8-sig")
     except OSError as error:
         raise UsageError(f"{name}: {error.strerror}") from None
     except UnicodeDecodeError:

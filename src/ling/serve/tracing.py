@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
@@ -73,8 +72,11 @@ def tracer(endpoint: str | None) -> Spans | None:
     """
     if endpoint is None and not any(os.environ.get(name) for name in VARIABLES):
         return None
-    if find_spec("opentelemetry") is None or find_spec("opentelemetry.exporter.otlp") is None:
-        raise UsageError("traces need more packages: pip install 'ling[otel]'")
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    # Others need `opentelemetry-api`, so that a part of the packages may be there.
+    try:
+        import opentelemetry.sdk.trace.export  # noqa: F401
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    except ImportError:
+        raise UsageError("traces need more packages: pip install 'ling[otel]'") from None
 
     return Spans(OTLPSpanExporter(endpoint=endpoint))

@@ -82,7 +82,7 @@ class Client:
             raise Unreachable(f"{self.root}: the server is not ready (HTTP 503)")
         try:
             names = [str(entry["id"]) for entry in response.json()["data"]]
-        except (ValueError, LookupError, TypeError):
+        except (ValueError, LookupError, TypeError, RecursionError):
             names = []
         if response.status_code != 200 or not names:
             raise UsageError(
@@ -141,10 +141,13 @@ class Client:
         connection = self._httpx.Client(
             headers=self._headers, timeout=timeout, verify=self._ssl, trust_env=False
         )
+        url, headers = f"{self.root}/v1{path}", {"Content-Type": "application/json"}
+        # ASCII: a text may have half a surrogate pair, which has no UTF-8.
+        content = json.dumps(body).encode()
         try:
             with (
                 connection,
-                connection.stream("POST", f"{self.root}/v1{path}", json=body) as response,
+                connection.stream("POST", url, content=content, headers=headers) as response,
             ):
                 if response.status_code != 200:
                     detail = _refusal(response.read())
@@ -208,7 +211,7 @@ def _checked(received: Iterator[tuple[float, str]]) -> Iterator[dict[str, Any]]:
             return
         try:
             event = json.loads(data)
-        except ValueError:
+        except (ValueError, RecursionError):
             event = None
         if not isinstance(event, dict):
             raise RunError(f"the server sent {shown(data)}, which is no JSON object")
@@ -219,6 +222,6 @@ def _checked(received: Iterator[tuple[float, str]]) -> Iterator[dict[str, Any]]:
 
 
 def _refusal(content: bytes) -> str:
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, RecursionError):
         return message_of(json.loads(content))
     return one_line(content[:200].decode("utf-8", "replace"))

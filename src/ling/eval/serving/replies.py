@@ -9,6 +9,8 @@ from typing import Any
 
 from ...text import one_line
 
+MAX_LINE_BYTES = 16 << 20
+CUT_BYTES = 200
 SHORT = "fewer tokens than asked"
 
 
@@ -66,7 +68,7 @@ def read_stream(reply: Reply, received: Iterable[tuple[float, bytes]], stop_at_e
             continue
         try:
             event = json.loads(data)
-        except ValueError:
+        except (ValueError, RecursionError):
             event = None
         if not isinstance(event, dict):
             reply.fault, reply.detail = "an event that is no JSON object", one_line(data[:200])
@@ -86,10 +88,17 @@ def read_stream(reply: Reply, received: Iterable[tuple[float, bytes]], stop_at_e
 
 
 def events(received: Iterable[tuple[float, bytes]]) -> Iterator[tuple[float, str]]:
-    """Data of each event, with the time of the piece that completed it."""
-    rest = b""
+    """Data of each event, with the time of the piece that completed it. A line that does not end
+    is the last, and cut: no event, and no reader takes it for one."""
+    rest = bytearray()
     for at, piece in received:
-        *lines, rest = (rest + piece).split(b"\n")
+        rest += piece
+        if b"\n" not in piece:
+            if len(rest) > MAX_LINE_BYTES:
+                yield at, rest[:CUT_BYTES].decode("utf-8", "replace")
+                return
+            continue
+        *lines, rest = rest.split(b"\n")
         for line in lines:
             # llama.cpp's server has sent failures in a field of their own.
             name, _, value = line.strip().partition(b":")
