@@ -30,7 +30,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ling import from_config, preset
 from ling.checkpoint.hf.save import save_model
@@ -182,7 +182,10 @@ def made(folder: Path, shape: str) -> Path:
 
 @contextlib.contextmanager
 def served(
-    threads: int, shape: str = "ling-tiny", options: Sequence[str] = ()
+    threads: int,
+    shape: str = "ling-tiny",
+    options: Sequence[str] = (),
+    log: IO[bytes] | None = None,
 ) -> Iterator[tuple[int, int]]:
     """A server process on a small model: its port and its process id."""
     with tempfile.TemporaryDirectory() as name:
@@ -191,7 +194,11 @@ def served(
         command += ["--format", "int8", "--log-level", "warning", "--threads", str(threads)]
         command += options
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+            command,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
         try:
             assert process.stdout is not None

@@ -6,8 +6,8 @@ Serves a tiny model with random weights in a process of its own, with one thread
 clients (`soak_clients.py`) ask for everything that the server has, whole and streamed; some send
 nonsense, some have a wrong key, and a third leave at a random moment. Every second is written down.
 When nobody asks any more, all pages must be free and nothing running, threads and open files must
-be as after the first seconds, and the memory of the last quarter that of the second. Prints one
-JSON object, and exits with 1 where something is left.
+be as after the first seconds, the memory of the last quarter that of the second, and the server's
+log without a complaint. Prints one JSON object, and exits with 1 where something is left.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,9 @@ WARM_UP_S = 5.0
 SETTLE_S = 30.0
 GROWTH = 0.03
 """Share by which the memory of the last quarter may be above that of the second."""
+COMPLAINT = re.compile(r"asyncio|Traceback|ERROR|was never")
+HEAD = re.compile(r"^\S+ (\S+ \S+) \S+")
+"""Time, level, logger and request of a line."""
 GAUGES = ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc")
 Row = dict[str, Any]
 
@@ -52,6 +56,12 @@ async def look(port: int, pid: int, begin: float) -> Row:
     return {"at_s": round(time.monotonic() - begin, 2), "health_s": health_s, **state} | (
         await gauges(port)
     )
+
+
+def complaints(log: str) -> dict[str, int]:
+    """How often the log has each message that no client should bring about."""
+    lines = (line for line in log.splitlines() if COMPLAINT.search(line))
+    return dict(Counter(HEAD.sub(r"\1", line)[:200] for line in lines).most_common(10))
 
 
 def is_idle(row: Row) -> bool:
@@ -102,6 +112,7 @@ def verdict(result: Row) -> dict[str, bool]:
         "no descriptors": last["files"] <= first["files"],
         "flat memory": result["growth"] <= GROWTH,
         # 504 is the deadline that some requests bring.
+        "quiet log": not result["complaints"],
         "no failure": not any(name.startswith("500") for name in result["outcomes"]),
     }
 
@@ -141,8 +152,11 @@ def run(minutes: float, clients: int, seed: int) -> Row:
         keys = Path(name) / "keys"
         keys.write_text("\n".join(KEYS))
         keys.chmod(0o600)
-        with served(1, options=["--api-key-file", str(keys)]) as (port, pid):
+        log = Path(name) / "log"
+        options = ["--api-key-file", str(keys)]
+        with log.open("wb") as stderr, served(1, options=options, log=stderr) as (port, pid):
             result = asyncio.run(soak(port, pid, 60 * minutes, clients, seed))
+        result["complaints"] = complaints(log.read_text())
     requests = sum(result["outcomes"].values())
     result = {"minutes": minutes, "clients": clients, "seed": seed, "requests": requests, **result}
     result["verdict"] = verdict(result)

@@ -29,8 +29,8 @@ def last(ids=IDS, weights=WEIGHTS):
 
 class Pieces:
     async def pieces(self):
-        yield 0, StreamChunk("b", [98])
-        yield 0, last()
+        yield {0: StreamChunk("b", [98])}
+        yield {0: last()}
 
 
 def check(choice):

@@ -43,16 +43,25 @@ def chat_shape(top_logprobs=None, num_choices=1, options=None):
 
 
 class Pieces:
-    """A generation whose pieces are known; an exception among them is raised in its turn."""
+    """A generation whose pieces are known: each (choice, chunk), or what came for several choices
+    at once; None is silence, and an exception among them is raised in its turn."""
 
     def __init__(self, *items):
-        self.items = items
+        self.items = [dict([item]) if isinstance(item, tuple) else item or {} for item in items]
+        self.num_open = max(1, sum(map(num_ended, self.items)))
 
     async def pieces(self, idle_s=None):
         for item in self.items:
             if isinstance(item, Exception):
                 raise item
+            self.num_open -= num_ended(item)
             yield item
+
+
+def num_ended(item):
+    """Choices that end with this piece."""
+    chunks = item.values() if isinstance(item, dict) else ()
+    return sum(chunk.finish_reason is not None for chunk in chunks)
 
 
 # ---- shapes ------------------------------------------------------------------------------------
@@ -133,7 +142,8 @@ def test_cached_tokens_are_those_that_no_choice_computed():
 # ---- events ------------------------------------------------------------------------------------
 
 
-def sent(*items, options=None, num_choices=1):
+def written(*items, options=None, num_choices=1):
+    """What is written at a time."""
     shape = chat_shape(num_choices=num_choices, options=options)
 
     async def run():
@@ -149,10 +159,28 @@ def sent(*items, options=None, num_choices=1):
     return asyncio.run(run())
 
 
+def lines_of(texts):
+    """The events of a reply, each with its empty line."""
+    return [f"{event}\n\n" for event in "".join(texts).split("\n\n")[:-1]]
+
+
+def sent(*items, **options):
+    return lines_of(written(*items, **options))
+
+
 def test_every_choice_opens_before_any_goes_on_and_silence_is_a_comment():
     first, second, silence, text, done = sent(None, (1, chunk("a", [97])), num_choices=2)
     assert [json.loads(e[6:])["choices"][0]["index"] for e in (first, second, text)] == [0, 1, 1]
     assert (silence, done) == (KEEP_ALIVE, DONE)
+
+
+def test_all_that_is_new_at_a_time_is_one_write():
+    both = {0: chunk("a", [97]), 1: chunk("b", [98])}
+    ends = {0: chunk("c", [99], "stop"), 1: chunk("d", [100], "stop")}
+    usage = StreamOptions(include_usage=True)
+    writes = written(None, both, ends, num_choices=2, options=usage)
+    assert [len(lines_of([text])) for text in writes] == [2, 1, 2, 4 + 2]
+    assert writes[-1].endswith(DONE)
 
 
 def test_a_failure_on_the_way_is_an_event_and_the_stream_still_ends():

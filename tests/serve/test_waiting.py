@@ -24,7 +24,7 @@ async def pieces(silences, idle_s):
 
     async def read():
         async for piece in generation.pieces(idle_s):
-            got.append(None if piece is None else piece[1].text)
+            got.append(piece[0].text if piece else None)
 
     loop.call_at = counted
     reading = asyncio.create_task(read())

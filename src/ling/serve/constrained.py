@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import RequestError
 from ..text import printable
@@ -15,6 +15,8 @@ log = logging.getLogger("ling.serve")
 
 IGNORED_HEADER = "x-ling-ignored-schema-keywords"
 MAX_HEADER = 1000
+
+T = TypeVar("T")
 
 if TYPE_CHECKING:
     from ..grammar.spec import Reasoning, StructuredOutputs
@@ -40,18 +42,32 @@ def constraint_of(conversation: Conversation) -> StructuredOutputs | None:
     )
 
 
+def check_bounds(spec: StructuredOutputs, param: str) -> None:
+    """Refuse what is too large, within milliseconds: schemas of tools are part of the prompt, and
+    making the prompt of a large one takes seconds. Raises `RequestError` with `param`, the field
+    that asked for it."""
+    from ..grammar.bounds import check
+
+    _naming_field(check, spec, param)
+
+
 def compiled(llm: LLM, spec: StructuredOutputs, reasoning: Reasoning, param: str) -> Sequence[str]:
     """Compile before anything is queued: what cannot be enforced is refused, and never left out.
 
     Blocks; returns the keywords of schemas that are not enforced. Raises `RequestError` with
     `param`, the field that asked for it.
     """
+    return _naming_field(lambda part: llm.compile(part, reasoning), spec, param).ignored
+
+
+def _naming_field(act: Callable[[StructuredOutputs], T], spec: StructuredOutputs, param: str) -> T:
+    """What `act` makes of it; its `RequestError` names the field of the request."""
     if spec.tools is not None and spec.tools.answer is not None:
-        compiled(llm, spec.tools.answer, reasoning, param)  # so that the field is named
+        _naming_field(act, spec.tools.answer, param)  # this has a field of its own
     from ..grammar.spec import PARAM
 
     try:
-        return llm.compile(spec, reasoning).ignored
+        return act(spec)
     except RequestError as error:
         if error.param == PARAM:
             error.param = param if spec.tools is None else "tools"

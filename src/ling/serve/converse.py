@@ -14,7 +14,7 @@ from ..data.chat import ChatPrompt
 from ..data.reasoning import ReasoningMode, reasoning_mode
 from . import prompts
 from .admission import check_model, terms_of
-from .constrained import compiled, constraint_of, ignored_header
+from .constrained import check_bounds, compiled, constraint_of, ignored_header
 from .conversation import Conversation
 from .reply import Prepared, reply
 from .service import Generation, Job, Service
@@ -81,11 +81,14 @@ class Asked(NamedTuple):
 
 
 def _asked(llm: LLM, conversation: Conversation) -> Asked:
+    spec = constraint_of(conversation)
+    if spec is not None:
+        check_bounds(spec, conversation.structured_param)
     prompt = prompts.conversation_prompt(llm, conversation)
     mode = _reasoning_mode(conversation, prompt.text)
     # A model that was told not to think must not be led into it by what it may not say.
     before = "none" if mode == "auto" and THINKING_OFF in prompt.text else mode
-    return Asked(prompt, mode, constraint_of(conversation), before)
+    return Asked(prompt, mode, spec, before)
 
 
 def _queue(llm: LLM, conversation: Conversation, asked: Asked, generation: Generation) -> None:

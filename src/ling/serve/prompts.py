@@ -143,6 +143,7 @@ def _params(
     fields = "min_tokens stop_token_ids ignore_eos skip_special_tokens include_stop_str_in_output"
     fields += " return_routed_experts routed_experts_start_len"
     sampling = "temperature top_p top_k min_p repetition_penalty presence_penalty frequency_penalty"
+    sampling += " seed"
     given = {name: getattr(body, name) for name in f"{fields} {sampling}".split()}
     options: dict[str, Any] = {
         **llm.sampling_defaults,
@@ -165,7 +166,8 @@ def _params(
         tokenizer_of(llm, "stop")
         options["stop"] = body.stop
     # Each choice has its own seed, so that `n` choices differ and are repeatable.
-    seeds = [None if body.seed is None else body.seed + i for i in range(body.n or 1)]
+    seed = options.pop("seed", None)
+    seeds = [None if seed is None else seed + i for i in range(body.n or 1)]
     return [SamplingParams(seed=seed, **options) for seed in seeds]
 
 

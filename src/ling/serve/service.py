@@ -270,10 +270,9 @@ class Generation:
         if self._error is not None and not self._pieces:
             raise self._error
 
-    async def pieces(
-        self, idle_s: float | None = None
-    ) -> AsyncIterator[tuple[int, StreamChunk] | None]:
-        """Yield (choice, chunk) as they come, and None after each `idle_s` seconds of silence.
+    async def pieces(self, idle_s: float | None = None) -> AsyncIterator[dict[int, StreamChunk]]:
+        """Yield all that is new, by choice, as it comes; nothing after each `idle_s` seconds of
+        silence.
 
         Raises what a choice raised; the others are then stopped.
         """
@@ -283,14 +282,14 @@ class Generation:
                     if self._error is not None:
                         raise self._error
                     if not await self._wait(idle_s):
-                        yield None
+                        yield {}
                     continue
                 pieces, self._pieces = self._pieces, {}
-                for index, chunk in pieces.items():
+                for chunk in pieces.values():
                     if chunk.finish_reason == "abort":
                         raise RequestError("the engine gave this request up", status=503)
                     self.num_tokens += len(chunk.token_ids)
-                    yield index, chunk
+                yield pieces
         finally:
             self.close()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from fastapi.responses import StreamingResponse
@@ -67,9 +67,9 @@ async def collect(generation: Generation, num_choices: int) -> list[StreamChunk]
     from ..outputs import StreamChunk
 
     answers = [StreamChunk("") for _ in range(num_choices)]
-    async for piece in generation.pieces():
-        assert piece is not None
-        answers[piece[0]].extend(piece[1])
+    async for pieces in generation.pieces():
+        for index, chunk in pieces.items():
+            answers[index].extend(chunk)
     return answers
 
 
@@ -81,30 +81,31 @@ async def events(
     prompt_tokens: int,
     keep_alive_s: float,
 ) -> AsyncIterator[str]:
-    """SSE text of a whole reply; a failure on the way becomes an error event."""
-    spent = 0
+    """SSE text of a whole reply; a failure on the way becomes an error event.
 
-    def usage() -> Usage:
-        return usage_of(prompt_tokens, spent)
+    What is new at a time is one text, and so one write, which costs as much as making an event. It
+    also keeps the log quiet: asyncio warns of the fifth write in a row to a client that has left.
+    """
+    spent, new = 0, ""
+
+    def text(events: Iterable[E]) -> str:
+        return "".join([shape.line(event, usage_of(prompt_tokens, spent)) for event in events])
 
     try:
-        for index in range(num_choices):
-            for event in shape.opening(index):
-                yield shape.line(event, usage())
-        async for piece in generation.pieces(keep_alive_s):
-            if piece is None:
-                yield shape.keep_alive
-                continue
-            index, chunk = piece
-            spent += len(chunk.token_ids)
-            for event in shape.step(index, chunk):
-                yield shape.line(event, usage())
-        for event in shape.closing(usage()):
-            yield shape.line(event, usage())
+        begun = text(event for index in range(num_choices) for event in shape.opening(index))
+        if begun:
+            yield begun
+        async for pieces in generation.pieces(keep_alive_s):
+            for index, chunk in pieces.items():
+                spent += len(chunk.token_ids)
+                new += text(shape.step(index, chunk))
+            if generation.num_open and (new or not pieces):
+                yield new or shape.keep_alive
+                new = ""
+        new += text(shape.closing(usage_of(prompt_tokens, spent)))
     except Exception as error:
-        yield shape.failure(as_request_error(error))
-    if shape.done:
-        yield shape.done
+        new += shape.failure(as_request_error(error))
+    yield new + shape.done
 
 
 def openai_line(event: ChatChunk | Completion, spent: Usage, options: StreamOptions) -> str:
