@@ -98,6 +98,25 @@ def test_every_command_line_is_one_that_ling_takes(name):
         assert flags.metrics_port == 9100
 
 
+def test_cached_prefixes_have_a_folder_that_the_server_makes():
+    """A mounted volume is root's, may have `lost+found` in it, and systemd's folder of a dynamic
+    user is a link: the server keeps no pages in any of these (`infer/page_folder.py`)."""
+    folders = {
+        name: re.search(r"--cache-dir[= ](\S+)", text(name))[1]
+        for name in ("compose.yaml", "kubernetes.yaml", "ling.service")
+    }
+    compose = yaml.safe_load(text("compose.yaml"))["services"]["ling-1"]
+    stateful, *_ = yaml.safe_load_all(text("kubernetes.yaml"))
+    mounts = [volume["mountPath"] for volume in pod(stateful)["containers"][0]["volumeMounts"]]
+    systemd = re.search(r"CacheDirectory=(\S+)", text("ling.service"))[1]
+    for folder, of_others in (
+        (folders["compose.yaml"], [v.split(":")[1] for v in compose["volumes"]]),
+        (folders["kubernetes.yaml"], mounts),
+        (folders["ling.service"], [f"%C/{systemd}"]),
+    ):
+        assert folder.rpartition("/")[0] in of_others
+
+
 def test_what_stops_a_server_waits_longer_than_it_drains():
     drains = {
         name: float(re.search(r"--drain-s[= ](\d+)", text(name))[1])
