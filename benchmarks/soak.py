@@ -136,7 +136,7 @@ def draw(result: Row, path: Path) -> None:
     for axis, (label, name) in zip(axes, curves, strict=True):
         axis.plot(minutes, [row[name] for row in rows], linewidth=1)
         axis.plot(minutes[-1], rows[-1][name], "o", color="tab:red", label="when all have left")
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(0, 1.15 * max(row[name] for row in rows))
         axis.set_ylabel(label)
         axis.grid(alpha=0.3)
     axes[0].legend(loc="lower right")

@@ -245,6 +245,22 @@ def test_what_cannot_be_compiled_is_400_and_names_its_field(client, param, field
     assert problem(reply, 400)["param"] == param
 
 
+def test_a_schema_beyond_the_bounds_is_refused_before_it_is_in_a_prompt(client, llm, monkeypatch):
+    def rendered(*given, **options):
+        raise AssertionError("the prompt was made")
+
+    monkeypatch.setattr(llm, "render", rendered)
+    schema = {"enum": list(range(100_000))}
+    for fields, param in (
+        ({"tools": [tool("f", parameters=schema)], "tool_choice": "required"}, "tools"),
+        ({"tools": [tool("f", parameters=schema, strict=True)]}, "tools"),
+        ({"tools": [tool("f")], "response_format": schema_format(schema)}, "response_format"),
+    ):
+        error = problem(client.post(PATH, json={**ASK, **fields}), 400)
+        assert error["param"] == param
+        assert "at most" in error["message"]
+
+
 def test_prompts_do_not_wait_behind_grammars(client, llm, monkeypatch):
     go, real = threading.Event(), llm.compile
 

@@ -88,6 +88,14 @@ def test_choices_have_seeds_in_a_row_or_none(llm):
     assert [p.seed for p in prompts.chat_params(llm, chat(n=2), [1])] == [None, None]
 
 
+def test_a_seed_among_the_models_defaults_is_that_of_requests_without_one(llm):
+    llm.sampling_defaults = {"seed": 7}
+    for params in (prompts.chat_params, prompts.completion_params):
+        make = chat if params is prompts.chat_params else plain
+        assert [p.seed for p in params(llm, make(n=2), [1])] == [7, 8]
+        assert [p.seed for p in params(llm, make(seed=3), [1])] == [3]
+
+
 def test_prompts_are_scored_with_one_token_each(llm):
     (params,) = prompts.completion_params(llm, plain(max_tokens=9, min_tokens=3), [1])
     jobs = prompts.scoring_jobs([Job([1], params), Job([2], params)], 4)
