@@ -140,8 +140,11 @@ void Team::wait_until_zero(std::atomic<uint32_t>& word) {
 
 void Team::help(int thread) {
   helpers_.fetch_add(1);
-  while (!ended_.load(std::memory_order_acquire)) {
+  for (;;) {
+    // In this order, the reverse of end()'s: a helper that saw "not ended", and only then the last
+    // number, would sleep on that number for ever.
     const uint32_t seen = stage_.load(std::memory_order_acquire);
+    if (ended_.load(std::memory_order_acquire)) break;
     finish(run_tasks(thread));
     for (int i = 0; i < kSpins && stage_.load(std::memory_order_relaxed) == seen; ++i) pause_core();
     if (stage_.load(std::memory_order_acquire) != seen) continue;

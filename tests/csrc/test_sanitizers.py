@@ -100,8 +100,8 @@ def test_stages_of_a_team_have_no_data_race(tmp_path):
         pytest.skip("no ThreadSanitizer")
     assert built.returncode == 0, built.stderr
     for threads, rounds in ((1, 2), (2, 20), (3, 3)):
-        done = subprocess.run(
-            [str(binary), str(threads), str(rounds)], capture_output=True, text=True
+        done = subprocess.run(  # a call that does not return is a failure, too
+            [str(binary), str(threads), str(rounds)], capture_output=True, text=True, timeout=100
         )
         if "unexpected memory mapping" in done.stderr:
             pytest.skip("ThreadSanitizer does not run on this kernel")
