@@ -60,7 +60,7 @@ def test_its_first_call_is_forced(model, llm):
     """These agents ask with `tool_choice: "required"`: talk becomes a call, by grammar."""
     llm.say = "I will not."
     message = model.generate(HI, tools_to_call_from=[get_weather], max_tokens=200)
-    (made,) = message.tool_calls
+    made, *_ = message.tool_calls  # several may be made
     assert made.function.name == "get_weather"
 
 

@@ -30,7 +30,7 @@ def ask(client, i, **fields):
     assert reply.status_code == 200, reply.text
     if not body["stream"]:
         return reply.json()["choices"][0]["message"]["content"]
-    deltas = [e["choices"][0]["delta"] for e in sse(reply.text)]
+    deltas = [e["choices"][0]["delta"] for e in sse(reply.text)[:-1]]
     return "".join(delta.get("content") or "" for delta in deltas)
 
 
