@@ -198,8 +198,8 @@ def test_excluded_banned_and_masked_ids_are_not_drawn_and_scores_stay_the_models
 
 def test_a_row_without_an_id_is_an_error():
     got = choose(np.zeros(3, np.float32), RowChoice(mask=np.uint32([2])), np.int32([1]))
-    assert str(got.error) == "no token may be chosen: every id is banned"
-    with pytest.raises(RequestError, match="every id is banned"):
+    assert str(got.error) == "no token may be chosen: every id is banned, or outside of the grammar"
+    with pytest.raises(RequestError, match="every id is banned, or outside of the grammar"):
         got.token()
 
 
