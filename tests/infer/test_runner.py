@@ -37,5 +37,7 @@ def test_each_row_has_a_mask_of_its_own_and_none_chooses_a_banned_id(fmt):
     assert got[0].token() == int(scores[0, 5:].argmax()) + 5
     assert got[1].token() == max((7, 9), key=lambda i: float(scores[1, i]))
     assert got[2].token() == int(scores[2, 5:].argsort(descending=True)[1]) + 5
-    assert str(got[3].error) == "no token may be chosen: every id is banned, or outside of the grammar"
+    assert (
+        str(got[3].error) == "no token may be chosen: every id is banned, or outside of the grammar"
+    )
     assert torch.equal(scores, before)
