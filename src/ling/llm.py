@@ -14,12 +14,12 @@ from .checkpoint.open import tokenizer_folder
 from .config.engine import EngineConfig, shows_options
 from .config.model import ModelConfig
 from .data.chat import ChatTemplate, builtin_template, continuing, encode_chat
+from .data.reasoning import reasoning_before_form
 from .data.tokenizer import Tokenizer
 from .errors import RequestError, TemplateError
 from .grammar.compile import Grammar
 from .grammar.constraints import Constraints
 from .grammar.spec import Reasoning, StructuredOutputs
-from .grammar.thinking import reasoning_of
 from .hub import resolve_model
 from .infer.constraint import Constraint
 from .infer.driver import Driver, Handle, Submission, Update
@@ -292,7 +292,7 @@ def _reasoned(
 ) -> SamplingParams:
     """The same where a structure begins behind the reasoning that the template asked for."""
     wanted = any(template_kwargs.get(name) for name in ("enable_thinking", "thinking"))
-    found = reasoning_of(prompt["prompt"], wanted)
+    found = reasoning_before_form(prompt["prompt"], thinking=wanted)
     if params.reasoning != "none" or found == "none":
         return params
     return dataclasses.replace(params, reasoning=found)

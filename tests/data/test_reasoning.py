@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from ling.data.chat import CHAT_TEMPLATE, ChatTemplate
-from ling.data.reasoning import ReasoningSplitter, reasoning_mode
+from ling.data.reasoning import ReasoningSplitter, reasoning_before_form, reasoning_mode
 
 USER = {"role": "user", "content": "q"}
 
@@ -66,3 +66,10 @@ def test_prompt_and_request_say_how_a_reply_is_read():
     assert reasoning_mode("x", continued="<think>\nI") == "open"
     assert reasoning_mode("x", continued="<think>\nI</think>yes") == "none"
     assert reasoning_mode("x", continued="yes") == "none"
+
+
+def test_prompt_and_request_say_where_reasoning_may_come_before_a_form():
+    prompt = ChatTemplate(CHAT_TEMPLATE).render([USER])
+    assert reasoning_before_form(prompt, thinking=False) == "none"
+    assert reasoning_before_form(prompt, thinking=True) == "auto"
+    assert reasoning_before_form(prompt + "<think>\n", thinking=False) == "open"

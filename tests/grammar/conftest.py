@@ -7,8 +7,8 @@ import json
 import pytest
 
 from ling.data.tokenizer import Tokenizer, train_tokenizer
+from ling.data.tokenizer_vocab import VISIBLE_TOKENS
 from ling.grammar.compile import GrammarCompiler
-from ling.grammar.source import TAGS
 
 TEXTS = ['def f(a): return {"name": "get", "city": a, "unit": [1.5, true, null]}\n'] * 20
 SORTS = ["tags are text", "tags are tokens"]
@@ -22,7 +22,7 @@ def tagged(tokenizer: Tokenizer, folder) -> Tokenizer:
     tokenizer.save(folder)
     path = folder / "tokenizer.json"
     raw = json.loads(path.read_text())
-    for k, tag in enumerate(TAGS):
+    for k, tag in enumerate(VISIBLE_TOKENS):
         token = {"id": tokenizer.vocab_size + k, "content": tag, "special": "think" in tag}
         flags = ("single_word", "lstrip", "rstrip", "normalized")
         raw["added_tokens"].append(token | dict.fromkeys(flags, False))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ling.grammar.thinking import ThinkingBudget, ThinkingTokens, reasoning_of
+from ling.grammar.thinking import ThinkingBudget, ThinkingTokens
 
 VOCAB = 300
 TOKENS = ThinkingTokens(lambda i: bytes([i]) if i < 256 else b"</think>", (10, 256, 10), VOCAB)
@@ -103,9 +103,3 @@ def test_the_inner_constraint_sees_every_token_and_decides_where_none_is_forced(
     say(budget, [57])
     assert inner.taken == [97, 10, 256, 10, 57]
     assert budget.is_done
-
-
-def test_where_reasoning_may_come_is_seen_from_the_prompt():
-    assert reasoning_of("<role>ASSISTANT</role>", False) == "none"
-    assert reasoning_of(None, True) == "auto"
-    assert reasoning_of("<role>ASSISTANT</role>\n<think>\n", False) == "open"

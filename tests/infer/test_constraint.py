@@ -6,6 +6,7 @@ import numpy as np
 
 from ling.infer.constraint import (
     MAX_FORCED,
+    MAX_FORCED_WORK,
     allowed_drafts,
     allows,
     draft_forced,
@@ -71,6 +72,11 @@ def test_forced_tokens_are_drafted_as_far_as_there_is_room():
     r = request(500, range(99))
     draft_forced(r)
     assert r.num_forced == MAX_FORCED
+    long = MAX_FORCED_WORK // 8
+    for forced, count in ((long, 8), (long + 1, 7), (2 * MAX_FORCED_WORK, 0)):
+        r.constraint.all_forced = range(forced)
+        draft_forced(r)
+        assert (r.drafts, r.num_forced) == ([*range(count)], count)
     r.constraint.all_forced = []
     draft_forced(r)
     assert (r.drafts, r.num_forced) == ([], 0)

@@ -104,7 +104,7 @@ def random_case(seed):
         mtp_layers=rng.choice((1, 1, 2)),
         options={
             "format": rng.choice(("int4", "int8", "bf16")),
-            "kv_cache_dtype": rng.choice(("bf16", "int8")),
+            "kv_cache_dtype": rng.choice(("bf16", "int8", "int4")),
             # The longest request takes five; with few, requests are preempted.
             "num_pages": rng.choice((6, 8, 60)),
             "max_model_len": 5 * PAGE,

@@ -62,6 +62,9 @@ SHAPES = {
         moe_intermediate_size=48, moe_shared_expert_intermediate_size=48,
     ),
     "wide heads": TINY.replace(head_dim=96, num_attention_heads=5, rotary_dim=18),
+    "two kv heads": TINY.replace(
+        num_attention_heads=4, num_key_value_heads=2, num_nextn_predict_layers=2
+    ),
     "two MTP layers": TINY.replace(num_nextn_predict_layers=2),
     "no expert bias": TINY.replace(moe_router_enable_expert_bias=False),
 }  # fmt: skip
@@ -207,7 +210,7 @@ def test_a_long_prefill_has_the_same_bits_with_and_without_the_matrix_unit():
 
 
 @pytest.mark.parametrize("fmt", ["bf16", "int4"])
-@pytest.mark.parametrize("shape", ["tiny", "dense", "odd widths", "wide heads", "two MTP layers"])
+@pytest.mark.parametrize("shape", ["tiny", "dense", "odd widths", "wide heads", "two kv heads"])
 def test_int8_kv_cache_is_that_of_the_reference(shape, fmt):
     cfg = SHAPES[shape]
     model = random_model(cfg)
@@ -244,7 +247,7 @@ def int8_pages(part, cfg, keys):
 
 
 @pytest.mark.parametrize("fmt", ["bf16", "int4"])
-@pytest.mark.parametrize("shape", ["tiny", "dense", "odd widths", "two MTP layers"])
+@pytest.mark.parametrize("shape", ["tiny", "dense", "odd widths", "two kv heads"])
 def test_int4_kv_cache_is_that_of_the_reference(shape, fmt):
     cfg = SHAPES[shape]
     model = random_model(cfg)
@@ -321,6 +324,32 @@ def test_every_level_attends_as_the_reference_does(level):
     assert [row[0] for row in rows] == list(KV_CACHE_DTYPES)
     for row in rows:
         assert all(float(d) < BOUND["int4"] + KV_BOUND[row[0]] for d in row[1:])
+
+
+@pytest.mark.parametrize("fmt", [None, "bf16"])
+@pytest.mark.parametrize("kv", KV_CACHE_DTYPES)
+def test_a_cleared_page_is_as_if_the_mtp_layers_had_never_read_it(fmt, kv):
+    """As the layers see it, wherever in a page they keep what is theirs."""
+    cfg = SHAPES["two kv heads"]
+    model, ids = random_model(cfg), list(range(150))
+
+    def rest(runner):
+        """What all layers give from the second page on."""
+        segment, tokens = [Segment(PAGES, 64, 0, 86)], torch.tensor(ids)
+        out = [runner.forward(ids[64:], segment).clone()]
+        for j in range(2):
+            following = tokens.roll(-1 - j).tolist()[64:]
+            out.append(runner.mtp(j, following, out[-1], segment).clone())
+        return out
+
+    known, blank = (runner_for(model, EngineConfig(format=fmt, kv_cache_dtype=kv)) for _ in "ab")
+    known.allocate(5), blank.allocate(5)
+    before = [rows[64:] for rows in run(known, ids, 150)]
+    known.clear_mtp(PAGES[0])
+    blank.forward(ids[:64], [Segment(PAGES, 0, 0, 64)])
+    after = rest(known)
+    assert all(map(torch.equal, after, rest(blank)))
+    assert [torch.equal(*pair) for pair in zip(before, after, strict=True)] == [True, False, False]
 
 
 @pytest.mark.parametrize("fmt", [None, "bf16", "int4"])

@@ -26,6 +26,14 @@ def reasoning_mode(
     return "open" if is_open else "auto"
 
 
+def reasoning_before_form(prompt: str, *, thinking: bool) -> ReasoningMode:
+    """Where reasoning may come before an answer that is kept to a form; `thinking` says that it was
+    asked for. With "auto" the answer may also begin at once."""
+    if prompt.rstrip().endswith(OPEN):
+        return "open"
+    return "auto" if thinking else "none"
+
+
 class ReasoningSplitter:
     """Divides a reply that comes in pieces into its reasoning and the rest, in linear time.
 

@@ -12,12 +12,13 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..data.tokenizer import Tokenizer
+from ..data.tokenizer_vocab import VISIBLE_TOKENS
 from ..errors import RequestError
 from .bounds import check
 from .library import Vocabulary, ignored, library_matcher, library_tokenizer, llguidance, problem
 from .matcher import GrammarMatcher
 from .probe import TOO_COMPLEX, Probe
-from .source import TAGS, TagIds, grammar_source
+from .source import TagIds, grammar_source
 from .spec import PARAM, Reasoning, StructuredOutputs
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ class GrammarCompiler:
             )
         self._vocab_size, self._stop_ids = vocab_size, frozenset(stop_token_ids)
         self._on_compiled = on_compiled
-        self._tags = TagIds({tag: i for tag in TAGS if (i := _single(tokenizer, tag)) is not None})
+        ids = ((tag, tokenizer.token_to_id(tag)) for tag in VISIBLE_TOKENS)
+        self._tags = TagIds({tag: i for tag, i in ids if i is not None})
         vocabulary = self._vocabulary(tokenizer)
         self._probe = Probe(vocabulary)
         ready = threading.Thread(target=self._start_probe, name="ling-grammar")
@@ -130,8 +132,3 @@ class GrammarCompiler:
     def close(self) -> None:
         """End the child process; it also ends with this object."""
         self._probe.close()
-
-
-def _single(tokenizer: Tokenizer, tag: str) -> int | None:
-    """The id of a tag that the tokenizer has as one added token."""
-    return tokenizer.token_to_id(tag)

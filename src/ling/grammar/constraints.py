@@ -6,11 +6,12 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from ..data.reasoning import CLOSE
 from ..data.tokenizer import Tokenizer
 from ..errors import RequestError
 from .compile import Grammar, GrammarCompiler
 from .spec import PARAM, Reasoning, StructuredOutputs
-from .thinking import CLOSE, ThinkingBudget, ThinkingTokens
+from .thinking import ThinkingBudget, ThinkingTokens
 
 if TYPE_CHECKING:
     from ..infer.constraint import Constraint
@@ -58,12 +59,9 @@ class Constraints:
 
     def _thinking_tokens(self) -> ThinkingTokens:
         tokenizer = self._required("thinking_budget")
-        tag = tokenizer.token_to_id(CLOSE.decode())
+        tag = tokenizer.token_to_id(CLOSE)
         before, behind = tokenizer.encode("\n"), tokenizer.encode("\n\n")
-        if tag is not None:
-            closing = [*before, tag, *behind]
-        else:
-            closing = tokenizer.encode(f"\n{CLOSE.decode()}\n\n")
+        closing = tokenizer.encode(f"\n{CLOSE}\n\n") if tag is None else [*before, tag, *behind]
         return ThinkingTokens(tokenizer.token_bytes, tuple(closing), self._vocab_size)
 
     def _required(self, param: str) -> Tokenizer:

@@ -32,9 +32,6 @@ class TagIds:
         return self.token(tag) or json.dumps(tag)
 
 
-TAGS = ("<think>", "</think>", "<tool_call>", "</tool_call>")
-
-
 def grammar_source(spec: StructuredOutputs, reasoning: Reasoning, tags: TagIds) -> str:
     """The grammar of what a checked specification allows, reasoning before it included."""
     if spec.grammar is not None and reasoning == "none":

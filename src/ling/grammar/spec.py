@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, get_args
 
+from ..data.reasoning import ReasoningMode
 from ..errors import RequestError
 
 PARAM = "structured_outputs"
-Reasoning = Literal["none", "auto", "open"]
+Reasoning = ReasoningMode
 """Where reasoning may come before the answer: nowhere; in a leading `<think>` block; or the prompt
 ended inside of such a block."""
-REASONING = ("none", "auto", "open")
+REASONING: tuple[str, ...] = get_args(Reasoning)
 
 _KINDS = ("json", "json_object", "regex", "choice", "grammar", "tools")
 

@@ -7,19 +7,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from ..data import reasoning as tags
 from .spec import Reasoning
 
 if TYPE_CHECKING:
     from ..infer.constraint import Constraint
 
-OPEN, CLOSE = b"<think>", b"</think>"
-
-
-def reasoning_of(prompt: str | None, thinking: bool) -> Reasoning:
-    """Where reasoning may come in the answer to a prompt; `thinking` says that it was asked for."""
-    if prompt is not None and prompt.rstrip().endswith(OPEN.decode()):
-        return "open"
-    return "auto" if thinking else "none"
+OPEN, CLOSE = tags.OPEN.encode(), tags.CLOSE.encode()
 
 
 class ThinkingTokens(NamedTuple):

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 MAX_FORCED = 64
 """Forced tokens that one step verifies for a request, so that others do not wait long for it."""
+MAX_FORCED_WORK = 1 << 17
+"""The same, times all that are forced: a mask before a text that must come reads all of it."""
 
 
 class Constraint(Protocol):
@@ -91,7 +93,9 @@ def draft_forced(request: Request) -> None:
     they are not judged, and the next step verifies all of them."""
     if request.constraint is None or request.finish_reason is not None:
         return
+    forced = request.constraint.forced()
     # The step gives one token more than it has drafts.
     room = request.max_tokens - request.num_output_tokens - 1
-    request.drafts = list(request.constraint.forced()[: max(min(room, MAX_FORCED), 0)])
+    most = min(room, MAX_FORCED, MAX_FORCED_WORK // max(len(forced), 1))
+    request.drafts = list(forced[: max(most, 0)])
     request.num_forced = len(request.drafts)
