@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from fastapi import Request
 from fastapi.responses import Response
@@ -13,7 +13,7 @@ from ..data.assistant import AssistantParser
 from ..data.chat import ChatPrompt
 from ..data.reasoning import ReasoningMode, reasoning_mode
 from . import prompts
-from .admission import check_model, terms_of
+from .admission import model_for, terms_of
 from .constrained import check_bounds, compiled, constraint_of, ignored_header
 from .conversation import Conversation
 from .reply import Prepared, reply
@@ -31,18 +31,26 @@ THINKING_OFF = "detailed thinking off"
 ShapeOf = Callable[[Sequence[Turn]], Shape[Any]]
 
 
+class ChatBody(Protocol):
+    """A request of a chat API."""
+
+    model: str
+
+    def conversation(self) -> Conversation: ...
+
+
 async def converse(
     service: Service,
     request: Request,
-    conversation: Conversation,
+    body: ChatBody,
     shape_of: ShapeOf,
     keep_alive_s: float,
 ) -> Response:
     """Admit, queue and answer; `shape_of` makes the replies' shape of the turns that its `n`
     choices will be."""
-    llm = service.require()
+    llm = model_for(service, body.model)
+    conversation = body.conversation()
     sampling = conversation.sampling
-    check_model(service, sampling.model)
     terms = terms_of(sampling, request, is_chat_turn=True)
     generation = service.admit(sampling.n or 1, terms)
     work = _prepare(service, llm, conversation, generation, shape_of)
