@@ -23,6 +23,7 @@ from .turn import Turn
 
 if TYPE_CHECKING:
     from ..grammar.spec import StructuredOutputs
+    from ..infer.request import Request as EngineRequest
     from ..llm import LLM
 
 THINKING_OFF = "detailed thinking off"
@@ -71,9 +72,7 @@ async def _prepare(
         check = partial(compiled, llm, asked.spec, asked.before, conversation.structured_param)
         ignored = await service.call_compiler(check)
     await service.call(partial(_queue, llm, conversation, asked, generation))
-    turns = [_turn(llm, conversation, asked) for _ in range(generation.num_choices)]
-    for turn, made in zip(turns, generation.requests, strict=True):
-        turn.request = made
+    turns = [_turn(llm, conversation, asked, made) for made in generation.requests]
     return Prepared(shape_of(turns), len(asked.prompt.ids), headers=ignored_header(ignored))
 
 
@@ -113,7 +112,7 @@ def _reasoning_mode(conversation: Conversation, prompt: str) -> ReasoningMode:
     return reasoning_mode(prompt, thinking=wanted, continued=continued)
 
 
-def _turn(llm: LLM, conversation: Conversation, asked: Asked) -> Turn:
+def _turn(llm: LLM, conversation: Conversation, asked: Asked, made: EngineRequest) -> Turn:
     calls = bool(conversation.tools) and conversation.tool_choice != "none"
     tokenizer = llm.tokenizer
     assert tokenizer is not None  # there would be no prompt
@@ -123,4 +122,5 @@ def _turn(llm: LLM, conversation: Conversation, asked: Asked) -> Turn:
         tokenizer.token_bytes,
         include_reasoning=conversation.include_reasoning,
         prompt_token_ids=asked.prompt.ids,
+        request=made,
     )
