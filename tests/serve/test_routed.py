@@ -9,6 +9,7 @@ import json
 import numpy as np
 import pytest
 
+from ling.data.assistant import AssistantParser
 from ling.errors import RequestError
 from ling.outputs import StreamChunk
 from ling.serve.chat_shape import ChatShape
@@ -25,6 +26,11 @@ WEIGHTS = IDS.astype(np.float32) / 8
 
 def last(ids=IDS, weights=WEIGHTS):
     return StreamChunk("a", [97], None, "stop", routed_experts=ids, routed_expert_weights=weights)
+
+
+def plain_turn():
+    """All of its text is content."""
+    return Turn(AssistantParser(parse_tools=False, reasoning="none"))
 
 
 class Pieces:
@@ -46,7 +52,7 @@ def check(choice):
 
 @pytest.mark.parametrize(
     "shape_of",
-    [lambda: ChatShape("m", [Turn(None)], None), lambda: CompletionShape("m", False, [Echo()])],
+    [lambda: ChatShape("m", [plain_turn()], None), lambda: CompletionShape("m", False, [Echo()])],
     ids=["chat", "plain"],
 )
 def test_the_end_of_a_choice_has_its_experts(shape_of):
@@ -68,7 +74,7 @@ def test_the_end_of_a_choice_has_its_experts(shape_of):
 
 @pytest.mark.parametrize(
     "shape_of",
-    [lambda: ChatShape("m", [Turn(None)], None), lambda: CompletionShape("m", False, [Echo()])],
+    [lambda: ChatShape("m", [plain_turn()], None), lambda: CompletionShape("m", False, [Echo()])],
     ids=["chat", "plain"],
 )
 def test_events_have_the_experts_that_are_new(shape_of):

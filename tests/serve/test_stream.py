@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from ling.data.assistant import AssistantParser
 from ling.errors import RequestError
 from ling.outputs import Logprob, StreamChunk
 from ling.serve.chat_shape import ChatShape
@@ -38,8 +39,13 @@ def chunk(text="", token_ids=(), finish_reason=None, num_cached_tokens=0):
     )
 
 
+def plain_turn():
+    """All of its text is content."""
+    return Turn(AssistantParser(parse_tools=False, reasoning="none"))
+
+
 def chat_shape(top_logprobs=None, num_choices=1, options=None):
-    return ChatShape("m", [Turn(None) for _ in range(num_choices)], top_logprobs, options)
+    return ChatShape("m", [plain_turn() for _ in range(num_choices)], top_logprobs, options)
 
 
 class Pieces:

@@ -7,6 +7,7 @@ import re
 import pytest
 
 from ling.data.assistant import (
+    AssistantParser,
     ContentDelta,
     ReasoningDelta,
     ToolCallArguments,
@@ -40,8 +41,8 @@ def called(*ends):
     return events
 
 
-def test_without_a_parser_all_text_is_content():
-    turn = Turn(None)
+def test_a_parser_of_nothing_leaves_all_text_as_content():
+    turn = Turn(AssistantParser(parse_tools=False, reasoning="none"))
     assert turn.add(StreamChunk("a")) == [ContentDelta("a")]
     assert turn.add(StreamChunk("", num_cached_tokens=3)) == []
     turn.add(StreamChunk("<think>", finish_reason="stop"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 from fastapi import Request
 
@@ -11,6 +12,17 @@ from .guard import CLIENT
 from .keys import key_of
 from .schema.common import Sampling
 from .service import Service, Terms
+
+if TYPE_CHECKING:
+    from ..llm import LLM
+
+
+def model_for(service: Service, name: str | None) -> LLM:
+    """The model of a request; raises `RequestError` 503 while there is none to be had, and 404 as
+    `check_model` does."""
+    llm = service.require()
+    check_model(service, name)
+    return llm
 
 
 def check_model(service: Service, name: str | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from fastapi import Request
 from fastapi.responses import Response
@@ -13,7 +13,7 @@ from ..data.assistant import AssistantParser
 from ..data.chat import ChatPrompt
 from ..data.reasoning import ReasoningMode, reasoning_mode
 from . import prompts
-from .admission import check_model, terms_of
+from .admission import model_for, terms_of
 from .constrained import check_bounds, compiled, constraint_of, ignored_header
 from .conversation import Conversation
 from .reply import Prepared, reply
@@ -23,6 +23,7 @@ from .turn import Turn
 
 if TYPE_CHECKING:
     from ..grammar.spec import StructuredOutputs
+    from ..infer.request import Request as EngineRequest
     from ..llm import LLM
 
 THINKING_OFF = "detailed thinking off"
@@ -31,18 +32,26 @@ THINKING_OFF = "detailed thinking off"
 ShapeOf = Callable[[Sequence[Turn]], Shape[Any]]
 
 
+class ChatBody(Protocol):
+    """A request of a chat API."""
+
+    model: str
+
+    def conversation(self) -> Conversation: ...
+
+
 async def converse(
     service: Service,
     request: Request,
-    conversation: Conversation,
+    body: ChatBody,
     shape_of: ShapeOf,
     keep_alive_s: float,
 ) -> Response:
     """Admit, queue and answer; `shape_of` makes the replies' shape of the turns that its `n`
     choices will be."""
-    llm = service.require()
+    llm = model_for(service, body.model)
+    conversation = body.conversation()
     sampling = conversation.sampling
-    check_model(service, sampling.model)
     terms = terms_of(sampling, request, is_chat_turn=True)
     generation = service.admit(sampling.n or 1, terms)
     work = _prepare(service, llm, conversation, generation, shape_of)
@@ -63,9 +72,7 @@ async def _prepare(
         check = partial(compiled, llm, asked.spec, asked.before, conversation.structured_param)
         ignored = await service.call_compiler(check)
     await service.call(partial(_queue, llm, conversation, asked, generation))
-    turns = [_turn(llm, conversation, asked) for _ in range(generation.num_choices)]
-    for turn, made in zip(turns, generation.requests, strict=True):
-        turn.request = made
+    turns = [_turn(llm, conversation, asked, made) for made in generation.requests]
     return Prepared(shape_of(turns), len(asked.prompt.ids), headers=ignored_header(ignored))
 
 
@@ -105,7 +112,7 @@ def _reasoning_mode(conversation: Conversation, prompt: str) -> ReasoningMode:
     return reasoning_mode(prompt, thinking=wanted, continued=continued)
 
 
-def _turn(llm: LLM, conversation: Conversation, asked: Asked) -> Turn:
+def _turn(llm: LLM, conversation: Conversation, asked: Asked, made: EngineRequest) -> Turn:
     calls = bool(conversation.tools) and conversation.tool_choice != "none"
     tokenizer = llm.tokenizer
     assert tokenizer is not None  # there would be no prompt
@@ -115,4 +122,5 @@ def _turn(llm: LLM, conversation: Conversation, asked: Asked) -> Turn:
         tokenizer.token_bytes,
         include_reasoning=conversation.include_reasoning,
         prompt_token_ids=asked.prompt.ids,
+        request=made,
     )

@@ -6,31 +6,26 @@ import secrets
 import string
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from ..data.assistant import (
     AssistantEvent,
+    AssistantParser,
     ContentDelta,
     ReasoningDelta,
     ToolCallArguments,
     ToolCallEnd,
     ToolCallStart,
 )
+from ..data.reasoning import CLOSE
 from .conversation import ToolChoice, ToolName
 
 if TYPE_CHECKING:
     from ..infer.request import Request
     from ..outputs import StreamChunk
 
-_CLOSE = b"</think>"
+_CLOSE = CLOSE.encode()
 _ID_CHARACTERS = string.ascii_letters + string.digits
-
-
-class Parser(Protocol):
-    """Finds reasoning and tool calls in an answer's text."""
-
-    def push(self, text: str) -> list[AssistantEvent]: ...
-    def finish(self) -> list[AssistantEvent]: ...
 
 
 @dataclass
@@ -63,7 +58,7 @@ class ReasoningCount:
 
 
 class Turn:
-    """One choice as far as it has come; `parser` None leaves all text as it is.
+    """One choice as far as it has come; `request` is the engine's, for its times.
 
     Every API makes its events from those that `add` returns, and its whole replies from `content`,
     `reasoning` and `calls`. Not `include_reasoning`, there are none of it.
@@ -71,14 +66,15 @@ class Turn:
 
     def __init__(
         self,
-        parser: Parser | None,
+        parser: AssistantParser,
         tool_choice: ToolChoice = "auto",
         token_bytes: Callable[[int], bytes] = lambda _: b"",
         *,
         include_reasoning: bool = True,
         prompt_token_ids: Sequence[int] = (),
+        request: Request | None = None,
     ) -> None:
-        self._parser, self._tool_choice = parser, tool_choice
+        self._parser, self._tool_choice, self.request = parser, tool_choice, request
         self._include_reasoning, self.prompt_token_ids = include_reasoning, prompt_token_ids
         self._count, self._has_reasoned = ReasoningCount(token_bytes), False
         self.content = self.reasoning = ""
@@ -86,8 +82,6 @@ class Turn:
         self.finish_reason: str | None = None
         """OpenAI's: "stop", "length" or "tool_calls"; None while more comes."""
         self.num_cached_tokens = 0
-        self.request: Request | None = None
-        """The engine's, for its times."""
 
     @property
     def num_reasoning_tokens(self) -> int:
@@ -97,18 +91,14 @@ class Turn:
     def add(self, chunk: StreamChunk) -> list[AssistantEvent]:
         """Take what is new; returns what may be shown of it, all that is left at the end."""
         self.num_cached_tokens = chunk.num_cached_tokens
-        if self._parser is not None:
-            self._count.add(chunk.token_ids)
-        events = self._parse(chunk.text, ended=chunk.finish_reason is not None)
+        self._count.add(chunk.token_ids)
+        events = self._parser.push(chunk.text)
+        if chunk.finish_reason is not None:
+            events = events + self._parser.finish()
         shown = [event for event in events if self._keep(event)]
         if chunk.finish_reason is not None:
             self.finish_reason = self._told(chunk.finish_reason)
         return shown
-
-    def _parse(self, text: str, *, ended: bool) -> list[AssistantEvent]:
-        if self._parser is None:
-            return [ContentDelta(text)] if text else []
-        return self._parser.push(text) + (self._parser.finish() if ended else [])
 
     def _keep(self, event: AssistantEvent) -> bool:
         """Take an event; whether it may be shown."""

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from ..admission import check_model
 from ..chat_shape import ChatShape
 from ..converse import converse
 from ..published import EVENTS
@@ -24,18 +23,15 @@ def add_chat(router: APIRouter, service: Service, keep_alive_s: float) -> None:
     @router.post("/v1/chat/completions", response_model=ChatCompletion, responses=EVENTS)
     async def chat(body: ChatRequest, request: Request) -> Response:
         """Answer a conversation."""
-        service.require()
-        check_model(service, body.model)
-        conversation = body.conversation()
 
         def shape_of(turns: Sequence[Turn]) -> ChatShape:
             return ChatShape(
                 service.name,
                 turns,
-                conversation.top_logprobs,
+                body.num_top_logprobs,
                 body.stream_options,
                 token_ids=bool(body.return_token_ids),
                 timings=when(body),
             )
 
-        return await converse(service, request, conversation, shape_of, keep_alive_s)
+        return await converse(service, request, body, shape_of, keep_alive_s)

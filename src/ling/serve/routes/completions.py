@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from .. import prompts
-from ..admission import check_model, terms_of
+from ..admission import model_for, terms_of
 from ..completion_shape import CompletionShape
 from ..constrained import compiled, ignored_header
 from ..echo import echoes_of, scores_prompts
@@ -32,8 +32,7 @@ def add_completions(router: APIRouter, service: Service, keep_alive_s: float) ->
     @router.post("/v1/completions", response_model=Completion, responses=EVENTS)
     async def completions(body: CompletionRequest, request: Request) -> Response:
         """Continue one or more prompts."""
-        llm = service.require()
-        check_model(service, body.model)
+        llm = model_for(service, body.model)
         count = len(body.prompt) * (body.n or 1)
         generation = service.admit(count, terms_of(body, request, is_chat_turn=False))
         work = _prepare(service, llm, body, generation)

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from .. import prompts
-from ..admission import check_model
+from ..admission import model_for
 from ..converse import converse
 from ..messages_shape import MessagesShape
 from ..problems import MESSAGES_PATH
@@ -31,19 +31,15 @@ def add_messages(
     @router.post(MESSAGES_PATH, response_model=MessageReply, responses=problems)
     async def messages(body: MessagesRequest, request: Request) -> Response:
         """Answer a conversation."""
-        service.require()
-        check_model(service, body.model)
-        conversation = body.conversation()
 
         def shape_of(turns: Sequence[Turn]) -> MessagesShape:
             return MessagesShape(service.name, turns[0])
 
-        return await converse(service, request, conversation, shape_of, keep_alive_s)
+        return await converse(service, request, body, shape_of, keep_alive_s)
 
     @router.post(f"{MESSAGES_PATH}/count_tokens", responses=problems)
     async def count_tokens(body: CountTokensRequest) -> CountedTokens:
         """How many tokens a conversation has as a prompt."""
-        llm = service.require()
-        check_model(service, body.model)
+        llm = model_for(service, body.model)
         work = partial(prompts.encode_chat, llm, body.transcript())
         return CountedTokens(input_tokens=len((await service.call_text(work)).ids))

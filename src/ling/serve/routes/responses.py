@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from ..admission import check_model
 from ..converse import converse
 from ..responses_shape import ResponsesShape
 from ..schema.responses import ResponsesRequest
@@ -23,10 +22,8 @@ def add_responses(router: APIRouter, service: Service, keep_alive_s: float) -> N
     async def responses(body: ResponsesRequest, request: Request) -> Response:
         """Answer a conversation; nothing of it is stored."""
         defaults = service.require().sampling_defaults
-        check_model(service, body.model)
-        conversation = body.conversation()
 
         def shape_of(turns: Sequence[Turn]) -> ResponsesShape:
             return ResponsesShape(service.name, body, turns[0], defaults)
 
-        return await converse(service, request, conversation, shape_of, keep_alive_s)
+        return await converse(service, request, body, shape_of, keep_alive_s)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from fastapi import APIRouter
 
 from .. import prompts
-from ..admission import check_model
+from ..admission import model_for
 from ..schema.text import Detokenized, DetokenizeRequest, TokenizeRequest, Tokens
 from ..service import Service
 
@@ -22,16 +22,14 @@ def add_text(router: APIRouter, service: Service) -> None:
     @router.post("/tokenize")
     async def tokenize(body: TokenizeRequest) -> Tokens:
         """Token ids of a text or of rendered messages."""
-        llm = service.require()
-        check_model(service, body.model)
+        llm = model_for(service, body.model)
         ids = await service.call_text(partial(_encode, llm, body))
         return Tokens(count=len(ids), max_model_len=llm.max_model_len, tokens=ids)
 
     @router.post("/detokenize")
     async def detokenize(body: DetokenizeRequest) -> Detokenized:
         """Text of token ids, control tokens included."""
-        llm = service.require()
-        check_model(service, body.model)
+        llm = model_for(service, body.model)
         work = partial(prompts.decode, llm, body.tokens)
         return Detokenized(prompt=await service.call_text(work))
 

@@ -113,6 +113,11 @@ class ChatRequest(Sampling, ChatPrompt, Structured):
                 )
         return self
 
+    @property
+    def num_top_logprobs(self) -> int | None:
+        """Candidates beside each token; None for no log probabilities."""
+        return (self.top_logprobs or 0) if self.logprobs else None
+
     def conversation(self) -> Conversation:
         """The request in the form that all chat APIs share; raises `RequestError` for fields that
         do not go together."""
@@ -124,7 +129,7 @@ class ChatRequest(Sampling, ChatPrompt, Structured):
             **self.transcript_fields(self.messages),
             sampling=self,
             max_tokens=self.max_completion_tokens or self.max_tokens,
-            top_logprobs=(self.top_logprobs or 0) if self.logprobs else None,
+            top_logprobs=self.num_top_logprobs,
             tool_choice=choice,
             callable_tools=chosen(self.tools or [], names),
             parallel_tool_calls=self.parallel_tool_calls is not False,
