@@ -190,23 +190,32 @@ def served(
     """A server process on a small model: its port and its process id."""
     with tempfile.TemporaryDirectory() as name:
         folder = made(Path(name) / "tiny", shape)
-        command = [sys.executable, "-m", "ling", "serve", str(folder), "--port", "0"]
-        command += ["--format", "int8", "--log-level", "warning", "--threads", str(threads)]
-        command += options
-        process = subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        try:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            yield int(line.rsplit(":", 1)[1].split("/")[0]), process.pid
-        finally:
-            process.terminate()
-            process.wait()
+        with served_folder(folder, threads, options, log) as port_and_pid:
+            yield port_and_pid
+
+
+@contextlib.contextmanager
+def served_folder(
+    folder: Path, threads: int, options: Sequence[str] = (), log: IO[bytes] | None = None
+) -> Iterator[tuple[int, int]]:
+    """The same on a model folder, in int8."""
+    command = [sys.executable, "-m", "ling", "serve", str(folder), "--port", "0"]
+    command += ["--format", "int8", "--log-level", "warning", "--threads", str(threads)]
+    command += options
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        yield int(line.rsplit(":", 1)[1].split("/")[0]), process.pid
+    finally:
+        process.terminate()
+        process.wait()
 
 
 async def send(port: int, method: str, path: str, body: Any = None, key: str = "") -> Any:

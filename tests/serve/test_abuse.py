@@ -11,6 +11,7 @@ import time
 import pytest
 from fake_llm import NAME, FakeLLM
 from fastapi.testclient import TestClient
+from hostile import HOSTILE, requests_with
 from http_replies import JSON
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -275,63 +276,8 @@ def test_no_text_of_a_request_becomes_a_control_token(llm, client, monkeypatch, 
 # ---- hostile schemas ---------------------------------------------------------------------------
 
 LIMIT_S, HEALTH_S = 3.0, 2.0
-"""A quiet machine keeps to 1.5 and 0.5; tests share theirs, and this process with the client."""
-
-
-def letters(count: int) -> list[dict]:
-    return [{"type": "string", "pattern": f".*{chr(97 + i % 26)}{i}.*"} for i in range(count)]
-
-
-def deep_schema(levels: int) -> dict:
-    schema: dict = {"type": "string"}
-    for _ in range(levels):
-        schema = {"type": "object", "properties": {"a": schema}}
-    return schema
-
-
-HOSTILE = {
-    "allOf of 40 patterns": {"allOf": letters(40)},
-    "allOf of 8 in each of 8": {"allOf": [{"allOf": letters(8)} for _ in range(8)]},
-    "patterns spread over references": {
-        "allOf": [{"$ref": f"#/$defs/{i}"} for i in range(20)],
-        "$defs": {str(i): pattern for i, pattern in enumerate(letters(20))},
-    },
-    "5,000 properties": {
-        "type": "object",
-        "properties": {f"p{i}": {"type": "string"} for i in range(5000)},
-    },
-    "repetitions of repetitions": {
-        "type": "string",
-        "pattern": "((a{1,1000}){1,1000}){1,1000}",
-    },
-    "a reference to itself": {"$ref": "#"},
-    "a file": {"$ref": "file:///etc/passwd"},
-    "60 levels": deep_schema(30),
-    "100,000 values": {"enum": list(range(100_000))},
-    "a billion items": {
-        "type": "array",
-        "items": {"type": "array", "items": {"type": "string"}, "minItems": 10**9},
-        "minItems": 10**9,
-    },
-    "alternatives of alternatives": {
-        "anyOf": [{"anyOf": [{"anyOf": letters(8)} for _ in range(8)]} for _ in range(8)]
-    },
-}
-
-
-def asked_with(schema: dict) -> dict[str, dict]:
-    """The schema in each place where one may be."""
-    named = {"name": "n", "schema": schema}
-    function = {"name": "f", "parameters": schema, "strict": True}
-    return {
-        "/v1/chat/completions": {
-            "tools": [{"type": "function", "function": function}],
-            "tool_choice": "required",
-        },
-        "/v1/completions": {"structured_outputs": {"json": schema}},
-        "/v1/responses": {"text": {"format": {"type": "json_schema", **named}}},
-        "/v1/messages": {"output_config": {"format": {"type": "json_schema", "schema": schema}}},
-    }
+"""Wider than what `benchmarks/hostile_schemas.py` measures: tests share their machine, and this
+process is the server and the client."""
 
 
 @pytest.mark.parametrize("schema", HOSTILE.values(), ids=list(HOSTILE))
@@ -341,10 +287,9 @@ def test_a_hostile_schema_is_answered_soon_and_holds_up_nobody(client, schema):
         "/v1/completions", json={**BODIES["/v1/completions"], "guided_regex": "a"}
     )
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        for path, form in asked_with(schema).items():
-            limit = {"max_output_tokens" if "responses" in path else "max_tokens": 2}
+        for path, body in requests_with(schema, NAME):
             begin = time.monotonic()
-            waiting = pool.submit(client.post, path, json={**BODIES[path], **form, **limit})
+            waiting = pool.submit(client.post, path, json=body)
             worst = 0.0
             while not waiting.done():
                 asked = time.monotonic()

@@ -230,7 +230,7 @@ def read_tool_calls(text: str) -> list[ToolCall] | str:
     """The calls of a finished text, or the text where it has none or any of them is broken.
 
     For training data and evaluation, where a half right reply must not count: the rule of the
-    original fine-tuning code. Arguments are written anew. Servers use `ToolCallParser`.
+    original fine-tuning code. Arguments are parsed and written again. Servers use `ToolCallParser`.
     """
     ends, calls, at = [found.start() for found in _ENDS.finditer(text)], [], 0
     for end in ends:
