@@ -90,6 +90,39 @@ def test_wrong_answers_have_a_name(pieces, fault, detail):
     assert (reply.fault, reply.detail) == (fault, detail)
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"choices": {"0": {"text": "b"}}},
+        {"choices": ["b"]},
+        {"choices": [{"text": ["b"]}]},
+        {"choices": [{"delta": "b"}]},
+        {"choices": [{"delta": {"content": {"text": "b"}}}]},
+        {"choices": [{"text": "b", "delta": {"content": 1}}]},
+        {"usage": [3]},
+        {"usage": {"completion_tokens": "3"}},
+        {"usage": {"completion_tokens": 3.5}},
+        {"usage": {"completion_tokens": -1}},
+        {"usage": {"prompt_tokens": True}},
+        {"usage": {"prompt_tokens": 10**400}},
+        {"usage": {"prompt_tokens_details": 7}},
+        {"usage": {"prompt_tokens_details": {"cached_tokens": {}}}},
+    ],
+)
+def test_an_event_in_another_form_is_a_fault_and_nothing_else(odd):
+    reply = read((11.0, text("a") + event(odd) + USAGE + DONE))
+    assert reply.fault == "an event not in OpenAI's form"
+    assert reply.detail == json.dumps(odd)[:200]
+
+
+def test_what_an_event_does_not_have_may_be_null():
+    nothing = {"text": None, "delta": {"content": None, "reasoning_content": None}}
+    first = event({"choices": [nothing], "usage": None})
+    last = event({"choices": None, "usage": {"prompt_tokens": None, "prompt_tokens_details": None}})
+    reply = read((11.0, first + text("a") + USAGE + last + DONE))
+    assert (reply.fault, reply.text, reply.prompt_tokens) == (None, "a", 9)
+
+
 def test_an_answer_that_may_stop_early_is_not_short():
     stream = text("a") + USAGE.replace(b"3}", b"1}") + DONE
     assert read((11.0, stream), stop_at_eos=True).fault is None

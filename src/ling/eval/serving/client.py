@@ -11,7 +11,7 @@ from typing import Any
 
 from ...errors import RunError, UsageError
 from ...text import one_line, shown
-from .replies import Reply, events, message_of, read_stream
+from .replies import Reply, event_of, events, message_of, read_stream
 
 CONNECT_TIMEOUT_S = 10.0
 
@@ -209,11 +209,8 @@ def _checked(received: Iterator[tuple[float, str]]) -> Iterator[dict[str, Any]]:
     for _, data in received:
         if data == "[DONE]":
             return
-        try:
-            event = json.loads(data)
-        except (ValueError, RecursionError):
-            event = None
-        if not isinstance(event, dict):
+        event = event_of(data)
+        if event is None:
             raise RunError(f"the server sent {shown(data)}, which is no JSON object")
         if event.get("error"):
             raise RunError(f"the server says: {message_of(event)}")

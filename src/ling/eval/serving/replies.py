@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from ...text import one_line
 
 MAX_LINE_BYTES = 16 << 20
 CUT_BYTES = 200
+MAX_COUNT = 1 << 53
 SHORT = "fewer tokens than asked"
+T = TypeVar("T", str, list[Any], dict[str, Any])
 
 
 @dataclass(kw_only=True)
@@ -66,17 +68,18 @@ def read_stream(reply: Reply, received: Iterable[tuple[float, bytes]], stop_at_e
         if data == "[DONE]":
             is_done = True
             continue
-        try:
-            event = json.loads(data)
-        except (ValueError, RecursionError):
-            event = None
-        if not isinstance(event, dict):
+        event = event_of(data)
+        if event is None:
             reply.fault, reply.detail = "an event that is no JSON object", one_line(data[:200])
             return
         if event.get("error"):
             reply.fault, reply.detail = "error event", message_of(event)
             return
-        _add(reply, at, event)
+        try:
+            _add(reply, at, event)
+        except TypeError:
+            reply.fault, reply.detail = "an event not in OpenAI's form", one_line(data[:200])
+            return
     if not is_done:
         reply.fault = "the stream ended before [DONE]"
     elif reply.tokens < reply.asked and not stop_at_eos:
@@ -106,18 +109,47 @@ def events(received: Iterable[tuple[float, bytes]]) -> Iterator[tuple[float, str
                 yield at, value.strip().decode("utf-8", "replace")
 
 
+def event_of(data: str) -> dict[str, Any] | None:
+    """The JSON object that an event is; None where it is none."""
+    try:
+        event = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    return event if isinstance(event, dict) else None
+
+
 def _add(reply: Reply, at: float, event: dict[str, Any]) -> None:
-    choices = event.get("choices") or [{}]
-    delta = choices[0].get("delta") or {}
-    text = choices[0].get("text") or delta.get("content") or delta.get("reasoning_content") or ""
-    if text:
+    """Take in what an event says; raises `TypeError` where a field of it is of another type."""
+    choices = _typed(list, event.get("choices"))
+    choice = _typed(dict, choices[0] if choices else None)
+    delta = _typed(dict, choice.get("delta"))
+    places = choice.get("text"), delta.get("content"), delta.get("reasoning_content")
+    if text := next(filter(None, (_typed(str, place) for place in places)), ""):
         reply.events_s.append(at)
         reply.text += text
-    usage = event.get("usage") or {}
-    reply.prompt_tokens = usage.get("prompt_tokens", reply.prompt_tokens)
-    reply.completion_tokens = usage.get("completion_tokens", reply.completion_tokens)
-    details = usage.get("prompt_tokens_details") or {}
-    reply.cached_tokens = details.get("cached_tokens", reply.cached_tokens)
+    usage = _typed(dict, event.get("usage"))
+    details = _typed(dict, usage.get("prompt_tokens_details"))
+    reply.prompt_tokens = _count(usage.get("prompt_tokens"), reply.prompt_tokens)
+    reply.completion_tokens = _count(usage.get("completion_tokens"), reply.completion_tokens)
+    reply.cached_tokens = _count(details.get("cached_tokens"), reply.cached_tokens)
+
+
+def _typed(kind: type[T], value: Any) -> T:
+    """A value of an event; an empty one where it has none."""
+    if value is None:
+        return kind()
+    if not isinstance(value, kind):
+        raise TypeError
+    return value
+
+
+def _count(value: Any, known: int | None) -> int | None:
+    """A number of tokens, or what was `known` before where an event has none."""
+    if value is None:
+        return known
+    if type(value) is not int or not 0 <= value < MAX_COUNT:
+        raise TypeError
+    return value
 
 
 def message_of(answer: Any) -> str:
