@@ -23,6 +23,7 @@ def _rule(given: JsonSchema, needed: JsonSchema) -> JsonSchema:
 _IS_TRUE: JsonSchema = {"const": True}
 _STREAMED = _rule(_given("stream_options"), _given("stream", _IS_TRUE))
 _ZERO = _given("max_tokens", {"const": 0})
+_ZERO_COMPLETION = _given("max_completion_tokens", {"const": 0})
 _SHARED = (
     "`min_tokens` is at most `max_tokens`, and `best_of` is equal to `n`, which is 1 when it is "
     "not given. Unknown fields are ignored."
@@ -48,6 +49,7 @@ CHAT: JsonSchema = {
         _STREAMED,
         _rule(_given("top_logprobs"), _given("logprobs", _IS_TRUE)),
         {"not": _ZERO},
+        {"not": _ZERO_COMPLETION},
         _CONTINUED,
     ],
     "description": (
