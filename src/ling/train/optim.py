@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
+from torch import Tensor
 
 from ..config.recipe import OptimConfig
-from ..errors import UsageError
+from ..errors import RunError, UsageError
 from ..model.ling import Ling
 
 
@@ -21,6 +23,19 @@ def build_optimizer(model: Ling, cfg: OptimConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(
         groups, lr=cfg.lr, betas=(cfg.beta1, cfg.beta2), eps=cfg.eps, fused=True
     )
+
+
+def check_strides(params: Iterable[Tensor]) -> None:
+    """Raise `RunError` unless every gradient lies in memory as its parameter does.
+
+    torch's fused AdamW on CPUs reads gradients of other strides in the wrong order, silently.
+    """
+    for p in params:
+        if p.grad is not None and p.grad.stride() != p.stride():
+            raise RunError(
+                f"gradient of a parameter of shape {list(p.shape)} has strides "
+                f"{p.grad.stride()} instead of {p.stride()}; please report this"
+            )
 
 
 def learning_rate(cfg: OptimConfig, step: int, steps: int) -> float:

@@ -14,7 +14,7 @@ from ..errors import RunError
 from . import balance
 from .batches import Batch
 from .objectives.base import Losses, Objective
-from .optim import learning_rate
+from .optim import check_strides, learning_rate
 from .state import TrainState
 
 
@@ -102,6 +102,7 @@ def _update(state: TrainState, loss: float, counts: dict[int, Tensor], train: Tr
     limit = train.grad_clip or math.inf
     norm = float(torch.nn.utils.clip_grad_norm_(state.model.parameters(), limit))
     if math.isfinite(norm) and math.isfinite(loss):
+        check_strides(state.model.parameters())
         state.optimizer.step()
         balance.update_biases(
             state.model, counts, train.bias_update_rate, zero_mean=train.bias_zero_mean
