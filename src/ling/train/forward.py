@@ -1,7 +1,7 @@
 """The network of a training step as one module: a single `forward` for main and MTP layers.
 
-Sharding hooks `forward`, so whatever a step computes from parameters must be inside one: losses too,
-since they read the head.
+Sharding hooks `forward`, so whatever a step computes from parameters must be inside one:
+losses too, since they read the head.
 Legend: T tokens · D hidden.
 """
 
