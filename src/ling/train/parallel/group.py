@@ -16,6 +16,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from ...errors import LingError, RunError, UsageError
 
@@ -141,11 +142,18 @@ def join(device: torch.device, timeout_s: int | None) -> World:
     if size == 1:
         return World()
     backend = "nccl" if device.type == "cuda" else "gloo"
-    if sys.platform == "linux" and os.environ.get("LOCAL_WORLD_SIZE") == str(size):
+    alone = os.environ.get("LOCAL_WORLD_SIZE") == str(size)
+    if sys.platform == "linux" and alone:
         # All on this machine: data stays on it, unless somebody chose an interface.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     timeout = datetime.timedelta(seconds=timeout_s or STEP_TIMEOUT_S[backend])
-    dist.init_process_group(backend, timeout=timeout)
+    store, _, _ = next(rendezvous("env://", timeout=SLOW_TIMEOUT))
+    if alone:
+        # After a restart torchrun's store still has the addresses of those that were killed. With
+        # several agents the count may differ between them, so this is for one.
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = dist.PrefixStore(f"attempt-{attempt}", store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
     return World(rank, size, dist.new_group(timeout=SLOW_TIMEOUT), timeout)
 
 
@@ -163,7 +171,7 @@ def is_lost_rank(err: RuntimeError) -> bool:
 def first_line(err: RuntimeError) -> str:
     """What happened, without the place in torch's sources."""
     line = next(iter(str(err).strip().splitlines()), type(err).__name__)
-    return line.rpartition("] ")[2].rstrip(".")
+    return line.rpartition("] ")[2].partition(". ")[0].rstrip(".")
 
 
 def leave() -> None:
