@@ -155,6 +155,7 @@ TESTED_TOGETHER = {
         "tests/convert/test_plan.py",
         "one interface to all formats",
     ),
+    "checkpoint/dcp/local.py": ("tests/train/parallel/test_layouts.py", "parts need ranks"),
     "checkpoint/dcp/{metadata,names,sink,writer}.py": (
         "tests/checkpoint/dcp/test_folder.py",
         "written by one side, read by the other",
@@ -193,6 +194,12 @@ TESTED_TOGETHER = {
         "tests/cli/test_chat.py",
         "the parts of one command",
     ),
+    "config/{checks,parallel}.py": ("tests/config/test_recipe.py", "sections of a recipe"),
+    "train/parallel/{apply,experts,reduce,shard}.py": (
+        "tests/train/parallel/test_layouts.py",
+        "one training on several ranks",
+    ),
+    "train/recompute.py": ("tests/train/parallel/test_layouts.py", "losses stay the same"),
     "config/{recipe_docs,recipe_file}.py": ("tests/config/test_recipe_files.py", "one schema"),
     "ops/machine.py": ("tests/ops/test_doctor.py", "what the report reads"),
     "serve/{server,sockets}.py": ("tests/serve/test_app.py", "a server in a process of its own"),

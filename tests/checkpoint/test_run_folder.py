@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from ling.checkpoint import run_folder
@@ -81,7 +83,7 @@ def test_only_one_run_writes_and_an_unused_folder_leaves_no_trace(tmp_path):
     ):
         pass
     assert not out.exists()
-    with run_folder.locked(out), run_folder.locked(out, rank=1):  # ranks have their own
+    with run_folder.locked(out):
         (out / "config.yaml").write_text("")
     assert out.is_dir()
     with run_folder.locked(out):
@@ -104,7 +106,14 @@ def test_what_is_no_model_yet_is_refused_with_the_command(run, tmp_path):
     run_folder.refuse_checkpoint(tmp_path / "checkpoints" / "mine")
 
 
-def test_rank_0_has_the_file_names_of_a_process_alone():
-    assert run_folder.of_rank("manifest.json", 0) == "manifest.json"
-    assert run_folder.of_rank("manifest.json", 2) == "manifest-2.json"
-    assert run_folder.of_rank(".lock", 1) == ".lock-1"
+def test_what_others_have_hashed_is_in_the_manifest_as_they_say(tmp_path):
+    for name in ("b.distcp", "c.json"):
+        (tmp_path / name).write_text(name)
+    run_folder.write_manifest(tmp_path, {"b.distcp": "theirs"})
+    recorded = json.loads((tmp_path / "manifest.json").read_text())
+    assert list(recorded) == ["b.distcp", "c.json"]
+    assert recorded["b.distcp"] == "theirs"
+    assert not run_folder.intact(tmp_path)
+    (tmp_path / "manifest.json").unlink()
+    run_folder.write_manifest(tmp_path, {k: v for k, v in recorded.items() if k == "c.json"})
+    assert run_folder.intact(tmp_path)

@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 import yaml
 
+from ling.config.parallel import ParallelConfig
 from ling.config.recipe import (
     CheckpointConfig,
     DataConfig,
@@ -38,6 +39,11 @@ def data(**fields):
         (TrainConfig, {"micro_batch_size": 0}, "`train.micro_batch_size` is 0"),
         (TrainConfig, {"eval_rows": 0}, "`train.eval_rows` is 0"),
         (TrainConfig, {"eval_interval_steps": -1}, "`train.eval_interval_steps` is -1"),
+        (TrainConfig, {"group_timeout_s": 0}, "`train.group_timeout_s` is 0"),
+        (ParallelConfig, {"dp_shard": 0}, "`parallel.dp_shard` is 0"),
+        (ParallelConfig, {"pp": 2}, "`parallel.pp` = 2: pipeline parallel is not built yet; set"),
+        (ParallelConfig, {"cp": 2}, "`parallel.cp` = 2: context parallel is not built yet; set"),
+        (ParallelConfig, {"dp_shard": 4, "ep": 3}, "set `parallel.ep` to a divisor of 4"),
         (TrainConfig, {"max_nonfinite": 0}, "`train.max_nonfinite` is 0"),
         (TrainConfig, {"threads": 0}, "`train.threads` is 0"),
         (TrainConfig, {"grad_clip": -1.0}, "`train.grad_clip` is -1"),

@@ -38,6 +38,21 @@ def test_the_trace_sees_every_routed_layer_once():
     assert trace.layers == [1, 2, 3]
 
 
+def test_what_scores_the_hidden_states_runs_inside_the_call():
+    network, inside = LingForTraining(from_config(preset("ling-tiny"), seed=0)), []
+    network.register_forward_hook(lambda *_: inside.append(False))
+
+    def score(hidden):
+        assert inside == []
+        return (network.head(hidden[0]).sum(), torch.stack(list(hidden)).sum())
+
+    tokens = [torch.randint(384, (4,))] * 2
+    found = network(tokens, torch.arange(4), DenseAttend([0, 4]), None, score)
+    hidden = network(tokens, torch.arange(4), DenseAttend([0, 4]))
+    assert torch.equal(found[0], network.head(hidden[0]).sum())
+    assert torch.equal(found[1], torch.stack(list(hidden)).sum())
+
+
 def test_its_parameters_are_those_of_the_model():
     ling = from_config(preset("ling-tiny"), seed=0)
     network = LingForTraining(ling)

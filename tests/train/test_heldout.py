@@ -26,11 +26,11 @@ class Tables(nn.Module):
         self.head = nn.Linear(V, V, bias=False)
         nn.init.eye_(self.head.weight)
 
-    def forward(self, tokens, positions_T, attend, trace=None):
+    def forward(self, tokens, positions_T, attend, trace, score):
         hidden = [self.main[tokens[0]]]
         if self.num_mtp_layers:
             hidden.append(self.mtp[tokens[1]])
-        return hidden
+        return score(hidden)
 
     @property
     def ling(self):

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from ling.config.recipe import OptimConfig
-from ling.errors import UsageError
-from ling.train.optim import build_optimizer, learning_rate, merge_weights
+from ling.errors import RunError, UsageError
+from ling.train.optim import build_optimizer, check_strides, learning_rate, merge_weights
 
 # ---- AdamW -------------------------------------------------------------------------------------
 
@@ -91,3 +91,12 @@ def test_merge_weights_add_up_to_one_and_none_is_negative(schedule):
     assert merge_weights(4, "mean") == pytest.approx([0.2] * 5)
     with pytest.raises(UsageError, match="cannot merge 0 checkpoints"):
         merge_weights(-1, schedule)
+
+
+def test_a_gradient_of_other_strides_than_its_parameter_is_refused():
+    good, bad = (torch.nn.Parameter(torch.zeros(3, 4)) for _ in range(2))
+    good.grad = torch.zeros(3, 4)
+    check_strides([good, bad])
+    bad.grad = torch.zeros(3, 8)[:, ::2]
+    with pytest.raises(RunError, match=r"shape \[3, 4\] has strides \(8, 2\) instead of \(4, 1\)"):
+        check_strides([good, bad])

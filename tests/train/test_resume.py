@@ -147,7 +147,7 @@ def test_a_run_of_an_older_version_resumes(recipe, tmp_path, monkeypatch):
     (out / "checkpoints/step-3/manifest.json").unlink()
     from ling.checkpoint.run_folder import write_manifest
 
-    write_manifest(out / "checkpoints/step-3", 0)
+    write_manifest(out / "checkpoints/step-3")
     assert loop.run(recipe(**CONSTANT), out, quiet) == 0
     assert losses(out) == losses(tmp_path / "whole")
 
@@ -195,15 +195,14 @@ def test_parts_of_a_large_file_stand_for_the_whole(tmp_path, monkeypatch):
 
 def test_every_rank_reads_the_rows_of_its_number(recipe, tmp_path, monkeypatch):
     """More ranks read the same rows: their number is not part of the data."""
+    from ling.train.parallel.group import World
     from ling.train.setup import setup
-    from ling.train.state import Ranks
 
     begun(tmp_path / "run", recipe(batch=4), monkeypatch)
-    rows = [
-        setup(recipe(batch=4), tmp_path / "run", quiet, ranks=Ranks(r, r, 2)).state.first_rows(
-            recipe(batch=4).train
-        )
-        for r in range(2)
-    ]
+    state = setup(recipe(batch=4), tmp_path / "run", quiet).state
+    rows = []
+    for rank in range(2):
+        state.world = World(rank, 2)
+        rows.append(state.first_rows(recipe(batch=4).train))
     assert rows == [[12], [14]]
     assert isinstance(setup(recipe(batch=4), tmp_path / "run", quiet).reader, BatchReader)

@@ -158,21 +158,3 @@ def test_model_folder_is_the_start_and_overrides_may_not_change_its_shapes(recip
     object.__setattr__(more, "model_overrides", {"moe_intermediate_size": 64})
     with pytest.raises(UsageError, match="shapes of the weights"):
         setup(more, tmp_path / "more", quiet)
-
-
-def test_optimizer_moves_the_parameters_that_sharding_leaves(recipe, tmp_path):
-    seen = []
-
-    def replace(network):
-        seen.extend(p.is_meta for p in network.parameters())
-        norm = network.ling.model.norm
-        norm.weight = torch.nn.Parameter(torch.empty_like(norm.weight))
-
-    run = setup(recipe(), tmp_path, quiet, parallelise=replace).state
-    assert seen
-    assert all(seen)
-    moved = [id(p) for group in run.optimizer.param_groups for p in group["params"]]
-    assert sorted(moved) == sorted(id(p) for p in run.model.parameters())
-    alone = setup(recipe(), tmp_path, quiet).state.model.state_dict()
-    for name, tensor in run.model.state_dict().items():
-        assert torch.equal(tensor, alone[name]), name

@@ -94,9 +94,3 @@ def test_reset_data_resumes_where_it_was(recipe, tmp_path, monkeypatch):
         monkeypatch.undo()
         assert loop.run(other, tmp_path / name, quiet, allow_data_reset=True) == 0
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
-
-
-def test_rank_0_has_the_file_names_of_a_process_alone():
-    assert run_folder.of_rank("manifest.json", 0) == "manifest.json"
-    assert run_folder.of_rank("manifest.json", 2) == "manifest-2.json"
-    assert run_folder.of_rank(".lock", 1) == ".lock-1"

@@ -22,7 +22,7 @@ from ling.train.objectives.pretrain import Pretraining
 from ling.train.optim import build_optimizer
 from ling.train.setup import setup
 from ling.train.state import TrainState
-from ling.train.step import Sums, train_step
+from ling.train.step import OneRank, Sums, train_step
 
 CPU = torch.device("cpu")
 
@@ -72,13 +72,18 @@ def test_the_rate_is_that_of_the_step_to_come():
 
 
 def test_what_reduce_makes_of_the_sums_is_what_counts():
-    def other_ranks(sums):
-        sums.losses = {name: value * 10 for name, value in sums.losses.items()}
-        sums.tokens *= 3
+    class OtherRanks:
+        def sums(self, sums):
+            sums.losses = {name: value * 10 for name, value in sums.losses.items()}
+            sums.tokens *= 3
+
+        def norm(self, norm):
+            return norm * 2
 
     state = plain_state()
-    done = train_step(state, Mean(), batches(2, 4), config(), OptimConfig(), other_ranks)
+    done = train_step(state, Mean(), batches(2, 4), config(), OptimConfig(), OtherRanks())
     assert (done.losses, done.tokens, state.tokens) == ({"loss": 30.0}, 36, 36)
+    assert done.grad_norm == pytest.approx(6.0)
 
 
 def test_the_count_of_steps_that_are_not_finite_starts_again_after_a_good_one():
@@ -140,7 +145,12 @@ def test_a_step_of_several_micro_batches_has_the_losses_of_its_rows():
     state = TrainState(LingForTraining(model), build_optimizer(model, OptimConfig()), CPU)
     train = TrainConfig(global_batch_size=4, micro_batch_size=2, steps=3)
     seen = []
-    done = train_step(state, OBJECTIVE, batches, train, OptimConfig(), seen.append)
+
+    class Seen(OneRank):
+        def sums(self, sums):
+            seen.append(sums)
+
+    done = train_step(state, OBJECTIVE, batches, train, OptimConfig(), Seen())
     for name in ("loss", "mtp_loss"):
         assert done.losses[name] == (want[0][name] + want[1][name]) / 2
     assert (state.step, state.rows, state.tokens) == (1, 4, 64)

@@ -12,7 +12,7 @@ import json
 import re
 import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +52,6 @@ def refuse_checkpoint(folder: Path) -> None:
         )
 
 
-def of_rank(name: str, rank: int) -> str:
-    """`name` of the file that each rank of a run has of its own; rank 0's is `name` itself."""
-    path = Path(name)
-    return f"{path.stem}-{rank}{path.suffix}" if rank else name
-
-
 def checkpoints(run: Path) -> list[Path]:
     """The finished checkpoints of a run, oldest first."""
     found = [
@@ -68,9 +62,10 @@ def checkpoints(run: Path) -> list[Path]:
     return [p for _, p in sorted(found) if (p / MANIFEST).is_file()]
 
 
-def write_manifest(folder: Path, rank: int = 0) -> None:
-    """Record the hash of every file of a checkpoint that is complete."""
-    (folder / of_rank(MANIFEST, rank)).write_text(json.dumps(hash_tree(folder), indent=1) + "\n")
+def write_manifest(folder: Path, known: Mapping[str, str] | None = None) -> None:
+    """Record the hash of every file of a checkpoint that is complete; `known` are there already."""
+    hashes = {**hash_tree(folder, skip=known or {}), **(known or {})}
+    (folder / MANIFEST).write_text(json.dumps(dict(sorted(hashes.items())), indent=1) + "\n")
 
 
 def intact(folder: Path) -> bool:
@@ -110,13 +105,13 @@ def prune(run: Path, keep_last: int) -> None:
 
 
 @contextlib.contextmanager
-def locked(out: Path, rank: int = 0) -> Iterator[None]:
+def locked(out: Path) -> Iterator[None]:
     """Create and hold the run folder: a second run into it is refused, a dead run leaves no trace.
 
     A folder that is still empty at the end, because the recipe was unusable, is removed.
     """
     new = not out.exists()
-    lock = make_folder(out) / of_rank(".lock", rank)
+    lock = make_folder(out) / ".lock"
     try:
         with lock.open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

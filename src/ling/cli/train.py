@@ -37,9 +37,10 @@ def pretrain(args: list[str]) -> int:
         print(recipe_yaml(recipe), end="")
         return 0
     from ..train.loop import run
+    from ..train.parallel.group import leads
 
     code = run(recipe, out, allow_data_reset=parsed.allow_data_reset)
-    if code == 0:
+    if code == 0 and leads():
         print(f"next: {_next_command(out)}")
     return code
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..errors import UsageError
+from .checks import at_least
+from .parallel import ParallelConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +45,10 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _one_is_a_list(self, "prefix", "valid_prefix", "weights")
-        _at_least("data.seq_length", self.seq_length, 2)
-        _at_least("data.vocab_size", self.vocab_size, 1)
+        at_least("data.seq_length", self.seq_length, 2)
+        at_least("data.vocab_size", self.vocab_size, 1)
         if self.corpus_bytes is not None:
-            _at_least("data.corpus_bytes", self.corpus_bytes, 1)
+            at_least("data.corpus_bytes", self.corpus_bytes, 1)
         if bool(self.corpus) == bool(self.prefix):
             raise UsageError("give either `data.corpus` or `data.prefix`, not both and not neither")
         if self.weights is not None:
@@ -91,16 +93,21 @@ class TrainConfig:
     """Rows of held-out data per measurement."""
     max_nonfinite: int = 5
     """Stop after N steps in a row without a finite loss or gradient."""
+    group_timeout_s: int | None = None
+    """Seconds after which a rank that waits for another gives up; by default 30 on gloo, 600 on
+    NCCL."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "global_batch_size", "micro_batch_size", "eval_rows"):
-            _at_least(f"train.{name}", getattr(self, name), 1)
-        _at_least("train.eval_interval_steps", self.eval_interval_steps, 0)
-        _at_least("train.max_nonfinite", self.max_nonfinite, 1)
+            at_least(f"train.{name}", getattr(self, name), 1)
+        at_least("train.eval_interval_steps", self.eval_interval_steps, 0)
+        at_least("train.max_nonfinite", self.max_nonfinite, 1)
+        if self.group_timeout_s is not None:
+            at_least("train.group_timeout_s", self.group_timeout_s, 1)
         if self.threads is not None:
-            _at_least("train.threads", self.threads, 1)
+            at_least("train.threads", self.threads, 1)
         for name in ("grad_clip", "z_loss_coef", "mtp_loss_weight", "bias_update_rate"):
-            _at_least(f"train.{name}", getattr(self, name), 0)
+            at_least(f"train.{name}", getattr(self, name), 0)
         if self.global_batch_size % self.micro_batch_size:
             raise UsageError(
                 f"`train.global_batch_size` = {self.global_batch_size} is not a multiple of "
@@ -131,8 +138,8 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         for name in ("lr", "lr_min", "weight_decay"):
-            _at_least(f"optim.{name}", getattr(self, name), 0)
-        _at_least("optim.warmup_steps", self.warmup_steps, 0)
+            at_least(f"optim.{name}", getattr(self, name), 0)
+        at_least("optim.warmup_steps", self.warmup_steps, 0)
         if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1) or not self.eps > 0:
             raise UsageError("`optim.beta1` and `optim.beta2` lie in [0, 1), `optim.eps` above 0")
 
@@ -147,8 +154,8 @@ class CheckpointConfig:
     """Keep the newest N; 0 keeps all."""
 
     def __post_init__(self) -> None:
-        _at_least("checkpoint.interval_steps", self.interval_steps, 1)
-        _at_least("checkpoint.keep_last", self.keep_last, 0)
+        at_least("checkpoint.interval_steps", self.interval_steps, 1)
+        at_least("checkpoint.keep_last", self.keep_last, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,6 +174,8 @@ class PretrainConfig:
     """AdamW and its learning-rate schedule."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     """When checkpoints are written and which are kept."""
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    """How ranks share the work; see docs/concepts/training.md#ranks."""
 
 
 def recipe_yaml(recipe: PretrainConfig) -> str:
@@ -183,8 +192,3 @@ def _one_is_a_list(config: Any, *names: str) -> None:
         if value is not None and not isinstance(value, list):
             single = isinstance(value, (str, int, float))
             object.__setattr__(config, name, [value] if single else list(value))
-
-
-def _at_least(name: str, value: float, least: float) -> None:
-    if not math.isfinite(value) or value < least:
-        raise UsageError(f"`{name}` is {value}, expected a number of at least {least}")

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -240,18 +240,19 @@ def make_folder(path: Path) -> Path:
     return path
 
 
-def hash_tree(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file below `folder`, by relative path."""
+def hash_tree(folder: Path, *, skip: Container[str] = ()) -> dict[str, str]:
+    """SHA-256 of every file below `folder`, by relative path; without those to `skip`."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != _MARK)
-    hashes = {}
-    for path in files:
-        with path.open("rb") as file:
-            hashes[str(path.relative_to(folder))] = (
-                hashlib.file_digest(file, "sha256").hexdigest()
-                if hasattr(hashlib, "file_digest")
-                else hashlib.sha256(file.read()).hexdigest()
-            )
-    return hashes
+    names = {str(p.relative_to(folder)): p for p in files}
+    return {name: hash_file(path) for name, path in names.items() if name not in skip}
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        if hasattr(hashlib, "file_digest"):
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.sha256(file.read()).hexdigest()
 
 
 def read_json(path: Path) -> Any:

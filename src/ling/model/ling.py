@@ -68,7 +68,8 @@ class MTPBlock(Block):
     ) -> Tensor:
         """Next hidden_TD from the next token's embedding and the current hidden state."""
         both = torch.cat((self.enorm(embedding_TD), self.hnorm(hidden_TD)), dim=-1)
-        return self.final_layernorm(self(self.eh_proj(both), rope, attend, trace))
+        # Not `self(...)`: after an inner call sharding would take away the last norm's weight.
+        return self.final_layernorm(self.forward(self.eh_proj(both), rope, attend, trace))
 
 
 class Decoder(nn.Module):

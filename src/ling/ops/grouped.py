@@ -65,7 +65,8 @@ class _GroupedSwiGLU(torch.autograd.Function):
         for e, rows in experts_with_rows(ctx.offsets):
             torch.mm(dgu_R2F[rows], gu[e], out=dx_RD[rows])
             torch.mm(dgu_R2F[rows].t(), x_RD[rows], out=dgu[e])
-        dparams = (w.to(ctx.param_dtype) for w in (*dgu.chunk(2, dim=1), ddown))
+        # A gradient must lie in memory as its weight does: the fused optimizer relies on it.
+        dparams = (w.to(ctx.param_dtype).contiguous() for w in (*dgu.chunk(2, dim=1), ddown))
         return (dx_RD, None, *dparams)
 
 

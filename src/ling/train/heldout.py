@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
+from torch import Tensor
 
 from ..config.recipe import DataConfig
 from ..data.indexed import IndexedDataset
@@ -13,7 +15,7 @@ from ..data.samples import RowsInOrder
 from .batches import make_batch
 from .forward import LingForTraining
 from .loss import cross_entropy
-from .objectives.pretrain import predict
+from .objectives.pretrain import Prediction, scored
 
 
 @dataclass
@@ -54,20 +56,27 @@ def held_out_loss(
     for r in range(min(rows, len(source))):
         isolate = cfg.isolate_documents and eod is not None
         batch = make_batch([source[r]], isolate_documents=isolate).to(device)
-        main, *mtp = predict(network, batch)
-        mean, n = cross_entropy(main.hidden_TD, network.head, main.targets_T, main.mask_T)
+        mean, n, *mtp = scored(network, batch, partial(_row, network))
         loss, count = loss + float(mean) * int(n), count + int(n)
         if not mtp:
             continue
-        first = mtp[0]
-        mean, n = cross_entropy(first.hidden_TD, network.head, first.targets_T, first.mask_T)
+        mean, n, agreed = mtp
         mtp_loss, mtp_count = mtp_loss + float(mean) * int(n), mtp_count + int(n)
-        choice = network.ling.logits(main.hidden_TD).argmax(-1)[1:-1]
-        agree += int((network.ling.logits(mtp[0].hidden_TD).argmax(-1)[:-2] == choice).sum())
-        compared += len(choice)
+        agree, compared = agree + int(agreed.sum()), compared + len(agreed)
     return HeldOut(
         loss / max(count, 1),
         count,
         mtp_loss / mtp_count if mtp_count else None,
         agree / compared if compared else None,
     )
+
+
+def _row(network: LingForTraining, predictions: list[Prediction]) -> tuple[Tensor, ...]:
+    """Mean loss and count of a row; of MTP layer 0 the same, and where it agrees."""
+    found: list[Tensor] = []
+    for p in predictions[:2]:
+        found += cross_entropy(p.hidden_TD, network.head, p.targets_T, p.mask_T)
+    if len(predictions) > 1:
+        main, mtp = (network.ling.logits(p.hidden_TD).argmax(-1) for p in predictions[:2])
+        found.append(mtp[:-2] == main[1:-1])
+    return tuple(found)

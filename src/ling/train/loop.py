@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import signal
 import time
@@ -11,15 +12,18 @@ from typing import Any
 
 import torch
 
-from ..checkpoint.run_folder import locked, prune, step_folder
+from ..checkpoint.run_folder import checkpoints, locked, prune, step_folder
 from ..config.recipe import PretrainConfig
 from ..data.indexed import IndexedDataset
+from ..errors import RunError
 from ..files.atomic import make_folder
 from ..model.size import flops_per_token, parameter_counts
 from ..ops.native import bound_threads
 from . import balance
 from .heldout import held_out_loss
 from .log import MetricsLog, read_metrics
+from .parallel.group import World, code_version, first_line, is_lost_rank, join, leave
+from .parallel.shard import release
 from .plots import draw
 from .progress import Progress, duration, gemm_peak
 from .resume import check_recipe, save_recipe
@@ -40,14 +44,34 @@ def run(
     `UsageError` for a changed recipe or a folder in use, `RunError` for repeated non-finite steps.
     With `allow_data_reset` other data, seed, batch or world size are no error: the data starts
     again under the weights and optimizer of the run.
+
+    Under torchrun every rank calls this; rank 0 keeps lock, logs and metrics.
     """
-    with locked(out):
-        check_recipe(recipe, out, log)
+    world = join(torch.device("cpu"), recipe.train.group_timeout_s)
+    code = run_in(world, recipe, out, log, allow_data_reset=allow_data_reset)
+    leave()  # not after an error: the others may be gone
+    return code
+
+
+def run_in(
+    world: World, recipe: PretrainConfig, out: Path, log: Log, *, allow_data_reset: bool = False
+) -> int:
+    """`run` of ranks that have met already."""
+    with contextlib.ExitStack() as held:
+        world.same("recipe", recipe)
+        world.same("version of ling", code_version() if world.size > 1 else "")
+        log = log if world.leads else _silent
+        world.lead(lambda: held.enter_context(locked(out)))
+        world.together(lambda: check_recipe(recipe, out, log))
         if recipe.train.threads:
             torch.set_num_threads(recipe.train.threads)
         else:
             bound_threads()
-        return Loop(setup(recipe, out, log, allow_data_reset=allow_data_reset)).run()
+        return Loop(setup(recipe, out, log, allow_data_reset=allow_data_reset, world=world)).run()
+
+
+def _silent(text: str) -> None:
+    """The log of ranks other than 0."""
 
 
 class Loop:
@@ -56,19 +80,23 @@ class Loop:
     def __init__(self, run: Run) -> None:
         self.recipe, self.out, self.log, self.state = run.recipe, run.out, run.log, run.state
         self.reader, self.objective = run.reader, run.objective
-        self.valid_prefixes = run.valid_prefixes
+        self.valid_prefixes, self.reduce = run.valid_prefixes, run.reduce
+        self.world = run.state.world
         self.peak = 0.0
+        # The signal that this process got, and that on which all ranks stop.
         self.caught: int | None = None
+        self.stopping: int | None = None
 
     def run(self) -> int:
         """Train, save, measure, draw."""
         cfg, state = self.recipe, self.state
         # Only now: a recipe that could not start must not stand in the way of a better one.
-        save_recipe(cfg, self.out)
+        self.world.lead(lambda: save_recipe(cfg, self.out))
         if state.step >= cfg.train.steps:
             self.log(f"{self.out}: already done ({state.step} steps)")
             # A run may be killed between its last step and its picture.
-            return 0 if (self.out / "loss.png").exists() else self._draw()
+            done = not self.world.leads or (self.out / "loss.png").exists()
+            return 0 if done else self._draw()
         if state.step:
             self.log(f"resuming {self.out} after step {state.step}")
         counts = parameter_counts(state.model.config)
@@ -78,24 +106,40 @@ class Loop:
         )
         self._measure_peak()
         start = time.monotonic()
-        metrics = MetricsLog(self.out, state.step + 1)
-        bar = Progress(cfg.train.steps, state.step)
+        leads = self.world.leads
+        metrics = MetricsLog(self.out, state.step + 1) if leads else None
+        bar = Progress(cfg.train.steps, state.step) if leads else None
         restore = self._catch_signals()
         try:
             with Threads(self.log) as threads:
                 self._loop(metrics, bar, threads)
+        except RuntimeError as err:
+            if self.world.size == 1 or not is_lost_rank(err):
+                raise
+            raise self._lost(err) from None
         finally:
             restore()
-            metrics.close()
-            bar.close()
-        if self.caught is not None:
+            if metrics is not None and bar is not None:
+                metrics.close()
+                bar.close()
+        if self.stopping is not None:
             self.log(
                 f"stopped after step {state.step}, saved; the same command continues from here"
             )
-            return 128 + self.caught
-        self._draw()
-        self._report(time.monotonic() - start)
+            return 128 + self.stopping
+        if leads:
+            self._draw()
+            self._report(time.monotonic() - start)
         return 0
+
+    def _lost(self, err: RuntimeError) -> RunError:
+        """What to tell when another rank does not answer any more."""
+        saved = checkpoints(self.out)
+        where = f"continue from {saved[-1].name}" if saved else "nothing was saved yet"
+        return RunError(
+            f"rank {self.world.rank}: step {self.state.step + 1}: another rank is gone or does not "
+            f"answer ({first_line(err)}); {where}"
+        )
 
     def _report(self, seconds: float) -> None:
         """What came of it, from the last row of the log."""
@@ -122,10 +166,12 @@ class Loop:
         text = ", ".join(short) + (" ..." if len(names) > 2 else "")
         return f"{Path(self.recipe.model).name} on {text}, {time.strftime('%Y-%m-%d')}"
 
-    def _loop(self, metrics: MetricsLog, progress: Progress, threads: Threads) -> None:
+    def _loop(
+        self, metrics: MetricsLog | None, progress: Progress | None, threads: Threads
+    ) -> None:
         cfg, state = self.recipe, self.state
         saved = state.step
-        while state.step < cfg.train.steps and self.caught is None:
+        while state.step < cfg.train.steps and self.stopping is None:
             threads.adapt()
             row = self._step()
             if state.step % PEAK_INTERVAL_STEPS == 0:
@@ -134,8 +180,11 @@ class Loop:
             every = cfg.train.eval_interval_steps
             if self.valid_prefixes and (last or (every and state.step % every == 0)):
                 row.update(self._held_out())
-            metrics.write(row)
-            progress.step(row)
+            if metrics is not None and progress is not None:
+                metrics.write(row)
+                progress.step(row)
+            # A signal to one rank stops all after the same step.
+            self.stopping = self.world.largest(self.caught or 0) or None
             if last or state.step % cfg.checkpoint.interval_steps == 0:
                 self._save()
                 saved = state.step
@@ -147,7 +196,11 @@ class Loop:
         cfg, start = self.recipe, time.perf_counter()
         size = cfg.train.micro_batch_size
         batches = (self.reader.read(row, size) for row in self.state.first_rows(cfg.train))
-        done = train_step(self.state, self.objective, batches, cfg.train, cfg.optim)
+        state, reduce = self.state, self.reduce
+        try:
+            done = train_step(state, self.objective, batches, cfg.train, cfg.optim, reduce)
+        except RunError as err:  # all ranks have counted the same; one says so
+            raise err if self.world.leads else SystemExit(err.exit_code) from None
         return self._row(done, time.perf_counter() - start)
 
     def _row(self, done: StepResult, seconds: float) -> dict[str, Any]:
@@ -162,7 +215,7 @@ class Loop:
             "lr": done.lr,
             "grad_norm": done.grad_norm,
             "tokens_per_s": rate,
-            "mfu": rate * flops / self.peak,
+            "mfu": rate * flops / (self.peak * self.world.size),
             "load_max_mean": balance.load_imbalance(done.counts),
             "expert_load": {str(layer): c.tolist() for layer, c in done.counts.items()},
             "skipped": self.state.nonfinite,
@@ -179,6 +232,7 @@ class Loop:
             eod=None if tokenizer is None else tokenizer.eod_token_id,
         )
         network.train()
+        release(network)
         return {
             "valid_loss": result.loss,
             "valid_mtp_loss": result.mtp_loss,
@@ -191,15 +245,19 @@ class Loop:
         self.peak = max(self.peak, gemm_peak(dtype))
 
     def _save(self) -> None:
+        folder, leads = step_folder(self.out, self.state.step), self.world.leads
+        self.world.lead(lambda: self._make_room(folder))
+        save(folder, self.state)
+        if leads:
+            prune(self.out, self.recipe.checkpoint.keep_last)
+
+    def _make_room(self, folder: Path) -> None:
         prune(self.out, 0)
-        folder = step_folder(self.out, self.state.step)
         # Only a damaged checkpoint, passed over at resume, can be in the way.
         shutil.rmtree(folder, ignore_errors=True)
         tokenizer = self.state.tokenizer
         if tokenizer is not None:  # first: a checkpoint without it could not be used
             tokenizer.save(make_folder(self.out / "tokenizer"))
-        save(folder, self.state)
-        prune(self.out, self.recipe.checkpoint.keep_last)
 
     def _catch_signals(self) -> Callable[[], None]:
         """SIGINT and SIGTERM end the loop after the current step; returns what undoes this."""

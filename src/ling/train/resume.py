@@ -41,6 +41,7 @@ _FREE_KEYS = (
     "train.micro_batch_size",
     "train.eval_interval_steps",
     "train.eval_rows",
+    "train.group_timeout_s",
 )
 
 
@@ -65,7 +66,7 @@ def check_recipe(recipe: PretrainConfig, out: Path, log: Callable[[str], None]) 
                 f"`{key}` was {was} and is now {is_now}: rows keep their order, losses change "
                 "slightly where rows have unequal numbers of trained tokens"
             )
-        if key not in _FREE_KEYS and not key.startswith("checkpoint."):
+        if key not in _FREE_KEYS and not key.startswith(("checkpoint.", "parallel.")):
             raise UsageError(f"{out}: {_changed(key, was, is_now)}")
 
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from ..checkpoint.load import load_model
-from ..checkpoint.open import config_at, holds_weights
+from ..checkpoint.open import config_at
 from ..checkpoint.run_folder import newest
 from ..config.model import ModelConfig
 from ..config.recipe import DataConfig, PretrainConfig
@@ -24,24 +24,23 @@ from ..data.prepare import prepare
 from ..data.tokenizer import EOD, Tokenizer
 from ..errors import UsageError
 from ..hub import resolve_model
-from ..model.ling import Ling
 from ..presets import PRESETS, preset
 from ..text import nearest
 from .batches import BatchReader, open_orders, run_data_folder
-from .forward import LingForTraining
+from .network import build_network
 from .objectives.base import Objective
 from .objectives.pretrain import Pretraining
 from .optim import build_optimizer
+from .parallel.apply import parallelise
+from .parallel.group import ALONE, World
+from .parallel.mesh import check_layout, make_meshes
+from .parallel.reduce import OverRanks
 from .resume import check_start, data_change, data_state, rows_before, start_of
-from .state import Ranks, TrainState, load, read_progress
+from .state import TrainState, load, read_progress
+from .step import ONE_RANK, Reduce
 from .tokenizers import choose_tokenizer
 
 Log = Callable[[str], None]
-Parallelise = Callable[[LingForTraining], None]
-
-
-def one_rank(network: LingForTraining) -> None:
-    """The `Parallelise` of a process that trains alone: the network as it is."""
 
 
 @dataclass
@@ -55,6 +54,7 @@ class Run:
     objective: Objective
     reader: BatchReader
     valid_prefixes: list[str]
+    reduce: Reduce
 
 
 @dataclass
@@ -77,23 +77,45 @@ def setup(
     log: Log,
     *,
     allow_data_reset: bool = False,
-    ranks: Ranks | None = None,
-    parallelise: Parallelise = one_rank,
+    world: World = ALONE,
 ) -> Run:
-    """Open data and model, and take up the newest checkpoint of `out`."""
+    """Open data and model, and take up the newest checkpoint of `out`.
+
+    Ranks meet between the stages, not in them: an error of one ends all (`World.together`).
+    """
     device = torch.device("cpu")
     torch.manual_seed(recipe.train.seed)
-    cfg = model_config(recipe)  # before the data: reading a corpus takes longest
-    data = open_data(recipe, cfg, out, log)
-    network = build_network(recipe, _with_special_ids(cfg, data.tokenizer), device, parallelise)
-    optimizer = build_optimizer(network.ling, recipe.optim)
-    state = TrainState(network, optimizer, device, ranks or Ranks(), data.tokenizer)
-    state.data = data_state(recipe, data.train_prefixes, data.tokenizer)
-    state.start = start_of(recipe.model)
-    _resume(recipe, out, log, state, data.train_prefixes, allow_data_reset)
-    reader = _open_reader(recipe, data, cfg.vocab_size, state)
+    # Before the data: reading a corpus takes longest.
+    cfg = world.together(lambda: _checked_config(recipe, world))
+    data = world.first(lambda: open_data(recipe, cfg, out, log))
+    cfg = _with_special_ids(cfg, data.tokenizer)
+    meshes = None if world.size == 1 else make_meshes(recipe.parallel, device.type, world)
+
+    def build() -> TrainState:
+        network = build_network(recipe, cfg, device, partial(parallelise, recipe.parallel, meshes))
+        state = TrainState(
+            network, build_optimizer(network.ling, recipe.optim), device, world, data.tokenizer
+        )
+        state.data = data_state(recipe, data.train_prefixes, data.tokenizer)
+        state.start = start_of(recipe.model)
+        return state
+
+    state = world.together(build)
+    world.same("data or model", (state.data, state.start))
+    found = world.gather(world.lead(lambda: newest(out, log)))[0]
+    world.together(
+        lambda: _resume(recipe, out, log, state, data.train_prefixes, allow_data_reset, found)
+    )
+    reader = world.together(lambda: _open_reader(recipe, data, cfg.vocab_size, state))
     objective = Pretraining(recipe.train.mtp_loss_weight, recipe.train.z_loss_coef)
-    return Run(recipe, out, log, state, objective, reader, data.valid_prefixes)
+    reduce = ONE_RANK if meshes is None else OverRanks(meshes)
+    return Run(recipe, out, log, state, objective, reader, data.valid_prefixes, reduce)
+
+
+def _checked_config(recipe: PretrainConfig, world: World) -> ModelConfig:
+    cfg = model_config(recipe)
+    check_layout(recipe.parallel, recipe.train, cfg, world.size)
+    return cfg
 
 
 # ---- config ------------------------------------------------------------------------------------
@@ -213,38 +235,6 @@ def _open_reader(
     return BatchReader(samples, recipe.data.isolate_documents, vocab_size, files)
 
 
-# ---- model -------------------------------------------------------------------------------------
-
-
-def build_network(
-    recipe: PretrainConfig, cfg: ModelConfig, device: torch.device, parallelise: Parallelise
-) -> LingForTraining:
-    """The network on `device`: random weights, or those of the checkpoint that `model` names."""
-    with torch.device("meta"):
-        network = LingForTraining(Ling(cfg))
-    parallelise(network)
-    network.to_empty(device=device)
-    name = recipe.model
-    folder = None if name in PRESETS else resolve_model(name)
-    if folder is not None and holds_weights(folder):
-        _load_weights(network.ling, folder, name)
-    else:
-        network.ling.init_weights(torch.Generator(device).manual_seed(recipe.train.seed))
-    bfloat16 = recipe.train.dtype == "bfloat16"
-    network.ling.compute_dtype = torch.bfloat16 if bfloat16 else None
-    network.train()
-    return network
-
-
-def _load_weights(model: Ling, folder: Path, name: str) -> None:
-    try:
-        model.load_state_dict(load_model(folder, dtype="float32").state_dict())
-    except RuntimeError:
-        raise UsageError(
-            f"`model_overrides` may not change the shapes of the weights in {name}"
-        ) from None
-
-
 # ---- resume ------------------------------------------------------------------------------------
 
 
@@ -255,9 +245,9 @@ def _resume(
     state: TrainState,
     prefixes: list[str],
     allow_data_reset: bool,
+    found: Path | None,
 ) -> None:
-    """Take up the newest checkpoint, if any; its position counts in its own data only."""
-    found = newest(out, log)
+    """Take up the checkpoint `found`, if any; its position counts in its own data only."""
     if found is None:
         return
     before = read_progress(found)

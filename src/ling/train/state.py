@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,22 +16,10 @@ from ..checkpoint.dcp.writer import write_tensors
 from ..checkpoint.run_folder import write_manifest
 from ..config.recipe import TrainConfig
 from ..data.tokenizer import Tokenizer
-from ..files.atomic import atomic_folder, read_json
+from ..files.atomic import hash_file, put_in_place, read_json, scratch_folder, scratch_path
 from ..model.ling import Ling
 from .forward import LingForTraining
-
-
-@dataclass(frozen=True)
-class Ranks:
-    """This process among those that train one model together.
-
-    `rank` names its lock and its manifest; of every `dp_size` micro-batches it reads number
-    `dp_rank`.
-    """
-
-    rank: int = 0
-    dp_rank: int = 0
-    dp_size: int = 1
+from .parallel.group import World
 
 
 @dataclass
@@ -45,7 +34,7 @@ class TrainState:
     network: LingForTraining
     optimizer: torch.optim.Optimizer
     device: torch.device
-    ranks: Ranks = field(default_factory=Ranks)
+    world: World = field(default_factory=World)
     tokenizer: Tokenizer | None = None
     data: dict[str, Any] = field(default_factory=dict)
     start: str = ""
@@ -67,11 +56,11 @@ class TrainState:
     def first_rows(self, cfg: TrainConfig) -> list[int]:
         """First row of each micro-batch of the next step that this process reads.
 
-        One process with `dp_size` times as many micro-batches reads the same micro-batches.
+        Ranks take turns, so one process reads the micro-batches of all in the same order.
         """
-        ranks = self.ranks
-        count = cfg.global_batch_size // (cfg.micro_batch_size * ranks.dp_size)
-        numbers = (micro * ranks.dp_size + ranks.dp_rank for micro in range(count))
+        rank, ranks = self.world.rank, self.world.size
+        count = cfg.global_batch_size // (cfg.micro_batch_size * ranks)
+        numbers = (micro * ranks + rank for micro in range(count))
         return [self.rows + number * cfg.micro_batch_size for number in numbers]
 
 
@@ -96,12 +85,28 @@ def state_tensors(state: TrainState) -> dict[str, Tensor]:
 
 
 def save(folder: Path, state: TrainState) -> None:
-    """Write `folder` so that it appears complete or not at all."""
-    with atomic_folder(folder) as tmp:
-        write_tensors(tmp, state_tensors(state))
-        (tmp / "config.json").write_text(json.dumps(state.model.config.to_dict(), indent=2) + "\n")
-        (tmp / "state.json").write_text(json.dumps(state.progress()) + "\n")
-        write_manifest(tmp, state.ranks.rank)
+    """Write `folder` so that it appears complete or not at all.
+
+    All ranks call this: each writes and hashes its part, rank 0 the rest, and gives the name.
+    """
+    world, tmp = state.world, scratch_path(folder)
+    with contextlib.ExitStack() as held:
+        world.lead(lambda: held.enter_context(scratch_folder(folder)))
+        tensors = state_tensors(state)
+        world.together(lambda: write_tensors(tmp, tensors, world.slow))
+        own = f"__{world.rank}_*.distcp"
+        hashes = world.together(lambda: {p.name: hash_file(p) for p in tmp.glob(own)})
+        known = {name: value for part in world.gather(hashes) for name, value in part.items()}
+        world.lead(lambda: _commit(folder, state, known))
+
+
+def _commit(folder: Path, state: TrainState, hashes: dict[str, str]) -> None:
+    """Add what describes the tensors, and the name."""
+    tmp = scratch_path(folder)
+    (tmp / "config.json").write_text(json.dumps(state.model.config.to_dict(), indent=2) + "\n")
+    (tmp / "state.json").write_text(json.dumps(state.progress()) + "\n")
+    write_manifest(tmp, hashes)
+    put_in_place(tmp, folder)
 
 
 def read_progress(folder: Path) -> dict[str, Any]:

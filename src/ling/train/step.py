@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..checkpoint.dcp.local import local_part
 from ..config.recipe import OptimConfig, TrainConfig
 from ..errors import RunError
 from . import balance
 from .batches import Batch
 from .objectives.base import Losses, Objective
-from .optim import learning_rate
+from .optim import check_strides, learning_rate
 from .state import TrainState
 
 
@@ -41,11 +43,28 @@ class Sums:
         self.tokens += tokens
 
 
-Reduce = Callable[[Sums], None]
+class Reduce(Protocol):
+    """Makes what one rank has of a step into what all have together."""
+
+    def sums(self, sums: Sums) -> None:
+        """Add up in place."""
+
+    def norm(self, norm: Tensor) -> Tensor:
+        """The norm of the whole gradient from that of this rank's part."""
 
 
-def one_rank(sums: Sums) -> None:
-    """The `Reduce` of a process that trains alone: its sums are those of the step."""
+class OneRank:
+    """The `Reduce` of a process that trains alone."""
+
+    def sums(self, sums: Sums) -> None:
+        """They are those of the step."""
+
+    def norm(self, norm: Tensor) -> Tensor:
+        """It is that of the gradient."""
+        return norm
+
+
+ONE_RANK = OneRank()
 
 
 @dataclass
@@ -66,7 +85,7 @@ def train_step(
     batches: Iterable[Batch],
     train: TrainConfig,
     optim: OptimConfig,
-    reduce: Reduce = one_rank,
+    reduce: Reduce = ONE_RANK,
 ) -> StepResult:
     """Train on this process's micro-batches of step `state.step + 1`, and count it as done.
 
@@ -83,9 +102,9 @@ def train_step(
         losses = objective.losses(state.network, batch.to(state.device))
         (losses.total / scale).backward()
         sums.add(losses, scale, batch.tokens_BS.numel())
-    reduce(sums)
+    reduce.sums(sums)
     means = {name: float(value) for name, value in sums.losses.items()}
-    norm = _update(state, sum(means.values()), sums.counts, train)
+    norm = _update(state, sum(means.values()), sums.counts, train, reduce)
     if state.nonfinite >= train.max_nonfinite:
         raise RunError(
             f"step {step}: loss or gradient not finite {state.nonfinite} times in a row; "
@@ -97,11 +116,17 @@ def train_step(
     return StepResult(means, float(sums.z_loss), sums.counts, sums.tokens, lr, norm)
 
 
-def _update(state: TrainState, loss: float, counts: dict[int, Tensor], train: TrainConfig) -> float:
+def _update(
+    state: TrainState,
+    loss: float,
+    counts: dict[int, Tensor],
+    train: TrainConfig,
+    reduce: Reduce,
+) -> float:
     """Clip, update and balance if all is finite; returns the norm of the gradient."""
-    limit = train.grad_clip or math.inf
-    norm = float(torch.nn.utils.clip_grad_norm_(state.model.parameters(), limit))
+    norm = _clip(state.model, train.grad_clip or math.inf, reduce)
     if math.isfinite(norm) and math.isfinite(loss):
+        check_strides(state.model.parameters())
         state.optimizer.step()
         balance.update_biases(
             state.model, counts, train.bias_update_rate, zero_mean=train.bias_zero_mean
@@ -111,3 +136,16 @@ def _update(state: TrainState, loss: float, counts: dict[int, Tensor], train: Tr
         state.nonfinite += 1
     state.optimizer.zero_grad(set_to_none=True)
     return norm
+
+
+@torch.no_grad()
+def _clip(model: nn.Module, limit: float, reduce: Reduce) -> float:
+    """Scale gradients to at most `limit`; returns their norm before.
+
+    Part by part: sharded tensors of two meshes cannot be in one norm of torch's.
+    """
+    parts = [local_part(p.grad) for p in model.parameters() if p.grad is not None]
+    norm = reduce.norm(torch.nn.utils.get_total_norm(parts))
+    # torch's `clip_grad_norm_`, whose products are the same to the bit.
+    torch._foreach_mul_(parts, (limit / (norm + 1e-6)).clamp(max=1.0))
+    return float(norm)

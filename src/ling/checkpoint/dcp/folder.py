@@ -23,6 +23,7 @@ from ..checks import check_float, check_shape
 from ..raw.shards import Extent, Stored, raw_bytes
 from ..raw.torch_zip import Placed, place_tensor
 from ..slices import Slice
+from .local import local_box, local_part
 from .metadata import (
     Chunk,
     DCPTensor,
@@ -233,7 +234,10 @@ def _distance(start: tuple[int, ...], chunk: Chunk, placed: Placed) -> int:
 
 
 def read_tensors(folder: Path, into: Mapping[str, Tensor]) -> None:
-    """Fill the given tensors from a checkpoint, by key; `DCPError` for another shape or dtype."""
+    """Fill the given tensors from a checkpoint, by key; `DCPError` for another shape or dtype.
+
+    Of a sharded tensor only this process's part is read, in whatever parts it was written.
+    """
     held = DCPFolder(folder)
     try:
         for key, target in into.items():
@@ -241,7 +245,7 @@ def read_tensors(folder: Path, into: Mapping[str, Tensor]) -> None:
                 raise DCPError(f"{folder}: tensor `{key}` is missing")
             check_shape(folder, key, held.tensors[key].shape, target.shape, DCPError)
             with torch.no_grad():
-                target.copy_(held.tensor(key))
+                local_part(target).copy_(held.region(key, *local_box(target)))
     finally:
         held.close()
 

@@ -131,20 +131,24 @@ def _cut(
     return pieces
 
 
-def write_tensors(folder: Path, state: dict[str, Tensor]) -> None:
-    """Write tensors as a torch distributed checkpoint; raises `RunError`, as for a full disk."""
+def write_tensors(folder: Path, state: dict[str, Tensor], group: Any = None) -> None:
+    """Write tensors as a torch distributed checkpoint; raises `RunError`, as for a full disk.
+
+    With a process `group` every rank of it calls this and writes its part.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch says that no process group is used
-            dcp.save(state, checkpoint_id=folder, no_dist=True)
+            dcp.save(state, checkpoint_id=folder, process_group=group, no_dist=group is None)
     except CheckpointException as err:  # a BaseException around whatever went wrong
         name = final_name(folder)
-        raise RunError(f"could not save checkpoint {name}: {_reason(err)}") from None
+        where = "" if group is None else f"rank {min(err.failures)}: "
+        raise RunError(f"could not save checkpoint {name}: {where}{_reason(err)}") from None
 
 
 def _reason(err: CheckpointException) -> str:
     """The operating system's words when they are in the chain of causes, else torch's."""
-    last: BaseException = next(e for e, _ in err.failures.values())
+    last: BaseException = err.failures[min(err.failures)][0]
     cause: BaseException | None = last
     while cause is not None:
         if isinstance(cause, OSError) and cause.strerror:

@@ -5,6 +5,7 @@ Legend: B rows · S positions · T = B·S tokens.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,22 +38,32 @@ class Pretraining:
     def losses(self, network: LingForTraining, batch: Batch) -> Losses:
         """Forward pass and losses, logged as `loss` and, with MTP layers, `mtp_loss`."""
         trace = RoutingLoss(network.ling.config.num_experts, train=True)
-        predictions = predict(network, batch, trace)
-        main, *mtp = [
-            cross_entropy(p.hidden_TD, network.head, p.targets_T, p.mask_T)[0] for p in predictions
-        ]
-        z = trace.z_loss()
-        named, total = {"loss": main}, main + self.z_coef * z
-        if mtp:
-            named["mtp_loss"] = torch.stack(mtp).mean()
-            total = total + self.mtp_weight * named["mtp_loss"]
-        return Losses(total, named, z, trace.counts)
+
+        def score(predictions: list[Prediction]) -> tuple[Tensor, ...]:
+            main, *mtp = [
+                cross_entropy(p.hidden_TD, network.head, p.targets_T, p.mask_T)[0]
+                for p in predictions
+            ]
+            z = trace.z_loss()
+            total = main + self.z_coef * z
+            if not mtp:
+                return total, z, main
+            mean = torch.stack(mtp).mean()
+            return total + self.mtp_weight * mean, z, main, mean
+
+        total, z, *named = scored(network, batch, score, trace)
+        names = ("loss", "mtp_loss")[: len(named)]
+        return Losses(total, dict(zip(names, named, strict=True)), z, trace.counts)
 
 
-def predict(
-    network: LingForTraining, batch: Batch, trace: RoutingTrace | None = None
-) -> list[Prediction]:
-    """Predictions of the main layers, then of each MTP layer.
+def scored(
+    network: LingForTraining,
+    batch: Batch,
+    score: Callable[[list[Prediction]], tuple[Tensor, ...]],
+    trace: RoutingTrace | None = None,
+) -> tuple[Tensor, ...]:
+    """What `score` makes, inside the network's `forward`, of the predictions of the main layers,
+    then of each MTP layer.
 
     MTP layer j scores position t against token t + j + 2, so the loss mask moves along and rows
     never see each other; isolated documents also drop targets beyond their border
@@ -63,12 +74,14 @@ def predict(
         for shifted in (tokens, labels, mask):
             shifted.append(roll_left(shifted[-1]))
     attend = DenseAttend(batch.cu_seqlens)
-    hidden = network([x.flatten() for x in tokens], batch.positions_T, attend, trace)
     seen = [m * _same_document(batch, j) if j else m for j, m in enumerate(mask)]
-    return [
-        Prediction(h_TD, y.flatten(), m.flatten())
-        for h_TD, y, m in zip(hidden, labels, seen, strict=True)
-    ]
+
+    def score_hidden(hidden: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        parts = zip(hidden, labels, seen, strict=True)
+        return score([Prediction(h_TD, y.flatten(), m.flatten()) for h_TD, y, m in parts])
+
+    flat = [x.flatten() for x in tokens]
+    return network(flat, batch.positions_T, attend, trace, score_hidden)
 
 
 def _same_document(batch: Batch, distance: int) -> Tensor | float:

@@ -1,0 +1,59 @@
+"""The `parallel` section of a recipe: how ranks share the work of a step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ..errors import UsageError
+from .checks import at_least
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParallelConfig:
+    """How ranks share the work. Ranks = dp_replicate × dp_shard × cp × pp."""
+
+    dp_replicate: int = 1
+    """Copies of the weights, each over `dp_shard` ranks."""
+    dp_shard: int = 1
+    """Ranks that share weights, gradients and optimizer state of one copy (FSDP2)."""
+    cp: int = 1
+    """Context parallel: ranks that share a row. Only 1 so far."""
+    pp: int = 1
+    """Pipeline parallel: ranks that share the layers. Only 1 so far."""
+    ep: int = 1
+    """Expert parallel: ranks among `dp_shard` × `cp` that share a layer's experts."""
+    recompute: Literal["none", "moe", "full"] = "none"
+    """What the backward pass computes again instead of keeping it: nothing, experts, or experts,
+    MLPs and attention. Routing is always kept."""
+
+    def __post_init__(self) -> None:
+        for name in ("dp_replicate", "dp_shard", "cp", "pp", "ep"):
+            at_least(f"parallel.{name}", getattr(self, name), 1)
+        for name, what in (("cp", "context"), ("pp", "pipeline")):
+            if getattr(self, name) > 1:
+                raise UsageError(
+                    f"`parallel.{name}` = {getattr(self, name)}: {what} parallel is not built yet; "
+                    f"set `parallel.{name}: 1` and spread over `parallel.dp_shard`"
+                )
+        shards = self.dp_shard * self.cp
+        if shards % self.ep:
+            raise UsageError(
+                f"`parallel.ep` = {self.ep} does not divide `parallel.dp_shard` × `parallel.cp` = "
+                f"{shards}; set `parallel.ep` to a divisor of {shards}"
+            )
+
+    @property
+    def dp(self) -> int:
+        """Ranks that read different rows."""
+        return self.dp_replicate * self.dp_shard
+
+    @property
+    def world(self) -> int:
+        """Ranks in all."""
+        return self.dp * self.cp * self.pp
+
+    @property
+    def expert_shards(self) -> int:
+        """Ranks that share the tensors of one expert."""
+        return self.dp_shard * self.cp // self.ep

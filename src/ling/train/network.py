@@ -1,0 +1,83 @@
+"""The network of a run with its weights, each rank its part.
+
+Without storage → parallelise → materialise → random weights or those of a checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..checkpoint.dcp.local import fill_part
+from ..checkpoint.load import load_model
+from ..checkpoint.open import holds_weights
+from ..config.model import ModelConfig
+from ..config.recipe import PretrainConfig
+from ..errors import UsageError
+from ..hub import resolve_model
+from ..model.ling import Ling, init_module
+from ..presets import PRESETS
+from .forward import LingForTraining
+
+Parallelise = Callable[[LingForTraining], None]
+
+
+def build_network(
+    recipe: PretrainConfig, cfg: ModelConfig, device: torch.device, parallelise: Parallelise
+) -> LingForTraining:
+    """The network on `device`: random weights, or those of the checkpoint that `model` names."""
+    with torch.device("meta"):
+        network = LingForTraining(Ling(cfg))
+    bfloat16 = recipe.train.dtype == "bfloat16"
+    network.ling.compute_dtype = torch.bfloat16 if bfloat16 else None
+    parallelise(network)
+    network.to_empty(device=device)
+    name = recipe.model
+    folder = None if name in PRESETS else resolve_model(name)
+    if folder is not None and holds_weights(folder):
+        _load_weights(network.ling, folder, name)
+    else:
+        init_parts(network.ling, torch.Generator(device).manual_seed(recipe.train.seed))
+    network.train()
+    return network
+
+
+@torch.no_grad()
+def _load_weights(model: Ling, folder: Path, name: str) -> None:
+    whole = load_model(folder, dtype="float32").state_dict()
+    own = model.state_dict()
+    if {k: v.shape for k, v in whole.items()} != {k: v.shape for k, v in own.items()}:
+        raise UsageError(f"`model_overrides` may not change the shapes of the weights in {name}")
+    for key, target in own.items():
+        fill_part(target, whole[key])
+
+
+@torch.no_grad()
+def init_parts(model: Ling, generator: torch.Generator) -> None:
+    """The values that `Ling.init_weights` gives one process, of a sharded model this rank's part.
+
+    Every rank makes all of them, a module at a time: values depend on those made before.
+    """
+    with torch.device("meta"):
+        whole = Ling(model.config)
+    tied = whole.lm_head if model.config.tie_word_embeddings else None
+    for name, module in whole.named_modules():
+        if module is tied or not _own(module):
+            continue
+        module.to_empty(device=generator.device, recurse=False)
+        init_module(module, model.config.initializer_range, generator)
+        target = _own(model.get_submodule(name))
+        for key, value in _own(module).items():
+            fill_part(target[key], value)
+        module.to("meta")
+
+
+def _own(module: torch.nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers of a module without those of the modules in it."""
+    return {
+        **dict(module.named_parameters(recurse=False)),
+        **dict(module.named_buffers(recurse=False)),
+    }

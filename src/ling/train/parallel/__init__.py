@@ -1,0 +1,1 @@
+"""Training on several ranks: groups, meshes, sharding, expert parallelism."""

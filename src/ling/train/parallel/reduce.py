@@ -1,0 +1,39 @@
+"""What a step adds up over ranks, in two collectives: losses, expert counts; and the norm."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ..step import Sums
+from .mesh import Meshes
+
+
+class OverRanks:
+    """The `Reduce` of several ranks: all end with the sums and the norm of the global batch."""
+
+    def __init__(self, meshes: Meshes) -> None:
+        self._meshes = meshes
+
+    def sums(self, sums: Sums) -> None:
+        """Losses and tokens in one collective, the counts of all layers in another."""
+        tokens = torch.tensor(float(sums.tokens), dtype=torch.float64, device=sums.z_loss.device)
+        flat = _summed(torch.stack([*sums.losses.values(), sums.z_loss, tokens]))
+        sums.losses = dict(zip(sums.losses, flat, strict=False))
+        sums.z_loss, sums.tokens = flat[-2], round(float(flat[-1]))
+        if sums.counts:
+            counts = _summed(torch.stack(list(sums.counts.values())))
+            sums.counts = dict(zip(sums.counts, counts, strict=True))
+
+    def norm(self, norm: Tensor) -> Tensor:
+        """The norm of a gradient from that of this rank's part; each copy counts once."""
+        square = norm.double().square()
+        dist.all_reduce(square, group=self._meshes.copy)
+        return square.sqrt().to(norm.dtype)
+
+
+def _summed(tensor: Tensor) -> Tensor:
+    """Added up over all ranks, in place."""
+    dist.all_reduce(tensor)
+    return tensor

@@ -1,0 +1,67 @@
+"""FSDP2: weights, gradients and optimizer state in parts, gathered block by block.
+
+Gradients are added over ranks, not averaged: a loss is divided by all micro-batches of the step
+(`train/step.py`), which also gives experts the right scale, whatever their mesh.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.distributed.fsdp import (
+    FSDPModule,
+    MixedPrecisionPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
+from torch.distributed.tensor import Shard
+
+from ...model.ling import Block, MTPBlock
+from ...model.moe import Experts
+from ..forward import LingForTraining
+from .experts import ParallelExperts
+from .mesh import Meshes
+
+
+def shard(network: LingForTraining, meshes: Meshes) -> None:
+    """A unit per block; the root's is embedding, final norm and head; parallel experts are their
+    own, on their mesh.
+
+    Weights are gathered in float32 and cast where they are used, as one process does it. Experts
+    of a network that computes in bfloat16 are gathered in that: they are most of the weights, and
+    all that is done with them is a product. Norms and router keep float32 this way.
+    """
+    dtype = network.ling.compute_dtype
+    for module in network.modules():
+        if isinstance(module, Experts) and (dtype or isinstance(module, ParallelExperts)):
+            _shard_experts(module, meshes, dtype)
+    for block in network.ling.model.layers:
+        assert isinstance(block, Block)
+        fully_shard(block, mesh=meshes.dense_shards)
+        if isinstance(block, MTPBlock):
+            register_fsdp_forward_method(block, "predict")
+    fully_shard(network, mesh=meshes.dense_shards)
+    for module in network.modules():
+        if isinstance(module, FSDPModule):
+            module.set_gradient_divide_factor(1.0)
+            # gloo has no product inside a sum, which is how torch would divide.
+            module.set_force_sum_reduction_for_comms(True)
+
+
+def _shard_experts(module: Experts, meshes: Meshes, dtype: torch.dtype | None) -> None:
+    policy = MixedPrecisionPolicy(
+        param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
+    )
+    if isinstance(module, ParallelExperts):
+        # Their first dimension is spread over ranks already.
+        second = meshes.expert_shards
+        fully_shard(module, mesh=second, shard_placement_fn=lambda _: Shard(1), mp_policy=policy)
+    else:
+        fully_shard(module, mesh=meshes.dense_shards, mp_policy=policy)
+
+
+def release(network: nn.Module) -> None:
+    """Give back weights that a forward pass without a backward pass has left gathered."""
+    for module in network.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()

@@ -1,0 +1,51 @@
+"""Layouts that do not fit ranks, batch or model are refused with the fix."""
+
+from __future__ import annotations
+
+import pytest
+
+from ling.config.parallel import ParallelConfig
+from ling.config.recipe import TrainConfig
+from ling.errors import UsageError
+from ling.presets import preset
+from ling.train.parallel.mesh import check_layout
+
+TINY = preset("ling-tiny")
+
+
+def check(ranks, degrees, rows=8, **model):
+    train = TrainConfig(global_batch_size=rows, micro_batch_size=2)
+    check_layout(ParallelConfig(**degrees), train, TINY.replace(**model), ranks)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "degrees"),
+    [(1, {}), (2, {"dp_replicate": 2}), (4, {"dp_shard": 4, "ep": 2}), (4, {"dp_shard": 4})],
+)
+def test_layouts_that_fit(ranks, degrees):
+    check(ranks, degrees)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "degrees", "said"),
+    [
+        (4, {}, r"4 ranks were started, .* = 1; set `parallel.dp_shard: 4`, or start 1 "),
+        (
+            1,
+            {"dp_shard": 2},
+            r"1 rank was .* = 2; set `parallel.dp_shard: 1`, or start 2 \(",
+        ),
+        (3, {"dp_replicate": 2}, r"3 ranks .* dp_replicate 2 × dp_shard 1 .* = 2; start 2 \("),
+        (8, {"dp_shard": 8}, r"global_batch_size` = 8 is not a multiple .* 2 × 8; set it to 16"),
+    ],
+)
+def test_ranks_and_rows_that_do_not_fit_are_refused_with_the_fix(ranks, degrees, said):
+    with pytest.raises(UsageError, match=said):
+        check(ranks, degrees)
+
+
+def test_experts_that_do_not_divide_are_refused():
+    with pytest.raises(UsageError, match="does not divide the model's 18 experts"):
+        check(4, {"dp_shard": 4, "ep": 4}, num_experts=18, n_group=2, topk_group=1)
+    with pytest.raises(UsageError, match="`moe_intermediate_size` = 33"):
+        check(4, {"dp_shard": 4, "ep": 2}, moe_intermediate_size=33)
