@@ -110,6 +110,22 @@ def read_blocks(path: Path, size: int = BLOCK_BYTES) -> Iterator[bytes]:
         raise DataError(_reason(err), path=path) from None
 
 
+def read_range(path: Path, start: int, stop: int, size: int = BLOCK_BYTES) -> Iterator[bytes]:
+    """Bytes `start` to `stop` of a file as it is on disk, in blocks; `DataError` if it has less."""
+    require_file(path)
+    try:
+        with path.open("rb") as file:
+            file.seek(start)
+            while start < stop:
+                block = file.read(min(size, stop - start))
+                if not block:
+                    raise DataError("shorter than a moment ago", path=path)
+                start += len(block)
+                yield block
+    except OSError as err:
+        raise DataError(_reason(err), path=path) from None
+
+
 def marked_encoding(path: Path) -> str:
     """The encoding that a byte order mark tells, else UTF-8.
 
@@ -146,14 +162,18 @@ class _EncodingError(DataError):
     pass
 
 
-def decoded(path: Path, encoding: str) -> Iterator[str]:
+def decoded(
+    path: Path, encoding: str, start: int = 0, stop: int | None = None, skipped: int = 0
+) -> Iterator[str]:
     """The text in parts of about a mebibyte, `\\r\\n` as `\\n`.
 
-    Raises `DataError` with the line of the first byte that is not `encoding`.
+    Of an unpacked file, bytes `start` to `stop` only, with `skipped` lines before them. Raises
+    `DataError` with the line of the first byte that is not `encoding`.
     """
     decoder = codecs.getincrementaldecoder(encoding)()
-    line, held = 1, ""
-    for block in chain(read_blocks(path), [b""]):
+    line, held = skipped + 1, ""
+    blocks = read_blocks(path) if stop is None else read_range(path, start, stop)
+    for block in chain(blocks, [b""]):
         try:
             text = held + decoder.decode(block, final=not block)
         except UnicodeError as err:
