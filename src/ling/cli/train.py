@@ -154,7 +154,12 @@ def _data_prepare(args: list[str]) -> None:
     parser.add_argument(
         "--shard", type=str, default=None, help="`i/n`: job i of 0 to n-1; then `ling data join`"
     )
+    parser.add_argument(
+        "--ray", action="store_true", help="work on a Ray cluster (pip install 'ling[ray]')"
+    )
     ns = parser.parse_args(args)
+    if ns.ray and ns.shard is not None:
+        raise UsageError("give either `--ray` or `--shard`, not both")
     from ..data.prepare import Preparation
 
     preparation = Preparation(
@@ -171,7 +176,7 @@ def _data_prepare(args: list[str]) -> None:
         preparation.run_shard(*_shard(ns.shard))
         print(f"next, when all shards have ended: ling data join {shlex.quote(ns.out)}")
         return
-    _say_prefixes(preparation.run())
+    _say_prefixes(preparation.run("ray" if ns.ray else "processes"))
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -168,6 +168,11 @@ class Preparation:
         left = {u.number for u in plan.todo()}
         todo = [u for u in wanted if u.number in left]
         with Progress(sum(u.size for u in todo), "tokenising", self._log) as progress:
+            if engine == "ray":
+                from .ray_pool import run_units_on_ray
+
+                run_units_on_ray(plan.task, todo, progress)
+                return
             for _ in run_units(plan.task, todo, self._workers, progress):
                 pass
 

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 
 from ..errors import DataError
 from .corpus import Corpus
+from .packed import is_packed
 from .parquet import row_groups
-from .plaintext import UTF8, inner_suffix, is_packed, marked_encoding
+from .plaintext import UTF8, inner_suffix, marked_encoding
 from .records import read_json_records, text_key
 from .sources import LINE_ENDINGS, Cut, Entry
 
