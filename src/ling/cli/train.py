@@ -149,6 +149,12 @@ def _data_prepare(args: list[str]) -> None:
         "--json-key", type=str, default=None, help="key or column of the text (default: text, ...)"
     )
     parser.add_argument(
+        "--dedupe",
+        choices=["exact", "near"],
+        default=None,
+        help="drop documents of the same text, or also of nearly the same",
+    )
+    parser.add_argument(
         "--workers", type=int, default=None, help="processes (default: one on each core)"
     )
     parser.add_argument(
@@ -170,6 +176,7 @@ def _data_prepare(args: list[str]) -> None:
         max_bytes=ns.max_bytes,
         valid_fraction=ns.valid_fraction,
         json_key=ns.json_key,
+        dedupe=ns.dedupe,
         workers=ns.workers,
     )
     if ns.shard is not None:

@@ -22,7 +22,7 @@ class MeasureTask:
 
     def __call__(self, unit: Unit, watch: Watch) -> tuple[Measured, Seen]:
         measured, seen = Measured(), Seen()
-        for document in self.reading.documents(unit.entries, seen):
+        for document in unit.documents(self.reading, seen):
             size = len(document.text.encode())
             measured.add(document, size, self.split)
             watch(size)

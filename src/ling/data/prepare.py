@@ -8,7 +8,8 @@ machine; the parts are then joined.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +17,7 @@ from ..errors import UsageError
 from ..files.atomic import make_folder
 from ..text import size
 from .corpus import Corpus
+from .dedupe import Dedupe, without_duplicates
 from .folder import PARTS, PREPARED
 from .join import join
 from .measure import measure
@@ -23,8 +25,9 @@ from .plan import Plan
 from .pool import run_units
 from .prepared import Prepared, Request
 from .progress import Log, Progress
-from .reading import fraction
-from .split import Measured, Split, choose_split
+from .reading import Document, Seen, fraction
+from .split import Measured, Split, choose_split, require_two_words
+from .tally import Tally
 from .tokenise import long_parts
 from .tokenizer import Tokenizer, train_tokenizer
 from .units import Unit, units
@@ -37,7 +40,8 @@ class Preparation:
     """A corpus on its way to token files in `out`.
 
     `sources` are "stdlib", or files and folders. Documents are held out by a hash of `seed` and
-    their names, so none is on both sides. `json_key` is the key or column with the text. Nothing
+    their names, so none is on both sides. `json_key` is the key or column with the text. Of
+    documents with the same text ("exact"), or nearly ("near"), `dedupe` keeps the first. Nothing
     that it writes depends on `workers`, on the engine or on shards. Raises `DataError` for an empty
     corpus or one that cannot be read, and `UsageError` when `out` was prepared with other settings
     or from other text.
@@ -54,6 +58,7 @@ class Preparation:
         valid_fraction: float = 0.02,
         seed: int = 0,
         json_key: str | None = None,
+        dedupe: Dedupe | None = None,
         workers: int | None = None,
         log: Log = print,
     ) -> None:
@@ -68,10 +73,11 @@ class Preparation:
             "valid_fraction": valid_fraction,
             "seed": seed,
             "json_key": json_key,
+            **({} if dedupe is None else {"dedupe": dedupe}),
         }
         self._request = Request(sources, tokenizer, settings)
         self._out, self._workers, self._log = Path(out), workers, log
-        self._vocab_size = vocab_size
+        self._vocab_size, self._dedupe = vocab_size, dedupe
         self._split = Split(valid_fraction, seed)
 
     def run(self, engine: Engine = "processes") -> Prepared:
@@ -139,22 +145,31 @@ class Preparation:
         corpus = Corpus(
             request.sources, request.settings["max_bytes"], request.settings["json_key"]
         )
-        work = units(corpus)
+        work, duplicates = self._units(corpus)
         with Progress(corpus.size, "reading", log) as progress:
             total, each = measure(corpus, work, self._split, self._workers, progress)
-        split, hint = choose_split(corpus, total, request.sources, self._split)
-        _report(corpus, total, hint, log)
-        tok = self._tokenizer(corpus, total, split)
+        left_out = corpus.left_out + duplicates
+        require_two_words(total, left_out, request.sources)
+        split, hint = choose_split(_documents(corpus, work), total, self._split)
+        _report(total, {"read": corpus.notes, "left out": left_out}, hint, log)
+        tok = self._tokenizer(_documents(corpus, work), total, split)
         log(f"tokenizer: {tok.vocab_size} tokens")
-        sized = [Unit(u.number, u.entries, m.bytes) for u, m in zip(work, each, strict=True)]
-        note = request.note({"left_out": corpus.left_out, "notes": corpus.notes})
+        sized = [u._replace(size=m.bytes) for u, m in zip(work, each, strict=True)]
+        note = request.note({"left_out": left_out, "notes": corpus.notes})
         return Plan(self._out, corpus.reading, split, sized, total.documents, note), tok
 
-    def _tokenizer(self, corpus: Corpus, total: Measured, split: Split) -> Tokenizer:
+    def _units(self, corpus: Corpus) -> tuple[list[Unit], Tally]:
+        work = units(corpus)
+        if self._dedupe is None:
+            return work, Tally()
+        with Progress(corpus.size, "looking for duplicates", self._log) as progress:
+            return without_duplicates(corpus.reading, work, self._dedupe, self._workers, progress)
+
+    def _tokenizer(self, documents: Iterable[Document], total: Measured, split: Split) -> Tokenizer:
         folder = self._request.tokenizer
         if folder is None:
             with Progress(total.bytes, "reading for the tokenizer", self._log) as progress:
-                return train_tokenizer(_sample(corpus, total, split, progress), self._vocab_size)
+                return train_tokenizer(_sample(documents, total, split, progress), self._vocab_size)
         tok = Tokenizer.from_folder(folder)
         if tok.eod_token_id is None:
             raise UsageError(
@@ -187,6 +202,7 @@ def prepare(
     valid_fraction: float = 0.02,
     seed: int = 0,
     json_key: str | None = None,
+    dedupe: Dedupe | None = None,
     workers: int | None = None,
     log: Log = print,
 ) -> Prepared:
@@ -205,6 +221,7 @@ def prepare(
         valid_fraction=valid_fraction,
         seed=seed,
         json_key=json_key,
+        dedupe=dedupe,
         workers=workers,
         log=log,
     ).run()
@@ -223,20 +240,25 @@ def join_parts(out: str | Path, *, log: Log = print) -> Prepared:
         return join(plan, log)
 
 
-def _report(corpus: Corpus, total: Measured, hint: str, log: Log) -> None:
+def _documents(corpus: Corpus, work: Sequence[Unit]) -> Iterator[Document]:
+    return chain.from_iterable(u.documents(corpus.reading, Seen()) for u in work)
+
+
+def _report(total: Measured, tallies: dict[str, Tally], hint: str, log: Log) -> None:
     log(f"corpus: {total.documents:,} documents, {size(total.bytes)} of text")
-    for line in corpus.notes.lines():
-        log(f"read {line}")
-    for line in corpus.left_out.lines():
-        log(f"left out {line}")
+    for what, tally in tallies.items():
+        for line in tally.lines():
+            log(f"{what} {line}")
     if hint:
         log(hint)
 
 
-def _sample(corpus: Corpus, total: Measured, split: Split, progress: Progress) -> Iterator[str]:
+def _sample(
+    documents: Iterable[Document], total: Measured, split: Split, progress: Progress
+) -> Iterator[str]:
     """Enough text to train a tokenizer on, spread over what is not held out."""
     share = MAX_TOKENIZER_BYTES / total.bytes
-    for d in split.divided(corpus):
+    for d in split.divided(documents):
         if not split.is_held_out(d) and (share >= 1 or fraction(f"{d.name}#bpe") < share):
             yield from long_parts(d.text)
         progress.add(len(d.text.encode()))

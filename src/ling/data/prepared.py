@@ -17,6 +17,8 @@ from .tally import Tally
 _BLOCK_BYTES, _MAX_BLOCKS = 1 << 16, 16
 # What a `prepared.json` without the key means.
 _DEFAULTS = {"seed": 0}
+# Settings that are written only where they are used.
+_LATER = ("dedupe",)
 
 
 @dataclass
@@ -97,7 +99,8 @@ class Request:
             out, before
         ):
             raise _other(out, "tokenizer", before.get("tokenizer"), self._tokenizer_path())
-        for key, value in self.settings.items():
+        for key in self.settings | {key: None for key in _LATER}:
+            value = self.settings.get(key)
             if before.get(key, _DEFAULTS.get(key)) != value:
                 raise _other(out, key, before.get(key), value)
 

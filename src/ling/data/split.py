@@ -9,9 +9,9 @@ from pathlib import Path
 
 from ..errors import DataError
 from ..text import shown
-from .corpus import Corpus
 from .plaintext import cut
 from .reading import Document, fraction
+from .tally import Tally
 
 # Less is not worth more text to train on: it fills no rows of a held-out loss.
 _ENOUGH_BYTES, _ENOUGH_SHARE = 1 << 16, 0.2
@@ -75,24 +75,22 @@ class Measured:
 
 
 def choose_split(
-    corpus: Corpus, measured: Measured, where: str | Sequence[str | Path], split: Split
+    documents: Iterable[Document], measured: Measured, split: Split
 ) -> tuple[Split, str]:
-    """The split of a measured corpus, and how to say it where the hash alone does not give two.
+    """The split of what was measured, and how to say it where the hash alone does not give two.
 
     Then one document is held out, the one nearest in size to the share, or only the end of a large
-    one. Raises `DataError` when there is no text for two parts.
+    one.
     """
-    if measured.documents < 2 and measured.longest < 2:
-        raise DataError(_too_little(corpus, measured), path=_places(where))
     if 0 < measured.held < measured.documents and measured.documents > 1:
         return split, ""
-    return _of_few(corpus, measured, split)
+    return _of_few(documents, measured, split)
 
 
-def _of_few(corpus: Corpus, measured: Measured, split: Split) -> tuple[Split, str]:
+def _of_few(documents: Iterable[Document], measured: Measured, split: Split) -> tuple[Split, str]:
     """What is held out of few documents, and how to say it."""
     wanted = split.share * measured.bytes
-    sizes = ((d, len(d.text.encode())) for d in corpus)
+    sizes = ((d, len(d.text.encode())) for d in documents)
     best = min((abs(math.log(n / wanted)), split.position(d), d.name, n) for d, n in sizes)
     name, size = best[2:]
     if measured.documents == 1:
@@ -107,10 +105,17 @@ def _of_few(corpus: Corpus, measured: Measured, split: Split) -> tuple[Split, st
     return Split(split.share, split.seed, name, part), hint
 
 
-def _too_little(corpus: Corpus, measured: Measured) -> str:
-    reasons = "".join(f"; left out {line}" for line in corpus.left_out.lines())
+def require_two_words(
+    measured: Measured, left_out: Tally, where: str | Sequence[str | Path]
+) -> None:
+    """`DataError` when there is no text for two parts."""
+    if measured.documents > 1 or measured.longest > 1:
+        return
+    reasons = "".join(f"; left out {line}" for line in left_out.lines())
     few = "a single character of text" if measured.documents else "0 documents with text"
-    return f"{few}, need at least two words, to hold one out{reasons}"
+    raise DataError(
+        f"{few}, need at least two words, to hold one out{reasons}", path=_places(where)
+    )
 
 
 def _cut(document: Document, part: float) -> Iterator[Document]:

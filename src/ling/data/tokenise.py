@@ -36,7 +36,7 @@ class TokeniseTask:
         if part.is_done():
             return
         assert tok.eod_token_id is not None
-        documents = self.split.divided(self.reading.documents(unit.entries, Seen()))
+        documents = self.split.divided(unit.documents(self.reading, Seen()))
         with PartWriter(part, token_dtype(tok.vocab_size)) as writer:
             for batch in _batches(documents):
                 rows = encode([d.text for d in batch], tok)

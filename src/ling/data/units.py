@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from .corpus import Corpus
 from .packed import is_packed
 from .parquet import row_groups
 from .plaintext import UTF8, inner_suffix, marked_encoding
+from .reading import Document, Reading, Seen
 from .records import read_json_records, text_key
 from .sources import LINE_ENDINGS, Cut, Entry
 
@@ -30,20 +31,32 @@ _SURE = b'{["tfn-0123456789'
 
 
 class Unit(NamedTuple):
-    """The entries of a unit, or one part of an entry; `size` in bytes of text, about."""
+    """The entries of a unit, or one part of an entry; `size` in bytes of text, about.
+
+    `dropped` are the numbers, from 0, of documents that are passed over.
+    """
 
     number: int
     entries: list[Entry]
     size: int
+    dropped: Sequence[int] = ()
+
+    def documents(self, reading: Reading, seen: Seen) -> Iterator[Document]:
+        """The documents of this unit; raises `DataError` naming the file and the line."""
+        dropped = frozenset(self.dropped)
+        for number, document in enumerate(reading.documents(self.entries, seen)):
+            if number not in dropped:
+                yield document
 
     def as_json(self) -> dict[str, Any]:
         """For a file; paths become absolute."""
-        return {"entries": [_entry_json(e) for e in self.entries], "size": self.size}
+        entries = [_entry_json(e) for e in self.entries]
+        return {"entries": entries, "size": self.size, "dropped": list(self.dropped)}
 
     @classmethod
     def from_json(cls, number: int, value: dict[str, Any]) -> Unit:
         """The unit that `as_json` described."""
-        return cls(number, [_entry(e) for e in value["entries"]], value["size"])
+        return cls(number, [_entry(e) for e in value["entries"]], value["size"], value["dropped"])
 
 
 def _entry_json(entry: Entry) -> dict[str, Any]:
