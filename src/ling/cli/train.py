@@ -135,7 +135,11 @@ def data(args: list[str]) -> None:
 
 def _data_prepare(args: list[str]) -> None:
     parser = make_parser("data prepare")
-    parser.add_argument("sources", nargs="+", help="`stdlib`, or jsonl files, text files, folders")
+    parser.add_argument(
+        "sources",
+        nargs="+",
+        help="`stdlib`, or jsonl files, text files, folders, hf://datasets/ORG/NAME",
+    )
     parser.add_argument(
         "--out", type=str, required=True, help="folder for tokenizer and token files"
     )
@@ -169,7 +173,7 @@ def _data_prepare(args: list[str]) -> None:
     from ..data.prepare import Preparation
 
     preparation = Preparation(
-        "stdlib" if ns.sources == ["stdlib"] else ns.sources,
+        "stdlib" if ns.sources == ["stdlib"] else [_local(s) for s in ns.sources],
         ns.out,
         tokenizer=ns.tokenizer,
         vocab_size=ns.vocab_size,
@@ -184,6 +188,13 @@ def _data_prepare(args: list[str]) -> None:
         print(f"next, when all shards have ended: ling data join {shlex.quote(ns.out)}")
         return
     _say_prefixes(preparation.run("ray" if ns.ray else "processes"))
+
+
+def _local(source: str) -> str:
+    """A path as it is, and the folder of a data set on the hub."""
+    from ..hub.datasets import dataset_folder, is_dataset
+
+    return str(dataset_folder(source)) if is_dataset(source) else source
 
 
 def _shard(text: str) -> tuple[int, int]:
