@@ -233,7 +233,11 @@ TESTED_TOGETHER = {
         "what is asked and answered",
     ),
     "serve/admission.py": ("tests/serve/test_reply.py", "what reaches the engine"),
-    "data/split.py": ("tests/data/test_prepare.py", "the two parts that are written"),
+    "data/{join,measure,parts,plan,split,tokenise}.py": (
+        "tests/data/test_prepare.py",
+        "the stages of one preparation",
+    ),
+    "data/reading.py": ("tests/data/test_units.py", "all of a corpus against its units"),
     "convert/{options,probe,ranks,repack,target,transfer}.py": (
         "tests/convert/test_plan.py",
         "the parts of one conversion",

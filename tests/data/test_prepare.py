@@ -9,7 +9,8 @@ import pytest
 
 from ling.cli.main import main
 from ling.data.plaintext import pieces
-from ling.data.prepare import prepare
+from ling.data.prepare import Preparation, join_parts, prepare
+from ling.data.tokenise import TokeniseTask
 from ling.data.tokenizer import train_tokenizer
 from ling.errors import UsageError
 
@@ -152,9 +153,98 @@ def test_long_document_is_encoded_in_parts(tmp_path, monkeypatch):
     rows = [{"text": "".join(f"{i} {LINE}\n" for i in range(n))} for n in (300, 10)]
     (tmp_path / "x.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     whole, _ = run([tmp_path / "x.jsonl"], tmp_path / "whole")
-    monkeypatch.setattr("ling.data.prepare.CHUNK_BYTES", 5000)
-    monkeypatch.setattr("ling.data.prepare.pieces", lambda texts: pieces(texts, 700))
+    monkeypatch.setattr("ling.data.tokenise.CHUNK_BYTES", 5000)
+    monkeypatch.setattr("ling.data.tokenise.pieces", lambda texts: pieces(texts, 700))
     parts, _ = run([tmp_path / "x.jsonl"], tmp_path / "parts")
     assert parts.stats == whole.stats
     before, after = (r.train_prefix.with_suffix(".bin").read_bytes() for r in (whole, parts))
     assert before == after
+
+
+# ---- units of work ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def in_units(monkeypatch, tmp_path):
+    """A corpus of a dozen units, its tokenizer, and all of it prepared in one piece."""
+    rows = [{"text": f"{i} {LINE * (i % 7 + 1)}"} for i in range(400)]
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    train_tokenizer([LINE * 9], 300).save(tmp_path / "tok")
+    options = {"tokenizer": tmp_path / "tok", "log": lambda line: None}
+    prepare([tmp_path / "x.jsonl"], tmp_path / "whole", **options)
+    monkeypatch.setattr("ling.data.units.MIN_UNIT_BYTES", 6000)
+    return lambda out: Preparation([tmp_path / "x.jsonl"], tmp_path / out, **options)
+
+
+def bytes_of(folder):
+    files = [p for p in sorted(folder.rglob("*")) if p.is_file()]
+    return {str(p.relative_to(folder)): p.read_bytes() for p in files}
+
+
+def test_shards_joined_are_the_whole(in_units, tmp_path):
+    for i in (2, 0, 1):
+        in_units("out").run_shard(i, 3)
+    join_parts(tmp_path / "out", log=lambda line: None)
+    assert bytes_of(tmp_path / "out") == bytes_of(tmp_path / "whole")
+
+
+def test_processes_give_the_same_bytes(in_units, tmp_path, monkeypatch):
+    monkeypatch.setattr("ling.data.pool._WORTH_BYTES", 1)
+    in_units("out").run()
+    assert bytes_of(tmp_path / "out") == bytes_of(tmp_path / "whole")
+
+
+def test_a_missing_shard_is_named(in_units, tmp_path, capsys):
+    in_units("out").run_shard(0, 2)
+    assert main(["data", "join", str(tmp_path / "out")]) == 2
+    assert "parts are missing, the first is 1; run" in capsys.readouterr().err
+    assert main(["data", "join", str(tmp_path / "whole")]) == 2
+    assert "nothing to join" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="shard 2/2: expected 0/2 to 1/2"):
+        in_units("out").run_shard(2, 2)
+
+
+def test_an_interrupted_run_goes_on(in_units, tmp_path, monkeypatch):
+    done = []
+
+    def stopping(task, unit, watch):
+        if len(done) == 5:
+            raise KeyboardInterrupt
+        done.append(unit.number)
+        return whole(task, unit, watch)
+
+    whole = TokeniseTask.__call__
+    monkeypatch.setattr(TokeniseTask, "__call__", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        in_units("out").run()
+    first, done[:] = list(done), []
+    monkeypatch.setattr(
+        TokeniseTask, "__call__", lambda *args: done.append(args[1].number) or whole(*args)
+    )
+    in_units("out").run()
+    assert not set(first) & set(done)
+    assert bytes_of(tmp_path / "out") == bytes_of(tmp_path / "whole")
+
+
+def test_other_sources_do_not_go_on_with_the_parts(in_units, tmp_path):
+    in_units("out").run_shard(0, 3)
+    (tmp_path / "x.jsonl").write_text(json.dumps({"text": LINE}) + "\n")
+    with pytest.raises(UsageError, match=r"have changed since .* delete .*\.parts to begin again"):
+        in_units("out").run()
+
+
+def test_a_damaged_part_is_named(in_units, tmp_path):
+    in_units("out").run_shard(0, 1)
+    part = tmp_path / "out" / ".parts" / "00003.train.bin"
+    part.write_bytes(part.read_bytes()[:-1])
+    with pytest.raises(UsageError, match=r"00003.train.bin: missing or not \d+ bytes long"):
+        join_parts(tmp_path / "out")
+
+
+@pytest.mark.parametrize("shard", ["3", "a/b", "1/0", "-1/2", "3/3"])
+def test_a_shard_that_is_none_is_refused(tmp_path, shard, capsys):
+    (tmp_path / "x.txt").write_text(LINE)
+    args = ["data", "prepare", str(tmp_path / "x.txt"), "--out", str(tmp_path / "out")]
+    assert main([*args, f"--shard={shard}"]) == 2
+    assert "expected" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

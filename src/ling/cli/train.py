@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import UsageError
 from .options import make_parser, say
+
+if TYPE_CHECKING:
+    from ..data.prepared import Prepared
 
 
 def pretrain(args: list[str]) -> int:
@@ -117,14 +120,27 @@ def _build_recipe(values: dict[str, Any]) -> Any:
 
 def data(args: list[str]) -> None:
     if args and args[0] in ("-h", "--help"):
-        print("usage: ling data prepare SOURCE... --out DIR [options]\n")
-        print("  prepare     text, JSON, parquet or source code to a tokenizer and token files\n")
+        print("usage: ling data prepare SOURCE... --out DIR [options]")
+        print("       ling data join DIR\n")
+        print("  prepare     text, JSON, parquet or source code to a tokenizer and token files")
+        print("  join        the parts that `prepare --shard i/n` left to token files\n")
         print("`ling data prepare --help` lists the options.")
         return
-    if not args or args[0] != "prepare":
-        raise UsageError("data: expected `ling data prepare SOURCE... --out DIR`")
+    commands = {"prepare": _data_prepare, "join": _data_join}
+    if not args or args[0] not in commands:
+        raise UsageError(
+            "data: expected `ling data prepare SOURCE... --out DIR` or `ling data join DIR`"
+        )
+    commands[args[0]](args[1:])
+
+
+def _data_prepare(args: list[str]) -> None:
     parser = make_parser("data prepare")
-    parser.add_argument("sources", nargs="+", help="`stdlib`, or jsonl files, text files, folders")
+    parser.add_argument(
+        "sources",
+        nargs="+",
+        help="`stdlib`, or jsonl files, text files, folders, hf://datasets/ORG/NAME",
+    )
     parser.add_argument(
         "--out", type=str, required=True, help="folder for tokenizer and token files"
     )
@@ -137,19 +153,68 @@ def data(args: list[str]) -> None:
     parser.add_argument(
         "--json-key", type=str, default=None, help="key or column of the text (default: text, ...)"
     )
-    ns = parser.parse_args(args[1:])
-    from ..data.prepare import prepare
+    parser.add_argument(
+        "--dedupe",
+        choices=["exact", "near"],
+        default=None,
+        help="drop documents of the same text, or also of nearly the same",
+    )
+    parser.add_argument(
+        "--workers", type=int, default=None, help="processes (default: one on each core)"
+    )
+    parser.add_argument(
+        "--shard", type=str, default=None, help="`i/n`: job i of 0 to n-1; then `ling data join`"
+    )
+    parser.add_argument(
+        "--ray", action="store_true", help="work on a Ray cluster (pip install 'ling[ray]')"
+    )
+    ns = parser.parse_args(args)
+    if ns.ray and ns.shard is not None:
+        raise UsageError("give either `--ray` or `--shard`, not both")
+    from ..data.prepare import Preparation
 
-    sources = "stdlib" if ns.sources == ["stdlib"] else ns.sources
-    ready = prepare(
-        sources,
+    preparation = Preparation(
+        "stdlib" if ns.sources == ["stdlib"] else [_local(s) for s in ns.sources],
         ns.out,
         tokenizer=ns.tokenizer,
         vocab_size=ns.vocab_size,
         max_bytes=ns.max_bytes,
         valid_fraction=ns.valid_fraction,
         json_key=ns.json_key,
+        dedupe=ns.dedupe,
+        workers=ns.workers,
     )
+    if ns.shard is not None:
+        preparation.run_shard(*_shard(ns.shard))
+        print(f"next, when all shards have ended: ling data join {shlex.quote(ns.out)}")
+        return
+    _say_prefixes(preparation.run("ray" if ns.ray else "processes"))
+
+
+def _local(source: str) -> str:
+    """A path as it is, and the folder of a data set on the hub."""
+    from ..hub.datasets import dataset_folder, is_dataset
+
+    return str(dataset_folder(source)) if is_dataset(source) else source
+
+
+def _shard(text: str) -> tuple[int, int]:
+    index, slash, count = text.partition("/")
+    if not (slash and index.isdecimal() and count.isdecimal() and int(count)):
+        raise UsageError(f"`--shard` is `{text}`, expected `i/n`, such as 0/8 to 7/8")
+    return int(index), int(count)
+
+
+def _data_join(args: list[str]) -> None:
+    parser = make_parser("data join")
+    parser.add_argument("out", type=str, help="folder that `data prepare --shard` wrote to")
+    ns = parser.parse_args(args)
+    from ..data.prepare import join_parts
+
+    _say_prefixes(join_parts(ns.out))
+
+
+def _say_prefixes(ready: Prepared) -> None:
     print(
         f"prefixes: {ready.train_prefix} {ready.valid_prefix}, tokenizer: {ready.tokenizer_folder}"
     )

@@ -12,6 +12,8 @@ from .tally import Tally, file_label
 
 SKIPPED_FOLDERS = frozenset({"__pycache__", "site-packages", "dist-packages", "node_modules"})
 PREPARED = "prepared.json"
+# Where an unfinished preparation keeps its work.
+PARTS = ".parts"
 
 
 class Found(NamedTuple):
@@ -39,7 +41,7 @@ def walk(root: Path, left_out: Tally, skipped: frozenset[str] = SKIPPED_FOLDERS)
 
     for folder, inner, names in os.walk(root, onerror=unreadable):
         here = Path(folder)
-        if here != root and PREPARED in names:
+        if here != root and (PREPARED in names or PARTS in inner):
             left_out.add("folder that `data prepare` wrote", _relative(here, root))
             inner.clear()
             continue

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import array
 import contextlib
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -31,6 +30,7 @@ DTYPES: dict[int, Any] = {
 CODES = {np.dtype(d): c for c, d in DTYPES.items()}
 _HEADER = struct.Struct("<9sQBQQ")
 _SCAN_BYTES = 16 << 20
+_INDEX_BLOCK = 1 << 16
 
 
 def token_dtype(vocab_size: int) -> Any:
@@ -135,12 +135,13 @@ class IndexedWriter:
 
     def __init__(self, prefix: str | Path, dtype: Any) -> None:
         self.prefix, self.dtype = str(prefix), np.dtype(dtype).newbyteorder("<")
-        self._lengths = array.array("i")
+        self._count = 0
 
     def __enter__(self) -> IndexedWriter:
         try:
             Path(self.prefix).parent.mkdir(parents=True, exist_ok=True)
             self._bin = open(f"{self.prefix}.bin.tmp", "wb")
+            self._lengths = open(f"{self.prefix}.len.tmp", "w+b")
         except OSError as err:
             raise UsageError(f"{self.prefix}.bin: cannot write here: {err.strerror}") from None
         return self
@@ -151,9 +152,19 @@ class IndexedWriter:
         narrow = wide.astype(self.dtype)
         if not np.array_equal(narrow, wide):
             raise DataError(f"an id does not fit {self.dtype.name}", path=f"{self.prefix}.bin")
+        self.add_tokens(narrow)
+        self.add_lengths(np.array([len(wide)]))
+
+    def add_tokens(self, ids: np.ndarray) -> None:
+        """Append ids of the dtype, of any number of documents."""
         with self._disk():
-            self._bin.write(narrow.tobytes())
-        self._lengths.append(len(wide))
+            self._bin.write(ids.astype(self.dtype, copy=False).data)
+
+    def add_lengths(self, lengths: np.ndarray) -> None:
+        """Append documents of these lengths, whose ids were or will be added."""
+        self._count += len(lengths)
+        with self._disk():
+            self._lengths.write(lengths.astype("<i4").tobytes())
 
     def __exit__(
         self,
@@ -170,21 +181,32 @@ class IndexedWriter:
                     self._write_index()
                     self._publish()
         finally:
-            for end in ("bin", "idx"):
+            self._lengths.close()
+            for end in ("bin", "idx", "len"):
                 with contextlib.suppress(FileNotFoundError):
                     os.remove(f"{self.prefix}.{end}.tmp")
 
     def _write_index(self) -> None:
-        n = len(self._lengths)
-        lengths = np.frombuffer(self._lengths, np.int32).astype("<i4")
-        pointers = np.zeros(n, "<i8")
-        pointers[1:] = np.cumsum(lengths[:-1], dtype=np.int64) * self.dtype.itemsize
+        n = self._count
         with open(f"{self.prefix}.idx.tmp", "wb") as file:
             code = CODES[self.dtype.newbyteorder("=")]
             file.write(_HEADER.pack(MAGIC, 1, code, n, n + 1))
-            for numbers in (lengths, pointers, np.arange(n + 1, dtype="<i8")):
-                file.write(numbers.tobytes())
+            for lengths in self._length_blocks():
+                file.write(lengths.astype("<i4").tobytes())
+            at = 0
+            for lengths in self._length_blocks():
+                ends = at + np.cumsum(lengths, dtype=np.int64) * self.dtype.itemsize
+                file.write((ends - lengths * self.dtype.itemsize).astype("<i8").tobytes())
+                at = int(ends[-1])
+            for start in range(0, n + 1, _INDEX_BLOCK):
+                stop = min(start + _INDEX_BLOCK, n + 1)
+                file.write(np.arange(start, stop, dtype="<i8").tobytes())
             _sync(file)
+
+    def _length_blocks(self) -> Iterator[np.ndarray]:
+        self._lengths.seek(0)
+        while block := self._lengths.read(4 * _INDEX_BLOCK):
+            yield np.frombuffer(block, "<i4").astype(np.int64)
 
     def _publish(self) -> None:
         # An old index must not meet the new tokens, whenever we are interrupted.

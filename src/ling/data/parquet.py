@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,26 +14,44 @@ from .records import NoTextKeyError, Record, text_key
 _BATCH_ROWS = 256
 
 
-def read_parquet_records(path: Path, wanted: str | None) -> Iterator[Record]:
+def read_parquet_records(
+    path: Path, wanted: str | None, part: tuple[int, int, int] | None = None
+) -> Iterator[Record]:
     """The rows of the column `wanted`, by default of the column that is likely to be the text.
 
+    `part` = (first row group, the one behind the last, rows before) reads these row groups only.
     Raises `DataError` for a file that is not parquet and when the column is not there or not of
     text, `UsageError` without pyarrow.
     """
+    with _opened(path) as file:
+        column = _column(file.schema_arrow, wanted, path)
+        first, stop, number = part or (0, file.num_row_groups, 0)
+        batches = file.iter_batches(
+            batch_size=_BATCH_ROWS, row_groups=range(first, stop), columns=[column]
+        )
+        for batch in batches:
+            for text in batch.column(0).to_pylist():
+                number += 1
+                yield Record(number, number, {column: text})
+
+
+def row_groups(path: Path) -> list[int]:
+    """Rows of each row group; raises as `read_parquet_records`."""
+    with _opened(path) as file:
+        return [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     require_file(path)
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError:
         raise UsageError(f"{path}: parquet needs pyarrow: pip install 'ling[data]'") from None
-    number = 0
     try:
         with pq.ParquetFile(path) as file:
-            column = _column(file.schema_arrow, wanted, path)
-            for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=[column]):
-                for text in batch.column(0).to_pylist():
-                    number += 1
-                    yield Record(number, number, {column: text})
+            yield file
     except (pa.ArrowException, OSError) as err:
         reason = str(err).splitlines()[0][:120]
         raise DataError(f"not parquet, or damaged ({reason})", path=path) from None

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import codecs
-import gzip
 import os
 import re
 import stat
-import zlib
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
 from ..errors import DataError
+from .packed import claimed_bytes, is_packed, open_unpacked
 
 BLOCK_BYTES = 1 << 20
 PIECE_CHARS = 1 << 18
 # Deflate packs zeros 1,000 : 1. Text seldom reaches 20 : 1; short files of one phrase reach more.
-_MAX_RATIO, _RATIO_FREE_BYTES = 200, 64 << 20
+MAX_RATIO, _RATIO_FREE_BYTES = 200, 64 << 20
 _HEAD_BYTES = 4096
 _KINDS = {
     b"\x1f\x8b": "gzip, which is read only under a name that ends in `.gz`",
-    b"\x28\xb5\x2f\xfd": "zstandard",
+    b"\x28\xb5\x2f\xfd": "zstandard, which is read only under a name that ends in `.zst`",
     b"BZh": "bzip2",
     b"\xfd7zXZ": "xz",
     b"PK\x03\x04": "a zip archive",
@@ -67,45 +66,49 @@ def require_file(path: Path) -> None:
         raise DataError("permission denied", path=path)
 
 
-def is_packed(path: Path) -> bool:
-    """Whether the name announces gzip."""
-    return path.suffix.lower() == ".gz"
-
-
 def inner_suffix(path: Path) -> str:
-    """The ending in small letters, without a last `.gz`."""
+    """The ending in small letters, without a last `.gz` or `.zst`."""
     return Path(path.stem).suffix.lower() if is_packed(path) else path.suffix.lower()
 
 
 def text_bytes(path: Path) -> int:
-    """About how many bytes of text a file holds; of gzip, the length that its end claims."""
-    size = path.stat().st_size
-    if not is_packed(path) or size < 18:
-        return size
-    with path.open("rb") as file:
-        file.seek(-4, os.SEEK_END)
-        claimed = int.from_bytes(file.read(4), "little")
-    return claimed if size // 2 <= claimed <= size * _MAX_RATIO else size * 4
+    """About how many bytes of text a file holds."""
+    return claimed_bytes(path, MAX_RATIO) if is_packed(path) else path.stat().st_size
 
 
 def read_blocks(path: Path, size: int = BLOCK_BYTES) -> Iterator[bytes]:
-    """A file in blocks, unpacked if its name ends in `.gz`; raises `DataError` for a bad one."""
+    """A file in blocks, unpacked if its name ends in `.gz` or `.zst`; raises `DataError` for a bad
+    one."""
     require_file(path)
     packed = is_packed(path)
-    limit = max(path.stat().st_size * _MAX_RATIO, _RATIO_FREE_BYTES) if packed else None
+    limit = max(path.stat().st_size * MAX_RATIO, _RATIO_FREE_BYTES) if packed else None
     total = 0
     try:
-        with gzip.open(path, "rb") if packed else path.open("rb") as file:
+        with open_unpacked(path) if packed else path.open("rb") as file:
             while block := file.read(size):
                 total += len(block)
                 if limit is not None and total > limit:
                     raise DataError(
-                        f"unpacks to more than {_MAX_RATIO} times its size, as no text does",
+                        f"unpacks to more than {MAX_RATIO} times its size, as no text does",
                         path=path,
                     )
                 yield block
-    except (EOFError, gzip.BadGzipFile, zlib.error):
-        raise DataError("gzip that is damaged or cut off", path=path) from None
+    except OSError as err:
+        raise DataError(_reason(err), path=path) from None
+
+
+def read_range(path: Path, start: int, stop: int, size: int = BLOCK_BYTES) -> Iterator[bytes]:
+    """Bytes `start` to `stop` of a file as it is on disk, in blocks; `DataError` if it has less."""
+    require_file(path)
+    try:
+        with path.open("rb") as file:
+            file.seek(start)
+            while start < stop:
+                block = file.read(min(size, stop - start))
+                if not block:
+                    raise DataError("shorter than a moment ago", path=path)
+                start += len(block)
+                yield block
     except OSError as err:
         raise DataError(_reason(err), path=path) from None
 
@@ -146,14 +149,18 @@ class _EncodingError(DataError):
     pass
 
 
-def decoded(path: Path, encoding: str) -> Iterator[str]:
+def decoded(
+    path: Path, encoding: str, start: int = 0, stop: int | None = None, skipped: int = 0
+) -> Iterator[str]:
     """The text in parts of about a mebibyte, `\\r\\n` as `\\n`.
 
-    Raises `DataError` with the line of the first byte that is not `encoding`.
+    Of an unpacked file, bytes `start` to `stop` only, with `skipped` lines before them. Raises
+    `DataError` with the line of the first byte that is not `encoding`.
     """
     decoder = codecs.getincrementaldecoder(encoding)()
-    line, held = 1, ""
-    for block in chain(read_blocks(path), [b""]):
+    line, held = skipped + 1, ""
+    blocks = read_blocks(path) if stop is None else read_range(path, start, stop)
+    for block in chain(blocks, [b""]):
         try:
             text = held + decoder.decode(block, final=not block)
         except UnicodeError as err:

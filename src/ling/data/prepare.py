@@ -1,36 +1,195 @@
-"""`ling data prepare`: documents → tokenizer, Megatron token files and a held-out part."""
+"""`ling data prepare`: documents → tokenizer, Megatron token files and a held-out part.
+
+A corpus is read twice, and a third time where a tokenizer is trained. What the first reading finds
+becomes a plan of units (`plan.py`); the second one turns units to parts, in any order, on any
+machine; the parts are then joined.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import math
-import os
-import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import Literal
 
 from ..errors import UsageError
 from ..files.atomic import make_folder
 from ..text import size
-from .corpus import Corpus, Document, fraction
-from .folder import PREPARED
-from .indexed import IndexedWriter, token_dtype
-from .plaintext import pieces
+from .corpus import Corpus
+from .dedupe import Dedupe, without_duplicates
+from .folder import PARTS, PREPARED
+from .join import join
+from .measure import measure
+from .plan import Plan
+from .pool import run_units
 from .prepared import Prepared, Request
-from .split import SplitCorpus
+from .progress import Log, Progress
+from .reading import Document, Seen, fraction
+from .split import Measured, Split, choose_split, require_two_words
+from .tally import Tally
+from .tokenise import long_parts
 from .tokenizer import Tokenizer, train_tokenizer
+from .units import Unit, units
 
 MAX_TOKENIZER_BYTES = 16 << 20
-CHUNK_BYTES = 2 << 20
-_SPLITS = ("train", "valid")
+Engine = Literal["processes", "ray"]
+
+
+class Preparation:
+    """A corpus on its way to token files in `out`.
+
+    `sources` are "stdlib", or files and folders. Documents are held out by a hash of `seed` and
+    their names, so none is on both sides. `json_key` is the key or column with the text. Of
+    documents with the same text ("exact"), or nearly ("near"), `dedupe` keeps the first. Nothing
+    that it writes depends on `workers`, on the engine or on shards. Raises `DataError` for an empty
+    corpus or one that cannot be read, and `UsageError` when `out` was prepared with other settings
+    or from other text.
+    """
+
+    def __init__(
+        self,
+        sources: str | Sequence[str | Path],
+        out: str | Path,
+        *,
+        tokenizer: str | Path | None = None,
+        vocab_size: int = 4096,
+        max_bytes: int | None = None,
+        valid_fraction: float = 0.02,
+        seed: int = 0,
+        json_key: str | None = None,
+        dedupe: Dedupe | None = None,
+        workers: int | None = None,
+        log: Log = print,
+    ) -> None:
+        if not 0 < valid_fraction < 1:
+            raise UsageError(f"`valid_fraction` is {valid_fraction}, expected a number in (0, 1)")
+        for name, value in (("max_bytes", max_bytes), ("workers", workers)):
+            if value is not None and value < 1:
+                raise UsageError(f"`{name}` is {value}, expected at least 1")
+        settings = {
+            "vocab_size": None if tokenizer else vocab_size,
+            "max_bytes": max_bytes,
+            "valid_fraction": valid_fraction,
+            "seed": seed,
+            "json_key": json_key,
+            **({} if dedupe is None else {"dedupe": dedupe}),
+        }
+        self._request = Request(sources, tokenizer, settings)
+        self._out, self._workers, self._log = Path(out), workers, log
+        self._vocab_size, self._dedupe = vocab_size, dedupe
+        self._split = Split(valid_fraction, seed)
+
+    def run(self, engine: Engine = "processes") -> Prepared:
+        """All of the work; what an earlier try finished is used."""
+        if ready := self._finished():
+            return ready
+        plan = self._plan()
+        with _one_at_a_time(self._out):
+            if ready := self._request.find(self._out):  # another process was faster
+                return ready
+            self._work(plan, plan.units, engine)
+            return join(plan, self._log)
+
+    def run_shard(self, index: int, count: int) -> None:
+        """The work of one of `count` jobs; `join` makes the token files once all have ended."""
+        if not 0 <= index < count:
+            raise UsageError(f"shard {index}/{count}: expected 0/{count} to {count - 1}/{count}")
+        if self._finished():
+            return
+        plan = self._plan()
+        self._work(plan, plan.units[index::count], "processes")
+        done = len(plan.units) - len(plan.todo())
+        self._log(f"shard {index}/{count}: done; {done} of {len(plan.units)} parts are there")
+
+    def _finished(self) -> Prepared | None:
+        ready = self._request.find(self._out)
+        if ready:
+            again = f"delete {PREPARED} to prepare it again"
+            self._log(f"{self._out}: prepared before, used as it is; {again}")
+        return ready
+
+    # ---- the plan ------------------------------------------------------------------------------
+
+    def _plan(self) -> Plan:
+        """The plan of an earlier try, or a new one."""
+        plan = self._earlier_plan()
+        if plan is not None:
+            done = len(plan.units) - len(plan.todo())
+            self._log(f"{self._out}: goes on, {done} of {len(plan.units)} parts are there")
+            return plan
+        plan, tok = self._new_plan()
+        with _one_at_a_time(make_folder(self._out)):
+            earlier = self._earlier_plan()
+            if earlier is not None or self._request.find(self._out):
+                return earlier or plan
+            tok.save(Prepared(self._out, {}).tokenizer_folder)
+            plan.save()
+        return plan
+
+    def _earlier_plan(self) -> Plan | None:
+        plan = Plan.find(self._out)
+        if plan is not None:
+            self._request.require_same(self._out, plan.note)
+            if plan.note["fingerprint"] != self._request.fingerprint():
+                raise UsageError(
+                    f"{self._out}: the sources have changed since this was begun; "
+                    f"delete {self._out / PARTS} to begin again"
+                )
+        return plan
+
+    def _new_plan(self) -> tuple[Plan, Tokenizer]:
+        """Read the corpus once, and train a tokenizer before any folder exists: unusable settings
+        leave nothing behind."""
+        request, log = self._request, self._log
+        corpus = Corpus(
+            request.sources, request.settings["max_bytes"], request.settings["json_key"]
+        )
+        work, duplicates = self._units(corpus)
+        with Progress(corpus.size, "reading", log) as progress:
+            total, each = measure(corpus, work, self._split, self._workers, progress)
+        left_out = corpus.left_out + duplicates
+        require_two_words(total, left_out, request.sources)
+        split, hint = choose_split(_documents(corpus, work), total, self._split)
+        _report(total, {"read": corpus.notes, "left out": left_out}, hint, log)
+        tok = self._tokenizer(_documents(corpus, work), total, split)
+        log(f"tokenizer: {tok.vocab_size} tokens")
+        sized = [u._replace(size=m.bytes) for u, m in zip(work, each, strict=True)]
+        note = request.note({"left_out": left_out, "notes": corpus.notes})
+        return Plan(self._out, corpus.reading, split, sized, total.documents, note), tok
+
+    def _units(self, corpus: Corpus) -> tuple[list[Unit], Tally]:
+        work = units(corpus)
+        if self._dedupe is None:
+            return work, Tally()
+        with Progress(corpus.size, "looking for duplicates", self._log) as progress:
+            return without_duplicates(corpus.reading, work, self._dedupe, self._workers, progress)
+
+    def _tokenizer(self, documents: Iterable[Document], total: Measured, split: Split) -> Tokenizer:
+        folder = self._request.tokenizer
+        if folder is None:
+            with Progress(total.bytes, "reading for the tokenizer", self._log) as progress:
+                return train_tokenizer(_sample(documents, total, split, progress), self._vocab_size)
+        tok = Tokenizer.from_folder(folder)
+        if tok.eod_token_id is None:
+            raise UsageError(
+                f"{folder}: the tokenizer has no `<|endoftext|>` to end documents with"
+            )
+        return tok
+
+    # ---- the work ------------------------------------------------------------------------------
+
+    def _work(self, plan: Plan, wanted: Sequence[Unit], engine: Engine) -> None:
+        left = {u.number for u in plan.todo()}
+        todo = [u for u in wanted if u.number in left]
+        with Progress(sum(u.size for u in todo), "tokenising", self._log) as progress:
+            if engine == "ray":
+                from .ray_pool import run_units_on_ray
+
+                run_units_on_ray(plan.task, todo, progress)
+                return
+            for _ in run_units(plan.task, todo, self._workers, progress):
+                pass
 
 
 def prepare(
@@ -43,195 +202,66 @@ def prepare(
     valid_fraction: float = 0.02,
     seed: int = 0,
     json_key: str | None = None,
-    log: Callable[[str], None] = print,
+    dedupe: Dedupe | None = None,
+    workers: int | None = None,
+    log: Log = print,
 ) -> Prepared:
     """Tokenise `sources` ("stdlib", or files and folders) into `out`; a finished one is reused.
 
-    Documents are held out by a hash of `seed` and their names, so none is on both sides. They are
-    read as a stream, three times. `json_key` is the key or column with the text. What was left out
-    is counted in the log and in `prepared.json`. Raises `DataError` for an empty corpus and
-    `UsageError` when `out` was prepared with other settings or from other text.
+    `workers` processes do the work, by default one on each core; more text than a few seconds' work
+    is needed for more than this one. What was left out is counted in the log and in
+    `prepared.json`. Options and errors as `Preparation`.
     """
-    if not 0 < valid_fraction < 1:
-        raise UsageError(f"`valid_fraction` is {valid_fraction}, expected a number in (0, 1)")
-    if max_bytes is not None and max_bytes < 1:
-        raise UsageError(f"`max_bytes` is {max_bytes}, expected at least 1")
-    request = Request(
+    return Preparation(
         sources,
-        tokenizer,
-        {
-            "vocab_size": None if tokenizer else vocab_size,
-            "max_bytes": max_bytes,
-            "valid_fraction": valid_fraction,
-            "seed": seed,
-            "json_key": json_key,
-        },
-    )
-    out = Path(out)
-    if ready := request.find(out):
-        log(f"{out}: prepared before, used as it is; delete {PREPARED} to prepare it again")
-        return ready
-    corpus = Corpus(sources, max_bytes, json_key)
-    split = SplitCorpus(corpus, sources, valid_fraction, seed, partial(_shown, log=log))
-    _report(corpus, split, log)
-    # Trained before the folder exists, so that unusable settings leave nothing behind.
-    tok = _tokenizer(tokenizer, vocab_size, split, log)
-    log(f"tokenizer: {tok.vocab_size} tokens")
-    with _one_at_a_time(make_folder(out)):
-        if ready := request.find(out):  # another process was faster
-            return ready
-        ready = Prepared(out, {})
-        tok.save(ready.tokenizer_folder)
-        counts = _write(split, tok, ready, log)
-        ready.stats = {"documents": split.documents} | _statistics(counts)
-        request.save(ready, {"left_out": corpus.left_out, "notes": corpus.notes})
-    train, valid = ready.stats["train_tokens"], ready.stats["valid_tokens"]
-    log(f"tokens: {train:,} to train on, {valid:,} held out")
-    return ready
+        out,
+        tokenizer=tokenizer,
+        vocab_size=vocab_size,
+        max_bytes=max_bytes,
+        valid_fraction=valid_fraction,
+        seed=seed,
+        json_key=json_key,
+        dedupe=dedupe,
+        workers=workers,
+        log=log,
+    ).run()
 
 
-def _report(corpus: Corpus, split: SplitCorpus, log: Callable[[str], None]) -> None:
-    log(f"corpus: {split.documents:,} documents, {size(split.bytes)} of text")
-    for line in corpus.notes.lines():
-        log(f"read {line}")
-    for line in corpus.left_out.lines():
-        log(f"left out {line}")
-    if split.hint:
-        log(split.hint)
+def join_parts(out: str | Path, *, log: Log = print) -> Prepared:
+    """The token files from the parts that all shards left in `out`.
 
-
-def _tokenizer(
-    folder: str | Path | None, vocab_size: int, corpus: SplitCorpus, log: Callable[[str], None]
-) -> Tokenizer:
-    if folder is None:
-        return train_tokenizer(_sample(corpus, log), vocab_size)
-    tok = Tokenizer.from_folder(folder)
-    if tok.eod_token_id is None:
-        raise UsageError(f"{folder}: the tokenizer has no `<|endoftext|>` to end documents with")
-    return tok
-
-
-def _sample(corpus: SplitCorpus, log: Callable[[str], None]) -> Iterator[str]:
-    """Enough text to train a tokenizer on, spread over what is not held out."""
-    share = MAX_TOKENIZER_BYTES / corpus.bytes
-    for d in _shown(corpus, corpus.bytes, "reading for the tokenizer", log=log):
-        if not corpus.is_held_out(d) and (share >= 1 or fraction(f"{d.name}#bpe") < share):
-            yield from _parts(d.text)
-
-
-@dataclass
-class _Counts:
-    """What went into one token file."""
-
-    tokens: np.ndarray
-    documents: int = 0
-    bytes: int = 0
-
-
-@dataclass
-class _Sink:
-    """One token file in the making, and the documents that wait to be encoded together."""
-
-    writer: IndexedWriter
-    counts: _Counts
-    waiting: list[str] = field(default_factory=list)
-    size: int = 0
-
-    def add(self, text: str, tok: Tokenizer) -> None:
-        self.waiting.append(text)
-        self.size += len(text)
-        if self.size >= CHUNK_BYTES:
-            self.flush(tok)
-
-    def flush(self, tok: Tokenizer) -> None:
-        for text, ids in zip(self.waiting, _encode(self.waiting, tok), strict=True):
-            row = np.fromiter(chain(ids, [tok.eod_token_id]), np.int64, len(ids) + 1)
-            self.writer.add_document(row)
-            self.counts.tokens += np.bincount(row, minlength=len(self.counts.tokens))
-            self.counts.documents += 1
-            self.counts.bytes += len(text.encode())
-        self.waiting, self.size = [], 0
-
-
-def _encode(texts: Sequence[str], tok: Tokenizer) -> list[list[int]]:
-    """Ids of each text, those of a long one from its parts."""
-    if all(len(t) <= CHUNK_BYTES for t in texts):
-        return tok.encode_batch(texts)
-    return [[i for part in _parts(t) for i in tok.encode_batch([part])[0]] for t in texts]
-
-
-def _parts(text: str) -> Iterable[str]:
-    """A long text in parts: the tokenizer library needs 200 times the memory of a text."""
-    return [text] if len(text) <= CHUNK_BYTES else pieces([text])
-
-
-def _write(
-    corpus: SplitCorpus, tok: Tokenizer, ready: Prepared, log: Callable[[str], None]
-) -> dict[str, _Counts]:
-    dtype, zeros = token_dtype(tok.vocab_size), np.zeros(tok.vocab_size, np.int64)
-    held = ready.valid_text.with_suffix(".jsonl.tmp")
-    with contextlib.ExitStack() as stack:
-        prefixes = dict(zip(_SPLITS, (ready.train_prefix, ready.valid_prefix), strict=True))
-        sinks = {
-            name: _Sink(stack.enter_context(IndexedWriter(p, dtype)), _Counts(zeros.copy()))
-            for name, p in prefixes.items()
-        }
-        lines = stack.enter_context(held.open("w", encoding="utf-8"))
-        for document in _shown(corpus, corpus.bytes, "tokenising", log=log):
-            split = "valid" if corpus.is_held_out(document) else "train"
-            sinks[split].add(document.text, tok)
-            if split == "valid":
-                record = {"text": document.text, "name": document.name}
-                lines.write(json.dumps(record, ensure_ascii=False) + "\n")
-        for sink in sinks.values():
-            sink.flush(tok)
-    os.replace(held, ready.valid_text)
-    return {name: sink.counts for name, sink in sinks.items()}
-
-
-def _shown(
-    stream: Iterable[Document], total: int, what: str, *, log: Callable[[str], None]
-) -> Iterator[Document]:
-    """`stream` with a bar on a terminal, or with a line every ten seconds in a log."""
-    if log is print and sys.stderr.isatty():
-        from tqdm import tqdm
-
-        with tqdm(total=total, unit="B", unit_scale=True, desc=what, leave=False) as bar:
-            for document in stream:
-                yield document
-                bar.update(len(document.text.encode()))
-        return
-    done, last = 0, time.monotonic()
-    for document in stream:
-        yield document
-        done += len(document.text.encode())
-        if time.monotonic() - last > 10:
-            last = time.monotonic()
-            log(f"{what}: {size(done)} of about {size(total)}")
-
-
-def _statistics(counts: dict[str, _Counts]) -> dict[str, Any]:
-    """Sizes, and the loss on held-out tokens of a model that knows only token frequencies.
-
-    `unigram_loss` is the cross-entropy under the training frequencies (one added to each),
-    `unigram_entropy` that under the held-out part's own; both in nats per token.
+    Raises `UsageError` when there are none or a part is missing.
     """
-    train, valid = counts["train"].tokens, counts["valid"].tokens
-    log_p = np.log((train + 1) / (train.sum() + len(train)))
-    own = valid[valid > 0] / valid.sum()
-    loss = float(-(valid * log_p).sum() / valid.sum())
-    return {
-        "train_documents": counts["train"].documents,
-        "valid_documents": counts["valid"].documents,
-        "train_tokens": int(train.sum()),
-        "valid_tokens": int(valid.sum()),
-        "train_bytes": counts["train"].bytes,
-        "valid_bytes": counts["valid"].bytes,
-        "bytes_per_token": round(counts["valid"].bytes / int(valid.sum()), 4),
-        "unigram_loss": round(loss, 6),
-        "unigram_entropy": round(float(-(own * np.log(own)).sum()), 6),
-        "unigram_perplexity": round(math.exp(loss), 3),
-    }
+    out = Path(out)
+    plan = Plan.find(out)
+    if plan is None:
+        raise UsageError(f"{out}: nothing to join; `ling data prepare --shard i/n` makes parts")
+    with _one_at_a_time(out):
+        return join(plan, log)
+
+
+def _documents(corpus: Corpus, work: Sequence[Unit]) -> Iterator[Document]:
+    return chain.from_iterable(u.documents(corpus.reading, Seen()) for u in work)
+
+
+def _report(total: Measured, tallies: dict[str, Tally], hint: str, log: Log) -> None:
+    log(f"corpus: {total.documents:,} documents, {size(total.bytes)} of text")
+    for what, tally in tallies.items():
+        for line in tally.lines():
+            log(f"{what} {line}")
+    if hint:
+        log(hint)
+
+
+def _sample(
+    documents: Iterable[Document], total: Measured, split: Split, progress: Progress
+) -> Iterator[str]:
+    """Enough text to train a tokenizer on, spread over what is not held out."""
+    share = MAX_TOKENIZER_BYTES / total.bytes
+    for d in split.divided(documents):
+        if not split.is_held_out(d) and (share >= 1 or fraction(f"{d.name}#bpe") < share):
+            yield from long_parts(d.text)
+        progress.add(len(d.text.encode()))
 
 
 @contextlib.contextmanager

@@ -17,6 +17,8 @@ from .tally import Tally
 _BLOCK_BYTES, _MAX_BLOCKS = 1 << 16, 16
 # What a `prepared.json` without the key means.
 _DEFAULTS = {"seed": 0}
+# Settings that are written only where they are used.
+_LATER = ("dedupe",)
 
 
 @dataclass
@@ -64,17 +66,18 @@ class Request:
     tokenizer: str | Path | None
     settings: dict[str, Any]
 
-    def save(self, ready: Prepared, tallies: dict[str, Tally]) -> None:
-        """Write `prepared.json`, which makes the folder complete."""
+    def note(self, tallies: dict[str, Tally]) -> dict[str, Any]:
+        """What is kept with the data, to find it again and to say what is not in it."""
         settings = {"sources": self._paths(), "tokenizer": self._tokenizer_path(), **self.settings}
-        note = {
+        return {
             "settings": settings,
-            "fingerprint": fingerprint(self.sources),
-            "stats": ready.stats,
-            "files": {p.name: p.stat().st_size for p in ready.files},
+            "fingerprint": self.fingerprint(),
             **{name: tally.as_dict() for name, tally in tallies.items()},
         }
-        write_atomic(ready.folder / PREPARED, json.dumps(note, indent=1) + "\n")
+
+    def fingerprint(self) -> str | None:
+        """The hash of what the sources hold."""
+        return fingerprint(self.sources)
 
     def find(self, out: Path) -> Prepared | None:
         """The finished data in `out`, if any; `UsageError` when it is of another request."""
@@ -83,16 +86,23 @@ class Request:
         done = read_json(out / PREPARED)
         if not isinstance(done, dict) or not isinstance(done.get("settings"), dict):
             raise UsageError(f"{out / PREPARED}: damaged; delete it to prepare the data again")
+        self.require_same(out, done)
+        _check_files(out, done.get("files", {}))
+        return Prepared(out, done["stats"])
+
+    def require_same(self, out: Path, done: dict[str, Any]) -> None:
+        """`UsageError` when a `note` in `out` is of another request."""
         before = done["settings"]
         if before.get("sources") != self._paths() and not self._same_sources(done):
             raise _other(out, "sources", before.get("sources"), self._paths())
-        if before.get("tokenizer") != self._tokenizer_path() and not self._same_tokenizer(out):
+        if before.get("tokenizer") != self._tokenizer_path() and not self._same_tokenizer(
+            out, before
+        ):
             raise _other(out, "tokenizer", before.get("tokenizer"), self._tokenizer_path())
-        for key, value in self.settings.items():
+        for key in self.settings | {key: None for key in _LATER}:
+            value = self.settings.get(key)
             if before.get(key, _DEFAULTS.get(key)) != value:
                 raise _other(out, key, before.get(key), value)
-        _check_files(out, done.get("files", {}))
-        return Prepared(out, done["stats"])
 
     def _paths(self) -> str | list[str]:
         return self.sources if isinstance(self.sources, str) else [str(s) for s in self.sources]
@@ -104,12 +114,24 @@ class Request:
         known = done.get("fingerprint")
         return known is not None and known == fingerprint(self.sources)
 
-    def _same_tokenizer(self, out: Path) -> bool:
+    def _same_tokenizer(self, out: Path, before: dict[str, Any]) -> bool:
         """Whether the tokenizer under another path is the one that was copied here."""
-        if self.tokenizer is None or not read_json(out / PREPARED)["settings"].get("tokenizer"):
+        if self.tokenizer is None or not before.get("tokenizer"):
             return False  # one of them is trained
         files = [Path(f) / "tokenizer.json" for f in (self.tokenizer, out / "tokenizer")]
         return all(f.is_file() for f in files) and read_json(files[0]) == read_json(files[1])
+
+
+def save_note(ready: Prepared, note: dict[str, Any]) -> None:
+    """Write `prepared.json`, which makes the folder complete."""
+    first = {key: note[key] for key in ("settings", "fingerprint")}
+    whole = {
+        **first,
+        "stats": ready.stats,
+        "files": {p.name: p.stat().st_size for p in ready.files},
+        **note,
+    }
+    write_atomic(ready.folder / PREPARED, json.dumps(whole, indent=1) + "\n")
 
 
 def _other(out: Path, key: str, before: Any, now: Any) -> UsageError:

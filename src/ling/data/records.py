@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from ..errors import DataError
 from ..text import as_json, shown
-from .plaintext import decoded, marked_encoding
+from .plaintext import UTF8, decoded, marked_encoding
 
 MAX_RECORD_CHARS = 64 << 20
 # The most likely first.
@@ -68,13 +68,26 @@ def read_json_records(path: Path) -> Iterator[Record]:
     return _lines(whole, path)
 
 
-def record_texts(path: Path, records: Iterable[Record], wanted: str | None) -> Iterator[RecordText]:
+def read_json_lines(
+    path: Path, start: int, stop: int, *, line: int, number: int
+) -> Iterator[Record]:
+    """The records in the whole lines from byte `start` to `stop` of a UTF-8 file.
+
+    `line` lines and `number` records come before them.
+    """
+    return _lines(decoded(path, UTF8, start, stop, line), path, line, number)
+
+
+def record_texts(
+    path: Path, records: Iterable[Record], wanted: str | None, known: str | None = None
+) -> Iterator[RecordText]:
     """The text of each record, empty for those without one (`null`, or not there).
 
     It is under the key `wanted`, by default under the first of `TEXT_KEYS` that the file has; a
-    record that is text itself needs no key. The first record must have the key.
+    record that is text itself needs no key. The first record must have the key, unless it is
+    `known` from an earlier part of the file.
     """
-    key, checked = wanted, False
+    key, checked = known or wanted, known is not None
     for record in records:
         value = record.value
         if isinstance(value, str) and wanted is None:
@@ -105,8 +118,8 @@ def _fail(reason: str, path: Path, record: Record) -> NoReturn:
     raise DataError(reason, path=path, line=record.line)
 
 
-def _lines(texts: Iterable[str], path: Path) -> Iterator[Record]:
-    line = number = size = 0
+def _lines(texts: Iterable[str], path: Path, line: int = 0, number: int = 0) -> Iterator[Record]:
+    size = 0
     parts: list[str] = []
     for text in chain(texts, ["\n"]):
         *whole, last = text.split("\n")

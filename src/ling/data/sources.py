@@ -22,7 +22,13 @@ from .plaintext import (
     require_file,
     text_bytes,
 )
-from .records import NoTextKeyError, RecordText, read_json_records, record_texts
+from .records import (
+    NoTextKeyError,
+    RecordText,
+    read_json_lines,
+    read_json_records,
+    record_texts,
+)
 from .tally import Tally, file_label
 
 STDLIB = "stdlib"
@@ -31,13 +37,27 @@ _TOPICS = "pydoc_data/topics.py"
 _SKIPPED_STDLIB = {"test", "tests", "idle_test", "lib2to3", "encodings", "pydoc_data"}
 _TABLES = {"html/entities.py"}
 _MAX_STDLIB_FILE = 1 << 20
-_LINE_ENDINGS = {".jsonl", ".ndjson"}
+LINE_ENDINGS = {".jsonl", ".ndjson"}
 _Kind = Literal["text", "json", "parquet"]
 
 
 @dataclass(frozen=True)
+class Cut:
+    """A part of a file of records: whole lines from byte `start` to `stop`, or parquet row groups.
+
+    `line` lines and `before` records come before it; `key` is where the file has its texts.
+    """
+
+    start: int
+    stop: int
+    line: int
+    before: int
+    key: str | None
+
+
+@dataclass(frozen=True)
 class Entry:
-    """Something that becomes documents: a file, or a text in memory."""
+    """Something that becomes documents: a file or a part of one, or a text in memory."""
 
     name: str
     size: int
@@ -45,6 +65,7 @@ class Entry:
     kind: _Kind = "text"
     text: str | None = None
     encoding: str = UTF8
+    cut: Cut | None = None
 
     @property
     def is_one_document(self) -> bool:
@@ -54,9 +75,14 @@ class Entry:
     def record_texts(self, json_key: str | None) -> Iterator[RecordText]:
         """The texts of the records of a JSON or parquet file."""
         assert self.path is not None
+        cut, path = self.cut, self.path
         if self.kind == "parquet":
-            return record_texts(self.path, read_parquet_records(self.path, json_key), json_key)
-        return record_texts(self.path, read_json_records(self.path), json_key)
+            part = None if cut is None else (cut.start, cut.stop, cut.before)
+            return record_texts(path, read_parquet_records(path, json_key, part), json_key)
+        if cut is None:
+            return record_texts(path, read_json_records(path), json_key)
+        lines = read_json_lines(path, cut.start, cut.stop, line=cut.line, number=cut.before)
+        return record_texts(path, lines, json_key, known=cut.key)
 
 
 class Sources:
@@ -129,7 +155,7 @@ def _entry(name: str, path: Path) -> Entry:
 
 
 def _in_lines(path: Path) -> bool:
-    return inner_suffix(path) in _LINE_ENDINGS
+    return inner_suffix(path) in LINE_ENDINGS
 
 
 def _distinct(entries: list[Entry]) -> list[Entry]:
