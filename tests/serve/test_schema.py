@@ -462,6 +462,8 @@ def test_published_schema_states_the_rules_between_fields(client):
             {"max_tokens": 3.0},
             {"max_tokens": -1},
             {"max_tokens": 0},
+            {"max_completion_tokens": 0},
+            {"max_completion_tokens": 1, "max_tokens": -1},
             {"max_tokens": 0, "echo": True},
             {"max_tokens": 0, "echo": True, "stream": True},
             {"stream_options": {}},
