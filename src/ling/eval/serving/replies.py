@@ -124,7 +124,8 @@ def _add(reply: Reply, at: float, event: dict[str, Any]) -> None:
     choice = _typed(dict, choices[0] if choices else None)
     delta = _typed(dict, choice.get("delta"))
     places = choice.get("text"), delta.get("content"), delta.get("reasoning_content")
-    if text := next(filter(None, (_typed(str, place) for place in places)), ""):
+    texts = [_typed(str, place) for place in places]
+    if text := next(filter(None, texts), ""):
         reply.events_s.append(at)
         reply.text += text
     usage = _typed(dict, event.get("usage"))
