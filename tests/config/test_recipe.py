@@ -42,7 +42,11 @@ def data(**fields):
         (TrainConfig, {"group_timeout_s": 0}, "`train.group_timeout_s` is 0"),
         (ParallelConfig, {"dp_shard": 0}, "`parallel.dp_shard` is 0"),
         (ParallelConfig, {"pp": 2}, "`parallel.pp` = 2: pipeline parallel is not built yet; set"),
-        (ParallelConfig, {"cp": 2}, "`parallel.cp` = 2: context parallel is not built yet; set"),
+        (
+            PretrainConfig,
+            {"model": "x", "data": data(seq_length=30), "parallel": ParallelConfig(cp=2)},
+            "`data.seq_length` = 30 is not a multiple of 2 × `parallel.cp` = 4; set it to 32",
+        ),
         (ParallelConfig, {"dp_shard": 4, "ep": 3}, "set `parallel.ep` to a divisor of 4"),
         (TrainConfig, {"max_nonfinite": 0}, "`train.max_nonfinite` is 0"),
         (TrainConfig, {"threads": 0}, "`train.threads` is 0"),

@@ -11,6 +11,7 @@ from torch import nn
 
 from ling.config.recipe import DataConfig
 from ling.data.indexed import IndexedDataset, IndexedWriter
+from ling.train.forward import WHOLE_ROWS
 from ling.train.heldout import HeldOut, held_out_loss
 
 V, EOD = 12, 3
@@ -21,6 +22,7 @@ class Tables(nn.Module):
 
     def __init__(self, mtp_layers=1):
         super().__init__()
+        self.context = WHOLE_ROWS
         self.num_mtp_layers = mtp_layers
         self.main, self.mtp = (nn.Parameter(torch.randn(V, V)) for _ in range(2))
         self.head = nn.Linear(V, V, bias=False)

@@ -12,6 +12,7 @@ from runs import logged_losses as losses
 from runs import quiet, write_tokens
 from small_runs import recipes, stop_after
 
+from ling.config.parallel import ParallelConfig
 from ling.data.indexed import IndexedDataset
 from ling.errors import UsageError
 from ling.train import loop, resume
@@ -203,6 +204,6 @@ def test_every_rank_reads_the_rows_of_its_number(recipe, tmp_path, monkeypatch):
     rows = []
     for rank in range(2):
         state.world = World(rank, 2)
-        rows.append(state.first_rows(recipe(batch=4).train))
+        rows.append(state.first_rows(recipe(batch=4).train, ParallelConfig(dp_replicate=2)))
     assert rows == [[12], [14]]
     assert isinstance(setup(recipe(batch=4), tmp_path / "run", quiet).reader, BatchReader)

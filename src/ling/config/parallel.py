@@ -9,6 +9,15 @@ from ..errors import UsageError
 from .checks import at_least
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a rank stands in a layout: ranks of one `dp` read the same rows."""
+
+    pp: int
+    dp: int
+    cp: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class ParallelConfig:
     """How ranks share the work. Ranks = dp_replicate × dp_shard × cp × pp."""
@@ -18,7 +27,7 @@ class ParallelConfig:
     dp_shard: int = 1
     """Ranks that share weights, gradients and optimizer state of one copy (FSDP2)."""
     cp: int = 1
-    """Context parallel: ranks that share a row. Only 1 so far."""
+    """Context parallel: ranks that share a row's tokens; twice this divides `data.seq_length`."""
     pp: int = 1
     """Pipeline parallel: ranks that share the layers. Only 1 so far."""
     ep: int = 1
@@ -30,12 +39,11 @@ class ParallelConfig:
     def __post_init__(self) -> None:
         for name in ("dp_replicate", "dp_shard", "cp", "pp", "ep"):
             at_least(f"parallel.{name}", getattr(self, name), 1)
-        for name, what in (("cp", "context"), ("pp", "pipeline")):
-            if getattr(self, name) > 1:
-                raise UsageError(
-                    f"`parallel.{name}` = {getattr(self, name)}: {what} parallel is not built yet; "
-                    f"set `parallel.{name}: 1` and spread over `parallel.dp_shard`"
-                )
+        if self.pp > 1:
+            raise UsageError(
+                f"`parallel.pp` = {self.pp}: pipeline parallel is not built yet; "
+                "set `parallel.pp: 1` and spread over `parallel.dp_shard`"
+            )
         shards = self.dp_shard * self.cp
         if shards % self.ep:
             raise UsageError(
@@ -52,6 +60,13 @@ class ParallelConfig:
     def world(self) -> int:
         """Ranks in all."""
         return self.dp * self.cp * self.pp
+
+    def place(self, rank: int) -> Place:
+        """Where `rank` stands: neighbours share rows (cp), then weights and experts, then copies;
+        the stages of a pipeline are furthest apart."""
+        rest, cp = divmod(rank, self.cp)
+        pp, dp = divmod(rest, self.dp)
+        return Place(pp, dp, cp)
 
     @property
     def expert_shards(self) -> int:

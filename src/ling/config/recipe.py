@@ -177,6 +177,14 @@ class PretrainConfig:
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     """How ranks share the work; see docs/concepts/training.md#ranks."""
 
+    def __post_init__(self) -> None:
+        length, chunks = self.data.seq_length, 2 * self.parallel.cp
+        if chunks > 2 and length % chunks:
+            raise UsageError(
+                f"`data.seq_length` = {length} is not a multiple of 2 × `parallel.cp` = {chunks}; "
+                f"set it to {math.ceil(length / chunks) * chunks}, or `parallel.cp: 1`"
+            )
+
 
 def recipe_yaml(recipe: PretrainConfig) -> str:
     """The recipe with every key, as `recipe_file.read_recipe` takes it."""

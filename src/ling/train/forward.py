@@ -8,20 +8,64 @@ Legend: T tokens · D hidden.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from torch import Tensor, nn
 
-from ..model.attention import Attend
+from ..model.attention import Attend, DenseAttend
 from ..model.layers import Linear
 from ..model.ling import Ling
 from ..model.moe import RoutingTrace
+from .batches import Batch
+
+
+class Context(Protocol):
+    """Which of a micro-batch's tokens this rank computes, one of `parts` equal parts."""
+
+    @property
+    def parts(self) -> int: ...
+
+    def cut(self, x_BS: Tensor) -> Tensor:
+        """x_T of these tokens."""
+
+    def whole(self, x_T: Tensor, rows: int) -> Tensor:
+        """The values of all tokens of `rows` rows, in order, without gradient."""
+
+    def attend(self, batch: Batch) -> Attend:
+        """Causal attention of these tokens inside their rows, or documents when isolated."""
+
+
+class WholeRows:
+    """The `Context` of a rank that computes its rows alone."""
+
+    parts = 1
+
+    def cut(self, x_BS: Tensor) -> Tensor:
+        """All of them."""
+        return x_BS.flatten()
+
+    def whole(self, x_T: Tensor, rows: int) -> Tensor:
+        """They are here."""
+        return x_T
+
+    def attend(self, batch: Batch) -> Attend:
+        """Over the keys that are here."""
+        return DenseAttend(batch.cu_seqlens)
+
+
+WHOLE_ROWS = WholeRows()
 
 # From the hidden states of all layers, inside `forward`, to what it returns instead.
 Score = Callable[[Sequence[Tensor]], tuple[Tensor, ...]]
 
 
 class LingForTraining(nn.Module):
-    """`Ling` and its MTP layers behind one call; parameters are those of `ling`."""
+    """`Ling` and its MTP layers behind one call; parameters are those of `ling`.
+
+    `context` says which tokens of a micro-batch the caller passes.
+    """
+
+    context: Context = WHOLE_ROWS
 
     def __init__(self, ling: Ling) -> None:
         super().__init__()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -37,6 +38,18 @@ class HeldOut:
         return math.exp(self.loss)
 
 
+@dataclass(frozen=True)
+class Share:
+    """Of `count` shares of the rows this process scores number `index`; `add` adds up over all."""
+
+    index: int
+    count: int
+    add: Callable[[Tensor], Tensor]
+
+
+ALL_ROWS = Share(0, 1, lambda sums: sums)
+
+
 @torch.no_grad()
 def held_out_loss(
     network: LingForTraining,
@@ -45,38 +58,45 @@ def held_out_loss(
     *,
     rows: int,
     eod: int | None,
+    share: Share = ALL_ROWS,
 ) -> HeldOut:
-    """Score the first `rows` rows of `dataset`, every token weighing the same."""
+    """Score the first `rows` rows of `dataset`, every token weighing the same.
+
+    Ranks share the rows out and all return the same.
+    """
     source = RowsInOrder(
         dataset, seq_length=cfg.seq_length, eod=eod, eod_mask_loss=cfg.eod_mask_loss
     )
     device = next(network.parameters()).device
-    loss = mtp_loss = 0.0
-    count = mtp_count = agree = compared = 0
-    for r in range(min(rows, len(source))):
+    sums = torch.zeros(6, dtype=torch.float64, device=device)
+    count = min(rows, len(source))
+    for first in range(0, count, share.count):
+        r = first + share.index
         isolate = cfg.isolate_documents and eod is not None
-        batch = make_batch([source[r]], isolate_documents=isolate).to(device)
-        mean, n, *mtp = scored(network, batch, partial(_row, network))
-        loss, count = loss + float(mean) * int(n), count + int(n)
-        if not mtp:
-            continue
-        mean, n, agreed = mtp
-        mtp_loss, mtp_count = mtp_loss + float(mean) * int(n), mtp_count + int(n)
-        agree, compared = agree + int(agreed.sum()), compared + len(agreed)
+        # Where no row is left a rank scores the first: the others need its part of the weights.
+        batch = make_batch([source[r if r < count else 0]], isolate_documents=isolate).to(device)
+        found = torch.stack(scored(network, batch, partial(_row, network)))
+        if r < count:
+            sums += found
+    loss, tokens, mtp_loss, mtp_tokens, agreed, compared = share.add(sums).tolist()
     return HeldOut(
-        loss / max(count, 1),
-        count,
-        mtp_loss / mtp_count if mtp_count else None,
-        agree / compared if compared else None,
+        loss / max(tokens, 1),
+        round(tokens),
+        mtp_loss / mtp_tokens if mtp_tokens else None,
+        agreed / compared if compared else None,
     )
 
 
 def _row(network: LingForTraining, predictions: list[Prediction]) -> tuple[Tensor, ...]:
-    """Mean loss and count of a row; of MTP layer 0 the same, and where it agrees."""
+    """Six sums over this rank's tokens of a row: loss and tokens of the main head and of MTP layer
+    0; positions where that agrees with the main head, and all that are compared."""
     found: list[Tensor] = []
     for p in predictions[:2]:
-        found += cross_entropy(p.hidden_TD, network.head, p.targets_T, p.mask_T)
-    if len(predictions) > 1:
-        main, mtp = (network.ling.logits(p.hidden_TD).argmax(-1) for p in predictions[:2])
-        found.append(mtp[:-2] == main[1:-1])
-    return tuple(found)
+        mean, count = cross_entropy(p.hidden_TD, network.head, p.targets_T, p.mask_T)
+        found += [mean.double() * count, count.double()]
+    if len(predictions) == 1:
+        return (*found, *torch.zeros(4, dtype=torch.float64, device=found[0].device))
+    best = (network.ling.logits(p.hidden_TD).argmax(-1) for p in predictions[:2])
+    main, mtp = (network.context.whole(ids_T, rows=1) for ids_T in best)
+    agreed = mtp[:-2] == main[1:-1]
+    return (*found, agreed.sum().double(), agreed.new_tensor(len(agreed), dtype=torch.float64))

@@ -20,7 +20,7 @@ from ..files.atomic import make_folder
 from ..model.size import flops_per_token, parameter_counts
 from ..ops.native import bound_threads
 from . import balance
-from .heldout import held_out_loss
+from .heldout import Share, held_out_loss
 from .log import MetricsLog, read_metrics
 from .parallel.group import World, code_version, first_line, is_lost_rank, join, leave
 from .parallel.shard import release
@@ -195,7 +195,9 @@ class Loop:
         """The next step; returns its row of the log."""
         cfg, start = self.recipe, time.perf_counter()
         size = cfg.train.micro_batch_size
-        batches = (self.reader.read(row, size) for row in self.state.first_rows(cfg.train))
+        batches = (
+            self.reader.read(row, size) for row in self.state.first_rows(cfg.train, cfg.parallel)
+        )
         state, reduce = self.state, self.reduce
         try:
             done = train_step(state, self.objective, batches, cfg.train, cfg.optim, reduce)
@@ -223,6 +225,8 @@ class Loop:
 
     def _held_out(self) -> dict[str, float | None]:
         cfg, network, tokenizer = self.recipe, self.state.network, self.state.tokenizer
+        layout = cfg.parallel
+        share = Share(layout.place(self.world.rank).dp, layout.dp, self.reduce.added)
         network.eval()
         result = held_out_loss(
             network,
@@ -230,6 +234,7 @@ class Loop:
             cfg.data,
             rows=cfg.train.eval_rows,
             eod=None if tokenizer is None else tokenizer.eod_token_id,
+            share=share,
         )
         network.train()
         release(network)

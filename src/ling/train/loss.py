@@ -55,14 +55,20 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
 
 def cross_entropy(
-    hidden_TD: Tensor, head: nn.Linear, targets_T: Tensor, mask_T: Tensor
+    hidden_TD: Tensor,
+    head: nn.Linear,
+    targets_T: Tensor,
+    mask_T: Tensor,
+    count: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(mean loss over the mask, number of positions in it), never storing T × V.
+
+    `count` is another number to divide by: that of all ranks that share the rows.
 
     The only code that reads the head's weight instead of calling the head: its product is made
     chunk by chunk here. An empty mask gives 0 (docs/concepts/training.md#main-loss).
     """
-    count = mask_T.sum().clamp(min=1)
+    count = (mask_T.sum() if count is None else count).clamp(min=1)
     loss = _ChunkedCrossEntropy.apply(hidden_TD, head.weight, targets_T, mask_T.float() / count)
     return loss, mask_T.sum()
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..checkpoint.dcp.folder import read_tensors
 from ..checkpoint.dcp.writer import write_tensors
 from ..checkpoint.run_folder import write_manifest
+from ..config.parallel import ParallelConfig
 from ..config.recipe import TrainConfig
 from ..data.tokenizer import Tokenizer
 from ..files.atomic import hash_file, put_in_place, read_json, scratch_folder, scratch_path
@@ -53,12 +54,13 @@ class TrainState:
         counters = {"step": self.step, "rows": self.rows, "tokens": self.tokens}
         return {**counters, "data": self.data, "start": self.start}
 
-    def first_rows(self, cfg: TrainConfig) -> list[int]:
+    def first_rows(self, cfg: TrainConfig, parallel: ParallelConfig) -> list[int]:
         """First row of each micro-batch of the next step that this process reads.
 
-        Ranks take turns, so one process reads the micro-batches of all in the same order.
+        Data-parallel ranks take turns, so one process reads the micro-batches of all in the same
+        order.
         """
-        rank, ranks = self.world.rank, self.world.size
+        rank, ranks = parallel.place(self.world.rank).dp, parallel.dp
         count = cfg.global_batch_size // (cfg.micro_batch_size * ranks)
         numbers = (micro * ranks + rank for micro in range(count))
         return [self.rows + number * cfg.micro_batch_size for number in numbers]

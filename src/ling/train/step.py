@@ -52,6 +52,9 @@ class Reduce(Protocol):
     def norm(self, norm: Tensor) -> Tensor:
         """The norm of the whole gradient from that of this rank's part."""
 
+    def added(self, values: Tensor) -> Tensor:
+        """The sum over ranks."""
+
 
 class OneRank:
     """The `Reduce` of a process that trains alone."""
@@ -62,6 +65,10 @@ class OneRank:
     def norm(self, norm: Tensor) -> Tensor:
         """It is that of the gradient."""
         return norm
+
+    def added(self, values: Tensor) -> Tensor:
+        """They are alone."""
+        return values
 
 
 ONE_RANK = OneRank()
@@ -101,7 +108,7 @@ def train_step(
     for batch in batches:
         losses = objective.losses(state.network, batch.to(state.device))
         (losses.total / scale).backward()
-        sums.add(losses, scale, batch.tokens_BS.numel())
+        sums.add(losses, scale, batch.tokens_BS.numel() // state.network.context.parts)
     reduce.sums(sums)
     means = {name: float(value) for name, value in sums.losses.items()}
     norm = _update(state, sum(means.values()), sums.counts, train, reduce)

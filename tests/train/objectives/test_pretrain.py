@@ -12,7 +12,7 @@ from ling.data.samples import sample_of
 from ling.model.ling import from_config
 from ling.presets import preset
 from ling.train.batches import Batch, make_batch
-from ling.train.forward import LingForTraining
+from ling.train.forward import WHOLE_ROWS, LingForTraining
 from ling.train.loss import RoutingLoss, roll_left
 from ling.train.objectives.pretrain import Pretraining, scored
 
@@ -35,6 +35,8 @@ def losses_of(model, batch):
 
 class Recorded:
     """Stands in for a network of `num_mtp_layers`; keeps what it is called with."""
+
+    context = WHOLE_ROWS
 
     def __init__(self, num_mtp_layers):
         self.num_mtp_layers = num_mtp_layers

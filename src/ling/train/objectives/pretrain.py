@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...model.attention import DenseAttend
 from ...model.moe import RoutingTrace
 from ..batches import Batch
 from ..forward import LingForTraining
@@ -21,11 +20,15 @@ from .base import Losses
 
 @dataclass
 class Prediction:
-    """Hidden states, the tokens they are to predict, and where the loss counts."""
+    """Hidden states, the tokens they are to predict, and where the loss counts.
+
+    `count` positions count in the whole micro-batch, whose tokens other ranks may have.
+    """
 
     hidden_TD: Tensor
     targets_T: Tensor
     mask_T: Tensor
+    count: Tensor
 
 
 @dataclass(frozen=True)
@@ -36,15 +39,18 @@ class Pretraining:
     z_coef: float
 
     def losses(self, network: LingForTraining, batch: Batch) -> Losses:
-        """Forward pass and losses, logged as `loss` and, with MTP layers, `mtp_loss`."""
+        """Forward pass and losses, logged as `loss` and, with MTP layers, `mtp_loss`.
+
+        Of ranks that share rows each has its tokens' part; all parts add up to the means.
+        """
         trace = RoutingLoss(network.ling.config.num_experts, train=True)
 
         def score(predictions: list[Prediction]) -> tuple[Tensor, ...]:
             main, *mtp = [
-                cross_entropy(p.hidden_TD, network.head, p.targets_T, p.mask_T)[0]
+                cross_entropy(p.hidden_TD, network.head, p.targets_T, p.mask_T, p.count)[0]
                 for p in predictions
             ]
-            z = trace.z_loss()
+            z = trace.z_loss() / network.context.parts
             total = main + self.z_coef * z
             if not mtp:
                 return total, z, main
@@ -73,15 +79,18 @@ def scored(
     for _ in range(network.num_mtp_layers):
         for shifted in (tokens, labels, mask):
             shifted.append(roll_left(shifted[-1]))
-    attend = DenseAttend(batch.cu_seqlens)
+    context, positions_BS = network.context, batch.positions_T.view_as(batch.tokens_BS)
     seen = [m * _same_document(batch, j) if j else m for j, m in enumerate(mask)]
 
     def score_hidden(hidden: Sequence[Tensor]) -> tuple[Tensor, ...]:
         parts = zip(hidden, labels, seen, strict=True)
-        return score([Prediction(h_TD, y.flatten(), m.flatten()) for h_TD, y, m in parts])
+        return score(
+            [Prediction(h_TD, context.cut(y), context.cut(m), m.sum()) for h_TD, y, m in parts]
+        )
 
-    flat = [x.flatten() for x in tokens]
-    return network(flat, batch.positions_T, attend, trace, score_hidden)
+    # Cut only now: targets are shifted in whole rows.
+    own = [context.cut(x) for x in tokens]
+    return network(own, context.cut(positions_BS), context.attend(batch), trace, score_hidden)
 
 
 def _same_document(batch: Batch, distance: int) -> Tensor | float:

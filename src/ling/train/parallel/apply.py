@@ -1,6 +1,6 @@
 """What a recipe's `parallel` section does to a network without storage, in a fixed order.
 
-experts → recompute → shards: each later one works on the modules that the one before left.
+experts → context → recompute → shards: each later one works on what the one before left.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from ...model.moe import Experts
 from ...model.swap import swap
 from ..forward import LingForTraining
 from ..recompute import recompute
+from .context import CutRows
 from .experts import ParallelExperts
 from .mesh import Meshes
 from .shard import shard
@@ -28,6 +29,8 @@ def parallelise(parallel: ParallelConfig, meshes: Meshes | None, network: LingFo
 
     if parallel.ep > 1:
         swap(network.ling, spread)
+    if meshes is not None and meshes.rows is not None:
+        network.context = CutRows(meshes.rows)
     recompute(network, parallel.recompute)
     if meshes is not None:
         shard(network, meshes)

@@ -1,4 +1,4 @@
-"""Which rank does what: degrees checked against model and batch, and the two device meshes."""
+"""Which rank does what: degrees checked against model and batch, and the device meshes."""
 
 from __future__ import annotations
 
@@ -56,21 +56,23 @@ def _check_experts(parallel: ParallelConfig, model: ModelConfig) -> None:
     for name in ("hidden_size", "moe_intermediate_size"):
         if getattr(model, name) % shards:
             raise UsageError(
-                f"`parallel.dp_shard` / `parallel.ep` = {shards} does not divide the model's "
+                f"`parallel.dp_shard` × `cp` / `ep` = {shards} does not divide the model's "
                 f"`{name}` = {getattr(model, name)}; set another `parallel.ep`"
             )
 
 
 @dataclass(frozen=True)
 class Meshes:
-    """The ranks of a run twice: `dense` is replicate × shard, `experts` replicate × shard × ep.
+    """The ranks of a run in three ways: `dense` is replicate × shard, `experts` replicate × shard ×
+    ep, `rows` the ranks that share rows.
 
-    Ranks that are next to each other share experts. `copy` is the group of the ranks that hold the
-    parts of one copy of the weights.
+    Ranks that are next to each other share rows (cp) and experts; weights are sharded over both.
+    `copy` is the group of the ranks that hold the parts of one copy of the weights.
     """
 
     dense: DeviceMesh
     experts: DeviceMesh
+    rows: DeviceMesh | None
     copy: Any
 
     @property
@@ -92,12 +94,15 @@ def _fsdp(mesh: DeviceMesh, shard: str) -> DeviceMesh:
 def make_meshes(parallel: ParallelConfig, device: str, world: World) -> Meshes:
     """Groups for every dimension; all ranks call this."""
     timeout = world.step_timeout
-    ranks = torch.arange(parallel.dp)
+    ranks = torch.arange(parallel.dp * parallel.cp)
     dense = _mesh(ranks.view(parallel.dp_replicate, -1), ("replicate", "shard"), device, timeout)
     shape = (parallel.dp_replicate, parallel.expert_shards, parallel.ep)
     names = ("replicate", "expert_shard", "ep")
     experts = _mesh(ranks.view(shape), names, device, timeout)
-    return Meshes(dense, experts, dense["shard"].get_group())
+    rows = None
+    if parallel.cp > 1:
+        rows = _mesh(ranks.view(-1, parallel.cp), ("dp", "cp"), device, timeout)["cp"]
+    return Meshes(dense, experts, rows, dense["shard"].get_group())
 
 
 def _mesh(

@@ -32,6 +32,10 @@ class OverRanks:
         dist.all_reduce(square, group=self._meshes.copy)
         return square.sqrt().to(norm.dtype)
 
+    def added(self, values: Tensor) -> Tensor:
+        """The sum over all ranks, in place."""
+        return _summed(values)
+
 
 def _summed(tensor: Tensor) -> Tensor:
     """Added up over all ranks, in place."""
