@@ -48,12 +48,12 @@ def held_out_loss(
 ) -> HeldOut:
     """Score the first `rows` rows of `dataset`, every token weighing the same."""
     source = RowsInOrder(
-        dataset, seq_length=cfg.seq_length, eod=eod, eod_mask_loss=cfg.eod_mask_loss
+        dataset, seq_length=cfg.seq_length, eod=eod, eod_mask_loss=cfg.eod_mask_loss, rows=rows
     )
     device = next(network.parameters()).device
     loss = mtp_loss = 0.0
     count = mtp_count = agree = compared = 0
-    for r in range(min(rows, len(source))):
+    for r in range(len(source)):
         isolate = cfg.isolate_documents and eod is not None
         batch = make_batch([source[r]], isolate_documents=isolate).to(device)
         mean, n, *mtp = scored(network, batch, partial(_row, network))
