@@ -38,7 +38,8 @@ def test_a_recipe_file_may_have_one_value_for_a_list(tmp_path):
     file = tmp_path / "r.yaml"
     file.write_text("model: x\ndata: {prefix: d/train, weights: 1}\n")
     assert recipe_file.read_recipe(file)["data"] == {"prefix": ["d/train"], "weights": [1]}
-    assert recipe_file.list_keys() == ["data.prefix", "data.weights", "data.valid_prefix"]
+    keys = ["data.prefix", "data.weights", "data.epochs", "data.valid_prefix"]
+    assert recipe_file.list_keys() == keys
 
 
 def test_recipes_are_found_by_name_and_files_win(tmp_path, monkeypatch):

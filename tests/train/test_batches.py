@@ -7,10 +7,10 @@ import pytest
 import torch
 from runs import write_tokens
 
-from ling.config.recipe import DataConfig
-from ling.data.samples import Mixture, sample_of
+from ling.data.indexed import IndexedDataset
+from ling.data.samples import GPTSamples, sample_of
 from ling.errors import DataError
-from ling.train.batches import BatchReader, _share, make_batch, open_samples, run_data_folder
+from ling.train.batches import BatchReader, make_batch, run_data_folder
 
 EOD = 3
 
@@ -66,48 +66,13 @@ def test_a_batch_moves_with_all_its_tensors():
 # ---- files -------------------------------------------------------------------------------------
 
 
-def opened(prefixes, rows=8, vocab_size=300, **data):
-    cfg = DataConfig(prefix=[str(p) for p in prefixes], seq_length=16, **data)
-    return open_samples(cfg.prefix, cfg, rows=rows, seed=1, eod=None, vocab_size=vocab_size)
+def opened(prefix, rows):
+    return GPTSamples(IndexedDataset(prefix), seq_length=16, num_samples=rows, seed=1)
 
 
-def test_a_mixture_has_the_shares_of_its_weights_or_of_its_tokens(tmp_path):
-    write_tokens(tmp_path / "low", top=100, tokens=1000)
-    write_tokens(tmp_path / "high", top=100, tokens=3000, seed=1)
-    names = [tmp_path / "low", tmp_path / "high"]
-    for weights, share in ((None, 3 / 4), ([1.0, 1.0], 1 / 2), ([9.0, 1.0], 1 / 10)):
-        samples = opened(names, rows=100, weights=weights)
-        assert samples.source[:100].mean() == pytest.approx(share, abs=0.011)
-        assert len(samples) >= 100
-    alone = opened(names[:1], rows=100)
-    assert (alone[0].tokens == opened(names[:1], rows=100)[0].tokens).all()
-
-
-@pytest.mark.parametrize("weights", [[1.0], [1.0, 1.0], [3.0, 1.0, 0.01], [1e-6, 1.0, 1.0, 5.0]])
-def test_no_part_of_a_mixture_runs_out_before_the_last_row(weights):
-    for rows in range(1, 120, 7):
-        room = [_share(rows, w, weights) for w in weights]
-        parts = [range(n) for n in room]
-        assert len(Mixture(parts, weights, rows)) == rows
-        assert sum(room) <= 1.01 * rows + 2 * len(weights)
-
-
-def test_a_file_that_fills_no_row_is_named(tmp_path):
-    write_tokens(tmp_path / "short", tokens=40)
-    cfg = DataConfig(prefix=["x"], seq_length=40)
-    words = r"short.bin: 40 tokens are fewer .* `data.seq_length` = 40"
-    with pytest.raises(DataError, match=words):
-        open_samples([str(tmp_path / "short")], cfg, rows=1, seed=0, eod=None, vocab_size=300)
-
-
-def test_an_id_without_a_row_is_found_at_once_or_in_its_batch(tmp_path, monkeypatch):
+def test_an_id_without_a_row_is_found_in_its_batch(tmp_path):
     write_tokens(tmp_path / "text", top=300, tokens=400)
-    opened([tmp_path / "text"], vocab_size=300)
-    with pytest.raises(DataError, match="outside the vocabulary of 200"):
-        opened([tmp_path / "text"], vocab_size=200)
-    # Files too large to be read first are checked batch by batch.
-    monkeypatch.setattr("ling.train.batches.SCAN_TOKENS", 399)
-    samples = opened([tmp_path / "text"], rows=24, vocab_size=200)
+    samples = opened(tmp_path / "text", 24)
     whole = BatchReader(samples, False, 300, "").read(0, 24)
     largest = int(torch.maximum(whole.tokens_BS.max(), whole.labels_BS.max()))
     reader = BatchReader(samples, False, largest, files="here.bin")
@@ -119,7 +84,7 @@ def test_an_id_without_a_row_is_found_at_once_or_in_its_batch(tmp_path, monkeypa
 
 def test_micro_batches_are_rows_by_number(tmp_path):
     write_tokens(tmp_path / "text")
-    reader = BatchReader(opened([tmp_path / "text"]), False, 300, "")
+    reader = BatchReader(opened(tmp_path / "text", 8), False, 300, "")
     whole = reader.read(0, 6)
     for first in (0, 2, 4):
         part = reader.read(first, 2)

@@ -13,10 +13,9 @@ from runs import quiet, write_tokens
 from small_runs import recipes, stop_after
 
 from ling.config.parallel import ParallelConfig
-from ling.data.indexed import IndexedDataset
 from ling.errors import UsageError
 from ling.train import loop, resume
-from ling.train.batches import BatchReader, open_orders
+from ling.train.batches import BatchReader
 from ling.train.log import read_metrics
 
 CONSTANT = {"optim": {"schedule": "constant"}}
@@ -113,22 +112,31 @@ def test_what_changes_the_training_is_refused_by_name(recipe, tmp_path, key):
         loop.run(recipe(steps=1), tmp_path / "run", quiet)
 
 
-def test_rows_that_were_read_stay_where_they_were_when_steps_are_added(recipe, tmp_path):
-    cfg = recipe().data
-    options = {"seed": 1, "eod": None, "vocab_size": 384}
-    short, kept = open_orders(cfg.prefix, cfg, orders=[100], needed=100, **options)
-    longer, rows = open_orders(cfg.prefix, cfg, orders=kept, needed=400, **options)
-    again, same = open_orders(cfg.prefix, cfg, orders=rows, needed=400, **options)
-    assert kept == [100]
-    assert same == rows == [100, 400 - len(short)]
-    assert len(longer) >= 400
-    for i in range(400):
-        assert (longer[i].tokens == again[i].tokens).all()
-        if i < len(short):
-            assert (longer[i].tokens == short[i].tokens).all()
-    # Behind its end, one more pass: every token of the data comes up again.
-    more = sum(len(longer[i].tokens) for i in range(len(short), len(longer)))
-    assert more >= IndexedDataset(cfg.prefix[0]).num_tokens - 2 * cfg.seq_length
+@pytest.mark.parametrize("packing", ["concatenate", "best_fit"])
+def test_a_mixture_continues_where_it_was(recipe, tmp_path, monkeypatch, packing):
+    write_tokens(tmp_path / "more", tokens=2000, seed=1)
+
+    def mixed(**changed):
+        base = recipe(interval=6)
+        both = [str(tmp_path / name) for name in ("text", "more")]
+        named = {"prefix": both, "weights": [1.0, 3.0], "epochs": [1.0, 4.0], "packing": packing}
+        data = dataclasses.replace(base.data, **{**named, **changed})
+        return dataclasses.replace(base, data=data)
+
+    said: list[str] = []
+    assert loop.run(mixed(), tmp_path / "whole", said.append) == 0
+    assert [line.startswith("data: ") for line in said].count(True) == 2
+    out = tmp_path / "run"
+    begun(out, mixed(), monkeypatch)
+    shutil.rmtree(out / "index")  # made again
+    assert loop.run(mixed(), out, quiet) == 0
+    assert losses(out) == losses(tmp_path / "whole")
+    with pytest.raises(UsageError, match=r"`data.epochs` was \[1.0, 4.0\] .* now \[2.0, 4.0\]"):
+        loop.run(mixed(epochs=[2.0, 4.0]), out, quiet)
+    few = mixed(epochs=[0.02, 4.0])
+    with pytest.raises(UsageError, match="12 rows are needed"):
+        loop.run(few, tmp_path / "none", quiet)
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_run_of_an_older_version_resumes(recipe, tmp_path, monkeypatch):
@@ -139,10 +147,12 @@ def test_a_run_of_an_older_version_resumes(recipe, tmp_path, monkeypatch):
     path = out / "config.yaml"
     tree = yaml.safe_load(path.read_text())
     del tree["data"]["replace_tokenizer"], tree["data"]["json_key"], tree["train"]["max_nonfinite"]
+    del tree["data"]["epochs"], tree["data"]["packing"]
     path.write_text(yaml.safe_dump(tree))
     note = out / "checkpoints/step-3/state.json"
     state = json.loads(note.read_text())
     del state["start"], state["data"]["rows"], state["data"]["tokenizer"]
+    del state["data"]["data.epochs"], state["data"]["data.packing"]
     state["data"] |= {"data.prefix": ["elsewhere"], "world size": 1, "train.micro_batch_size": 2}
     note.write_text(json.dumps(state))
     (out / "checkpoints/step-3/manifest.json").unlink()

@@ -11,6 +11,7 @@ import torch
 from runs import quiet, write_tokens
 
 from ling.config.recipe import DataConfig, PretrainConfig
+from ling.data.indexed import IndexedDataset
 from ling.data.tokenizer import train_tokenizer
 from ling.errors import DataError, UsageError
 from ling.model.ling import from_config
@@ -50,6 +51,24 @@ def test_ids_outside_the_vocabulary_are_found_before_the_first_step(recipe, tmp_
         file.write((384).to_bytes(2, "little"))
     with pytest.raises(DataError, match="384 is outside the vocabulary of 384"):
         loop.run(recipe(prefix="late"), tmp_path / "run", quiet)
+
+
+def test_a_corpus_may_be_a_data_set_of_the_hub(tmp_path, monkeypatch):
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache/text.txt").write_text(
+        "\n\n".join(f"words and words {k}" for k in range(300))
+    )
+    asked: list[str] = []
+
+    def fetched(source):
+        asked.append(source)
+        return tmp_path / "cache"
+
+    monkeypatch.setattr("ling.hub.datasets.dataset_folder", fetched)
+    data = DataConfig(corpus="hf://datasets/org/words", vocab_size=300, seq_length=16)
+    found = open_data(PretrainConfig(model="ling-tiny", data=data), TINY, tmp_path / "run", quiet)
+    assert asked == ["hf://datasets/org/words"]
+    assert IndexedDataset(found.train_prefixes[0]).num_tokens > 300
 
 
 # ---- config ------------------------------------------------------------------------------------

@@ -30,6 +30,11 @@ def step_folder(run: Path, step: int) -> Path:
     return run / "checkpoints" / f"step-{step}"
 
 
+def run_index_folder(run: Path) -> Path:
+    """Where a run keeps the order of its rows; whatever is missing there is made again."""
+    return run / "index"
+
+
 def find_checkpoint(path: Path) -> Path | None:
     """The checkpoint that `path` is, or the newest finished one of the run that it is."""
     if (path / ".metadata").is_file():
@@ -111,14 +116,15 @@ def locked(out: Path) -> Iterator[None]:
     A folder that is still empty at the end, because the recipe was unusable, is removed.
     """
     new = not out.exists()
-    lock = make_folder(out) / ".lock"
+    lock, index = make_folder(out) / ".lock", run_index_folder(out)
     try:
         with lock.open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             try:
                 yield
             finally:
-                if new and [p.name for p in out.iterdir()] == [lock.name]:
+                if new and {p.name for p in out.iterdir()} <= {lock.name, index.name}:
+                    shutil.rmtree(index, ignore_errors=True)
                     lock.unlink()
                     out.rmdir()
     except BlockingIOError:

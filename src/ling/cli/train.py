@@ -172,9 +172,10 @@ def _data_prepare(args: list[str]) -> None:
     if ns.ray and ns.shard is not None:
         raise UsageError("give either `--ray` or `--shard`, not both")
     from ..data.prepare import Preparation
+    from ..hub.datasets import local_source
 
     preparation = Preparation(
-        "stdlib" if ns.sources == ["stdlib"] else [_local(s) for s in ns.sources],
+        "stdlib" if ns.sources == ["stdlib"] else [local_source(s) for s in ns.sources],
         ns.out,
         tokenizer=ns.tokenizer,
         vocab_size=ns.vocab_size,
@@ -189,13 +190,6 @@ def _data_prepare(args: list[str]) -> None:
         print(f"next, when all shards have ended: ling data join {shlex.quote(ns.out)}")
         return
     _say_prefixes(preparation.run("ray" if ns.ray else "processes"))
-
-
-def _local(source: str) -> str:
-    """A path as it is, and the folder of a data set on the hub."""
-    from ..hub.datasets import dataset_folder, is_dataset
-
-    return str(dataset_folder(source)) if is_dataset(source) else source
 
 
 def _shard(text: str) -> tuple[int, int]:

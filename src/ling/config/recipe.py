@@ -17,8 +17,8 @@ class DataConfig:
     """Where training tokens come from."""
 
     corpus: str | None = None
-    """`stdlib`, or a folder or file (text, jsonl, json, parquet, also gz); prepared into
-    `<out>/data` on first use."""
+    """`stdlib`, a folder or file (text, jsonl, json, parquet, also gz), or a data set on the hub
+    (`hf://datasets/ORG/NAME`); prepared into `<out>/data` on first use."""
     corpus_bytes: int | None = None
     """Take about this many bytes of the corpus (spread evenly over its files)."""
     json_key: str | None = None
@@ -34,6 +34,12 @@ class DataConfig:
     """Megatron `.bin/.idx` prefixes to train on, instead of `corpus`; one, or a list."""
     weights: list[float] | None = None
     """Share of each prefix in the mixture; by default in proportion to their tokens."""
+    epochs: list[float] | None = None
+    """How often each prefix (or the corpus) is read at most, 0.5 for half of it; by default as
+    often as the steps need. A mixture that is used up before the last step does not start."""
+    packing: Literal["concatenate", "best_fit"] = "concatenate"
+    """How documents fill rows: one behind the other, cut where a row ends (Megatron's order), or
+    whole, those that fit a row, with padding behind them (best-fit packing)."""
     valid_prefix: list[str] = field(default_factory=list)
     """Prefixes for the held-out loss."""
     seq_length: int = 1024
@@ -44,7 +50,7 @@ class DataConfig:
     """Mask attention, restart positions and drop targets across document borders."""
 
     def __post_init__(self) -> None:
-        _one_is_a_list(self, "prefix", "valid_prefix", "weights")
+        _one_is_a_list(self, "prefix", "valid_prefix", "weights", "epochs")
         at_least("data.seq_length", self.seq_length, 2)
         at_least("data.vocab_size", self.vocab_size, 1)
         if self.corpus_bytes is not None:
@@ -52,13 +58,16 @@ class DataConfig:
         if bool(self.corpus) == bool(self.prefix):
             raise UsageError("give either `data.corpus` or `data.prefix`, not both and not neither")
         if self.weights is not None:
-            if len(self.weights) != len(self.prefix):
-                raise UsageError(
-                    f"`data.weights` has {len(self.weights)} entries for {len(self.prefix)} "
-                    "entries of `data.prefix`"
-                )
-            if not all(math.isfinite(w) and w > 0 for w in self.weights):
-                raise UsageError("`data.weights` must be above 0")
+            self._check_per_prefix("weights", self.weights, len(self.prefix))
+        if self.epochs is not None:
+            self._check_per_prefix("epochs", self.epochs, len(self.prefix) or 1)
+
+    def _check_per_prefix(self, name: str, values: list[float], count: int) -> None:
+        if len(values) != count:
+            what = "entries of `data.prefix`" if self.prefix else "corpus"
+            raise UsageError(f"`data.{name}` has {len(values)} entries for {count} {what}")
+        if not all(math.isfinite(v) and v > 0 for v in values):
+            raise UsageError(f"`data.{name}` must be above 0")
 
 
 @dataclass(frozen=True, kw_only=True)

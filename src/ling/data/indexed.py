@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import struct
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -31,6 +33,8 @@ CODES = {np.dtype(d): c for c, d in DTYPES.items()}
 _HEADER = struct.Struct("<9sQBQQ")
 _SCAN_BYTES = 16 << 20
 _INDEX_BLOCK = 1 << 16
+# Larger indexes are mapped, so that all processes of a machine share one copy.
+_MAP_BYTES = 64 << 20
 
 
 def token_dtype(vocab_size: int) -> Any:
@@ -51,12 +55,10 @@ class IndexedDataset:
         require_file(self.bin)
         with self.idx.open("rb") as file:
             n, m = self._read_header(file.read(_HEADER.size), os.fstat(file.fileno()).st_size)
-            raw = file.read(12 * n + 8 * m)
-        if len(raw) != 12 * n + 8 * m:
-            raise DataError("shorter than a moment ago", path=self.idx)
-        self.sequence_lengths = np.frombuffer(raw, "<i4", n)
-        self.pointers = np.frombuffer(raw, "<i8", n, 4 * n)
-        self.document_indices = np.frombuffer(raw, "<i8", m, 12 * n)
+            raw, at = self._read_index(file, 12 * n + 8 * m)
+        self.sequence_lengths = np.frombuffer(raw, "<i4", n, at)
+        self.pointers = np.frombuffer(raw, "<i8", n, at + 4 * n)
+        self.document_indices = np.frombuffer(raw, "<i8", m, at + 12 * n)
         self._file = self.bin.open("rb")
         self._check(os.fstat(self._file.fileno()).st_size)
 
@@ -73,25 +75,41 @@ class IndexedDataset:
         self.dtype = np.dtype(DTYPES[code]).newbyteorder("<")
         return n, m
 
+    def _read_index(self, file: Any, count: int) -> tuple[Any, int]:
+        """What is behind the header, as a buffer and where it begins in it."""
+        if count > _MAP_BYTES:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), _HEADER.size
+        raw = file.read(count)
+        if len(raw) != count:
+            raise DataError("shorter than a moment ago", path=self.idx)
+        return raw, 0
+
     def _check(self, size: int) -> None:
-        lengths, docs = self.sequence_lengths.astype(np.int64), self.document_indices
-        if (lengths < 0).any() or (self.pointers < 0).any():
+        for start in range(0, len(self), _INDEX_BLOCK):
+            self._check_sequences(slice(start, start + _INDEX_BLOCK), size)
+        docs = self.document_indices
+        sound = len(docs) > 0 and docs[0] == 0 and docs[-1] == len(self)
+        starts = range(0, len(docs), _INDEX_BLOCK)
+        if not sound or any((np.diff(docs[k : k + _INDEX_BLOCK + 1]) < 0).any() for k in starts):
+            raise DataError("document borders do not rise from 0 to the count", path=self.idx)
+
+    def _check_sequences(self, block: slice, size: int) -> None:
+        lengths, pointers = self.sequence_lengths[block].astype(np.int64), self.pointers[block]
+        if (lengths < 0).any() or (pointers < 0).any():
             raise DataError("a length or an offset is negative", path=self.idx)
         # Subtract rather than add: a hostile offset could overflow.
-        past = self.pointers > size - lengths * self.dtype.itemsize
+        past = pointers > size - lengths * self.dtype.itemsize
         if past.any():
             raise DataError(
-                f"sequence {int(past.argmax())} ends behind the {size} bytes of {self.bin.name}",
+                f"sequence {block.start + int(past.argmax())} ends behind the {size} bytes of "
+                f"{self.bin.name}",
                 path=self.idx,
             )
-        sound = len(docs) > 0 and docs[0] == 0 and docs[-1] == len(lengths)
-        if not sound or (docs[1:] < docs[:-1]).any():
-            raise DataError("document borders do not rise from 0 to the count", path=self.idx)
 
     def __len__(self) -> int:
         return len(self.sequence_lengths)
 
-    @property
+    @cached_property
     def num_tokens(self) -> int:
         """Tokens in all."""
         return int(self.sequence_lengths.sum(dtype=np.int64))

@@ -6,15 +6,17 @@ Resume is therefore one integer: how many rows have been consumed.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from ..errors import DataError, UsageError
+from ..errors import DataError
+from .index_files import IndexFolder, IndexWriter
 from .indexed import IndexedDataset
+
+_BLOCK = 1 << 20
 
 
 @dataclass
@@ -59,9 +61,11 @@ def sample_of(ids: np.ndarray, eod: int | None, *, eod_mask_loss: bool) -> Sampl
 class GPTSamples:
     """At least `num_samples` rows of `seq_length` tokens from shuffled, concatenated documents.
 
-    `documents` = (start, stop) takes a part of the documents (a split); `eod` with
-    `eod_mask_loss` drops the loss where the input ends a document. Raises `DataError` when the
-    documents hold no token.
+    With `epochs` the tokens are read that often at most, and there may be fewer rows. `documents`
+    = (start, stop) takes a part of the documents (a split); `eod` with `eod_mask_loss` drops the
+    loss where the input ends a document. The order is kept in files of `index`, named by `content`,
+    which stands for what the files of the dataset have. Raises `DataError` when the documents hold
+    no token.
     """
 
     def __init__(
@@ -71,41 +75,36 @@ class GPTSamples:
         seq_length: int,
         num_samples: int,
         seed: int,
+        epochs: float | None = None,
         documents: tuple[int, int] | None = None,
         eod: int | None = None,
         eod_mask_loss: bool = True,
+        index: IndexFolder | None = None,
+        content: str | None = None,
     ) -> None:
-        self.dataset, self.seq_length, self.num_samples = dataset, seq_length, num_samples
+        self.dataset, self.seq_length = dataset, seq_length
         self.eod, self.eod_mask_loss = eod, eod_mask_loss
         start, stop = documents or (0, len(dataset))
         if not 0 <= start <= stop <= len(dataset):
             raise DataError(f"documents {start} to {stop} of {len(dataset)}", path=dataset.idx)
-        tokens = int(dataset.sequence_lengths[start:stop].sum(dtype=np.int64))
-        if tokens < 1 or seq_length < 1 or num_samples < 1:
+        self.num_tokens = int(dataset.sequence_lengths[start:stop].sum(dtype=np.int64))
+        most = num_samples
+        if epochs is not None:
+            most = int((epochs * self.num_tokens - 1) // max(seq_length, 1))
+        if self.num_tokens < 1 or seq_length < 1 or min(num_samples, most) < 1:
             raise DataError(
-                f"{tokens} tokens for {num_samples} rows of {seq_length}; all must be above 0",
+                f"{self.num_tokens} tokens for {min(num_samples, most)} rows of {seq_length}; "
+                "all must be above 0",
                 path=dataset.bin,
             )
-        self._build(np.arange(start, stop, dtype=np.int32), tokens, seed)
-
-    def _build(self, documents: np.ndarray, tokens: int, seed: int) -> None:
-        seq = self.seq_length
-        epochs = -(-(self.num_samples * seq + 1) // tokens)
-        before_last = ((epochs - 1) * tokens - 1) // seq
-        # A last epoch of which only a part is used would otherwise mix into the others.
-        short = self.num_samples - before_last < int(0.8 * ((tokens - 1) // seq))
-        separate = epochs > 1 and short
-        rng = np.random.RandomState(seed)
-        rounds = [np.tile(documents, epochs - separate)] + [documents.copy()] * separate
-        count = (epochs * tokens - 1) // seq
-        cut = before_last if separate else count
-        rows = [np.arange(cut, dtype=np.int64), np.arange(cut, count, dtype=np.int64)]
-        # The order of these draws is part of the format.
-        for part in [*rounds, *rows]:
-            rng.shuffle(part)
-        self.document_index = np.concatenate(rounds)
-        self.shuffle_index = np.concatenate(rows)
-        self._ends = np.cumsum(self.dataset.sequence_lengths[self.document_index], dtype=np.int64)
+        order = _MegatronOrder(start, stop, self.num_tokens, seq_length, min(num_samples, most))
+        self._size = order.count if epochs is None else min(order.count, most)
+        key = {"what": "megatron, version 1", "seed": seed, **vars(order)}
+        # Without a name of the contents its lengths might be those of another dataset.
+        kept = index if index is not None and content is not None else IndexFolder()
+        arrays = kept.get({**key, "content": content}, lambda w: order.write(w, dataset, seed))
+        self.document_index, self.shuffle_index = arrays["documents"], arrays["rows"]
+        self._ends = arrays["ends"]
 
     @property
     def sample_index(self) -> np.ndarray:
@@ -116,80 +115,134 @@ class GPTSamples:
         return np.stack([position, starts - begins], axis=1)
 
     def __len__(self) -> int:
-        return len(self.shuffle_index)
+        return self._size
 
     def __getitem__(self, i: int) -> Sample:
-        ids = self._read(int(self.shuffle_index[i]) * self.seq_length)
+        start = int(self.shuffle_index[i]) * self.seq_length
+        ids = _run_of(self.dataset, self.document_index, self._ends, start, self.seq_length + 1)
         return sample_of(ids, self.eod, eod_mask_loss=self.eod_mask_loss)
 
-    def _read(self, start: int) -> np.ndarray:
-        """The row's seq_length + 1 tokens."""
-        pieces: list[np.ndarray] = []
-        position = int(np.searchsorted(self._ends, start, side="right"))
-        have, want = 0, self.seq_length + 1
-        while have < want:
-            end = int(self._ends[position])
-            document = int(self.document_index[position])
-            offset = start + have - (end - int(self.dataset.sequence_lengths[document]))
-            take = min(want - have, end - start - have)
-            pieces.append(self.dataset.get(document, offset, take))
-            have += take
-            position += 1
-        return np.concatenate(pieces).astype(np.int64)
+    def epochs_of(self, rows: int) -> float:
+        """How often the tokens are read by so many rows."""
+        return rows * self.seq_length / self.num_tokens
+
+
+@dataclass
+class _MegatronOrder:
+    """Megatron's shuffled documents and rows; the fields decide them, with a seed."""
+
+    start: int
+    stop: int
+    tokens: int
+    seq_length: int
+    num_samples: int
+
+    @property
+    def epochs(self) -> int:
+        return -(-(self.num_samples * self.seq_length + 1) // self.tokens)
+
+    @property
+    def count(self) -> int:
+        """Rows in all epochs."""
+        return (self.epochs * self.tokens - 1) // self.seq_length
+
+    def _separate(self) -> int | None:
+        """The rows before a last epoch of which only a part is used: it is not to mix with the
+        others. None when all epochs are shuffled together.
+        """
+        before_last = ((self.epochs - 1) * self.tokens - 1) // self.seq_length
+        whole = (self.tokens - 1) // self.seq_length
+        short = self.num_samples - before_last < int(0.8 * whole)
+        return before_last if self.epochs > 1 and short else None
+
+    def write(self, writer: IndexWriter, dataset: IndexedDataset, seed: int) -> None:
+        """`documents` i32 and where each `ends` i64 in tokens, `rows` by their number on disk."""
+        one, cut = self.stop - self.start, self._separate()
+        documents = writer.new("documents", np.int32, one * self.epochs)
+        rows = writer.new("rows", np.uint32 if self.count < 1 << 32 else np.int64, self.count)
+        for epoch in range(self.epochs):
+            count_up(documents[epoch * one : (epoch + 1) * one], self.start)
+        count_up(rows, 0)
+        together = one * (self.epochs - (cut is not None))
+        rng = np.random.RandomState(seed)
+        # The order of these draws is part of the format.
+        cut = self.count if cut is None else cut
+        for part in (documents[:together], documents[together:], rows[:cut], rows[cut:]):
+            rng.shuffle(part)
+        ends, at = writer.new("ends", np.int64, len(documents)), 0
+        for block in _blocks(len(documents)):
+            lengths = dataset.sequence_lengths[documents[block]]
+            ends[block] = at + np.cumsum(lengths, dtype=np.int64)
+            at = int(ends[block][-1])
+
+
+def _blocks(count: int) -> Iterator[slice]:
+    for start in range(0, count, _BLOCK):
+        yield slice(start, min(start + _BLOCK, count))
+
+
+def count_up(array: np.ndarray, first: int) -> None:
+    """Fill with first, first + 1, ..."""
+    for block in _blocks(len(array)):
+        array[block] = np.arange(first + block.start, first + block.stop)
+
+
+def _run_of(
+    dataset: IndexedDataset,
+    documents: Sequence[int] | np.ndarray,
+    ends: np.ndarray,
+    start: int,
+    count: int,
+) -> np.ndarray:
+    """i64 tokens `start` to `start` + `count` of `documents`, one behind the other."""
+    pieces: list[np.ndarray] = []
+    position, at = int(np.searchsorted(ends, start, side="right")), start
+    while at < start + count:
+        document, end = int(documents[position]), int(ends[position])
+        take = min(start + count, end) - at
+        offset = at - (end - int(dataset.sequence_lengths[document]))
+        pieces.append(dataset.get(document, offset, take))
+        at, position = at + take, position + 1
+    return np.concatenate(pieces).astype(np.int64)
 
 
 class RowsInOrder:
-    """Consecutive rows of a token file, unshuffled; each row overlaps the last by one token."""
+    """Consecutive rows of a token file, unshuffled; each row overlaps the last by one token.
 
-    def __init__(
-        self, dataset: IndexedDataset, *, seq_length: int, eod: int | None, eod_mask_loss: bool
-    ) -> None:
-        self.ids = np.concatenate([dataset.get(i).astype(np.int64) for i in range(len(dataset))])
-        self.seq_length, self.eod, self.eod_mask_loss = seq_length, eod, eod_mask_loss
-
-    def __len__(self) -> int:
-        return (len(self.ids) - 1) // self.seq_length
-
-    def __getitem__(self, i: int) -> Sample:
-        start = i * self.seq_length
-        ids = self.ids[start : start + self.seq_length + 1]
-        return sample_of(ids, self.eod, eod_mask_loss=self.eod_mask_loss)
-
-
-class Mixture:
-    """Several sample sources in fixed shares: each row comes from the one furthest behind its own.
-
-    It ends after `num_samples` rows, or where a source has none left.
+    With `rows` only the first of them: of a large file, less is kept in memory.
     """
 
     def __init__(
-        self, parts: Sequence[Samples], weights: Sequence[float], num_samples: int | None = None
+        self,
+        dataset: IndexedDataset,
+        *,
+        seq_length: int,
+        eod: int | None,
+        eod_mask_loss: bool,
+        rows: int | None = None,
     ) -> None:
-        if not parts or len(parts) != len(weights):
-            raise UsageError(f"a mixture of {len(parts)} datasets has {len(weights)} weights")
-        if not all(math.isfinite(w) and w > 0 for w in weights):
-            raise UsageError("the weights of a mixture must be above 0")
-        self.parts = list(parts)
-        share = [w / math.fsum(weights) for w in weights]
-        left = [len(p) for p in parts]
-        self.source, self.row = _blend(share, left, num_samples or sum(left))
+        self.dataset, self.seq_length = dataset, seq_length
+        self.eod, self.eod_mask_loss = eod, eod_mask_loss
+        tokens = None if rows is None else rows * seq_length + 1
+        self._ends = _ends_of_first(dataset.sequence_lengths, tokens)
+        have = int(self._ends[-1]) if len(self._ends) else 0
+        self._size = max((have if tokens is None else min(have, tokens)) - 1, 0) // seq_length
 
     def __len__(self) -> int:
-        return len(self.source)
+        return self._size
 
     def __getitem__(self, i: int) -> Sample:
-        return self.parts[int(self.source[i])][int(self.row[i])]
+        start, count = i * self.seq_length, self.seq_length + 1
+        ids = _run_of(self.dataset, range(len(self._ends)), self._ends, start, count)
+        return sample_of(ids, self.eod, eod_mask_loss=self.eod_mask_loss)
 
 
-def _blend(share: list[float], left: list[int], size: int) -> tuple[np.ndarray, Any]:
-    """Source and row of each sample; Megatron's greedy rule, ties to the lower number."""
-    source, row = np.zeros(size, np.int16), np.zeros(size, np.int64)
-    taken, parts = [0] * len(share), range(len(share))
-    for i in range(size):
-        due = max(i, 1)
-        best = max(parts, key=lambda k: share[k] * due - taken[k])
-        if taken[best] == left[best]:
-            return source[:i].copy(), row[:i].copy()
-        source[i], row[i] = best, taken[best]
-        taken[best] += 1
-    return source, row
+def _ends_of_first(lengths: np.ndarray, tokens: int | None) -> np.ndarray:
+    """Where in tokens the first documents end, as many of them as have `tokens` (None: all)."""
+    parts, at = [np.empty(0, np.int64)], 0
+    for block in _blocks(len(lengths)):
+        if tokens is not None and at >= tokens:
+            break
+        parts.append(at + np.cumsum(lengths[block], dtype=np.int64))
+        at = int(parts[-1][-1])
+    return np.concatenate(parts)

@@ -27,6 +27,11 @@ def is_dataset(source: str) -> bool:
     return source.startswith(PREFIX)
 
 
+def local_source(source: str) -> str:
+    """A source on this machine: a data set of the hub is fetched, others are as they are."""
+    return str(dataset_folder(source)) if is_dataset(source) else source
+
+
 def dataset_folder(source: str) -> Path:
     """The local folder of `hf://datasets/ORG/NAME[@REVISION][/PATTERN]`, fetched where it is not.
 

@@ -1,4 +1,4 @@
-"""From token files to the tensors of one micro-batch.
+"""From rows of tokens to the tensors of one micro-batch.
 
 Legend: B rows · S positions.
 """
@@ -13,14 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..config.recipe import DataConfig
-from ..data.indexed import IndexedDataset
-from ..data.samples import GPTSamples, Mixture, Sample, Samples
+from ..data.samples import Sample, Samples
 from ..errors import DataError
-
-# Token files up to this size are read once before the first step, to find ids without a row;
-# of larger ones every batch is checked.
-SCAN_TOKENS = 1 << 28
 
 
 @dataclass
@@ -62,93 +56,6 @@ class Batch:
             return list(range(0, B * S + 1, S))
         starts = (self.positions_T == 0).nonzero().flatten().tolist()
         return [*starts, B * S]
-
-
-@dataclass(frozen=True)
-class OneAfterAnother:
-    """The rows of several orders, the next where the one before ends."""
-
-    parts: Sequence[Samples]
-
-    def __len__(self) -> int:
-        return sum(map(len, self.parts))
-
-    def __getitem__(self, i: int) -> Sample:
-        for part in self.parts:
-            if i < len(part):
-                return part[i]
-            i -= len(part)
-        raise IndexError(i)
-
-
-def open_orders(
-    prefixes: Sequence[str],
-    cfg: DataConfig,
-    *,
-    orders: Sequence[int],
-    needed: int,
-    seed: int,
-    eod: int | None,
-    vocab_size: int,
-) -> tuple[Samples, list[int]]:
-    """Samples in orders laid out for this many rows each, and one more if `needed` rows are more.
-
-    Megatron's order depends on the number of rows in all. A run whose steps were changed later
-    keeps its first order and continues in another one behind it, so that rows read stay those read.
-    """
-
-    def order(number: int, count: int) -> Samples:
-        return open_samples(
-            prefixes, cfg, rows=count, seed=seed + number, eod=eod, vocab_size=vocab_size
-        )
-
-    rows = list(orders)
-    parts = [order(k, count) for k, count in enumerate(rows)]
-    missing = needed - sum(map(len, parts))
-    if missing > 0:
-        parts.append(order(len(rows), missing))
-        rows.append(missing)
-    return parts[0] if len(parts) == 1 else OneAfterAnother(parts), rows
-
-
-def open_samples(
-    prefixes: Sequence[str],
-    cfg: DataConfig,
-    *,
-    rows: int,
-    seed: int,
-    eod: int | None,
-    vocab_size: int,
-) -> Samples:
-    """The sample order of one or several prefixes; raises `DataError` for unusable data."""
-    datasets = [IndexedDataset(p) for p in prefixes]
-    for dataset, prefix in zip(datasets, prefixes, strict=True):
-        if dataset.num_tokens <= cfg.seq_length:
-            raise DataError(
-                f"{dataset.num_tokens} tokens are fewer than one row of "
-                f"`data.seq_length` = {cfg.seq_length}",
-                path=f"{prefix}.bin",
-            )
-        if dataset.num_tokens <= SCAN_TOKENS:
-            dataset.check_ids(vocab_size)
-    weights = cfg.weights or [float(d.num_tokens) for d in datasets]
-    parts = [
-        GPTSamples(
-            d,
-            seq_length=cfg.seq_length,
-            num_samples=_share(rows, w, weights),
-            seed=seed,
-            eod=eod,
-            eod_mask_loss=cfg.eod_mask_loss,
-        )
-        for d, w in zip(datasets, weights, strict=True)
-    ]
-    return parts[0] if len(parts) == 1 else Mixture(parts, weights)
-
-
-def _share(rows: int, weight: float, weights: Sequence[float]) -> int:
-    """Rows that one dataset of a mixture can be asked for, with room for rounding."""
-    return rows if len(weights) == 1 else int(rows * weight / sum(weights) * 1.01) + 2
 
 
 @dataclass(frozen=True)

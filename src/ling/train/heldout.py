@@ -65,11 +65,11 @@ def held_out_loss(
     Ranks share the rows out and all return the same.
     """
     source = RowsInOrder(
-        dataset, seq_length=cfg.seq_length, eod=eod, eod_mask_loss=cfg.eod_mask_loss
+        dataset, seq_length=cfg.seq_length, eod=eod, eod_mask_loss=cfg.eod_mask_loss, rows=rows
     )
     device = next(network.parameters()).device
     sums = torch.zeros(6, dtype=torch.float64, device=device)
-    count = min(rows, len(source))
+    count = len(source)
     for first in range(0, count, share.count):
         r = first + share.index
         isolate = cfg.isolate_documents and eod is not None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import typing
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ _ROW_KEYS = (
     "train.global_batch_size",
     "data.seq_length",
     "data.weights",
+    "data.epochs",
+    "data.packing",
     "data.eod_mask_loss",
     "data.isolate_documents",
 )
@@ -126,8 +129,9 @@ def data_change(before: dict[str, Any], now: dict[str, Any], prefixes: Sequence[
     """The first difference of two `data_state`s in words; None: the position still counts."""
     for key in _ROW_KEYS:
         one_file = key == "data.weights" and len(prefixes) == 1
-        if before.get(key) != now[key] and not one_file:
-            return f"`{key}` was {before.get(key)} in this run and is now {now[key]}"
+        was = before.get(key, _default(key))
+        if was != now[key] and not one_file:
+            return f"`{key}` was {was} in this run and is now {now[key]}"
     old, new = before["files"], now["files"]
     if len(old) != len(new):
         return f"`data.prefix` had {len(old)} entries in this run and has now {len(new)}"
@@ -203,11 +207,10 @@ def _default(key: str) -> Any:
             return None
         if field.default is not dataclasses.MISSING:
             return field.default
-        factory = field.default_factory
-        if isinstance(factory, type) and dataclasses.is_dataclass(factory):
-            at = factory
-        else:
+        kind, factory = typing.get_type_hints(at)[part], field.default_factory
+        if not dataclasses.is_dataclass(kind):
             return factory() if callable(factory) else None
+        at = kind
     return None
 
 

@@ -16,21 +16,24 @@ from pathlib import Path
 import torch
 
 from ..checkpoint.open import config_at
-from ..checkpoint.run_folder import newest
+from ..checkpoint.run_folder import newest, run_index_folder
 from ..config.model import ModelConfig
 from ..config.recipe import DataConfig, PretrainConfig
+from ..data.index_files import IndexFolder
 from ..data.indexed import IndexedDataset
 from ..data.prepare import prepare
 from ..data.tokenizer import EOD, Tokenizer
 from ..errors import UsageError
 from ..hub import resolve_model
+from ..hub.datasets import local_source
 from ..presets import PRESETS, preset
 from ..text import nearest
-from .batches import BatchReader, open_orders, run_data_folder
+from .batches import BatchReader, run_data_folder
 from .network import build_network
 from .objectives.base import Objective
 from .objectives.pretrain import Pretraining
 from .optim import build_optimizer
+from .orders import Opening
 from .parallel.apply import parallelise
 from .parallel.group import ALONE, World
 from .parallel.mesh import check_layout, make_meshes
@@ -106,7 +109,7 @@ def setup(
     world.together(
         lambda: _resume(recipe, out, log, state, data.train_prefixes, allow_data_reset, found)
     )
-    reader = world.together(lambda: _open_reader(recipe, data, cfg.vocab_size, state))
+    reader = world.first(lambda: _open_reader(recipe, data, cfg.vocab_size, state, out, log))
     objective = Pretraining(recipe.train.mtp_loss_weight, recipe.train.z_loss_coef)
     reduce = ONE_RANK if meshes is None else OverRanks(meshes)
     return Run(recipe, out, log, state, objective, reader, data.valid_prefixes, reduce)
@@ -168,7 +171,7 @@ def open_data(recipe: PretrainConfig, cfg: ModelConfig, out: Path, log: Log) -> 
     train, valid = list(data.prefix), list(data.valid_prefix)
     if data.corpus:
         ready = prepare(
-            data.corpus if data.corpus == "stdlib" else [data.corpus],
+            data.corpus if data.corpus == "stdlib" else [local_source(data.corpus)],
             run_data_folder(out),
             tokenizer=folder,
             vocab_size=data.vocab_size,
@@ -200,7 +203,7 @@ def _check_documents(data: DataConfig, tokenizer: Tokenizer | None, log: Log) ->
     if tokenizer is not None and tokenizer.eod_token_id is not None:
         return
     lacks = "no `data.tokenizer`" if tokenizer is None else f"the tokenizer has no `{EOD}`"
-    if data.isolate_documents:
+    if data.isolate_documents and data.packing == "concatenate":
         raise UsageError(
             f"{lacks}: `data.isolate_documents` needs `data.tokenizer` with `{EOD}`, the border "
             "between documents"
@@ -218,19 +221,21 @@ def _fills_a_row(prefix: str, seq_length: int, log: Log) -> bool:
 
 
 def _open_reader(
-    recipe: PretrainConfig, data: RunData, vocab_size: int, state: TrainState
+    recipe: PretrainConfig, data: RunData, vocab_size: int, state: TrainState, out: Path, log: Log
 ) -> BatchReader:
     """Rows for all steps; `state.data` notes the orders that they come in."""
     left = (recipe.train.steps - state.step) * recipe.train.global_batch_size
-    samples, state.data["rows"] = open_orders(
+    opening = Opening(
         data.train_prefixes,
         recipe.data,
-        orders=state.data["rows"],
-        needed=state.rows + left,
-        seed=recipe.train.seed,
-        eod=data.eod,
-        vocab_size=vocab_size,
+        recipe.train.seed,
+        data.eod,
+        vocab_size,
+        contents=state.data["files"],
+        index=IndexFolder(run_index_folder(out), log),
+        log=log,
     )
+    samples, state.data["rows"] = opening.orders(state.data["rows"], state.rows + left)
     files = ", ".join(data.train_prefixes)
     return BatchReader(samples, recipe.data.isolate_documents, vocab_size, files)
 
