@@ -108,4 +108,4 @@ def test_eod_mask_loss_without_a_tokenizer_says_that_it_does_nothing(make, tmp_p
         tmp_path / "run",
         said.append,
     )
-    assert not said
+    assert not [line for line in said if "no effect" in line]
