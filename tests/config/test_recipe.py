@@ -41,7 +41,7 @@ def data(**fields):
         (TrainConfig, {"eval_interval_steps": -1}, "`train.eval_interval_steps` is -1"),
         (TrainConfig, {"group_timeout_s": 0}, "`train.group_timeout_s` is 0"),
         (ParallelConfig, {"dp_shard": 0}, "`parallel.dp_shard` is 0"),
-        (ParallelConfig, {"pp": 2}, "`parallel.pp` = 2: pipeline parallel is not built yet; set"),
+        (ParallelConfig, {"pp_stages_per_rank": 2}, "= 2 needs .*; set `parallel.pp` above 1"),
         (
             PretrainConfig,
             {"model": "x", "data": data(seq_length=30), "parallel": ParallelConfig(cp=2)},

@@ -50,6 +50,8 @@ LAYOUTS: dict[int, dict[str, dict[str, Any]]] = {
         "cp 2, isolated, small steps": {"cp": 2},
         "cp 2 with ep 2, recompute full, small steps": {"cp": 2, "ep": 2, "recompute": "full"},
         "cp 2, bf16": {"cp": 2},
+        "pp 2, recompute full": {"pp": 2, "recompute": "full"},
+        "pp 2 × 2 stages, isolated, small steps": {"pp": 2, "pp_stages_per_rank": 2},
         "ep 2": {"dp_shard": 2, "ep": 2},
     },
     4: {
@@ -57,17 +59,25 @@ LAYOUTS: dict[int, dict[str, dict[str, Any]]] = {
         "ep 2 × fsdp 2, bf16": {"dp_shard": 4, "ep": 2},
         "cp 2 × fsdp 2, recompute moe, small steps": {"dp_shard": 2, "cp": 2, "recompute": "moe"},
         "cp 4 with ep 2, isolated, small steps": {"cp": 4, "ep": 2},
+        "pp 4, recompute moe": {"pp": 4, "recompute": "moe"},
+        "pp 2 × ep 2": {"pp": 2, "dp_shard": 2, "ep": 2},
+        "pp 2 × cp 2, isolated, small steps": {"pp": 2, "cp": 2},
         "replicate 2 × ep 2": {"dp_replicate": 2, "dp_shard": 2, "ep": 2},
     },
 }
 
 
 # What goes on from half a run of one process, and of which one process does the second half.
-RESUMED = {2: ("ep 2", "cp 2, isolated, small steps"), 4: ("replicate 2 × ep 2",)}
+RESUMED = {
+    2: ("ep 2", "cp 2, isolated, small steps", "pp 2, recompute full"),
+    4: ("replicate 2 × ep 2", "pp 2 × ep 2"),
+}
 RESUMED_ALONE = (
     "replicate 2",
     "ep 2 × fsdp 2, recompute moe",
     "cp 4 with ep 2, isolated, small steps",
+    "pp 2 × 2 stages, isolated, small steps",
+    "pp 4, recompute moe",
 )
 
 

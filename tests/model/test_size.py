@@ -12,6 +12,7 @@ from ling.model.size import (
     flops_per_token,
     kv_bytes_per_token,
     kv_cache_dtypes,
+    layer_flops_per_token,
     parameter_counts,
     stored_bytes,
 )
@@ -99,3 +100,14 @@ def test_flops_count_the_experts_of_a_token_and_the_mtp_layer():
     more = TINY.replace(num_experts_per_tok=3)
     assert flops_per_token(more, 1) - flops_per_token(TINY, 1) == 6 * one_expert * 3
     assert flops_per_token(TINY, 1) > flops_per_token(TINY.replace(num_nextn_predict_layers=0), 1)
+
+
+@pytest.mark.parametrize("change", SHAPES, ids=str)
+def test_flops_of_layers_and_heads_are_those_of_the_model(change):
+    cfg = TINY.replace(**change)
+    layers = layer_flops_per_token(cfg, 64)
+    assert [bool(layer["experts"]) for layer in layers] == [False, True, True, True]
+    head = 2 * cfg.vocab_size * cfg.hidden_size * (1 + cfg.num_nextn_predict_layers)
+    norm = 2 * cfg.hidden_size
+    total = sum(layer["experts"] + layer["rest"] for layer in layers)
+    assert 3 * (total + head + norm) == flops_per_token(cfg, 64)

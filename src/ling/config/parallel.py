@@ -29,7 +29,10 @@ class ParallelConfig:
     cp: int = 1
     """Context parallel: ranks that share a row's tokens; twice this divides `data.seq_length`."""
     pp: int = 1
-    """Pipeline parallel: ranks that share the layers. Only 1 so far."""
+    """Pipeline parallel: ranks that share the layers, cut into stages by cost."""
+    pp_stages_per_rank: int = 1
+    """Stages of one rank: 1 is the 1F1B schedule, more the interleaved one, whose bubble is as many
+    times smaller."""
     ep: int = 1
     """Expert parallel: ranks among `dp_shard` × `cp` that share a layer's experts."""
     recompute: Literal["none", "moe", "full"] = "none"
@@ -37,12 +40,12 @@ class ParallelConfig:
     MLPs and attention. Routing is always kept."""
 
     def __post_init__(self) -> None:
-        for name in ("dp_replicate", "dp_shard", "cp", "pp", "ep"):
+        for name in ("dp_replicate", "dp_shard", "cp", "pp", "pp_stages_per_rank", "ep"):
             at_least(f"parallel.{name}", getattr(self, name), 1)
-        if self.pp > 1:
+        if self.pp == 1 and self.pp_stages_per_rank > 1:
             raise UsageError(
-                f"`parallel.pp` = {self.pp}: pipeline parallel is not built yet; "
-                "set `parallel.pp: 1` and spread over `parallel.dp_shard`"
+                f"`parallel.pp_stages_per_rank` = {self.pp_stages_per_rank} needs ranks that share "
+                "the layers; set `parallel.pp` above 1, or leave it out"
             )
         shards = self.dp_shard * self.cp
         if shards % self.ep:
@@ -67,6 +70,11 @@ class ParallelConfig:
         rest, cp = divmod(rank, self.cp)
         pp, dp = divmod(rest, self.dp)
         return Place(pp, dp, cp)
+
+    @property
+    def stages(self) -> int:
+        """Stages of the pipeline."""
+        return self.pp * self.pp_stages_per_rank
 
     @property
     def expert_shards(self) -> int:

@@ -91,6 +91,8 @@ class Ling(nn.Module):
 
     `compute_dtype` set to bfloat16 over float32 parameters is mixed precision: activations and
     products in bfloat16, parameters and gradients in float32. None computes in the stored dtype.
+
+    In a pipeline stage the modules of other stages are None, under their names.
     """
 
     def __init__(self, cfg: ModelConfig) -> None:
@@ -126,8 +128,9 @@ class Ling(nn.Module):
         """`forward` from embeddings_TD on."""
         rope = self.rope(positions_T, x_TD.dtype)
         for layer in self.model.layers[: self.config.num_hidden_layers]:
-            x_TD = layer(x_TD, rope, attend, trace)
-        return self.model.norm(x_TD)
+            if layer is not None:
+                x_TD = layer(x_TD, rope, attend, trace)
+        return x_TD if self.model.norm is None else self.model.norm(x_TD)
 
     def mtp(
         self,
@@ -166,8 +169,9 @@ class Ling(nn.Module):
 
     def tie_weights(self) -> None:
         """Make the head the embedding's own parameter where the configuration ties the two."""
-        if self.config.tie_word_embeddings:
-            self.lm_head.weight = self.model.word_embeddings.weight
+        embedding = self.model.word_embeddings
+        if self.config.tie_word_embeddings and None not in (self.lm_head, embedding):
+            self.lm_head.weight = embedding.weight
 
     def _apply(self, *args: Any, **kwargs: Any) -> Ling:
         # `to_empty` and `to` give every module a new parameter of its own, the head as well.

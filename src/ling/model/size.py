@@ -104,6 +104,27 @@ def flops_per_token(cfg: ModelConfig, seq_length: int) -> int:
     return 3 * (2 * matrices + attention)
 
 
+def layer_flops_per_token(cfg: ModelConfig, seq_length: int) -> list[dict[str, int]]:
+    """Forward FLOPs of one token in each layer, MTP layers last: of routed experts and the rest.
+
+    Three times their sum, and a head for each prediction, are `flops_per_token`.
+    """
+    small = min(cfg.num_experts, 1)
+    one = {"num_experts": small, "num_experts_per_tok": small, "n_group": 1, "topk_group": 1}
+    layers = [
+        {"experts": 0, "rest": 2 * cfg.q_size * seq_length} for _ in range(cfg.num_cache_layers)
+    ]
+    for name, spec in tensor_specs(cfg.replace(**one)).items():
+        if not name.startswith("model.layers.") or name.endswith("expert_bias"):
+            continue
+        flops, layer = 2 * math.prod(spec.shape), layers[int(name.split(".")[2])]
+        if ".experts." in name:
+            layer["experts"] += flops * cfg.num_experts_per_tok
+        else:
+            layer["rest"] += flops * (cfg.num_experts if name.endswith("mlp.gate.weight") else 1)
+    return layers
+
+
 def stored_bytes(cfg: ModelConfig, fmt: str) -> int:
     """Bytes of all weights in a number format or "float32"; norms and routers counted as the
     rest.

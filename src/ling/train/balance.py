@@ -23,8 +23,10 @@ def updated_bias(bias_E: Tensor, counts_E: Tensor, rate: float, *, zero_mean: bo
 
 @torch.no_grad()
 def update_biases(model: Ling, counts: dict[int, Tensor], rate: float, *, zero_mean: bool) -> None:
-    """Move every layer's `expert_bias` in place, after the optimizer step."""
+    """Move the `expert_bias` of every layer that is here in place, after the optimizer step."""
     for layer, counts_E in counts.items():
+        if model.model.layers[layer] is None:  # of another pipeline stage
+            continue
         bias = model.get_buffer(f"model.layers.{layer}.mlp.gate.expert_bias")
         bias.copy_(updated_bias(bias, counts_E, rate, zero_mean=zero_mean))
 

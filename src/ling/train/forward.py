@@ -7,8 +7,8 @@ Legend: T tokens · D hidden.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor, nn
 
@@ -17,6 +17,9 @@ from ..model.layers import Linear
 from ..model.ling import Ling
 from ..model.moe import RoutingTrace
 from .batches import Batch
+
+if TYPE_CHECKING:
+    from .objectives.base import Losses, Objective
 
 
 class Context(Protocol):
@@ -95,7 +98,30 @@ class LingForTraining(nn.Module):
         `tokens[0]` are the tokens_T of the batch, `tokens[j]` those j positions later in their row:
         the caller shifts them, because here rows may be cut over ranks.
         """
-        hidden = [self.ling(tokens[0], positions_T, attend, trace)]
+        main_TD = self.ling(tokens[0], positions_T, attend, trace)
+        hidden = self.with_mtp(main_TD, tokens, positions_T, attend, trace)
+        return hidden if score is None else score(hidden)
+
+    def with_mtp(
+        self,
+        main_TD: Tensor,
+        tokens: Sequence[Tensor],
+        positions_T: Tensor,
+        attend: Attend,
+        trace: RoutingTrace | None,
+    ) -> tuple[Tensor, ...]:
+        """hidden_TD of the main layers and those of the MTP layers behind them."""
+        hidden = [main_TD]
         for j in range(self.num_mtp_layers):
             hidden.append(self.ling.mtp(j, tokens[j + 1], hidden[j], positions_T, attend, trace))
-        return tuple(hidden) if score is None else score(hidden)
+        return tuple(hidden)
+
+    def micro_batches(
+        self, objective: Objective, batches: Iterable[Batch], scale: int
+    ) -> Iterable[tuple[Losses, int]]:
+        """Add the gradients of each micro-batch of a step, one of `scale`; yields losses and tokens
+        of this rank's part."""
+        for batch in batches:
+            losses = objective.losses(self, batch)
+            (losses.total / scale).backward()
+            yield losses, batch.tokens_BS.numel() // self.context.parts

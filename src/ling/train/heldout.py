@@ -94,9 +94,10 @@ def _row(network: LingForTraining, predictions: list[Prediction]) -> tuple[Tenso
     for p in predictions[:2]:
         mean, count = cross_entropy(p.hidden_TD, network.head, p.targets_T, p.mask_T)
         found += [mean.double() * count, count.double()]
-    if len(predictions) == 1:
-        return (*found, *torch.zeros(4, dtype=torch.float64, device=found[0].device))
-    best = (network.ling.logits(p.hidden_TD).argmax(-1) for p in predictions[:2])
+    if len(predictions) < 2:
+        device = next(network.parameters()).device
+        return (*found, *torch.zeros(6 - len(found), dtype=torch.float64, device=device))
+    best = (network.head(p.hidden_TD).float().argmax(-1) for p in predictions[:2])
     main, mtp = (network.context.whole(ids_T, rows=1) for ids_T in best)
     agreed = mtp[:-2] == main[1:-1]
     return (*found, agreed.sum().double(), agreed.new_tensor(len(agreed), dtype=torch.float64))

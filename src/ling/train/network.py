@@ -22,7 +22,7 @@ from ..model.ling import Ling, init_module
 from ..presets import PRESETS
 from .forward import LingForTraining
 
-Parallelise = Callable[[LingForTraining], None]
+Parallelise = Callable[[LingForTraining], LingForTraining]
 
 
 def build_network(
@@ -33,7 +33,7 @@ def build_network(
         network = LingForTraining(Ling(cfg))
     bfloat16 = recipe.train.dtype == "bfloat16"
     network.ling.compute_dtype = torch.bfloat16 if bfloat16 else None
-    parallelise(network)
+    network = parallelise(network)
     network.to_empty(device=device)
     name = recipe.model
     folder = None if name in PRESETS else resolve_model(name)
@@ -49,7 +49,9 @@ def build_network(
 def _load_weights(model: Ling, folder: Path, name: str) -> None:
     whole = load_model(folder, dtype="float32").state_dict()
     own = model.state_dict()
-    if {k: v.shape for k, v in whole.items()} != {k: v.shape for k, v in own.items()}:
+    with torch.device("meta"):
+        wanted = Ling(model.config).state_dict()
+    if {k: v.shape for k, v in whole.items()} != {k: v.shape for k, v in wanted.items()}:
         raise UsageError(f"`model_overrides` may not change the shapes of the weights in {name}")
     for key, target in own.items():
         fill_part(target, whole[key])
@@ -64,14 +66,16 @@ def init_parts(model: Ling, generator: torch.Generator) -> None:
     with torch.device("meta"):
         whole = Ling(model.config)
     tied = whole.lm_head if model.config.tie_word_embeddings else None
+    targets = dict(model.named_modules())
     for name, module in whole.named_modules():
         if module is tied or not _own(module):
             continue
         module.to_empty(device=generator.device, recurse=False)
         init_module(module, model.config.initializer_range, generator)
-        target = _own(model.get_submodule(name))
-        for key, value in _own(module).items():
-            fill_part(target[key], value)
+        if name in targets:  # else it is in another pipeline stage
+            target = _own(targets[name])
+            for key, value in _own(module).items():
+                fill_part(target[key], value)
         module.to("meta")
 
 

@@ -35,6 +35,7 @@ from .objectives.pretrain import Pretraining
 from .optim import build_optimizer
 from .orders import Opening
 from .parallel.apply import parallelise
+from .parallel.cut import described, stage_layers
 from .parallel.group import ALONE, World
 from .parallel.mesh import check_layout, make_meshes
 from .parallel.reduce import OverRanks
@@ -93,9 +94,12 @@ def setup(
     data = world.first(lambda: open_data(recipe, cfg, out, log))
     cfg = _with_special_ids(cfg, data.tokenizer)
     meshes = None if world.size == 1 else make_meshes(recipe.parallel, device.type, world)
+    if recipe.parallel.pp > 1:
+        log(described(stage_layers(recipe.parallel, cfg, recipe.data.seq_length), cfg))
 
     def build() -> TrainState:
-        network = build_network(recipe, cfg, device, partial(parallelise, recipe.parallel, meshes))
+        spread = partial(parallelise, recipe.parallel, meshes, recipe.data.seq_length)
+        network = build_network(recipe, cfg, device, spread)
         state = TrainState(
             network, build_optimizer(network.ling, recipe.optim), device, world, data.tokenizer
         )

@@ -105,10 +105,9 @@ def train_step(
         group["lr"] = lr
     sums = Sums()
     scale = train.global_batch_size // train.micro_batch_size
-    for batch in batches:
-        losses = objective.losses(state.network, batch.to(state.device))
-        (losses.total / scale).backward()
-        sums.add(losses, scale, batch.tokens_BS.numel() // state.network.context.parts)
+    moved = (batch.to(state.device) for batch in batches)
+    for losses, tokens in state.network.micro_batches(objective, moved, scale):
+        sums.add(losses, scale, tokens)
     reduce.sums(sums)
     means = {name: float(value) for name, value in sums.losses.items()}
     norm = _update(state, sum(means.values()), sums.counts, train, reduce)

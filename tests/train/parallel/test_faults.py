@@ -82,7 +82,7 @@ def test_a_stopped_rank_saves_with_all_and_a_killed_one_ends_all(tmp_path):
     assert f"stopped after step {saved.removeprefix('step-')}, saved" in said
     # In another layout, and killed.
     step = int(saved.removeprefix("step-"))
-    second = Launched(tmp_path, "--parallel.dp_replicate", "2")
+    second = Launched(tmp_path, "--parallel.pp", "2")
     second.wait_for_step(step + 3)
     ranks = second.ranks()
     os.kill(ranks[1], signal.SIGKILL)

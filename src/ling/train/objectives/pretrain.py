@@ -44,13 +44,16 @@ class Pretraining:
         Of ranks that share rows each has its tokens' part; all parts add up to the means.
         """
         trace = RoutingLoss(network.ling.config.num_experts, train=True)
+        names = ("loss", "mtp_loss") if network.num_mtp_layers else ("loss",)
 
         def score(predictions: list[Prediction]) -> tuple[Tensor, ...]:
+            z = trace.z_loss() / network.context.parts
+            if not predictions:  # a pipeline stage without the head
+                return self.z_coef * z, z, *[torch.zeros_like(z) for _ in names]
             main, *mtp = [
                 cross_entropy(p.hidden_TD, network.head, p.targets_T, p.mask_T, p.count)[0]
                 for p in predictions
             ]
-            z = trace.z_loss() / network.context.parts
             total = main + self.z_coef * z
             if not mtp:
                 return total, z, main
@@ -58,7 +61,6 @@ class Pretraining:
             return total + self.mtp_weight * mean, z, main, mean
 
         total, z, *named = scored(network, batch, score, trace)
-        names = ("loss", "mtp_loss")[: len(named)]
         return Losses(total, dict(zip(names, named, strict=True)), z, trace.counts)
 
 
@@ -83,7 +85,7 @@ def scored(
     seen = [m * _same_document(batch, j) if j else m for j, m in enumerate(mask)]
 
     def score_hidden(hidden: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        parts = zip(hidden, labels, seen, strict=True)
+        parts = zip(hidden, labels, seen, strict=False)  # a stage without the head has none
         return score(
             [Prediction(h_TD, context.cut(y), context.cut(m), m.sum()) for h_TD, y, m in parts]
         )

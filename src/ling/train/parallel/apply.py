@@ -1,6 +1,6 @@
 """What a recipe's `parallel` section does to a network without storage, in a fixed order.
 
-experts → context → recompute → shards: each later one works on what the one before left.
+experts → context → recompute → stages → shards: each later one works on what the one before left.
 """
 
 from __future__ import annotations
@@ -13,13 +13,20 @@ from ...model.swap import swap
 from ..forward import LingForTraining
 from ..recompute import recompute
 from .context import CutRows
+from .cut import stage_layers
 from .experts import ParallelExperts
 from .mesh import Meshes
+from .pipeline import PipelinedLing
 from .shard import shard
 
 
-def parallelise(parallel: ParallelConfig, meshes: Meshes | None, network: LingForTraining) -> None:
-    """Spread `network` over the ranks of `meshes`; None is a process alone."""
+def parallelise(
+    parallel: ParallelConfig, meshes: Meshes | None, seq_length: int, network: LingForTraining
+) -> LingForTraining:
+    """Spread `network` over the ranks of `meshes`; None is a process alone.
+
+    Rows of `seq_length` tokens decide what a layer costs, and so which stage has it.
+    """
 
     def spread(name: str, module: nn.Module) -> nn.Module | None:
         assert meshes is not None
@@ -32,5 +39,14 @@ def parallelise(parallel: ParallelConfig, meshes: Meshes | None, network: LingFo
     if meshes is not None and meshes.rows is not None:
         network.context = CutRows(meshes.rows)
     recompute(network, parallel.recompute)
-    if meshes is not None:
+    if meshes is None:
+        return network
+    if meshes.pipeline is None:
         shard(network, meshes)
+        return network
+    stages = stage_layers(parallel, network.ling.config, seq_length)
+    pipelined = PipelinedLing(network, stages, meshes.pipeline)
+    if meshes.dense.size() > 1:
+        for stage in pipelined.own_stages:
+            shard(stage, meshes)
+    return pipelined

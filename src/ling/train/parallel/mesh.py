@@ -15,6 +15,7 @@ from ...config.model import ModelConfig
 from ...config.parallel import ParallelConfig
 from ...config.recipe import TrainConfig
 from ...errors import UsageError
+from .cut import check_stages
 from .group import World
 
 
@@ -33,6 +34,8 @@ def check_layout(
         )
     if parallel.ep > 1:
         _check_experts(parallel, model)
+    if parallel.pp > 1:
+        check_stages(parallel, train, model)
 
 
 def _other_ranks(parallel: ParallelConfig, ranks: int) -> str:
@@ -67,13 +70,16 @@ class Meshes:
     ep, `rows` the ranks that share rows.
 
     Ranks that are next to each other share rows (cp) and experts; weights are sharded over both.
-    `copy` is the group of the ranks that hold the parts of one copy of the weights.
+    All three are those of this rank's pipeline stages. `copy` is the group of the ranks that hold
+    the parts of one copy of the weights, `pipeline` of those that have the stages of the same
+    rows; None without a pipeline.
     """
 
     dense: DeviceMesh
     experts: DeviceMesh
     rows: DeviceMesh | None
     copy: Any
+    pipeline: Any
 
     @property
     def expert_shards(self) -> DeviceMesh:
@@ -94,24 +100,36 @@ def _fsdp(mesh: DeviceMesh, shard: str) -> DeviceMesh:
 def make_meshes(parallel: ParallelConfig, device: str, world: World) -> Meshes:
     """Groups for every dimension; all ranks call this."""
     timeout = world.step_timeout
-    ranks = torch.arange(parallel.dp * parallel.cp)
-    dense = _mesh(ranks.view(parallel.dp_replicate, -1), ("replicate", "shard"), device, timeout)
-    shape = (parallel.dp_replicate, parallel.expert_shards, parallel.ep)
+    pp, copies = parallel.pp, parallel.dp_replicate
+    ranks = torch.arange(world.size)
+    dense = _mesh(ranks.view(pp, copies, -1), ("replicate", "shard"), device, timeout)
+    shape = (pp, copies, parallel.expert_shards, parallel.ep)
     names = ("replicate", "expert_shard", "ep")
     experts = _mesh(ranks.view(shape), names, device, timeout)
     rows = None
     if parallel.cp > 1:
-        rows = _mesh(ranks.view(-1, parallel.cp), ("dp", "cp"), device, timeout)["cp"]
-    return Meshes(dense, experts, rows, dense["shard"].get_group())
+        rows = _mesh(ranks.view(pp, -1, parallel.cp), ("dp", "cp"), device, timeout)["cp"]
+    copy, pipeline = dense["shard"].get_group(), None
+    if pp > 1:
+        copy = _group(ranks.view(pp, copies, -1).transpose(0, 1).reshape(copies, -1), timeout)
+        pipeline = _group(ranks.view(pp, -1).t(), timeout)
+    return Meshes(dense, experts, rows, copy, pipeline)
 
 
 def _mesh(
     ranks: torch.Tensor, names: tuple[str, ...], device: str, timeout: datetime.timedelta
 ) -> DeviceMesh:
-    """A mesh whose groups have the time-out; those that torch makes itself would have 30 min."""
-    own = []
-    for dim in range(ranks.ndim):
-        rows = ranks.movedim(dim, -1).reshape(-1, ranks.shape[dim]).tolist()
-        groups = {tuple(row): dist.new_group(row, timeout=timeout) for row in rows}
-        own.append(next(g for row, g in groups.items() if dist.get_rank() in row))
-    return DeviceMesh.from_group(own, device, mesh=ranks, mesh_dim_names=names)
+    """The mesh of this rank among those of `ranks` along its first dimension.
+
+    Its groups have the time-out; those that torch makes itself would have 30 minutes.
+    """
+    dims = range(1, ranks.ndim)
+    own = [_group(ranks.movedim(d, -1).reshape(-1, ranks.shape[d]), timeout) for d in dims]
+    here = next(part for part in ranks if dist.get_rank() in part)
+    return DeviceMesh.from_group(own, device, mesh=here, mesh_dim_names=names)
+
+
+def _group(rows: torch.Tensor, timeout: datetime.timedelta) -> Any:
+    """Of a group for each row of ranks that which this rank is in."""
+    groups = {tuple(row): dist.new_group(row, timeout=timeout) for row in rows.tolist()}
+    return next(group for row, group in groups.items() if dist.get_rank() in row)

@@ -21,11 +21,12 @@ from ...model.moe import Experts
 from ..forward import LingForTraining
 from .experts import ParallelExperts
 from .mesh import Meshes
+from .stage import Stage
 
 
-def shard(network: LingForTraining, meshes: Meshes) -> None:
+def shard(network: LingForTraining | Stage, meshes: Meshes) -> None:
     """A unit per block; the root's is embedding, final norm and head; parallel experts are their
-    own, on their mesh.
+    own, on their mesh. The root is the network, or a stage of the pipeline.
 
     Weights are gathered in float32 and cast where they are used, as one process does it. Experts
     of a network that computes in bfloat16 are gathered in that: they are most of the weights, and
@@ -35,8 +36,7 @@ def shard(network: LingForTraining, meshes: Meshes) -> None:
     for module in network.modules():
         if isinstance(module, Experts) and (dtype or isinstance(module, ParallelExperts)):
             _shard_experts(module, meshes, dtype)
-    for block in network.ling.model.layers:
-        assert isinstance(block, Block)
+    for block in [m for m in network.modules() if isinstance(m, Block)]:
         fully_shard(block, mesh=meshes.dense_shards)
         if isinstance(block, MTPBlock):
             register_fsdp_forward_method(block, "predict")
@@ -46,6 +46,9 @@ def shard(network: LingForTraining, meshes: Meshes) -> None:
             module.set_gradient_divide_factor(1.0)
             # gloo has no product inside a sum, which is how torch would divide.
             module.set_force_sum_reduction_for_comms(True)
+            if isinstance(network, Stage):
+                # Several micro-batches are under way: weights are gathered once for all of them.
+                module.set_reshard_after_forward(False)
 
 
 def _shard_experts(module: Experts, meshes: Meshes, dtype: torch.dtype | None) -> None:
