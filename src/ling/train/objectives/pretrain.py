@@ -50,7 +50,7 @@ class Pretraining:
                 cross_entropy(p.hidden_TD, network.head, p.targets_T, p.mask_T, p.count)[0]
                 for p in predictions
             ]
-            z = trace.z_loss() / network.context.parts
+            z = trace.z_loss().to(main.device) / network.context.parts
             total = main + self.z_coef * z
             if not mtp:
                 return total, z, main
