@@ -27,6 +27,15 @@ def test_slots_are_those_of_a_walk_over_the_tokens(T, E, A, block):
     assert slots.slot_N.tolist() == [want[i] for i in range(T * A)]
 
 
+def test_rows_and_borders_are_known_without_a_look_at_the_numbers():
+    ids = some_ids(40, 8, 2)
+    assert experts.expert_counts(ids, 8).tolist() == torch.bincount(ids.flatten()).tolist()
+    for block in (1, 16):
+        slots = experts.sort_by_expert(ids, 8, block)
+        assert slots.rows == slots.offsets[-1]
+        assert slots.groups == slots.offsets  # a loop on the CPU
+
+
 def test_experts_without_rows_are_left_out():
     assert experts.experts_with_rows([0, 16, 16, 48, 48]) == [(0, slice(0, 16)), (2, slice(16, 48))]
     assert experts.experts_with_rows([0, 0, 0]) == []

@@ -22,6 +22,11 @@ def by_formula(x, gate, up, down):
     return torch.cat(out)
 
 
+def as_a_device_wants(offsets):
+    """The same borders for `grouped_mm`, which needs no list of numbers."""
+    return torch.tensor(offsets[1:], dtype=torch.int32)
+
+
 def some_weights(dtype=torch.float64, E=6, D=8, F=5):
     return [torch.randn(s, dtype=dtype) for s in ((E, F, D), (E, F, D), (E, D, F))]
 
@@ -89,3 +94,38 @@ def test_experts_equal_the_reference_and_its_gradient():
         grads.append([out, *torch.autograd.grad(out.square().sum(), [x, w, *weights])])
     for got, want in zip(*grads, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_grouped_mm_gives_what_the_loop_gives(dtype):
+    torch.manual_seed(0)
+    leaves = [torch.randn(9, 16), *some_weights(torch.float32, D=16, F=8)]
+    for leaf in leaves:
+        leaf.requires_grad_()
+    x, *weights = leaves
+    dy, found = torch.randn(9, 16).to(dtype), []
+    for groups in (as_a_device_wants(OFFSETS), OFFSETS):
+        out = grouped.swiglu(x.to(dtype), groups, *weights)
+        found.append([out, *torch.autograd.grad(out, leaves, dy)])
+    for got, want in zip(*found, strict=True):
+        assert got.dtype == want.dtype
+        assert got.stride() == want.stride()
+        torch.testing.assert_close(got, want)
+    for grad in found[0][2:]:
+        assert [bool(g.any()) for g in grad] == [False, True, True, False, True, False]
+
+
+def test_grouped_mm_equals_the_formula():
+    leaves = [torch.randn(9, 16), *some_weights(torch.float32, D=16, F=8)]
+    for leaf in leaves:
+        leaf.requires_grad_()
+    x, *weights = leaves
+    got, want = (
+        grouped.swiglu(x, as_a_device_wants(OFFSETS), *weights),
+        by_formula(x, *weights),
+    )
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+    for a, b in zip(
+        torch.autograd.grad(got.sum(), leaves), torch.autograd.grad(want.sum(), leaves), strict=True
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-3)

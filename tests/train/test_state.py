@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 
 import pytest
+import torch
 from runs import logged_losses as losses
 from runs import quiet, write_tokens
 from small_runs import recipes, stop_after
@@ -14,6 +15,8 @@ from ling.errors import UsageError
 from ling.train import loop
 from ling.train.batches import BatchReader
 from ling.train.log import read_metrics
+from ling.train.setup import setup
+from ling.train.state import load, save
 
 
 @pytest.fixture
@@ -94,3 +97,23 @@ def test_reset_data_resumes_where_it_was(recipe, tmp_path, monkeypatch):
         monkeypatch.undo()
         assert loop.run(other, tmp_path / name, quiet, allow_data_reset=True) == 0
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+
+
+def test_generators_of_gpus_are_kept_and_need_not_be_there(recipe, tmp_path, monkeypatch):
+    """A checkpoint of GPUs goes on on CPUs, one of CPUs, and one of today, on GPUs."""
+    at, found = torch.arange(16, dtype=torch.uint8), []
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: at)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: found.append(state))
+    state = setup(recipe(), tmp_path / "run", quiet).state
+    cpu, gpu = state.device, torch.device("cuda", 0)
+    for name, device in (("cpu", cpu), ("gpu", gpu)):
+        state.device = device
+        save(tmp_path / name, state)
+    load(tmp_path / "cpu", state)
+    assert found == [at]  # as it was
+    kept, at = at, at + 1
+    load(tmp_path / "gpu", state)
+    assert torch.equal(found[1], kept)
+    state.device = cpu
+    load(tmp_path / "gpu", state)
+    assert len(found) == 2

@@ -94,6 +94,8 @@ class TrainConfig:
     """Step of the auxiliary-loss-free expert bias; 0 freezes it."""
     bias_zero_mean: bool = True
     """Keep the sum of each layer's expert bias constant."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the network is; `auto` takes a CUDA GPU where torch sees one, local rank k the k-th."""
     threads: int | None = None
     """CPU threads; by default torch's own choice."""
     eval_interval_steps: int = 0

@@ -19,6 +19,7 @@ from ..ops import reference
 from ..ops.cores import FreeCores, load_in_words
 from ..presets import preset
 from ..train.batches import Batch
+from ..train.device import CPU, choose_device, synchronize
 from ..train.forward import LingForTraining
 from ..train.objectives.pretrain import Pretraining
 from ..train.optim import build_optimizer
@@ -54,15 +55,16 @@ class ExpertLoop(nn.Module):
 def train(model: str, pairs: int) -> dict[str, Any]:
     """Training steps of `model` against the same trainer with the expert loop, in turn."""
     cfg = preset(model)
-    plain, loop = from_config(cfg, seed=0), from_config(cfg, seed=0)
+    device = choose_device("auto")
+    plain, loop = (from_config(cfg, seed=0, device=str(device)) for _ in range(2))
     swap(loop, _with_expert_loop)
     ours, theirs = stepper(plain, ROWS, LENGTH), stepper(loop, ROWS, LENGTH)
-    peak = gemm_peak(torch.bfloat16, 2048)
+    peak = gemm_peak(torch.bfloat16, 2048 if device == CPU else None, device=device)
     times: list[tuple[float, float]] = []
     cores = FreeCores()
     for k in range(pairs + 1):  # the first pair warms up
         first, second = (ours, theirs) if k % 2 == 0 else (theirs, ours)
-        a, b = _timed(first), _timed(second)
+        a, b = _timed(first, device), _timed(second, device)
         times.append((a, b) if k % 2 == 0 else (b, a))
     load = load_in_words(cores.taken(), len(cores.cores))
     seconds = statistics.median(a for a, _ in times[1:])
@@ -90,7 +92,7 @@ def stepper(model: Ling, rows: int, length: int) -> Callable[[], None]:
     train = TrainConfig(global_batch_size=rows, micro_batch_size=rows)
     optim = OptimConfig(schedule="constant")
     optimizer = build_optimizer(model, optim)
-    state = TrainState(LingForTraining(model), optimizer, torch.device("cpu"))
+    state = TrainState(LingForTraining(model), optimizer, next(model.parameters()).device)
     objective = Pretraining(train.mtp_loss_weight, train.z_loss_coef)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, model.config.vocab_size, (rows, length + 1), generator=generator)
@@ -102,7 +104,9 @@ def stepper(model: Ling, rows: int, length: int) -> Callable[[], None]:
     return step
 
 
-def _timed(step: Callable[[], None]) -> float:
+def _timed(step: Callable[[], None], device: torch.device) -> float:
+    synchronize(device)
     start = time.perf_counter()
     step()
+    synchronize(device)
     return time.perf_counter() - start

@@ -162,10 +162,11 @@ class Ling(nn.Module):
 
     def rope(self, positions_T: Tensor, dtype: torch.dtype) -> Rope:
         """cos and sin for these positions, shared by all layers, MTP included."""
-        if self._rope is None:
-            self._rope = rotary.inverse_frequencies(self.config)
+        if self._rope is None or self._rope[0].device != positions_T.device:
+            freq, factor = rotary.inverse_frequencies(self.config)
+            self._rope = freq.to(positions_T.device), factor
         freq, factor = self._rope
-        return rotary.rotary_tables(freq.to(positions_T.device), factor, positions_T, dtype)
+        return rotary.rotary_tables(freq, factor, positions_T, dtype)
 
     def tie_weights(self) -> None:
         """Make the head the embedding's own parameter where the configuration ties the two."""
@@ -235,13 +236,13 @@ def from_config(
     seed: int | None = None,
     device: str = "cpu",
 ) -> Ling:
-    """A model with random weights; the same seed gives the same weights."""
+    """A model with random weights; the same seed gives the same weights, on any device."""
     with torch.device("meta"):
         model = Ling(cfg)
-    model = to_dtype(model, dtype).to_empty(device=device)
-    generator = None if seed is None else torch.Generator(device).manual_seed(seed)
+    model = to_dtype(model, dtype).to_empty(device="cpu")
+    generator = None if seed is None else torch.Generator().manual_seed(seed)
     model.init_weights(generator)
-    return model
+    return model.to(device)
 
 
 def to_dtype(model: Ling, dtype: torch.dtype) -> Ling:

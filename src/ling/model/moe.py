@@ -84,12 +84,12 @@ class Experts(nn.Module):
     def forward(self, x_TD: Tensor, ids_TA: Tensor, weights_TA: Tensor) -> Tensor:
         E = self.gate_proj.shape[0]
         slots = experts.sort_by_expert(ids_TA, E, experts.row_block(ids_TA.numel(), E))
-        y_RD = self.products(experts.dispatch(x_TD, slots), slots.offsets)
+        y_RD = self.products(experts.dispatch(x_TD, slots), slots.groups)
         return experts.combine(y_RD, slots, weights_TA)
 
-    def products(self, x_RD: Tensor, offsets: list[int]) -> Tensor:
-        """SwiGLU of rows that are sorted by expert; `offsets` has E + 1 entries."""
-        return grouped.swiglu(x_RD, offsets, self.gate_proj, self.up_proj, self.down_proj)
+    def products(self, x_RD: Tensor, groups: experts.Groups) -> Tensor:
+        """SwiGLU of rows that are sorted by expert, with the borders that `Slots.groups` gives."""
+        return grouped.swiglu(x_RD, groups, self.gate_proj, self.up_proj, self.down_proj)
 
 
 class MoE(nn.Module):

@@ -16,23 +16,51 @@ from typing import Any
 import torch
 from torch import Tensor
 
+# The borders of the experts among sorted rows: E + 1 numbers for a loop over experts, or, for one
+# product of all, int32 ends of E experts on the device of the rows.
+Groups = list[int] | Tensor
+
 
 @dataclass(frozen=True)
 class Slots:
-    """Where routed rows go: `slot_N` is the row of each, expert e has `offsets[e]` to `[e + 1]`."""
+    """Where routed rows go: `slot_N` is the row of each, expert e has `starts_E1[e]` to `[e + 1]`.
+
+    `rows` counts all rows with padding.
+    """
 
     slot_N: Tensor
-    offsets: list[int]
+    starts_E1: Tensor
+    rows: int
+
+    @property
+    def offsets(self) -> list[int]:
+        """The borders as numbers; on another device than the CPU this waits for it."""
+        return self.starts_E1.tolist()
+
+    @property
+    def groups(self) -> Groups:
+        """The borders as the device's products want them."""
+        if self.starts_E1.device.type == "cpu":
+            return self.offsets
+        return self.starts_E1[1:].to(torch.int32)
+
+
+def expert_counts(ids_TA: Tensor, num_experts: int) -> Tensor:
+    """Rows of each expert, int64; unlike `bincount` it does not wait for the device."""
+    flat_N = ids_TA.flatten()
+    return flat_N.new_zeros(num_experts).scatter_add_(0, flat_N, torch.ones_like(flat_N))
 
 
 def sort_by_expert(ids_TA: Tensor, num_experts: int, block: int) -> Slots:
     """Assign each of the N routed rows its slot.
 
-    An expert's rows stay in token order and are padded to a multiple of `block`: oneDNN compiles a
-    kernel per row count, so free row counts would compile again at every step.
+    An expert's rows stay in token order and on a CPU are padded to a multiple of `block`: oneDNN
+    compiles a kernel per row count, so free row counts would compile again at every step.
     """
     flat_N = ids_TA.flatten()
-    counts_E = torch.bincount(flat_N, minlength=num_experts)
+    padded = flat_N.device.type == "cpu" and block > 1
+    block = block if padded else 1
+    counts_E = expert_counts(flat_N, num_experts)
     ends_E = ((counts_E + block - 1) // block * block).cumsum(0)
     order_N = flat_N.sort(stable=True).indices
     sorted_N = flat_N[order_N]
@@ -42,7 +70,7 @@ def sort_by_expert(ids_TA: Tensor, num_experts: int, block: int) -> Slots:
     starts_E = torch.cat((ends_E.new_zeros(1), ends_E))
     slot_N = torch.empty_like(flat_N)
     slot_N[order_N] = starts_E[sorted_N] + rank_N
-    return Slots(slot_N, starts_E.tolist())
+    return Slots(slot_N, starts_E, int(starts_E[-1]) if padded else len(flat_N))
 
 
 def row_block(num_rows: int, num_experts: int) -> int:
@@ -78,7 +106,7 @@ class _Dispatch(torch.autograd.Function):
         ctx.save_for_backward(slots.slot_N)
         ctx.shape = (T, len(slots.slot_N) // max(T, 1), D)
         x_ND = x_TD[:, None].expand(ctx.shape).reshape(-1, D)
-        return x_TD.new_zeros((slots.offsets[-1], D)).index_copy_(0, slots.slot_N, x_ND)
+        return x_TD.new_zeros((slots.rows, D)).index_copy_(0, slots.slot_N, x_ND)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

@@ -17,10 +17,11 @@ def quantise_fp8_block(x_MN: Tensor, *, power_of_two: bool = False) -> tuple[Ten
     block has scale 1e-4 / 448. Bit for bit upstream's converter (docs/concepts/model.md#fp8).
     """
     rows, columns = x_MN.shape
-    values_MN = torch.empty(rows, columns, dtype=torch.float8_e4m3fn)
-    scales = torch.empty(-(-rows // FP8_BLOCK), -(-columns // FP8_BLOCK))
+    values_MN = x_MN.new_empty((rows, columns), dtype=torch.float8_e4m3fn)
+    shape = (-(-rows // FP8_BLOCK), -(-columns // FP8_BLOCK))
+    scales = x_MN.new_empty(shape, dtype=torch.float32)
     # A strip of 128 rows stays in the cache through all steps.
-    buffer = torch.empty(min(rows, FP8_BLOCK), columns)
+    buffer = x_MN.new_empty((min(rows, FP8_BLOCK), columns), dtype=torch.float32)
     for i, (strip, out) in enumerate(
         zip(x_MN.split(FP8_BLOCK), values_MN.split(FP8_BLOCK), strict=True)
     ):

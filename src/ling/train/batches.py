@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..data.samples import Sample, Samples
 from ..errors import DataError
+from .device import move
 
 
 @dataclass
@@ -31,9 +32,9 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """This batch on `device`."""
-        documents = None if self.documents_BS is None else self.documents_BS.to(device)
-        tokens, labels = self.tokens_BS.to(device), self.labels_BS.to(device)
-        return Batch(tokens, labels, self.mask_BS.to(device), documents)
+        documents = None if self.documents_BS is None else move(self.documents_BS, device)
+        tokens, labels = move(self.tokens_BS, device), move(self.labels_BS, device)
+        return Batch(tokens, labels, move(self.mask_BS, device), documents)
 
     @property
     def positions_T(self) -> Tensor:

@@ -20,6 +20,7 @@ from ..files.atomic import make_folder
 from ..model.size import flops_per_token, parameter_counts
 from ..ops.native import bound_threads
 from . import balance
+from .device import device_type
 from .heldout import Share, held_out_loss
 from .log import MetricsLog, read_metrics
 from .parallel.group import World, code_version, first_line, is_lost_rank, join, leave
@@ -47,7 +48,7 @@ def run(
 
     Under torchrun every rank calls this; rank 0 keeps lock, logs and metrics.
     """
-    world = join(torch.device("cpu"), recipe.train.group_timeout_s)
+    world = join(device_type(recipe.train.device), recipe.train.group_timeout_s)
     code = run_in(world, recipe, out, log, allow_data_reset=allow_data_reset)
     leave()  # not after an error: the others may be gone
     return code
@@ -247,7 +248,7 @@ class Loop:
     def _measure_peak(self) -> None:
         """Keep the best seen: other programs on the machine can only make it look lower."""
         dtype = torch.bfloat16 if self.recipe.train.dtype == "bfloat16" else torch.float32
-        self.peak = max(self.peak, gemm_peak(dtype))
+        self.peak = max(self.peak, gemm_peak(dtype, device=self.state.device))
 
     def _save(self) -> None:
         folder, leads = step_folder(self.out, self.state.step), self.world.leads

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..ops.experts import expert_counts
+
 # Small enough that a chunk's logits (512 × 4096 in float32) stay near the caches.
 CHUNK_TOKENS = 512
 
@@ -88,7 +90,7 @@ class RoutingLoss:
 
     def record(self, layer: int, logits_TE: Tensor, ids_TA: Tensor) -> None:
         """Called by every MoE layer."""
-        counts = torch.bincount(ids_TA.flatten(), minlength=self.num_experts)
+        counts = expert_counts(ids_TA, self.num_experts)
         self.counts[layer] = self.counts[layer] + counts if layer in self.counts else counts
         if self.train:
             # logsumexp over the raw float32 logits, before any bias, as in Megatron-LM.

@@ -40,7 +40,8 @@ def build_network(
     if folder is not None and holds_weights(folder):
         _load_weights(network.ling, folder, name)
     else:
-        init_parts(network.ling, torch.Generator(device).manual_seed(recipe.train.seed))
+        # On the CPU, so that a seed gives the same weights on every device.
+        init_parts(network.ling, torch.Generator().manual_seed(recipe.train.seed))
     network.train()
     return network
 

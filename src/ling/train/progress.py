@@ -9,14 +9,27 @@ from typing import Any
 
 import torch
 
+from .device import CPU, synchronize
 
-def gemm_peak(dtype: torch.dtype, size: int = 1024, repeats: int = 6) -> float:
+# Side of the matrices of `gemm_peak`: smaller ones would not keep the device busy.
+_PEAK_SIZE = {"cpu": 1024, "cuda": 8192}
+
+
+def gemm_peak(
+    dtype: torch.dtype,
+    size: int | None = None,
+    repeats: int = 6,
+    device: torch.device = CPU,
+) -> float:
     """Best FLOP/s of a square matrix product in `dtype`, measured now (about 0.1 s)."""
-    a, b = (torch.randn(size, size).to(dtype) for _ in range(2))
+    size = size or _PEAK_SIZE.get(device.type, 1024)
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     best = float("inf")
     for _ in range(repeats):
+        synchronize(device)
         start = time.perf_counter()
         torch.mm(a, b)
+        synchronize(device)
         best = min(best, time.perf_counter() - start)
     return 2 * size**3 / best
 

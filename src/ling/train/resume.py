@@ -40,6 +40,7 @@ _ROW_KEYS = (
 # Keys that change neither what is learned nor in which order. The other keys of `data` are paths
 # and how they were prepared: their tokens are compared instead.
 _FREE_KEYS = (
+    "train.device",
     "train.threads",
     "train.micro_batch_size",
     "train.eval_interval_steps",

@@ -29,6 +29,7 @@ from ..hub.datasets import local_source
 from ..presets import PRESETS, preset
 from ..text import nearest
 from .batches import BatchReader, run_data_folder
+from .device import choose_device
 from .network import build_network
 from .objectives.base import Objective
 from .objectives.pretrain import Pretraining
@@ -87,7 +88,8 @@ def setup(
 
     Ranks meet between the stages, not in them: an error of one ends all (`World.together`).
     """
-    device = torch.device("cpu")
+    device = world.together(lambda: choose_device(recipe.train.device))
+    world.same("kind of device (`train.device`)", device.type)
     torch.manual_seed(recipe.train.seed)
     # Before the data: reading a corpus takes longest.
     cfg = world.together(lambda: _checked_config(recipe, world))

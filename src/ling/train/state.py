@@ -19,6 +19,7 @@ from ..config.recipe import TrainConfig
 from ..data.tokenizer import Tokenizer
 from ..files.atomic import hash_file, put_in_place, read_json, scratch_folder, scratch_path
 from ..model.ling import Ling
+from .device import gpu_key, random_states, restore_random
 from .forward import LingForTraining
 from .parallel.group import World
 
@@ -78,11 +79,13 @@ def state_tensors(state: TrainState) -> dict[str, Tensor]:
         moments = state.optimizer.state[p]
         if not moments:  # before the first step
             moments.update(
-                step=torch.zeros(()), exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p)
+                step=torch.zeros((), device=p.device),
+                exp_avg=torch.zeros_like(p),
+                exp_avg_sq=torch.zeros_like(p),
             )
         for key in ("step", "exp_avg", "exp_avg_sq"):
             tensors[f"optimizer.{key}.{name}"] = moments[key]
-    tensors["rng"] = torch.get_rng_state()
+    tensors.update(random_states(state.device, state.world.rank))
     return tensors
 
 
@@ -119,7 +122,9 @@ def read_progress(folder: Path) -> dict[str, Any]:
 def load(folder: Path, state: TrainState) -> None:
     """Restore model, optimizer, RNG and counters in place; `data` and `start` stay."""
     tensors = state_tensors(state)
-    read_tensors(folder, tensors)
-    torch.set_rng_state(tensors["rng"])
+    rank = state.world.rank
+    # A run that was on CPUs, or on fewer GPUs, has none for this one: it goes on with its own.
+    read_tensors(folder, tensors, may_lack=gpu_key(rank))
+    restore_random(tensors, state.device, rank)
     progress = read_progress(folder)
     state.step, state.rows, state.tokens = (progress[k] for k in ("step", "rows", "tokens"))

@@ -119,7 +119,14 @@ def train_step(
     state.step = step
     state.rows += train.global_batch_size
     state.tokens += sums.tokens
-    return StepResult(means, float(sums.z_loss), sums.counts, sums.tokens, lr, norm)
+    return StepResult(means, float(sums.z_loss), _on_cpu(sums.counts), sums.tokens, lr, norm)
+
+
+def _on_cpu(counts: dict[int, Tensor]) -> dict[int, Tensor]:
+    """The counts for the log, from a GPU in one copy."""
+    return (
+        dict(zip(counts, torch.stack(list(counts.values())).cpu(), strict=True)) if counts else {}
+    )
 
 
 def _update(

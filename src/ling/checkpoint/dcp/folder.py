@@ -233,15 +233,18 @@ def _distance(start: tuple[int, ...], chunk: Chunk, placed: Placed) -> int:
     return sum((s - o) * stride for s, o, stride in steps)
 
 
-def read_tensors(folder: Path, into: Mapping[str, Tensor]) -> None:
+def read_tensors(folder: Path, into: Mapping[str, Tensor], *, may_lack: str = "") -> None:
     """Fill the given tensors from a checkpoint, by key; `DCPError` for another shape or dtype.
 
-    Of a sharded tensor only this process's part is read, in whatever parts it was written.
+    Of a sharded tensor only this process's part is read, in whatever parts it was written. The
+    tensor `may_lack` stays as it is where the checkpoint has none.
     """
     held = DCPFolder(folder)
     try:
         for key, target in into.items():
             if key not in held.tensors:
+                if key == may_lack:
+                    continue
                 raise DCPError(f"{folder}: tensor `{key}` is missing")
             check_shape(folder, key, held.tensors[key].shape, target.shape, DCPError)
             with torch.no_grad():

@@ -47,7 +47,7 @@ class Pretraining:
         names = ("loss", "mtp_loss") if network.num_mtp_layers else ("loss",)
 
         def score(predictions: list[Prediction]) -> tuple[Tensor, ...]:
-            z = trace.z_loss() / network.context.parts
+            z = trace.z_loss().to(batch.tokens_BS.device) / network.context.parts
             if not predictions:  # a pipeline stage without the head
                 return self.z_coef * z, z, *[torch.zeros_like(z) for _ in names]
             main, *mtp = [

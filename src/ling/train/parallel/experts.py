@@ -35,7 +35,7 @@ class ParallelExperts(Experts):
 
     def forward(self, x_TD: Tensor, ids_TA: Tensor, weights_TA: Tensor) -> Tensor:
         slots = experts.sort_by_expert(ids_TA, self.num_experts, 1)
-        counts = torch.tensor(slots.offsets, device=x_TD.device).diff().view(self.ranks, -1)
+        counts = slots.starts_E1.diff().view(self.ranks, -1)
         theirs = torch.empty_like(counts)
         dist.all_to_all_single(theirs, counts, group=self.group)
         sent, received = counts.sum(1).tolist(), theirs.sum(1).tolist()
@@ -49,15 +49,15 @@ class ParallelExperts(Experts):
         """Received rows, by rank and then by expert (`counts`), through this rank's experts."""
         own = counts.shape[1]
         ids_E = torch.arange(own, device=counts.device).repeat(self.ranks)
-        ids_R = ids_E.repeat_interleave(counts.flatten())
+        ids_R = ids_E.repeat_interleave(counts.flatten(), output_size=len(x_RD))
         slots = experts.sort_by_expert(ids_R, own, experts.row_block(len(ids_R), own))
-        y_SD = self.products(experts.dispatch(x_RD, slots), slots.offsets)
+        y_SD = self.products(experts.dispatch(x_RD, slots), slots.groups)
         return experts.combine(y_SD, slots, ids_R.new_ones((len(ids_R), 1), dtype=torch.float32))
 
-    def products(self, x_RD: Tensor, offsets: list[int]) -> Tensor:
+    def products(self, x_RD: Tensor, groups: experts.Groups) -> Tensor:
         """SwiGLU of rows that are sorted by this rank's experts."""
         weights = (local_part(w) for w in (self.gate_proj, self.up_proj, self.down_proj))
-        return grouped.swiglu(x_RD, offsets, *weights)
+        return grouped.swiglu(x_RD, groups, *weights)
 
 
 class _Exchange(torch.autograd.Function):

@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from ...errors import LingError, RunError, UsageError
+from .rendezvous import clean_store, end_with_launcher, interface_to
 
 T = TypeVar("T")
 
@@ -141,20 +142,26 @@ def join(device: torch.device, timeout_s: int | None) -> World:
     rank, size = launched_world()
     if size == 1:
         return World()
+    end_with_launcher()
     backend = "nccl" if device.type == "cuda" else "gloo"
-    alone = os.environ.get("LOCAL_WORLD_SIZE") == str(size)
-    if sys.platform == "linux" and alone:
-        # All on this machine: data stays on it, unless somebody chose an interface.
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    _choose_interface(alone=os.environ.get("LOCAL_WORLD_SIZE") == str(size))
     timeout = datetime.timedelta(seconds=timeout_s or STEP_TIMEOUT_S[backend])
     store, _, _ = next(rendezvous("env://", timeout=SLOW_TIMEOUT))
-    if alone:
-        # After a restart torchrun's store still has the addresses of those that were killed. With
-        # several agents the count may differ between them, so this is for one.
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        store = dist.PrefixStore(f"attempt-{attempt}", store)
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
-    return World(rank, size, dist.new_group(timeout=SLOW_TIMEOUT), timeout)
+    store = clean_store(store, rank, size, SLOW_TIMEOUT)
+    # Numbers that steer a run stay on the CPU, where NCCL cannot add them up.
+    backends = "gloo" if backend == "gloo" else "cpu:gloo,cuda:nccl"
+    dist.init_process_group(backends, store=store, rank=rank, world_size=size, timeout=timeout)
+    return World(rank, size, dist.new_group(timeout=SLOW_TIMEOUT, backend="gloo"), timeout)
+
+
+def _choose_interface(*, alone: bool) -> None:
+    """Which network gloo uses, unless somebody chose: none of ranks that are all on this machine,
+    else the one towards the first host."""
+    if sys.platform != "linux":
+        return
+    interface = "lo" if alone else interface_to(os.environ["MASTER_ADDR"])
+    if interface is not None:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
 
 
 # Words of the errors of gloo and NCCL when a peer has closed its sockets or is silent.

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Token files by a Slurm array, one task a shard, then the join that waits for all of them:
+#   deploy/train/slurm-data.sh 32 /shared/data --tokenizer inclusionAI/Ling-mini-2.0 /shared/text
+# The arguments behind the folder are those of `ling data prepare`. A task that fails or is preempted
+# goes on with what is left: `sbatch` it again with `--array=N`.
+set -euo pipefail
+
+if [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then # in the array; it was submitted below
+  shards=$1 out=$2
+  exec ling data prepare "${@:3}" --out "$out" --workers "$SLURM_CPUS_PER_TASK" \
+    --shard "$SLURM_ARRAY_TASK_ID/$shards"
+fi
+
+shards=${1:?number of shards} out=${2:?folder that all nodes see}
+array=$(sbatch --parsable --job-name=ling-data --array="0-$((shards - 1))" --cpus-per-task=16 \
+  --mem=32G --time=12:00:00 --requeue --output=%x-%A-%a.log "$0" "$@")
+sbatch --parsable --job-name=ling-join --dependency="afterok:$array" --cpus-per-task=4 --mem=32G \
+  --time=12:00:00 --output=%x-%j.log --wrap "ling data join $(printf %q "$out")"
