@@ -195,7 +195,7 @@ TESTED_TOGETHER = {
         "the parts of one command",
     ),
     "config/{checks,parallel}.py": ("tests/config/test_recipe.py", "sections of a recipe"),
-    "train/parallel/{apply,experts,reduce,shard}.py": (
+    "train/parallel/{apply,experts,pipeline,reduce,shard}.py": (
         "tests/train/parallel/test_layouts.py",
         "one training on several ranks",
     ),

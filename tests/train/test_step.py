@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -16,7 +14,7 @@ from ling.model.ling import from_config
 from ling.presets import preset
 from ling.train import loop
 from ling.train.batches import Batch
-from ling.train.forward import WHOLE_ROWS, LingForTraining
+from ling.train.forward import LingForTraining
 from ling.train.objectives.base import Losses
 from ling.train.objectives.pretrain import Pretraining
 from ling.train.optim import build_optimizer
@@ -38,8 +36,7 @@ class Mean:
 def plain_state(start=1.0):
     ling = nn.Module()
     ling.weight = nn.Parameter(torch.tensor([start]))
-    network = SimpleNamespace(ling=ling, context=WHOLE_ROWS)
-    return TrainState(network, torch.optim.SGD(ling.parameters(), lr=9.0), CPU)
+    return TrainState(LingForTraining(ling), torch.optim.SGD(ling.parameters(), lr=9.0), CPU)
 
 
 def batches(*values):
