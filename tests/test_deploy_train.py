@@ -24,16 +24,20 @@ SCRIPTS = sorted(p.name for p in TRAIN.glob("*.sh"))
 GRACE = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
 
 NOTE = 'printf "%s\\n" "$@" > "$SEEN/$(basename "$0").$$"\n'
+# Ends with an error when it is asked to, as torchrun does.
+UNTIL_TERM = """import pathlib, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+pathlib.Path(sys.argv[1]).touch()
+time.sleep(60)
+"""
 STAND_INS = {
-    "torchrun": NOTE + 'env > $SEEN/env\n[ -z "${WAIT:-}" ] || exec python3 -c \''
-    "import signal, sys, time\n"
-    "def stop(*_): sys.exit(1)\n"
-    "signal.signal(signal.SIGTERM, stop)\n"
-    'open(sys.argv[1], "w").close()\n'
-    'time.sleep(60)\' "$SEEN/ready"\n',
-    # Its own options go; what is left is the program, which gets its signals.
+    "torchrun": NOTE
+    + "env > $SEEN/env\necho $$ > $SEEN/pid\n"
+    + f'[ -z "${{WAIT:-}}" ] || exec python3 -c {shlex.quote(UNTIL_TERM)} "$SEEN/ready"\n',
+    # Its own options go; what is left is the program.
     "srun": 'while [ "${1#-}" != "$1" ]; do shift; done\nexec "$@"\n',
     "scontrol": '[ "$1" = show ] && printf "first\\nsecond\\n" || ' + NOTE,
+    "scancel": NOTE + "kill -TERM $(cat $SEEN/pid)\n",
     "sbatch": NOTE + "echo 4711\n",
     "ling": NOTE,
 }
@@ -169,6 +173,7 @@ def test_before_its_time_limit_a_run_is_ended_and_the_job_queued_again(shell):
     job.send_signal(signal.SIGUSR1)
     job.communicate(timeout=30)
     assert job.returncode == 1
+    assert shell.seen("scancel") == [["--signal=TERM", "4711.0"]]
     assert shell.seen("scontrol") == [["requeue", "4711"]]
 
 

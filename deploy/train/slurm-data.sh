@@ -2,7 +2,8 @@
 # Token files by a Slurm array, one task a shard, then the join that waits for all of them:
 #   deploy/train/slurm-data.sh 32 /shared/data --tokenizer inclusionAI/Ling-mini-2.0 /shared/text
 # The arguments behind the folder are those of `ling data prepare`. A task that fails or is preempted
-# goes on with what is left: `sbatch` it again with `--array=N`.
+# goes on with what is left when the same command is given again. CPUS_PER_TASK, MEMORY and TIME_LIMIT
+# are those of a task.
 set -euo pipefail
 
 if [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then # in the array; it was submitted below
@@ -12,7 +13,8 @@ if [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then # in the array; it was submitted belo
 fi
 
 shards=${1:?number of shards} out=${2:?folder that all nodes see}
-array=$(sbatch --parsable --job-name=ling-data --array="0-$((shards - 1))" --cpus-per-task=16 \
-  --mem=32G --time=12:00:00 --requeue --output=%x-%A-%a.log "$0" "$@")
-sbatch --parsable --job-name=ling-join --dependency="afterok:$array" --cpus-per-task=4 --mem=32G \
-  --time=12:00:00 --output=%x-%j.log --wrap "ling data join $(printf %q "$out")"
+limits=(--cpus-per-task="${CPUS_PER_TASK:-16}" --mem="${MEMORY:-32G}" --time="${TIME_LIMIT:-12:00:00}")
+array=$(sbatch --parsable --job-name=ling-data --array="0-$((shards - 1))" --requeue \
+  "${limits[@]}" --output=%x-%A-%a.log "$0" "$@")
+sbatch --parsable --job-name=ling-join --dependency="afterok:$array" --kill-on-invalid-dep=yes \
+  "${limits[@]}" --output=%x-%j.log --wrap "ling data join $(printf %q "$out")"

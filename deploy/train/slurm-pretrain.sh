@@ -32,7 +32,8 @@ stopping=
 # shellcheck disable=SC2329 # the trap calls it
 stop() {
   stopping=1
-  kill -TERM "$step"
+  # Not to srun, which would kill the step after a few seconds.
+  scancel --signal=TERM "$SLURM_JOB_ID.0"
 }
 trap stop USR1
 

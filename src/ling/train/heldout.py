@@ -78,7 +78,7 @@ def held_out_loss(
         found = torch.stack(scored(network, batch, partial(_row, network)))
         if r < count:
             sums += found
-    loss, tokens, mtp_loss, mtp_tokens, agreed, compared = share.add(sums).tolist()
+    loss, tokens, mtp_loss, mtp_tokens, agreed, compared = share.add(sums).cpu().tolist()
     return HeldOut(
         loss / max(tokens, 1),
         round(tokens),
@@ -100,4 +100,4 @@ def _row(network: LingForTraining, predictions: list[Prediction]) -> tuple[Tenso
     best = (network.head(p.hidden_TD).float().argmax(-1) for p in predictions[:2])
     main, mtp = (network.context.whole(ids_T, rows=1) for ids_T in best)
     agreed = mtp[:-2] == main[1:-1]
-    return (*found, agreed.sum().double(), agreed.new_tensor(len(agreed), dtype=torch.float64))
+    return (*found, agreed.sum().double(), agreed.new_full((), len(agreed), dtype=torch.float64))
