@@ -145,12 +145,12 @@ def summary(rows: list[dict[str, tuple[float, float]]]) -> str:
     def ratio(a: str, b: str, kind: int) -> float:
         return statistics.median(row[a][kind] / row[b][kind] for row in rows)
 
-    two, most = "two workers", "library, two processes"
+    one, two, most = "one worker", "two workers", "library, two processes"
     return (
-        f"two workers against one: {ratio('one worker', two, 0):.2f} (goal 1.8; the library alone "
+        f"two workers against one: {ratio(one, two, 0):.2f} (goal 1.8; the library alone "
         f"{ratio('library', most, 0):.2f}); one worker against the library: "
-        f"{ratio('library', 'one worker', 0):.2f} of its speed, {ratio('library', 'one worker', 1):.2f} "
-        "by CPU seconds (goal 0.9)"
+        f"{ratio('library', one, 0):.2f} of its speed, {ratio('library', one, 1):.2f} by CPU "
+        "seconds (goal 0.9)"
     )
 
 
