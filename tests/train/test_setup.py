@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -17,7 +18,8 @@ from ling.errors import DataError, UsageError
 from ling.model.ling import from_config
 from ling.presets import preset
 from ling.train import loop, state
-from ling.train.setup import _with_special_ids, model_config, open_data, setup
+from ling.train.parallel.group import World
+from ling.train.setup import _with_special_ids, model_config, open_data, require_same, setup
 
 TINY = preset("ling-tiny")
 
@@ -44,6 +46,37 @@ def test_corrected_recipe_is_not_refused_for_the_wrong_one(recipe, tmp_path):
     assert loop.run(recipe(steps=1), tmp_path / "run", quiet) == 0
 
 
+class Two(World):
+    """Rank 0 of two, whose other rank has other values in place of some."""
+
+    def gather(self, value):
+        return [value, self._of_the_other(value)]
+
+    def _of_the_other(self, value):
+        if isinstance(value, dict):
+            return {key: self._of_the_other(v) for key, v in value.items()}
+        if isinstance(value, list):
+            return [self._of_the_other(v) for v in value]
+        return self.slow.get(value, value)
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ({"hash b": "x"}, "content of d/b.bin or .idx"),
+        ({"hash t": "x"}, "tokenizer"),
+        ({"hash m": "x"}, "`model` (weights or configuration)"),
+        ({7: 8}, "order of the data"),
+    ],
+)
+def test_what_differs_between_ranks_is_named(other, words):
+    data = {"files": ["hash a", "hash b"], "tokenizer": "hash t", "train.seed": 7}
+    here = SimpleNamespace(data=data, start="hash m")
+    require_same(Two(0, 2, {}), here, ["d/a", "d/b"])
+    with pytest.raises(UsageError, match=re.escape(f"rank 1 has another {words} than rank 0")):
+        require_same(Two(0, 2, other), here, ["d/a", "d/b"])
+
+
 def test_ids_outside_the_vocabulary_are_found_before_the_first_step(recipe, tmp_path):
     write_tokens(tmp_path / "late")
     with (tmp_path / "late.bin").open("r+b") as file:
@@ -51,6 +84,16 @@ def test_ids_outside_the_vocabulary_are_found_before_the_first_step(recipe, tmp_
         file.write((384).to_bytes(2, "little"))
     with pytest.raises(DataError, match="384 is outside the vocabulary of 384"):
         loop.run(recipe(prefix="late"), tmp_path / "run", quiet)
+
+
+def test_packed_documents_have_ends_without_a_tokenizer(recipe, tmp_path):
+    said: list[str] = []
+    open_data(
+        recipe(isolate_documents=True, packing="best_fit"), TINY, tmp_path / "run", said.append
+    )
+    assert not said
+    open_data(recipe(), TINY, tmp_path / "run", said.append)
+    assert "ends of documents are unknown" in said[0]
 
 
 def test_a_corpus_may_be_a_data_set_of_the_hub(tmp_path, monkeypatch):

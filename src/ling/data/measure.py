@@ -12,6 +12,9 @@ from .reading import Reading, Seen
 from .split import Measured, Split
 from .units import Unit
 
+# Of reading, beside tokenising: no more than this.
+_COST = 0.1
+
 
 @dataclass(frozen=True)
 class MeasureTask:
@@ -37,7 +40,7 @@ def measure(
     Raises `DataError` for the first unit, in their order, that cannot be read.
     """
     task = MeasureTask(corpus.reading, split)
-    found = {u.number: result for u, result in run_units(task, units, workers, progress)}
+    found = {u.number: result for u, result in run_units(task, units, workers, progress, _COST)}
     parts = [found[u.number] for u in units]
     corpus.seen = sum((seen for _, seen in parts), Seen())
     return sum((m for m, _ in parts), Measured()), [m for m, _ in parts]

@@ -23,7 +23,7 @@ from .units import Unit
 
 R = TypeVar("R", covariant=True)
 Watch = Callable[[int], None]
-# Starting processes takes longer than this much text.
+# Starting processes takes longer than tokenising this much text.
 _WORTH_BYTES = 16 << 20
 _POLL_S = 0.2
 
@@ -42,14 +42,18 @@ def default_workers() -> int:
 
 
 def run_units(
-    task: Task[R], units: Sequence[Unit], workers: int | None, progress: Progress
+    task: Task[R],
+    units: Sequence[Unit],
+    workers: int | None,
+    progress: Progress,
+    cost: float = 1.0,
 ) -> Iterator[tuple[Unit, R]]:
     """The result of each unit, in the order in which they are done.
 
-    Little work is done in this process. Raises what the task raises, `RunError` when a process
-    was killed.
+    `cost` is the work on a byte, that of tokenising it being 1; little work is done in this
+    process. Raises what the task raises, `RunError` when a process was killed.
     """
-    if sum(u.size for u in units) < _WORTH_BYTES:
+    if cost * sum(u.size for u in units) < _WORTH_BYTES:
         for unit in units:
             yield unit, task(unit, progress.add)
         return

@@ -22,7 +22,8 @@ from .reading import Document, Reading, Seen
 from .records import read_json_records, text_key
 from .sources import LINE_ENDINGS, Cut, Entry
 
-MIN_UNIT_BYTES, MAX_UNIT_BYTES = 4 << 20, 1 << 30
+# At the end of the work some cores wait for the last unit: the smallest is half a second's work.
+MIN_UNIT_BYTES, MAX_UNIT_BYTES = 2 << 20, 1 << 30
 # Each unit makes a handful of files.
 _MAX_UNITS = 2048
 _LINE_BYTES = 1 << 20

@@ -8,7 +8,7 @@ has replaced.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -110,7 +110,7 @@ def setup(
         return state
 
     state = world.together(build)
-    world.same("data or model", (state.data, state.start))
+    require_same(world, state, data.train_prefixes)
     found = world.gather(world.lead(lambda: newest(out, log)))[0]
     world.together(
         lambda: _resume(recipe, out, log, state, data.train_prefixes, allow_data_reset, found)
@@ -125,6 +125,15 @@ def _checked_config(recipe: PretrainConfig, world: World) -> ModelConfig:
     cfg = model_config(recipe)
     check_layout(recipe.parallel, recipe.train, cfg, world.size)
     return cfg
+
+
+def require_same(world: World, state: TrainState, prefixes: Sequence[str]) -> None:
+    """End all ranks unless they read the same bytes; the line names the files that differ."""
+    for prefix, content in zip(prefixes, state.data["files"], strict=True):
+        world.same(f"content of {prefix}.bin or .idx", content)
+    world.same("tokenizer", state.data["tokenizer"])
+    world.same("`model` (weights or configuration)", state.start)
+    world.same("order of the data", state.data)
 
 
 # ---- config ------------------------------------------------------------------------------------
@@ -206,10 +215,11 @@ def _open_tokenizer(folder: str, cfg: ModelConfig) -> Tokenizer:
 
 def _check_documents(data: DataConfig, tokenizer: Tokenizer | None, log: Log) -> None:
     """Say what does not work without an end-of-document token."""
-    if tokenizer is not None and tokenizer.eod_token_id is not None:
+    known = tokenizer is not None and tokenizer.eod_token_id is not None
+    if known or data.packing == "best_fit":  # which reads documents one by one
         return
     lacks = "no `data.tokenizer`" if tokenizer is None else f"the tokenizer has no `{EOD}`"
-    if data.isolate_documents and data.packing == "concatenate":
+    if data.isolate_documents:
         raise UsageError(
             f"{lacks}: `data.isolate_documents` needs `data.tokenizer` with `{EOD}`, the border "
             "between documents"
