@@ -4,6 +4,7 @@
 
 #include "checks.h"
 #include "matrix.h"
+#include "train_attention.h"
 
 namespace ling {
 
@@ -283,5 +284,43 @@ extern "C" int ling_choose(float* scores, int64_t rows, int64_t vocab, const lin
   return guarded([&] {
     choose_rows({scores, rows, vocab, choices, banned, num_banned, best_stride, chosen, best_ids,
                  best_logprobs});
+  });
+}
+
+// ---- training ----
+
+extern "C" int ling_causal_attention(const ling_causal* c) {
+  const IsaKernels* kernels = isa_kernels();
+  if (!kernels) return LING_BAD_ISA;
+  if (!c) return fail(LING_BAD_ARGUMENT, "null pointer");
+  if (int status = accept(check_causal(*c))) return status;
+  return guarded([&] { causal_attention(*kernels, *c); });
+}
+
+extern "C" int ling_causal_gradient(const ling_causal* c, const uint16_t* dout, uint16_t* dq,
+                                    uint16_t* dk, uint16_t* dv) {
+  const IsaKernels* kernels = isa_kernels();
+  if (!kernels) return LING_BAD_ISA;
+  if (!c) return fail(LING_BAD_ARGUMENT, "null pointer");
+  if (int status = accept(check_causal(*c))) return status;
+  if (c->key_ends[c->num_sequences] && (!dout || !dq || !dk || !dv))
+    return fail(LING_BAD_ARGUMENT, "null pointer");
+  return guarded([&] { causal_gradient(*kernels, *c, dout, dq, dk, dv); });
+}
+
+extern "C" int ling_loss_gradient(uint16_t* scores, int64_t rows, int64_t n, const int64_t* targets,
+                                  const float* weights, float* losses) {
+  const IsaKernels* kernels = isa_kernels();
+  if (!kernels) return LING_BAD_ISA;
+  if (rows < 0 || n < 1) return fail(LING_BAD_ARGUMENT, "sizes out of range");
+  if (rows && (!scores || !targets || !weights || !losses))
+    return fail(LING_BAD_ARGUMENT, "null pointer");
+  for (int64_t r = 0; r < rows; ++r)
+    if (targets[r] < 0 || targets[r] >= n)
+      return fail(LING_BAD_ARGUMENT, "a target is outside the vocabulary");
+  return guarded([&] {
+    parallel_for(rows, [&](int64_t r, int) {
+      losses[r] = kernels->loss_gradient(scores + r * n, n, targets[r], weights[r]);
+    });
   });
 }

@@ -25,6 +25,25 @@ inline bool misshapen(const ling_matrix& w, int64_t rows, int64_t cols) {
   return check_matrix(w) || w.rows != rows || w.cols != cols;
 }
 
+inline const char* check_causal(const ling_causal& c) {
+  if (c.num_heads < 1 || c.num_kv_heads < 1 || c.num_heads % c.num_kv_heads || c.head_dim < 32 ||
+      c.head_dim % 32 || c.head_dim > kMaxHeadDim || c.num_sequences < 0)
+    return "attention sizes out of range";
+  if (!c.query_ends || !c.key_ends || c.query_ends[0] || c.key_ends[0])
+    return "sequences do not begin at 0";
+  for (int64_t i = 0; i < c.num_sequences; ++i) {
+    const int64_t queries = c.query_ends[i + 1] - c.query_ends[i];
+    if (queries < 0 || c.key_ends[i + 1] - c.key_ends[i] < queries)
+      return "a sequence has fewer keys than queries";
+  }
+  if (c.q_stride < c.num_heads * c.head_dim || c.k_stride < c.num_kv_heads * c.head_dim ||
+      c.v_stride < c.num_kv_heads * c.head_dim)
+    return "a stride is too small";
+  const bool any = c.key_ends[c.num_sequences] > 0;
+  if (any && (!c.q || !c.k || !c.v || !c.out || !c.lse)) return "null pointer in attention";
+  return nullptr;
+}
+
 inline const char* check_experts(const ling_model_config& c, const ling_layer& l) {
   const int64_t D = c.hidden_size, F = c.expert_width;
   if (!l.router || !l.expert_bias || !c.num_experts) return "the router is missing";

@@ -51,6 +51,23 @@ struct AttentionTask {
   int64_t page_stride;  // bytes
 };
 
+constexpr int64_t kCausalBlock = 64;  // queries, and keys, of a block of causal attention
+
+// One head of one sequence in training; all is bfloat16, strides in elements from a token to the
+// next. Query i sees keys up to keys - queries + i.
+struct CausalTask {
+  int64_t queries, keys, head_dim;
+  float scale;
+  const uint16_t *q, *k, *v;
+  int64_t q_stride, k_stride, v_stride;
+  const uint16_t* transposed;  // [head_dim][64] of each block of values, backward of keys
+  uint16_t* out;
+  float* lse;  // log2 of the sum of each query's softmax
+  const uint16_t* dout;
+  uint16_t* dq;
+  int64_t out_stride;  // of out, dout and dq
+};
+
 // The kernels of one instruction set: the same functions, compiled with other flags.
 struct IsaKernels {
   const char* name;
@@ -88,6 +105,12 @@ struct IsaKernels {
   void (*list_masses)(const float* z, int64_t n, float top, double scale, int64_t* out);
   void (*noise_bounds)(const float* z, const int32_t* ids, int64_t first, int64_t n, uint64_t key,
                        float top, float scale, uint64_t* bits, float* bounds);
+  // Causal attention in training: see kernels/causal.h. `scratch` has causal_room bytes.
+  void (*causal_transpose)(const uint16_t* x, int64_t stride, int64_t n, int64_t head_dim,
+                           uint16_t* to);
+  void (*causal_forward)(const CausalTask& t, int64_t first, int64_t n, uint8_t* scratch);
+  void (*causal_backward)(const CausalTask& t, float* dk, float* dv, uint8_t* scratch);
+  float (*loss_gradient)(uint16_t* x, int64_t n, int64_t target, float weight);
 };
 
 extern const IsaKernels isa_generic, isa_avx2, isa_avx512vnni, isa_avx512bf16, isa_avx512amx;
@@ -107,6 +130,11 @@ static inline int64_t scratch_bytes(const ling_matrix& w) {
 // values.
 static inline int64_t attention_room(int64_t head_dim) {
   return kMaxRows * (head_dim / 2 + kPage + kPage / 2) + head_dim;
+}
+
+// Bytes that the kernels of causal attention need, the larger of forward and backward.
+static inline int64_t causal_room(int64_t head_dim) {
+  return kCausalBlock * (12 * head_dim + 6 * kCausalBlock);
 }
 
 // The driving thread and the helpers of one call of the interface. A stage is a set of tasks,

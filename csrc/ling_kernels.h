@@ -4,7 +4,7 @@
 #define LING_KERNELS_H
 #include <stdint.h>
 
-#define LING_ABI_VERSION 6
+#define LING_ABI_VERSION 7
 #define LING_API __attribute__((visibility("default")))
 
 #ifdef __cplusplus
@@ -245,6 +245,35 @@ typedef struct {
 LING_API int ling_choose(float* scores, int64_t rows, int64_t vocab, const ling_choice* choices,
                          const int32_t* banned, int64_t num_banned, int64_t best_stride,
                          ling_chosen* chosen, int32_t* best_ids, float* best_logprobs);
+
+// ---- training ----
+
+// Causal attention of packed sequences, grouped heads; all is bfloat16. Sequence i has the queries
+// [query_ends[i], query_ends[i + 1]) and the keys and values [key_ends[i], key_ends[i + 1]), at
+// least as many: its queries are those of the last positions. Both lists begin with 0. The heads of
+// a token are next to each other, strides are elements from a token to the next; out is [queries,
+// num_heads, head_dim] without gaps, lse [num_heads, queries] what the gradient needs of it.
+// head_dim is a multiple of 32.
+typedef struct {
+  int64_t num_heads, num_kv_heads, head_dim;
+  int64_t num_sequences;
+  const int64_t *query_ends, *key_ends;
+  float scale;  // of the scores before the softmax
+  const uint16_t *q, *k, *v;
+  int64_t q_stride, k_stride, v_stride;
+  uint16_t* out;
+  float* lse;
+} ling_causal;
+
+LING_API int ling_causal_attention(const ling_causal* c);
+// Gradients of q, k and v, without gaps, from that of out. A key that no query sees gets zero.
+LING_API int ling_causal_gradient(const ling_causal* c, const uint16_t* dout, uint16_t* dq,
+                                  uint16_t* dk, uint16_t* dv);
+
+// Cross-entropy of rows of bfloat16 scores [rows, n], times the row's weight, into losses; the
+// scores become its gradient: weight · (softmax - one at the target). Without weight both are 0.
+LING_API int ling_loss_gradient(uint16_t* scores, int64_t rows, int64_t n, const int64_t* targets,
+                                const float* weights, float* losses);
 
 #ifdef __cplusplus
 }

@@ -345,6 +345,7 @@ int main(int argc, char** argv) {
   }
   fuzz_sampling(seed, rounds);
   fuzz_attention(seed, rounds);
+  fuzz_train_attention(seed, rounds / 3);
   fuzz_models(seed, rounds / 10);
   printf("%s: ok\n", isa);
   return 0;

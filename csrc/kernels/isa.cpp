@@ -57,6 +57,8 @@ struct Bins {
 #include "rows.h"
 #include "product.h"
 #include "attention.h"
+#include "causal.h"
+#include "loss.h"
 #include "pack.h"
 #include "sampling.h"
 
@@ -94,6 +96,10 @@ const IsaKernels LING_NAME(LING_ISA_NAME) = {LING_TEXT(LING_ISA_NAME),
                                              masked_scores,
                                              add_masses,
                                              list_masses,
-                                             noise_bounds};
+                                             noise_bounds,
+                                             causal_transpose,
+                                             causal_forward,
+                                             causal_backward,
+                                             loss_gradient};
 
 }  // namespace ling

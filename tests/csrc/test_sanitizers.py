@@ -54,7 +54,8 @@ def fuzzer(tmp_path_factory):
     have = [f"-DLING_HAVE_{name.upper()}" for name in ISAS]
     jobs = [isa_job(name, checks, folder / f"{name}.o") for name in ISAS]
     sources = ("api", "forward", "offload", "sampling", "matrix", "threads", "dispatch")
-    for name in (*sources, "test_model", "test_attention", "test_sampling", "test_kernels"):
+    programs = ("test_model", "test_attention", "test_sampling", "test_kernels")
+    for name in (*sources, "train_attention", *programs, "test_train_attention"):
         jobs.append([*COMMON, *checks, *have, "-c", str(CSRC / f"{name}.cpp"),
                      "-o", str(folder / f"{name}.o")])  # fmt: skip
     compile_all(jobs)

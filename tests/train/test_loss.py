@@ -30,6 +30,21 @@ def test_chunked_cross_entropy_equals_torch_with_gradients(monkeypatch):
         torch.testing.assert_close(a, b)
 
 
+def test_loss_in_bfloat16_is_that_of_float32_to_its_rounding(monkeypatch):
+    monkeypatch.setattr("ling.train.loss.IN_PLACE_CHUNK_TOKENS", 16)
+    head = torch.nn.Linear(32, 200, bias=False)
+    hidden, targets = torch.randn(40, 32).bfloat16(), torch.randint(0, 200, (40,))
+    mask = (torch.rand(40) > 0.3).float()
+    found = []
+    for dtype in (torch.bfloat16, torch.float32):
+        h = hidden.to(dtype).requires_grad_()
+        loss, _ = cross_entropy(h, head, targets, mask)
+        found.append([loss.detach(), *torch.autograd.grad(loss, [h, head.weight])])
+    assert not found[0][1][mask == 0].any()
+    for a, b in zip(*found, strict=True):
+        assert (a.float() - b).norm() <= 0.01 * b.norm()
+
+
 def test_empty_mask_gives_zero():
     loss, _ = cross_entropy(
         torch.randn(3, 4), torch.nn.Linear(4, 5), torch.zeros(3).long(), torch.zeros(3)

@@ -21,6 +21,7 @@ from ..presets import preset
 from ..train.batches import Batch
 from ..train.device import CPU, choose_device, synchronize
 from ..train.forward import LingForTraining
+from ..train.heap import keep_freed_memory
 from ..train.objectives.pretrain import Pretraining
 from ..train.optim import build_optimizer
 from ..train.progress import gemm_peak
@@ -88,6 +89,7 @@ def _with_expert_loop(name: str, module: nn.Module) -> nn.Module | None:
 
 def stepper(model: Ling, rows: int, length: int) -> Callable[[], None]:
     """A function that takes one training step in bfloat16 on `rows` random rows of `length`."""
+    keep_freed_memory()  # as a run does
     model.compute_dtype = torch.bfloat16
     train = TrainConfig(global_batch_size=rows, micro_batch_size=rows)
     optim = OptimConfig(schedule="constant")

@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config.model import ModelConfig
 from ..model import fused
+from ..ops.causal import causal_attention
 from .layers import Linear, RMSNorm
 
 
@@ -34,24 +33,9 @@ class DenseAttend:
 
     def __init__(self, cu_seqlens: Sequence[int]) -> None:
         self.cu_seqlens = [int(c) for c in cu_seqlens]
-        lengths = {b - a for a, b in zip(self.cu_seqlens, self.cu_seqlens[1:], strict=False)}
-        self.row_length = lengths.pop() if len(lengths) == 1 else None
 
     def __call__(self, layer: int, q_THK: Tensor, k_TGK: Tensor, v_TGK: Tensor) -> Tensor:
-        if self.row_length:
-            return _sdpa(q_THK, k_TGK, v_TGK, self.row_length)
-        out_THK = torch.empty_like(q_THK)
-        borders = list(zip(self.cu_seqlens, self.cu_seqlens[1:], strict=False))
-        parts = [_sdpa(q_THK[a:b], k_TGK[a:b], v_TGK[a:b], b - a) for a, b in borders if b > a]
-        return torch.cat(parts) if parts else out_THK
-
-
-def _sdpa(q_THK: Tensor, k_TGK: Tensor, v_TGK: Tensor, length: int) -> Tensor:
-    """Rows of `length` tokens each, batched into one call."""
-    q, k, v = (x.unflatten(0, (-1, length)).transpose(1, 2) for x in (q_THK, k_TGK, v_TGK))
-    gqa = q_THK.shape[1] != k_TGK.shape[1]
-    out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=gqa)
-    return out.transpose(1, 2).flatten(0, 1)
+        return causal_attention(q_THK, k_TGK, v_TGK, self.cu_seqlens)
 
 
 class Attention(nn.Module):

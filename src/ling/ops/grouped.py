@@ -24,20 +24,19 @@ class _GroupedSwiGLU(torch.autograd.Function):
     def forward(
         ctx: Any, x_RD: Tensor, groups: Groups, gate_EFD: Tensor, up_EFD: Tensor, down_EDF: Tensor
     ) -> Tensor:
-        dtype = x_RD.dtype
-        # Gate and up side by side: the cast copies them anyway, and each product is done once.
-        gu = torch.cat((gate_EFD.to(dtype), up_EFD.to(dtype)), dim=1)
-        down = down_EDF.to(dtype)
+        gu, down = _cast(x_RD.dtype, gate_EFD, up_EFD, down_EDF)
         gu_R2F = _product(x_RD, gu, groups)
         g_RF, u_RF = gu_R2F.chunk(2, dim=1)
         y_RD = _product(F.silu(g_RF).mul_(u_RF), down, groups)
-        ctx.save_for_backward(x_RD, gu_R2F, gu, down)
-        ctx.groups, ctx.param_dtype = groups, gate_EFD.dtype
+        # The weights themselves: their casts would be kept for all layers at once.
+        ctx.save_for_backward(x_RD, gu_R2F, gate_EFD, up_EFD, down_EDF)
+        ctx.groups = groups
         return y_RD
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x_RD, gu_R2F, gu, down = ctx.saved_tensors
+        x_RD, gu_R2F, *weights = ctx.saved_tensors
+        gu, down = _cast(x_RD.dtype, *weights)
         dy_RD = grads[0].contiguous()  # `grouped_mm` refuses an expanded one
         g_RF, u_RF = gu_R2F.chunk(2, dim=1)
         sig = torch.sigmoid(g_RF)
@@ -53,8 +52,19 @@ class _GroupedSwiGLU(torch.autograd.Function):
         dx_RD = _product(dgu_R2F, gu.transpose(1, 2), ctx.groups)
         dgu = _weight_gradient(dgu_R2F, x_RD, ctx.groups)
         # A gradient must lie in memory as its weight does: the fused optimizer relies on it.
-        dparams = (w.to(ctx.param_dtype).contiguous() for w in (*dgu.chunk(2, dim=1), ddown))
+        dparams = (w.to(weights[0].dtype).contiguous() for w in (*dgu.chunk(2, dim=1), ddown))
         return (dx_RD, None, *dparams)
+
+
+def _cast(
+    dtype: torch.dtype, gate_EFD: Tensor, up_EFD: Tensor, down_EDF: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Gate and up side by side, so that the products of both are one; and down."""
+    experts, width, hidden = gate_EFD.shape
+    gu_E2FD = gate_EFD.new_empty((experts, 2 * width, hidden), dtype=dtype)
+    for part, weight in zip(gu_E2FD.chunk(2, dim=1), (gate_EFD, up_EFD), strict=True):
+        part.copy_(weight)
+    return gu_E2FD, down_EDF.to(dtype)
 
 
 def _product(x_RK: Tensor, w_ENK: Tensor, groups: Groups) -> Tensor:

@@ -21,6 +21,7 @@ from ..model.size import flops_per_token, parameter_counts
 from ..ops.native import bound_threads
 from . import balance
 from .device import device_type
+from .heap import keep_freed_memory
 from .heldout import Share, held_out_loss
 from .log import MetricsLog, read_metrics
 from .parallel.group import World, code_version, first_line, is_lost_rank, join, leave
@@ -68,6 +69,7 @@ def run_in(
             torch.set_num_threads(recipe.train.threads)
         else:
             bound_threads()
+        keep_freed_memory()
         return Loop(setup(recipe, out, log, allow_data_reset=allow_data_reset, world=world)).run()
 
 

@@ -10,10 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..ops import softmax
 from ..ops.experts import expert_counts
 
 # Small enough that a chunk's logits (512 × 4096 in float32) stay near the caches.
 CHUNK_TOKENS = 512
+# Where they become their gradient in place, in bfloat16: as much memory as the others with copies.
+IN_PLACE_CHUNK_TOKENS = 2048
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -27,21 +30,20 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         wanted = any(ctx.needs_input_grad[:2])
         dhidden_TD = torch.empty_like(hidden_TD)
         dhead_VD = torch.zeros_like(head_VD, dtype=torch.float32) if wanted else None
+        in_place = dhead_VD is not None and softmax.has_kernel(hidden_TD)
+        chunk = IN_PLACE_CHUNK_TOKENS if in_place else CHUNK_TOKENS
         total = hidden_TD.new_zeros((), dtype=torch.float32)
-        for a in range(0, hidden_TD.shape[0], CHUNK_TOKENS):
-            rows = slice(a, a + CHUNK_TOKENS)
-            targets, weights = targets_T[rows, None], weights_T[rows, None]
-            logits = (hidden_TD[rows] @ head.t()).float()
-            logits -= logits.amax(-1, keepdim=True)
-            picked = logits.gather(1, targets)
-            sums = logits.exp_().sum(-1, keepdim=True)
-            # A position without loss must add nothing even where its logits are not finite.
-            total += torch.where(weights > 0, (sums.log() - picked) * weights, 0).sum()
-            if dhead_VD is None:
+        for a in range(0, hidden_TD.shape[0], chunk):
+            rows = slice(a, a + chunk)
+            logits = hidden_TD[rows] @ head.t()
+            dlogits: Tensor | None = logits
+            if in_place:
+                total += softmax.loss_gradient_(logits, targets_T[rows], weights_T[rows]).sum()
+            else:
+                loss, dlogits = _loss_gradient(logits, targets_T[rows], weights_T[rows], wanted)
+                total += loss
+            if dlogits is None or dhead_VD is None:
                 continue
-            dlogits = logits.mul_(weights / sums)
-            dlogits.scatter_add_(1, targets, -weights)
-            dlogits = dlogits.to(hidden_TD.dtype)
             torch.mm(dlogits, head, out=dhidden_TD[rows])
             dhead_VD += dlogits.t() @ hidden_TD[rows]
         if dhead_VD is not None:
@@ -54,6 +56,24 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         dhidden_TD, dhead_VD = ctx.saved_tensors
         (g,) = grads
         return dhidden_TD * g.to(dhidden_TD.dtype), (dhead_VD * g).to(ctx.head_dtype), None, None
+
+
+def _loss_gradient(
+    logits: Tensor, targets_T: Tensor, weights_T: Tensor, wanted: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Weighted sum of the losses of some rows, and the gradient of their logits if it is wanted."""
+    targets, weights = targets_T[:, None], weights_T[:, None]
+    dtype, logits = logits.dtype, logits.float()
+    logits -= logits.amax(-1, keepdim=True)
+    picked = logits.gather(1, targets)
+    sums = logits.exp_().sum(-1, keepdim=True)
+    # A position without loss must add nothing even where its logits are not finite.
+    loss = torch.where(weights > 0, (sums.log() - picked) * weights, 0).sum()
+    if not wanted:
+        return loss, None
+    dlogits = logits.mul_(weights / sums)
+    dlogits.scatter_add_(1, targets, -weights)
+    return loss, dlogits.to(dtype)
 
 
 def cross_entropy(

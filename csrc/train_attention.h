@@ -1,0 +1,14 @@
+// Causal attention of packed sequences and its gradient (train_attention.cpp), of arguments that
+// were checked. Whatever allocates may throw std::bad_alloc.
+#ifndef LING_TRAIN_ATTENTION_H
+#define LING_TRAIN_ATTENTION_H
+#include "internal.h"
+
+namespace ling {
+
+void causal_attention(const IsaKernels& kernels, const ling_causal& c);
+void causal_gradient(const IsaKernels& kernels, const ling_causal& c, const uint16_t* dout,
+                     uint16_t* dq, uint16_t* dk, uint16_t* dv);
+
+}  // namespace ling
+#endif

@@ -1,0 +1,87 @@
+"""Causal attention of packed sequences, differentiable: native, or torch's own.
+
+Legend: T queries · S keys · H query heads · G kv heads · K head dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import native, native_causal
+
+
+def causal_attention(
+    q_THK: Tensor,
+    k_SGK: Tensor,
+    v_SGK: Tensor,
+    query_ends: Sequence[int],
+    key_ends: Sequence[int] | None = None,
+) -> Tensor:
+    """out_THK: every query sees the keys of its own sequence up to its position; scale 1/sqrt(K).
+
+    Sequence i has queries `query_ends[i]` to `[i + 1]` and keys `key_ends[i]` to `[i + 1]`, by
+    default the same ones. With more keys than queries the queries are those of the last positions:
+    a rank that has positions [a, b) of a document passes keys [0, b).
+    """
+    key_ends = query_ends if key_ends is None else key_ends
+    if has_kernel(q_THK):
+        return _Causal.apply(q_THK, k_SGK, v_SGK, list(query_ends), list(key_ends))
+    if key_ends == query_ends and len({b - a for a, b in pairwise(query_ends)}) == 1:
+        return _sdpa(q_THK, k_SGK, v_SGK, len(query_ends) - 1)
+    parts = [
+        _sdpa(q_THK[a:b], k_SGK[c:d], v_SGK[c:d], 1)
+        for (a, b), (c, d) in zip(pairwise(query_ends), pairwise(key_ends), strict=True)
+        if b > a
+    ]
+    return torch.cat(parts) if parts else torch.empty_like(q_THK)
+
+
+def has_kernel(q_THK: Tensor) -> bool:
+    """Whether the C++ core computes this: bfloat16 on a CPU with products of bfloat16.
+
+    Elsewhere torch is as fast or faster, and in float32 its results are kept to the bit.
+    """
+    return (
+        q_THK.dtype == torch.bfloat16
+        and q_THK.device.type == "cpu"
+        and q_THK.shape[-1] % native_causal.HEAD_STEP == 0
+        and not torch.compiler.is_compiling()
+        and native.isa() == "avx512bf16"
+    )
+
+
+def _sdpa(q_THK: Tensor, k_SGK: Tensor, v_SGK: Tensor, rows: int) -> Tensor:
+    """Rows of one length, batched into one call."""
+    if not len(q_THK):
+        return torch.empty_like(q_THK)
+    q, k, v = (x.unflatten(0, (rows, -1)).transpose(1, 2) for x in (q_THK, k_SGK, v_SGK))
+    queries, keys = q.shape[2], k.shape[2]
+    seen = None
+    if keys > queries:
+        seen = torch.ones(queries, keys, dtype=torch.bool, device=q.device).tril(keys - queries)
+    out = F.scaled_dot_product_attention(
+        q, k, v, attn_mask=seen, is_causal=seen is None, enable_gqa=q.shape[1] != k.shape[1]
+    )
+    return out.transpose(1, 2).flatten(0, 1)
+
+
+class _Causal(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q_THK: Tensor, k_SGK: Tensor, v_SGK: Tensor, *ends: list[int]) -> Tensor:
+        q, k, v = (native_causal.readable(x) for x in (q_THK, k_SGK, v_SGK))
+        out_THK, lse_HT = native_causal.attention(q, k, v, *ends)
+        ctx.save_for_backward(q, k, v, out_THK, lse_HT)
+        ctx.ends = ends
+        return out_THK
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, out_THK, lse_HT = ctx.saved_tensors
+        made = native_causal.gradient(q, k, v, out_THK, lse_HT, *ctx.ends, dout_THK=grads[0])
+        return (*made, None, None)

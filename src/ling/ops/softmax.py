@@ -1,0 +1,35 @@
+"""Cross-entropy of rows of scores whose memory becomes their gradient (`csrc/kernels/loss.h`).
+
+Legend: T rows · V vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..errors import KernelError
+from . import native
+
+
+def has_kernel(x: Tensor) -> bool:
+    """Whether `loss_gradient_` takes scores of such rows: bfloat16 on a CPU, with the C++ core."""
+    on_cpu = x.dtype == torch.bfloat16 and x.device.type == "cpu"
+    return on_cpu and native.library() is not None
+
+
+def loss_gradient_(scores_TV: Tensor, targets_T: Tensor, weights_T: Tensor) -> Tensor:
+    """losses_T: -log of the target's share in each row's softmax, times the row's weight.
+
+    `scores_TV` becomes the gradient of their sum. Both are zero where the weight is.
+    """
+    T, V = scores_TV.shape
+    if not has_kernel(scores_TV) or not scores_TV.is_contiguous():
+        raise KernelError("scores must be bfloat16 on the CPU, whole rows in memory")
+    if targets_T.shape != (T,) or weights_T.shape != (T,):
+        raise KernelError(f"{T} rows have targets of {list(targets_T.shape)}")
+    targets, weights = targets_T.long().contiguous(), weights_T.float().contiguous()
+    lib, losses_T = native.required(), torch.empty(T)
+    pointers = (x.data_ptr() for x in (targets, weights, losses_T))
+    native.check(lib, lib.ling_loss_gradient(scores_TV.data_ptr(), T, V, *pointers))
+    return losses_T
