@@ -194,7 +194,7 @@ TESTED_TOGETHER = {
         "tests/cli/test_chat.py",
         "the parts of one command",
     ),
-    "config/{checks,parallel}.py": ("tests/config/test_recipe.py", "sections of a recipe"),
+    "config/{checks,optim,parallel}.py": ("tests/config/test_recipe.py", "sections of a recipe"),
     "train/parallel/{apply,experts,reduce,shard}.py": (
         "tests/train/parallel/test_layouts.py",
         "one training on several ranks",

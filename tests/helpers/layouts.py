@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from runs import write_tokens
 
+from ling.config.optim import OptimConfig
 from ling.config.parallel import ParallelConfig
 from ling.config.recipe import (
     CheckpointConfig,
     DataConfig,
-    OptimConfig,
     PretrainConfig,
     TrainConfig,
 )

@@ -10,7 +10,8 @@ import torch
 from runs import logged_losses, quiet
 from torch import nn
 
-from ling.config.recipe import OptimConfig, TrainConfig
+from ling.config.optim import OptimConfig
+from ling.config.recipe import TrainConfig
 from ling.errors import RunError
 from ling.model.ling import from_config
 from ling.presets import preset

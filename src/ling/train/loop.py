@@ -32,6 +32,7 @@ from .setup import Log, Run, setup
 from .state import save
 from .step import StepResult, train_step
 from .threads import Threads
+from .unbuilt import check_built
 
 PEAK_INTERVAL_STEPS = 50
 
@@ -48,6 +49,7 @@ def run(
 
     Under torchrun every rank calls this; rank 0 keeps lock, logs and metrics.
     """
+    check_built(recipe)
     world = join(device_type(recipe.train.device), recipe.train.group_timeout_s)
     code = run_in(world, recipe, out, log, allow_data_reset=allow_data_reset)
     leave()  # not after an error: the others may be gone

@@ -22,6 +22,7 @@ from ..config.recipe import DataConfig, PretrainConfig
 from ..data.index_files import IndexFolder
 from ..data.indexed import IndexedDataset
 from ..data.prepare import prepare
+from ..data.samples import split_part
 from ..data.tokenizer import EOD, Tokenizer
 from ..errors import UsageError
 from ..hub import resolve_model
@@ -175,6 +176,8 @@ def open_data(recipe: PretrainConfig, cfg: ModelConfig, out: Path, log: Log) -> 
             f"{cfg.vocab_size}"
         )
     train, valid = list(data.prefix), list(data.valid_prefix)
+    if data.split is not None and data.split[1]:
+        valid = train[:1]
     if data.corpus:
         ready = prepare(
             data.corpus if data.corpus == "stdlib" else [local_source(data.corpus)],
@@ -190,7 +193,7 @@ def open_data(recipe: PretrainConfig, cfg: ModelConfig, out: Path, log: Log) -> 
     for prefix in train:
         IndexedDataset(prefix)  # damaged or missing: said before the network is built
     _check_documents(data, tokenizer, log)
-    valid = [p for p in valid if _fills_a_row(p, data.seq_length, log)]
+    valid = [p for p in valid if _fills_a_row(p, data, log)]
     return RunData(train, valid, tokenizer)
 
 
@@ -218,9 +221,11 @@ def _check_documents(data: DataConfig, tokenizer: Tokenizer | None, log: Log) ->
         log(f"{lacks}, so ends of documents are unknown: `data.eod_mask_loss` has no effect")
 
 
-def _fills_a_row(prefix: str, seq_length: int, log: Log) -> bool:
+def _fills_a_row(prefix: str, data: DataConfig, log: Log) -> bool:
     """Whether held-out data fills a row; says so when it does not."""
-    tokens = IndexedDataset(prefix).num_tokens
+    dataset, seq_length = IndexedDataset(prefix), data.seq_length
+    part = slice(*split_part(len(dataset), data.split, 1))
+    tokens = int(dataset.sequence_lengths[part].sum(dtype="int64"))
     if tokens <= seq_length:
         log(f"{prefix}: {tokens} tokens are less than a row, no held-out loss")
     return tokens > seq_length
@@ -230,7 +235,7 @@ def _open_reader(
     recipe: PretrainConfig, data: RunData, vocab_size: int, state: TrainState, out: Path, log: Log
 ) -> BatchReader:
     """Rows for all steps; `state.data` notes the orders that they come in."""
-    left = (recipe.train.steps - state.step) * recipe.train.global_batch_size
+    left = recipe.train.rows(recipe.train.steps) - recipe.train.rows(state.step)
     opening = Opening(
         data.train_prefixes,
         recipe.data,

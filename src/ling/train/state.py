@@ -62,7 +62,7 @@ class TrainState:
         order.
         """
         rank, ranks = parallel.place(self.world.rank).dp, parallel.dp
-        count = cfg.global_batch_size // (cfg.micro_batch_size * ranks)
+        count = cfg.batch_size(self.step + 1) // (cfg.micro_batch_size * ranks)
         numbers = (micro * ranks + rank for micro in range(count))
         return [self.rows + number * cfg.micro_batch_size for number in numbers]
 

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoint.dcp.local import local_part
-from ..config.recipe import OptimConfig, TrainConfig
+from ..config.optim import OptimConfig
+from ..config.recipe import TrainConfig
 from ..errors import RunError
 from . import balance
 from .batches import Batch
 from .objectives.base import Losses, Objective
-from .optim import check_strides, learning_rate
+from .optim import check_strides
+from .schedule import bias_update_rate, learning_rate
 from .state import TrainState
 
 
@@ -100,11 +102,11 @@ def train_step(
     `RunError` after `train.max_nonfinite` of them in a row.
     """
     step = state.step + 1
-    lr = learning_rate(optim, step, train.steps)
+    lr, rows = learning_rate(optim, train, step), train.batch_size(step)
     for group in state.optimizer.param_groups:
         group["lr"] = lr
     sums = Sums()
-    scale = train.global_batch_size // train.micro_batch_size
+    scale = rows // train.micro_batch_size
     moved = (batch.to(state.device) for batch in batches)
     for losses, tokens in state.network.micro_batches(objective, moved, scale):
         sums.add(losses, scale, tokens)
@@ -117,7 +119,7 @@ def train_step(
             "lower `optim.lr`"
         )
     state.step = step
-    state.rows += train.global_batch_size
+    state.rows += rows
     state.tokens += sums.tokens
     return StepResult(means, float(sums.z_loss), _on_cpu(sums.counts), sums.tokens, lr, norm)
 
@@ -141,9 +143,8 @@ def _update(
     if math.isfinite(norm) and math.isfinite(loss):
         check_strides(state.model.parameters())
         state.optimizer.step()
-        balance.update_biases(
-            state.model, counts, train.bias_update_rate, zero_mean=train.bias_zero_mean
-        )
+        rate = bias_update_rate(train, state.step + 1)
+        balance.update_biases(state.model, counts, rate, zero_mean=train.bias_zero_mean)
         state.nonfinite = 0
     else:
         state.nonfinite += 1

@@ -26,12 +26,13 @@ def check_layout(
     if parallel.world != ranks:
         raise UsageError(_other_ranks(parallel, ranks))
     rows = train.micro_batch_size * parallel.dp
-    if train.global_batch_size % rows:
-        raise UsageError(
-            f"`train.global_batch_size` = {train.global_batch_size} is not a multiple of "
-            f"`train.micro_batch_size` × data-parallel ranks = {train.micro_batch_size} × "
-            f"{parallel.dp}; set it to {math.ceil(train.global_batch_size / rows) * rows}"
-        )
+    for key, batch in train.batches().items():
+        if batch % rows:
+            raise UsageError(
+                f"{key} = {batch} is not a multiple of "
+                f"`train.micro_batch_size` × data-parallel ranks = {train.micro_batch_size} × "
+                f"{parallel.dp}; set it to {math.ceil(batch / rows) * rows}"
+            )
     if parallel.ep > 1:
         _check_experts(parallel, model)
     if parallel.pp > 1:
