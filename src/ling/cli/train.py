@@ -110,7 +110,8 @@ def recipes(args: list[str]) -> None:
         return
     found = packaged_recipes()
     report = {name: {"path": str(path), "about": about(path)} for name, path in found.items()}
-    lines = [f"{name:<12} {entry['about']}" for name, entry in report.items()]
+    width = max(map(len, report))
+    lines = [f"{name:<{width}}  {entry['about']}" for name, entry in report.items()]
     hint = "`ling pretrain NAME` trains one, `ling recipes NAME` prints it"
     say(report, ns.json, "\n".join([*lines, hint]))
 
