@@ -6,6 +6,7 @@ Resume is therefore one integer: how many rows have been consumed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol

@@ -62,7 +62,9 @@ def test_ranks_share_the_rows_of_every_batch_of_a_ramp():
         for rank in range(2):
             state = TrainState(None, None, torch.device("cpu"), World(rank, 2), step=step)
             state.rows = train.rows(step)
-            shared += [r + k for r in state.first_rows(train) for k in range(2)]
+            shared += [
+                r + k for r in state.first_rows(train, ParallelConfig(dp_shard=2)) for k in range(2)
+            ]
         assert sorted(shared) == list(range(train.rows(step), train.rows(step + 1)))
 
 
