@@ -274,7 +274,7 @@ ROWS = [
         "torch_dist",
         why="torch_dist (DCP) is the only one",
     ),
-    Row("EVAL_AND_LOGGING_ARGS", "--async-save", True, why="saving waits for the disk"),
+    Row("EVAL_AND_LOGGING_ARGS", "--async-save", True, "checkpoint.async_save", True),
     Row("EVAL_AND_LOGGING_ARGS", "--eval-iters", "10", "train.eval_rows", 1280),
     Row("EVAL_AND_LOGGING_ARGS", "--log-interval", "1", why="every step is logged"),
     Row("EVAL_AND_LOGGING_ARGS", "--log-throughput", True, why="always in the log"),

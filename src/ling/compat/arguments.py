@@ -74,6 +74,7 @@ _FLAGS = {
     "--moe-router-padding-for-quantization": "train.fp8_pad_routing",
     "--bias-zero-mean-update": "train.bias_zero_mean",
     "--eod-mask-loss": "data.eod_mask_loss",
+    "--async-save": "checkpoint.async_save",
 }
 _RULES: dict[str, Callable[[str], Any] | None] = {
     "--train-iters": int,
@@ -190,7 +191,6 @@ ARGUMENTS: dict[str, Argument] = {
     **_left_out("read from the tokenizer's folder", "--tokenizer-type", read=str),
     **_left_out("rows are causal; no mask is made", "--no-create-attention-mask-in-dataloader"),
     **_left_out("the run's folder is `--out`", "--save", "--tensorboard-dir", read=str),
-    **_left_out("saving waits for the disk", "--async-save"),
     **_left_out(
         "what is logged is not chosen",
         *("--log-timers-to-tensorboard", "--log-memory-to-tensorboard"),

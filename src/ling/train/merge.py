@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ..checkpoint.dcp.folder import DCPFolder
-from ..checkpoint.dcp.writer import write_tensors
+from ..checkpoint.dcp.parts import write_tensors
 from ..checkpoint.run_folder import checkpoints, intact
 from ..config.optim import OptimConfig
 from ..config.recipe import PretrainConfig, TrainConfig
