@@ -149,6 +149,9 @@ TESTED_TOGETHER = {
         "tests/infer/test_scheduler.py",
         "parts of one scheduler",
     ),
+    "cli/compat.py": ("tests/compat/test_megatron.py", "run as users run it"),
+    "compat/{arguments,launch}.py": ("tests/compat/test_megatron.py", "parts of a translation"),
+    "compat/{expand,lexer}.py": ("tests/compat/test_script.py", "parts of one reading"),
     "cli/bench_serve.py": ("tests/eval/serving/test_bench.py", "run as users run it"),
     "checkpoint/{load,open}.py": ("tests/infer/test_open.py", "every kind of checkpoint, opened"),
     "checkpoint/{checks,inventory,sink,slices,source}.py": (
@@ -194,7 +197,7 @@ TESTED_TOGETHER = {
         "tests/cli/test_chat.py",
         "the parts of one command",
     ),
-    "config/{checks,parallel}.py": ("tests/config/test_recipe.py", "sections of a recipe"),
+    "config/{checks,optim,parallel}.py": ("tests/config/test_recipe.py", "sections of a recipe"),
     "train/parallel/{apply,experts,pipeline,reduce,shard}.py": (
         "tests/train/parallel/test_layouts.py",
         "one training on several ranks",

@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .config.recipe import CheckpointConfig, DataConfig, OptimConfig, PretrainConfig, TrainConfig
+from .config.optim import OptimConfig
+from .config.recipe import CheckpointConfig, DataConfig, PretrainConfig, TrainConfig
 from .errors import RunError, UsageError
 from .files.atomic import make_folder, read_json, write_atomic
 

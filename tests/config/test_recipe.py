@@ -7,11 +7,11 @@ import dataclasses
 import pytest
 import yaml
 
+from ling.config.optim import OptimConfig
 from ling.config.parallel import ParallelConfig
 from ling.config.recipe import (
     CheckpointConfig,
     DataConfig,
-    OptimConfig,
     PretrainConfig,
     TrainConfig,
     recipe_yaml,
@@ -57,6 +57,26 @@ def data(**fields):
             {"global_batch_size": 6, "micro_batch_size": 4},
             "`train.global_batch_size` = 6 is not a multiple of `train.micro_batch_size` = 4",
         ),
+        (
+            TrainConfig,
+            {"rampup_batch_size": [6, 2, 100], "global_batch_size": 8},
+            r"a batch of `train.rampup_batch_size` .from step 1. = 6 is not a multiple",
+        ),
+        (TrainConfig, {"rampup_batch_size": [4, 4]}, "expected three whole numbers"),
+        (TrainConfig, {"bias_update_hold_steps": -1}, "`train.bias_update_hold_steps` is -1"),
+        (TrainConfig, {"bias_update_rate_end": -1}, "`train.bias_update_rate_end` is -1"),
+        (data, {"split": [9, 1]}, "`data.split` divides `data.prefix`"),
+        (data, {"corpus": None, "prefix": ["a"], "split": [1]}, "two or three shares"),
+        (data, {"corpus": None, "prefix": ["a"], "split": [0, 1]}, "nothing is left to train on"),
+        (
+            data,
+            {"corpus": None, "prefix": ["a"], "split": [9, 1], "valid_prefix": ["b"]},
+            "have their own held-out part",
+        ),
+        (OptimConfig, {"schedule": "wsd"}, "give both or neither"),
+        (OptimConfig, {"decay_steps": 5}, "give both or neither"),
+        (OptimConfig, {"warmup_steps": 5, "warmup_samples": 5}, "not both"),
+        (OptimConfig, {"warmup_samples": 0}, "`optim.warmup_samples` is 0"),
         (OptimConfig, {"lr": float("nan")}, "`optim.lr` is nan"),
         (OptimConfig, {"warmup_steps": -1}, "`optim.warmup_steps` is -1"),
         (OptimConfig, {"beta1": 1.0}, "lie in"),
@@ -77,6 +97,13 @@ def test_limits_themselves_are_allowed():
     TrainConfig(grad_clip=0, mtp_loss_weight=0, bias_update_rate=0, eval_interval_steps=0)
     OptimConfig(lr=0, beta1=0, beta2=0, eps=1e-30)
     CheckpointConfig(keep_last=0)
+
+
+def test_a_decay_must_fit_into_its_run():
+    wsd = OptimConfig(schedule="wsd", decay_steps=11)
+    with pytest.raises(UsageError, match=r"`optim.decay_steps` = 11 is more than the 10 steps"):
+        PretrainConfig(model="x", data=data(), train=TrainConfig(steps=10), optim=wsd)
+    PretrainConfig(model="x", data=data(), train=TrainConfig(steps=11), optim=wsd)
 
 
 def test_the_printed_recipe_has_every_key_and_is_accepted(tmp_path):

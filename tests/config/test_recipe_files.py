@@ -38,8 +38,15 @@ def test_a_recipe_file_may_have_one_value_for_a_list(tmp_path):
     file = tmp_path / "r.yaml"
     file.write_text("model: x\ndata: {prefix: d/train, weights: 1}\n")
     assert recipe_file.read_recipe(file)["data"] == {"prefix": ["d/train"], "weights": [1]}
-    keys = ["data.prefix", "data.weights", "data.epochs", "data.valid_prefix"]
-    assert recipe_file.list_keys() == keys
+    lists = {"data.prefix", "data.weights", "data.valid_prefix", "data.split", "data.epochs"}
+    assert lists | {"train.rampup_batch_size"} == set(recipe_file.list_keys())
+
+
+def test_off_is_a_word_here_and_false_in_yaml(tmp_path):
+    file = tmp_path / "r.yaml"
+    file.write_text("model: x\ntrain: {fp8: off, steps: 3}\ndata: {eod_mask_loss: off}\n")
+    assert recipe_file.read_recipe(file)["train"] == {"fp8": "off", "steps": 3}
+    assert recipe_file.read_recipe(file)["data"] == {"eod_mask_loss": False}
 
 
 def test_recipes_are_found_by_name_and_files_win(tmp_path, monkeypatch):

@@ -54,6 +54,7 @@ def must(*args: Any) -> str:
 
 SUBCOMMANDS = {
     "data": ["prepare"],
+    "compat": ["megatron"],
     "bench": ["train", "decode", "prefill", "batch", "start", "serve"],
 }
 

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from runs import write_tokens
 
+from ling.config.optim import OptimConfig
 from ling.config.parallel import ParallelConfig
 from ling.config.recipe import (
     CheckpointConfig,
     DataConfig,
-    OptimConfig,
     PretrainConfig,
     TrainConfig,
 )
@@ -107,7 +107,7 @@ def recipe(folder: Path, name: str, degrees: dict[str, Any]) -> PretrainConfig:
             eval_rows=3,
         ),
         optim=OptimConfig(lr=1e-4 if "small steps" in name else 1e-3, schedule="constant"),
-        checkpoint=CheckpointConfig(interval_steps=HALF, keep_last=0),
+        checkpoint=CheckpointConfig(interval_steps=HALF, keep_last=0, async_save=bool(degrees)),
         parallel=ParallelConfig(**degrees),
     )
 

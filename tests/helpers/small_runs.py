@@ -6,10 +6,10 @@ import signal
 
 from runs import write_tokens
 
+from ling.config.optim import OptimConfig
 from ling.config.recipe import (
     CheckpointConfig,
     DataConfig,
-    OptimConfig,
     PretrainConfig,
     TrainConfig,
 )

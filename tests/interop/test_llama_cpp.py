@@ -24,7 +24,8 @@ from ling.checkpoint.load import load_model
 from ling.checkpoint.open import open_source, sink_for
 from ling.checkpoint.sink import SinkOptions
 from ling.checkpoint.source import Source
-from ling.config.recipe import DataConfig, OptimConfig, PretrainConfig, TrainConfig
+from ling.config.optim import OptimConfig
+from ling.config.recipe import DataConfig, PretrainConfig, TrainConfig
 from ling.data.prepare import prepare
 from ling.data.tokenizer import Tokenizer
 from ling.infer.request import SamplingParams

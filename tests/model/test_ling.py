@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from ling.checkpoint.hf.save import save_model
 from ling.checkpoint.load import load_model
-from ling.config.recipe import OptimConfig
+from ling.config.optim import OptimConfig
 from ling.model.attention import DenseAttend
 from ling.model.ling import Ling, from_config, to_dtype
 from ling.model.names import in_module

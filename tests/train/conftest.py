@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 from runs import write_tokens
 
+from ling.config.optim import OptimConfig
 from ling.config.recipe import (
     CheckpointConfig,
     DataConfig,
-    OptimConfig,
     PretrainConfig,
     TrainConfig,
 )

@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from ling.checkpoint.dcp.folder import DCPFolder
-from ling.checkpoint.dcp.writer import write_tensors
+from ling.checkpoint.dcp.parts import write_tensors
 from ling.checkpoint.run_folder import step_folder, write_manifest
+from ling.config.optim import OptimConfig
+from ling.config.recipe import DataConfig, PretrainConfig, TrainConfig
 from ling.errors import CheckpointError, UsageError
 from ling.train.merge import merge
-from ling.train.optim import merge_weights
+from ling.train.schedule import merge_weights
 
 
 @pytest.fixture
@@ -52,9 +54,52 @@ def test_every_tensor_is_the_weighed_sum_of_the_newest(parts, tmp_path, last, sc
         assert got.dtype == torch.float32
         torch.testing.assert_close(got.double(), want, atol=1e-6, rtol=1e-6)
     merged.close()
-    assert json.loads((out / "merged.json").read_text()) == {"from": names, "schedule": schedule}
+    note = {"from": names, "schedule": schedule, "weights": weights}
+    assert json.loads((out / "merged.json").read_text()) == note
     assert json.loads((out / "config.json").read_text()) == {"step": 10}
     assert (out / "tokenizer/tokenizer.json").is_file()
+
+
+def note_of(out):
+    return json.loads((out / "merged.json").read_text())
+
+
+def test_a_decay_over_steps_takes_the_checkpoints_that_it_reaches(parts, tmp_path):
+    run, out = tmp_path / "run", tmp_path / "merged"
+    assert merge(run, out, decay_steps=5, schedule="linear") == ["step-4", "step-6", "step-10"]
+    # Rates of steps 5 to 10: 1, then 0.8, 0.6, 0.4, 0.2, 0 of the peak.
+    first, second = (1 + 0.8) / 2, (0.6 + 0.4 + 0.2 + 0) / 4
+    assert note_of(out)["weights"] == pytest.approx([1 - first, first - second, second])
+    for wrong, word in [(9, "begins at step 1, the oldest checkpoint is step-2"), (0, "0 steps")]:
+        with pytest.raises(UsageError, match=word):
+            merge(run, tmp_path / "other", decay_steps=wrong, schedule="linear")
+    with pytest.raises(UsageError, match="`mean` with `--last`"):
+        merge(run, tmp_path / "other", decay_steps=5)
+
+
+def test_the_rates_of_a_recipe_are_merge_weights(parts, tmp_path):
+    def recipe(**optim):
+        train = TrainConfig(steps=10)
+        return PretrainConfig(
+            model="x", data=DataConfig(prefix=["x"]), train=train, optim=OptimConfig(**optim)
+        )
+
+    run, out = tmp_path / "run", tmp_path / "merged"
+    wsd = {"schedule": "wsd", "decay_steps": 4, "decay_shape": "linear"}
+    merge(run, out, last=4, like=recipe(**wsd))
+    assert note_of(out)["weights"] == pytest.approx([0, 0, 0.625, 0.375])
+    assert note_of(out)["schedule"] == "like"
+    with pytest.raises(UsageError, match="from at most 1 to 0"):
+        merge(run, tmp_path / "other", last=4, like=recipe(warmup_steps=6))
+    for wrong in ({"schedule": "cosine", "last": 2}, {"decay_steps": 4}):
+        with pytest.raises(UsageError, match="`--like` has its own schedule"):
+            merge(run, tmp_path / "other", like=recipe(), **wrong)
+
+
+def test_how_many_is_said_once(parts, tmp_path):
+    for both in ({}, {"last": 2, "decay_steps": 2}):
+        with pytest.raises(UsageError, match="give either `--last`"):
+            merge(tmp_path / "run", tmp_path / "merged", **both)
 
 
 def test_what_cannot_be_merged_leaves_nothing(parts, tmp_path):

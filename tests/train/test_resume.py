@@ -100,6 +100,51 @@ def test_cosine_says_why_its_steps_cannot_change(recipe, tmp_path, monkeypatch):
     assert "constant" in str(no.value)
 
 
+WSD = {"schedule": "wsd", "decay_steps": 2}
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "steps"),
+    [
+        (WSD, WSD, 9),
+        (WSD, {**WSD, "decay_steps": 3, "decay_shape": "cosine", "lr_min": 1e-5}, 6),
+        ({"schedule": "constant"}, WSD, 5),
+        (WSD, {"schedule": "constant"}, 6),
+    ],
+    ids=["longer", "another decay", "constant, then wsd", "wsd, then constant"],
+)
+def test_a_decay_ahead_may_change(recipe, tmp_path, monkeypatch, first, then, steps):
+    out, now = tmp_path / "run", recipe(steps=steps, optim=then)
+    assert loop.run(now, tmp_path / "whole", quiet) == 0
+    begun(out, recipe(optim=first), monkeypatch, steps=3)
+    assert loop.run(now, out, quiet) == 0
+    assert losses(out) == losses(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("done", "steps", "optim"), [(5, 9, WSD), (3, 4, WSD), (3, 6, {"schedule": "cosine"})]
+)
+def test_a_decay_that_has_begun_may_not(recipe, tmp_path, monkeypatch, done, steps, optim):
+    begun(tmp_path / "run", recipe(optim=WSD), monkeypatch, steps=done)
+    with pytest.raises(UsageError, match="would have had other learning rates"):
+        loop.run(recipe(steps=steps, optim=optim), tmp_path / "run", quiet)
+
+
+def test_a_growing_batch_resumes_to_the_bit(recipe, tmp_path, monkeypatch):
+    ramp = {"batch": 8, "steps": 8, "train": {"rampup_batch_size": [2, 2, 18]}}
+    assert loop.run(recipe(**ramp), tmp_path / "whole", quiet) == 0
+    rows = [r["tokens"] // 32 for r in read_metrics(tmp_path / "whole/metrics.jsonl")]
+    assert rows == [2, 4, 6, 10, 14, 20, 28, 36]
+    for stopped in (3, 4, 6):
+        out = tmp_path / f"run {stopped}"
+        begun(out, recipe(**ramp), monkeypatch, steps=stopped)
+        assert loop.run(recipe(**ramp), out, quiet) == 0
+        assert losses(out) == losses(tmp_path / "whole")
+    other = recipe(**{**ramp, "train": {"rampup_batch_size": [4, 2, 18]}})
+    with pytest.raises(UsageError, match=r"`train.rampup_batch_size` was \[2, 2, 18\] in this run"):
+        loop.run(other, out, quiet)
+
+
 @pytest.mark.parametrize("key", ["optim.lr", "train.dtype", "model_overrides.qk_norm"])
 def test_what_changes_the_training_is_refused_by_name(recipe, tmp_path, key):
     loop.run(recipe(steps=1), tmp_path / "run", quiet)

@@ -18,6 +18,7 @@ from ling.errors import DataError, UsageError
 from ling.model.ling import from_config
 from ling.presets import preset
 from ling.train import loop, state
+from ling.train.log import read_metrics
 from ling.train.parallel.group import World
 from ling.train.setup import _with_special_ids, model_config, open_data, require_same, setup
 
@@ -112,6 +113,20 @@ def test_a_corpus_may_be_a_data_set_of_the_hub(tmp_path, monkeypatch):
     found = open_data(PretrainConfig(model="ling-tiny", data=data), TINY, tmp_path / "run", quiet)
     assert asked == ["hf://datasets/org/words"]
     assert IndexedDataset(found.train_prefixes[0]).num_tokens > 300
+
+
+def test_a_split_trains_on_its_first_part_and_measures_the_second(recipe, tmp_path):
+    split = recipe(split=[3, 1, 0], steps=1)
+    done = setup(split, tmp_path / "run", quiet)
+    # 40 documents of 100 tokens.
+    assert len(done.reader.samples.document_index) == 30
+    assert max(done.reader.samples.document_index) == 29
+    assert loop.run(split, tmp_path / "run", quiet) == 0
+    (row,) = read_metrics(tmp_path / "run/metrics.jsonl")
+    assert row["valid_loss"] > 0
+    said = []
+    setup(recipe(split=[999, 1, 0]), tmp_path / "other", said.append)
+    assert "0 tokens are less than a row, no held-out loss" in " ".join(said)
 
 
 # ---- config ------------------------------------------------------------------------------------

@@ -8,7 +8,8 @@ import torch
 from runs import logged_losses, quiet
 from torch import nn
 
-from ling.config.recipe import OptimConfig, TrainConfig
+from ling.config.optim import OptimConfig
+from ling.config.recipe import TrainConfig
 from ling.errors import RunError
 from ling.model.ling import from_config
 from ling.presets import preset
@@ -89,7 +90,7 @@ def test_the_count_of_steps_that_are_not_finite_starts_again_after_a_good_one():
     seen = []
     for values in ((bad, 1), (1, bad), (1, 1), (bad, bad)):
         train_step(state, Mean(), batches(*values), config(max_nonfinite=3), optim)
-        seen.append(state.nonfinite)
+        seen.append(state.skipped)
     assert seen == [1, 2, 0, 1]
     before = float(state.model.weight.detach())
     train_step(state, Mean(), batches(bad, 1), config(max_nonfinite=3), optim)

@@ -26,6 +26,11 @@ COMMANDS = {
     "data": Command(
         "train", "data", "`data prepare`: text or source code to tokenizer and token files"
     ),
+    "compat": Command(
+        "compat",
+        "compat",
+        "`compat megatron SCRIPT.sh`: a launch script of Megatron-LM as a recipe",
+    ),
     "merge": Command("train", "merge", "average the last checkpoints of a run (WSM)"),
     "download": Command(
         "convert", "download", "a model's files from Hugging Face or ModelScope, verified"

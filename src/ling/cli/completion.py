@@ -14,7 +14,7 @@ from .commands import COMMANDS
 from .measure import BENCHES
 from .options import ASK_FOR_PARSER, ParserAsked, make_parser
 
-SUBCOMMANDS = {"bench": list(BENCHES), "data": ["prepare"]}
+SUBCOMMANDS = {"bench": list(BENCHES), "data": ["prepare"], "compat": ["megatron"]}
 
 
 class Words(NamedTuple):

@@ -15,21 +15,9 @@ if TYPE_CHECKING:
 
 
 def pretrain(args: list[str]) -> int:
-    from ..config.recipe import PretrainConfig, recipe_yaml
-    from ..config.recipe_docs import keys
+    from ..config.recipe import recipe_yaml
 
-    parser = make_parser("pretrain RECIPE", default_env=False)
-    parser.add_argument("--config", action="config", help="the recipe; also as first argument")
-    parser.add_argument("--out", type=str, default=None, help="run folder (default runs/<recipe>)")
-    parser.add_argument(
-        "--allow-data-reset",
-        action="store_true",
-        help="resume with other data, seed, length or batch: the data starts again",
-    )
-    parser.add_class_arguments(PretrainConfig, nested_key=None, as_group=False)
-    texts = {key.name: key.text for key in keys()}
-    for action in parser._actions:
-        action.help = texts.get(action.dest, action.help)
+    parser = _recipe_parser()
     args, recipe_path = _with_recipe(args)
     # The parser's own flag would print this command's flags too, which are no keys of a recipe.
     only_print = "--print-config" in args
@@ -46,6 +34,26 @@ def pretrain(args: list[str]) -> int:
     if code == 0 and leads():
         print(f"next: {_next_command(out)}")
     return code
+
+
+def _recipe_parser() -> Any:
+    """Reads a recipe, its overrides, and the flags of `pretrain` that are no keys of one."""
+    from ..config.recipe import PretrainConfig
+    from ..config.recipe_docs import keys
+
+    parser = make_parser("pretrain RECIPE", default_env=False)
+    parser.add_argument("--config", action="config", help="the recipe; also as first argument")
+    parser.add_argument("--out", type=str, default=None, help="run folder (default runs/<recipe>)")
+    parser.add_argument(
+        "--allow-data-reset",
+        action="store_true",
+        help="resume with other data, seed, length or batch: the data starts again",
+    )
+    parser.add_class_arguments(PretrainConfig, nested_key=None, as_group=False)
+    texts = {key.name: key.text for key in keys()}
+    for action in parser._actions:
+        action.help = texts.get(action.dest, action.help)
+    return parser
 
 
 def _next_command(out: Path) -> str:
@@ -78,11 +86,14 @@ def _with_recipe(args: list[str]) -> tuple[list[str], Path | None]:
     return result, path
 
 
+_NUMBERS = ("--data.weights", "--data.split", "--train.rampup_batch_size")
+
+
 def _as_list(flag: str, values: list[str]) -> str:
     """`a b` as the parser takes a list; `[a, b]` and `null` are left as they are."""
     if len(values) == 1 and (values[0].startswith("[") or values[0] == "null"):
         return values[0]
-    if flag == "--data.weights":  # numbers; the rest are paths, which may look like numbers
+    if flag in _NUMBERS:  # the rest are paths, which may look like numbers
         return f"[{', '.join(values)}]"
     return json.dumps(values)
 
@@ -99,9 +110,17 @@ def recipes(args: list[str]) -> None:
         return
     found = packaged_recipes()
     report = {name: {"path": str(path), "about": about(path)} for name, path in found.items()}
-    lines = [f"{name:<12} {entry['about']}" for name, entry in report.items()]
+    width = max(map(len, report))
+    lines = [f"{name:<{width}}  {entry['about']}" for name, entry in report.items()]
     hint = "`ling pretrain NAME` trains one, `ling recipes NAME` prints it"
     say(report, ns.json, "\n".join([*lines, hint]))
+
+
+def _recipe_at(name: str) -> Any:
+    """The recipe of that name or path."""
+    parser = _recipe_parser()
+    args, _ = _with_recipe(["--config", name])
+    return _build_recipe(vars(parser.instantiate(parser.parse_args(args))))
 
 
 def _build_recipe(values: dict[str, Any]) -> Any:
@@ -218,14 +237,36 @@ def merge(args: list[str]) -> None:
     parser = make_parser("merge")
     parser.add_argument("run", type=str, help="run folder")
     parser.add_argument("out", type=str, help="folder for the merged checkpoint")
-    parser.add_argument("--last", type=int, required=True, help="how many checkpoints")
     parser.add_argument(
-        "--schedule", type=str, default="mean", help="mean, linear, cosine, one-minus-sqrt"
+        "--last", type=int, default=None, help="how many checkpoints; or give `--decay-steps`"
+    )
+    parser.add_argument(
+        "--schedule",
+        type=str,
+        default="mean",
+        help="mean, linear, cosine, one-minus-sqrt, exponential",
+    )
+    parser.add_argument(
+        "--decay-steps",
+        type=int,
+        default=None,
+        help="act like a decay by `--schedule` over the last N steps",
+    )
+    parser.add_argument(
+        "--like", type=str, default=None, help="act like the learning rates of this recipe"
     )
     ns = parser.parse_args(args)
     from ..train.merge import merge
 
-    names = merge(ns.run, ns.out, last=ns.last, schedule=ns.schedule)
+    like = None if ns.like is None else _recipe_at(ns.like)
+    names = merge(
+        ns.run,
+        ns.out,
+        last=ns.last,
+        schedule=ns.schedule,
+        decay_steps=ns.decay_steps,
+        like=like,
+    )
     print(f"merged {', '.join(names)} into {ns.out}")
 
 

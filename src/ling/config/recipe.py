@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..errors import UsageError
+from . import batch_ramp
 from .checks import at_least
+from .optim import OptimConfig
 from .parallel import ParallelConfig
 
 
@@ -42,6 +44,9 @@ class DataConfig:
     whole, those that fit a row, with padding behind them (best-fit packing)."""
     valid_prefix: list[str] = field(default_factory=list)
     """Prefixes for the held-out loss."""
+    split: list[float] | None = None
+    """Shares of each prefix's documents, in their order: trained on, held out, left (`999,1,0`);
+    instead of `valid_prefix`."""
     seq_length: int = 1024
     """Tokens per row."""
     eod_mask_loss: bool = True
@@ -50,7 +55,7 @@ class DataConfig:
     """Mask attention, restart positions and drop targets across document borders."""
 
     def __post_init__(self) -> None:
-        _one_is_a_list(self, "prefix", "valid_prefix", "weights", "epochs")
+        _one_is_a_list(self, "prefix", "valid_prefix", "weights", "epochs", "split")
         at_least("data.seq_length", self.seq_length, 2)
         at_least("data.vocab_size", self.vocab_size, 1)
         if self.corpus_bytes is not None:
@@ -61,6 +66,8 @@ class DataConfig:
             self._check_per_prefix("weights", self.weights, len(self.prefix))
         if self.epochs is not None:
             self._check_per_prefix("epochs", self.epochs, len(self.prefix) or 1)
+        if self.split is not None:
+            self._check_split(self.split)
 
     def _check_per_prefix(self, name: str, values: list[float], count: int) -> None:
         if len(values) != count:
@@ -68,6 +75,21 @@ class DataConfig:
             raise UsageError(f"`data.{name}` has {len(values)} entries for {count} {what}")
         if not all(math.isfinite(v) and v > 0 for v in values):
             raise UsageError(f"`data.{name}` must be above 0")
+
+    def _check_split(self, split: list[float]) -> None:
+        if not 2 <= len(split) <= 3 or not all(math.isfinite(s) and s >= 0 for s in split):
+            raise UsageError(
+                f"`data.split` is {split}, expected two or three shares such as [999, 1, 0]"
+            )
+        if not split[0]:
+            raise UsageError(f"`data.split` is {split}: nothing is left to train on")
+        if self.packing != "concatenate":
+            raise UsageError("`data.split` needs `data.packing: concatenate`")
+        if not self.prefix or self.valid_prefix:
+            raise UsageError(
+                "`data.split` divides `data.prefix`; a corpus and `data.valid_prefix` have their "
+                "own held-out part"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,10 +100,24 @@ class TrainConfig:
     """Optimizer steps in all."""
     global_batch_size: int = 16
     """Rows per optimizer step, over all ranks."""
+    rampup_batch_size: list[int] | None = None
+    """Grow to `global_batch_size`: first batch, increment, and the rows over which it grows."""
     micro_batch_size: int = 4
     """Rows per forward pass on one rank."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Compute type; parameters and optimizer state stay in float32."""
+    fp8: Literal["off", "blockwise"] = "off"
+    """`blockwise`: products of linear layers and experts in FP8 (E4M3) with a scale for each 1×128
+    tile, and for 128×128 of weights; not built yet."""
+    fp8_scales: Literal["power-of-two", "float32"] = "power-of-two"
+    """Scales of `fp8: blockwise`."""
+    fp8_param_gather: bool = False
+    """Keep weights in FP8 only, quantised again from their float32 masters after each step."""
+    fp8_transpose_on_demand: bool = False
+    """Transpose FP8 weights when the backward pass needs it, instead of keeping both."""
+    fp8_pad_routing: bool = False
+    """Fill each expert's rows up to a multiple of 16 by marking tokens of weight 0, instead of
+    copying rows into padded ones."""
     seed: int = 42
     """Seed of initialisation and sample order."""
     grad_clip: float = 1.0
@@ -92,6 +128,12 @@ class TrainConfig:
     """Weight of the MTP loss."""
     bias_update_rate: float = 1e-3
     """Step of the auxiliary-loss-free expert bias; 0 freezes it."""
+    bias_update_hold_steps: int | None = None
+    """Steps with this rate; by default all."""
+    bias_update_decay_steps: int = 0
+    """Steps over which it then falls, linearly, to `bias_update_rate_end`; 0 means at once."""
+    bias_update_rate_end: float = 0.0
+    """Rate behind the steps that hold and decay."""
     bias_zero_mean: bool = True
     """Keep the sum of each layer's expert bias constant."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -104,55 +146,66 @@ class TrainConfig:
     """Rows of held-out data per measurement."""
     max_nonfinite: int = 5
     """Stop after N steps in a row without a finite loss or gradient."""
+    spike_factor: float = 0.0
+    """Skip a step, as one that is not finite, whose gradient norm is above this times the median of
+    the last 100 steps; 0 turns it off."""
+    rollback: int = 0
+    """Instead of stopping after `max_nonfinite` such steps, go back to the last good checkpoint and
+    leave out their rows; at most N times in a run."""
     group_timeout_s: int | None = None
     """Seconds after which a rank that waits for another gives up; by default 30 on gloo, 600 on
     NCCL."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.rampup_batch_size, tuple):  # a frozen key of `phases`, and as YAML
+            object.__setattr__(self, "rampup_batch_size", list(self.rampup_batch_size))
         for name in ("steps", "global_batch_size", "micro_batch_size", "eval_rows"):
             at_least(f"train.{name}", getattr(self, name), 1)
         at_least("train.eval_interval_steps", self.eval_interval_steps, 0)
         at_least("train.max_nonfinite", self.max_nonfinite, 1)
+        at_least("train.rollback", self.rollback, 0)
+        if self.spike_factor:
+            at_least("train.spike_factor", self.spike_factor, 1)
         if self.group_timeout_s is not None:
             at_least("train.group_timeout_s", self.group_timeout_s, 1)
         if self.threads is not None:
             at_least("train.threads", self.threads, 1)
         for name in ("grad_clip", "z_loss_coef", "mtp_loss_weight", "bias_update_rate"):
             at_least(f"train.{name}", getattr(self, name), 0)
-        if self.global_batch_size % self.micro_batch_size:
-            raise UsageError(
-                f"`train.global_batch_size` = {self.global_batch_size} is not a multiple of "
-                f"`train.micro_batch_size` = {self.micro_batch_size}"
-            )
+        for name in ("bias_update_decay_steps", "bias_update_rate_end"):
+            at_least(f"train.{name}", getattr(self, name), 0)
+        if self.bias_update_hold_steps is not None:
+            at_least("train.bias_update_hold_steps", self.bias_update_hold_steps, 0)
+        if self.rampup_batch_size is not None:
+            batch_ramp.check_ramp(self.rampup_batch_size, self.global_batch_size)
+        for key, rows in self.batches().items():
+            if rows % self.micro_batch_size:
+                raise UsageError(
+                    f"{key} = {rows} is not a multiple of `train.micro_batch_size` = "
+                    f"{self.micro_batch_size}"
+                )
 
+    @property
+    def _phases(self) -> tuple[batch_ramp.Phase, ...]:
+        ramp = self.rampup_batch_size
+        return batch_ramp.phases(None if ramp is None else tuple(ramp), self.global_batch_size)
 
-@dataclass(frozen=True, kw_only=True)
-class OptimConfig:
-    """AdamW and its learning-rate schedule."""
+    def batches(self) -> dict[str, int]:
+        """The batch sizes of the run in rows, by what an error calls them."""
+        *growing, last = self._phases
+        named = {
+            f"a batch of `train.rampup_batch_size` (from step {p.steps + 1})": p.batch
+            for p in growing
+        }
+        return {"`train.global_batch_size`": last.batch, **named}
 
-    lr: float = 3e-4
-    """Peak learning rate."""
-    lr_min: float = 0.0
-    """Learning rate at the end of a cosine schedule."""
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """`constant` is the WSM schedule: no decay, merge checkpoints afterwards (`ling merge`)."""
-    warmup_steps: int = 0
-    """Linear warm-up."""
-    beta1: float = 0.9
-    """Decay of the first moment."""
-    beta2: float = 0.95
-    """Decay of the second moment."""
-    eps: float = 1e-8
-    """Added to the root of the second moment."""
-    weight_decay: float = 0.1
-    """Decoupled decay of matrices; vectors and biases have none."""
+    def batch_size(self, step: int) -> int:
+        """Rows of step `step`, counted from 1."""
+        return batch_ramp.batch_size(self._phases, step)
 
-    def __post_init__(self) -> None:
-        for name in ("lr", "lr_min", "weight_decay"):
-            at_least(f"optim.{name}", getattr(self, name), 0)
-        at_least("optim.warmup_steps", self.warmup_steps, 0)
-        if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1) or not self.eps > 0:
-            raise UsageError("`optim.beta1` and `optim.beta2` lie in [0, 1), `optim.eps` above 0")
+    def rows(self, steps: int) -> int:
+        """Rows of the first `steps` steps together."""
+        return batch_ramp.rows_after(self._phases, steps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +216,9 @@ class CheckpointConfig:
     """Save every N steps, and always at the end."""
     keep_last: int = 2
     """Keep the newest N; 0 keeps all."""
+    async_save: bool = False
+    """Write checkpoints while steps go on, from a copy of weights and optimizer state in main
+    memory."""
 
     def __post_init__(self) -> None:
         at_least("checkpoint.interval_steps", self.interval_steps, 1)
@@ -194,6 +250,12 @@ class PretrainConfig:
             raise UsageError(
                 f"`data.seq_length` = {length} is not a multiple of 2 × `parallel.cp` = {chunks}; "
                 f"set it to {math.ceil(length / chunks) * chunks}, or `parallel.cp: 1`"
+            )
+        flat = self.optim.flat_until(self.train.steps)
+        if flat is not None and flat < 0:
+            raise UsageError(
+                f"`optim.decay_steps` = {self.optim.decay_steps} is more than the "
+                f"{self.optim.decay_end(self.train.steps)} steps up to the end of the decay"
             )
 
 

@@ -99,6 +99,8 @@ def _checked(kind: Any, tree: Any, path: str, prefix: str) -> dict[str, Any]:
             value = _checked(sections[key], value, path, f"{prefix}{key}.")
         elif key in lists and isinstance(value, (str, int, float)):
             value = [value]
+        elif value is False and "off" in typing.get_args(sections[key]):
+            value = "off"  # YAML's other word for false
         result[key] = _from_home(value)
     return result
 

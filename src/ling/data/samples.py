@@ -6,6 +6,7 @@ Resume is therefore one integer: how many rows have been consumed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -56,6 +57,18 @@ def sample_of(ids: np.ndarray, eod: int | None, *, eod_mask_loss: bool) -> Sampl
     if eod_mask_loss:
         mask[ended] = 0.0
     return Sample(tokens, ids[1:], mask, np.flatnonzero(ended) + 1)
+
+
+def split_part(count: int, shares: Sequence[float] | None, part: int) -> tuple[int, int]:
+    """First and last + 1 of the `count` documents in part number `part`; all without shares.
+
+    Megatron-LM's borders, rounded half to even.
+    """
+    if shares is None:
+        return 0, count
+    total = math.fsum(shares)
+    borders = [round(math.fsum(shares[:k]) / total * count) for k in (part, part + 1)]
+    return borders[0], borders[1]
 
 
 class GPTSamples:
@@ -210,6 +223,7 @@ class RowsInOrder:
     """Consecutive rows of a token file, unshuffled; each row overlaps the last by one token.
 
     With `rows` only the first of them: of a large file, less is kept in memory.
+    `documents` = (start, stop) takes a part of the documents.
     """
 
     def __init__(
@@ -220,11 +234,13 @@ class RowsInOrder:
         eod: int | None,
         eod_mask_loss: bool,
         rows: int | None = None,
+        documents: tuple[int, int] | None = None,
     ) -> None:
         self.dataset, self.seq_length = dataset, seq_length
         self.eod, self.eod_mask_loss = eod, eod_mask_loss
+        self._first, stop = documents or (0, len(dataset))
         tokens = None if rows is None else rows * seq_length + 1
-        self._ends = _ends_of_first(dataset.sequence_lengths, tokens)
+        self._ends = _ends_of_first(dataset.sequence_lengths[self._first : stop], tokens)
         have = int(self._ends[-1]) if len(self._ends) else 0
         self._size = max((have if tokens is None else min(have, tokens)) - 1, 0) // seq_length
 
@@ -233,7 +249,8 @@ class RowsInOrder:
 
     def __getitem__(self, i: int) -> Sample:
         start, count = i * self.seq_length, self.seq_length + 1
-        ids = _run_of(self.dataset, range(len(self._ends)), self._ends, start, count)
+        documents = range(self._first, self._first + len(self._ends))
+        ids = _run_of(self.dataset, documents, self._ends, start, count)
         return sample_of(ids, self.eod, eod_mask_loss=self.eod_mask_loss)
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..config.recipe import OptimConfig, TrainConfig
+from ..config.optim import OptimConfig
+from ..config.recipe import TrainConfig
 from ..model.ling import Ling, from_config
 from ..model.moe import Experts
 from ..model.size import flops_per_token

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..config.recipe import DataConfig
 from ..data.indexed import IndexedDataset
-from ..data.samples import RowsInOrder
+from ..data.samples import RowsInOrder, split_part
 from .batches import make_batch
 from .forward import LingForTraining
 from .loss import cross_entropy
@@ -65,7 +65,12 @@ def held_out_loss(
     Ranks share the rows out and all return the same.
     """
     source = RowsInOrder(
-        dataset, seq_length=cfg.seq_length, eod=eod, eod_mask_loss=cfg.eod_mask_loss, rows=rows
+        dataset,
+        seq_length=cfg.seq_length,
+        eod=eod,
+        eod_mask_loss=cfg.eod_mask_loss,
+        documents=split_part(len(dataset), cfg.split, 1),
+        rows=rows,
     )
     device = next(network.parameters()).device
     sums = torch.zeros(6, dtype=torch.float64, device=device)

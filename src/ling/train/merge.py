@@ -4,45 +4,110 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor
 
 from ..checkpoint.dcp.folder import DCPFolder
-from ..checkpoint.dcp.writer import write_tensors
+from ..checkpoint.dcp.parts import write_tensors
 from ..checkpoint.run_folder import checkpoints, intact
+from ..config.optim import OptimConfig
+from ..config.recipe import PretrainConfig, TrainConfig
 from ..errors import CheckpointError, UsageError
 from ..files.atomic import atomic_folder, check_free
-from .optim import merge_weights
+from .schedule import decay_between, merge_weights, shape_of, weights_of_decay
 
 
-def merge(run: str | Path, out: str | Path, *, last: int, schedule: str = "mean") -> list[str]:
-    """Merge the newest `last` checkpoints of `run` into `out`, in float32; returns their names.
+def merge(
+    run: str | Path,
+    out: str | Path,
+    *,
+    last: int | None = None,
+    schedule: str = "mean",
+    decay_steps: int | None = None,
+    like: PretrainConfig | None = None,
+) -> list[str]:
+    """Merge the newest checkpoints of `run` into `out`, in float32; returns their names.
 
-    Every model tensor is averaged, `expert_bias` included (docs/concepts/training.md#merge).
+    The newest `last` are weighed by `schedule` over the intervals between them, or by the learning
+    rates of the recipe `like`. With `decay_steps` instead of `last`, it is those that a decay by
+    `schedule` over that many steps reaches back to. Every model tensor is averaged, `expert_bias`
+    included (docs/concepts/training.md#merge).
     """
     run, out = Path(run), Path(out)
     out = out.resolve() if out.is_symlink() else out
     check_free(out)
-    found = checkpoints(run)[-last:] if last > 0 else []
-    if last < 1 or len(found) < last:
-        raise UsageError(f"{run}: holds {len(checkpoints(run))} checkpoints, asked for {last}")
+    if (last is None) == (decay_steps is None):
+        raise UsageError("give either `--last`, how many checkpoints, or `--decay-steps`")
+    if like is not None and (decay_steps is not None or schedule != "mean"):
+        raise UsageError("`--like` has its own schedule: leave out `--schedule`, `--decay-steps`")
+    found = _newest(run, last) if decay_steps is None else _reaching_back(run, decay_steps)
+    weights = _weights([_step(p) for p in found], schedule, decay_steps, like)
     for folder in found:
         if not intact(folder):
             raise CheckpointError(f"{folder}: damaged, cannot be merged")
-    total: dict[str, Tensor] = {}
-    for folder, weight in zip(found, merge_weights(last - 1, schedule), strict=True):
-        checkpoint = DCPFolder(folder)
-        for name in checkpoint.tensors:
-            if name.startswith("model."):
-                part = checkpoint.tensor(name).float() * weight
-                total[name] = total[name] + part if name in total else part
-        checkpoint.close()
+    total = _weighed_sum(found, weights)
     with atomic_folder(out) as tmp:
         write_tensors(tmp, total)
         if (run / "tokenizer").is_dir():
             shutil.copytree(run / "tokenizer", tmp / "tokenizer")
         (tmp / "config.json").write_text((found[-1] / "config.json").read_text())
         names = [p.name for p in found]
-        (tmp / "merged.json").write_text(json.dumps({"from": names, "schedule": schedule}) + "\n")
+        note = {"from": names, "schedule": schedule if like is None else "like", "weights": weights}
+        (tmp / "merged.json").write_text(json.dumps(note) + "\n")
     return names
+
+
+# ---- which, and how much of each ---------------------------------------------------------------
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))
+
+
+def _newest(run: Path, last: int | None) -> list[Path]:
+    saved, count = checkpoints(run), last or 0
+    if count < 1 or len(saved) < count:
+        raise UsageError(f"{run}: holds {len(saved)} checkpoints, asked for {last}")
+    return saved[-count:]
+
+
+def _reaching_back(run: Path, decay_steps: int) -> list[Path]:
+    """The checkpoints from the last one before the decay on."""
+    saved = checkpoints(run)
+    if not saved:
+        raise UsageError(f"{run}: holds no checkpoints")
+    begin = _step(saved[-1]) - decay_steps
+    before = [i for i, folder in enumerate(saved) if _step(folder) <= begin]
+    if decay_steps < 1 or not before:
+        raise UsageError(
+            f"{run}: a decay of {decay_steps} steps up to {saved[-1].name} begins at step {begin}, "
+            f"the oldest checkpoint is {saved[0].name}; keep more (`checkpoint.keep_last`)"
+        )
+    return saved[before[-1] :]
+
+
+def _weights(
+    steps: Sequence[int], schedule: str, decay_steps: int | None, like: PretrainConfig | None
+) -> list[float]:
+    if like is not None:
+        return weights_of_decay(decay_between(steps, like.optim, like.train))
+    if decay_steps is None:
+        return merge_weights(len(steps) - 1, schedule)
+    shape = shape_of(schedule)
+    optim = OptimConfig(lr=1.0, schedule="wsd", decay_steps=decay_steps, decay_shape=shape)
+    return weights_of_decay(decay_between(steps, optim, TrainConfig(steps=steps[-1])))
+
+
+def _weighed_sum(folders: Sequence[Path], weights: Sequence[float]) -> dict[str, Tensor]:
+    """The model tensors of all checkpoints, in float32."""
+    total: dict[str, Tensor] = {}
+    for folder, weight in zip(folders, weights, strict=True):
+        checkpoint = DCPFolder(folder)
+        for name in checkpoint.tensors:
+            if name.startswith("model."):
+                part = checkpoint.tensor(name).float() * weight
+                total[name] = total[name] + part if name in total else part
+        checkpoint.close()
+    return total

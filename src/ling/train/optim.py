@@ -1,9 +1,8 @@
-"""AdamW, its parameter groups, learning-rate schedules, and WSM merge weights."""
+"""AdamW and its parameter groups."""
 
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ..checkpoint.dcp.local import mesh_of
-from ..config.recipe import OptimConfig
-from ..errors import RunError, UsageError
+from ..config.optim import OptimConfig
+from ..errors import RunError
 from ..model.ling import Ling
 
 
@@ -51,36 +50,3 @@ def check_strides(params: Iterable[Tensor]) -> None:
                 f"gradient of a parameter of shape {list(p.shape)} has strides "
                 f"{p.grad.stride()} instead of {p.stride()}; please report this"
             )
-
-
-def learning_rate(cfg: OptimConfig, step: int, steps: int) -> float:
-    """Rate of optimizer step `step` (1-based) of `steps`.
-
-    Linear warm-up to the peak, then a cosine to `lr_min` at the last step, or constant (WSM).
-    """
-    if step <= cfg.warmup_steps:
-        return cfg.lr * step / cfg.warmup_steps
-    if cfg.schedule == "constant":
-        return cfg.lr
-    done = (step - cfg.warmup_steps) / max(steps - cfg.warmup_steps, 1)
-    return cfg.lr_min + (cfg.lr - cfg.lr_min) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
-
-
-def merge_weights(k: int, schedule: str) -> list[float]:
-    """Weights c_0..c_k of k + 1 checkpoints that act like a decay over the last k intervals.
-
-    c_k = w_k, c_j = w_j - w_(j+1), c_0 = 1 - w_1 for the decay w_1 ≥ ... ≥ w_k.
-    Source: WSM (arXiv 2507.17634); docs/concepts/training.md#merge.
-    """
-    if k < 0:
-        raise UsageError(f"cannot merge {k + 1} checkpoints")
-    decay = {
-        "mean": lambda i: (k + 1 - i) / (k + 1),
-        "linear": lambda i: 1 - (i - 1) / k,
-        "cosine": lambda i: 0.5 * (1 + math.cos(math.pi * (i - 1) / k)),
-        "one-minus-sqrt": lambda i: 1 - math.sqrt((i - 1) / k),
-    }
-    if schedule not in decay:
-        raise UsageError(f"no merge schedule `{schedule}`; there are {', '.join(decay)}")
-    w = [1.0, *(decay[schedule](i) for i in range(1, k + 1)), 0.0]
-    return [w[j] - w[j + 1] for j in range(k + 1)]

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from ..config.recipe import DataConfig
 from ..data.index_files import IndexFolder
 from ..data.indexed import IndexedDataset
 from ..data.mixture import Mixture
-from ..data.samples import GPTSamples, Sample, Samples
+from ..data.samples import GPTSamples, Sample, Samples, split_part
 from ..data.whole_documents import WholeDocuments
 from ..errors import DataError, UsageError
 
@@ -135,7 +136,9 @@ class Opening:
     def _source(
         self, k: int, dataset: IndexedDataset, rows: int, number: int, epochs: float | None
     ) -> Source:
-        kind = GPTSamples if self.cfg.packing == "concatenate" else WholeDocuments
+        kind: Callable[..., Source] = WholeDocuments
+        if self.cfg.packing == "concatenate":
+            kind = partial(GPTSamples, documents=split_part(len(dataset), self.cfg.split, 0))
         return kind(
             dataset,
             seq_length=self.cfg.seq_length,

@@ -15,7 +15,8 @@ from typing import Any
 
 import yaml
 
-from ..checkpoint.run_folder import find_checkpoint
+from ..checkpoint.run_folder import checkpoints, find_checkpoint
+from ..config.optim import OptimConfig
 from ..config.recipe import PretrainConfig, recipe_yaml
 from ..data.tokenizer import Tokenizer
 from ..errors import UsageError
@@ -30,12 +31,23 @@ _BLOCK_BYTES, _MAX_BLOCKS = 1 << 20, 256
 _ROW_KEYS = (
     "train.seed",
     "train.global_batch_size",
+    "train.rampup_batch_size",
     "data.seq_length",
     "data.weights",
     "data.epochs",
     "data.packing",
+    "data.split",
     "data.eod_mask_loss",
     "data.isolate_documents",
+)
+# Keys that change nothing of steps before a decay that ends a run.
+_DECAY_KEYS = (
+    "train.steps",
+    "optim.schedule",
+    "optim.lr_min",
+    "optim.decay_steps",
+    "optim.decay_shape",
+    "optim.decay_end_step",
 )
 # Keys that change neither what is learned nor in which order. The other keys of `data` are paths
 # and how they were prepared: their tokens are compared instead.
@@ -46,6 +58,8 @@ _FREE_KEYS = (
     "train.eval_interval_steps",
     "train.eval_rows",
     "train.group_timeout_s",
+    "train.rollback",
+    "train.spike_factor",
 )
 
 
@@ -63,7 +77,7 @@ def check_recipe(recipe: PretrainConfig, out: Path, log: Callable[[str], None]) 
         was, is_now = before.get(key, _default(key)), now.get(key)
         if was == is_now or _compared_elsewhere(key):
             continue
-        if key == "train.steps" and recipe.optim.schedule == "constant":
+        if key in _DECAY_KEYS and _decay_is_ahead(recipe, before, out):
             continue
         if key == "train.micro_batch_size":
             log(
@@ -74,16 +88,30 @@ def check_recipe(recipe: PretrainConfig, out: Path, log: Callable[[str], None]) 
             raise UsageError(f"{out}: {_changed(key, was, is_now)}")
 
 
+def _decay_is_ahead(recipe: PretrainConfig, before: dict[str, Any], out: Path) -> bool:
+    """Whether the steps done had the peak rate, before and after the change of the decay."""
+    saved = checkpoints(out)
+    done = int(saved[-1].name.removeprefix("step-")) if saved else 0
+    keys = ("schedule", "decay_steps", "decay_end_step")
+    old = OptimConfig(**{k: before.get(f"optim.{k}", _default(f"optim.{k}")) for k in keys})
+    flat = (
+        old.flat_until(before.get("train.steps", _default("train.steps"))),
+        recipe.optim.flat_until(recipe.train.steps),
+    )
+    return all(until is not None and done <= until for until in flat)
+
+
 def _compared_elsewhere(key: str) -> bool:
     return key == "model" or key in _ROW_KEYS or key.startswith("data.")
 
 
 def _changed(key: str, was: Any, now: Any) -> str:
     advice = "use another --out or the old value"
-    if key == "train.steps":
+    if key in _DECAY_KEYS:
         advice = (
             "a cosine schedule spreads its decay over all steps, so those done would have had "
-            f"other learning rates; {advice}, or train with `optim.schedule: constant`"
+            f"other learning rates, as would those of a decay that has begun; {advice}, or train "
+            "with `optim.schedule: constant`, or `wsd`"
         )
     return f"`{key}` was {was} in this run and is now {now}; {advice}"
 
@@ -122,7 +150,7 @@ def data_state(
         **keys,
         "tokenizer": None if tokenizer is None else tokenizer.vocabulary_hash,
         "files": [_fingerprint((Path(f"{p}.idx"), Path(f"{p}.bin"))) for p in prefixes],
-        "rows": [recipe.train.steps * recipe.train.global_batch_size],
+        "rows": [recipe.train.rows(recipe.train.steps)],
     }
 
 

@@ -22,6 +22,7 @@ from ..config.recipe import DataConfig, PretrainConfig
 from ..data.index_files import IndexFolder
 from ..data.indexed import IndexedDataset
 from ..data.prepare import prepare
+from ..data.samples import split_part
 from ..data.tokenizer import EOD, Tokenizer
 from ..errors import UsageError
 from ..hub import resolve_model
@@ -41,6 +42,7 @@ from .parallel.group import ALONE, World
 from .parallel.mesh import check_layout, make_meshes
 from .parallel.reduce import OverRanks
 from .resume import check_start, data_change, data_state, rows_before, start_of
+from .rollback import forget, forget_rows, read_rollbacks, restore
 from .state import TrainState, load, read_progress
 from .step import ONE_RANK, Reduce
 from .tokenizers import choose_tokenizer
@@ -60,6 +62,8 @@ class Run:
     reader: BatchReader
     valid_prefixes: list[str]
     reduce: Reduce
+    open_reader: Callable[[], BatchReader]
+    """A reader of the rows that `state` needs from now on."""
 
 
 @dataclass
@@ -115,10 +119,12 @@ def setup(
     world.together(
         lambda: _resume(recipe, out, log, state, data.train_prefixes, allow_data_reset, found)
     )
-    reader = world.first(lambda: _open_reader(recipe, data, cfg.vocab_size, state, out, log))
+    open_reader = partial(_open_reader, recipe, data, cfg.vocab_size, state, out, log)
+    reader = world.first(open_reader)
     objective = Pretraining(recipe.train.mtp_loss_weight, recipe.train.z_loss_coef)
     reduce = ONE_RANK if meshes is None else OverRanks(meshes)
-    return Run(recipe, out, log, state, objective, reader, data.valid_prefixes, reduce)
+    valid = data.valid_prefixes
+    return Run(recipe, out, log, state, objective, reader, valid, reduce, open_reader)
 
 
 def _checked_config(recipe: PretrainConfig, world: World) -> ModelConfig:
@@ -184,6 +190,8 @@ def open_data(recipe: PretrainConfig, cfg: ModelConfig, out: Path, log: Log) -> 
             f"{cfg.vocab_size}"
         )
     train, valid = list(data.prefix), list(data.valid_prefix)
+    if data.split is not None and data.split[1]:
+        valid = train[:1]
     if data.corpus:
         ready = prepare(
             data.corpus if data.corpus == "stdlib" else [local_source(data.corpus)],
@@ -199,7 +207,7 @@ def open_data(recipe: PretrainConfig, cfg: ModelConfig, out: Path, log: Log) -> 
     for prefix in train:
         IndexedDataset(prefix)  # damaged or missing: said before the network is built
     _check_documents(data, tokenizer, log)
-    valid = [p for p in valid if _fills_a_row(p, data.seq_length, log)]
+    valid = [p for p in valid if _fills_a_row(p, data, log)]
     return RunData(train, valid, tokenizer)
 
 
@@ -228,9 +236,11 @@ def _check_documents(data: DataConfig, tokenizer: Tokenizer | None, log: Log) ->
         log(f"{lacks}, so ends of documents are unknown: `data.eod_mask_loss` has no effect")
 
 
-def _fills_a_row(prefix: str, seq_length: int, log: Log) -> bool:
+def _fills_a_row(prefix: str, data: DataConfig, log: Log) -> bool:
     """Whether held-out data fills a row; says so when it does not."""
-    tokens = IndexedDataset(prefix).num_tokens
+    dataset, seq_length = IndexedDataset(prefix), data.seq_length
+    part = slice(*split_part(len(dataset), data.split, 1))
+    tokens = int(dataset.sequence_lengths[part].sum(dtype="int64"))
     if tokens <= seq_length:
         log(f"{prefix}: {tokens} tokens are less than a row, no held-out loss")
     return tokens > seq_length
@@ -240,7 +250,8 @@ def _open_reader(
     recipe: PretrainConfig, data: RunData, vocab_size: int, state: TrainState, out: Path, log: Log
 ) -> BatchReader:
     """Rows for all steps; `state.data` notes the orders that they come in."""
-    left = (recipe.train.steps - state.step) * recipe.train.global_batch_size
+    left = recipe.train.rows(recipe.train.steps) - recipe.train.rows(state.step)
+    left += sum(end - first for first, end in state.left_out if end > state.rows)
     opening = Opening(
         data.train_prefixes,
         recipe.data,
@@ -270,6 +281,8 @@ def _resume(
 ) -> None:
     """Take up the checkpoint `found`, if any; its position counts in its own data only."""
     if found is None:
+        if state.world.leads:
+            forget(out)
         return
     before = read_progress(found)
     check_start(before, state.start, recipe.model, out)
@@ -282,6 +295,10 @@ def _resume(
     load(found, state)
     if change is None:
         state.data["rows"] = rows_before(before["data"], out)
+        restore(out, state)
     else:
         state.rows = 0
+        if state.world.leads:
+            forget_rows(out)
+        state.rollbacks = len(read_rollbacks(out))
         log(f"{change}: the data starts again, weights and optimizer are kept")

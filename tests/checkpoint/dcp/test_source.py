@@ -15,10 +15,10 @@ from ling.checkpoint.dcp.folder import DCPFolder
 from ling.checkpoint.hf.save import save_model
 from ling.checkpoint.load import load_model
 from ling.checkpoint.run_folder import checkpoints
+from ling.config.optim import OptimConfig
 from ling.config.recipe import (
     CheckpointConfig,
     DataConfig,
-    OptimConfig,
     PretrainConfig,
     TrainConfig,
 )

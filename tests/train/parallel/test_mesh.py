@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from ling.config.parallel import ParallelConfig
 from ling.config.recipe import TrainConfig
 from ling.errors import UsageError
 from ling.presets import preset
+from ling.train.parallel.group import World
 from ling.train.parallel.mesh import check_layout
+from ling.train.state import TrainState
 
 TINY = preset("ling-tiny")
 
@@ -42,6 +45,27 @@ def test_layouts_that_fit(ranks, degrees):
 def test_ranks_and_rows_that_do_not_fit_are_refused_with_the_fix(ranks, degrees, said):
     with pytest.raises(UsageError, match=said):
         check(ranks, degrees)
+
+
+def test_every_batch_of_a_ramp_must_fit():
+    train = TrainConfig(global_batch_size=16, micro_batch_size=2, rampup_batch_size=[4, 2, 60])
+    check_layout(ParallelConfig(dp_shard=1), train, TINY, 1)
+    said = r"`train.rampup_batch_size` \(from step 4\) = 6 is not .* 2 × 2; set it to 8"
+    with pytest.raises(UsageError, match=said):
+        check_layout(ParallelConfig(dp_shard=2), train, TINY, 2)
+
+
+def test_ranks_share_the_rows_of_every_batch_of_a_ramp():
+    train = TrainConfig(global_batch_size=16, micro_batch_size=2, rampup_batch_size=[4, 4, 24])
+    for step in range(10):
+        shared = []
+        for rank in range(2):
+            state = TrainState(None, None, torch.device("cpu"), World(rank, 2), step=step)
+            state.rows = train.rows(step)
+            shared += [
+                r + k for r in state.first_rows(train, ParallelConfig(dp_shard=2)) for k in range(2)
+            ]
+        assert sorted(shared) == list(range(train.rows(step), train.rows(step + 1)))
 
 
 def test_experts_that_do_not_divide_are_refused():

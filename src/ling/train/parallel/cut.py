@@ -25,15 +25,16 @@ def check_stages(parallel: ParallelConfig, train: TrainConfig, model: ModelConfi
             f"than {model.num_hidden_layers} layers and the head; set them to {most} at most"
         )
     rows = train.micro_batch_size * parallel.dp
-    count = train.global_batch_size // rows
-    rounds = max(count // parallel.pp, 1) if parallel.pp_stages_per_rank > 1 else 1
-    if count < parallel.pp or count % rounds:
-        wanted = -(-count // parallel.pp) * parallel.pp
-        raise UsageError(
-            f"`train.global_batch_size` = {train.global_batch_size} makes {count} micro-batches, "
-            f"which do not fill `parallel.pp` = {parallel.pp} ranks in turn; set it to "
-            f"{wanted * rows}"
-        )
+    for key, batch in train.batches().items():
+        count = batch // rows
+        rounds = max(count // parallel.pp, 1) if parallel.pp_stages_per_rank > 1 else 1
+        if count < parallel.pp or count % rounds:
+            wanted = -(-count // parallel.pp) * parallel.pp
+            raise UsageError(
+                f"{key} = {batch} makes {count} micro-batches, "
+                f"which do not fill `parallel.pp` = {parallel.pp} ranks in turn; set it to "
+                f"{wanted * rows}"
+            )
 
 
 def layer_costs(model: ModelConfig, seq_length: int) -> tuple[list[float], float]:

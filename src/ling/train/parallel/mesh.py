@@ -26,12 +26,13 @@ def check_layout(
     if parallel.world != ranks:
         raise UsageError(_other_ranks(parallel, ranks))
     rows = train.micro_batch_size * parallel.dp
-    if train.global_batch_size % rows:
-        raise UsageError(
-            f"`train.global_batch_size` = {train.global_batch_size} is not a multiple of "
-            f"`train.micro_batch_size` × data-parallel ranks = {train.micro_batch_size} × "
-            f"{parallel.dp}; set it to {math.ceil(train.global_batch_size / rows) * rows}"
-        )
+    for key, batch in train.batches().items():
+        if batch % rows:
+            raise UsageError(
+                f"{key} = {batch} is not a multiple of "
+                f"`train.micro_batch_size` × data-parallel ranks = {train.micro_batch_size} × "
+                f"{parallel.dp}; set it to {math.ceil(batch / rows) * rows}"
+            )
     if parallel.ep > 1:
         _check_experts(parallel, model)
     if parallel.pp > 1:
@@ -70,15 +71,13 @@ class Meshes:
     ep, `rows` the ranks that share rows.
 
     Ranks that are next to each other share rows (cp) and experts; weights are sharded over both.
-    All three are those of this rank's pipeline stages. `copy` is the group of the ranks that hold
-    the parts of one copy of the weights, `pipeline` of those that have the stages of the same
-    rows; None without a pipeline.
+    All three are those of this rank's pipeline stages. `pipeline` is the group of the ranks that
+    have the stages of the same rows; None without a pipeline.
     """
 
     dense: DeviceMesh
     experts: DeviceMesh
     rows: DeviceMesh | None
-    copy: Any
     pipeline: Any
 
     @property
@@ -109,11 +108,8 @@ def make_meshes(parallel: ParallelConfig, device: str, world: World) -> Meshes:
     rows = None
     if parallel.cp > 1:
         rows = _mesh(ranks.view(pp, -1, parallel.cp), ("dp", "cp"), device, timeout)["cp"]
-    copy, pipeline = dense["shard"].get_group(), None
-    if pp > 1:
-        copy = _group(ranks.view(pp, copies, -1).transpose(0, 1).reshape(copies, -1), timeout)
-        pipeline = _group(ranks.view(pp, -1).t(), timeout)
-    return Meshes(dense, experts, rows, copy, pipeline)
+    pipeline = _group(ranks.view(pp, -1).t(), timeout) if pp > 1 else None
+    return Meshes(dense, experts, rows, pipeline)
 
 
 def _mesh(

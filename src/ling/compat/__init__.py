@@ -1,0 +1,1 @@
+"""What other programs start their trainings with, turned into recipes."""

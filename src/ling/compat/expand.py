@@ -1,0 +1,210 @@
+"""Values of the words of a script, from its own variables alone: no environment, no command."""
+
+from __future__ import annotations
+
+import ast
+import operator
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ..errors import UsageError
+from ..text import printable
+from .lexer import Lexer, Part, Token
+
+_PARAMETER = re.compile(
+    r"([A-Za-z_][A-Za-z0-9_]*|[0-9@*#?$!-])(?:\[([@*]|[0-9]{1,6})\])?(?:(:?[-=+])(.*))?", re.DOTALL
+)
+_MAX_CHARACTERS = 4 << 20
+_WORD = 16  # characters that a word counts as, apart from its own
+_ARITHMETIC = re.compile(r"[0-9A-Za-z_$\s+*/%()-]{1,200}")
+_OPERATIONS: dict[type[ast.operator], Callable[[int, int], int]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.FloorDiv: lambda a, b: int(a / b),
+    ast.Mod: lambda a, b: a - b * int(a / b),
+}
+
+
+@dataclass(frozen=True)
+class Value:
+    """A word's text and its place; `problem` says why the text is not what a shell would make."""
+
+    text: str
+    where: str
+    problem: str = ""
+
+
+@dataclass
+class Variables:
+    """The variables of a script; an array is a list, everything else one value."""
+
+    path: str
+    known: dict[str, Value | list[Value]] = field(default_factory=dict)
+    characters: int = 0
+
+    def expand(self, token: Token, depth: int = 0) -> list[Value]:
+        """The words that a token stands for: none, one, or as many as an array has."""
+        words = _Words(self._where(token.line))
+        for part in token.parts:
+            if part.kind == "text":
+                words.add(part.text)
+                self._count(len(part.text), token.line)
+                continue
+            values = self._part(part, token.line, depth)
+            self._count(sum(len(v.text) + _WORD for v in values), token.line)
+            words.add_values(values, split=not part.quoted)
+        return words.finished()
+
+    def one(self, token: Token, depth: int = 0) -> Value:
+        """The value of a token where there is no splitting, as behind `NAME=`."""
+        return joined(self.expand(_quoted(token), depth), self._where(token.line))
+
+    def _where(self, line: int) -> str:
+        return f"{self.path}:{line}"
+
+    def _count(self, more: int, line: int) -> None:
+        self.characters += more
+        if self.characters > _MAX_CHARACTERS:
+            raise UsageError(
+                f"{self._where(line)}: its variables make more than {_MAX_CHARACTERS >> 20} MiB of "
+                "text; no launch script needs that"
+            )
+
+    def _part(self, part: Part, line: int, depth: int) -> list[Value]:
+        if part.kind == "command":
+            return [
+                Value(
+                    "", self._where(line), f"`$({short(part.text)})` is a command, and none is run"
+                )
+            ]
+        if part.kind == "arithmetic":
+            return [self._arithmetic(part.text, line)]
+        match = _PARAMETER.fullmatch(part.text)
+        if match is None:
+            return [Value("", self._where(line), f"`${{{short(part.text)}}}` is not evaluated")]
+        name, index, rule, other = match.groups()
+        values = self._look_up(name, index, line)
+        if rule is None:
+            return values
+        unset = any(v.problem and name not in self.known for v in values)
+        missing = unset or (":" in rule and not any(v.text or v.problem for v in values))
+        if rule.endswith("+"):
+            return [Value("", self._where(line)) if missing else self._other(other, line, depth)]
+        if not missing:
+            return values
+        value = self._other(other, line, depth)
+        if rule.endswith("="):
+            self.known[name] = value
+        return [value]
+
+    def _look_up(self, name: str, index: str | None, line: int) -> list[Value]:
+        found = self.known.get(name)
+        if found is None:
+            return [Value("", self._where(line), f"`{name}` is not set in the script")]
+        if isinstance(found, Value):
+            return [Value(found.text, self._where(line), found.problem)]
+        values = found
+        if index in ("@", "*"):
+            return values
+        at = int(index or 0)
+        return values[at : at + 1]
+
+    def _other(self, text: str, line: int, depth: int) -> Value:
+        """What stands behind `:-`."""
+        tokens = list(Lexer(text, self.path, line, depth + 1).tokens())
+        values = [v for token in tokens for v in self.expand(_quoted(token), depth + 1)]
+        return joined(values, self._where(line))
+
+    def _arithmetic(self, text: str, line: int) -> Value:
+        """Whole numbers and variables that have them, with + - * / % and brackets."""
+        unknown = Value("", self._where(line), f"`$(({short(text)}))` is not evaluated")
+        if not _ARITHMETIC.fullmatch(text) or "**" in text:
+            return unknown
+
+        def number(match: re.Match[str]) -> str:
+            values = self._look_up(match[1], None, line)
+            return values[0].text if values and values[0].text.isdecimal() else "?"
+
+        plain = re.sub(r"\$?\{?\b([A-Za-z_]\w*)\b\}?", number, text)
+        try:
+            tree = ast.parse(plain.strip().replace("/", "//"), mode="eval")
+            return Value(str(_evaluate(tree)), self._where(line))
+        except (SyntaxError, ValueError, ZeroDivisionError, OverflowError, RecursionError):
+            return unknown
+
+
+def _evaluate(node: ast.AST) -> int:
+    if isinstance(node, ast.Expression):
+        return _evaluate(node.body)
+    if isinstance(node, ast.Constant) and isinstance(node.value, int):
+        return node.value
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        return -_evaluate(node.operand)
+    if isinstance(node, ast.BinOp) and type(node.op) in _OPERATIONS:
+        return _OPERATIONS[type(node.op)](_evaluate(node.left), _evaluate(node.right))
+    raise ValueError
+
+
+class _Words:
+    """Words under construction; splits what was not quoted at blanks."""
+
+    def __init__(self, where: str) -> None:
+        self.begin, self.where = where, where
+        self.done: list[Value] = []
+        self.text: list[str] = []
+        self.problems: list[str] = []
+        self.begun = self.vanishes = False
+
+    def add(self, text: str, problem: str = "") -> None:
+        self.begun = True
+        self.text.append(text)
+        if problem:
+            self.problems.append(problem)
+
+    def add_values(self, values: list[Value], *, split: bool) -> None:
+        self.vanishes = not values  # "${ARRAY[@]}" of none is no word
+        for i, value in enumerate(values):
+            if i:
+                self.end()
+            if not any(self.text):  # an array's words are named by their own lines
+                self.where = value.where
+            if value.problem or not split:
+                self.add(value.text, value.problem)
+                continue
+            text = value.text
+            if text[:1].isspace():
+                self.end()
+            for k, piece in enumerate(text.split()):
+                if k:
+                    self.end()
+                    self.where = value.where
+                self.add(piece)
+            if text[-1:].isspace():
+                self.end()
+
+    def end(self) -> None:
+        if self.begun and (any(self.text) or self.problems or not self.vanishes):
+            self.done.append(Value("".join(self.text), self.where, "; ".join(self.problems)))
+        self.text, self.problems, self.begun, self.where = [], [], False, self.begin
+
+    def finished(self) -> list[Value]:
+        self.end()
+        return self.done
+
+
+def joined(values: list[Value], where: str) -> Value:
+    """Several words as one text."""
+    problems = "; ".join(v.problem for v in values if v.problem)
+    return Value(" ".join(v.text for v in values), where, problems)
+
+
+def short(text: str) -> str:
+    """Text of a script for a message, on one line."""
+    text = " ".join(text.split())
+    return printable(text if len(text) <= 60 else text[:57] + "...")
+
+
+def _quoted(token: Token) -> Token:
+    return Token(token.line, [Part(p.kind, p.text, True) for p in token.parts])
