@@ -6,12 +6,14 @@ import contextlib
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ..errors import UsageError
 from ..hub import resolve_model
 from ..model.ling import Ling, to_dtype
-from ..model.names import module_tensor, tensor_specs
+from ..model.names import in_module, module_tensor, tensor_specs
 from ..ops.formats import BF16, FP8, Format
+from .dcp.local import local_box, local_part
 from .dtypes import DTYPES
 from .hf.names import has_fp8
 from .hf.source import HFSource
@@ -20,7 +22,7 @@ from .packed.load import FP8Folder, PackedAtLoad, PackedWeights
 from .packed.matrices import unpack_matrix
 from .packed.names import packed_specs
 from .packed.source import PackedSource
-from .source import DirectSource, Source
+from .source import BoxSource, DirectSource, Source, cut
 
 
 def load_model(model: str | Path, dtype: str | None = None) -> Ling:
@@ -41,18 +43,39 @@ def load_module(source: Source, dtype: str | None = None) -> Ling:
     with torch.device("meta"):
         network = Ling(source.config)
     network = to_dtype(network, DTYPES[name]).to_empty(device="cpu")
-    _fill(network, source)
+    fill(network, source)
     return network.eval()
 
 
 @torch.no_grad()
-def _fill(model: Ling, source: Source) -> None:
+def fill(model: Ling, source: Source) -> None:
+    """Read the weights of `model`: the layers that it has, of sharded ones what this process holds.
+
+    A source that cannot read a part alone is read a tensor at a time.
+    """
     own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     direct = source if isinstance(source, DirectSource) else None
-    for name in tensor_specs(model.config):
-        target = module_tensor(own, name)
-        if direct is None or not direct.read_into(name, target):
-            target.copy_(source.values(name))
+    for name, spec in tensor_specs(model.config).items():
+        key, expert = in_module(name)
+        if key not in own:
+            continue
+        target, (start, shape) = local_part(own[key]), local_box(own[key])
+        if expert is not None:
+            at = expert - start[0]
+            if not 0 <= at < shape[0]:
+                continue
+            target, start, shape = target[at], start[1:], shape[1:]
+        if shape == spec.shape:
+            if direct is None or not direct.read_into(name, target):
+                target.copy_(source.values(name))
+        elif 0 not in shape:
+            target.copy_(_box(source, name, start, shape))
+
+
+def _box(source: Source, name: str, start: tuple[int, ...], shape: tuple[int, ...]) -> Tensor:
+    if isinstance(source, BoxSource):
+        return source.box(name, start, shape)
+    return cut(source.values(name), start, shape)
 
 
 def packed_weights(source: Source, fmt: Format | None = None) -> PackedWeights:

@@ -62,6 +62,15 @@ class DirectSource(Protocol):
 
 
 @runtime_checkable
+class BoxSource(Protocol):
+    """A reader that can read a part of a tensor without the rest."""
+
+    def box(self, name: str, start: tuple[int, ...], shape: tuple[int, ...]) -> Tensor:
+        """What `values` gives of the box of `shape` at `start`."""
+        ...
+
+
+@runtime_checkable
 class ExtentSource(Protocol):
     """A reader that can say where a tensor is on disk, so that it need not pass through memory."""
 
@@ -90,6 +99,11 @@ class RowSource(Protocol):
 def tokenizer_in(*folders: Path) -> Path | None:
     """The first of the folders that has a tokenizer."""
     return next((f for f in folders if (f / "tokenizer.json").is_file()), None)
+
+
+def cut(values: Tensor, start: tuple[int, ...], shape: tuple[int, ...]) -> Tensor:
+    """The box of `shape` at `start` of a tensor in memory."""
+    return values[tuple(slice(first, first + n) for first, n in zip(start, shape, strict=True))]
 
 
 def pieces(rows: int, cols: int) -> Iterator[tuple[int, int]]:

@@ -5,6 +5,7 @@ Without storage → parallelise → materialise → random weights or those of a
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,13 +13,14 @@ import torch
 from torch import Tensor
 
 from ..checkpoint.dcp.local import fill_part
-from ..checkpoint.load import load_model
-from ..checkpoint.open import holds_weights
+from ..checkpoint.load import fill
+from ..checkpoint.open import holds_weights, open_source
 from ..config.model import ModelConfig
 from ..config.recipe import PretrainConfig
 from ..errors import UsageError
 from ..hub import resolve_model
 from ..model.ling import Ling, init_module
+from ..model.names import tensor_specs
 from ..presets import PRESETS
 from .forward import LingForTraining
 
@@ -46,16 +48,18 @@ def build_network(
     return network
 
 
-@torch.no_grad()
 def _load_weights(model: Ling, folder: Path, name: str) -> None:
-    whole = load_model(folder, dtype="float32").state_dict()
-    own = model.state_dict()
-    with torch.device("meta"):
-        wanted = Ling(model.config).state_dict()
-    if {k: v.shape for k, v in whole.items()} != {k: v.shape for k, v in wanted.items()}:
-        raise UsageError(f"`model_overrides` may not change the shapes of the weights in {name}")
-    for key, target in own.items():
-        fill_part(target, whole[key])
+    """This rank's part of the weights, which it reads alone."""
+    with contextlib.closing(open_source(folder)) as source:
+        found, own = (
+            {name: spec.shape for name, spec in tensor_specs(cfg).items()}
+            for cfg in (source.config, model.config)
+        )
+        if found != own:
+            raise UsageError(
+                f"`model_overrides` may not change the shapes of the weights in {name}"
+            )
+        fill(model, source)
 
 
 @torch.no_grad()

@@ -57,6 +57,13 @@ class DCPSource:
     def values(self, name: str) -> Tensor:
         return self.tensor(name)
 
+    def box(self, name: str, start: tuple[int, ...], shape: tuple[int, ...]) -> Tensor:
+        place = self._slices[name]
+        alone = len(place.shape) - len(shape)  # the dimension of a stack, of which it is one
+        inner = zip(place.start[alone:], start, strict=True)
+        first = (*place.start[:alone], *(a + b for a, b in inner))
+        return self._held.region(place.key, first, (1,) * alone + shape).reshape(shape)
+
     def extent(self, name: str) -> Extent | None:
         return self._held.slice_extent(self._slices[name], self._specs[name].shape)
 

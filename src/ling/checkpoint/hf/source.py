@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...ops.formats import FP8_BLOCK
 from ...ops.kernels import widen_fp8
-from ..source import Rows, tokenizer_in
+from ..source import Rows, cut, tokenizer_in
 from ..stored import Held, as_stored
 from .config import read_config
 from .folder import SafetensorsFolder
@@ -50,6 +50,13 @@ class HFSource:
             return False
         self.tensors.tensor(name, into=target)
         return True
+
+    def box(self, name: str, start: tuple[int, ...], shape: tuple[int, ...]) -> Tensor:
+        held, dtype = self.tensors, self.tensors.dtype(name)
+        if dtype == torch.float8_e4m3fn or not shape:
+            return cut(self.values(name), start, shape)
+        rows = torch.empty(shape[0], *held.shape(name)[1:], dtype=dtype)
+        return cut(held.rows(name, start[0], rows), (0, *start[1:]), shape)
 
     def rows(self, name: str) -> Rows:
         return _HFRows(self.tensors, name)
