@@ -107,7 +107,7 @@ def recipe(folder: Path, name: str, degrees: dict[str, Any]) -> PretrainConfig:
             eval_rows=3,
         ),
         optim=OptimConfig(lr=1e-4 if "small steps" in name else 1e-3, schedule="constant"),
-        checkpoint=CheckpointConfig(interval_steps=HALF, keep_last=0),
+        checkpoint=CheckpointConfig(interval_steps=HALF, keep_last=0, async_save=bool(degrees)),
         parallel=ParallelConfig(**degrees),
     )
 

@@ -15,14 +15,13 @@ from pathlib import Path
 import pytest
 from runs import logged_losses, quiet, saved_steps
 
-from ling.checkpoint.dcp import writer
 from ling.checkpoint.dcp.folder import DCPFolder
 from ling.cli.main import main
 from ling.convert.plan import convert
 from ling.convert.verify import verify
 from ling.errors import CheckpointError, RunError, UsageError
 from ling.eval.perplexity import perplexity
-from ling.train import loop
+from ling.train import loop, saving
 from ling.train.log import read_metrics
 from ling.train.setup import setup
 
@@ -226,14 +225,13 @@ def test_full_disk_keeps_the_last_checkpoint(recipe, tmp_path, monkeypatch):
     out = tmp_path / "run"
     assert loop.run(recipe(), tmp_path / "whole", quiet) == 0
 
-    def full(state, checkpoint_id, **more):
-        (Path(checkpoint_id) / "__0_0.distcp").write_bytes(b"half")
-        cause = OSError(28, "No space left on device")
-        raise writer.CheckpointException("save", {0: (cause, None)})
+    def full(layout, folder, *more):
+        yield {}
+        (folder / layout.file).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
 
-    save = writer.dcp.save
-    saves = iter([save, full])
-    monkeypatch.setattr(writer.dcp, "save", lambda *a, **k: next(saves)(*a, **k))
+    saves = iter([saving.write_part, full])
+    monkeypatch.setattr(saving, "write_part", lambda *a: next(saves)(*a))
     with pytest.raises(RunError, match="could not save checkpoint step-4: No space left"):
         loop.run(recipe(), out, quiet)
     assert sorted(p.name for p in (out / "checkpoints").iterdir()) == ["step-2"]

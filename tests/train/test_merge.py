@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ling.checkpoint.dcp.folder import DCPFolder
-from ling.checkpoint.dcp.writer import write_tensors
+from ling.checkpoint.dcp.parts import write_tensors
 from ling.checkpoint.run_folder import step_folder, write_manifest
 from ling.errors import CheckpointError, UsageError
 from ling.train.merge import merge

@@ -92,7 +92,7 @@ def test_the_count_of_steps_that_are_not_finite_starts_again_after_a_good_one():
     seen = []
     for values in ((bad, 1), (1, bad), (1, 1), (bad, bad)):
         train_step(state, Mean(), batches(*values), config(max_nonfinite=3), optim)
-        seen.append(state.nonfinite)
+        seen.append(state.skipped)
     assert seen == [1, 2, 0, 1]
     before = float(state.model.weight.detach())
     train_step(state, Mean(), batches(bad, 1), config(max_nonfinite=3), optim)

@@ -12,7 +12,7 @@ import json
 import re
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,17 +84,22 @@ def intact(folder: Path) -> bool:
     return recorded == now
 
 
-def newest(run: Path, log: Any) -> Path | None:
-    """The newest intact checkpoint; a damaged newer one is named and passed over.
+def newest(
+    run: Path, log: Any, wanted: Callable[[Path], bool] = lambda folder: True
+) -> Path | None:
+    """The newest intact checkpoint that is `wanted`; a damaged newer one is named and passed over.
 
     Raises `CheckpointError` when there are checkpoints but none is intact.
     """
     found = checkpoints(run)
+    damaged = 0
     for folder in reversed(found):
-        if intact(folder):
+        if not intact(folder):
+            log(f"warning: checkpoint {folder.name} is damaged, looking for an older one")
+            damaged += 1
+        elif wanted(folder):
             return folder
-        log(f"warning: checkpoint {folder.name} is damaged, looking for an older one")
-    if found:
+    if found and damaged == len(found):
         raise CheckpointError(f"{run}: no checkpoint is intact; remove them to start again")
     return None
 

@@ -104,6 +104,12 @@ class TrainConfig:
     """Rows of held-out data per measurement."""
     max_nonfinite: int = 5
     """Stop after N steps in a row without a finite loss or gradient."""
+    spike_factor: float = 0.0
+    """Skip a step, as one that is not finite, whose gradient norm is above this times the median of
+    the last 100 steps; 0 turns it off."""
+    rollback: int = 0
+    """Instead of stopping after `max_nonfinite` such steps, go back to the last good checkpoint and
+    leave out their rows; at most N times in a run."""
     group_timeout_s: int | None = None
     """Seconds after which a rank that waits for another gives up; by default 30 on gloo, 600 on
     NCCL."""
@@ -113,6 +119,9 @@ class TrainConfig:
             at_least(f"train.{name}", getattr(self, name), 1)
         at_least("train.eval_interval_steps", self.eval_interval_steps, 0)
         at_least("train.max_nonfinite", self.max_nonfinite, 1)
+        at_least("train.rollback", self.rollback, 0)
+        if self.spike_factor:
+            at_least("train.spike_factor", self.spike_factor, 1)
         if self.group_timeout_s is not None:
             at_least("train.group_timeout_s", self.group_timeout_s, 1)
         if self.threads is not None:
@@ -163,6 +172,9 @@ class CheckpointConfig:
     """Save every N steps, and always at the end."""
     keep_last: int = 2
     """Keep the newest N; 0 keeps all."""
+    async_save: bool = False
+    """Write checkpoints while steps go on, from a copy of weights and optimizer state in main
+    memory."""
 
     def __post_init__(self) -> None:
         at_least("checkpoint.interval_steps", self.interval_steps, 1)

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..checkpoint.run_folder import checkpoints, locked, prune, step_folder
+from ..checkpoint.run_folder import checkpoints, locked, step_folder
 from ..config.recipe import PretrainConfig
 from ..data.indexed import IndexedDataset
 from ..errors import RunError
-from ..files.atomic import make_folder
 from ..model.size import flops_per_token, parameter_counts
 from ..ops.native import bound_threads
 from . import balance
@@ -28,9 +26,10 @@ from .parallel.shard import release
 from .plots import draw
 from .progress import Progress, duration, gemm_peak
 from .resume import check_recipe, save_recipe
+from .rollback import roll_back
+from .saving import Saver
 from .setup import Log, Run, setup
-from .state import save
-from .step import StepResult, train_step
+from .step import StepResult, TooManySkipped, train_step
 from .threads import Threads
 
 PEAK_INTERVAL_STEPS = 50
@@ -79,10 +78,12 @@ class Loop:
     """Steps of one run from where it is to its last, or to a signal."""
 
     def __init__(self, run: Run) -> None:
-        self.recipe, self.out, self.log, self.state = run.recipe, run.out, run.log, run.state
-        self.reader, self.objective = run.reader, run.objective
+        self.prepared, self.recipe, self.out, self.log = run, run.recipe, run.out, run.log
+        self.state, self.objective = run.state, run.objective
         self.valid_prefixes, self.reduce = run.valid_prefixes, run.reduce
         self.world = run.state.world
+        keep, behind = run.recipe.checkpoint.keep_last, run.recipe.checkpoint.async_save
+        self.saver = Saver(run.out, run.state, keep, background=behind)
         self.peak = 0.0
         # The signal that this process got, and that on which all ranks stop.
         self.caught: int | None = None
@@ -108,21 +109,17 @@ class Loop:
         self._measure_peak()
         start = time.monotonic()
         leads = self.world.leads
-        metrics = MetricsLog(self.out, state.step + 1) if leads else None
-        bar = Progress(cfg.train.steps, state.step) if leads else None
         restore = self._catch_signals()
         try:
             with Threads(self.log) as threads:
-                self._loop(metrics, bar, threads)
+                self._train(threads)
         except RuntimeError as err:
             if self.world.size == 1 or not is_lost_rank(err):
                 raise
             raise self._lost(err) from None
         finally:
+            self.saver.abandon()
             restore()
-            if metrics is not None and bar is not None:
-                metrics.close()
-                bar.close()
         if self.stopping is not None:
             self.log(
                 f"stopped after step {state.step}, saved; the same command continues from here"
@@ -167,6 +164,30 @@ class Loop:
         text = ", ".join(short) + (" ..." if len(names) > 2 else "")
         return f"{Path(self.recipe.model).name} on {text}, {time.strftime('%Y-%m-%d')}"
 
+    def _train(self, threads: Threads) -> None:
+        """To the end, if need be from an earlier checkpoint again."""
+        while True:
+            try:
+                with self._logs() as (metrics, bar):
+                    return self._loop(metrics, bar, threads)
+            except TooManySkipped as err:
+                self.saver.finish()
+                roll_back(self.prepared, err)
+
+    @contextlib.contextmanager
+    def _logs(self) -> Iterator[tuple[MetricsLog | None, Progress | None]]:
+        """What rank 0 writes of the steps from here on."""
+        if not self.world.leads:
+            yield None, None
+            return
+        step = self.state.step
+        metrics, bar = MetricsLog(self.out, step + 1), Progress(self.recipe.train.steps, step)
+        try:
+            yield metrics, bar
+        finally:
+            metrics.close()
+            bar.close()
+
     def _loop(
         self, metrics: MetricsLog | None, progress: Progress | None, threads: Threads
     ) -> None:
@@ -186,24 +207,22 @@ class Loop:
                 progress.step(row)
             # A signal to one rank stops all after the same step.
             self.stopping = self.world.largest(self.caught or 0) or None
+            self.saver.advance()
             if last or state.step % cfg.checkpoint.interval_steps == 0:
-                self._save()
+                self.saver.save()
                 saved = state.step
         if saved != state.step:
-            self._save()
+            self.saver.save()
+        self.saver.finish()
 
     def _step(self) -> dict[str, Any]:
         """The next step; returns its row of the log."""
         cfg, start = self.recipe, time.perf_counter()
         size = cfg.train.micro_batch_size
-        batches = (
-            self.reader.read(row, size) for row in self.state.first_rows(cfg.train, cfg.parallel)
-        )
+        rows = self.state.first_rows(cfg.train, cfg.parallel)
+        batches = (self.prepared.reader.read(row, size) for row in rows)
         state, reduce = self.state, self.reduce
-        try:
-            done = train_step(state, self.objective, batches, cfg.train, cfg.optim, reduce)
-        except RunError as err:  # all ranks have counted the same; one says so
-            raise err if self.world.leads else SystemExit(err.exit_code) from None
+        done = train_step(state, self.objective, batches, cfg.train, cfg.optim, reduce)
         return self._row(done, time.perf_counter() - start)
 
     def _row(self, done: StepResult, seconds: float) -> dict[str, Any]:
@@ -221,7 +240,7 @@ class Loop:
             "mfu": rate * flops / (self.peak * self.world.size),
             "load_max_mean": balance.load_imbalance(done.counts),
             "expert_load": {str(layer): c.tolist() for layer, c in done.counts.items()},
-            "skipped": self.state.nonfinite,
+            "skipped": self.state.skipped,
         }
 
     def _held_out(self) -> dict[str, float | None]:
@@ -249,21 +268,6 @@ class Loop:
         """Keep the best seen: other programs on the machine can only make it look lower."""
         dtype = torch.bfloat16 if self.recipe.train.dtype == "bfloat16" else torch.float32
         self.peak = max(self.peak, gemm_peak(dtype, device=self.state.device))
-
-    def _save(self) -> None:
-        folder, leads = step_folder(self.out, self.state.step), self.world.leads
-        self.world.lead(lambda: self._make_room(folder))
-        save(folder, self.state)
-        if leads:
-            prune(self.out, self.recipe.checkpoint.keep_last)
-
-    def _make_room(self, folder: Path) -> None:
-        prune(self.out, 0)
-        # Only a damaged checkpoint, passed over at resume, can be in the way.
-        shutil.rmtree(folder, ignore_errors=True)
-        tokenizer = self.state.tokenizer
-        if tokenizer is not None:  # first: a checkpoint without it could not be used
-            tokenizer.save(make_folder(self.out / "tokenizer"))
 
     def _catch_signals(self) -> Callable[[], None]:
         """SIGINT and SIGTERM end the loop after the current step; returns what undoes this."""

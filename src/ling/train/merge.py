@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ..checkpoint.dcp.folder import DCPFolder
-from ..checkpoint.dcp.writer import write_tensors
+from ..checkpoint.dcp.parts import write_tensors
 from ..checkpoint.run_folder import checkpoints, intact
 from ..errors import CheckpointError, UsageError
 from ..files.atomic import atomic_folder, check_free

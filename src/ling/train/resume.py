@@ -46,6 +46,8 @@ _FREE_KEYS = (
     "train.eval_interval_steps",
     "train.eval_rows",
     "train.group_timeout_s",
+    "train.rollback",
+    "train.spike_factor",
 )
 
 

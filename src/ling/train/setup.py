@@ -41,6 +41,7 @@ from .parallel.group import ALONE, World
 from .parallel.mesh import check_layout, make_meshes
 from .parallel.reduce import OverRanks
 from .resume import check_start, data_change, data_state, rows_before, start_of
+from .rollback import forget, forget_rows, read_rollbacks, restore
 from .state import TrainState, load, read_progress
 from .step import ONE_RANK, Reduce
 from .tokenizers import choose_tokenizer
@@ -60,6 +61,8 @@ class Run:
     reader: BatchReader
     valid_prefixes: list[str]
     reduce: Reduce
+    open_reader: Callable[[], BatchReader]
+    """A reader of the rows that `state` needs from now on."""
 
 
 @dataclass
@@ -115,10 +118,12 @@ def setup(
     world.together(
         lambda: _resume(recipe, out, log, state, data.train_prefixes, allow_data_reset, found)
     )
-    reader = world.first(lambda: _open_reader(recipe, data, cfg.vocab_size, state, out, log))
+    open_reader = partial(_open_reader, recipe, data, cfg.vocab_size, state, out, log)
+    reader = world.first(open_reader)
     objective = Pretraining(recipe.train.mtp_loss_weight, recipe.train.z_loss_coef)
     reduce = ONE_RANK if meshes is None else OverRanks(meshes)
-    return Run(recipe, out, log, state, objective, reader, data.valid_prefixes, reduce)
+    valid = data.valid_prefixes
+    return Run(recipe, out, log, state, objective, reader, valid, reduce, open_reader)
 
 
 def _checked_config(recipe: PretrainConfig, world: World) -> ModelConfig:
@@ -231,6 +236,7 @@ def _open_reader(
 ) -> BatchReader:
     """Rows for all steps; `state.data` notes the orders that they come in."""
     left = (recipe.train.steps - state.step) * recipe.train.global_batch_size
+    left += sum(end - first for first, end in state.left_out if end > state.rows)
     opening = Opening(
         data.train_prefixes,
         recipe.data,
@@ -260,6 +266,8 @@ def _resume(
 ) -> None:
     """Take up the checkpoint `found`, if any; its position counts in its own data only."""
     if found is None:
+        if state.world.leads:
+            forget(out)
         return
     before = read_progress(found)
     check_start(before, state.start, recipe.model, out)
@@ -272,6 +280,10 @@ def _resume(
     load(found, state)
     if change is None:
         state.data["rows"] = rows_before(before["data"], out)
+        restore(out, state)
     else:
         state.rows = 0
+        if state.world.leads:
+            forget_rows(out)
+        state.rollbacks = len(read_rollbacks(out))
         log(f"{change}: the data starts again, weights and optimizer are kept")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,16 +10,17 @@ import torch
 from torch import Tensor
 
 from ..checkpoint.dcp.folder import read_tensors
-from ..checkpoint.dcp.writer import write_tensors
-from ..checkpoint.run_folder import write_manifest
 from ..config.parallel import ParallelConfig
 from ..config.recipe import TrainConfig
 from ..data.tokenizer import Tokenizer
-from ..files.atomic import hash_file, put_in_place, read_json, scratch_folder, scratch_path
+from ..files.atomic import read_json
 from ..model.ling import Ling
 from .device import gpu_key, random_states, restore_random
 from .forward import LingForTraining
 from .parallel.group import World
+
+# What a checkpoint keeps as it is; older ones have the first three.
+_COUNTERS = ("step", "rows", "tokens", "skipped", "skipped_from", "norms")
 
 
 @dataclass
@@ -29,8 +28,10 @@ class TrainState:
     """What changes while a run trains, and what a checkpoint restores.
 
     `step`, `rows` and `tokens` are done; `rows` is the position in the data, which may start
-    again from 0. `nonfinite` counts steps in a row without a finite loss or gradient. `data` is the
-    `data_state` that `rows` refers to, `start` what the run began from (`resume.start_of`).
+    again from 0. `skipped` counts steps in a row that were left out, the first of which began at
+    row `skipped_from`; `norms` are those of the last steps that were taken, where spikes are looked
+    for. `rollbacks` and the rows that they leave out, `left_out`, are kept by `rollback.py`. `data`
+    is the `data_state` that `rows` refers to, `start` what the run began from (`resume.start_of`).
     """
 
     network: LingForTraining
@@ -43,7 +44,11 @@ class TrainState:
     step: int = 0
     rows: int = 0
     tokens: int = 0
-    nonfinite: int = 0
+    skipped: int = 0
+    skipped_from: int = 0
+    norms: list[float] = field(default_factory=list)
+    rollbacks: int = 0
+    left_out: list[tuple[int, int]] = field(default_factory=list)
 
     @property
     def model(self) -> Ling:
@@ -52,8 +57,16 @@ class TrainState:
 
     def progress(self) -> dict[str, Any]:
         """Counters of a checkpoint."""
-        counters = {"step": self.step, "rows": self.rows, "tokens": self.tokens}
-        return {**counters, "data": self.data, "start": self.start}
+        return {name: getattr(self, name) for name in (*_COUNTERS, "data", "start")}
+
+    @property
+    def next_row(self) -> int:
+        """The first row of the next step: `rows`, or behind rows that are left out."""
+        row = self.rows
+        for first, end in sorted(self.left_out):
+            if first <= row < end:
+                row = end
+        return row
 
     def first_rows(self, cfg: TrainConfig, parallel: ParallelConfig) -> list[int]:
         """First row of each micro-batch of the next step that this process reads.
@@ -64,7 +77,7 @@ class TrainState:
         rank, ranks = parallel.place(self.world.rank).dp, parallel.dp
         count = cfg.global_batch_size // (cfg.micro_batch_size * ranks)
         numbers = (micro * ranks + rank for micro in range(count))
-        return [self.rows + number * cfg.micro_batch_size for number in numbers]
+        return [self.next_row + number * cfg.micro_batch_size for number in numbers]
 
 
 def state_tensors(state: TrainState) -> dict[str, Tensor]:
@@ -89,31 +102,6 @@ def state_tensors(state: TrainState) -> dict[str, Tensor]:
     return tensors
 
 
-def save(folder: Path, state: TrainState) -> None:
-    """Write `folder` so that it appears complete or not at all.
-
-    All ranks call this: each writes and hashes its part, rank 0 the rest, and gives the name.
-    """
-    world, tmp = state.world, scratch_path(folder)
-    with contextlib.ExitStack() as held:
-        world.lead(lambda: held.enter_context(scratch_folder(folder)))
-        tensors = state_tensors(state)
-        world.together(lambda: write_tensors(tmp, tensors, world.slow))
-        own = f"__{world.rank}_*.distcp"
-        hashes = world.together(lambda: {p.name: hash_file(p) for p in tmp.glob(own)})
-        known = {name: value for part in world.gather(hashes) for name, value in part.items()}
-        world.lead(lambda: _commit(folder, state, known))
-
-
-def _commit(folder: Path, state: TrainState, hashes: dict[str, str]) -> None:
-    """Add what describes the tensors, and the name."""
-    tmp = scratch_path(folder)
-    (tmp / "config.json").write_text(json.dumps(state.model.config.to_dict(), indent=2) + "\n")
-    (tmp / "state.json").write_text(json.dumps(state.progress()) + "\n")
-    write_manifest(tmp, hashes)
-    put_in_place(tmp, folder)
-
-
 def read_progress(folder: Path) -> dict[str, Any]:
     """What `TrainState.progress` was when the checkpoint was saved."""
     return read_json(folder / "state.json")
@@ -127,4 +115,6 @@ def load(folder: Path, state: TrainState) -> None:
     read_tensors(folder, tensors, may_lack=gpu_key(rank))
     restore_random(tensors, state.device, rank)
     progress = read_progress(folder)
-    state.step, state.rows, state.tokens = (progress[k] for k in ("step", "rows", "tokens"))
+    for name in _COUNTERS:
+        older: Any = [] if name == "norms" else 0
+        setattr(state, name, progress.get(name, older))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -18,6 +19,13 @@ from .batches import Batch
 from .objectives.base import Losses, Objective
 from .optim import check_strides, learning_rate
 from .state import TrainState
+
+# Steps whose median norm a spike is measured against.
+NORMS = 100
+
+
+class TooManySkipped(RunError):
+    """Steps in a row that were left out; all ranks raise it after the same step."""
 
 
 @dataclass
@@ -96,10 +104,10 @@ def train_step(
 ) -> StepResult:
     """Train on this process's micro-batches of step `state.step + 1`, and count it as done.
 
-    A step that is not finite leaves weights, optimizer and expert bias as they were; raises
-    `RunError` after `train.max_nonfinite` of them in a row.
+    A step that is not finite, or whose gradient's norm is a spike, leaves weights, optimizer and
+    expert bias as they were; raises `TooManySkipped` after `train.max_nonfinite` of them in a row.
     """
-    step = state.step + 1
+    step, row = state.step + 1, state.next_row
     lr = learning_rate(optim, step, train.steps)
     for group in state.optimizer.param_groups:
         group["lr"] = lr
@@ -111,13 +119,16 @@ def train_step(
     reduce.sums(sums)
     means = {name: float(value) for name, value in sums.losses.items()}
     norm = _update(state, sum(means.values()), sums.counts, train, reduce)
-    if state.nonfinite >= train.max_nonfinite:
-        raise RunError(
-            f"step {step}: loss or gradient not finite {state.nonfinite} times in a row; "
+    if state.skipped == 1:
+        state.skipped_from = row
+    if state.skipped >= train.max_nonfinite:
+        spike = ", or the gradient a spike," if train.spike_factor else ""
+        raise TooManySkipped(
+            f"step {step}: loss or gradient not finite{spike} {state.skipped} times in a row; "
             "lower `optim.lr`"
         )
     state.step = step
-    state.rows += train.global_batch_size
+    state.rows = row + train.global_batch_size
     state.tokens += sums.tokens
     return StepResult(means, float(sums.z_loss), _on_cpu(sums.counts), sums.tokens, lr, norm)
 
@@ -136,19 +147,31 @@ def _update(
     train: TrainConfig,
     reduce: Reduce,
 ) -> float:
-    """Clip, update and balance if all is finite; returns the norm of the gradient."""
+    """Clip, update and balance if all is well; returns the norm of the gradient.
+
+    All ranks have the same sums and the same norm, so they decide alike.
+    """
     norm = _clip(state.model, train.grad_clip or math.inf, reduce)
-    if math.isfinite(norm) and math.isfinite(loss):
+    if math.isfinite(norm) and math.isfinite(loss) and not _spike(state, norm, train):
         check_strides(state.model.parameters())
         state.optimizer.step()
         balance.update_biases(
             state.model, counts, train.bias_update_rate, zero_mean=train.bias_zero_mean
         )
-        state.nonfinite = 0
+        state.skipped = 0
+        if train.spike_factor:
+            state.norms = [*state.norms, norm][-NORMS:]
     else:
-        state.nonfinite += 1
+        state.skipped += 1
     state.optimizer.zero_grad(set_to_none=True)
     return norm
+
+
+def _spike(state: TrainState, norm: float, train: TrainConfig) -> bool:
+    """Whether a norm is far above what it was; there is no telling before `NORMS` steps."""
+    if not train.spike_factor or len(state.norms) < NORMS:
+        return False
+    return norm > train.spike_factor * statistics.median(state.norms)
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.planner import SavePlan
 
 from ling.checkpoint.dcp import folder as dcp_folder
-from ling.checkpoint.dcp import writer as dcp_writer
+from ling.checkpoint.dcp import layout
 from ling.checkpoint.dcp.folder import DCPFolder, read_tensors
 from ling.checkpoint.dcp.writer import DCPWriter
 from ling.checkpoint.raw import shards
@@ -111,7 +111,7 @@ def test_extent_is_given_only_for_bytes_in_one_piece(saved):
 
 
 def test_large_boxes_are_cut_and_torch_reads_them(tmp_path, monkeypatch):
-    monkeypatch.setattr(dcp_writer, "MAX_CHUNK_BYTES", 1000)
+    monkeypatch.setattr(layout, "MAX_CHUNK_BYTES", 1000)
     value = torch.randn(1, 50, 16)
     writer = DCPWriter(
         tmp_path,

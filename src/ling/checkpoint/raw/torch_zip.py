@@ -42,6 +42,7 @@ _PARAMETER = Global("torch._utils", "_rebuild_parameter")
 _ALLOWED = {*_STORAGES, _REBUILD, _PARAMETER, Global("collections", "OrderedDict")}
 _MAX_DIRECTORY, _MAX_PICKLE = 1 << 20, 1 << 20
 _ALIGNMENT = 64
+_CHECKSUM_BEHIND = 1 << 3
 
 
 class Placed(NamedTuple):
@@ -168,6 +169,36 @@ def archive_around(
 
     Without `data` the checksum is missing, the lengths are right. The tensor has less than 4 GiB.
     """
+    checksum = 0 if data is None else zlib.crc32(data)
+    head, directory = _before(dtype, shape, checksum)
+    return head, _after(dtype, shape, len(head), directory)
+
+
+class StreamedArchive:
+    """An archive whose checksum comes behind the values, so that these are read once.
+
+    Written are `head`, the values, and `tail` of their CRC-32: `nbytes` in all.
+    """
+
+    def __init__(self, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+        self._dtype, self._shape = dtype, shape
+        self.head, _ = _before(dtype, shape, 0, _CHECKSUM_BEHIND)
+        values = dtype.itemsize * torch.Size(shape).numel()
+        self.nbytes = len(self.head) + values + len(self.tail(0))
+
+    def tail(self, checksum: int) -> bytes:
+        """What follows the values."""
+        values = self._dtype.itemsize * torch.Size(self._shape).numel()
+        behind = struct.pack("<4s3I", b"PK\7\x08", checksum, values, values)
+        _, directory = _before(self._dtype, self._shape, checksum, _CHECKSUM_BEHIND)
+        at = len(self.head) + len(behind)
+        return behind + _after(self._dtype, self._shape, at, directory)
+
+
+def _before(
+    dtype: torch.dtype, shape: tuple[int, ...], checksum: int, flags: int = 0
+) -> tuple[bytes, bytes]:
+    """All up to the values, and the directory that comes after them."""
     nbytes = dtype.itemsize * torch.Size(shape).numel()
     assert nbytes < 0xFFFF0000
     small = {"data.pkl": _data_pickle(dtype, shape), "byteorder": b"little", "version": b"3\n"}
@@ -175,25 +206,30 @@ def archive_around(
     for name, content in small.items():
         local, entry = _headers(name, zlib.crc32(content), len(content), len(head))
         head, directory = head + local + content, directory + entry
-    checksum = 0 if data is None else zlib.crc32(data)
     padding = -(len(head) + 30 + len("archive/data/0")) % _ALIGNMENT
     padding += _ALIGNMENT if 0 < padding < 4 else 0
-    local, entry = _headers("data/0", checksum, nbytes, len(head), padding)
-    head, directory = head + local, directory + entry
-    start = len(head) + nbytes
-    end = struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 4, 4, len(directory), start, 0)
-    return head, directory + end
+    local, entry = _headers("data/0", checksum, nbytes, len(head), padding, flags)
+    return head + local, directory + entry
 
 
-def _headers(name: str, checksum: int, size: int, at: int, padding: int = 0) -> tuple[bytes, bytes]:
+def _after(dtype: torch.dtype, shape: tuple[int, ...], at: int, directory: bytes) -> bytes:
+    """The directory and what says where it is: `at`, and the size of the values further."""
+    start = at + dtype.itemsize * torch.Size(shape).numel()
+    return directory + struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 4, 4, len(directory), start, 0)
+
+
+def _headers(
+    name: str, checksum: int, size: int, at: int, padding: int = 0, flags: int = 0
+) -> tuple[bytes, bytes]:
     """Local header and directory entry of a member stored as it is."""
     raw = f"archive/{name}".encode()
-    # Version 2.0, no flags, stored, 1 January 1980: the bytes depend on the content alone.
-    common = (20, 0, 0, 0, 0x21, checksum, size, size, len(raw))
+    # Version 2.0, stored, 1 January 1980: the bytes depend on the content alone.
+    common = (20, flags, 0, 0, 0x21)
     extra = struct.pack("<2sH", b"FB", padding - 4) + b"Z" * (padding - 4) if padding else b""
-    local = struct.pack("<4s5H3I2H", b"PK\3\4", *common, len(extra)) + raw + extra
-    entry = struct.pack("<4s6H3I5H2I", b"PK\1\2", 20, *common, 0, 0, 0, 0, 0, at) + raw
-    return local, entry
+    here = (0, 0, 0) if flags else (checksum, size, size)
+    local = struct.pack("<4s5H3I2H", b"PK\3\4", *common, *here, len(raw), len(extra)) + raw + extra
+    known = (checksum, size, size, len(raw), 0, 0, 0, 0, 0, at)
+    return local, struct.pack("<4s6H3I5H2I", b"PK\1\2", 20, *common, *known) + raw
 
 
 def _data_pickle(dtype: torch.dtype, shape: tuple[int, ...]) -> bytes:

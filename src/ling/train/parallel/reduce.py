@@ -27,9 +27,11 @@ class OverRanks:
             sums.counts = dict(zip(sums.counts, counts, strict=True))
 
     def norm(self, norm: Tensor) -> Tensor:
-        """The norm of a gradient from that of this rank's part; each copy counts once."""
-        square = norm.double().square()
-        dist.all_reduce(square, group=self._meshes.copy)
+        """The norm of a gradient from that of this rank's part; each copy counts once.
+
+        Over all ranks, copies too: a value that is not finite on any makes all skip the step.
+        """
+        square = _summed(norm.double().square()) / self._meshes.dense["replicate"].size()
         return square.sqrt().to(norm.dtype)
 
     def added(self, values: Tensor) -> Tensor:
