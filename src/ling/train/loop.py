@@ -21,7 +21,17 @@ from . import balance
 from .device import device_type
 from .heldout import Share, held_out_loss
 from .log import MetricsLog, read_metrics
-from .parallel.group import World, code_version, first_line, is_lost_rank, join, leave
+from .parallel.group import (
+    World,
+    code_version,
+    ended_here,
+    first_line,
+    is_lost_rank,
+    join,
+    leave,
+    process_here,
+    tells_first,
+)
 from .parallel.shard import release
 from .plots import draw
 from .progress import Progress, duration, gemm_peak
@@ -82,6 +92,7 @@ class Loop:
         self.state, self.objective = run.state, run.objective
         self.valid_prefixes, self.reduce = run.valid_prefixes, run.reduce
         self.world = run.state.world
+        self.processes = self.world.gather(process_here())
         keep, behind = run.recipe.checkpoint.keep_last, run.recipe.checkpoint.async_save
         self.saver = Saver(run.out, run.state, keep, background=behind)
         self.peak = 0.0
@@ -116,7 +127,7 @@ class Loop:
         except RuntimeError as err:
             if self.world.size == 1 or not is_lost_rank(err):
                 raise
-            raise self._lost(err) from None
+            raise self._lost(err) if tells_first() else SystemExit(RunError.exit_code) from None
         finally:
             self.saver.abandon()
             restore()
@@ -134,9 +145,10 @@ class Loop:
         """What to tell when another rank does not answer any more."""
         saved = checkpoints(self.out)
         where = f"continue from {saved[-1].name}" if saved else "nothing was saved yet"
+        ended = "".join(f"rank {rank}: " for rank in ended_here(self.processes))
         return RunError(
             f"rank {self.world.rank}: step {self.state.step + 1}: another rank is gone or does not "
-            f"answer ({first_line(err)}); {where}"
+            f"answer ({ended}{first_line(err)}); {where}"
         )
 
     def _report(self, seconds: float) -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import datetime
 import hashlib
 import os
+import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -173,6 +174,36 @@ def is_lost_rank(err: RuntimeError) -> bool:
     if isinstance(err, dist.DistError):
         return True
     return any(word in str(err).lower() for word in _LOST)
+
+
+def tells_first() -> bool:
+    """Whether this rank is the first to find that another is gone: one tells, the others end."""
+    try:
+        return dist.distributed_c10d._get_default_store().add("lost", 1) == 1
+    except RuntimeError:  # the store is gone too
+        return True
+
+
+def process_here() -> tuple[str, int]:
+    """This host and process, for `ended_here`."""
+    return socket.gethostname(), os.getpid()
+
+
+def ended_here(processes: Sequence[tuple[str, int]]) -> list[int]:
+    """The ranks whose processes were on this host and have ended."""
+    own = socket.gethostname()
+    return [rank for rank, (host, pid) in enumerate(processes) if host == own and _ended(pid)]
+
+
+def _ended(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return state in "ZX"  # not collected by its parent yet
 
 
 def first_line(err: RuntimeError) -> str:

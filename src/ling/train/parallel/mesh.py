@@ -70,15 +70,13 @@ class Meshes:
     ep, `rows` the ranks that share rows.
 
     Ranks that are next to each other share rows (cp) and experts; weights are sharded over both.
-    All three are those of this rank's pipeline stages. `copy` is the group of the ranks that hold
-    the parts of one copy of the weights, `pipeline` of those that have the stages of the same
-    rows; None without a pipeline.
+    All three are those of this rank's pipeline stages. `pipeline` is the group of the ranks that
+    have the stages of the same rows; None without a pipeline.
     """
 
     dense: DeviceMesh
     experts: DeviceMesh
     rows: DeviceMesh | None
-    copy: Any
     pipeline: Any
 
     @property
@@ -109,11 +107,8 @@ def make_meshes(parallel: ParallelConfig, device: str, world: World) -> Meshes:
     rows = None
     if parallel.cp > 1:
         rows = _mesh(ranks.view(pp, -1, parallel.cp), ("dp", "cp"), device, timeout)["cp"]
-    copy, pipeline = dense["shard"].get_group(), None
-    if pp > 1:
-        copy = _group(ranks.view(pp, copies, -1).transpose(0, 1).reshape(copies, -1), timeout)
-        pipeline = _group(ranks.view(pp, -1).t(), timeout)
-    return Meshes(dense, experts, rows, copy, pipeline)
+    pipeline = _group(ranks.view(pp, -1).t(), timeout) if pp > 1 else None
+    return Meshes(dense, experts, rows, pipeline)
 
 
 def _mesh(

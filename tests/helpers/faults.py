@@ -1,0 +1,96 @@
+"""What ranks do when one of them has trouble: `torchrun faults.py FOLDER` on 2 ranks.
+
+All cases run in the same processes, since starting these takes longest; each leaves
+FOLDER/<case>/ended-<rank>, what the rank ended with.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import layouts
+import torch
+
+from ling.config.recipe import PretrainConfig
+from ling.errors import LingError
+from ling.train import loop, saving
+from ling.train.parallel.group import World, join, leave
+
+DEGREES = {"dp_shard": 2, "ep": 2}
+
+
+def recipe(folder: Path, **model: Any) -> PretrainConfig:
+    made = layouts.recipe(folder, "fault", DEGREES)
+    train = dataclasses.replace(made.train, steps=6)
+    checkpoint = dataclasses.replace(made.checkpoint, interval_steps=2)
+    return dataclasses.replace(made, train=train, checkpoint=checkpoint, model_overrides=model)
+
+
+def full(layout: Any, folder: Path, *more: Any) -> Any:
+    """A writer on a disk that gets full."""
+    yield {}
+    (folder / layout.file).write_bytes(b"half")
+    raise OSError(28, "No space left on device")
+
+
+def case(world: World, folder: Path, name: str, run: Callable[[], int]) -> None:
+    try:
+        ended = str(run())
+    except LingError as err:
+        ended = str(err)
+    except SystemExit as err:
+        ended = f"silent {err.code}"
+    (folder / name).mkdir(exist_ok=True)
+    (folder / name / f"ended-{world.rank}").write_text(ended)
+    world.gather(None)
+
+
+def main(folder: Path) -> None:
+    world = join(torch.device("cpu"), None)
+    cfg, odd = recipe(folder), world.rank == 1
+
+    def run(name: str, made: PretrainConfig = cfg) -> int:
+        return loop.run_in(world, made, folder / name, layouts.quiet)
+
+    case(world, folder, "whole", lambda: run("whole"))
+    writes = iter([saving.write_part, full])
+    with patch.object(saving, "write_part", lambda *a: (next(writes) if odd else first)(*a)):
+        case(world, folder, "disk", lambda: run("disk"))
+    left = sorted(p.name for p in (folder / "disk" / "checkpoints").iterdir())
+    (folder / "disk" / f"left-{world.rank}").write_text(" ".join(left))
+    world.gather(None)
+    case(world, folder, "disk", lambda: run("disk"))
+    # A file that was copied wrongly to one of the hosts.
+    data = dataclasses.replace(cfg.data, prefix=[str(folder / ("other" if odd else "text"))])
+    with patch.object(World, "same", not_the_recipe(World.same)):
+        case(world, folder, "data", lambda: run("data", dataclasses.replace(cfg, data=data)))
+    with patch.object(loop, "code_version", lambda: f"of rank {world.rank}"):
+        case(world, folder, "version", lambda: run("version"))
+    later, monotonic = 86400.0 * 400 * world.rank, time.monotonic
+    with (
+        patch.object(time, "time", lambda t=time.time: t() + later),
+        patch.object(time, "monotonic", lambda: monotonic() + later),
+    ):
+        case(world, folder, "clocks", lambda: run("clocks"))
+    world.lead(lambda: shutil.copytree(folder / "whole", folder / "model"))
+    case(world, folder, "model", lambda: run("model", recipe(folder, hidden_size=96)))
+    leave()
+
+
+first = saving.write_part
+
+
+def not_the_recipe(same: Any) -> Any:
+    """`World.same` that lets recipes with other paths pass, as on hosts with the same path."""
+    return lambda self, what, value: None if what == "recipe" else same(self, what, value)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
