@@ -63,6 +63,6 @@ def test_clocks_that_are_apart_change_nothing(folder):
 
 def test_a_checkpoint_of_another_model_is_refused_by_one_rank(folder):
     line, silent = ended(folder, "model")
-    assert "`model_overrides.hidden_size` was None in this run and is now 96" in line
+    assert "`model_overrides.hidden_size` was {} in this run and is now 96" in line
     assert silent == "silent 2"
     assert saved_steps(folder / "model") == ["step-2", "step-4", "step-6"]
