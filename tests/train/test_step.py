@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -39,6 +40,7 @@ def plain_state(start=1.0):
     ling = nn.Module()
     ling.weight = nn.Parameter(torch.tensor([start]))
     network = SimpleNamespace(ling=ling, context=WHOLE_ROWS)
+    network.micro_batches = partial(LingForTraining.micro_batches, network)
     return TrainState(network, torch.optim.SGD(ling.parameters(), lr=9.0), CPU)
 
 
