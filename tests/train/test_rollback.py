@@ -115,6 +115,20 @@ def test_a_checkpoint_between_bad_steps_is_none_to_go_back_to(recipe, tmp_path, 
     assert read == [0, 2, 4, 6, 8, 10, 4, 12, 14, 16, 18, 20]
 
 
+def test_bad_steps_before_and_after_a_restart_are_counted_together(
+    recipe, tmp_path, bad_rows, monkeypatch
+):
+    bad, read = bad_rows
+    bad.update((6, 8, 10))  # steps 4, 5, 6
+    cfg = recipe(steps=8, interval=1, train=settings(max_nonfinite=3))
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Loop, "_catch_signals", stop_after(5))
+        loop.run(cfg, tmp_path / "run", quiet)
+    assert loop.run(cfg, tmp_path / "run", quiet) == 0
+    assert read == [0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20]
+    assert saved_steps(tmp_path / "run") == ["step-7", "step-8"]
+
+
 def test_new_data_has_none_of_the_rows_but_the_rollbacks_count(recipe, tmp_path, bad_rows):
     bad, read = bad_rows
     bad.update((4, 6))

@@ -11,12 +11,14 @@ from runs import quiet, write_tokens
 from small_runs import recipes, stop_after
 
 from ling.checkpoint import run_folder
+from ling.checkpoint.run_folder import step_folder
 from ling.errors import UsageError
 from ling.train import loop
 from ling.train.batches import BatchReader
 from ling.train.log import read_metrics
+from ling.train.saving import Saver
 from ling.train.setup import setup
-from ling.train.state import load, save
+from ling.train.state import load
 
 
 @pytest.fixture
@@ -108,12 +110,12 @@ def test_generators_of_gpus_are_kept_and_need_not_be_there(recipe, tmp_path, mon
     cpu, gpu = state.device, torch.device("cuda", 0)
     for name, device in (("cpu", cpu), ("gpu", gpu)):
         state.device = device
-        save(tmp_path / name, state)
-    load(tmp_path / "cpu", state)
+        Saver(tmp_path / name, state, 1, background=False).save()
+    load(step_folder(tmp_path / "cpu", 0), state)
     assert found == [at]  # as it was
     kept, at = at, at + 1
-    load(tmp_path / "gpu", state)
+    load(step_folder(tmp_path / "gpu", 0), state)
     assert torch.equal(found[1], kept)
     state.device = cpu
-    load(tmp_path / "gpu", state)
+    load(step_folder(tmp_path / "gpu", 0), state)
     assert len(found) == 2

@@ -100,6 +100,23 @@ def test_the_count_of_steps_that_are_not_finite_starts_again_after_a_good_one():
     assert state.step == 5  # the step that ended the run is not done
 
 
+def test_a_spike_is_skipped_once_a_hundred_norms_are_known():
+    state, optim = plain_state(), OptimConfig(lr=1e-9)
+    train = config(steps=200, spike_factor=3.0)
+
+    def step(value):
+        train_step(state, Mean(), batches(value, value), train, optim)
+        return state.skipped
+
+    assert [step(9), *(step(2) for _ in range(98)), step(2)] == [0] * 100
+    assert step(7) == 1
+    assert step(float("inf")) == 2
+    assert step(5) == 0
+    assert len(state.norms) == 100
+    assert state.norms[-1] == pytest.approx(5.0)
+    assert max(state.norms) == pytest.approx(5.0)  # the first is out, the spike never was in
+
+
 def test_sums_are_means_of_losses_and_totals_of_counts():
     sums = Sums()
     for loss, mtp, counts in ((1.0, 3.0, [1, 2]), (2.0, 5.0, [10, 20])):

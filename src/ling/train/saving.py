@@ -193,4 +193,5 @@ class Saver:
             (tmp / name).write_text(text)
         write_manifest(tmp, hashes)
         put_in_place(tmp, self._folder)
-        prune(self.out, self._keep_last)
+        if not self.state.skipped:  # else the last good one, to go back to, might be too old
+            prune(self.out, self._keep_last)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from ling.errors import RunError, UsageError
@@ -9,9 +12,11 @@ from ling.train.parallel.group import (
     ALONE,
     World,
     code_version,
+    ended_here,
     first_line,
     is_lost_rank,
     launched_world,
+    process_here,
 )
 
 
@@ -84,6 +89,15 @@ def test_a_launcher_is_known_by_its_variables(monkeypatch):
 def test_a_lost_rank_is_told_from_other_errors(text, lost):
     assert is_lost_rank(RuntimeError(text)) is lost
     assert not first_line(RuntimeError(text)).startswith("[")
+
+
+def test_ranks_of_this_host_that_have_ended_are_known():
+    here = process_here()
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    others = [here, (here[0], child.pid), ("elsewhere", child.pid)]
+    assert ended_here(others) == [1]  # not waited for yet
+    child.wait()
+    assert ended_here(others) == [1]
 
 
 def test_the_version_is_that_of_the_sources():

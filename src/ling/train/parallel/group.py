@@ -10,6 +10,7 @@ import hashlib
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,6 +177,10 @@ def is_lost_rank(err: RuntimeError) -> bool:
     return any(word in str(err).lower() for word in _LOST)
 
 
+# How long a process that was killed may take to give back its memory.
+_ENDING_S = 2.0
+
+
 def tells_first() -> bool:
     """Whether this rank is the first to find that another is gone: one tells, the others end."""
     try:
@@ -190,9 +195,16 @@ def process_here() -> tuple[str, int]:
 
 
 def ended_here(processes: Sequence[tuple[str, int]]) -> list[int]:
-    """The ranks whose processes were on this host and have ended."""
-    own = socket.gethostname()
-    return [rank for rank, (host, pid) in enumerate(processes) if host == own and _ended(pid)]
+    """The ranks whose processes were on this host and have ended.
+
+    Waits a little for one: the connections of a process close before it has ended.
+    """
+    own, end = socket.gethostname(), time.monotonic() + _ENDING_S
+    while True:
+        ended = [rank for rank, (host, pid) in enumerate(processes) if host == own and _ended(pid)]
+        if ended or time.monotonic() > end:
+            return ended
+        time.sleep(0.02)
 
 
 def _ended(pid: int) -> bool:
