@@ -102,6 +102,8 @@ class TrainConfig:
     """Measure held-out loss every N steps; 0 means only at the end."""
     eval_rows: int = 16
     """Rows of held-out data per measurement."""
+    log_interval_steps: int = 10
+    """Log memory, time by rank and router bias every N steps; losses and norms at every step."""
     max_nonfinite: int = 5
     """Stop after N steps in a row without a finite loss or gradient."""
     group_timeout_s: int | None = None
@@ -113,6 +115,7 @@ class TrainConfig:
             at_least(f"train.{name}", getattr(self, name), 1)
         at_least("train.eval_interval_steps", self.eval_interval_steps, 0)
         at_least("train.max_nonfinite", self.max_nonfinite, 1)
+        at_least("train.log_interval_steps", self.log_interval_steps, 1)
         if self.group_timeout_s is not None:
             at_least("train.group_timeout_s", self.group_timeout_s, 1)
         if self.threads is not None:

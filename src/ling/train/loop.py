@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import shutil
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -126,9 +125,9 @@ class Loop:
         saved = state.step
         while state.step < cfg.train.steps and self.stopping is None:
             threads.adapt()
-            start = time.perf_counter()
-            done = self._step()
-            self.monitor.step(done, time.perf_counter() - start)
+            with self.monitor.clock.step():
+                done = self._step()
+            self.monitor.step(done)
             # A signal to one rank stops all after the same step.
             self.stopping = self.world.largest(self.caught or 0) or None
             last = state.step == cfg.train.steps
@@ -146,7 +145,8 @@ class Loop:
         )
         state, reduce = self.state, self.reduce
         try:
-            return train_step(state, self.objective, batches, cfg.train, cfg.optim, reduce)
+            timed = self.monitor.clock.reading(batches)
+            return train_step(state, self.objective, timed, cfg.train, cfg.optim, reduce)
         except RunError as err:  # all ranks have counted the same; one says so
             raise err if self.world.leads else SystemExit(err.exit_code) from None
 

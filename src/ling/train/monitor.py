@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,11 +13,13 @@ from ..checkpoint.run_folder import step_folder
 from ..data.indexed import IndexedDataset
 from ..model.size import flops_per_token
 from . import balance
+from .clock import StepClock
 from .heldout import Share, held_out_loss
 from .log import MetricsLog, read_metrics
 from .parallel.shard import release
 from .plots import draw
 from .progress import Progress, duration, gemm_peak
+from .ranks import Ranks
 from .step import StepResult
 
 if TYPE_CHECKING:
@@ -35,6 +38,7 @@ class Monitor:
         self.recipe, self.out, self.log, self.state = run.recipe, run.out, run.log, run.state
         self.valid_prefixes, self.world = run.valid_prefixes, run.state.world
         self.reduce = run.reduce
+        self.clock = StepClock(run.state.device, self.world.size)
         self.peak = 0.0
         self.start = time.monotonic()
         self._metrics: MetricsLog | None = None
@@ -42,6 +46,8 @@ class Monitor:
 
     def __enter__(self) -> Monitor:
         self._measure_peak()
+        state = self.state
+        self._ranks = Ranks(self.world, state.device, state.model, socket.gethostname())
         self.start = time.monotonic()
         if self.world.leads:
             self._metrics = MetricsLog(self.out, self.state.step + 1)
@@ -53,10 +59,12 @@ class Monitor:
             self._metrics.close()
             self._bar.close()
 
-    def step(self, done: StepResult, seconds: float) -> None:
+    def step(self, done: StepResult) -> None:
         """Report the step that was just done; all ranks call this."""
         step, train = self.state.step, self.recipe.train
-        row = self._row(done, seconds)
+        row = self._row(done, self.clock.last_s)
+        if step % train.log_interval_steps == 0 or step == train.steps:
+            row.update(self._ranks.measure(self.clock.take()))
         if step % PEAK_INTERVAL_STEPS == 0:
             self._measure_peak()
         every = train.eval_interval_steps

@@ -45,6 +45,7 @@ _FREE_KEYS = (
     "train.micro_batch_size",
     "train.eval_interval_steps",
     "train.eval_rows",
+    "train.log_interval_steps",
     "train.group_timeout_s",
 )
 
