@@ -8,8 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..errors import UsageError
+from ..text import nearest
 from .checks import at_least
 from .parallel import ParallelConfig
+
+LOGGERS = ("tensorboard", "wandb", "trackio")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +107,9 @@ class TrainConfig:
     """Rows of held-out data per measurement."""
     log_interval_steps: int = 10
     """Log memory, time by rank and router bias every N steps; losses and norms at every step."""
+    loggers: list[str] | None = None
+    """Where numbers go besides `metrics.jsonl`: `tensorboard`, `wandb`, `trackio`, or none; by
+    default TensorBoard where it is installed."""
     max_nonfinite: int = 5
     """Stop after N steps in a row without a finite loss or gradient."""
     group_timeout_s: int | None = None
@@ -116,6 +122,13 @@ class TrainConfig:
         at_least("train.eval_interval_steps", self.eval_interval_steps, 0)
         at_least("train.max_nonfinite", self.max_nonfinite, 1)
         at_least("train.log_interval_steps", self.log_interval_steps, 1)
+        _one_is_a_list(self, "loggers")
+        for name in self.loggers or ():
+            if name not in LOGGERS:
+                raise UsageError(
+                    f"`train.loggers` has `{name}`{nearest(name, list(LOGGERS))}; there are "
+                    f"{', '.join(LOGGERS)}"
+                )
         if self.group_timeout_s is not None:
             at_least("train.group_timeout_s", self.group_timeout_s, 1)
         if self.threads is not None:

@@ -17,6 +17,7 @@ from ..files.atomic import make_folder
 from ..model.size import parameter_counts
 from ..ops.native import bound_threads
 from .device import device_type
+from .loggers import check_loggers
 from .monitor import Monitor
 from .parallel.group import World, code_version, first_line, is_lost_rank, join, leave
 from .resume import check_recipe, save_recipe
@@ -54,6 +55,7 @@ def run_in(
         log = log if world.leads else _silent
         world.lead(lambda: held.enter_context(locked(out)))
         world.together(lambda: check_recipe(recipe, out, log))
+        world.lead(lambda: check_loggers(recipe.train.loggers))
         if recipe.train.threads:
             torch.set_num_threads(recipe.train.threads)
         else:

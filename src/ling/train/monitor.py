@@ -16,6 +16,7 @@ from . import balance
 from .clock import StepClock
 from .heldout import Share, held_out_loss
 from .log import MetricsLog, read_metrics
+from .loggers import open_loggers
 from .parallel.shard import release
 from .plots import draw
 from .progress import Progress, duration, gemm_peak
@@ -49,10 +50,14 @@ class Monitor:
         state = self.state
         self._ranks = Ranks(self.world, state.device, state.model, socket.gethostname())
         self.start = time.monotonic()
-        if self.world.leads:
-            self._metrics = MetricsLog(self.out, self.state.step + 1)
-            self._bar = Progress(self.recipe.train.steps, self.state.step)
+        self.world.lead(self._open)
         return self
+
+    def _open(self) -> None:
+        first = self.state.step + 1
+        loggers = open_loggers(self.recipe, self.out, first, self.log)
+        self._metrics = MetricsLog(self.out, first, loggers)
+        self._bar = Progress(self.recipe.train.steps, self.state.step)
 
     def __exit__(self, *error: object) -> None:
         if self._metrics is not None and self._bar is not None:

@@ -46,6 +46,7 @@ _FREE_KEYS = (
     "train.eval_interval_steps",
     "train.eval_rows",
     "train.log_interval_steps",
+    "train.loggers",
     "train.group_timeout_s",
 )
 
