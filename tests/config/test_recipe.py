@@ -50,6 +50,7 @@ def data(**fields):
         (ParallelConfig, {"dp_shard": 4, "ep": 3}, "set `parallel.ep` to a divisor of 4"),
         (TrainConfig, {"max_nonfinite": 0}, "`train.max_nonfinite` is 0"),
         (TrainConfig, {"log_interval_steps": 0}, "`train.log_interval_steps` is 0"),
+        (TrainConfig, {"profile": [0]}, "`train.profile` is 0"),
         (TrainConfig, {"loggers": ["wanbd"]}, "`wanbd` .did you mean `wandb`"),
         (TrainConfig, {"threads": 0}, "`train.threads` is 0"),
         (TrainConfig, {"grad_clip": -1.0}, "`train.grad_clip` is -1"),

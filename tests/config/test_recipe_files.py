@@ -38,8 +38,7 @@ def test_a_recipe_file_may_have_one_value_for_a_list(tmp_path):
     file = tmp_path / "r.yaml"
     file.write_text("model: x\ndata: {prefix: d/train, weights: 1}\n")
     assert recipe_file.read_recipe(file)["data"] == {"prefix": ["d/train"], "weights": [1]}
-    keys = ["data.prefix", "data.weights", "data.epochs", "data.valid_prefix"]
-    assert recipe_file.list_keys() == keys
+    assert {"data.prefix", "data.weights", "train.profile"} <= set(recipe_file.list_keys())
 
 
 def test_recipes_are_found_by_name_and_files_win(tmp_path, monkeypatch):

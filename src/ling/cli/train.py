@@ -82,7 +82,8 @@ def _as_list(flag: str, values: list[str]) -> str:
     """`a b` as the parser takes a list; `[a, b]` and `null` are left as they are."""
     if len(values) == 1 and (values[0].startswith("[") or values[0] == "null"):
         return values[0]
-    if flag == "--data.weights":  # numbers; the rest are paths, which may look like numbers
+    # Numbers; the rest are paths and names, which may look like numbers.
+    if flag in ("--data.weights", "--train.profile"):
         return f"[{', '.join(values)}]"
     return json.dumps(values)
 

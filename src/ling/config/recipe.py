@@ -110,6 +110,8 @@ class TrainConfig:
     loggers: list[str] | None = None
     """Where numbers go besides `metrics.jsonl`: `tensorboard`, `wandb`, `trackio`, or none; by
     default TensorBoard where it is installed."""
+    profile: list[int] = field(default_factory=list)
+    """Steps to profile: traces, tables and memory of each rank under `<out>/profile`."""
     max_nonfinite: int = 5
     """Stop after N steps in a row without a finite loss or gradient."""
     group_timeout_s: int | None = None
@@ -122,7 +124,9 @@ class TrainConfig:
         at_least("train.eval_interval_steps", self.eval_interval_steps, 0)
         at_least("train.max_nonfinite", self.max_nonfinite, 1)
         at_least("train.log_interval_steps", self.log_interval_steps, 1)
-        _one_is_a_list(self, "loggers")
+        _one_is_a_list(self, "loggers", "profile")
+        for step in self.profile:
+            at_least("train.profile", step, 1)
         for name in self.loggers or ():
             if name not in LOGGERS:
                 raise UsageError(

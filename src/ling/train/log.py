@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +40,21 @@ class MetricsLog:
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The rows of a `metrics.jsonl`; a last line cut off by a crash is dropped."""
+    return list(each_row(path))
+
+
+def each_row(path: Path) -> Iterator[dict[str, Any]]:
+    """`read_metrics` row by row: a long run's file is larger than memory."""
     if not path.is_file():
-        return []
-    lines = path.read_text("utf-8").splitlines()
-    rows = []
-    for n, line in enumerate(lines, 1):
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            if n < len(lines):
-                raise DataError("not JSON", path=path, line=n) from None
-    return rows
+        return
+    bad = None
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for n, line in enumerate(file, 1):
+            if bad is not None:
+                raise DataError("not JSON", path=path, line=bad)
+            try:
+                row = json.loads(line)
+            except ValueError:
+                bad = n  # the last line, unless another follows
+                continue
+            yield row

@@ -127,7 +127,7 @@ class Loop:
         saved = state.step
         while state.step < cfg.train.steps and self.stopping is None:
             threads.adapt()
-            with self.monitor.clock.step():
+            with self.monitor.watch():
                 done = self._step()
             self.monitor.step(done)
             # A signal to one rank stops all after the same step.

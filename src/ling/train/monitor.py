@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +21,10 @@ from .log import MetricsLog, read_metrics
 from .loggers import open_loggers
 from .parallel.shard import release
 from .plots import draw
+from .profile import StepProfiler
 from .progress import Progress, duration, gemm_peak
 from .ranks import Ranks
+from .starts import note_start
 from .step import StepResult
 
 if TYPE_CHECKING:
@@ -39,7 +43,9 @@ class Monitor:
         self.recipe, self.out, self.log, self.state = run.recipe, run.out, run.log, run.state
         self.valid_prefixes, self.world = run.valid_prefixes, run.state.world
         self.reduce = run.reduce
-        self.clock = StepClock(run.state.device, self.world.size)
+        device, profile = run.state.device, run.recipe.train.profile
+        self.clock = StepClock(device, self.world.size)
+        self._profiler = StepProfiler(profile, run.out, self.world.rank, device, run.log)
         self.peak = 0.0
         self.start = time.monotonic()
         self._metrics: MetricsLog | None = None
@@ -55,6 +61,7 @@ class Monitor:
 
     def _open(self) -> None:
         first = self.state.step + 1
+        note_start(self.out, self.state.step, self._ranks.hosts)
         loggers = open_loggers(self.recipe, self.out, first, self.log)
         self._metrics = MetricsLog(self.out, first, loggers)
         self._bar = Progress(self.recipe.train.steps, self.state.step)
@@ -63,6 +70,12 @@ class Monitor:
         if self._metrics is not None and self._bar is not None:
             self._metrics.close()
             self._bar.close()
+
+    @contextlib.contextmanager
+    def watch(self) -> Iterator[None]:
+        """Around the next step."""
+        with self._profiler.step(self.state.step + 1), self.clock.step():
+            yield
 
     def step(self, done: StepResult) -> None:
         """Report the step that was just done; all ranks call this."""

@@ -47,6 +47,7 @@ _FREE_KEYS = (
     "train.eval_rows",
     "train.log_interval_steps",
     "train.loggers",
+    "train.profile",
     "train.group_timeout_s",
 )
 
