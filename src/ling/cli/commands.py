@@ -27,6 +27,9 @@ COMMANDS = {
         "train", "data", "`data prepare`: text or source code to tokenizer and token files"
     ),
     "merge": Command("train", "merge", "average the last checkpoints of a run (WSM)"),
+    "report": Command(
+        "report", "report", "one HTML page that compares runs: losses, speed, experts"
+    ),
     "download": Command(
         "convert", "download", "a model's files from Hugging Face or ModelScope, verified"
     ),
