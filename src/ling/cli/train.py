@@ -83,7 +83,7 @@ def _as_list(flag: str, values: list[str]) -> str:
     if len(values) == 1 and (values[0].startswith("[") or values[0] == "null"):
         return values[0]
     # Numbers; the rest are paths and names, which may look like numbers.
-    if flag in ("--data.weights", "--train.profile"):
+    if flag in ("--data.weights", "--data.epochs", "--train.profile"):
         return f"[{', '.join(values)}]"
     return json.dumps(values)
 
