@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from ..model.size import flops_per_token
 from . import balance
 from .clock import StepClock
 from .heldout import Share, held_out_loss
-from .log import MetricsLog, read_metrics
+from .log import MetricsLog, each_row
 from .loggers import open_loggers
 from .parallel.shard import release
 from .plots import draw
@@ -146,7 +147,7 @@ class Monitor:
             return
         self.draw()
         seconds = time.monotonic() - self.start
-        row = read_metrics(self.out / "metrics.jsonl")[-1]
+        (row,) = deque(each_row(self.out / "metrics.jsonl"), maxlen=1)
         words = [f"done: {self.state.step} steps, {self.state.tokens:,} tokens"]
         words.append(f"in {duration(seconds)}; loss {row['loss']:.3f}")
         if row.get("valid_loss") is not None:

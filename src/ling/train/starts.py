@@ -6,12 +6,12 @@ import json
 import platform
 import time
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .. import __version__
 from ..ops import doctor, machine
 
 _NAME = "starts.jsonl"
@@ -40,9 +40,16 @@ def machine_facts() -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name() if cuda else None,
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "ling": __version__,
+        "ling": _version(),
         "commit": doctor.install().get("commit"),
     }
+
+
+def _version() -> str | None:
+    try:
+        return metadata.version("ling")
+    except metadata.PackageNotFoundError:  # sources on PYTHONPATH
+        return None
 
 
 def read_starts(out: Path) -> list[dict[str, Any]]:
