@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import pytest
@@ -58,6 +59,22 @@ def test_waiting_for_collectives_is_counted_once_and_only_in_steps(group, monkey
     assert 0.1 <= times.communication_s < 0.15
     assert times.communication_s < times.step_s
     assert (dist.all_reduce, dist.barrier, dist.Work.wait) == (*functions, slow)
+
+
+def test_what_another_thread_communicates_is_its_own(group, monkeypatch):
+    wait, x = dist.Work.wait, torch.ones(3)
+
+    def slow(work, *args):
+        time.sleep(0.05)
+        return wait(work, *args)
+
+    monkeypatch.setattr(dist.Work, "wait", slow)
+    clock = StepClock(CPU, 2)
+    with clock.step():
+        saving = threading.Thread(target=dist.all_reduce, args=(x,))
+        saving.start()
+        saving.join()
+    assert clock.take().communication_s == 0
 
 
 def test_a_collective_that_fails_ends_the_step_as_it_would(group):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -62,12 +63,13 @@ class StepClock:
         self._cuda, self._ranks = device.type == "cuda", ranks
         self._times, self.last_s = Times(), 0.0
         self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
-        self._inside = False
+        # By thread: a save in the background has collectives of its own.
+        self._local, self._thread = threading.local(), 0
 
     @contextlib.contextmanager
     def step(self) -> Iterator[None]:
         """Around one step, which must end with its results read (that is, synchronised)."""
-        start = time.perf_counter()
+        start, self._thread = time.perf_counter(), threading.get_ident()
         with self._watched() if self._ranks > 1 else contextlib.nullcontext():
             yield
         self.last_s = time.perf_counter() - start
@@ -110,14 +112,16 @@ class StepClock:
     def _timed(self, call: Callable[..., T]) -> Callable[..., T]:
         @functools.wraps(call)
         def timed(*args: Any, **kwargs: Any) -> T:
-            if self._inside:  # a collective waits for its own work
+            # A collective waits for its own work; a backward pass on CUDA has its own thread.
+            elsewhere = not self._cuda and threading.get_ident() != self._thread
+            if elsewhere or getattr(self._local, "inside", False):
                 return call(*args, **kwargs)
-            self._inside = True
+            self._local.inside = True
             try:
                 with self._on_device() if self._cuda else self._on_host():
                     return call(*args, **kwargs)
             finally:
-                self._inside = False
+                self._local.inside = False
 
         return timed
 
