@@ -39,7 +39,8 @@ def test_a_recipe_file_may_have_one_value_for_a_list(tmp_path):
     file.write_text("model: x\ndata: {prefix: d/train, weights: 1}\n")
     assert recipe_file.read_recipe(file)["data"] == {"prefix": ["d/train"], "weights": [1]}
     lists = {"data.prefix", "data.weights", "data.valid_prefix", "data.split", "data.epochs"}
-    assert lists | {"train.rampup_batch_size"} == set(recipe_file.list_keys())
+    lists |= {"train.rampup_batch_size", "train.profile", "train.loggers"}
+    assert lists == set(recipe_file.list_keys())
 
 
 def test_off_is_a_word_here_and_false_in_yaml(tmp_path):

@@ -64,3 +64,10 @@ def test_nothing_is_known_where_there_is_no_proc(monkeypatch, tmp_path):
     assert usage(os.getpid()) is None
     assert listening_process(80) is None
     assert family_cpu_s() > 0
+
+
+def test_resident_memory_is_that_of_the_process_alone():
+    pid = os.getpid()
+    resident = processes.resident_bytes(pid)
+    assert 10e6 < resident <= processes.usage(pid).peak_rss_bytes
+    assert processes.resident_bytes(2**30) is None

@@ -22,8 +22,6 @@ from ling.convert.verify import verify
 from ling.errors import CheckpointError, RunError, UsageError
 from ling.eval.perplexity import perplexity
 from ling.train import loop, saving
-from ling.train.log import read_metrics
-from ling.train.setup import setup
 
 REPOSITORY = Path(__file__).parents[2]
 RECIPE = REPOSITORY / "recipes" / "pretrain" / "tiny.yaml"
@@ -285,29 +283,3 @@ def test_second_run_into_a_folder_is_refused(recipe, tmp_path):
         with pytest.raises(UsageError, match="another run is writing here"):
             loop.run(recipe(), out, quiet)
     assert loop.run(recipe(steps=1), out, quiet) == 0
-
-
-def test_run_killed_after_its_last_step_gets_its_picture(recipe, tmp_path):
-    assert loop.run(recipe(), tmp_path / "run", quiet) == 0
-    (tmp_path / "run/loss.png").unlink()
-    assert loop.run(recipe(), tmp_path / "run", quiet) == 0
-    assert (tmp_path / "run/loss.png").is_file()
-
-
-def test_metrics_are_there_after_every_step_at_full_precision(recipe, tmp_path):
-    out: Path = tmp_path / "run"
-    seen: list[list[int]] = []
-
-    class Watched(loop.Loop):
-        def _step(self):
-            lines = (out / "metrics.jsonl").read_text().splitlines()
-            seen.append([json.loads(line)["step"] for line in lines])
-            return super()._step()
-
-    out.mkdir()
-    Watched(setup(recipe(), out, quiet)).run()
-    assert seen == [list(range(1, n)) for n in range(1, 7)]
-    row = read_metrics(out / "metrics.jsonl")[0]
-    assert row["loss"] == float(repr(row["loss"])) != round(row["loss"], 6)
-    assert {"step", "loss", "mtp_loss", "tokens", "lr", "grad_norm", "tokens_per_s"} <= set(row)
-    assert row["tokens"] == 64

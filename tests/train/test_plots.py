@@ -17,6 +17,8 @@ def rows(steps):
         row = {"step": step, "loss": 5 / step, "mtp_loss": float("nan") if step == 2 else 6 / step}
         if step % 5 == 0:
             row |= {"valid_loss": 5.5 / step, "valid_mtp_loss": 6.5 / step}
+        if step % 10 == 0 or step == steps:
+            row |= {"router_bias": {"1": 0.001 * step, "2": 0.5}}
         yield row | {"expert_load": {"1": [3, 0, 9], "2": [4, 4, 4]}}
 
 
@@ -34,10 +36,13 @@ def test_pictures_of_any_length_are_drawn_with_their_title(tmp_path, monkeypatch
     monkeypatch.setattr(Figure, "savefig", note)
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows(steps)))
     paths = draw(tmp_path, "ling-tiny on text, 2026-01-01")
-    assert [p.name for p in paths] == ["loss.png", "expert_load.png"]
+    assert [p.name for p in paths] == [
+        "loss.png", "expert_load.png", "expert_load_over_time.png", "router_bias.png",
+    ]  # fmt: skip
     assert all(p.stat().st_size > 1000 for p in paths)
     (losses,), (load, bar) = seen["loss.png"], seen["expert_load.png"]
-    for axes in (losses, load):
+    (history, _), (bias,) = seen["expert_load_over_time.png"], seen["router_bias.png"]
+    for axes in (losses, load, history, bias):
         assert "ling-tiny on text, 2026-01-01" in axes.get_title()
         assert axes.get_xlabel()
         assert axes.get_ylabel()
@@ -45,6 +50,10 @@ def test_pictures_of_any_length_are_drawn_with_their_title(tmp_path, monkeypatch
     assert any("MTP" in t.get_text() for t in losses.get_legend().get_texts())
     # Nothing is clipped: the busiest expert has 2.25 times the mean.
     assert load.images[0].norm.vmax == pytest.approx(2.25)
+    image = history.images[0].get_array()
+    assert image.shape == (6, min(steps, 100))  # experts of both layers; spans of two steps at most
+    assert image[:, -1].tolist() == [0.75, 0, 2.25, 1, 1, 1]
+    assert [line.get_ydata()[-1] for line in bias.lines] == [0.001 * steps, 0.5]
 
 
 def test_a_smooth_line_keeps_ends_and_straight_lines():

@@ -34,3 +34,20 @@ def test_lines_fit_80_columns(capsys, steps, step):
 def test_the_least_wanted_words_go_first():
     assert fitting(["loss 1", "mtp 2", "load 3"], 12) == "loss 1 mtp 2"
     assert fitting(["a long first word"], 4) == "a long first word"
+
+
+@pytest.mark.parametrize(
+    ("own_s", "words"), [(1.1, ["comm 30%"]), (1.3, ["comm 30%", "slow: rank 3 on b"])]
+)
+def test_of_several_ranks_the_one_that_others_wait_for_is_named(capsys, own_s, words):
+    slowest = {"rank": 3, "host": "b", "own_s": own_s, "median_own_s": 1.0}
+    bar = Progress(1_000, 0, every_s=0.0)
+    row = ROW | {"step": 100, "mtp_loss": None}
+    for more in ({"communication_share": 0.3, "slowest": slowest}, {}):
+        bar.step(row | more)
+    lines = capsys.readouterr().out.splitlines()
+    for line in lines:  # also those between two measurements
+        shown = line.partition("load 12.34 ")[2]
+        assert " ".join(words).startswith(shown)
+        assert shown.startswith("comm 30%")
+        assert len(line) <= 80

@@ -32,6 +32,9 @@ COMMANDS = {
         "`compat megatron SCRIPT.sh`: a launch script of Megatron-LM as a recipe",
     ),
     "merge": Command("train", "merge", "average the last checkpoints of a run (WSM)"),
+    "report": Command(
+        "report", "report", "one HTML page that compares runs: losses, speed, experts"
+    ),
     "download": Command(
         "convert", "download", "a model's files from Hugging Face or ModelScope, verified"
     ),

@@ -86,7 +86,13 @@ def _with_recipe(args: list[str]) -> tuple[list[str], Path | None]:
     return result, path
 
 
-_NUMBERS = ("--data.weights", "--data.split", "--train.rampup_batch_size")
+_NUMBERS = (
+    "--data.weights",
+    "--data.epochs",
+    "--data.split",
+    "--train.rampup_batch_size",
+    "--train.profile",
+)
 
 
 def _as_list(flag: str, values: list[str]) -> str:

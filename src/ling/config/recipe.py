@@ -8,10 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..errors import UsageError
+from ..text import nearest
 from . import batch_ramp
 from .checks import at_least
 from .optim import OptimConfig
 from .parallel import ParallelConfig
+
+LOGGERS = ("tensorboard", "wandb", "trackio")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +147,13 @@ class TrainConfig:
     """Measure held-out loss every N steps; 0 means only at the end."""
     eval_rows: int = 16
     """Rows of held-out data per measurement."""
+    log_interval_steps: int = 10
+    """Log memory, time by rank and router bias every N steps; losses and norms at every step."""
+    loggers: list[str] | None = None
+    """Where numbers go besides `metrics.jsonl`: `tensorboard`, `wandb`, `trackio`, or none; by
+    default TensorBoard where it is installed."""
+    profile: list[int] = field(default_factory=list)
+    """Steps to profile: traces, tables and memory of each rank under `<out>/profile`."""
     max_nonfinite: int = 5
     """Stop after N steps in a row without a finite loss or gradient."""
     spike_factor: float = 0.0
@@ -166,6 +176,16 @@ class TrainConfig:
         at_least("train.rollback", self.rollback, 0)
         if self.spike_factor:
             at_least("train.spike_factor", self.spike_factor, 1)
+        at_least("train.log_interval_steps", self.log_interval_steps, 1)
+        _one_is_a_list(self, "loggers", "profile")
+        for step in self.profile:
+            at_least("train.profile", step, 1)
+        for name in self.loggers or ():
+            if name not in LOGGERS:
+                raise UsageError(
+                    f"`train.loggers` has `{name}`{nearest(name, list(LOGGERS))}; there are "
+                    f"{', '.join(LOGGERS)}"
+                )
         if self.group_timeout_s is not None:
             at_least("train.group_timeout_s", self.group_timeout_s, 1)
         if self.threads is not None:

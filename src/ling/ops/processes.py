@@ -30,6 +30,12 @@ def usage(pid: int) -> Usage | None:
     return Usage(*(sum(column) for column in zip(*found, strict=True)))
 
 
+def resident_bytes(pid: int) -> int | None:
+    """Resident bytes of one process; None where there is no `/proc`."""
+    found = _usage(pid)
+    return None if found is None else found.rss_bytes
+
+
 def family_cpu_s() -> float:
     """Processor seconds of this process and of all that it started."""
     found = usage(os.getpid())

@@ -1,60 +1,60 @@
-"""Metrics of a run: one JSON line a step, and TensorBoard where it is installed."""
+"""Metrics of a run: one JSON line a step, and their numbers to loggers."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
 from ..files.atomic import write_atomic
+from .loggers import Logger, numbers
 
 
 class MetricsLog:
-    """`metrics.jsonl` (one object a step, flushed) and, when installed, TensorBoard events."""
+    """`metrics.jsonl` (one object a step, flushed), and the numbers of each step to loggers."""
 
-    def __init__(self, run: Path, first_step: int) -> None:
-        self.path = run / "metrics.jsonl"
+    def __init__(self, run: Path, first_step: int, loggers: Sequence[Logger] = ()) -> None:
+        self.path, self._loggers = run / "metrics.jsonl", loggers
         kept = [row for row in read_metrics(self.path) if row["step"] < first_step]
         # Steps after the checkpoint run again: their old lines go.
         write_atomic(self.path, "".join(json.dumps(row) + "\n" for row in kept))
         self._file = self.path.open("a", encoding="utf-8")
-        self._board = _tensorboard(run / "tensorboard", first_step)
 
     def write(self, row: dict[str, Any]) -> None:
         """Append one step."""
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
-        if self._board is not None:
-            for key, value in row.items():
-                if isinstance(value, (int, float)) and key != "step":
-                    self._board.add_scalar(key, value, row["step"])
+        if self._loggers:
+            values = {k: v for k, v in numbers(row).items() if k != "step"}
+            for logger in self._loggers:
+                logger.write(row["step"], values)
 
     def close(self) -> None:
         """Flush and close."""
         self._file.close()
-        if self._board is not None:
-            self._board.close()
-
-
-def _tensorboard(folder: Path, first_step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(folder), purge_step=first_step)
+        for logger in self._loggers:
+            logger.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The rows of a `metrics.jsonl`; a last line cut off by a crash is dropped."""
+    return list(each_row(path))
+
+
+def each_row(path: Path) -> Iterator[dict[str, Any]]:
+    """`read_metrics` row by row: a long run's file is larger than memory."""
     if not path.is_file():
-        return []
-    lines = path.read_text("utf-8").splitlines()
-    rows = []
-    for n, line in enumerate(lines, 1):
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            if n < len(lines):
-                raise DataError("not JSON", path=path, line=n) from None
-    return rows
+        return
+    bad = None
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for n, line in enumerate(file, 1):
+            if bad is not None:
+                raise DataError("not JSON", path=path, line=bad)
+            try:
+                row = json.loads(line)
+            except ValueError:
+                bad = n  # the last line, unless another follows
+                continue
+            yield row

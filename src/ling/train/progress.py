@@ -37,6 +37,8 @@ def gemm_peak(
 WIDTH = 80
 # The bar's own numbers: percent, a few cells, steps, time left.
 _BAR_WIDTH = 40
+# A rank whose own work takes so much longer than that of the median one is named.
+_SLOW = 1.2
 
 
 class Progress:
@@ -46,6 +48,8 @@ class Progress:
         self.steps, self.first, self.every_s = steps, done, every_s
         self.start = self.last = time.monotonic()
         self.bar: Any = None
+        # What only some rows have, from the last one that did.
+        self._ranks: dict[str, Any] = {}
         if sys.stderr.isatty():
             from tqdm import tqdm
 
@@ -58,6 +62,8 @@ class Progress:
 
     def step(self, row: dict[str, Any]) -> None:
         """Show one step."""
+        self._ranks |= {k: row[k] for k in ("communication_share", "slowest") if k in row}
+        row = self._ranks | row
         if self.bar is not None:
             self.bar.update(1)
             room = shutil.get_terminal_size((WIDTH, 24)).columns - _BAR_WIDTH
@@ -80,7 +86,18 @@ def _words(row: dict[str, Any]) -> list[str]:
     """A step in parts, the most wanted first."""
     mtp = [] if row.get("mtp_loss") is None else [f"mtp {row['mtp_loss']:.3f}"]
     rates = [f"{row['tokens_per_s']:,.0f} tok/s", f"mfu {row['mfu']:.0%}"]
-    return [f"loss {row['loss']:.3f}", *mtp, *rates, f"load {row['load_max_mean']:.2f}"]
+    load = f"load {row['load_max_mean']:.2f}"
+    return [f"loss {row['loss']:.3f}", *mtp, *rates, load, *_rank_words(row)]
+
+
+def _rank_words(row: dict[str, Any]) -> list[str]:
+    """Of several ranks how much they wait for each other, and for which one if for one."""
+    if "communication_share" not in row:
+        return []
+    slowest = row["slowest"]
+    is_one = slowest["own_s"] > _SLOW * slowest["median_own_s"]
+    name = [f"slow: rank {slowest['rank']} on {slowest['host']}"] * is_one
+    return [f"comm {row['communication_share']:.0%}", *name]
 
 
 def fitting(words: list[str], width: int) -> str:

@@ -17,6 +17,7 @@ from ..config.recipe import TrainConfig
 from ..errors import RunError
 from . import balance
 from .batches import Batch
+from .norms import PARTS, gradient_norms
 from .objectives.base import Losses, Objective
 from .optim import check_strides
 from .schedule import bias_update_rate, learning_rate
@@ -60,7 +61,7 @@ class Reduce(Protocol):
         """Add up in place."""
 
     def norm(self, norm: Tensor) -> Tensor:
-        """The norm of the whole gradient from that of this rank's part."""
+        """Norms of the whole gradient from those of this rank's part."""
 
     def added(self, values: Tensor) -> Tensor:
         """The sum over ranks."""
@@ -73,7 +74,7 @@ class OneRank:
         """They are those of the step."""
 
     def norm(self, norm: Tensor) -> Tensor:
-        """It is that of the gradient."""
+        """They are those of the gradient."""
         return norm
 
     def added(self, values: Tensor) -> Tensor:
@@ -86,7 +87,10 @@ ONE_RANK = OneRank()
 
 @dataclass
 class StepResult:
-    """What the log tells of a step; losses are means over the global batch."""
+    """What the log tells of a step; losses are means over the global batch.
+
+    `part_norms` are the norms of the gradient of each part of the model, before clipping.
+    """
 
     losses: dict[str, float]
     z_loss: float
@@ -94,6 +98,7 @@ class StepResult:
     tokens: int
     lr: float
     grad_norm: float
+    part_norms: dict[str, float] = field(default_factory=dict)
 
 
 def train_step(
@@ -120,7 +125,7 @@ def train_step(
         sums.add(losses, scale, tokens)
     reduce.sums(sums)
     means = {name: float(value) for name, value in sums.losses.items()}
-    norm = _update(state, sum(means.values()), sums.counts, train, reduce)
+    norm, *parts = _update(state, sum(means.values()), sums.counts, train, reduce)
     if state.skipped == 1:
         state.skipped_from = row
     if state.skipped >= train.max_nonfinite:
@@ -132,7 +137,8 @@ def train_step(
     state.step = step
     state.rows = row + rows
     state.tokens += sums.tokens
-    return StepResult(means, float(sums.z_loss), _on_cpu(sums.counts), sums.tokens, lr, norm)
+    norms, counts = dict(zip(PARTS, parts, strict=True)), _on_cpu(sums.counts)
+    return StepResult(means, float(sums.z_loss), counts, sums.tokens, lr, norm, norms)
 
 
 def _on_cpu(counts: dict[int, Tensor]) -> dict[int, Tensor]:
@@ -148,12 +154,13 @@ def _update(
     counts: dict[int, Tensor],
     train: TrainConfig,
     reduce: Reduce,
-) -> float:
-    """Clip, update and balance if all is well; returns the norm of the gradient.
+) -> list[float]:
+    """Clip, update and balance if all is well; returns the norm of the gradient, then those of its
+    parts.
 
-    All ranks have the same sums and the same norm, so they decide alike.
+    All ranks have the same sums and the same norms, so they decide alike.
     """
-    norm = _clip(state.model, train.grad_clip or math.inf, reduce)
+    norm, *parts = _clip(state.model, train.grad_clip or math.inf, reduce)
     if math.isfinite(norm) and math.isfinite(loss) and not _spike(state, norm, train):
         check_strides(state.model.parameters())
         state.optimizer.step()
@@ -165,7 +172,7 @@ def _update(
     else:
         state.skipped += 1
     state.optimizer.zero_grad(set_to_none=True)
-    return norm
+    return [norm, *parts]
 
 
 def _spike(state: TrainState, norm: float, train: TrainConfig) -> bool:
@@ -176,13 +183,13 @@ def _spike(state: TrainState, norm: float, train: TrainConfig) -> bool:
 
 
 @torch.no_grad()
-def _clip(model: nn.Module, limit: float, reduce: Reduce) -> float:
-    """Scale gradients to at most `limit`; returns their norm before.
+def _clip(model: nn.Module, limit: float, reduce: Reduce) -> list[float]:
+    """Scale gradients to at most `limit`; returns their norm before, then those of its parts.
 
     Part by part: sharded tensors of two meshes cannot be in one norm of torch's.
     """
-    parts = [local_part(p.grad) for p in model.parameters() if p.grad is not None]
-    norm = reduce.norm(torch.nn.utils.get_total_norm(parts))
+    grads = {n: local_part(p.grad) for n, p in model.named_parameters() if p.grad is not None}
+    norms = reduce.norm(gradient_norms(grads))
     # torch's `clip_grad_norm_`, whose products are the same to the bit.
-    torch._foreach_mul_(parts, (limit / (norm + 1e-6)).clamp(max=1.0))
-    return float(norm)
+    torch._foreach_mul_(list(grads.values()), (limit / (norms[0] + 1e-6)).clamp(max=1.0))
+    return norms.tolist()

@@ -132,3 +132,15 @@ def test_rows_and_isolated_documents_do_not_see_each_other():
         batch.mask_BS[:, :5] = 0  # only the second document counts
         losses.append(losses_of(model, batch))
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+
+
+def test_several_mtp_layers_are_logged_one_by_one():
+    model = from_config(TINY.replace(num_nextn_predict_layers=2), seed=0)
+    ids = np.random.RandomState(0).randint(4, 50, (2, 9))
+    batch = make_batch(
+        [sample_of(row, None, eod_mask_loss=False) for row in ids], isolate_documents=False
+    )
+    named = losses_of(model, batch)
+    assert list(named) == ["loss", "mtp_loss", "mtp_loss_1", "mtp_loss_2"]
+    assert named["mtp_loss"] == pytest.approx((named["mtp_loss_1"] + named["mtp_loss_2"]) / 2)
+    assert named["mtp_loss_1"] != named["mtp_loss_2"]

@@ -39,12 +39,13 @@ class Pretraining:
     z_coef: float
 
     def losses(self, network: LingForTraining, batch: Batch) -> Losses:
-        """Forward pass and losses, logged as `loss` and, with MTP layers, `mtp_loss`.
+        """Forward pass and losses, logged as `loss` and, with MTP layers, `mtp_loss`; with
+        several of these also as `mtp_loss_1` and so on.
 
         Of ranks that share rows each has its tokens' part; all parts add up to the means.
         """
         trace = RoutingLoss(network.ling.config.num_experts, train=True)
-        names = ("loss", "mtp_loss") if network.num_mtp_layers else ("loss",)
+        names = _names(network.num_mtp_layers)
 
         def score(predictions: list[Prediction]) -> tuple[Tensor, ...]:
             z = trace.z_loss().to(batch.tokens_BS.device) / network.context.parts
@@ -58,10 +59,17 @@ class Pretraining:
             if not mtp:
                 return total, z, main
             mean = torch.stack(mtp).mean()
-            return total + self.mtp_weight * mean, z, main, mean
+            each = mtp if len(mtp) > 1 else []
+            return total + self.mtp_weight * mean, z, main, mean, *each
 
         total, z, *named = scored(network, batch, score, trace)
         return Losses(total, dict(zip(names, named, strict=True)), z, trace.counts)
+
+
+def _names(num_mtp_layers: int) -> list[str]:
+    """What the log calls the losses; MTP layers one by one only where there are several."""
+    each = [f"mtp_loss_{j}" for j in range(1, num_mtp_layers + 1)]
+    return ["loss", *["mtp_loss"] * bool(each), *(each if len(each) > 1 else [])]
 
 
 def scored(

@@ -1,4 +1,4 @@
-"""What a step adds up over ranks, in two collectives: losses, expert counts; and the norm."""
+"""What a step adds up over ranks, in two collectives: losses, expert counts; and the norms."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class OverRanks:
             sums.counts = dict(zip(sums.counts, counts, strict=True))
 
     def norm(self, norm: Tensor) -> Tensor:
-        """The norm of a gradient from that of this rank's part; each copy counts once.
+        """Norms of a gradient from those of this rank's part; each copy counts once.
 
         Over all ranks, copies too: a value that is not finite on any makes all skip the step.
         """

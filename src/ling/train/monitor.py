@@ -1,0 +1,175 @@
+"""What a run reports while it trains: rows of its log, progress, held-out loss, pictures."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..checkpoint.run_folder import step_folder
+from ..data.indexed import IndexedDataset
+from ..model.size import flops_per_token
+from . import balance
+from .clock import StepClock
+from .heldout import Share, held_out_loss
+from .log import MetricsLog, each_row
+from .loggers import open_loggers
+from .parallel.shard import release
+from .plots import draw
+from .profile import StepProfiler
+from .progress import Progress, duration, gemm_peak
+from .ranks import Ranks
+from .starts import note_start
+from .step import StepResult
+
+if TYPE_CHECKING:
+    from .setup import Run
+
+PEAK_INTERVAL_STEPS = 50
+
+
+class Monitor:
+    """Measures the steps of a run on every rank; rank 0 writes and shows them.
+
+    Use it as a context manager around the steps: files are open inside.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.recipe, self.out, self.log, self.state = run.recipe, run.out, run.log, run.state
+        self.valid_prefixes, self.world = run.valid_prefixes, run.state.world
+        self.reduce = run.reduce
+        device, profile = run.state.device, run.recipe.train.profile
+        self.clock = StepClock(device, self.world.size)
+        self._profiler = StepProfiler(profile, run.out, self.world.rank, device, run.log)
+        self.peak = 0.0
+        self.start = time.monotonic()
+        self._metrics: MetricsLog | None = None
+        self._bar: Progress | None = None
+
+    def __enter__(self) -> Monitor:
+        self._measure_peak()
+        state = self.state
+        self._ranks = Ranks(self.world, state.device, state.model, socket.gethostname())
+        self.world.lead(self._open)
+        return self
+
+    def _open(self) -> None:
+        first = self.state.step + 1
+        note_start(self.out, self.state.step, self._ranks.hosts)
+        loggers = open_loggers(self.recipe, self.out, first, self.log)
+        self._metrics = MetricsLog(self.out, first, loggers)
+        self._bar = Progress(self.recipe.train.steps, self.state.step)
+
+    def __exit__(self, *error: object) -> None:
+        if self._metrics is not None and self._bar is not None:
+            self._metrics.close()
+            self._bar.close()
+
+    @contextlib.contextmanager
+    def watch(self) -> Iterator[None]:
+        """Around the next step."""
+        with self._profiler.step(self.state.step + 1), self.clock.step():
+            yield
+
+    def step(self, done: StepResult) -> None:
+        """Report the step that was just done; all ranks call this."""
+        step, train = self.state.step, self.recipe.train
+        row = self._row(done, self.clock.last_s)
+        if step % train.log_interval_steps == 0 or step == train.steps:
+            row.update(self._ranks.measure(self.clock.take()))
+        if step % PEAK_INTERVAL_STEPS == 0:
+            self._measure_peak()
+        every = train.eval_interval_steps
+        if self.valid_prefixes and (step == train.steps or (every and step % every == 0)):
+            row.update(self._held_out())
+        if self._metrics is not None and self._bar is not None:
+            self._metrics.write(row)
+            self._bar.step(row)
+
+    def _row(self, done: StepResult, seconds: float) -> dict[str, Any]:
+        rate = done.tokens / seconds
+        flops = flops_per_token(self.state.model.config, self.recipe.data.seq_length)
+        return {
+            "step": self.state.step,
+            "loss": done.losses["loss"],
+            "mtp_loss": done.losses.get("mtp_loss"),
+            **{k: v for k, v in done.losses.items() if k.startswith("mtp_loss_")},
+            "z_loss": done.z_loss,
+            "tokens": self.state.tokens,
+            "lr": done.lr,
+            "grad_norm": done.grad_norm,
+            "grad_norms": done.part_norms,
+            "tokens_per_s": rate,
+            "mfu": rate * flops / (self.peak * self.world.size),
+            "load_max_mean": balance.load_imbalance(done.counts),
+            "expert_load": {str(layer): c.tolist() for layer, c in done.counts.items()},
+            "skipped": self.state.skipped,
+        }
+
+    def _held_out(self) -> dict[str, float | None]:
+        cfg, network, tokenizer = self.recipe, self.state.network, self.state.tokenizer
+        layout = cfg.parallel
+        share = Share(layout.place(self.world.rank).dp, layout.dp, self.reduce.added)
+        network.eval()
+        result = held_out_loss(
+            network,
+            IndexedDataset(self.valid_prefixes[0]),
+            cfg.data,
+            rows=cfg.train.eval_rows,
+            eod=None if tokenizer is None else tokenizer.eod_token_id,
+            share=share,
+        )
+        network.train()
+        release(network)
+        return {
+            "valid_loss": result.loss,
+            "valid_mtp_loss": result.mtp_loss,
+            "valid_mtp_agreement": result.mtp_agreement,
+        }
+
+    def _measure_peak(self) -> None:
+        """Keep the best seen: other programs on the machine can only make it look lower."""
+        dtype = torch.bfloat16 if self.recipe.train.dtype == "bfloat16" else torch.float32
+        self.peak = max(self.peak, gemm_peak(dtype, device=self.state.device))
+
+    # ---- the end ------------------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """Draw, and say what came of the run, from the last row of the log."""
+        if not self.world.leads:
+            return
+        self.draw()
+        seconds = time.monotonic() - self.start
+        (row,) = deque(each_row(self.out / "metrics.jsonl"), maxlen=1)
+        words = [f"done: {self.state.step} steps, {self.state.tokens:,} tokens"]
+        words.append(f"in {duration(seconds)}; loss {row['loss']:.3f}")
+        if row.get("valid_loss") is not None:
+            words.append(f"held out {row['valid_loss']:.3f}")
+            if row.get("valid_mtp_loss") is not None:
+                words[-1] += f" (MTP {row['valid_mtp_loss']:.3f})"
+        self.log(f"{words[0]} {', '.join(words[1:])}")
+        self.log(f"checkpoint: {step_folder(self.out, self.state.step)}")
+
+    def finish_earlier_run(self) -> None:
+        """A run may have been killed between its last step and its pictures: draw them now."""
+        if self.world.leads and not (self.out / "loss.png").exists():
+            self.draw()
+
+    def draw(self) -> None:
+        """Pictures of the run so far."""
+        for path in draw(self.out, self._title()):
+            self.log(f"picture: {path}")
+
+    def _title(self) -> str:
+        """Model, data and date of a picture."""
+        data = self.recipe.data
+        names = [data.corpus] if data.corpus else data.prefix
+        short = ["/".join(Path(n).parts[-2:]) for n in names[:2]]
+        text = ", ".join(short) + (" ..." if len(names) > 2 else "")
+        return f"{Path(self.recipe.model).name} on {text}, {time.strftime('%Y-%m-%d')}"

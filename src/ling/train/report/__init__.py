@@ -1,0 +1,1 @@
+"""`ling report`: runs compared on one page."""

@@ -1,0 +1,169 @@
+"""Tables of a report: what came of each run, how recipes differ, on what they ran."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ...config.recipe_docs import keys
+from ...text import size
+from .runs import RunData
+
+# A layer's experts count as dead without a token in this last part of the run.
+END_SHARE = 0.1
+_Row = tuple[str, list[str]]
+
+
+def summary(runs: Sequence[RunData]) -> str:
+    """One column a run: how far it is, losses, speed, memory, what went wrong."""
+    rows: list[tuple[str, Callable[[RunData], str]]] = [
+        ("state", _state),
+        ("tokens", lambda r: _number(r.last("tokens"), "{:,.0f}")),
+        ("loss, last", lambda r: _number(r.last("loss"), "{:.4f}")),
+        ("held-out loss, last", lambda r: _number(r.last("valid_loss"), "{:.4f}")),
+        ("MTP loss, last", lambda r: _number(r.last("mtp_loss"), "{:.4f}")),
+        ("held-out MTP loss, last", lambda r: _number(r.last("valid_mtp_loss"), "{:.4f}")),
+        ("tokens/s, median", lambda r: _number(r.typical("tokens_per_s"), "{:,.0f}")),
+        ("MFU, median", lambda r: _number(r.typical("mfu"), "{:.1%}")),
+        ("memory of the largest rank", _memory),
+        ("GPU memory of the largest rank", _gpu_memory),
+        ("communication", lambda r: _number(r.typical("communication_share"), "{:.1%}")),
+        ("waiting for data", lambda r: _number(r.typical("data_share"), "{:.2%}")),
+        ("slowest rank", _slowest),
+        ("expert load at the end, max / mean", _load),
+        ("dead experts at the end", _dead),
+        ("router bias, largest", lambda r: _number(r.last("router_bias"), "{:.4f}")),
+        ("skipped steps", _skipped),
+        ("restarts", lambda r: "not noted" if r.restarts is None else str(r.restarts)),
+    ]
+    found = [(label, [cell(run) for run in runs]) for label, cell in rows]
+    return _table("", runs, [row for row in found if any(cell != "–" for cell in row[1])])
+
+
+def _number(value: float | None, form: str) -> str:
+    return "–" if value is None else form.format(value)
+
+
+def _state(run: RunData) -> str:
+    steps = (run.recipe or {}).get("train.steps")
+    if steps is not None and run.last_step >= steps:
+        return f"done, {run.last_step:,} steps"
+    of = "" if steps is None else f" of {steps:,}"
+    return f"{'running' if run.is_running else 'stopped'}, step {run.last_step:,}{of}"
+
+
+def _memory(run: RunData) -> str:
+    return _largest(run, "memory")
+
+
+def _gpu_memory(run: RunData) -> str:
+    return _largest(run, "gpu_memory")
+
+
+def _largest(run: RunData, key: str) -> str:
+    found = run.series.get(key)
+    return "–" if found is None or not found.high else size(max(found.high))
+
+
+def _slowest(run: RunData) -> str:
+    if not run.slowest:
+        return "–"
+    name, count = run.slowest.most_common(1)[0]
+    return f"rank {name} ({count / run.slowest.total():.0%} of the time)"
+
+
+def _load(run: RunData) -> str:
+    loads = run.loads.counts
+    if not loads:
+        return "–"
+    end = at_end(loads)
+    return f"{float((end.max(-1) / np.maximum(end.mean(-1), 1e-9)).max()):.2f}"
+
+
+def _dead(run: RunData) -> str:
+    if not run.loads.counts:
+        return "–"
+    end = at_end(run.loads.counts)
+    return f"{int((end == 0).sum())} of {end.size}"
+
+
+def at_end(loads: list[np.ndarray]) -> np.ndarray:
+    """Loads of the last part of a run."""
+    last = max(round(len(loads) * END_SHARE), 1)
+    return np.sum(loads[-last:], axis=0)
+
+
+def _skipped(run: RunData) -> str:
+    shown = ", ".join(f"{n:,}" for n in run.skipped[:5])
+    more = " …" if len(run.skipped) > 5 else ""
+    return f"{len(run.skipped)} ({shown}{more})" if run.skipped else "0"
+
+
+# ---- recipes -----------------------------------------------------------------------------------
+
+
+def recipes(runs: Sequence[RunData]) -> str:
+    """The keys in which runs differ; of a single run those that are not the default."""
+    known = [run for run in runs if run.recipe is not None]
+    if not known:
+        return "<p>No recipe was found (config.yaml).</p>"
+    if len(runs) == 1:
+        defaults = {key.name: key.default for key in keys()}
+        names = [k for k, v in (known[0].recipe or {}).items() if repr(v) != defaults.get(k)]
+        return "<p>Keys that are not the default.</p>" + _recipe_table(runs, names)
+    every = list(dict.fromkeys(key for run in known for key in run.recipe or {}))
+    names = [k for k in every if len({repr((run.recipe or {}).get(k)) for run in known}) > 1]
+    if not names:
+        return "<p>The recipes are equal.</p>"
+    return _recipe_table(runs, names)
+
+
+def _recipe_table(runs: Sequence[RunData], names: list[str]) -> str:
+    def cell(run: RunData, key: str) -> str:
+        return "–" if run.recipe is None else _value(run.recipe.get(key))
+
+    return _table("key", runs, [(key, [cell(run, key) for run in runs]) for key in names])
+
+
+def _value(value: Any) -> str:
+    return (
+        "–"
+        if value is None
+        else ", ".join(map(str, value))
+        if isinstance(value, list)
+        else str(value)
+    )
+
+
+# ---- machines ----------------------------------------------------------------------------------
+
+_FACTS = ("time", "ranks", "hosts", "cpu", "cores", "memory", "gpu", "torch", "python", "ling")
+
+
+def machines(runs: Sequence[RunData]) -> str:
+    """What each run was last started on, and after which steps it was continued."""
+    if not any(run.starts for run in runs):
+        return "<p>Not noted: these runs are of an older version.</p>"
+    last = [run.starts[-1] if run.starts else {} for run in runs]
+    rows = [(name, [_value(start.get(name)) for start in last]) for name in (*_FACTS, "commit")]
+    rows = [row for row in rows if any(cell != "–" for cell in row[1])]
+    after = [", ".join(str(s.get("after_step")) for s in run.starts[1:]) or "–" for run in runs]
+    return _table("", runs, [*rows, ("continued after step", after)])
+
+
+def _table(corner: str, runs: Sequence[RunData], rows: Sequence[_Row]) -> str:
+    """HTML; every text is escaped here."""
+    head = "".join(f"<th scope=col>{html.escape(run.name)}</th>" for run in runs)
+    body = "".join(
+        f"<tr><th scope=row>{html.escape(label)}</th>"
+        + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
+        + "</tr>"
+        for label, cells in rows
+    )
+    return (
+        f"<div class=scroll tabindex=0><table><thead><tr><th scope=col>{html.escape(corner)}</th>"
+        f"{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )

@@ -1,0 +1,60 @@
+"""Tables of a report."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+
+from ling.train.report import tables
+from ling.train.report.runs import read_runs
+
+RECIPE = "model: ling-tiny\ntrain: {steps: 20, seed: 42}\noptim: {lr: %s}\n"
+
+
+def cells(text):
+    """Rows of a table by their label."""
+    rows = re.findall(r"<tr><th scope=row>(.*?)</th>(.*?)</tr>", text)
+    return {label: list(map(html.unescape, re.findall("<td>(.*?)</td>", r))) for label, r in rows}
+
+
+def test_the_summary_says_what_came_of_each_run(run_folder):
+    done, part = run_folder("a", recipe=RECIPE % 0.1), run_folder("b", 15, recipe=RECIPE % 0.1)
+    found = cells(tables.summary(read_runs([done, part])))
+    assert found["state"] == ["done, 20 steps", "stopped, step 15 of 20"]
+    assert found["loss, last"] == ["0.2500", "0.3333"]
+    assert found["tokens"] == ["2,000", "1,500"]
+    assert found["memory of the largest rank"] == ["3.0 MB"] * 2
+    assert found["communication"] == ["20.0%"] * 2
+    assert found["slowest rank"] == ["rank 1 on b (100% of the time)"] * 2
+    assert found["expert load at the end, max / mean"] == ["2.25"] * 2
+    assert found["dead experts at the end"] == ["1 of 6"] * 2
+    assert found["skipped steps"] == ["1 (3)"] * 2
+    assert found["restarts"] == ["not noted"] * 2
+    assert "GPU memory of the largest rank" not in found
+
+
+def test_recipes_show_the_keys_that_differ(run_folder):
+    runs = read_runs([run_folder(n, recipe=RECIPE % lr) for n, lr in (("a", 0.1), ("b", 0.2))])
+    assert cells(tables.recipes(runs)) == {"optim.lr": ["0.1", "0.2"]}
+    assert cells(tables.recipes(runs[:1])) == {
+        "model": ["ling-tiny"], "train.steps": ["20"], "optim.lr": ["0.1"],
+    }  # fmt: skip
+    assert "equal" in tables.recipes([runs[0], runs[0]])
+    bare = read_runs([run_folder("c")])
+    assert "No recipe" in tables.recipes(bare)
+    assert cells(tables.recipes([*runs, *bare]))["optim.lr"] == ["0.1", "0.2", "–"]
+
+
+def test_machines_are_those_of_the_last_start(run_folder):
+    folder = run_folder()
+    starts = [
+        {"after_step": 0, "torch": "1", "ranks": 2},
+        {"after_step": 7, "torch": "2", "ranks": 4},
+    ]
+    (folder / "starts.jsonl").write_text("".join(json.dumps(s) + "\n" for s in starts))
+    (run,) = read_runs([folder])
+    found = cells(tables.machines([run]))
+    assert found == {"ranks": ["4"], "torch": ["2"], "continued after step": ["7"]}
+    assert cells(tables.summary([run]))["restarts"] == ["1"]
+    assert "older version" in tables.machines(read_runs([run_folder("old")]))
