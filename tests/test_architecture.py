@@ -159,7 +159,7 @@ TESTED_TOGETHER = {
         "one interface to all formats",
     ),
     "checkpoint/dcp/local.py": ("tests/train/parallel/test_layouts.py", "parts need ranks"),
-    "checkpoint/dcp/{metadata,names,sink,writer}.py": (
+    "checkpoint/dcp/{layout,metadata,names,sink,writer}.py": (
         "tests/checkpoint/dcp/test_folder.py",
         "written by one side, read by the other",
     ),
