@@ -153,13 +153,13 @@ TESTED_TOGETHER = {
     "compat/{arguments,launch}.py": ("tests/compat/test_megatron.py", "parts of a translation"),
     "compat/{expand,lexer}.py": ("tests/compat/test_script.py", "parts of one reading"),
     "cli/bench_serve.py": ("tests/eval/serving/test_bench.py", "run as users run it"),
-    "checkpoint/{load,open}.py": ("tests/infer/test_open.py", "every kind of checkpoint, opened"),
+    "checkpoint/open.py": ("tests/infer/test_open.py", "every kind of checkpoint, opened"),
     "checkpoint/{checks,inventory,sink,slices,source}.py": (
         "tests/convert/test_plan.py",
         "one interface to all formats",
     ),
     "checkpoint/dcp/local.py": ("tests/train/parallel/test_layouts.py", "parts need ranks"),
-    "checkpoint/dcp/{metadata,names,sink,writer}.py": (
+    "checkpoint/dcp/{layout,metadata,names,sink,writer}.py": (
         "tests/checkpoint/dcp/test_folder.py",
         "written by one side, read by the other",
     ),
