@@ -254,6 +254,7 @@ TESTED_TOGETHER = {
         "tests/hub/test_download.py",
         "both hubs pass the same tests",
     ),
+    "ops/native_causal.py": ("tests/ops/test_causal.py", "the same functions, one floor above"),
     "plugins/hf_{attend,batch,folder,hook,model,output,tokenizer,weights}.py": (
         "tests/interop/test_transformers.py",
         "called by transformers",

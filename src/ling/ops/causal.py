@@ -83,6 +83,6 @@ class _Causal(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, out_THK, lse_HT = ctx.saved_tensors
-        last, ends = ctx.ends
-        made = native_causal.gradient(q, k, v, out_THK, lse_HT, last, ends, dout_THK=grads[0])
+        query_ends, key_ends = ctx.ends
+        made = native_causal.gradient(q, k, v, out_THK, lse_HT, query_ends, key_ends, grads[0])
         return (*made, None, None)
