@@ -6,6 +6,7 @@ longest. Rows of `metrics.jsonl` are the result: FOLDER/<layout>/metrics.jsonl.
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from functools import partial
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from runs import write_tokens
 
+from ling.checkpoint.dcp.local import local_part
 from ling.config.optim import OptimConfig
 from ling.config.parallel import ParallelConfig
 from ling.config.recipe import (
@@ -27,7 +29,8 @@ from ling.config.recipe import (
 from ling.data.indexed import IndexedWriter
 from ling.data.tokenizer import train_tokenizer
 from ling.train import loop
-from ling.train.parallel.group import ALONE, join, leave
+from ling.train.parallel.group import ALONE, World, join, leave
+from ling.train.setup import setup
 from ling.train.state import TrainState
 
 STEPS, HALF = 20, 10
@@ -132,12 +135,31 @@ def train_alone(folder: Path) -> None:
     """All layouts of one process, and the same micro-batches in the opposite order."""
     for name, degrees in LAYOUTS[1].items():
         loop.run_in(ALONE, recipe(folder, name, degrees), folder / name, quiet)
+    write_bytes(ALONE, folder, {})
     in_order = TrainState.first_rows
     TrainState.first_rows = lambda *args: in_order(*args)[::-1]
     try:
         loop.run_in(ALONE, recipe(folder, "one", {}), folder / "reversed", quiet)
     finally:
         TrainState.first_rows = in_order
+
+
+def write_bytes(world: World, folder: Path, degrees: dict[str, Any]) -> None:
+    """`bytes-<ranks>.json`: what this rank keeps of weights, gradients and AdamW's moments."""
+    out = folder / f"bytes {world.size}"
+    run = setup(recipe(folder, "bytes", degrees), out, quiet, world=world)
+    model, optimizer = run.state.model, run.state.optimizer
+    run.objective.losses(run.state.network, run.reader.read(0, 2)).total.backward()
+    optimizer.step()
+    moments = [t for s in optimizer.state.values() for t in s.values() if t.ndim]
+    kept = {
+        "weights": list(model.parameters()),
+        "gradients": [p.grad for p in model.parameters() if p.grad is not None],
+        "moments": moments,
+    }
+    sizes = {what: sum(local_part(t).nbytes for t in tensors) for what, tensors in kept.items()}
+    if world.leads:
+        (folder / f"bytes-{world.size}.json").write_text(json.dumps(sizes))
 
 
 def first_half(run: Path, out: Path) -> None:
@@ -156,6 +178,7 @@ def main(folder: Path) -> None:
         out, again = folder / f"one, then {name}", recipe(folder, name, LAYOUTS[world.size][name])
         world.lead(partial(first_half, folder / alone(name), out))
         assert loop.run_in(world, again, out, quiet) == 0
+    write_bytes(world, folder, {"dp_shard": world.size})
     leave()
 
 

@@ -103,6 +103,14 @@ def test_what_ranks_saved_one_process_goes_on_with(trained):
             assert difference(rows(trained / alone), rows(out), key) <= 1e-6, (name, key)
 
 
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_shards_divide_weights_gradients_and_moments(trained, ranks):
+    one, part = (json.loads((trained / f"bytes-{n}.json").read_text()) for n in (1, ranks))
+    assert one["weights"] == one["gradients"] == one["moments"] / 2
+    for what, size in part.items():
+        assert size == pytest.approx(one[what] / ranks, rel=0.05), what
+
+
 def test_every_rank_wrote_its_part_and_the_manifest_names_all(trained):
     for name, ranks in RANKS.items():
         folder = trained / name / "checkpoints" / f"step-{layouts.STEPS}"

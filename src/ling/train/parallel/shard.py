@@ -6,7 +6,10 @@ Gradients are added over ranks, not averaged: a loss is divided by all micro-bat
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.distributed.fsdp import (
     FSDPModule,
@@ -20,6 +23,7 @@ from ...model.ling import Block, MTPBlock
 from ...model.moe import Experts
 from ..forward import LingForTraining
 from .experts import ParallelExperts
+from .gloo import ExchangeAndAdd
 from .mesh import Meshes
 from .stage import Stage
 
@@ -46,6 +50,8 @@ def shard(network: LingForTraining | Stage, meshes: Meshes) -> None:
             module.set_gradient_divide_factor(1.0)
             # gloo has no product inside a sum, which is how torch would divide.
             module.set_force_sum_reduction_for_comms(True)
+            if dist.get_backend() == "gloo":
+                module.set_custom_reduce_scatter(cast(Any, ExchangeAndAdd()))
             if isinstance(network, Stage):
                 # Several micro-batches are under way: weights are gathered once for all of them.
                 module.set_reshard_after_forward(False)
