@@ -29,7 +29,7 @@ from ling.config.parallel import ParallelConfig
 from ling.config.recipe import DataConfig, PretrainConfig, TrainConfig
 from ling.data.indexed import IndexedWriter
 from ling.train.loop import Loop
-from ling.train.parallel import experts
+from ling.train.parallel import copies, experts
 from ling.train.parallel.group import join, leave
 from ling.train.setup import setup
 
@@ -103,14 +103,14 @@ def train(folder: Path, rows: int, steps: int) -> None:
 def counted_bytes() -> list[int]:
     """Grows by what each exchange of experts' rows sends from now on."""
     sent: list[int] = []
-    exchanged = experts._exchanged
+    exchanged = experts.exchanged
 
     def counting(x, send, receive, group):
         own = dist.get_rank(group)
         sent.append((sum(send) - send[own]) * x[0:1].numel() * x.element_size() if sum(send) else 0)
         return exchanged(x, send, receive, group)
 
-    experts._exchanged = counting
+    copies.exchanged = experts.exchanged = counting
     return sent
 
 

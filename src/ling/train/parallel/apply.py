@@ -5,6 +5,7 @@ experts → context → recompute → stages → shards: each later one works on
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 from ...config.parallel import ParallelConfig
@@ -13,6 +14,7 @@ from ...model.swap import swap
 from ..forward import LingForTraining
 from ..recompute import recompute
 from .context import CutRows
+from .copies import OneCopyExperts, saves_bytes
 from .cut import stage_layers
 from .experts import ParallelExperts
 from .mesh import Meshes
@@ -30,9 +32,11 @@ def parallelise(
 
     def spread(name: str, module: nn.Module) -> nn.Module | None:
         assert meshes is not None
-        return (
-            ParallelExperts(module, meshes.experts["ep"]) if isinstance(module, Experts) else None
-        )
+        if not isinstance(module, Experts):
+            return None
+        dtype = network.ling.compute_dtype or torch.float32
+        one_copy = saves_bytes(network.ling.config, parallel.ep, dtype)
+        return (OneCopyExperts if one_copy else ParallelExperts)(module, meshes.experts["ep"])
 
     if parallel.ep > 1:
         swap(network.ling, spread)

@@ -1,5 +1,6 @@
 """Expert parallelism: a layer's experts spread over ranks, rows exchanged between them.
 
+Here a row travels for each expert of a token; `copies.py` sends one for each rank.
 Legend: T tokens · A experts per token · N = T·A routed rows · E experts of the layer · D hidden.
 """
 
@@ -28,6 +29,8 @@ class ParallelExperts(Experts):
         nn.Module.__init__(self)
         self.group, self.ranks = mesh.get_group(), mesh.size()
         self.num_experts = base.gate_proj.shape[0]
+        self.own = self.num_experts // self.ranks
+        self.first = mesh.get_local_rank() * self.own
         for name, p in base.named_parameters(recurse=False):
             # No rank's values count: the weights are made or loaded later, part by part.
             part = distribute_tensor(p.detach(), mesh, [Shard(0)], src_data_rank=None)
@@ -66,14 +69,15 @@ class _Exchange(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, sent: list[int], received: list[int], group: Any) -> Tensor:
         ctx.sent, ctx.received, ctx.group = sent, received, group
-        return _exchanged(x, sent, received, group)
+        return exchanged(x, sent, received, group)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return _exchanged(grads[0], ctx.received, ctx.sent, ctx.group), None, None, None
+        return exchanged(grads[0], ctx.received, ctx.sent, ctx.group), None, None, None
 
 
-def _exchanged(x: Tensor, sent: list[int], received: list[int], group: Any) -> Tensor:
+def exchanged(x: Tensor, sent: list[int], received: list[int], group: Any) -> Tensor:
+    """Rows from all ranks of `group`, `received` of each, for those of `x`, `sent` to each."""
     out = x.new_empty((sum(received), x.shape[1]))
     dist.all_to_all_single(out, x.contiguous(), received, sent, group=group)
     return out
