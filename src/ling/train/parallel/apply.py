@@ -14,7 +14,7 @@ from ...model.swap import swap
 from ..forward import LingForTraining
 from ..recompute import recompute
 from .context import CutRows
-from .copies import OneCopyExperts, saves_bytes
+from .copies import OneCopyExperts, pays
 from .cut import stage_layers
 from .experts import ParallelExperts
 from .mesh import Meshes
@@ -35,7 +35,7 @@ def parallelise(
         if not isinstance(module, Experts):
             return None
         dtype = network.ling.compute_dtype or torch.float32
-        one_copy = saves_bytes(network.ling.config, parallel.ep, dtype)
+        one_copy = pays(network.ling.config, parallel.ep, dtype)
         return (OneCopyExperts if one_copy else ParallelExperts)(module, meshes.experts["ep"])
 
     if parallel.ep > 1:

@@ -21,8 +21,14 @@ from ...ops import experts
 from .experts import ParallelExperts, exchanged
 
 
-def saves_bytes(cfg: ModelConfig, ranks: int, dtype: torch.dtype) -> bool:
-    """Whether one copy per rank is less than one per expert, wherever a token's experts are."""
+def pays(cfg: ModelConfig, ranks: int, dtype: torch.dtype) -> bool:
+    """Whether one copy per rank is less than one per expert, wherever a token's experts are.
+
+    Never in float32, which is for losses equal to those of one process: a token's experts would be
+    added up in another order.
+    """
+    if dtype == torch.float32:
+        return False
     each, row, size = cfg.num_experts_per_tok, cfg.hidden_size, dtype.itemsize
     # Forward and backward: a row there, its sum back; once ids, weights and gradients of these.
     copy = 2 * row * (size + 4) + each * (4 + 4 + 4)
