@@ -31,7 +31,7 @@ def causal_attention(
     a rank that has positions [a, b) of a document passes keys [0, b).
     """
     key_ends = query_ends if key_ends is None else key_ends
-    if has_kernel(q_THK):
+    if len(q_THK) and has_kernel(q_THK):
         return _Causal.apply(q_THK, k_SGK, v_SGK, list(query_ends), list(key_ends))
     if key_ends == query_ends and len({b - a for a, b in pairwise(query_ends)}) == 1:
         return _sdpa(q_THK, k_SGK, v_SGK, len(query_ends) - 1)

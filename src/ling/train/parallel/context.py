@@ -136,5 +136,7 @@ class _Gather(torch.autograd.Function):
 def _gathered(x_t: Tensor, places: _Places, group: Any) -> Tensor:
     ranks = dist.get_world_size(group)
     parts = x_t.new_empty((ranks * len(x_t), *x_t.shape[1:]))
-    dist.all_gather_into_tensor(parts, x_t.contiguous(), group=group)
+    # Newer releases of torch have another name for it. Looked up here: the clock wraps it.
+    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+    gather(parts, x_t.contiguous(), group=group)
     return parts.index_select(0, places.inverse_T)
