@@ -86,12 +86,8 @@ class PipelinedLing(LingForTraining):
         first = found[0][0]
         zeros = torch.zeros(self.ling.config.num_experts, dtype=torch.int64, device=self.device)
         # All ranks add up the counts of all layers, so each has them all.
-        first.counts = {i: first.counts.get(i, zeros) for i in self._moe_layers()}
+        first.counts = {i: first.counts.get(i, zeros) for i in self.ling.config.moe_layers}
         return found
-
-    def _moe_layers(self) -> list[int]:
-        config = self.ling.config
-        return [i for i in range(config.num_cache_layers) if config.is_moe_layer(i)]
 
     @property
     def device(self) -> torch.device:
