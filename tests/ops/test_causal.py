@@ -99,6 +99,11 @@ def test_kernel_is_for_bfloat16_on_such_a_cpu_alone(monkeypatch):
 
 
 @NATIVE
+def test_no_queries_have_no_result():
+    q, kv = torch.zeros(0, 4, 32).bfloat16(), torch.zeros(3, 2, 32).bfloat16()
+    assert causal_attention(q, kv, kv, [0, 0], [0, 3]).shape == q.shape
+
+
 def test_wrong_arguments_are_refused():
     q, k, v = (torch.randn(5, 2, 32).bfloat16() for _ in range(3))
     for args, reason in (

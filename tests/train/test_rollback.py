@@ -10,8 +10,9 @@ import pytest
 from runs import logged_losses, quiet, saved_steps
 from small_runs import recipes, stop_after
 
+from ling.config.recipe import CheckpointConfig
 from ling.errors import RunError
-from ling.train import loop
+from ling.train import loop, saving
 from ling.train.batches import BatchReader
 from ling.train.objectives.pretrain import Pretraining
 from ling.train.rollback import FILE
@@ -113,6 +114,22 @@ def test_a_checkpoint_between_bad_steps_is_none_to_go_back_to(recipe, tmp_path, 
     cfg = recipe(steps=8, interval=2, train=settings(max_nonfinite=3))
     assert loop.run(cfg, tmp_path / "run", quiet) == 0
     assert read == [0, 2, 4, 6, 8, 10, 4, 12, 14, 16, 18, 20]
+
+
+def test_a_bad_checkpoint_that_is_finished_later_removes_no_good_one(
+    recipe, tmp_path, bad_rows, monkeypatch
+):
+    """The step after it may have been good again by then."""
+    bad, _ = bad_rows
+    bad.update((10, 14, 16, 18))  # steps 6, which is saved, and 8 to 10
+    monkeypatch.setattr(saving.Work, "start", lambda self: None)
+    monkeypatch.setattr(saving.Saver, "advance", saving.Saver.finish)
+    cfg = recipe(steps=11, interval=3, train=settings(max_nonfinite=3))
+    kept = CheckpointConfig(interval_steps=3, keep_last=1, async_save=True)
+    said: list[str] = []
+    out = tmp_path / "run"
+    assert loop.run(dataclasses.replace(cfg, checkpoint=kept), out, said.append) == 0
+    assert any("back to step-3" in line for line in said)
 
 
 def test_bad_steps_before_and_after_a_restart_are_counted_together(

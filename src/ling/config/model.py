@@ -336,6 +336,11 @@ class ModelConfig:
             return False
         return layer >= min(self.first_k_dense_replace, self.num_hidden_layers)
 
+    @property
+    def moe_layers(self) -> list[int]:
+        """The layers that route to experts, MTP layers included."""
+        return [i for i in range(self.num_cache_layers) if self.is_moe_layer(i)]
+
     # ---- reading and writing -------------------------------------------------------------------
 
     @classmethod

@@ -153,7 +153,7 @@ def expert_bytes(cfg: ModelConfig, fmt: str) -> int:
 
 def _expert_counts(cfg: ModelConfig) -> dict[str, int]:
     """Parameters of the routed and the shared experts of all layers, MTP layers included."""
-    layers = sum(cfg.is_moe_layer(n) for n in range(cfg.num_cache_layers))
+    layers = len(cfg.moe_layers)
     one = 3 * cfg.hidden_size * layers
     return {
         "experts": one * cfg.num_experts * cfg.moe_intermediate_size,

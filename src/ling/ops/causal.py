@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention.bias import causal_lower_right
 
 from . import native, native_causal
 
@@ -30,7 +31,7 @@ def causal_attention(
     a rank that has positions [a, b) of a document passes keys [0, b).
     """
     key_ends = query_ends if key_ends is None else key_ends
-    if has_kernel(q_THK):
+    if len(q_THK) and has_kernel(q_THK):
         return _Causal.apply(q_THK, k_SGK, v_SGK, list(query_ends), list(key_ends))
     if key_ends == query_ends and len({b - a for a, b in pairwise(query_ends)}) == 1:
         return _sdpa(q_THK, k_SGK, v_SGK, len(query_ends) - 1)
@@ -62,9 +63,7 @@ def _sdpa(q_THK: Tensor, k_SGK: Tensor, v_SGK: Tensor, rows: int) -> Tensor:
         return torch.empty_like(q_THK)
     q, k, v = (x.unflatten(0, (rows, -1)).transpose(1, 2) for x in (q_THK, k_SGK, v_SGK))
     queries, keys = q.shape[2], k.shape[2]
-    seen = None
-    if keys > queries:
-        seen = torch.ones(queries, keys, dtype=torch.bool, device=q.device).tril(keys - queries)
+    seen = causal_lower_right(queries, keys) if keys > queries else None
     out = F.scaled_dot_product_attention(
         q, k, v, attn_mask=seen, is_causal=seen is None, enable_gqa=q.shape[1] != k.shape[1]
     )

@@ -25,9 +25,7 @@ class RouterBias:
     """How far the expert biases of this rank's layers are from 0, and how much they move."""
 
     def __init__(self, model: Ling) -> None:
-        cfg = model.config
-        layers = cfg.num_hidden_layers + cfg.num_nextn_predict_layers
-        self.layers = [n for n in range(layers) if cfg.is_moe_layer(n)]
+        self.layers = model.config.moe_layers
         found = ((_BIAS.fullmatch(name), bias) for name, bias in model.named_buffers())
         self._own = {int(match[1]): bias for match, bias in found if match}
         self._before = {layer: bias.clone() for layer, bias in self._own.items()}

@@ -129,6 +129,7 @@ class Saver:
         self._held = contextlib.ExitStack()
         self._folder = out
         self._texts: dict[str, str] = {}
+        self._skipped = 0
 
     def save(self) -> None:
         """Begin the checkpoint of `state.step`, and write all of it unless in the background."""
@@ -145,8 +146,8 @@ class Saver:
         config = json.dumps(self.state.model.config.to_dict(), indent=2)
         progress = json.dumps(self.state.progress())
         self._texts = {"config.json": config + "\n", "state.json": progress + "\n"}
-        tmp = scratch_path(folder)
-        self._work = Work(write_part(layout, tmp, parts))
+        self._skipped = self.state.skipped
+        self._work = Work(write_part(layout, scratch_path(folder), parts))
         if self._background:
             self._work.start()
         else:
@@ -193,5 +194,5 @@ class Saver:
             (tmp / name).write_text(text)
         write_manifest(tmp, hashes)
         put_in_place(tmp, self._folder)
-        if not self.state.skipped:  # else the last good one, to go back to, might be too old
+        if not self._skipped:  # else the last good one, to go back to, might be too old
             prune(self.out, self._keep_last)

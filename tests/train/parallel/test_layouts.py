@@ -80,18 +80,14 @@ def test_losses_and_norms_are_those_of_one_process(trained, name):
 @pytest.mark.parametrize("name", [n for n, r in RANKS.items() if "bf16" in n and r > 1])
 def test_in_bfloat16_they_are_as_near_as_its_rounding(trained, name):
     one, got = rows(trained / layouts.alone(name)), rows(trained / name)
-    if "cp" in name:
-        # Attention rounds otherwise too: not further away than float32 is.
-        for key in ("loss", "mtp_loss", "grad_norm"):
-            assert difference(one, got, key) <= difference(one, rows(trained / "one"), key)
-        return
     assert difference(one, got, "loss") <= 1e-4
+    assert difference(one, got, "mtp_loss") <= 1e-4
     # Each step has 128 tokens: one that changes experts, for a last bit, moves the norm.
     alike = [a["expert_load"] == b["expert_load"] for a, b in zip(one, got, strict=True)]
     same = alike.index(False) if False in alike else len(alike)
     assert same > 0
     assert difference(one[:same], got[:same], "grad_norm") <= 1e-3
-    assert difference(one, got, "grad_norm") <= 3e-2
+    assert difference(one, got, "grad_norm") <= 3e-3
 
 
 def test_what_ranks_saved_one_process_goes_on_with(trained):

@@ -15,11 +15,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
-from torch.nn.attention.bias import causal_lower_right
 
+from ...ops.causal import causal_attention
 from ..batches import Batch
 
 
@@ -61,6 +60,11 @@ class Span:
     start: int
     stop: int
 
+    @property
+    def seen(self) -> slice:
+        """The keys."""
+        return slice(self.first, self.stop)
+
 
 def own_spans(cu_seqlens: list[int], rows: int, length: int, part: int, parts: int) -> list[Span]:
     """What this rank's queries see, in the order in which it holds them."""
@@ -100,20 +104,14 @@ class GatheredAttend:
         own = torch.cat((k_TGK, v_TGK), dim=1)
         keys, values = _Gather.apply(own, self._places, self._group).chunk(2, dim=1)
         sizes = [span.stop - span.start for span in self.spans]
-        parts = zip(self.spans, q_THK.split(sizes), strict=True)
-        out = [_last(q, keys[s.first : s.stop], values[s.first : s.stop]) for s, q in parts]
-        return torch.cat(out)
-
-
-def _last(q_LHK: Tensor, k_MGK: Tensor, v_MGK: Tensor) -> Tensor:
-    """Causal attention of the last L of M tokens."""
-    q, k, v = (x.transpose(0, 1)[None] for x in (q_LHK, k_MGK, v_MGK))
-    grouped, same = q.shape[1] != k.shape[1], q.shape[2] == k.shape[2]
-    mask = None if same else causal_lower_right(q.shape[2], k.shape[2])
-    out = F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, is_causal=same, enable_gqa=grouped
-    )
-    return out[0].transpose(0, 1)
+        return torch.cat(
+            [
+                causal_attention(
+                    q, keys[s.seen], values[s.seen], [0, len(q)], [0, s.stop - s.first]
+                )
+                for s, q in zip(self.spans, q_THK.split(sizes), strict=True)
+            ]
+        )
 
 
 class _Gather(torch.autograd.Function):
@@ -138,5 +136,7 @@ class _Gather(torch.autograd.Function):
 def _gathered(x_t: Tensor, places: _Places, group: Any) -> Tensor:
     ranks = dist.get_world_size(group)
     parts = x_t.new_empty((ranks * len(x_t), *x_t.shape[1:]))
-    dist.all_gather_into_tensor(parts, x_t.contiguous(), group=group)
+    # Newer releases of torch have another name for it. Looked up here: the clock wraps it.
+    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+    gather(parts, x_t.contiguous(), group=group)
     return parts.index_select(0, places.inverse_T)

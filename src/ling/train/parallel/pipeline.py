@@ -39,7 +39,8 @@ class PipelinedLing(LingForTraining):
         self.context, self.group, self.count = whole.context, group, len(stages)
         self.stages = nn.ModuleList(self._stage(whole.ling, stages, i) for i in own)
         self._embedding = SharedEmbedding(self.own_stages, group)
-        self._schedules: dict[tuple[int, int], Any] = {}
+        self._schedule: Any = None
+        self._scheduled = (0, 0)
         self._sending: Any = None
 
     def _stage(self, whole: Ling, stages: Sequence[range], index: int) -> Stage:
@@ -85,12 +86,8 @@ class PipelinedLing(LingForTraining):
         first = found[0][0]
         zeros = torch.zeros(self.ling.config.num_experts, dtype=torch.int64, device=self.device)
         # All ranks add up the counts of all layers, so each has them all.
-        first.counts = {i: first.counts.get(i, zeros) for i in self._moe_layers()}
+        first.counts = {i: first.counts.get(i, zeros) for i in self.ling.config.moe_layers}
         return found
-
-    def _moe_layers(self) -> list[int]:
-        config = self.ling.config
-        return [i for i in range(config.num_cache_layers) if config.is_moe_layer(i)]
 
     @property
     def device(self) -> torch.device:
@@ -99,15 +96,17 @@ class PipelinedLing(LingForTraining):
 
     def _run(self, count: int, tokens: int, work: Any) -> None:
         """Forward and backward passes of `count` micro-batches in the order of the schedule."""
-        if (count, tokens) not in self._schedules:
-            self._schedules[count, tokens] = self._schedule(count, tokens)
+        if self._scheduled != (count, tokens):
+            # A growing batch makes many; the buffers of each are for all its micro-batches.
+            self._schedule = None
+            self._schedule, self._scheduled = self._plan(count, tokens), (count, tokens)
         numbers = torch.arange(count)
         try:
-            self._schedules[count, tokens].step(work=work, micro=numbers, target=numbers)
+            self._schedule.step(work=work, micro=numbers, target=numbers)
         except RuntimeError as err:  # torch's wrapper says only in which stage
             raise err.__cause__ or err from None
 
-    def _schedule(self, count: int, tokens: int) -> Any:
+    def _plan(self, count: int, tokens: int) -> Any:
         # On an error it prints its whole plan, on each rank.
         logging.getLogger("torch.distributed.pipelining.schedules").setLevel(logging.CRITICAL)
         hidden = torch.empty(tokens, self.ling.config.hidden_size, dtype=self._dtype, device="meta")
