@@ -28,7 +28,11 @@ from ling.train.step import train_step
 
 NAME = "other"
 # What a GPU takes from the CPU too: copies.
-COPIES = (torch.ops.aten.copy_.default, torch.ops.aten._to_copy.default)
+COPIES = (
+    torch.ops.aten.copy_.default,
+    torch.ops.aten._foreach_copy_.default,
+    torch.ops.aten._to_copy.default,
+)
 
 
 class Elsewhere(torch.Tensor):

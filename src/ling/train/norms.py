@@ -55,7 +55,8 @@ def gradient_norms(grads: Mapping[str, Tensor]) -> Tensor:
         return torch.zeros(1 + len(PARTS))
     norms = torch.stack(torch._foreach_norm(list(grads.values())))
     total, squares = torch.linalg.vector_norm(norms), norms.double().square()
-    of = parts_of(grads)
-    index = [[n for n, part in enumerate(of) if part == wanted] for wanted in PARTS]
-    parts = torch.stack([squares[rows].sum() for rows in index]).sqrt()
+    numbers = [PARTS.index(part) if part else len(PARTS) for part in parts_of(grads)]
+    index = torch.tensor(numbers).to(squares.device)
+    # The last is what is in no part.
+    parts = squares.new_zeros(len(PARTS) + 1).index_add_(0, index, squares)[:-1].sqrt()
     return torch.cat((total[None], parts.to(norms.dtype)))

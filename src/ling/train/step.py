@@ -192,4 +192,4 @@ def _clip(model: nn.Module, limit: float, reduce: Reduce) -> list[float]:
     norms = reduce.norm(gradient_norms(grads))
     # torch's `clip_grad_norm_`, whose products are the same to the bit.
     torch._foreach_mul_(list(grads.values()), (limit / (norms[0] + 1e-6)).clamp(max=1.0))
-    return norms.tolist()
+    return norms.cpu().tolist()
