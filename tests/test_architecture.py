@@ -151,7 +151,10 @@ TESTED_TOGETHER = {
     ),
     "cli/compat.py": ("tests/compat/test_megatron.py", "run as users run it"),
     "compat/{arguments,launch}.py": ("tests/compat/test_megatron.py", "parts of a translation"),
-    "compat/{expand,lexer}.py": ("tests/compat/test_script.py", "parts of one reading"),
+    "compat/{conditions,effects,expand,lexer}.py": (
+        "tests/compat/test_script.py",
+        "parts of one reading",
+    ),
     "cli/bench_serve.py": ("tests/eval/serving/test_bench.py", "run as users run it"),
     "checkpoint/open.py": ("tests/infer/test_open.py", "every kind of checkpoint, opened"),
     "checkpoint/{checks,inventory,sink,slices,source}.py": (

@@ -146,6 +146,15 @@ def test_a_ramp_with_warm_up_and_decay_in_samples(tmp_path):
         ),
         ("--train-samples 9 --global-batch-size 0", "`--global-batch-size` is 0"),
         ("--train-iters 9 --pipeline-model-parallel-size 0", "parallelism below 1"),
+        ("--train-iters 9 --pipeline-model-parallel-size 3", r"1 ranks, which 3 .* does not div"),
+        ("--train-iters 9 --lr-warmup-fraction nan", "`nan`, expected a number"),
+        ("--train-iters 9 --lr-warmup-fraction inf", "`inf`, expected a number"),
+        ("--train-iters 9 --lr-warmup-fraction 1.5", "is 1.5, expected 0 to 1"),
+        ("--train-iters 9 --init-method-std nan", "`nan`, expected a number"),
+        ("--train-iters 9 --rotary-base inf", "`inf`, expected a number"),
+        ("--train-iters 9 --split 1,nan", "`1,nan`, expected another form"),
+        (f"--train-iters {'9' * 400} --lr-warmup-fraction 0.1", "expected a whole number"),
+        (f"--train-iters 9 --moe-layer-freq {'[0]*9999+' * 9}[0]", "expected another form"),
     ],
 )
 def test_arguments_that_make_no_recipe_are_one_error(tmp_path, more, said):
@@ -163,6 +172,39 @@ def test_what_cannot_be_known_is_named(tmp_path):
     assert "`x` is left out: `--bf16` takes no such value" in text
     assert "`MORE` is not set in the script" in text
     assert "no data path is known: `data/train` stands for it" in text
+
+
+@pytest.mark.parametrize(
+    ("argument", "why"),
+    [
+        ("--valid-data-path v", "without effect beside the other arguments"),
+        ("--lr-wsd-decay-iters 3", "without effect beside the other arguments"),
+        ("--train-data-path t --split 9,1", "without effect beside the other arguments"),
+        ("--recompute-activations", "experts alone can be"),
+        ("--recompute-granularity selective", "experts alone can be"),
+        ("--finetune", "training begins at step 0"),
+        ("--load m --use-rope-scaling", "the model is that of `--load`"),
+        ("--load m --num-experts 7", "the model is that of `--load`"),
+        ("--fp8-format e4m3", "blockwise is taken"),
+    ],
+)
+def test_each_argument_that_becomes_nothing_is_a_line(tmp_path, argument, why):
+    launch = "torchrun --nproc_per_node=1 --nnodes=1 pretrain_gpt.py --load x --lr 1 --seq-length 8"
+    text = f"{launch} --micro-batch-size 1 --train-iters 9 --data-path d {argument}\n"
+    name = [word for word in argument.split() if word.startswith("--")][-1]
+    notes = [n.text for n in translate([script(tmp_path, text)]).notes]
+    (note,) = [text for text in notes if text.startswith(f"`{name}`")]
+    assert why in note
+
+
+def test_no_evaluation_and_fewer_arguments_of_other_launches(tmp_path):
+    path = small(tmp_path, "--train-iters 9 --data-path d --eval-iters 0")
+    path.write_text(path.read_text() + "python tools/convert.py --load /m --save /x\n")
+    found = translate([path])
+    recipe = recipe_of(found, tmp_path)
+    assert (recipe.model, recipe.train.steps) == ("ling-tiny", 9)
+    assert recipe.train.eval_interval_steps == 0
+    assert any("another launch is left out" in n.text for n in found.notes)
 
 
 def test_a_file_of_arrays_alone_is_enough_and_other_files_are_not(tmp_path):
@@ -188,6 +230,11 @@ def test_the_command_writes_a_recipe_that_prints(tmp_path, capsys, monkeypatch):
     assert yaml.safe_load(capsys.readouterr().out)["train"]["steps"] == 9
     assert main(["compat", "megatron", "run.sh"]) == 0
     assert yaml.safe_load(capsys.readouterr().out)["optim"]["lr"] == 1e-3
+    script(tmp_path, "torchrun pretrain_gpt.py --lr $LR --seq-length 8 --bf16\n", "unknown.sh")
+    assert main(["compat", "megatron", "unknown.sh"]) == 2
+    note, error = capsys.readouterr().err.splitlines()
+    assert note == "unknown.sh:1: `--lr` is left out: `LR` is not set in the script"
+    assert "gives no `--micro-batch-size`" in error
     for wrong, said in [
         (["megatron", "run.sh", "-o", "r.yaml"], "r.yaml exists"),
         (["megatron", "no.sh"], "no.sh: No such file"),

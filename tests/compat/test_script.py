@@ -109,6 +109,80 @@ W=1
     assert lines == [1, 2, 5, 6, 7, 8, 9, 10, 11, 12]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "V=1\nM=/models/x\nif [[ $M == /models/* ]]; then V=2; fi\n",
+        "V=1\nP='/m*'\nif [[ /models == $P ]]; then V=2; fi\n",
+        "V=1\nif grep -q x /etc/passwd; then V=2; else V=3; fi\n",
+        "V=1\ngrep -q x /etc/passwd && V=2\n",
+        "V=1\ngrep -q x /etc/passwd || { V=2; }\n",
+    ],
+)
+def test_what_nobody_knows_is_left_out_with_a_line(tmp_path, text):
+    script = read(tmp_path, text)
+    assert values(script)["V"] == "1"
+    assert len(script.notes) == 1
+
+
+@pytest.mark.parametrize(
+    "setter",
+    [
+        *("((G = G * 2))", "((G++))", "(( (1 + 1) * (G -= 1) ))", "let G=7", 'let "G += 1"'),
+        *("G[3]=5", "G[$i]=5", "read -r G <<< 3", "read -p ask G", "printf -v G %d 3"),
+        *("mapfile -t G < file", "readarray G < file", "N=$((G = 3))"),
+    ],
+)
+def test_a_variable_set_by_what_is_not_evaluated_is_unknown(tmp_path, setter):
+    script = read(tmp_path, f"G=8\n{setter}\nH=$G\n")
+    known = script.variables.known["H"]
+    assert known.text == ""
+    assert known.problem.startswith("`G` is set by `")
+    assert read(tmp_path, f"G=8\nif [ 1 = 2 ]; then {setter}; fi\nH=$G\n").notes == []
+
+
+def test_an_array_is_unknown_after_one_of_its_elements_is_set(tmp_path):
+    script = read(tmp_path, "A=(--lr 1)\nA[1]=5\nB=(${A[@]})\n")
+    assert [v.problem for v in script.variables.known["B"]] == [
+        "`A` is set by `A[…]=`, which is not evaluated"
+    ]
+
+
+def test_groups_of_commands(tmp_path):
+    text = """\
+A=1; B=1; C=1; D=1; L=(x)
+( A=2; L+=(y); ( B=2 ); unset C; exit )
+[ 1 = 2 ] && { A=3; A=4; }
+[ 1 = 1 ] && { D=2; }
+[ 1 = 2 ] && ( torchrun wrong; torchrun wrong )
+cd /x && ( torchrun a ) && env B=3 torchrun b
+E=1
+"""
+    script = read(tmp_path, text)
+    assert values(script) == {"A": "1", "B": "1", "C": "1", "D": "2", "L": ["x"], "E": "1"}
+    assert [[w.text for w in c.words][-1] for c in script.commands] == ["/x", "a", "b"]
+    assert script.notes == []
+
+
+def test_a_text_with_an_unknown_word_still_splits(tmp_path):
+    script = read(tmp_path, 'O="--lr 1 --data $D/x$E --load $L"\nW=($O $U "$O")\n')
+    words = script.variables.known["W"]
+    assert [w.text for w in words] == [
+        *("--lr", "1", "--data", "/x", "--load", "", ""),
+        "--lr 1 --data /x --load ",
+    ]
+    unset = "`{}` is not set in the script".format
+    both = f"{unset('D')}; {unset('E')}"
+    assert [w.problem for w in words] == [
+        *("", "", "", both, "", unset("L"), unset("U")),
+        f"{both}; {unset('L')}",
+    ]
+
+
+def test_line_ends_of_windows(tmp_path):
+    assert values(read(tmp_path, b"A=(x \\\r\n y\r\n)\r\nB=1\r\n")) == {"A": ["x", "y"], "B": "1"}
+
+
 def test_nothing_is_run_and_no_environment_is_read(tmp_path, monkeypatch):
     monkeypatch.setenv("SECRET", "value")
     flag = tmp_path / "ran"
@@ -136,6 +210,8 @@ def test_nothing_is_run_and_no_environment_is_read(tmp_path, monkeypatch):
         ("\nfi\n", "s0.sh:2: `fi` without `if`"),
         ("for i in 1; do\n x\n", "s0.sh:1: the block that begins here has no end"),
         ("cat <<E\nx\n", "s0.sh:1: the text up to `E` that begins here has no end"),
+        ("A=(" * 3_000, "too deeply nested"),
+        ("\n(A=1\n", r"s0.sh:2: `\(` that begins here has no `\)`"),
         ("A=" + "${B:-" * 40 + "}" * 40, "too deeply nested"),
         ("A=xxxxxxxxxxxxxxxx\n" + "A=$A$A\n" * 40, "more than 4 MiB of text"),
         ("A=(x x x x)\n" + "A=(${A[@]} ${A[@]})\n" * 40, "more than 4 MiB of text"),
@@ -161,6 +237,9 @@ def test_a_large_script_takes_seconds_at_most(tmp_path):
     start = time.process_time()
     read(tmp_path, "A=(\n" + '  --x 1 "y" $Z # c\n' * 5_000 + ")\n" + "B=$((1 + 2))\n" * 2_000)
     read(tmp_path, "((" * 20_000)
+    read(tmp_path, 'A="' + "$X" * 100_000 + '"\n' + "A=$A$A\n" * 100)
+    with pytest.raises(UsageError, match="has no"):
+        read(tmp_path, "(:;" * 100_000)
     assert time.process_time() - start < 20
 
 

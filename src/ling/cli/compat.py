@@ -13,6 +13,7 @@ from .options import make_parser
 
 if TYPE_CHECKING:
     from ..compat.megatron import Translation
+    from ..compat.script import Note
 
 _USAGE = "compat: expected `ling compat megatron SCRIPT.sh [MORE.sh ...] [-o RECIPE.yaml]`"
 
@@ -42,9 +43,12 @@ def _megatron(args: list[str]) -> None:
 
     if ns.output is not None and Path(ns.output).exists():
         raise UsageError(f"{ns.output} exists; choose another name for `-o`")
-    translation = translate(ns.scripts)
-    for note in translation.notes:
-        print(one_line(f"{note.where}: {note.text}"), file=sys.stderr)
+    notes: list[Note] = []
+    try:
+        translation = translate(ns.scripts, notes)
+    finally:  # an error may follow from what a note says
+        for note in dict.fromkeys(notes):
+            print(one_line(f"{note.where}: {note.text}"), file=sys.stderr)
     text = _yaml(translation, ns.scripts)
     if ns.output is None:
         print(text, end="")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
+
+_MAX_LAYERS = 10_000
 
 
 def _list(text: str) -> Any:
@@ -15,14 +18,18 @@ def _list(text: str) -> Any:
     for term in text.replace(" ", "").replace("(", "").replace(")", "").split("+"):
         row, _, times = term.partition("*")
         count = int(times or "1")
-        if count > 10_000:
+        numbers = [int(n) for n in json.loads(row)]
+        if len(found) + len(numbers) * max(count, 0) > _MAX_LAYERS:
             raise ValueError
-        found += [int(n) for n in json.loads(row)] * count
+        found += numbers * count
     return found
 
 
 def _split(text: str) -> list[float]:
-    return [float(part) for part in text.split(",")]
+    parts = [float(part) for part in text.split(",")]
+    if not all(map(math.isfinite, parts)):
+        raise ValueError
+    return parts
 
 
 class Argument(NamedTuple):
@@ -91,7 +98,6 @@ _RULES: dict[str, Callable[[str], Any] | None] = {
     "--optimizer": str,
     "--tensor-model-parallel-size": int,
     "--context-parallel-size": int,
-    "--expert-tensor-parallel-size": int,
     "--recompute-granularity": str,
     "--recompute-activations": None,
     "--eval-iters": int,
@@ -100,7 +106,6 @@ _RULES: dict[str, Callable[[str], Any] | None] = {
     "--fp8-format": str,
     "--reset-position-ids": None,
     "--reset-attention-mask": None,
-    "--finetune": None,
     "--bf16": None,
     "--fp16": None,
     "--sft": None,
@@ -153,6 +158,7 @@ ARGUMENTS: dict[str, Argument] = {
     **_left_out("always so here", "--cross-entropy-loss-fusion", "--overlap-param-gather"),
     **_left_out("always so here", "--overlap-grad-reduce", "--use-distributed-optimizer"),
     **_left_out("always so here", "--no-load-optim", "--no-load-rng", "--log-throughput"),
+    **_left_out("always so here: training begins at step 0", "--finetune"),
     **_left_out("always so here", "--position-embedding-type", "--normalization", read=str),
     **_left_out("always so here", "--dataloader-type", "--ckpt-format", "--log-interval", read=str),
     **_left_out(
@@ -186,6 +192,7 @@ ARGUMENTS: dict[str, Argument] = {
         "--rotary-scaling-factor",
         read=float,
     ),
+    **_left_out("experts are spread whole", "--expert-tensor-parallel-size", read=int),
     **_left_out("Python's own garbage collection stays on", "--manual-gc"),
     **_left_out("Python's own garbage collection stays on", "--manual-gc-interval", read=int),
     **_left_out("read from the tokenizer's folder", "--tokenizer-type", read=str),

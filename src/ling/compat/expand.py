@@ -5,16 +5,21 @@ from __future__ import annotations
 import ast
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from ..errors import UsageError
 from ..text import printable
+from .effects import names_in_arithmetic
 from .lexer import Lexer, Part, Token
 
 _PARAMETER = re.compile(
     r"([A-Za-z_][A-Za-z0-9_]*|[0-9@*#?$!-])(?:\[([@*]|[0-9]{1,6})\])?(?:(:?[-=+])(.*))?", re.DOTALL
 )
+NOT_SET = "is not set in the script"
+_UNKNOWN = "\0"  # stands for what is not known while a text is split; no script has it
+_MAX_PROBLEMS = 8  # that a message about one word names
 _MAX_CHARACTERS = 4 << 20
 _WORD = 16  # characters that a word counts as, apart from its own
 _ARITHMETIC = re.compile(r"[0-9A-Za-z_$\s+*/%()-]{1,200}")
@@ -29,11 +34,16 @@ _OPERATIONS: dict[type[ast.operator], Callable[[int, int], int]] = {
 
 @dataclass(frozen=True)
 class Value:
-    """A word's text and its place; `problem` says why the text is not what a shell would make."""
+    """A word's text and its place; `unknown` has where in it something is missing, and why."""
 
     text: str
     where: str
-    problem: str = ""
+    unknown: tuple[tuple[int, str], ...] = ()
+
+    @property
+    def problem(self) -> str:
+        """Why the text is not what a shell would make; empty where it is."""
+        return "; ".join(dict.fromkeys(why for _, why in self.unknown[:_MAX_PROBLEMS]))
 
 
 @dataclass
@@ -43,6 +53,28 @@ class Variables:
     path: str
     known: dict[str, Value | list[Value]] = field(default_factory=dict)
     characters: int = 0
+    subshells: list[dict[str, Value | list[Value] | None]] = field(default_factory=list)
+
+    def set(self, name: str, value: Value | list[Value] | None) -> None:
+        """Give a variable a value, or with None no longer any."""
+        if self.subshells:
+            self.subshells[-1].setdefault(name, self.known.get(name))
+        self._put(name, value)
+
+    def _put(self, name: str, value: Value | list[Value] | None) -> None:
+        if value is None:
+            self.known.pop(name, None)
+        else:
+            self.known[name] = value
+
+    def forget(self, name: str, line: int, why: str) -> None:
+        """Nobody knows the value of a variable any longer."""
+        self.set(name, self._missing(line, f"`{name}` {why}"))
+
+    def leave_subshell(self) -> None:
+        """What a subshell sets is gone behind it."""
+        for name, value in self.subshells.pop().items():
+            self._put(name, value)
 
     def expand(self, token: Token, depth: int = 0) -> list[Value]:
         """The words that a token stands for: none, one, or as many as an array has."""
@@ -64,6 +96,9 @@ class Variables:
     def _where(self, line: int) -> str:
         return f"{self.path}:{line}"
 
+    def _missing(self, line: int, why: str) -> Value:
+        return Value("", self._where(line), ((0, why),))
+
     def _count(self, more: int, line: int) -> None:
         self.characters += more
         if self.characters > _MAX_CHARACTERS:
@@ -74,37 +109,34 @@ class Variables:
 
     def _part(self, part: Part, line: int, depth: int) -> list[Value]:
         if part.kind == "command":
-            return [
-                Value(
-                    "", self._where(line), f"`$({short(part.text)})` is a command, and none is run"
-                )
-            ]
+            what = f"`$({short(part.text)})` is a command, and none is run"
+            return [self._missing(line, what)]
         if part.kind == "arithmetic":
             return [self._arithmetic(part.text, line)]
         match = _PARAMETER.fullmatch(part.text)
         if match is None:
-            return [Value("", self._where(line), f"`${{{short(part.text)}}}` is not evaluated")]
+            return [self._missing(line, f"`${{{short(part.text)}}}` is not evaluated")]
         name, index, rule, other = match.groups()
         values = self._look_up(name, index, line)
         if rule is None:
             return values
-        unset = any(v.problem and name not in self.known for v in values)
-        missing = unset or (":" in rule and not any(v.text or v.problem for v in values))
+        unset = any(v.unknown and name not in self.known for v in values)
+        missing = unset or (":" in rule and not any(v.text or v.unknown for v in values))
         if rule.endswith("+"):
             return [Value("", self._where(line)) if missing else self._other(other, line, depth)]
         if not missing:
             return values
         value = self._other(other, line, depth)
         if rule.endswith("="):
-            self.known[name] = value
+            self.set(name, value)
         return [value]
 
     def _look_up(self, name: str, index: str | None, line: int) -> list[Value]:
         found = self.known.get(name)
         if found is None:
-            return [Value("", self._where(line), f"`{name}` is not set in the script")]
+            return [self._missing(line, f"`{name}` {NOT_SET}")]
         if isinstance(found, Value):
-            return [Value(found.text, self._where(line), found.problem)]
+            return [Value(found.text, self._where(line), found.unknown)]
         values = found
         if index in ("@", "*"):
             return values
@@ -119,13 +151,16 @@ class Variables:
 
     def _arithmetic(self, text: str, line: int) -> Value:
         """Whole numbers and variables that have them, with + - * / % and brackets."""
-        unknown = Value("", self._where(line), f"`$(({short(text)}))` is not evaluated")
+        unknown = self._missing(line, f"`$(({short(text)}))` is not evaluated")
+        for name in names_in_arithmetic(text):
+            self.forget(name, line, f"is set by `$(({short(text)}))`, which is not evaluated")
         if not _ARITHMETIC.fullmatch(text) or "**" in text:
             return unknown
 
         def number(match: re.Match[str]) -> str:
             values = self._look_up(match[1], None, line)
-            return values[0].text if values and values[0].text.isdecimal() else "?"
+            usable = values and values[0].text.isdecimal() and not values[0].unknown
+            return values[0].text if usable else "?"
 
         plain = re.sub(r"\$?\{?\b([A-Za-z_]\w*)\b\}?", number, text)
         try:
@@ -151,53 +186,76 @@ class _Words:
     """Words under construction; splits what was not quoted at blanks."""
 
     def __init__(self, where: str) -> None:
-        self.begin, self.where = where, where
+        self.begin = where
         self.done: list[Value] = []
-        self.text: list[str] = []
-        self.problems: list[str] = []
-        self.begun = self.vanishes = False
+        self.vanishes = False
+        self._start()
 
-    def add(self, text: str, problem: str = "") -> None:
+    def _start(self) -> None:
+        self.text: list[str] = []
+        self.length, self.where, self.begun = 0, self.begin, False
+        self.unknown: list[tuple[int, str]] = []
+
+    def add(self, text: str, unknown: Sequence[tuple[int, str]] = ()) -> None:
         self.begun = True
+        for at, why in unknown:
+            # One is enough at a place: a text stays longer than the list of what it lacks.
+            if not self.unknown or self.unknown[-1][0] != self.length + at:
+                self.unknown.append((self.length + at, why))
         self.text.append(text)
-        if problem:
-            self.problems.append(problem)
+        self.length += len(text)
 
     def add_values(self, values: list[Value], *, split: bool) -> None:
         self.vanishes = not values  # "${ARRAY[@]}" of none is no word
         for i, value in enumerate(values):
             if i:
                 self.end()
-            if not any(self.text):  # an array's words are named by their own lines
+            if not self.length:  # an array's words are named by their own lines
                 self.where = value.where
-            if value.problem or not split:
-                self.add(value.text, value.problem)
-                continue
-            text = value.text
-            if text[:1].isspace():
+            if split:
+                self._add_split(value)
+            else:
+                self.add(value.text, value.unknown)
+
+    def _add_split(self, value: Value) -> None:
+        marked = _marked(value)
+        if marked[:1].isspace():
+            self.end()
+        reasons = iter(value.unknown)
+        for k, piece in enumerate(marked.split()):
+            if k:
                 self.end()
-            for k, piece in enumerate(text.split()):
-                if k:
-                    self.end()
-                    self.where = value.where
-                self.add(piece)
-            if text[-1:].isspace():
-                self.end()
+                self.where = value.where
+            for j, text in enumerate(piece.split(_UNKNOWN)):
+                self.add(text, [(0, next(reasons)[1])] if j else ())
+        if marked[-1:].isspace():
+            self.end()
 
     def end(self) -> None:
-        if self.begun and (any(self.text) or self.problems or not self.vanishes):
-            self.done.append(Value("".join(self.text), self.where, "; ".join(self.problems)))
-        self.text, self.problems, self.begun, self.where = [], [], False, self.begin
+        if self.begun and (self.length or self.unknown or not self.vanishes):
+            self.done.append(Value("".join(self.text), self.where, tuple(self.unknown)))
+        self._start()
 
     def finished(self) -> list[Value]:
         self.end()
         return self.done
 
 
-def joined(values: list[Value], where: str) -> Value:
+def _marked(value: Value) -> str:
+    """The text with a mark at each place where something is missing."""
+    if not value.unknown:
+        return value.text
+    ends = [0, *(at for at, _ in value.unknown), len(value.text)]
+    return _UNKNOWN.join(value.text[a:b] for a, b in pairwise(ends))
+
+
+def joined(values: Sequence[Value], where: str, between: str = " ") -> Value:
     """Several words as one text."""
-    problems = "; ".join(v.problem for v in values if v.problem)
-    return Value(" ".join(v.text for v in values), where, problems)
+    words = _Words(where)
+    for i, value in enumerate(values):
+        words.add(between if i else "")
+        words.add(value.text, value.unknown)
+    return Value("".join(words.text), where, tuple(words.unknown))
 
 
 def short(text: str) -> str:

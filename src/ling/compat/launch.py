@@ -5,30 +5,37 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import UsageError
 from .arguments import ARGUMENTS
 from .expand import Value, short
 from .script import Command, Note, Script
 
+_TOO_LARGE = 1 << 62
 _RANKS = ("nproc-per-node", "nnodes")
 
 
 @dataclass
 class Given:
-    """Arguments by name, as they were read: a value, a list, or True for a bare flag."""
+    """Arguments by name, as they were read: a value, a list, or True for a bare flag.
+
+    `read` has the names that somebody asked for.
+    """
 
     values: dict[str, Any] = field(default_factory=dict)
     where: dict[str, str] = field(default_factory=dict)
+    read: set[str] = field(default_factory=set)
     notes: list[Note] = field(default_factory=list)
     program: str = ""
     ranks: int | None = None
 
     def __contains__(self, name: str) -> bool:
+        self.read.add(name)
         return name in self.values
 
     def get(self, name: str, default: Any = None) -> Any:
+        self.read.add(name)
         return self.values.get(name, default)
 
     def error(self, name: str, what: str) -> UsageError:
@@ -39,19 +46,24 @@ class Given:
 
 
 def given(script: Script) -> Given:
-    """The arguments of the script's last launch, or of all its arrays where it has none."""
-    launches = [c for c in script.commands if _program(c) is not None]
-    found = Given(notes=list(script.notes))
+    """The arguments of the script's launch, or of all its arrays where it has none.
+
+    Of several, the launch with the most known arguments counts, and the last of those.
+    """
+    found = Given(notes=script.notes)
+    launches = [launch for launch in map(_launch, script.commands) if launch is not None]
     if launches:
-        command = launches[-1]
-        at = _program(command)
-        assert at is not None
-        words, found.program = command.words[at + 1 :], command.words[at].text
-        found.ranks = _ranks(command.words[:at])
-        for other in launches[:-1]:
-            found.notes.append(Note(other.words[0].where, "an earlier launch is left out"))
+        chosen = max(reversed(launches), key=lambda launch: launch.known)
+        words, at = chosen.command.words, chosen.at
+        found.program, found.ranks = words[at].text, _ranks(words[:at])
+        for other in launches:
+            if other is not chosen:
+                what = "another launch is left out: the one with the most arguments counts"
+                found.notes.append(Note(other.command.words[0].where, what))
+        words = words[at + 1 :]
     else:
-        words = [word for array in script.arrays.values() for word in array]
+        arrays = [value for value in script.variables.known.values() if isinstance(value, list)]
+        words = [word for array in arrays for word in array]
     _take(words, found)
     if not found.values:
         raise UsageError(
@@ -64,13 +76,22 @@ def given(script: Script) -> Given:
     return found
 
 
-def _program(command: Command) -> int | None:
-    """Where in a command the program that takes the arguments is."""
-    for i, word in enumerate(command.words):
-        names = {w.text.partition("=")[0] for w in command.words[i + 1 :]}
-        if word.text.endswith(".py") and not names.isdisjoint(ARGUMENTS):
-            return i
-    return None
+class _Launch(NamedTuple):
+    """A command that starts a program with arguments, where in it that is, and how many."""
+
+    command: Command
+    at: int
+    known: int
+
+
+def _launch(command: Command) -> _Launch | None:
+    words = [word.text for word in command.words]
+    programs = [i for i, word in enumerate(words) if word.endswith(".py")]
+    if not programs:
+        return None
+    names = {word.partition("=")[0] for word in words[programs[0] + 1 :]}
+    known = len(names & ARGUMENTS.keys())
+    return _Launch(command, programs[0], known) if known else None
 
 
 def _ranks(words: Sequence[Value]) -> int | None:
@@ -100,7 +121,7 @@ def _take(words: Sequence[Value], found: Given) -> None:
             what = f"`{short(word.text)}` is left out"
             found.notes.append(Note(word.where, word.problem or f"{what}: no argument precedes it"))
             continue
-        values = [Value(value, word.where, word.problem)] if equals else []
+        values = [Value(value, word.where, word.unknown)] if equals else []
         while not equals and at < len(words) and not words[at].text.startswith("--"):
             values.append(words[at])
             at += 1
@@ -122,7 +143,7 @@ def _take_one(name: str, values: list[Value], where: str, found: Given) -> None:
     if unknown:
         found.notes.append(Note(where, f"`{name}` is left out: {unknown[0]}"))
         return
-    if name in found:
+    if name in found.values:
         found.notes.append(Note(where, f"`{name}` is there twice: this one counts"))
     found.where[name] = where
     found.values[name] = _read(name, [v.text for v in values[:wanted]], where)
@@ -136,6 +157,8 @@ def _read(name: str, texts: list[str], where: str) -> Any:
         return True
     try:
         values = [argument.read(text) for text in texts]
+        if any(isinstance(v, int | float) and not abs(v) < _TOO_LARGE for v in values):
+            raise ValueError  # nan and inf as well
     except (ValueError, TypeError, RecursionError):
         kind = {int: "a whole number", float: "a number"}.get(argument.read, "another form")  # type: ignore[call-overload]
         text = short(" ".join(texts))

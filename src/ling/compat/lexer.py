@@ -47,7 +47,10 @@ class Lexer:
     def __init__(self, text: str, path: str, line: int = 1, depth: int = 0) -> None:
         self.text, self.path, self.at, self.line, self.depth = text, path, 0, line, depth
         self.pending: list[tuple[str, bool]] = []
-        if depth > MAX_DEPTH:
+        self._check_depth()
+
+    def _check_depth(self) -> None:
+        if self.depth > MAX_DEPTH:
             raise self.error("too deeply nested")
 
     def error(self, what: str, line: int | None = None) -> UsageError:
@@ -107,13 +110,20 @@ class Lexer:
             if char == "(":
                 if not _ASSIGNMENT.match(token.plain or ""):
                     break
-                self.at += 1
-                token.items = list(self.tokens(")"))
+                token.items = self._items()
                 return token
             self._piece(token.parts)
         if self.text[self.at : self.at + 1] in ("<", ">") and (token.plain or "").isdecimal():
             token.operator = "fd"  # the number of what is redirected, and no argument
         return token
+
+    def _items(self) -> list[Token]:
+        """The words of an array, from its opening bracket on."""
+        self.at, self.depth = self.at + 1, self.depth + 1
+        self._check_depth()
+        items = list(self.tokens(")"))
+        self.depth -= 1
+        return items
 
     def _piece(self, parts: list[Part]) -> None:
         """One piece outside of quotes."""

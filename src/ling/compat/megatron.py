@@ -80,13 +80,14 @@ class Translation:
     sft: bool
 
 
-def translate(paths: Sequence[str | Path]) -> Translation:
+def translate(paths: Sequence[str | Path], notes: list[Note] | None = None) -> Translation:
     """The recipe of a launch script, or of several that are read in turn with one set of variables.
 
-    Raises `UsageError` for files that are no scripts, and for arguments that contradict each other
-    or that a Ling model cannot have.
+    What is left out or chosen is added to `notes` as it is found, so that it is known where an
+    error follows. Raises `UsageError` for files that are no scripts, and for arguments that
+    contradict each other or that a Ling model cannot have.
     """
-    script = Script()
+    script = Script(notes=[] if notes is None else notes)
     for path in paths:
         script.read(path)
     args = given(script)
@@ -99,6 +100,7 @@ def translate(paths: Sequence[str | Path]) -> Translation:
         PretrainConfig(model=tree["model"], model_overrides=tree["model_overrides"], **sections)
     except UsageError as err:
         raise UsageError(f"{paths[-1]}: its arguments make no recipe: {err}") from None
+    _note_unused(args, tree)
     return Translation(tree, args.notes, sft)
 
 
@@ -107,18 +109,33 @@ def _names(paths: Sequence[str | Path]) -> list[str]:
 
 
 def _check_fixed(args: Given) -> None:
+    values = args.values  # a check is no use of an argument
     for name, value in _MUST_BE.items():
-        if args.get(name, value) != value:
-            raise args.error(name, f" is {args.get(name)}; Ling is trained with {value}")
-    if "--fp16" in args:
+        if values.get(name, value) != value:
+            raise args.error(name, f" is {values.get(name)}; Ling is trained with {value}")
+    if "--fp16" in values:
         raise args.error("--fp16", " is not possible here; `--bf16` is")
     for one, other in (
         ("--train-iters", "--train-samples"),
         ("--lr-decay-iters", "--lr-decay-samples"),
         ("--lr-wsd-decay-iters", "--lr-wsd-decay-samples"),
     ):
-        if one in args and other in args:
+        if one in values and other in values:
             raise args.error(other, f" contradicts `{one}`: give one of them")
+
+
+def _note_unused(args: Given, tree: dict[str, Any]) -> None:
+    """A line for each argument that became nothing, and that has none yet."""
+    for name, value in args.values.items():
+        key = ARGUMENTS[name].key
+        if name in args.read or ARGUMENTS[name].why or name in _OF_A_TRAINING:
+            continue
+        if key.startswith("model."):
+            args.note(name, " is left out: the model is that of `--load`")
+            continue
+        section, _, field = key.partition(".")
+        if not key or tree.get(section, {}).get(field) != value:
+            args.note(name, " is left out: without effect beside the other arguments")
 
 
 class _Builder:
@@ -180,25 +197,35 @@ class _Builder:
             name = "--tensor-model-parallel-size"
             args.note(name, f" is left out here: its {tensor} ranks become `parallel.cp`")
         shards = ep // math.gcd(ep, cp)
-        if args.ranks is not None and args.ranks % (cp * pp) == 0:
-            shards = args.ranks // (cp * pp)
-        else:
-            args.notes.append(
-                Note("parallel", f"ranks are not known: the fewest, {shards * cp * pp}, are taken")
+        if args.ranks is None:
+            what = f"ranks are not known: the fewest, {shards * cp * pp}, are taken"
+            args.notes.append(Note("parallel", what))
+        elif args.ranks % (cp * pp):
+            raise UsageError(
+                f"the script starts {args.ranks} ranks, which {cp * pp} (pipeline {pp} x tensor "
+                f"and context {cp}) does not divide: change `--nproc-per-node` or these"
             )
+        else:
+            shards = args.ranks // (cp * pp)
         self.keys |= {"parallel.dp_shard": shards, "parallel.cp": cp}
         self.keys["parallel.recompute"] = self.recompute()
 
     def recompute(self) -> str:
         args = self.args
-        granularity = args.get("--recompute-granularity", "none")
+        flag = "--recompute-activations"  # Megatron-LM's short form of `selective`
+        chosen = "selective" if flag in args else "none"
+        granularity = args.get("--recompute-granularity", chosen)
         if granularity == "full":
             return "full"
-        modules = args.get("--recompute-modules", [])
+        modules = args.get("--recompute-modules", ["core_attn"])
+        if granularity != "selective":
+            return "none"
+        forms = ("--recompute-modules", "--recompute-granularity", flag)
+        name = next(form for form in forms if form in args)
         for module in modules:
             if module != "moe":
-                args.note("--recompute-modules", f" `{module}` is left out: experts alone can be")
-        return "moe" if granularity == "selective" and "moe" in modules else "none"
+                args.note(name, f" `{module}` is left out: experts alone can be")
+        return "moe" if "moe" in modules else "none"
 
     def train(self) -> None:
         args, keys = self.args, self.keys
@@ -206,8 +233,20 @@ class _Builder:
         keys.setdefault("train.global_batch_size", keys["train.micro_batch_size"] * ranks)
         keys["train.steps"] = self.steps()
         keys["train.dtype"] = "bfloat16" if "--bf16" in args else "float32"
-        keys["train.fp8"] = "blockwise" if "--fp8-format" in args else "off"
-        keys["train.eval_rows"] = args.get("--eval-iters", 100) * keys["train.global_batch_size"]
+        keys["train.fp8"] = self.fp8()
+        evaluations = args.get("--eval-iters", 100)
+        if evaluations:
+            keys["train.eval_rows"] = evaluations * keys["train.global_batch_size"]
+        else:
+            keys["train.eval_interval_steps"] = 0
+
+    def fp8(self) -> str:
+        if "--fp8-format" not in self.args:
+            return "off"
+        if "--fp8-recipe" not in self.args:
+            what = " without `--fp8-recipe` scales by tensor in Megatron-LM: blockwise is taken"
+            self.args.note("--fp8-format", what)
+        return "blockwise"
 
     def steps(self) -> int:
         if "--train-samples" not in self.args:
@@ -273,8 +312,11 @@ class _Builder:
             self.keys["optim.warmup_samples"] = args.get("--lr-warmup-samples")
             return
         steps = args.get("--lr-warmup-iters", 0)
-        if args.get("--lr-warmup-fraction"):
-            steps = int(args.get("--lr-warmup-fraction") * decay_end)
+        fraction = args.get("--lr-warmup-fraction", 0)
+        if not 0 <= fraction <= 1:
+            raise args.error("--lr-warmup-fraction", f" is {fraction}, expected 0 to 1")
+        if fraction:
+            steps = int(fraction * decay_end)
         self.keys["optim.warmup_steps"] = steps
 
     def data(self) -> None:
@@ -315,11 +357,10 @@ def _blend(paths: Sequence[str]) -> tuple[list[float] | None, list[str]]:
 
 def _config(args: Given) -> ModelConfig:
     """The shape that the arguments describe."""
-    values = {
-        ARGUMENTS[name].key.removeprefix("model."): value
-        for name, value in args.values.items()
-        if ARGUMENTS[name].key.startswith("model.")
-    }
+    names = [name for name in args.values if ARGUMENTS[name].key.startswith("model.")]
+    values = {ARGUMENTS[name].key.removeprefix("model."): args.values[name] for name in names}
+    if "--load" not in args:
+        args.read.update(names)
     for flag in ("group_query_attention", "qk_layernorm", "add_qkv_bias"):
         values.setdefault(flag, False)
     values["add_bias_linear"] = "disable_bias_linear" not in values

@@ -13,11 +13,14 @@ from typing import NamedTuple
 
 from ..errors import UsageError
 from ..files.guarded import read_regular
-from .expand import Value, Variables, short
+from .conditions import truth
+from .effects import names_in_arithmetic, names_set
+from .expand import Value, Variables, joined, short
 from .lexer import Lexer, Part, Token
 
 MAX_BYTES = 1 << 20
-_ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(\+?)=", re.DOTALL)
+_ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(\+?)=")
+_ELEMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)\[[^\]]*\]\+?=")
 _DECLARE = ("export", "declare", "local", "readonly", "typeset")
 _CLOSERS = {
     "if": "fi",
@@ -27,7 +30,9 @@ _CLOSERS = {
     "select": "done",
     "case": "esac",
     "{": "}",
+    "(": ")",
 }
+_KNOWN_STATUS = {"true": True, ":": True, "false": False}
 _SKIPPED = ("for", "while", "until", "select", "case", "function")
 _LEADING = ("then", "do", "else", "elif", "!", "time", "exec")
 _SEPARATORS = ("\n", ";", ";;", "&", "|", "&&", "||", "(", ")")
@@ -49,13 +54,22 @@ class Note(NamedTuple):
 
 
 @dataclass
-class _If:
-    """An `if` under evaluation: whether the branch here is taken; None: nobody can know."""
+class _Block:
+    """An `if`, `{` or `(` that is open: whether its part here is followed; None: nobody can know.
 
+    `outer` says whether what it stands in is followed.
+    """
+
+    word: str
     line: int
+    outer: bool
     taken: bool | None = False
     done: bool = False
-    in_condition: bool = True
+    in_condition: bool = False
+
+    @property
+    def active(self) -> bool:
+        return self.outer and (self.in_condition or self.taken is True)
 
 
 @dataclass
@@ -63,7 +77,6 @@ class Script:
     """One or several scripts, read one after the other with the same variables."""
 
     variables: Variables = field(default_factory=lambda: Variables(""))
-    arrays: dict[str, list[Value]] = field(default_factory=dict)
     commands: list[Command] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
 
@@ -78,18 +91,126 @@ class Script:
         if "\0" in text:
             raise UsageError(f"{path}: not a text file")
         self.variables.path = str(path)
-        _Reader(self, str(path)).follow(text)
+        _Reader(self, str(path)).follow(text.replace("\r\n", "\n"))
 
 
-class _Reader:
+class _Commands:
+    """What single commands do: their status, and the variables that they set."""
+
+    def __init__(self, script: Script, path: str) -> None:
+        self.script, self.path = script, path
+        self.variables = script.variables
+        self.status: bool | None = True
+        self.ran = False  # the status is that of a command which is not run
+        self.ended = False
+
+    def note(self, line: int, text: str) -> None:
+        self.script.notes.append(Note(f"{self.path}:{line}", text))
+
+    def _sets(self, tokens: list[Token]) -> bool:
+        return tokens[0].plain in _DECLARE or all(self._assigns(token) for token in tokens)
+
+    def _simple(self, tokens: list[Token]) -> None:
+        rest = list(tokens)
+        while rest and self._assigns(rest[0]):
+            rest.pop(0)
+        self.status = True
+        if not rest:
+            for token in tokens:
+                self._assign(token)
+            return
+        word, line = rest[0].plain, rest[0].line
+        if word in _DECLARE:
+            for token in rest[1:]:
+                if self._assigns(token):
+                    self._assign(token)
+        elif word in ("[", "[[", "test"):
+            self.status = truth(rest[1:] if word == "test" else rest[1:-1], self.variables)
+        elif word == "((":
+            text = "".join(part.text for token in rest[1:] for part in token.parts)
+            self._forget(names_in_arithmetic(text), line, f"(({short(text)}))")
+        elif word in ("source", "."):
+            self.status = None
+            self.note(line, "another file is not read: give it as an argument, before this one")
+        elif word == "unset":
+            for value in self._words(rest[1:]):
+                self.variables.set(value.text.partition("[")[0], None)
+        elif word == "exit":
+            self.ended = not self.variables.subshells
+        else:
+            self._other(rest, line)
+
+    def _words(self, tokens: list[Token]) -> list[Value]:
+        return [value for token in tokens for value in self.variables.expand(token)]
+
+    def _other(self, tokens: list[Token], line: int) -> None:
+        """A command that is not run, or `true` and its kind."""
+        words = self._words(tokens)
+        self.script.commands.append(Command(line, words))
+        name = words[0].text if words else ""
+        names = names_set(name, [value.text for value in words[1:]])
+        if names:
+            self._forget(names, line, name)
+        elif name in _KNOWN_STATUS:
+            self.status = _KNOWN_STATUS[name]
+        else:
+            self.status, self.ran = None, True
+
+    def _forget(self, names: list[str], line: int, what: str) -> None:
+        """Variables that `what` sets to what is not evaluated."""
+        self.status = None
+        for name in dict.fromkeys(names):
+            self.variables.forget(name, line, f"is set by `{what}`, which is not evaluated")
+        if names:
+            shown = short(", ".join(dict.fromkeys(names)))
+            self.note(line, f"`{what}` is not evaluated: `{shown}` is not known from here on")
+
+    def _assigns(self, token: Token) -> bool:
+        first = token.parts[0] if token.parts else None
+        if first is None or first.kind != "text" or first.quoted:
+            return False
+        return bool(_ASSIGNMENT.match(first.text)) or self._element(token) is not None
+
+    def _element(self, token: Token) -> str | None:
+        """The array in `NAME[…]=`."""
+        if "[" not in token.parts[0].text:
+            return None
+        match = _ELEMENT.match("".join(part.text for part in token.parts))
+        return match and match[1]
+
+    def _assign(self, token: Token) -> None:
+        first = token.parts[0]
+        match = _ASSIGNMENT.match(first.text)
+        if match is None:
+            name = self._element(token)
+            assert name is not None
+            self._forget([name], token.line, f"{name}[…]=")
+            self.status = True
+            return
+        name, more = match[1], match[2] == "+"
+        old = self.variables.known.get(name) if more else None
+        if token.items is not None:
+            before = old if isinstance(old, list) else [old] if old else []
+            self.variables.set(name, [*before, *self._words(token.items)])
+            return
+        if isinstance(old, list):
+            self._forget([name], token.line, f"{name}+= of an array")
+            return
+        rest = Token(token.line, [Part("text", first.text[match.end() :], True)])
+        rest.parts += token.parts[1:]
+        value = self.variables.one(rest)
+        if isinstance(old, Value):
+            value = joined([old, value], value.where, "")
+        self.variables.set(name, value)
+
+
+class _Reader(_Commands):
     """Follows the text of one file."""
 
     def __init__(self, script: Script, path: str, depth: int = 0) -> None:
-        self.script, self.path, self.depth = script, path, depth
-        self.variables = script.variables
-        self.ifs: list[_If] = []
-        self.status: bool | None = True
-        self.ended = False
+        super().__init__(script, path)
+        self.depth = depth
+        self.blocks: list[_Block] = []
 
     def follow(self, text: str, line: int = 1) -> None:
         self.tokens = list(Lexer(text, self.path, line, self.depth).tokens())
@@ -99,12 +220,16 @@ class _Reader:
             command, end = self._command()
             if command:
                 self._run(command, joint)
+            if end == "(":
+                self._open("(", self.tokens[self.at - 1].line, joint)
+                self.variables.subshells.append({})
+            elif end == ")" and self._close("("):
+                self.variables.leave_subshell()
             joint = end
-        if self.ifs and not self.ended:
-            raise UsageError(f"{self.path}:{self.ifs[-1].line}: `if` that begins here has no `fi`")
-
-    def note(self, line: int, text: str) -> None:
-        self.script.notes.append(Note(f"{self.path}:{line}", text))
+        if self.blocks and not self.ended:
+            block = self.blocks[-1]
+            what = f"`{block.word}` that begins here has no `{_CLOSERS[block.word]}`"
+            raise UsageError(f"{self.path}:{block.line}: {what}")
 
     # ---- commands ------------------------------------------------------------------------------
 
@@ -123,8 +248,9 @@ class _Reader:
             elif token.operator in _SEPARATORS:
                 if token.operator == "(" and self._skips_function(words):
                     return [], ""
-                if token.operator == "(" and self._skips_arithmetic():
+                if token.operator == "(" and self._following() == "(":
                     words.append(Token(token.line, [Part("text", "((", False)]))
+                    words.append(self._arithmetic())
                     continue
                 return words, token.operator
             else:
@@ -143,14 +269,17 @@ class _Reader:
         self._skip(words)
         return True
 
-    def _skips_arithmetic(self) -> bool:
-        """Go behind `(( … ))`; False before another bracket."""
-        if self._following() != "(":
-            return False
-        while self.at < len(self.tokens) and self._following() != ")":
+    def _arithmetic(self) -> Token:
+        """What is inside `(( … ))`, from its second bracket on, as one word."""
+        line, texts, depth = self.tokens[self.at].line, [], 1
+        self.at += 1
+        while self.at < len(self.tokens) and depth:
+            token = self.tokens[self.at]
             self.at += 1
-        self.at += 2
-        return True
+            depth += (token.operator == "(") - (token.operator == ")")
+            texts.append(token.operator or "".join(part.text for part in token.parts))
+        self.at += self._following() == ")"
+        return Token(line, [Part("text", " ".join(texts[:-1]), True)])
 
     def _note_skipped(self, line: int, what: str) -> None:
         if self._is_active():
@@ -181,7 +310,7 @@ class _Reader:
         first, negated = tokens[0], False
         while tokens and tokens[0].plain in (*_LEADING, "if", "fi", "{", "}"):
             negated = negated != (tokens[0].plain == "!")
-            self._keyword(tokens[0])
+            self._keyword(tokens[0], joint)
             tokens = tokens[1:]
             joint = ""
         if not tokens:
@@ -189,165 +318,86 @@ class _Reader:
         if tokens[0].plain in _SKIPPED:
             self._note_skipped(first.line, f"`{tokens[0].plain}`")
             self._skip(tokens)
-        elif self._is_active() and self._goes_on(joint, first.line):
-            self._simple(tokens)
-            if negated and self.status is not None:
-                self.status = not self.status
+        elif self._is_active() and self._goes_on(joint, first.line, self._sets(tokens)):
+            self.ran = False
+            if tokens[0].plain == "eval":
+                self._evaluate(tokens[1:], first.line)
+            else:
+                self._simple(tokens)
+            if negated:
+                self.status, self.ran = None if self.status is None else not self.status, False
 
-    def _goes_on(self, joint: str, line: int) -> bool:
-        """Whether a command behind `&&` or `||` is reached."""
+    def _goes_on(self, joint: str, line: int, sets: bool) -> bool:
+        """Whether a command behind `&&` or `||` is reached.
+
+        `cd x && torchrun …` is, as its author expects; what `sets` a variable is not.
+        """
         if joint not in ("&&", "||"):
             return True
+        in_condition = bool(self.blocks) and self.blocks[-1].in_condition
+        if self.ran and not in_condition and not sets:
+            return joint == "&&"
         if self.status is None:
             self.note(line, f"what is behind `{joint}` depends on what is not evaluated; left out")
             return False
         return self.status == (joint == "&&")
 
     def _is_active(self) -> bool:
-        *outer, last = self.ifs or [_If(0, True)]
-        if not all(frame.taken for frame in outer):
-            return False
-        return last.in_condition or last.taken is True
+        return not self.blocks or self.blocks[-1].active
 
-    def _keyword(self, token: Token) -> None:
+    def _open(self, word: str, line: int, joint: str) -> None:
+        """Begin the commands of `{` or `(`."""
+        outer = self._is_active()
+        taken = outer and self._goes_on(joint, line, sets=word == "{")
+        self.blocks.append(_Block(word, line, outer, taken))
+
+    def _close(self, word: str) -> bool:
+        """End the commands of `{` or `(`; False where none are open."""
+        if not self.blocks or self.blocks[-1].word != word:
+            return False
+        self.blocks.pop()
+        return True
+
+    def _keyword(self, token: Token, joint: str) -> None:
         """Follow a word that leads a command."""
         word = token.plain
         if word == "if":
-            self.ifs.append(_If(token.line))
+            outer = self._is_active() and self._goes_on(joint, token.line, sets=True)
+            self.blocks.append(_Block("if", token.line, outer, in_condition=True))
             self.status = True
+        elif word == "{":
+            self._open("{", token.line, joint)
+        elif word == "}":
+            self._close("{")
         elif word in ("then", "else", "elif", "fi"):
-            if not self.ifs:
+            if not self.blocks or self.blocks[-1].word != "if":
                 raise UsageError(f"{self.path}:{token.line}: `{word}` without `if`")
-            self._branch(self.ifs[-1], word)
+            self._branch(self.blocks[-1], word)
 
-    def _branch(self, frame: _If, word: str) -> None:
-        outer_active = all(f.taken for f in self.ifs[:-1])
+    def _branch(self, block: _Block, word: str) -> None:
         if word == "fi":
-            self.ifs.pop()
+            self.blocks.pop()
             self.status = True
         elif word == "then":
-            frame.in_condition = False
-            if outer_active and not frame.done:
-                frame.taken = self.status
-                if frame.taken is None:
-                    self.note(frame.line, "`if` depends on what is not evaluated; left out")
-            frame.done = frame.done or frame.taken is not False
+            block.in_condition = False
+            if block.outer and not block.done:
+                block.taken = self.status
+                if block.taken is None:
+                    self.note(block.line, "`if` depends on what is not evaluated; left out")
+            block.done = block.done or block.taken is not False
         else:
-            frame.in_condition = word == "elif" and not frame.done
-            frame.taken = word == "else" and not frame.done
+            block.in_condition = word == "elif" and not block.done
+            block.taken = word == "else" and not block.done
             self.status = True
-
-    # ---- what a command does -------------------------------------------------------------------
-
-    def _simple(self, tokens: list[Token]) -> None:
-        rest = list(tokens)
-        while rest and self._assigns(rest[0]):
-            rest.pop(0)
-        if not rest:
-            for token in tokens:
-                self._assign(token)
-            self.status = True
-            return
-        word, line = rest[0].plain, rest[0].line
-        if word in _DECLARE:
-            for token in rest[1:]:
-                if self._assigns(token):
-                    self._assign(token)
-        elif word in ("[", "[[", "test"):
-            self.status = self._test(rest[1:] if word == "test" else rest[1:-1])
-        elif word == "((":
-            self.status = None
-        elif word in ("source", "."):
-            self.note(line, "another file is not read: give it as an argument, before this one")
-        elif word == "unset":
-            for token in rest[1:]:
-                self.variables.known.pop(token.plain or "", None)
-        elif word == "exit":
-            self.ended = True
-        elif word == "eval":
-            self._evaluate(rest[1:], line)
-        else:
-            words = [v for token in rest for v in self.variables.expand(token)]
-            self.script.commands.append(Command(line, words))
-            self.status = {"true": True, ":": True, "false": False}.get(word or "", True)
-
-    def _assigns(self, token: Token) -> bool:
-        first = token.parts[0] if token.parts else None
-        if first is None or first.kind != "text" or first.quoted:
-            return False
-        return _ASSIGNMENT.match(first.text) is not None
-
-    def _assign(self, token: Token) -> None:
-        first = token.parts[0]
-        match = _ASSIGNMENT.match(first.text)
-        assert match is not None
-        name, more = match[1], match[2] == "+"
-        if token.items is not None:
-            items = [v for item in token.items for v in self.variables.expand(item)]
-            old = self.variables.known.get(name) if more else None
-            before = old if isinstance(old, list) else []
-            self.variables.known[name] = self.script.arrays[name] = [*before, *items]
-            return
-        rest = Token(token.line, [type(first)("text", first.text[match.end() :], True)])
-        rest.parts += token.parts[1:]
-        value = self.variables.one(rest)
-        old = self.variables.known.get(name) if more else None
-        if isinstance(old, Value):
-            problem = "; ".join(p for p in (old.problem, value.problem) if p)
-            value = Value(old.text + value.text, value.where, problem)
-        self.variables.known[name] = value
 
     def _evaluate(self, tokens: list[Token], line: int) -> None:
         """`eval` of text that is known: the text of one more script."""
-        words = [v for token in tokens for v in self.variables.expand(token)]
-        problems = [v.problem for v in words if v.problem]
+        words = self._words(tokens)
+        problems = [v.problem for v in words if v.unknown]
         if problems:
+            self.status = None
             self.note(line, f"`eval` is not followed: {problems[0]}")
             return
         inner = _Reader(self.script, self.path, self.depth + 1)
         inner.follow(" ".join(v.text for v in words), line)
-
-    def _test(self, tokens: list[Token]) -> bool | None:
-        """The truth of a test on constants; None where it is not evaluated."""
-        if any(token.operator for token in tokens):
-            return None
-        values = [self.variables.one(token) for token in tokens]
-        # A variable that is not set is empty to a test.
-        words = ["" if "is not set in the script" in v.problem else v.text for v in values]
-        if any(v.problem and "is not set in the script" not in v.problem for v in values):
-            return None
-        negate = bool(words) and words[0] == "!"
-        truth = _truth(words[1:] if negate else words)
-        return truth if truth is None or not negate else not truth
-
-
-def _truth(words: list[str]) -> bool | None:
-    match words:
-        case [text]:
-            return bool(text)
-        case ["-z", text]:
-            return not text
-        case ["-n", text]:
-            return bool(text)
-        case [a, "=" | "==", b]:
-            return a == b
-        case [a, "!=", b]:
-            return a != b
-        case [a, ("-eq" | "-ne" | "-lt" | "-le" | "-gt" | "-ge") as sign, b]:
-            return _compared(a, sign, b)
-    return None
-
-
-def _compared(a: str, sign: str, b: str) -> bool | None:
-    if not (re.fullmatch(r"-?[0-9]{1,18}", a) and re.fullmatch(r"-?[0-9]{1,18}", b)):
-        return None
-    x, y = int(a), int(b)
-    truths = {
-        "-eq": x == y,
-        "-ne": x != y,
-        "-lt": x < y,
-        "-le": x <= y,
-        "-gt": x > y,
-        "-ge": x >= y,
-    }
-    return truths[sign]
+        self.status = inner.status
