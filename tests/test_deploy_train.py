@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 import yaml
@@ -17,6 +18,7 @@ from deploy_files import DEPLOY, text
 from torch.distributed.run import get_args_parser
 
 from ling.cli.main import main
+from ling.data.prepared import Prepared
 
 TRAIN = DEPLOY / "train"
 SCRIPTS = sorted(p.name for p in TRAIN.glob("*.sh"))
@@ -137,7 +139,9 @@ def test_every_launch_is_one_that_torchrun_takes_with_the_ranks_of_its_recipe(
     command, *rest = args.training_script_args
     assert command == "pretrain"
     assert main(["pretrain", *rest, "--print-config"]) == 0
-    parallel = yaml.safe_load(capsys.readouterr().out)["parallel"]
+    recipe = yaml.safe_load(capsys.readouterr().out)
+    parallel, prefix = recipe["parallel"], Path(rest[rest.index("--data.prefix") + 1])
+    assert prefix == Prepared(prefix.parent, {}).train_prefix
     ranks = 1
     for degree in ("dp_replicate", "dp_shard", "cp", "pp"):
         ranks *= parallel[degree]
@@ -157,8 +161,14 @@ def test_every_launch_is_one_that_torchrun_takes_with_the_ranks_of_its_recipe(
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_scripts_are_bash(name, shell):
     shell("bash", "-n", TRAIN / name)
-    if shutil.which("shellcheck"):
-        shell("shellcheck", TRAIN / name)
+
+
+@pytest.mark.parametrize("page", ["deploy/train/slurm-data.sh", "docs/guides/cluster.md"])
+def test_a_page_names_the_prefix_of_the_data_that_it_prepares(page):
+    said = (DEPLOY.parent / page).read_text()
+    (out,) = re.findall(r"slurm-data\.sh 32 (\S+) --tokenizer /shared/tokenizer /shared/text", said)
+    prefix = re.findall(r"(?:--data\.prefix|is then) ([^\s,;]+?)\.? ", said)
+    assert prefix == [str(Prepared(Path(out), {}).train_prefix)]
 
 
 def test_before_its_time_limit_a_run_is_ended_and_the_job_queued_again(shell):
@@ -214,9 +224,9 @@ def test_an_array_prepares_every_shard_and_the_join_waits_for_it(shell, capsys):
         *("data", "prepare", "text one", "--tokenizer", "TOKENIZER", "--out", out),
         *("--workers", "16", "--shard", "2/3"),
     ]
-    # Words that the command takes; what it then misses is the text.
+    # Words that the command takes; what it then misses is the tokenizer.
     assert main(words) == 2
-    assert "text one" in capsys.readouterr().err
+    assert "TOKENIZER: no tokenizer.json" in capsys.readouterr().err
 
 
 # ---- Kubernetes and SkyPilot -------------------------------------------------------------------

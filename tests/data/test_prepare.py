@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 
 import pytest
 
+import ling.data.prepare
 from ling.cli.main import main
+from ling.data.join import join
 from ling.data.plaintext import pieces
+from ling.data.plan import Plan
 from ling.data.prepare import Preparation, join_parts, prepare
 from ling.data.tokenise import TokeniseTask
 from ling.data.tokenizer import train_tokenizer
-from ling.errors import UsageError
+from ling.errors import LingError, UsageError
 
 LINE = "the quick brown fox jumps over the lazy dog\n"
 
@@ -188,6 +192,44 @@ def test_shards_joined_are_the_whole(in_units, tmp_path):
     assert bytes_of(tmp_path / "out") == bytes_of(tmp_path / "whole")
 
 
+def test_the_same_jobs_again_find_the_finished_data(in_units, tmp_path, capsys):
+    assert in_units("out").run_shard(0, 1) is None
+    args = [*("data", "prepare", str(tmp_path / "x.jsonl"), "--out", str(tmp_path / "out"))]
+    args += ["--tokenizer", str(tmp_path / "tok"), "--shard", "0/1"]
+    assert main(args) == 0
+    assert "next, when all shards have ended: ling data join" in capsys.readouterr().out
+    for _ in range(2):
+        assert main(["data", "join", str(tmp_path / "out")]) == 0
+        prefixes = f"prefixes: {tmp_path / 'out' / 'train_text_document'} "
+        assert prefixes in capsys.readouterr().out
+        assert main(args) == 0
+        said = capsys.readouterr().out
+        assert prefixes in said
+        assert "next" not in said
+
+
+def test_a_join_that_waited_for_another_finds_its_data(in_units, tmp_path, monkeypatch):
+    in_units("out").run_shard(0, 1)
+    lock = ling.data.prepare._one_at_a_time
+
+    @contextlib.contextmanager
+    def lock_after_another(folder):
+        with lock(folder):
+            join(Plan.find(folder), lambda line: None)
+        with lock(folder):
+            yield
+
+    monkeypatch.setattr("ling.data.prepare._one_at_a_time", lock_after_another)
+    said: list[str] = []
+    assert join_parts(tmp_path / "out", log=said.append).folder == tmp_path / "out"
+    assert said == [f"{tmp_path / 'out'}: joined before, used as it is"]
+
+
+def test_a_tokenizer_that_is_none_is_said_before_the_corpus_is_read(tmp_path):
+    with pytest.raises(LingError, match=r"no tokenizer\.json in this folder"):
+        run([tmp_path / "not there.txt"], tmp_path / "out", tokenizer=tmp_path)
+
+
 def test_processes_give_the_same_bytes(in_units, tmp_path, monkeypatch):
     monkeypatch.setattr("ling.data.pool._WORTH_BYTES", 1)
     in_units("out").run()
@@ -198,7 +240,7 @@ def test_a_missing_shard_is_named(in_units, tmp_path, capsys):
     in_units("out").run_shard(0, 2)
     assert main(["data", "join", str(tmp_path / "out")]) == 2
     assert "parts are missing, the first is 1; run" in capsys.readouterr().err
-    assert main(["data", "join", str(tmp_path / "whole")]) == 2
+    assert main(["data", "join", str(tmp_path / "tok")]) == 2
     assert "nothing to join" in capsys.readouterr().err
     with pytest.raises(UsageError, match="shard 2/2: expected 0/2 to 1/2"):
         in_units("out").run_shard(2, 2)

@@ -22,9 +22,9 @@ NETWORK = "10.203.77"
 
 @dataclass
 class Link:
-    """How agents reach each other: the store's address, and what goes before each command."""
+    """How agents reach each other: the address of each, and what goes before its command."""
 
-    address: str = "127.0.0.1"
+    addresses: list[str] = field(default_factory=lambda: ["127.0.0.1"] * 2)
     prefixes: list[list[str]] = field(default_factory=lambda: [[], []])
     names: list[str] = field(default_factory=list)
 
@@ -56,7 +56,7 @@ def two_networks():
             for device in ("lo", "veth0"):
                 run("ip", "-n", name, "link", "set", device, "up")
         inside = [["nsenter", f"--net=/var/run/netns/{name}"] for name in names]
-        yield Link(f"{NETWORK}.1", inside, names)
+        yield Link([f"{NETWORK}.{n + 1}" for n in (0, 1)], inside, names)
     finally:
         for name in names:
             subprocess.run(["ip", "netns", "del", name], capture_output=True)
@@ -78,7 +78,9 @@ class Hosts:
             command = [
                 *prefix, sys.executable, "-m", "torch.distributed.run", "--nnodes", "2",
                 "--nproc-per-node", "1", "--max-restarts", str(restarts), "--rdzv-backend", "c10d",
-                "--rdzv-id", "hosts", "--rdzv-endpoint", f"{link.address}:{port}",
+                "--rdzv-id", "hosts", "--rdzv-endpoint", f"{link.addresses[0]}:{port}",
+                # Both have the name of this machine, which may mean its loopback.
+                "--local-addr", link.addresses[n],
                 "--rdzv-conf", f"is_host={int(n == 0)}", "-m", "ling", "pretrain", *recipe,
                 "--out", str(self.out),
             ]  # fmt: skip

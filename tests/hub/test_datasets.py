@@ -70,8 +70,8 @@ def command(tmp_path):
         "HF_HUB_DISABLE_XET": "1",
     }
 
-    def run(source: str) -> subprocess.CompletedProcess[str]:
-        args = ["data", "prepare", source, "--out", str(tmp_path / "out"), "--vocab-size", "300"]
+    def run(source: str, out: str = "out") -> subprocess.CompletedProcess[str]:
+        args = ["data", "prepare", source, "--out", str(tmp_path / out), "--vocab-size", "300"]
         line = [sys.executable, "-m", "ling", *args]
         return subprocess.run(line, env=env, capture_output=True, text=True)
 
@@ -94,6 +94,19 @@ def test_a_pattern_chooses_files(command, tmp_path):
     assert command("hf://datasets/org/words/data/train*").returncode == 0
     note = json.loads((tmp_path / "out" / "prepared.json").read_text())
     assert note["stats"]["documents"] == 50
+
+
+def test_files_that_other_calls_left_in_the_cache_are_not_read(command, tmp_path):
+    documents = []
+    for name in ("data/[ot]*", "data/train*", "data/train.jsonl", "README.md"):
+        out = tmp_path / f"out{len(documents)}"
+        done = command(f"hf://datasets/org/words/{name}", out)
+        assert done.returncode == 0, done.stderr
+        documents.append(json.loads((out / "prepared.json").read_text())["stats"]["documents"])
+    assert documents == [51, 50, 50, 1]
+    done = command("hf://datasets/org/words/none*", tmp_path / "none")
+    assert done.returncode == 2
+    assert "no text files" in done.stderr
 
 
 def test_a_data_set_that_is_not_there_is_named(command):

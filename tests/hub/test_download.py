@@ -18,7 +18,7 @@ from stand_in import COMMIT, StandIn
 
 from ling.checkpoint.hf.save import save_model
 from ling.errors import CheckpointError
-from ling.hub import resolve_model
+from ling.hub import resolve_model, resolve_tokenizer
 from ling.model.ling import from_config
 from ling.presets import preset
 
@@ -331,6 +331,33 @@ def test_repository_without_safetensors_is_refused(client, hub):
     done = client.run("download", "hf:org/name")
     assert done.returncode == 2
     assert "no safetensors" in error(done)
+
+
+@pytest.mark.parametrize("kind", HUBS)
+def test_a_tokenizer_by_name_is_fetched_without_the_weights(client, hub, kind):
+    hub.files["tokenizer.json"] = json.dumps({"model": {}}).encode()
+    resolve = (
+        "import sys; from ling.hub import resolve_tokenizer; print(resolve_tokenizer(sys.argv[1]))"
+    )
+
+    def run(**env):
+        args = [sys.executable, "-c", resolve, f"{kind}:org/name"]
+        return subprocess.run(args, env=client.env | env, text=True, capture_output=True)
+
+    done = run()
+    assert done.returncode == 0, done.stderr
+    names = {p.name for p in Path(done.stdout.strip()).iterdir() if not p.name.startswith(".")}
+    assert {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"} <= names
+    assert not [n for n in names if n.endswith(".safetensors")]
+    assert run(HF_HUB_OFFLINE="1").stdout == done.stdout
+
+
+def test_a_model_without_a_tokenizer_and_what_is_no_name(client, hub, tmp_path):
+    done = client.run("data", "prepare", "no text", "--out", "out", "--tokenizer", "hf:org/name")
+    assert done.returncode == 2
+    assert "hf:org/name: has no tokenizer.json" in error(done)
+    assert resolve_tokenizer(str(tmp_path)) == tmp_path
+    assert resolve_tokenizer("org/mistyped") == Path("org/mistyped")
 
 
 # ---- a hub that means harm ----------------------------------------------------------------------

@@ -169,7 +169,12 @@ def _data_prepare(args: list[str]) -> None:
     parser.add_argument(
         "--out", type=str, required=True, help="folder for tokenizer and token files"
     )
-    parser.add_argument("--tokenizer", type=str, default=None, help="use this tokenizer folder")
+    parser.add_argument(
+        "--tokenizer",
+        type=str,
+        default=None,
+        help="use this tokenizer: a folder or a model's name on a hub",
+    )
     parser.add_argument("--vocab-size", type=int, default=4096, help="size of a new tokenizer")
     parser.add_argument("--max-bytes", type=int, default=None, help="take about this much text")
     parser.add_argument(
@@ -197,12 +202,13 @@ def _data_prepare(args: list[str]) -> None:
     if ns.ray and ns.shard is not None:
         raise UsageError("give either `--ray` or `--shard`, not both")
     from ..data.prepare import Preparation
+    from ..hub import resolve_tokenizer
     from ..hub.datasets import local_source
 
     preparation = Preparation(
         "stdlib" if ns.sources == ["stdlib"] else [local_source(s) for s in ns.sources],
         ns.out,
-        tokenizer=ns.tokenizer,
+        tokenizer=ns.tokenizer and resolve_tokenizer(ns.tokenizer),
         vocab_size=ns.vocab_size,
         max_bytes=ns.max_bytes,
         valid_fraction=ns.valid_fraction,
@@ -211,10 +217,13 @@ def _data_prepare(args: list[str]) -> None:
         workers=ns.workers,
     )
     if ns.shard is not None:
-        preparation.run_shard(*_shard(ns.shard))
+        ready = preparation.run_shard(*_shard(ns.shard))
+    else:
+        ready = preparation.run("ray" if ns.ray else "processes")
+    if ready:
+        _say_prefixes(ready)
+    else:
         print(f"next, when all shards have ended: ling data join {shlex.quote(ns.out)}")
-        return
-    _say_prefixes(preparation.run("ray" if ns.ray else "processes"))
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -31,8 +31,8 @@ class DataConfig:
     vocab_size: int = 4096
     """Size of the tokenizer trained for `corpus` when no `tokenizer` is given."""
     tokenizer: str | None = None
-    """Folder of an existing Hugging Face tokenizer; by default that of the `model` folder, or the
-    one that `ling data prepare` left beside `prefix`."""
+    """An existing Hugging Face tokenizer: a folder or the hub name of a model. By default that of
+    the `model` folder, or the one that `ling data prepare` left beside `prefix`."""
     replace_tokenizer: bool = False
     """Train the weights of a `model` folder on ids of another tokenizer than its own."""
     prefix: list[str] = field(default_factory=list)

@@ -23,7 +23,7 @@ from .join import join
 from .measure import measure
 from .plan import Plan
 from .pool import run_units
-from .prepared import Prepared, Request
+from .prepared import Prepared, Request, find_prepared
 from .progress import Log, Progress
 from .reading import Document, Seen, fraction
 from .split import Measured, Split, choose_split, require_two_words
@@ -91,16 +91,20 @@ class Preparation:
             self._work(plan, plan.units, engine)
             return join(plan, self._log)
 
-    def run_shard(self, index: int, count: int) -> None:
-        """The work of one of `count` jobs; `join` makes the token files once all have ended."""
+    def run_shard(self, index: int, count: int) -> Prepared | None:
+        """The work of one of `count` jobs; `join_parts` makes the token files once all have ended.
+
+        Data that is finished is returned.
+        """
         if not 0 <= index < count:
             raise UsageError(f"shard {index}/{count}: expected 0/{count} to {count - 1}/{count}")
-        if self._finished():
-            return
+        if ready := self._finished():
+            return ready
         plan = self._plan()
         self._work(plan, plan.units[index::count], "processes")
         done = len(plan.units) - len(plan.todo())
         self._log(f"shard {index}/{count}: done; {done} of {len(plan.units)} parts are there")
+        return None
 
     def _finished(self) -> Prepared | None:
         ready = self._request.find(self._out)
@@ -142,6 +146,7 @@ class Preparation:
         """Read the corpus once, and train a tokenizer before any folder exists: unusable settings
         leave nothing behind."""
         request, log = self._request, self._log
+        given = self._given_tokenizer()
         corpus = Corpus(
             request.sources, request.settings["max_bytes"], request.settings["json_key"]
         )
@@ -152,7 +157,7 @@ class Preparation:
         require_two_words(total, left_out, request.sources)
         split, hint = choose_split(_documents(corpus, work), total, self._split)
         _report(total, {"read": corpus.notes, "left out": left_out}, hint, log)
-        tok = self._tokenizer(_documents(corpus, work), total, split)
+        tok = given or self._train_tokenizer(_documents(corpus, work), total, split)
         log(f"tokenizer: {tok.vocab_size} tokens")
         sized = [u._replace(size=m.bytes) for u, m in zip(work, each, strict=True)]
         note = request.note({"left_out": left_out, "notes": corpus.notes})
@@ -165,11 +170,16 @@ class Preparation:
         with Progress(corpus.size, "looking for duplicates", self._log) as progress:
             return without_duplicates(corpus.reading, work, self._dedupe, self._workers, progress)
 
-    def _tokenizer(self, documents: Iterable[Document], total: Measured, split: Split) -> Tokenizer:
+    def _train_tokenizer(
+        self, documents: Iterable[Document], total: Measured, split: Split
+    ) -> Tokenizer:
+        with Progress(total.bytes, "reading for the tokenizer", self._log) as progress:
+            return train_tokenizer(_sample(documents, total, split, progress), self._vocab_size)
+
+    def _given_tokenizer(self) -> Tokenizer | None:
         folder = self._request.tokenizer
         if folder is None:
-            with Progress(total.bytes, "reading for the tokenizer", self._log) as progress:
-                return train_tokenizer(_sample(documents, total, split, progress), self._vocab_size)
+            return None
         tok = Tokenizer.from_folder(folder)
         if tok.eod_token_id is None:
             raise UsageError(
@@ -230,14 +240,20 @@ def prepare(
 def join_parts(out: str | Path, *, log: Log = print) -> Prepared:
     """The token files from the parts that all shards left in `out`.
 
-    Raises `UsageError` when there are none or a part is missing.
+    Of finished data nothing is done again. Raises `UsageError` when there are no parts or one is
+    missing.
     """
     out = Path(out)
-    plan = Plan.find(out)
-    if plan is None:
+    if (out / PARTS).is_dir():
+        with _one_at_a_time(out):
+            plan = None if find_prepared(out) else Plan.find(out)  # another join may have ended
+            if plan is not None:
+                return join(plan, log)
+    ready = find_prepared(out)
+    if ready is None:
         raise UsageError(f"{out}: nothing to join; `ling data prepare --shard i/n` makes parts")
-    with _one_at_a_time(out):
-        return join(plan, log)
+    log(f"{out}: joined before, used as it is")
+    return ready
 
 
 def _documents(corpus: Corpus, work: Sequence[Unit]) -> Iterator[Document]:

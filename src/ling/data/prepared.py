@@ -81,14 +81,11 @@ class Request:
 
     def find(self, out: Path) -> Prepared | None:
         """The finished data in `out`, if any; `UsageError` when it is of another request."""
-        if not (out / PREPARED).is_file():
+        done = _read_note(out)
+        if done is None:
             return None
-        done = read_json(out / PREPARED)
-        if not isinstance(done, dict) or not isinstance(done.get("settings"), dict):
-            raise UsageError(f"{out / PREPARED}: damaged; delete it to prepare the data again")
         self.require_same(out, done)
-        _check_files(out, done.get("files", {}))
-        return Prepared(out, done["stats"])
+        return _open(out, done)
 
     def require_same(self, out: Path, done: dict[str, Any]) -> None:
         """`UsageError` when a `note` in `out` is of another request."""
@@ -120,6 +117,26 @@ class Request:
             return False  # one of them is trained
         files = [Path(f) / "tokenizer.json" for f in (self.tokenizer, out / "tokenizer")]
         return all(f.is_file() for f in files) and read_json(files[0]) == read_json(files[1])
+
+
+def find_prepared(out: Path) -> Prepared | None:
+    """The finished data in `out`, if any, whatever was asked for."""
+    done = _read_note(out)
+    return None if done is None else _open(out, done)
+
+
+def _read_note(out: Path) -> dict[str, Any] | None:
+    if not (out / PREPARED).is_file():
+        return None
+    done = read_json(out / PREPARED)
+    if not isinstance(done, dict) or not isinstance(done.get("settings"), dict):
+        raise UsageError(f"{out / PREPARED}: damaged; delete it to prepare the data again")
+    return done
+
+
+def _open(out: Path, done: dict[str, Any]) -> Prepared:
+    _check_files(out, done.get("files", {}))
+    return Prepared(out, done["stats"])
 
 
 def save_note(ready: Prepared, note: dict[str, Any]) -> None:

@@ -1,5 +1,5 @@
 """Models by name, from Hugging Face or ModelScope."""
 
-from .download import download, resolve_model
+from .download import download, resolve_model, resolve_tokenizer
 
-__all__ = ["download", "resolve_model"]
+__all__ = ["download", "resolve_model", "resolve_tokenizer"]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import os
 import re
 from pathlib import Path
 
@@ -20,6 +23,7 @@ _TEXT = [
     for kind in ("jsonl", "ndjson", "json", "txt")
     for packed in ("", ".gz", ".zst")
 ] + ["*.parquet"]
+_NEVER = ["*.py", "*.pkl", "*.bin", "*.pt"]
 
 
 def is_dataset(source: str) -> bool:
@@ -35,8 +39,8 @@ def local_source(source: str) -> str:
 def dataset_folder(source: str) -> Path:
     """The local folder of `hf://datasets/ORG/NAME[@REVISION][/PATTERN]`, fetched where it is not.
 
-    Files of text only. Raises `UsageError` for a name that is none or has no such files,
-    `RunError` when the hub cannot be reached.
+    Files of text only, or those that match the pattern. Raises `UsageError` for a name that is none
+    or has no such files, `RunError` when the hub cannot be reached.
     """
     found = _NAME.fullmatch(source.removeprefix(PREFIX))
     if found is None:
@@ -44,21 +48,48 @@ def dataset_folder(source: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
-    pattern = found["pattern"]
+    wanted = _TEXT if found["pattern"] is None else [found["pattern"]]
     try:
-        folder = snapshot_download(
+        snapshot = snapshot_download(
             found["repository"],
             repo_type="dataset",
             revision=found["revision"],
-            allow_patterns=_TEXT if pattern is None else [pattern],
-            ignore_patterns=["*.py", "*.pkl", "*.bin", "*.pt"],
+            allow_patterns=wanted,
+            ignore_patterns=_NEVER,
         )
+        folder = _chosen(Path(snapshot), wanted)
     except RepositoryNotFoundError:
         raise UsageError(
             f"{source}: the hub has no such data set, or it needs a token (`hf auth login`)"
         ) from None
     except (HfHubHTTPError, OSError, ValueError) as err:
         raise RunError(f"{source}: could not fetch it: {first_line(err)}") from None
-    if not any(p.is_file() for p in Path(folder).rglob("*")):
+    if folder is None:
         raise UsageError(f"{source}: no text files (parquet, jsonl, json, txt) in this data set")
-    return Path(folder)
+    return folder
+
+
+def _chosen(snapshot: Path, wanted: list[str]) -> Path | None:
+    """A folder with the files of a snapshot that match, None without any.
+
+    The snapshot has the files of all earlier calls. Where there are others among them, the folder
+    is one of links, beside the snapshots, under a name that follows from the files.
+    """
+    from huggingface_hub.utils import filter_repo_objects
+
+    there = sorted(p.relative_to(snapshot).as_posix() for p in snapshot.rglob("*") if p.is_file())
+    names = list(filter_repo_objects(there, allow_patterns=wanted, ignore_patterns=_NEVER))
+    if not names or names == there:
+        return snapshot if names else None
+    digest = hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
+    folder = snapshot.parents[1] / "chosen" / snapshot.name / digest
+    for name in names:
+        _link(folder / name, snapshot / name)
+    return folder
+
+
+def _link(link: Path, file: Path) -> None:
+    """Several processes may do this at once."""
+    link.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        link.symlink_to(os.path.relpath(file, link.parent))

@@ -16,6 +16,7 @@ from .files import RemoteFile, needed
 from .names import ALIASES, HubName, hub_name, is_hub_name
 
 _INDEX = "model.safetensors.index.json"
+_TOKENIZER = "tokenizer.json"
 
 
 class Hub(Protocol):
@@ -48,25 +49,30 @@ def download(
     cache_dir: str | Path | None = None,
     offline: bool = False,
     only: str | None = None,
+    weights: bool = True,
     rehash: bool = True,
 ) -> Path:
     """The folder with the model's files, downloading what is missing.
 
     The size is printed first and checked against the free space. Everything new is checked by size
-    and hash, what was there already by size and, with `rehash`, by hash. `only` is a single file.
-    Raises `UsageError` for what the caller can mend, `RunError` for network, disk and wrong bytes.
+    and hash, what was there already by size and, with `rehash`, by hash. `only` is a single file;
+    without `weights` it is everything else, of which a tokenizer is needed. Raises `UsageError` for
+    what the caller can mend, `RunError` for network, disk and wrong bytes.
     """
     target = hub_name(name, hub)
     source = _hub(target, local_dir, cache_dir, offline)
     if source.offline:
         folder = source.local(revision)
-        _check_complete(folder, target, only)
+        _check_complete(folder, target, only if weights else _TOKENIZER)
         return folder
     files = needed(source.files(revision))
     if only is not None:
         files = [f for f in files if f.name == only]
-    if not files or (only is None and not any(f.name.endswith(".safetensors") for f in files)):
-        raise CheckpointError(f"{target}: has no {only or 'safetensors'}; other formats are unsafe")
+    needs = only or (".safetensors" if weights else _TOKENIZER)
+    if not any(f.name.endswith(needs) for f in files):
+        raise CheckpointError(f"{target}: has no {needs.lstrip('.')}; other formats are unsafe")
+    if not weights:
+        files = [f for f in files if not f.name.endswith(".safetensors")]
     missing = [f for f in files if not f.is_whole(source.folder())]
     if missing:
         _announce(target, missing, source)
@@ -96,6 +102,15 @@ def resolve_model(
             hint = "; a model of a hub is written `hf:org/name` or `modelscope:org/name`"
         raise CheckpointError(f"{model}: no such model folder{stopped(Path(model)) or hint}")
     return download(model, revision=revision, only=only, rehash=False)
+
+
+def resolve_tokenizer(tokenizer: str | Path) -> Path:
+    """The folder of a tokenizer given by path or by a model's name; of the model of a hub, what is
+    not weights is downloaded on first use. What exists on disk wins over a name."""
+    path = Path(tokenizer if os.path.exists(tokenizer) else os.path.expanduser(tokenizer))
+    if isinstance(tokenizer, Path) or path.exists() or not is_hub_name(tokenizer):
+        return _snapshot(path)
+    return download(tokenizer, weights=False, rehash=False)
 
 
 def _snapshot(folder: Path) -> Path:

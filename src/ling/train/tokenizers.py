@@ -12,7 +12,7 @@ from pathlib import Path
 from ..config.recipe import PretrainConfig
 from ..data.tokenizer import Tokenizer
 from ..errors import UsageError
-from ..hub import resolve_model
+from ..hub import resolve_model, resolve_tokenizer
 from ..presets import PRESETS
 
 
@@ -23,7 +23,7 @@ def choose_tokenizer(recipe: PretrainConfig, log: Callable[[str], None]) -> str 
     """
     data = recipe.data
     own, trained = _of_model(recipe.model)
-    given = data.tokenizer or _beside(data.prefix)
+    given = str(resolve_tokenizer(data.tokenizer)) if data.tokenizer else _beside(data.prefix)
     if own is None or data.replace_tokenizer:
         return given
     if given is not None and _differ(given, own):
