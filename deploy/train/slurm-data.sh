@@ -2,7 +2,7 @@
 # Token files by a Slurm array, one task a shard, then the join that waits for all of them:
 #   deploy/train/slurm-data.sh 32 /shared/data --tokenizer inclusionAI/Ling-mini-2.0 /shared/text
 # The arguments behind the folder are those of `ling data prepare`. A task that fails or is preempted
-# goes on with what is left when the same command is given again. CPUS_PER_TASK, MEMORY and TIME_LIMIT
+# continues with what is left when the same command is given again. CPUS_PER_TASK, MEMORY and TIME_LIMIT
 # are those of a task.
 set -euo pipefail
 
