@@ -2,7 +2,7 @@
 # Token files by a Slurm array, one task a shard, then the join that waits for all of them:
 #   deploy/train/slurm-data.sh 32 /shared/data --tokenizer /shared/tokenizer /shared/text
 # The arguments behind the folder are those of `ling data prepare`. A task that fails or is preempted
-# goes on with what is left when the same command is given again; finished data stays as it is. The
+# continues with what is left when the same command is given again; finished data stays as it is. The
 # prefix for `ling pretrain` is then /shared/data/train_text_document. CPUS_PER_TASK, MEMORY and TIME_LIMIT
 # are those of a task.
 set -euo pipefail

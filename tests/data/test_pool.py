@@ -56,7 +56,7 @@ def test_an_error_comes_back_with_its_line(run):
 
 
 def test_a_killed_process_is_one_line(run):
-    with pytest.raises(RunError, match=r"a worker process was killed .* goes on where it ended"):
+    with pytest.raises(RunError, match=r"a worker process was killed .* continues where it ended"):
         run(Square(fails=2, kills=True))
 
 

@@ -29,3 +29,29 @@ def test_loads_after_a_step_back_replace_those_before():
     for step in (1, 2, 3, 2):
         loads.add(step, {"1": [step, 1]})
     assert loads.spans == [(1, 1), (2, 2)]
+
+
+def test_no_step_counts_twice_when_the_run_went_back_into_a_span():
+    loads = LoadMap(2)
+    for step in (*range(1, 8), 4, 5):
+        loads.add(step, {"1": [1, step]})
+    assert loads.spans == [(1, 2), (4, 5)]
+    assert np.sum(loads.counts, axis=0).tolist() == [[4, 12]]
+
+
+def test_shares_are_multiples_of_the_mean_of_a_layer_and_the_end_is_a_tenth():
+    loads = LoadMap(10)
+    for step in range(1, 21):
+        loads.add(step, {"1": [step, 0], "2": [0, 0]})
+    end = loads.at_end()
+    assert (end.spans, end.counts[0].tolist()) == ([(19, 20)], [[39, 0], [0, 0]])
+    assert end.shares().tolist() == [[[2, 0], [0, 0]]]
+    assert loads.shares().shape == (20, 2, 2)
+
+
+@pytest.mark.parametrize(
+    "layer", [[float("nan"), 1], [-1, 1], [float("inf"), 1], ["x", 1], [1], [], 3]
+)
+def test_what_are_no_counts_is_refused(layer):
+    with pytest.raises((ValueError, TypeError)):
+        LoadMap().add(1, {"1": layer, "2": [1, 1] if isinstance(layer, list) and layer else layer})

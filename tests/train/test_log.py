@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 
 import pytest
 
@@ -42,6 +43,19 @@ def test_steps_that_run_again_lose_their_old_lines(tmp_path):
     assert [r["loss"] for r in read_metrics(path)] == [1, 2, 3, 0.5]
 
 
+def test_continuing_a_long_run_needs_little_memory(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    row = json.dumps({"loads": list(range(1000))})[1:]
+    with path.open("w") as file:
+        file.writelines(f'{{"step": {step}, {row}\n' for step in range(1, 501))
+    tracemalloc.start()
+    MetricsLog(tmp_path, 500).close()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [r["step"] for r in read_metrics(path)] == list(range(1, 500))
+    assert peak < path.stat().st_size / 4
+
+
 def test_numbers_go_to_the_loggers_and_nothing_else(tmp_path):
     board = Board()
     metrics = MetricsLog(tmp_path, 1, [board])
@@ -60,3 +74,13 @@ def test_only_the_last_line_may_be_cut_off(tmp_path):
     with pytest.raises(DataError, match="not JSON") as err:
         read_metrics(path)
     assert (err.value.path, err.value.line) == (path, 2)
+
+
+@pytest.mark.parametrize("line", ["[1]", "7", '{"loss": 1}', '{"step": "2"}', '{"step": null}'])
+def test_a_line_that_is_no_step_is_named(tmp_path, line):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f'{{"step": 1}}\n{line}\n')
+    with pytest.raises(DataError, match="no step of a run") as err:
+        MetricsLog(tmp_path, 5)
+    assert err.value.line == 2
+    assert path.read_text().count("\n") == 2

@@ -105,7 +105,7 @@ def test_epochs_count_over_all_orders(two):
 @pytest.mark.parametrize(
     ("epochs", "words"),
     [
-        ([1.0], "`data.epochs` has 1 entries for 2 entries of `data.prefix`"),
+        ([1.0], r"`data.epochs` needs one value for each `data.prefix` .2., not 1"),
         ([1.0, 0.0], "`data.epochs` must be above 0"),
         ([1.0, float("inf")], "`data.epochs` must be above 0"),
     ],
@@ -114,7 +114,7 @@ def test_epochs_that_say_nothing_are_refused(epochs, words):
     with pytest.raises(UsageError, match=words):
         DataConfig(prefix=["a", "b"], epochs=epochs)
     assert DataConfig(corpus="stdlib", epochs=2).epochs == [2]
-    with pytest.raises(UsageError, match="has 2 entries for 1 corpus"):
+    with pytest.raises(UsageError, match="needs one value for the corpus, not 2"):
         DataConfig(corpus="stdlib", epochs=[1, 2])
 
 

@@ -54,7 +54,7 @@ def test_the_same_data_under_another_path_is_the_same_data(recipe, tmp_path, mon
     "change",
     [
         {"train": {"threads": 2}},
-        {"train": {"eval_interval_steps": 2, "eval_rows": 3}},
+        {"train": {"eval_interval_steps": 2, "eval_rows": 3, "max_nonfinite": 9}},
         {"interval": 5},
         {"valid_prefix": ["text"]},
         {"vocab_size": 300},

@@ -16,6 +16,7 @@ from ling.train import loop, saving
 from ling.train.batches import BatchReader
 from ling.train.objectives.pretrain import Pretraining
 from ling.train.rollback import FILE
+from ling.train.starts import read_starts
 
 CONSTANT = {"schedule": "constant"}
 
@@ -64,6 +65,7 @@ def test_rows_of_bad_steps_are_left_out_after_going_back(recipe, tmp_path, bad_r
     )
     assert [step for step, *_ in logged_losses(out)] == list(range(1, 9))
     assert saved_steps(out) == ["step-6", "step-8"]
+    assert [start["after_step"] for start in read_starts(out)] == [0]
 
 
 @pytest.mark.parametrize(("stop", "killed"), [(4, False), (5, False), (7, True), (9, True)])

@@ -41,6 +41,8 @@ class ParserAsked(Exception):
 def make_parser(command: str, **options: Any) -> Any:
     from jsonargparse import ArgumentParser
 
+    name = command.removesuffix(" RECIPE")
+
     class Parser(ArgumentParser):
         """Usage errors become `UsageError`: one line, exit code 2."""
 
@@ -50,16 +52,17 @@ def make_parser(command: str, **options: Any) -> Any:
             return super().parse_args(args, *rest, **options)
 
         def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-            text = one_line(message)
-            known = [a.option_strings[-1].lstrip("-") for a in self._actions if a.option_strings]
-            for word in text.replace("'", " ").replace('"', " ").replace("=", " ").split():
+            text = _plain(one_line(message), name)
+            flags = [a.option_strings[-1] for a in self._actions if a.option_strings]
+            known = [flag.lstrip("-").rstrip("+") for flag in flags]
+            for word in re.split(r"[\s`'\"=]+", text):
                 bare = word.lstrip("-").rstrip(".,:")
                 if word.startswith("--") or "." in bare:
                     hint = "" if bare in known else nearest(bare, known)
                     if hint:
                         text += hint
                         break
-            raise UsageError(f"{command.removesuffix(' RECIPE')}: {text}")
+            raise UsageError(f"{name}: {text}")
 
     return Parser(
         prog=f"ling {command}",
@@ -67,6 +70,26 @@ def make_parser(command: str, **options: Any) -> Any:
         allow_abbrev=False,  # an option added later would change what an abbreviation means
         **options,
     )
+
+
+# How jsonargparse says that a value is of another kind; of a list it quotes the item.
+_WRONG_KIND = re.compile(
+    r'Parser key "([\w.]+)": (?:Does not validate .*? - )?'
+    r"Expected a <class '(int|float|bool)'>(?:\. Got value: (.*?))?"
+    r"(?: - Expected a <class 'NoneType'>.* Given value: (.*))?"
+)
+_KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
+
+
+def _plain(text: str, command: str) -> str:
+    """The parser's message without its Python types, where a value is of another kind."""
+    text = text.removeprefix(f'Parser key "config": {command}: ')  # it is said within already
+    found = _WRONG_KIND.fullmatch(text)
+    if found is None:
+        return text
+    key, kind, item, value = found.groups()
+    name = key if "." in key else f"--{key.replace('_', '-')}"
+    return f"`{name}`: expected {_KINDS[kind]}, not `{value if item is None else item}`"
 
 
 def say(value: Any, as_json: bool, text: str) -> None:

@@ -73,9 +73,11 @@ class DataConfig:
             self._check_split(self.split)
 
     def _check_per_prefix(self, name: str, values: list[float], count: int) -> None:
+        if not count:
+            raise UsageError(f"`data.{name}` needs `data.prefix`")
         if len(values) != count:
-            what = "entries of `data.prefix`" if self.prefix else "corpus"
-            raise UsageError(f"`data.{name}` has {len(values)} entries for {count} {what}")
+            what = f"each `data.prefix` ({count})" if self.prefix else "the corpus"
+            raise UsageError(f"`data.{name}` needs one value for {what}, not {len(values)}")
         if not all(math.isfinite(v) and v > 0 for v in values):
             raise UsageError(f"`data.{name}` must be above 0")
 
@@ -237,7 +239,7 @@ class CheckpointConfig:
     keep_last: int = 2
     """Keep the newest N; 0 keeps all."""
     async_save: bool = False
-    """Write checkpoints while steps go on, from a copy of weights and optimizer state in main
+    """Write checkpoints while steps continue, from a copy of weights and optimizer state in main
     memory."""
 
     def __post_init__(self) -> None:
@@ -271,6 +273,11 @@ class PretrainConfig:
                 f"`data.seq_length` = {length} is not a multiple of 2 × `parallel.cp` = {chunks}; "
                 f"set it to {math.ceil(length / chunks) * chunks}, or `parallel.cp: 1`"
             )
+        for step in self.train.profile:
+            if step > self.train.steps:
+                raise UsageError(
+                    f"`train.profile` is {step}, above `train.steps` = {self.train.steps}"
+                )
         flat = self.optim.flat_until(self.train.steps)
         if flat is not None and flat < 0:
             raise UsageError(

@@ -26,7 +26,7 @@ from .units import Unit
 
 Dedupe = Literal["exact", "near"]
 _RUN, _THRESHOLD, _PERMUTATIONS, _SEED = 5, 0.8, 128, 42
-# At the threshold 95% of pairs agree in one of so many bands of eight, at nine tenths all.
+# At the threshold 95% of pairs agree in one of this many bands of eight, at nine tenths all.
 _BANDS = 16
 # A character of a script without spaces is a word.
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\w+")

@@ -18,7 +18,7 @@ from ..errors import DataError, UsageError
 _SUFFIXES = (".gz", ".zst")
 # A file asks for a window of this much memory at most: what `zstd` itself grants.
 _MAX_WINDOW_LOG = 27
-# What so many bytes can unpack to at once still is little memory.
+# What this many bytes can unpack to at once still is little memory.
 _READ_BYTES = 1 << 12
 
 

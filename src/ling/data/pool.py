@@ -82,7 +82,7 @@ def _in_processes(
     except futures.BrokenExecutor:
         raise RunError(
             "a worker process was killed or could not start (out of memory? fewer `--workers` need "
-            "less); the same command goes on where it ended"
+            "less); the same command continues where it ended"
         ) from None
     finally:
         _stop(pool)

@@ -120,7 +120,7 @@ class Preparation:
         plan = self._earlier_plan()
         if plan is not None:
             done = len(plan.units) - len(plan.todo())
-            self._log(f"{self._out}: goes on, {done} of {len(plan.units)} parts are there")
+            self._log(f"{self._out}: continues, {done} of {len(plan.units)} parts are there")
             return plan
         plan, tok = self._new_plan()
         with _one_at_a_time(make_folder(self._out)):

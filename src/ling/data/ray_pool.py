@@ -38,7 +38,9 @@ def run_units_on_ray(task: Task[Any], units: Sequence[Unit], progress: Progress)
             progress.add(row["size"])
     except ray.exceptions.RayError as err:
         reason = str(err).strip().splitlines()[-1][:200]
-        raise RunError(f"Ray gave up ({reason}); the same command goes on where it ended") from None
+        raise RunError(
+            f"Ray gave up ({reason}); the same command continues where it ended"
+        ) from None
     finally:
         ray.shutdown()
 

@@ -136,7 +136,7 @@ class GPTSamples:
         return sample_of(ids, self.eod, eod_mask_loss=self.eod_mask_loss)
 
     def epochs_of(self, rows: int) -> float:
-        """How often the tokens are read by so many rows."""
+        """How often the tokens are read by this many rows."""
         return rows * self.seq_length / self.num_tokens
 
 

@@ -96,7 +96,7 @@ class WholeDocuments:
         return sample
 
     def epochs_of(self, rows: int) -> float:
-        """How often the documents are read by so many rows."""
+        """How often the documents are read by this many rows."""
         found = np.interp(rows, self._groups[:, 0], self._groups[:, 1])
         return float(found) / self._per_epoch
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -215,11 +215,12 @@ def _move_into_place(new: Path, final: Path, replace: bool) -> None:
     discard(aside)
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Replace `path` in one step."""
+def write_atomic(path: Path, text: str | Iterable[str]) -> None:
+    """Replace `path` in one step; pieces of text may come from `path` itself."""
     tmp = path.with_name(path.name + ".tmp")
     try:
-        tmp.write_text(text, "utf-8")
+        with tmp.open("w", encoding="utf-8") as file:
+            file.writelines([text] if isinstance(text, str) else text)
         _fsync(tmp)
         os.replace(tmp, path)
     except OSError as err:

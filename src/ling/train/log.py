@@ -17,9 +17,9 @@ class MetricsLog:
 
     def __init__(self, run: Path, first_step: int, loggers: Sequence[Logger] = ()) -> None:
         self.path, self._loggers = run / "metrics.jsonl", loggers
-        kept = [row for row in read_metrics(self.path) if row["step"] < first_step]
+        kept = (row for row in each_row(self.path) if row["step"] < first_step)
         # Steps after the checkpoint run again: their old lines go.
-        write_atomic(self.path, "".join(json.dumps(row) + "\n" for row in kept))
+        write_atomic(self.path, (json.dumps(row) + "\n" for row in kept))
         self._file = self.path.open("a", encoding="utf-8")
 
     def write(self, row: dict[str, Any]) -> None:
@@ -44,7 +44,10 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def each_row(path: Path) -> Iterator[dict[str, Any]]:
-    """`read_metrics` row by row: a long run's file is larger than memory."""
+    """`read_metrics` row by row: a long run's file is larger than memory.
+
+    Raises `DataError` for a line that is no step; row n is line n.
+    """
     if not path.is_file():
         return
     bad = None
@@ -54,7 +57,9 @@ def each_row(path: Path) -> Iterator[dict[str, Any]]:
                 raise DataError("not JSON", path=path, line=bad)
             try:
                 row = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 bad = n  # the last line, unless another follows
                 continue
+            if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+                raise DataError("a line is no step of a run", path=path, line=n)
             yield row

@@ -61,7 +61,8 @@ class Monitor:
 
     def _open(self) -> None:
         first = self.state.step + 1
-        note_start(self.out, self.state.step, self._ranks.hosts)
+        if self._metrics is None:  # going back to a checkpoint is no start
+            note_start(self.out, self.state.step, self._ranks.hosts)
         loggers = open_loggers(self.recipe, self.out, first, self.log)
         self._metrics = MetricsLog(self.out, first, loggers)
         self._bar = Progress(self.recipe.train.steps, self.state.step)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +11,13 @@ import numpy as np
 
 from .loads import LoadMap
 from .log import each_row
+from .report.series import Series
 
-# Of the steps, this many are averaged for the smooth line, and this many are the end of a run.
-_SMOOTH_SHARE, _END_SHARE = 0.04, 0.1
+# Of the steps, this many are averaged for the smooth line.
+_SMOOTH_SHARE = 0.04
 # Of the expert loads, at least this many spans of steps once a run is that long.
 _SPANS = 60
+_BIAS = "router_bias/"
 _LABELS = {
     "loss": "next token",
     "mtp_loss": "token after next (MTP: a layer that looks one token further)",
@@ -26,40 +30,50 @@ def draw(run: Path, title: str) -> list[Path]:
         import matplotlib
     except ImportError:
         return []
-    rows, loads = _read(run / "metrics.jsonl")
+    curves, loads = _read(run / "metrics.jsonl")
     matplotlib.use("Agg")
-    out = [_draw_losses(run, rows, title)]
+    out = [_draw_losses(run, curves, title)]
     if loads.counts:
         out += [_draw_load(run, loads, title), _draw_history(run, loads, title)]
-    if any(row.get("router_bias") for row in rows):
-        out.append(_draw_bias(run, rows, title))
+    bias = {k.removeprefix(_BIAS): c for k, c in curves.items() if k.startswith(_BIAS)}
+    if bias:
+        out.append(_draw_bias(run, bias, title))
     return out
 
 
-def _read(path: Path) -> tuple[list[dict[str, Any]], LoadMap]:
-    """Rows without expert loads, which are most of the bytes of a large model's log, and these
-    added up over spans of steps."""
-    rows, loads = [], LoadMap(_SPANS)
+def _read(path: Path) -> tuple[dict[str, Series], LoadMap]:
+    """Curves that are drawn, and expert loads added up over spans of steps: a long run's rows do
+    not fit into memory."""
+    curves: dict[str, Series] = defaultdict(Series)
+    loads = LoadMap(_SPANS)
     for row in each_row(path):
-        load = row.pop("expert_load", None)
-        if load:
-            loads.add(row["step"], load)
-        rows.append(row)
-    return rows, loads
+        for key, value in _points(row):
+            curves[key].add(row["step"], value)
+        if row.get("expert_load"):
+            loads.add(row["step"], row["expert_load"])
+    return curves, loads
 
 
-def _draw_losses(run: Path, rows: list[dict[str, Any]], title: str) -> Path:
+def _points(row: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    for key in _LABELS:
+        for name in (key, f"valid_{key}"):
+            if row.get(name) is not None:
+                yield name, row[name]
+    yield from ((_BIAS + layer, value) for layer, value in (row.get("router_bias") or {}).items())
+
+
+def _draw_losses(run: Path, curves: dict[str, Series], title: str) -> Path:
     """Every step thin, its running mean over it, held-out losses as points."""
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(8, 4.5))
     for key, label in _LABELS.items():
-        steps, losses = _series(rows, key)
+        steps, losses = _finite(curves, key)
         if not len(steps):
             continue
         (line,) = axes.plot(steps, smooth(losses), label=label, linewidth=1.6, zorder=2)
         axes.plot(steps, losses, color=line.get_color(), alpha=0.3, linewidth=0.7, zorder=1)
-        held_out = _series(rows, f"valid_{key}")
+        held_out = _finite(curves, f"valid_{key}")
         if len(held_out[0]):
             style: dict[str, Any] = {
                 "color": line.get_color(),
@@ -78,9 +92,8 @@ def _draw_load(run: Path, loads: LoadMap, title: str) -> Path:
     """Tokens of each expert in the last steps, as a multiple of its layer's mean."""
     from matplotlib import pyplot as plt
 
-    recent = max(round(len(loads.spans) * _END_SHARE), 1)
-    share = _share(np.sum(loads.counts[-recent:], axis=0))
-    first, last = loads.spans[-recent][0], loads.spans[-1][1]
+    end = loads.at_end()
+    (share,), ((first, last),) = end.shares(), end.spans
     figure, axes = plt.subplots(figsize=(8, 0.4 * len(loads.layers) + 2.2))
     image = _load_image(axes, share)
     axes.set(
@@ -95,7 +108,7 @@ def _draw_history(run: Path, loads: LoadMap, title: str) -> Path:
     """The same over time: a strip for each layer, in it a line for each expert."""
     from matplotlib import pyplot as plt
 
-    share = np.stack([_share(counts) for counts in loads.counts], axis=-1)
+    share = np.moveaxis(loads.shares(), 0, -1)
     layers, experts, spans = share.shape
     figure, axes = plt.subplots(figsize=(8, min(0.9 * layers, 24) + 2.2))
     image = _load_image(axes, share.reshape(layers * experts, spans))
@@ -110,12 +123,6 @@ def _draw_history(run: Path, loads: LoadMap, title: str) -> Path:
     return _save(figure, run / "expert_load_over_time.png")
 
 
-def _share(counts: np.ndarray) -> np.ndarray:
-    """Loads [layers, experts] as multiples of the layer's mean."""
-    share: np.ndarray = counts / np.maximum(counts.mean(-1, keepdims=True), 1e-9)
-    return share
-
-
 def _load_image(axes: Any, share: np.ndarray) -> Any:
     from matplotlib import colors
 
@@ -128,30 +135,27 @@ def _load_scale(figure: Any, image: Any, axes: Any) -> None:
     bar.set_label("tokens / mean\nof the layer (1 = even)")
 
 
-def _draw_bias(run: Path, rows: list[dict[str, Any]], title: str) -> Path:
+def _draw_bias(run: Path, layers: dict[str, Series], title: str) -> Path:
     """The largest |bias| of each layer; one that grows without end follows no balance."""
     from matplotlib import pyplot as plt
 
-    rows = [row for row in rows if row.get("router_bias")]
-    layers = list(rows[-1]["router_bias"])
     figure, axes = plt.subplots(figsize=(8, 4.5))
     shades = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(layers)))
-    for layer, shade in zip(layers, shades, strict=True):
-        points = [(r["step"], r["router_bias"][layer]) for r in rows if layer in r["router_bias"]]
-        marker = "o" if len(points) == 1 else None
-        axes.plot(*zip(*points, strict=True), color=shade, label=f"layer {layer}", marker=marker)
+    for (layer, curve), shade in zip(layers.items(), shades, strict=True):
+        marker = "o" if len(curve.steps) == 1 else None
+        axes.plot(curve.steps, curve.values, color=shade, label=f"layer {layer}", marker=marker)
     axes.set(xlabel="optimizer step", ylabel="largest |bias|", title=f"Router bias\n{title}")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="x-small", ncols=max(1, len(layers) // 8))
     return _save(figure, run / "router_bias.png")
 
 
-def _series(rows: list[dict[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and finite values of one column."""
-    found = [(r["step"], r[key]) for r in rows if r.get(key) is not None]
-    values = np.array(found, float).reshape(-1, 2)
-    values = values[np.isfinite(values[:, 1])]
-    return values[:, 0], values[:, 1]
+def _finite(curves: dict[str, Series], key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values of a curve; none of one that was not logged."""
+    curve = curves.get(key, Series())
+    steps, values = np.array(curve.steps), np.array(curve.values)
+    finite = np.isfinite(values)
+    return steps[finite], values[finite]
 
 
 def smooth(values: np.ndarray) -> np.ndarray:

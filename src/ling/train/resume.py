@@ -61,6 +61,7 @@ _FREE_KEYS = (
     "train.loggers",
     "train.profile",
     "train.group_timeout_s",
+    "train.max_nonfinite",
     "train.rollback",
     "train.spike_factor",
 )

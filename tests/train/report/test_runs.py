@@ -69,6 +69,27 @@ def test_what_is_no_run_is_said_in_one_line(tmp_path, text, error, word):
         read_run(tmp_path, "a")
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        '"grad_norms": [1, 2]',
+        '"ranks": [1, 2]',
+        '"ranks": {"own_s": ["a"]}',
+        '"expert_load": {"1": [NaN, 1]}',
+        '"expert_load": {"1": ["x", 1]}',
+        '"expert_load": {"1": [1, 2], "2": [1]}',
+        '"slowest": {"rank": 1}',
+        '"router_bias": {"1": "x"}',
+        '"step": 100000000000000000000',
+    ],
+)
+def test_a_damaged_step_is_named_by_file_and_line(run_folder, values):
+    folder = run_folder(steps=3, cut=f'{{"step": 4, "loss": 2, {values}}}\n')
+    with pytest.raises(DataError, match="a damaged step") as err:
+        read_run(folder, "a")
+    assert (err.value.path, err.value.line) == (folder / "metrics.jsonl", 4)
+
+
 def test_names_are_as_short_as_they_can_be_told_apart(run_folder):
     folders = [run_folder("a/run"), run_folder("b/run"), run_folder("c")]
     assert [run.name for run in read_runs(folders)] == [

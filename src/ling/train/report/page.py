@@ -75,8 +75,7 @@ def _loads(loads: LoadMap, cells: int) -> dict[str, Any] | None:
     if not loads.counts:
         return None
     loads = loads.merged(cells // loads.counts[0].size)
-    counts = np.stack(loads.counts)
-    share = counts / np.maximum(counts.mean(-1, keepdims=True), 1e-9)
+    counts, share = np.stack(loads.counts), loads.shares()
     codes = np.clip(np.round(128 + 24 * np.log2(np.maximum(share, 1e-9))), 1, 255)
     codes = np.where(counts > 0, codes, 0).astype(np.uint8)
     return {

@@ -25,6 +25,8 @@ _BY_RANK = {
     "communication_s": "communication_s",
     "data_s": "data_s",
 }
+# What a row of valid JSON raises whose lists, tables or numbers are others than a run logs.
+_DAMAGE = (TypeError, ValueError, KeyError, AttributeError, OverflowError)
 _TABLES = ("grad_norms", "router_bias", "router_bias_change")
 
 
@@ -78,13 +80,20 @@ def _names(folders: list[Path]) -> list[str]:
 
 
 def read_run(folder: Path, name: str) -> RunData:
-    """Read a run, finished or not; `UsageError` where there is no log."""
+    """Read a run, finished or not.
+
+    Raises `UsageError` where there is no log, `DataError` for a damaged line of it.
+    """
     path = folder / "metrics.jsonl"
     if not path.is_file():
         raise UsageError(f"{folder}: no metrics.jsonl; give the folder that `--out` named")
     run = RunData(name, folder, _recipe(folder), read_starts(folder), is_running(folder))
-    for row in each_row(path):
-        _add(run, row, path)
+    for line, row in enumerate(each_row(path), 1):
+        try:
+            _add(run, row)
+        except _DAMAGE:
+            message = "a damaged step: its values are not of the kinds that a run logs"
+            raise DataError(message, path=path, line=line) from None
     if not run.series:
         raise UsageError(f"{path}: no step is logged yet")
     return run
@@ -109,9 +118,7 @@ def is_running(folder: Path) -> bool:
     return False
 
 
-def _add(run: RunData, row: Any, path: Path) -> None:
-    if not isinstance(row, dict) or not isinstance(row.get("step"), int):
-        raise DataError("a line is no step of a run", path=path)
+def _add(run: RunData, row: dict[str, Any]) -> None:
     step = run.last_step = row["step"]
     for key, value in _curves(row):
         run.series.setdefault(key, Series()).add(step, value)

@@ -6,14 +6,10 @@ import html
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
 from ...config.recipe_docs import keys
 from ...text import size
 from .runs import RunData
 
-# A layer's experts count as dead without a token in this last part of the run.
-END_SHARE = 0.1
 _Row = tuple[str, list[str]]
 
 
@@ -76,24 +72,15 @@ def _slowest(run: RunData) -> str:
 
 
 def _load(run: RunData) -> str:
-    loads = run.loads.counts
-    if not loads:
-        return "–"
-    end = at_end(loads)
-    return f"{float((end.max(-1) / np.maximum(end.mean(-1), 1e-9)).max()):.2f}"
+    return f"{run.loads.at_end().shares().max():.2f}" if run.loads.counts else "–"
 
 
 def _dead(run: RunData) -> str:
+    """Experts without a token in the last part of the run."""
     if not run.loads.counts:
         return "–"
-    end = at_end(run.loads.counts)
+    (end,) = run.loads.at_end().counts
     return f"{int((end == 0).sum())} of {end.size}"
-
-
-def at_end(loads: list[np.ndarray]) -> np.ndarray:
-    """Loads of the last part of a run."""
-    last = max(round(len(loads) * END_SHARE), 1)
-    return np.sum(loads[-last:], axis=0)
 
 
 def _skipped(run: RunData) -> str:
