@@ -67,9 +67,12 @@ class Monitor:
         self._bar = Progress(self.recipe.train.steps, self.state.step)
 
     def __exit__(self, *error: object) -> None:
-        if self._metrics is not None and self._bar is not None:
+        if self._metrics is None or self._bar is None:
+            return
+        # A full disk fails here again, which must not hide the error of the step.
+        with contextlib.suppress(OSError) if error[0] else contextlib.nullcontext():
             self._metrics.close()
-            self._bar.close()
+        self._bar.close()
 
     @contextlib.contextmanager
     def watch(self) -> Iterator[None]:
