@@ -190,13 +190,13 @@ def test_step_that_is_not_finite_changes_nothing(recipe, tmp_path, monkeypatch, 
 
     monkeypatch.setattr(Pretraining, "losses", spoiled)
     run._step()
-    assert run.state.nonfinite == 1
+    assert run.state.skipped == 1
     for name, tensor in run.state.model.state_dict().items():
         assert torch.equal(tensor, before[name]), name
     assert not any(run.state.optimizer.state.values())
     monkeypatch.setattr(Pretraining, "losses", whole)
     run._step()
-    assert run.state.nonfinite == 0
+    assert run.state.skipped == 0
 
 
 def test_steps_without_finite_loss_end_the_run_with_a_clean_checkpoint(

@@ -43,7 +43,6 @@ class Monitor:
     def __init__(self, run: Run) -> None:
         self.recipe, self.out, self.log, self.state = run.recipe, run.out, run.log, run.state
         self.valid_prefixes, self.world = run.valid_prefixes, run.state.world
-        self.reduce = run.reduce
         device, profile = run.state.device, run.recipe.train.profile
         self.clock = StepClock(device, self.world.size)
         self._profiler = StepProfiler(profile, run.out, self.world.rank, device, run.log)
@@ -118,7 +117,7 @@ class Monitor:
     def _held_out(self) -> dict[str, float | None]:
         cfg, network, tokenizer = self.recipe, self.state.network, self.state.tokenizer
         layout = cfg.parallel
-        share = Share(layout.place(self.world.rank).dp, layout.dp, self.reduce.added)
+        share = Share(layout.place(self.world.rank).dp, layout.dp, self.world.added)
         network.eval()
         result = held_out_loss(
             network,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from ling.errors import RunError, UsageError
 from ling.train.parallel.group import (
@@ -58,6 +59,19 @@ def test_ranks_that_differ_are_named_by_rank_0():
     with pytest.raises(SystemExit):
         Ranks(1, 3, ["a", "a", "b"]).same("recipe", "a")
     Ranks(1, 2, ["a", "a"]).same("recipe", "a")
+
+
+def test_evaluation_adds_up_in_the_group_that_waits_long(monkeypatch):
+    asked = []
+
+    def double(tensor, group):
+        asked.append(group)
+        tensor *= 2
+
+    monkeypatch.setattr("torch.distributed.all_reduce", double)
+    assert World(0, 2, "slow group").added(torch.ones(2)).tolist() == [2, 2]
+    assert ALONE.added(torch.ones(2)).tolist() == [1, 1]
+    assert asked == ["slow group"]
 
 
 def test_a_launcher_is_known_by_its_variables(monkeypatch):

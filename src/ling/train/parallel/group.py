@@ -16,6 +16,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
 from ...errors import LingError, RunError, UsageError
@@ -101,6 +102,14 @@ class World:
         found = torch.tensor(number)
         dist.all_reduce(found, dist.ReduceOp.MAX)
         return int(found)
+
+    def added(self, values: Tensor) -> Tensor:
+        """The sum of `values` over all ranks, on the CPU; waits for slow ranks as set-up does."""
+        if self.size == 1:
+            return values
+        total = values.cpu()
+        dist.all_reduce(total, group=self.slow)
+        return total
 
 
 ALONE = World()
