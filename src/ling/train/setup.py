@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from ..checkpoint.open import config_at
-from ..checkpoint.run_folder import newest, run_index_folder
+from ..checkpoint.run_folder import run_index_folder
 from ..config.model import ModelConfig
 from ..config.recipe import DataConfig, PretrainConfig
 from ..data.index_files import IndexFolder
@@ -32,6 +32,7 @@ from ..text import nearest
 from .batches import BatchReader, run_data_folder
 from .device import choose_device
 from .network import build_network
+from .newest import newest
 from .objectives.base import Objective
 from .objectives.pretrain import Pretraining
 from .optim import build_optimizer
@@ -115,7 +116,7 @@ def setup(
 
     state = world.together(build)
     require_same(world, state, data)
-    found = world.gather(world.lead(lambda: newest(out, log)))[0]
+    found = newest(world, out, log)
     world.together(
         lambda: _resume(recipe, out, log, state, data.train_prefixes, allow_data_reset, found)
     )

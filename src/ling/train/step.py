@@ -124,8 +124,7 @@ def train_step(
     if state.skipped >= train.max_nonfinite:
         spike = ", or the gradient a spike," if train.spike_factor else ""
         raise TooManySkipped(
-            f"step {step}: loss or gradient not finite{spike} {state.skipped} times in a row; "
-            "lower `optim.lr`"
+            f"step {step}: loss or gradient not finite{spike} {state.skipped} times in a row"
         )
     state.step = step
     state.rows = row + rows

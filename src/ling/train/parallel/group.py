@@ -80,6 +80,10 @@ class World:
         """`work` on rank 0, while the others wait for it; None on those."""
         return self.together(work if self.leads else lambda: None)
 
+    def as_first(self, work: Callable[[], T]) -> T:
+        """What `work` gives on rank 0, on all ranks."""
+        return cast(T, self.gather(self.lead(work))[0])
+
     def first(self, work: Callable[[], T]) -> T:
         """`work` on rank 0, then on the others, which find what it wrote."""
         found = self.lead(work)
