@@ -41,10 +41,9 @@ def test_a_checkpoint_is_found_as_itself(run):
 
 
 @pytest.mark.parametrize("damage", ["changed", "gone", "more", "manifest"])
-def test_the_newest_whole_one_counts_and_damaged_ones_are_named(run, damage):
-    folder, said = run_folder.step_folder(run, 10), []
-    assert run_folder.newest(run, said.append) == folder
-    assert said == []
+def test_a_checkpoint_is_intact_while_its_files_are_those_recorded(run, damage):
+    folder = run_folder.step_folder(run, 10)
+    assert run_folder.intact(folder)
     {
         "changed": lambda: (folder / "data").write_text("11"),
         "gone": lambda: (folder / "data").unlink(),
@@ -52,16 +51,6 @@ def test_the_newest_whole_one_counts_and_damaged_ones_are_named(run, damage):
         "manifest": lambda: (folder / "manifest.json").write_text("{"),
     }[damage]()
     assert not run_folder.intact(folder)
-    assert run_folder.newest(run, said.append) == run_folder.step_folder(run, 9)
-    assert said == ["warning: checkpoint step-10 is damaged, looking for an older one"]
-    for step in (2, 9):
-        (run_folder.step_folder(run, step) / "data").write_text("?")
-    with pytest.raises(CheckpointError, match="no checkpoint is intact"):
-        run_folder.newest(run, said.append)
-
-
-def test_no_checkpoint_is_none(tmp_path):
-    assert run_folder.newest(tmp_path, pytest.fail) is None
 
 
 def test_old_and_half_written_ones_are_removed_and_others_stay(run):

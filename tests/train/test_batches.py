@@ -59,7 +59,8 @@ def test_a_batch_moves_with_all_its_tensors():
     device = torch.device("meta")
     moved = batch_of([1, 3, 2]).to(device)
     tensors = (moved.tokens_BS, moved.labels_BS, moved.mask_BS, moved.documents_BS)
-    assert all(t.device == device for t in tensors)
+    assert all(t.device == device for t in (*tensors, moved.positions_T))
+    assert moved.cu_seqlens == [0, 2]  # from there it could not be told any more
     assert batch_of([1, 3, 2], isolate=False).to(device).documents_BS is None
 
 

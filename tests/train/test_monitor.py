@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from runs import quiet
 
 from ling.train import loop
-from ling.train.log import read_metrics
+from ling.train.log import MetricsLog, read_metrics
+from ling.train.monitor import Monitor
 from ling.train.setup import setup
 
 
@@ -36,3 +38,16 @@ def test_metrics_are_there_after_every_step_at_full_precision(recipe, tmp_path):
     assert row["loss"] == float(repr(row["loss"])) != round(row["loss"], 6)
     assert {"step", "loss", "mtp_loss", "tokens", "lr", "grad_norm", "tokens_per_s"} <= set(row)
     assert row["tokens"] == 64
+
+
+def test_a_full_disk_at_the_end_does_not_hide_the_error_of_the_step(recipe, tmp_path, monkeypatch):
+    def full(self):
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "run").mkdir()
+    monitor = Monitor(setup(recipe(), tmp_path / "run", quiet))
+    monkeypatch.setattr(MetricsLog, "close", full)
+    with pytest.raises(KeyError), monitor:
+        raise KeyError
+    with pytest.raises(OSError, match="No space left"), monitor:
+        pass

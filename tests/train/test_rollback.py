@@ -60,7 +60,7 @@ def test_rows_of_bad_steps_are_left_out_after_going_back(recipe, tmp_path, bad_r
     assert read == [0, 2, 4, 6, 8, 10, 12, 14, 16, 18]
     (line,) = [text for text in said if "rollback" in text]
     assert line == (
-        "step 6: loss or gradient not finite 2 times in a row; lower `optim.lr`; "
+        "step 6: loss or gradient not finite 2 times in a row; "
         "back to step-4, rows 8 to 11 are left out (rollback 1 of 1)"
     )
     assert [step for step, *_ in logged_losses(out)] == list(range(1, 9))
@@ -95,7 +95,7 @@ def test_there_are_at_most_so_many_whatever_happens_between(recipe, tmp_path, ba
     bad.update(range(8, 200, 2))
     cfg = recipe(steps=8, interval=2, train=settings(rollback=2))
     for _ in range(2):
-        with pytest.raises(RunError, match=r"2 times in a row; .* after 2 rollbacks"):
+        with pytest.raises(RunError, match=r"2 times in a row after 2 rollbacks; lower `optim.lr`"):
             loop.run(cfg, tmp_path / "run", quiet)
     assert len(json.loads((tmp_path / "run" / FILE).read_text())) == 2
     none = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, rollback=0))

@@ -20,7 +20,14 @@ from ling.presets import preset
 from ling.train import loop, state
 from ling.train.log import read_metrics
 from ling.train.parallel.group import World
-from ling.train.setup import _with_special_ids, model_config, open_data, require_same, setup
+from ling.train.setup import (
+    RunData,
+    _with_special_ids,
+    model_config,
+    open_data,
+    require_same,
+    setup,
+)
 
 TINY = preset("ling-tiny")
 
@@ -65,17 +72,22 @@ class Two(World):
     ("other", "words"),
     [
         ({"hash b": "x"}, "content of d/b.bin or .idx"),
+        ({"hash v": "x"}, "content of d/v.bin or .idx"),
         ({"hash t": "x"}, "tokenizer"),
         ({"hash m": "x"}, "`model` (weights or configuration)"),
         ({7: 8}, "order of the data"),
     ],
 )
-def test_what_differs_between_ranks_is_named(other, words):
+def test_what_differs_between_ranks_is_named(other, words, monkeypatch):
     data = {"files": ["hash a", "hash b"], "tokenizer": "hash t", "train.seed": 7}
     here = SimpleNamespace(data=data, start="hash m")
-    require_same(Two(0, 2, {}), here, ["d/a", "d/b"])
+    read = RunData(["d/a", "d/b"], ["d/b", "d/v"], None)
+    monkeypatch.setattr(
+        "ling.train.setup.fingerprints", lambda names: [f"hash {n[-1]}" for n in names]
+    )
+    require_same(Two(0, 2, {}), here, read)
     with pytest.raises(UsageError, match=re.escape(f"rank 1 has another {words} than rank 0")):
-        require_same(Two(0, 2, other), here, ["d/a", "d/b"])
+        require_same(Two(0, 2, other), here, read)
 
 
 def test_ids_outside_the_vocabulary_are_found_before_the_first_step(recipe, tmp_path):
@@ -189,10 +201,9 @@ def test_held_out_data_that_fills_no_row_is_said_and_left_out(tmp_path):
     said = []
     names = [str(tmp_path / n) for n in ("train", "short", "valid")]
     data = DataConfig(prefix=names[:1], valid_prefix=names[1:], seq_length=40)
-    found = open_data(recipe_on(data), TINY, tmp_path / "run", said.append)
-    assert (found.train_prefixes, found.valid_prefixes) == (names[:1], names[2:])
+    found = setup(recipe_on(data), tmp_path / "run", said.append)
+    assert found.valid_prefixes == names[2:]
     assert f"{names[1]}: 40 tokens are less than a row, no held-out loss" in said
-    assert found.eod is None
 
 
 def test_a_tokenizer_larger_than_the_model_is_refused(tmp_path):

@@ -12,12 +12,11 @@ import json
 import re
 import shlex
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from ..errors import CheckpointError, InputError, UsageError
-from ..files.atomic import hash_tree, make_folder, read_json
+from ..files.atomic import files_below, hash_file, hash_tree, make_folder, read_json
 
 MANIFEST = "manifest.json"
 # Of Megatron's training folders: which iteration is the newest, and the arguments in each.
@@ -73,35 +72,25 @@ def write_manifest(folder: Path, known: Mapping[str, str] | None = None) -> None
     (folder / MANIFEST).write_text(json.dumps(dict(sorted(hashes.items())), indent=1) + "\n")
 
 
-def intact(folder: Path) -> bool:
-    """Whether every file has the hash that was recorded when it was written."""
+def recorded_hashes(folder: Path) -> dict[str, str] | None:
+    """The hash of each file when it was written; None unless exactly these files are there."""
     try:
         recorded = read_json(folder / MANIFEST)
     except InputError:
-        return False
-    now = hash_tree(folder)
-    now.pop(MANIFEST, None)
-    return recorded == now
+        return None
+    names = files_below(folder).keys() - {MANIFEST}
+    return recorded if isinstance(recorded, dict) and recorded.keys() == names else None
 
 
-def newest(
-    run: Path, log: Any, wanted: Callable[[Path], bool] = lambda folder: True
-) -> Path | None:
-    """The newest intact checkpoint that is `wanted`; a damaged newer one is named and passed over.
+def match(folder: Path, hashes: Mapping[str, str]) -> bool:
+    """Whether files of a checkpoint have these hashes."""
+    return all(hash_file(folder / name) == known for name, known in hashes.items())
 
-    Raises `CheckpointError` when there are checkpoints but none is intact.
-    """
-    found = checkpoints(run)
-    damaged = 0
-    for folder in reversed(found):
-        if not intact(folder):
-            log(f"warning: checkpoint {folder.name} is damaged, looking for an older one")
-            damaged += 1
-        elif wanted(folder):
-            return folder
-    if found and damaged == len(found):
-        raise CheckpointError(f"{run}: no checkpoint is intact; remove them to start again")
-    return None
+
+def intact(folder: Path) -> bool:
+    """Whether every file has the hash that was recorded when it was written."""
+    recorded = recorded_hashes(folder)
+    return recorded is not None and match(folder, recorded)
 
 
 def prune(run: Path, keep_last: int) -> None:

@@ -241,11 +241,15 @@ def make_folder(path: Path) -> Path:
     return path
 
 
+def files_below(folder: Path) -> dict[str, Path]:
+    """Every file below `folder`, by relative path."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != _MARK)
+    return {str(p.relative_to(folder)): p for p in files}
+
+
 def hash_tree(folder: Path, *, skip: Container[str] = ()) -> dict[str, str]:
     """SHA-256 of every file below `folder`, by relative path; without those to `skip`."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != _MARK)
-    names = {str(p.relative_to(folder)): p for p in files}
-    return {name: hash_file(path) for name, path in names.items() if name not in skip}
+    return {n: hash_file(path) for n, path in files_below(folder).items() if n not in skip}
 
 
 def hash_file(path: Path) -> str:

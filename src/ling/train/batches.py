@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -34,9 +35,13 @@ class Batch:
         """This batch on `device`."""
         documents = None if self.documents_BS is None else move(self.documents_BS, device)
         tokens, labels = move(self.tokens_BS, device), move(self.labels_BS, device)
-        return Batch(tokens, labels, move(self.mask_BS, device), documents)
+        moved = Batch(tokens, labels, move(self.mask_BS, device), documents)
+        if documents is not None:  # borders are counted here, since the CPU would wait for a GPU
+            moved.positions_T = move(self.positions_T, device)
+            moved.cu_seqlens = self.cu_seqlens
+        return moved
 
-    @property
+    @cached_property
     def positions_T(self) -> Tensor:
         """Position of each token in its row, or in its document when isolated."""
         B, S = self.tokens_BS.shape
@@ -49,7 +54,7 @@ class Batch:
         start = torch.where(first, index, 0).cummax(dim=1).values
         return (index - start).flatten()
 
-    @property
+    @cached_property
     def cu_seqlens(self) -> list[int]:
         """Borders of what may attend to each other: rows, or documents when isolated."""
         B, S = self.tokens_BS.shape

@@ -21,11 +21,14 @@ from .monitor import Monitor
 from .parallel.group import (
     World,
     code_version,
+    join,
+    leave,
+)
+from .parallel.lost import (
     ended_here,
     first_line,
     is_lost_rank,
-    join,
-    leave,
+    naming_rank,
     process_here,
     tells_first,
 )
@@ -154,10 +157,11 @@ class Loop:
         cfg, state = self.recipe, self.state
         saved = state.step
         while state.step < cfg.train.steps and self.stopping is None:
-            threads.adapt()
-            with self.monitor.watch():
-                done = self._step()
-            self.monitor.step(done)
+            with naming_rank(self.world, shared=TooManySkipped):
+                threads.adapt()
+                with self.monitor.watch():
+                    done = self._step()
+                self.monitor.step(done)
             # A signal to one rank stops all after the same step.
             self.stopping = self.world.largest(self.caught or 0) or None
             self.saver.advance()

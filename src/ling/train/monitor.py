@@ -43,7 +43,6 @@ class Monitor:
     def __init__(self, run: Run) -> None:
         self.recipe, self.out, self.log, self.state = run.recipe, run.out, run.log, run.state
         self.valid_prefixes, self.world = run.valid_prefixes, run.state.world
-        self.reduce = run.reduce
         device, profile = run.state.device, run.recipe.train.profile
         self.clock = StepClock(device, self.world.size)
         self._profiler = StepProfiler(profile, run.out, self.world.rank, device, run.log)
@@ -68,9 +67,12 @@ class Monitor:
         self._bar = Progress(self.recipe.train.steps, self.state.step)
 
     def __exit__(self, *error: object) -> None:
-        if self._metrics is not None and self._bar is not None:
+        if self._metrics is None or self._bar is None:
+            return
+        # A full disk fails here again, which must not hide the error of the step.
+        with contextlib.suppress(OSError) if error[0] else contextlib.nullcontext():
             self._metrics.close()
-            self._bar.close()
+        self._bar.close()
 
     @contextlib.contextmanager
     def watch(self) -> Iterator[None]:
@@ -116,7 +118,7 @@ class Monitor:
     def _held_out(self) -> dict[str, float | None]:
         cfg, network, tokenizer = self.recipe, self.state.network, self.state.tokenizer
         layout = cfg.parallel
-        share = Share(layout.place(self.world.rank).dp, layout.dp, self.reduce.added)
+        share = Share(layout.place(self.world.rank).dp, layout.dp, self.world.added)
         network.eval()
         result = held_out_loss(
             network,

@@ -153,9 +153,14 @@ def data_state(
     return {
         **keys,
         "tokenizer": None if tokenizer is None else tokenizer.vocabulary_hash,
-        "files": [_fingerprint((Path(f"{p}.idx"), Path(f"{p}.bin"))) for p in prefixes],
+        "files": fingerprints(prefixes),
         "rows": [recipe.train.rows(recipe.train.steps)],
     }
+
+
+def fingerprints(prefixes: Iterable[str]) -> list[str]:
+    """A short hash of the token files of each prefix."""
+    return [_fingerprint((Path(f"{p}.idx"), Path(f"{p}.bin"))) for p in prefixes]
 
 
 def data_change(before: dict[str, Any], now: dict[str, Any], prefixes: Sequence[str]) -> str | None:

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from ..checkpoint.run_folder import checkpoints, newest
+from ..checkpoint.run_folder import checkpoints
 from ..files.atomic import read_json, write_atomic
+from .newest import newest
 from .state import TrainState, load, read_progress
 from .step import TooManySkipped
 
@@ -79,7 +80,7 @@ def roll_back(run: Run, err: TooManySkipped) -> None:
     first, end = state.skipped_from, state.next_row + run.recipe.train.batch_size(step)
     if state.rollbacks >= limit:
         _end(run, err, f" after {limit} rollbacks" if limit else "")
-    found = world.gather(world.lead(lambda: _last_good(run)))[0]
+    found = _last_good(run)
     if found is None:
         _end(run, err, "; there is no checkpoint to go back to")
 
@@ -102,7 +103,7 @@ def roll_back(run: Run, err: TooManySkipped) -> None:
 
 def _end(run: Run, err: TooManySkipped, why: str) -> NoReturn:
     def fail() -> None:
-        raise TooManySkipped(f"{err}{why}")
+        raise TooManySkipped(f"{err}{why}; lower `optim.lr`")
 
     run.state.world.together(fail)
     raise AssertionError
@@ -110,9 +111,14 @@ def _end(run: Run, err: TooManySkipped, why: str) -> NoReturn:
 
 def _last_good(run: Run) -> Path | None:
     """The newest checkpoint after a step that was taken; newer ones are removed."""
-    found = newest(run.out, run.log, lambda folder: not read_progress(folder).get("skipped", 0))
-    for folder in reversed(checkpoints(run.out)):
-        if found is None or folder == found:
-            break
-        shutil.rmtree(folder)
-    return found
+    world = run.state.world
+    good = newest(world, run.out, run.log, lambda p: not read_progress(p).get("skipped", 0))
+
+    def remove_newer() -> None:
+        for folder in reversed(checkpoints(run.out)):
+            if good is None or folder == good:
+                break
+            shutil.rmtree(folder)
+
+    world.lead(remove_newer)
+    return good

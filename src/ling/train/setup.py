@@ -8,7 +8,7 @@ has replaced.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from ..checkpoint.open import config_at
-from ..checkpoint.run_folder import newest, run_index_folder
+from ..checkpoint.run_folder import run_index_folder
 from ..config.model import ModelConfig
 from ..config.recipe import DataConfig, PretrainConfig
 from ..data.index_files import IndexFolder
@@ -32,6 +32,7 @@ from ..text import nearest
 from .batches import BatchReader, run_data_folder
 from .device import choose_device
 from .network import build_network
+from .newest import newest
 from .objectives.base import Objective
 from .objectives.pretrain import Pretraining
 from .optim import build_optimizer
@@ -41,7 +42,7 @@ from .parallel.cut import described, stage_layers
 from .parallel.group import ALONE, World
 from .parallel.mesh import check_layout, make_meshes
 from .parallel.reduce import OverRanks
-from .resume import check_start, data_change, data_state, rows_before, start_of
+from .resume import check_start, data_change, data_state, fingerprints, rows_before, start_of
 from .rollback import forget, forget_rows, read_rollbacks, restore
 from .state import TrainState, load, read_progress
 from .step import ONE_RANK, Reduce
@@ -114,8 +115,8 @@ def setup(
         return state
 
     state = world.together(build)
-    require_same(world, state, data.train_prefixes)
-    found = world.gather(world.lead(lambda: newest(out, log)))[0]
+    require_same(world, state, data)
+    found = newest(world, out, log)
     world.together(
         lambda: _resume(recipe, out, log, state, data.train_prefixes, allow_data_reset, found)
     )
@@ -123,7 +124,7 @@ def setup(
     reader = world.first(open_reader)
     objective = Pretraining(recipe.train.mtp_loss_weight, recipe.train.z_loss_coef)
     reduce = ONE_RANK if meshes is None else OverRanks(meshes)
-    valid = data.valid_prefixes
+    valid = [p for p in data.valid_prefixes if _fills_a_row(p, recipe.data, log)]
     return Run(recipe, out, log, state, objective, reader, valid, reduce, open_reader)
 
 
@@ -133,9 +134,13 @@ def _checked_config(recipe: PretrainConfig, world: World) -> ModelConfig:
     return cfg
 
 
-def require_same(world: World, state: TrainState, prefixes: Sequence[str]) -> None:
+def require_same(world: World, state: TrainState, data: RunData) -> None:
     """End all ranks unless they read the same bytes; the line names the files that differ."""
-    for prefix, content in zip(prefixes, state.data["files"], strict=True):
+    if world.size == 1:
+        return
+    held_out = [p for p in data.valid_prefixes if p not in data.train_prefixes]
+    contents = [*state.data["files"], *world.together(lambda: fingerprints(held_out))]
+    for prefix, content in zip([*data.train_prefixes, *held_out], contents, strict=True):
         world.same(f"content of {prefix}.bin or .idx", content)
     world.same("tokenizer", state.data["tokenizer"])
     world.same("`model` (weights or configuration)", state.start)
@@ -204,10 +209,9 @@ def open_data(recipe: PretrainConfig, cfg: ModelConfig, out: Path, log: Log) -> 
         )
         train, valid = [str(ready.train_prefix)], [str(ready.valid_prefix)]
         tokenizer = _open_tokenizer(str(ready.tokenizer_folder), cfg)
-    for prefix in train:
+    for prefix in [*train, *valid]:
         IndexedDataset(prefix)  # damaged or missing: said before the network is built
     _check_documents(data, tokenizer, log)
-    valid = [p for p in valid if _fills_a_row(p, data, log)]
     return RunData(train, valid, tokenizer)
 
 

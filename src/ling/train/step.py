@@ -63,9 +63,6 @@ class Reduce(Protocol):
     def norm(self, norm: Tensor) -> Tensor:
         """Norms of the whole gradient from those of this rank's part."""
 
-    def added(self, values: Tensor) -> Tensor:
-        """The sum over ranks."""
-
 
 class OneRank:
     """The `Reduce` of a process that trains alone."""
@@ -76,10 +73,6 @@ class OneRank:
     def norm(self, norm: Tensor) -> Tensor:
         """They are those of the gradient."""
         return norm
-
-    def added(self, values: Tensor) -> Tensor:
-        """They are alone."""
-        return values
 
 
 ONE_RANK = OneRank()
@@ -131,8 +124,7 @@ def train_step(
     if state.skipped >= train.max_nonfinite:
         spike = ", or the gradient a spike," if train.spike_factor else ""
         raise TooManySkipped(
-            f"step {step}: loss or gradient not finite{spike} {state.skipped} times in a row; "
-            "lower `optim.lr`"
+            f"step {step}: loss or gradient not finite{spike} {state.skipped} times in a row"
         )
     state.step = step
     state.rows = row + rows

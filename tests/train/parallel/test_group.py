@@ -1,22 +1,16 @@
-"""What one rank's error does to all, and what a lost rank looks like."""
+"""What one rank's error does to all."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
+import torch
 
 from ling.errors import RunError, UsageError
 from ling.train.parallel.group import (
     ALONE,
     World,
     code_version,
-    ended_here,
-    first_line,
-    is_lost_rank,
     launched_world,
-    process_here,
 )
 
 
@@ -67,6 +61,19 @@ def test_ranks_that_differ_are_named_by_rank_0():
     Ranks(1, 2, ["a", "a"]).same("recipe", "a")
 
 
+def test_evaluation_adds_up_in_the_group_that_waits_long(monkeypatch):
+    asked = []
+
+    def double(tensor, group):
+        asked.append(group)
+        tensor *= 2
+
+    monkeypatch.setattr("torch.distributed.all_reduce", double)
+    assert World(0, 2, "slow group").added(torch.ones(2)).tolist() == [2, 2]
+    assert ALONE.added(torch.ones(2)).tolist() == [1, 1]
+    assert asked == ["slow group"]
+
+
 def test_a_launcher_is_known_by_its_variables(monkeypatch):
     for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR"):
         monkeypatch.delenv(name, raising=False)
@@ -76,28 +83,6 @@ def test_a_launcher_is_known_by_its_variables(monkeypatch):
     assert launched_world() == (0, 1)
     monkeypatch.setenv("MASTER_ADDR", "localhost")
     assert launched_world() == (3, 4)
-
-
-@pytest.mark.parametrize(
-    ("text", "lost"),
-    [
-        ("[../pair.cc:553] Connection closed by peer [127.0.0.1]:1", True),
-        ("[unbound_buffer.cc:81] Timed out waiting 30000ms for recv operation to complete", True),
-        ("mat1 and mat2 shapes cannot be multiplied", False),
-    ],
-)
-def test_a_lost_rank_is_told_from_other_errors(text, lost):
-    assert is_lost_rank(RuntimeError(text)) is lost
-    assert not first_line(RuntimeError(text)).startswith("[")
-
-
-def test_ranks_of_this_host_that_have_ended_are_known():
-    here = process_here()
-    child = subprocess.Popen([sys.executable, "-c", ""])
-    others = [here, (here[0], child.pid), ("elsewhere", child.pid)]
-    assert ended_here(others) == [1]  # not waited for yet
-    child.wait()
-    assert ended_here(others) == [1]
 
 
 def test_the_version_is_that_of_the_sources():

@@ -47,12 +47,12 @@ def test_a_full_disk_of_one_rank_leaves_the_checkpoint_before_and_the_run_goes_o
 @pytest.mark.parametrize(
     ("case", "line"),
     [
-        ("data", "rank 1 has another data or model than rank 0; make them equal"),
+        ("data", "rank 1 has another content of {}/text.bin or .idx than rank 0; make them equal"),
         ("version", "rank 1 has another version of ling than rank 0; make them equal"),
     ],
 )
 def test_ranks_that_differ_end_before_the_first_step(folder, case, line):
-    assert ended(folder, case) == [line, "silent 2"]
+    assert ended(folder, case) == [line.format(folder), "silent 2"]
     assert saved_steps(folder / case) == []
 
 
@@ -63,6 +63,10 @@ def test_clocks_that_are_apart_change_nothing(folder):
 
 def test_a_checkpoint_of_another_model_is_refused_by_one_rank(folder):
     line, silent = ended(folder, "model")
-    assert "`model_overrides.hidden_size` was None in this run and is now 96" in line
+    assert "`model_overrides.hidden_size` was {} in this run and is now 96" in line
     assert silent == "silent 2"
     assert saved_steps(folder / "model") == ["step-2", "step-4", "step-6"]
+
+
+def test_an_error_in_a_step_is_one_line_of_its_rank(folder):
+    assert ended(folder, "lost") == ["silent 1", "rank 1: text.bin: ends too early"]

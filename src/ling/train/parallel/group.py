@@ -8,16 +8,15 @@ from __future__ import annotations
 import datetime
 import hashlib
 import os
-import socket
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
 from ...errors import LingError, RunError, UsageError
@@ -75,11 +74,15 @@ class World:
         if self.rank != failed[0]:
             raise SystemExit(codes[failed[0]])
         assert error is not None
-        raise error if len(failed) == self.size else _of_rank(error, self.rank)
+        raise error if len(failed) == self.size else of_rank(error, self.rank)
 
     def lead(self, work: Callable[[], T]) -> T | None:
         """`work` on rank 0, while the others wait for it; None on those."""
         return self.together(work if self.leads else lambda: None)
+
+    def as_first(self, work: Callable[[], T]) -> T:
+        """What `work` gives on rank 0, on all ranks."""
+        return cast(T, self.gather(self.lead(work))[0])
 
     def first(self, work: Callable[[], T]) -> T:
         """`work` on rank 0, then on the others, which find what it wrote."""
@@ -104,11 +107,19 @@ class World:
         dist.all_reduce(found, dist.ReduceOp.MAX)
         return int(found)
 
+    def added(self, values: Tensor) -> Tensor:
+        """The sum of `values` over all ranks, on the CPU; waits for slow ranks as set-up does."""
+        if self.size == 1:
+            return values
+        total = values.cpu()
+        dist.all_reduce(total, group=self.slow)
+        return total
+
 
 ALONE = World()
 
 
-def _of_rank(error: Exception, rank: int) -> Exception:
+def of_rank(error: Exception, rank: int) -> Exception:
     """The same error with the rank in front."""
     if isinstance(error, LingError):
         error.args = (f"rank {rank}: {error}",)
@@ -164,64 +175,6 @@ def _choose_interface(*, alone: bool) -> None:
     interface = "lo" if alone else interface_to(os.environ["MASTER_ADDR"])
     if interface is not None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
-
-
-# Words of the errors of gloo and NCCL when a peer has closed its sockets or is silent.
-_LOST = ("connection", "timed out", "timeout", "socket", "gloo", "nccl", "peer")
-
-
-def is_lost_rank(err: RuntimeError) -> bool:
-    """Whether an error of a collective says that another rank is gone."""
-    if isinstance(err, dist.DistError):
-        return True
-    return any(word in str(err).lower() for word in _LOST)
-
-
-# How long a process that was killed may take to give back its memory.
-_ENDING_S = 2.0
-
-
-def tells_first() -> bool:
-    """Whether this rank is the first to find that another is gone: one tells, the others end."""
-    try:
-        return dist.distributed_c10d._get_default_store().add("lost", 1) == 1
-    except RuntimeError:  # the store is gone too
-        return True
-
-
-def process_here() -> tuple[str, int]:
-    """This host and process, for `ended_here`."""
-    return socket.gethostname(), os.getpid()
-
-
-def ended_here(processes: Sequence[tuple[str, int]]) -> list[int]:
-    """The ranks whose processes were on this host and have ended.
-
-    Waits a little for one: the connections of a process close before it has ended.
-    """
-    own, end = socket.gethostname(), time.monotonic() + _ENDING_S
-    while True:
-        ended = [rank for rank, (host, pid) in enumerate(processes) if host == own and _ended(pid)]
-        if ended or time.monotonic() > end:
-            return ended
-        time.sleep(0.02)
-
-
-def _ended(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except ProcessLookupError:
-        return True
-    except OSError:
-        return False
-    return state in "ZX"  # not collected by its parent yet
-
-
-def first_line(err: RuntimeError) -> str:
-    """What happened, without the place in torch's sources."""
-    line = next(iter(str(err).strip().splitlines()), type(err).__name__)
-    return line.rpartition("] ")[2].partition(". ")[0].rstrip(".")
 
 
 def leave() -> None:

@@ -34,10 +34,6 @@ class OverRanks:
         square = _summed(norm.double().square()) / self._meshes.dense["replicate"].size()
         return square.sqrt().to(norm.dtype)
 
-    def added(self, values: Tensor) -> Tensor:
-        """The sum over all ranks, in place."""
-        return _summed(values)
-
 
 def _summed(tensor: Tensor) -> Tensor:
     """Added up over all ranks, in place."""
