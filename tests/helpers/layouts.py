@@ -1,5 +1,7 @@
 """Trains one small model in several layouts: `torchrun layouts.py FOLDER` on 2 or 4 ranks.
 
+With `none`, `moe` or `full` behind the folder: those of `EVERY`, with that recomputation.
+
 All layouts of a number of ranks are trained by the same processes, since starting these takes
 longest. Rows of `metrics.jsonl` are the result: FOLDER/<layout>/metrics.jsonl.
 """
@@ -71,6 +73,24 @@ LAYOUTS: dict[int, dict[str, dict[str, Any]]] = {
             "ep": 2,
             "recompute": "moe",
         },
+    },
+}
+
+# All that the recipe's degrees are promised for, each with every kind of recomputation (slow).
+EVERY: dict[int, dict[str, dict[str, Any]]] = {
+    2: {
+        "replicate 2": {"dp_replicate": 2},
+        "fsdp 2": {"dp_shard": 2},
+        "ep 2": {"dp_shard": 2, "ep": 2},
+        "pp 2": {"pp": 2},
+        "cp 2, small steps": {"cp": 2},
+    },
+    4: {
+        "ep 4": {"dp_shard": 4, "ep": 4},
+        "ep 2 × fsdp 2": {"dp_shard": 4, "ep": 2},
+        "pp 4": {"pp": 4},
+        "pp 2 × ep 2": {"pp": 2, "dp_shard": 2, "ep": 2},
+        "pp 2 × cp 2, small steps": {"pp": 2, "cp": 2},
     },
 }
 
@@ -180,6 +200,21 @@ def first_half(run: Path, out: Path) -> None:
         shutil.copy(run / name, out / name)
 
 
+def with_recomputation(name: str, what: str) -> str:
+    """The run of a layout of `EVERY`."""
+    return f"{name}, recompute {what}"
+
+
+def train_every(folder: Path, what: str) -> None:
+    """All layouts of `EVERY` with this kind of recomputation."""
+    world = join(torch.device("cpu"), None)
+    for name, degrees in EVERY[world.size].items():
+        run = with_recomputation(name, what)
+        made = recipe(folder, run, {**degrees, "recompute": what})
+        assert loop.run_in(world, made, folder / run, quiet) == 0
+    leave()
+
+
 def main(folder: Path) -> None:
     world = join(torch.device("cpu"), None)
     for name, degrees in LAYOUTS[world.size].items():
@@ -193,4 +228,7 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    if len(sys.argv) > 2:
+        train_every(Path(sys.argv[1]), sys.argv[2])
+    else:
+        main(Path(sys.argv[1]))

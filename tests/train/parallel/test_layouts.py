@@ -21,12 +21,13 @@ KEYS = ("loss", "mtp_loss", "z_loss", "grad_norm")
 RANKS = {name: n for n, degrees in layouts.LAYOUTS.items() for name in degrees}
 
 
-def torchrun(ranks, folder, timeout=240):
+def torchrun(ranks, folder, *more, timeout=240):
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS / "helpers")}
     return subprocess.run(
         [
             *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
             *("--nproc-per-node", str(ranks), str(TESTS / "helpers" / "layouts.py"), str(folder)),
+            *more,
         ],
         env=env,
         capture_output=True,
@@ -62,11 +63,10 @@ def names():
     return found + [f"one, then {name}" for n in (2, 4) for name in layouts.RESUMED[n]]
 
 
-@pytest.mark.parametrize("name", names())
-def test_losses_and_norms_are_those_of_one_process(trained, name):
-    one, got = rows(trained / layouts.alone(name)), rows(trained / name)
+def check(trained, name, got):
+    """Losses, norms and loads of a run are those of one process."""
+    one, turned = rows(trained / layouts.alone(name)), rows(trained / "reversed")
     assert [row["step"] for row in got] == list(range(1, layouts.STEPS + 1))
-    turned = rows(trained / "reversed")
     for key in KEYS:
         # Not more than what the order of the sums does; a few units of float32 in any case.
         bound = min(1e-6, max(4 * difference(one, turned, key), 5e-7))
@@ -75,6 +75,22 @@ def test_losses_and_norms_are_those_of_one_process(trained, name):
         assert (a["tokens"], a["lr"], a["expert_load"]) == (b["tokens"], b["lr"], b["expert_load"])
     assert got[-1]["valid_loss"] == pytest.approx(one[-1]["valid_loss"], rel=1e-6)
     assert got[-1]["valid_mtp_loss"] == pytest.approx(one[-1]["valid_mtp_loss"], rel=1e-6)
+
+
+@pytest.mark.parametrize("name", names())
+def test_losses_and_norms_are_those_of_one_process(trained, name):
+    check(trained, name, rows(trained / name))
+
+
+# python -m pytest -m slow tests/train/parallel/test_layouts.py (five minutes on two cores)
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["none", "moe", "full"])
+def test_every_layout_with_every_recomputation(trained, what):
+    for ranks, degrees in layouts.EVERY.items():
+        done = torchrun(ranks, trained, what, timeout=600)
+        assert done.returncode == 0, done.stderr[-3000:]
+        for name in degrees:
+            check(trained, name, rows(trained / layouts.with_recomputation(name, what)))
 
 
 @pytest.mark.parametrize("name", [n for n, r in RANKS.items() if "bf16" in n and r > 1])
