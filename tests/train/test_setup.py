@@ -20,14 +20,8 @@ from ling.presets import preset
 from ling.train import loop, state
 from ling.train.log import read_metrics
 from ling.train.parallel.group import World
-from ling.train.setup import (
-    RunData,
-    _with_special_ids,
-    model_config,
-    open_data,
-    require_same,
-    setup,
-)
+from ling.train.run_data import RunData, open_data
+from ling.train.setup import _with_special_ids, model_config, require_same, setup
 
 TINY = preset("ling-tiny")
 

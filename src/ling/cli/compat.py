@@ -12,8 +12,8 @@ from ..text import one_line
 from .options import make_parser
 
 if TYPE_CHECKING:
+    from ..compat.commands import Note
     from ..compat.megatron import Translation
-    from ..compat.script import Note
 
 _USAGE = "compat: expected `ling compat megatron SCRIPT.sh [MORE.sh ...] [-o RECIPE.yaml]`"
 

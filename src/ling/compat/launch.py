@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 from ..errors import UsageError
 from .arguments import ARGUMENTS
+from .commands import Command, Note
 from .expand import Value, short
-from .script import Command, Note, Script
+from .script import Script
 
 _TOO_LARGE = 1 << 62
 _RANKS = ("nproc-per-node", "nnodes")

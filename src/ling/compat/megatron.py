@@ -20,8 +20,9 @@ from ..config.recipe import CheckpointConfig, DataConfig, PretrainConfig, TrainC
 from ..errors import ConfigError, UsageError
 from ..presets import PRESETS, preset
 from .arguments import ARGUMENTS
+from .commands import Note
 from .launch import Given, given, program_name
-from .script import Note, Script
+from .script import Script
 
 # Fields of a model that a training chooses, whatever checkpoint it begins from.
 _OF_A_TRAINING = {

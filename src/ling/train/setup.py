@@ -18,18 +18,14 @@ import torch
 from ..checkpoint.open import config_at
 from ..checkpoint.run_folder import run_index_folder
 from ..config.model import ModelConfig
-from ..config.recipe import DataConfig, PretrainConfig
+from ..config.recipe import PretrainConfig
 from ..data.index_files import IndexFolder
-from ..data.indexed import IndexedDataset
-from ..data.prepare import prepare
-from ..data.samples import split_part
-from ..data.tokenizer import EOD, Tokenizer
+from ..data.tokenizer import Tokenizer
 from ..errors import UsageError
 from ..hub import resolve_model
-from ..hub.datasets import local_source
 from ..presets import PRESETS, preset
 from ..text import nearest
-from .batches import BatchReader, run_data_folder
+from .batches import BatchReader
 from .device import choose_device
 from .network import build_network
 from .newest import newest
@@ -44,11 +40,9 @@ from .parallel.mesh import check_layout, make_meshes
 from .parallel.reduce import OverRanks
 from .resume import check_start, data_change, data_state, fingerprints, rows_before, start_of
 from .rollback import forget, forget_rows, read_rollbacks, restore
+from .run_data import Log, RunData, fills_a_row, open_data
 from .state import TrainState, load, read_progress
 from .step import ONE_RANK, Reduce
-from .tokenizers import choose_tokenizer
-
-Log = Callable[[str], None]
 
 
 @dataclass
@@ -65,20 +59,6 @@ class Run:
     reduce: Reduce
     open_reader: Callable[[], BatchReader]
     """A reader of the rows that `state` needs from now on."""
-
-
-@dataclass
-class RunData:
-    """Token files of a run and the tokenizer they were made with, if it is known."""
-
-    train_prefixes: list[str]
-    valid_prefixes: list[str]
-    tokenizer: Tokenizer | None
-
-    @property
-    def eod(self) -> int | None:
-        """The id that ends a document."""
-        return None if self.tokenizer is None else self.tokenizer.eod_token_id
 
 
 def setup(
@@ -124,7 +104,7 @@ def setup(
     reader = world.first(open_reader)
     objective = Pretraining(recipe.train.mtp_loss_weight, recipe.train.z_loss_coef)
     reduce = ONE_RANK if meshes is None else OverRanks(meshes)
-    valid = [p for p in data.valid_prefixes if _fills_a_row(p, recipe.data, log)]
+    valid = [p for p in data.valid_prefixes if fills_a_row(p, recipe.data, log)]
     return Run(recipe, out, log, state, objective, reader, valid, reduce, open_reader)
 
 
@@ -179,75 +159,6 @@ def _with_special_ids(cfg: ModelConfig, tokenizer: Tokenizer | None) -> ModelCon
         return cfg
     bos = tokenizer.token_to_id("<|startoftext|>")
     return cfg.replace(eos_token_id=eod, pad_token_id=eod, bos_token_id=eod if bos is None else bos)
-
-
-# ---- data --------------------------------------------------------------------------------------
-
-
-def open_data(recipe: PretrainConfig, cfg: ModelConfig, out: Path, log: Log) -> RunData:
-    """The token files that the recipe names, prepared from `data.corpus` on first use."""
-    data = recipe.data
-    folder = choose_tokenizer(recipe, log)
-    tokenizer = None if folder is None else _open_tokenizer(folder, cfg)
-    if data.corpus and folder is None and data.vocab_size > cfg.vocab_size:
-        raise UsageError(
-            f"`data.vocab_size` = {data.vocab_size} is above the model's `vocab_size` = "
-            f"{cfg.vocab_size}"
-        )
-    train, valid = list(data.prefix), list(data.valid_prefix)
-    if data.split is not None and data.split[1]:
-        valid = train[:1]
-    if data.corpus:
-        ready = prepare(
-            data.corpus if data.corpus == "stdlib" else [local_source(data.corpus)],
-            run_data_folder(out),
-            tokenizer=folder,
-            vocab_size=data.vocab_size,
-            max_bytes=data.corpus_bytes,
-            json_key=data.json_key,
-            log=log,
-        )
-        train, valid = [str(ready.train_prefix)], [str(ready.valid_prefix)]
-        tokenizer = _open_tokenizer(str(ready.tokenizer_folder), cfg)
-    for prefix in [*train, *valid]:
-        IndexedDataset(prefix)  # damaged or missing: said before the network is built
-    _check_documents(data, tokenizer, log)
-    return RunData(train, valid, tokenizer)
-
-
-def _open_tokenizer(folder: str, cfg: ModelConfig) -> Tokenizer:
-    tokenizer = Tokenizer.from_folder(folder)
-    if tokenizer.vocab_size > cfg.vocab_size:
-        raise UsageError(
-            f"the tokenizer has {tokenizer.vocab_size} ids, the model `vocab_size` = "
-            f"{cfg.vocab_size}; use a smaller tokenizer or a larger model"
-        )
-    return tokenizer
-
-
-def _check_documents(data: DataConfig, tokenizer: Tokenizer | None, log: Log) -> None:
-    """Say what does not work without an end-of-document token."""
-    known = tokenizer is not None and tokenizer.eod_token_id is not None
-    if known or data.packing == "best_fit":  # which reads documents one by one
-        return
-    lacks = "no `data.tokenizer`" if tokenizer is None else f"the tokenizer has no `{EOD}`"
-    if data.isolate_documents:
-        raise UsageError(
-            f"{lacks}: `data.isolate_documents` needs `data.tokenizer` with `{EOD}`, the border "
-            "between documents"
-        )
-    if data.eod_mask_loss:
-        log(f"{lacks}, so ends of documents are unknown: `data.eod_mask_loss` has no effect")
-
-
-def _fills_a_row(prefix: str, data: DataConfig, log: Log) -> bool:
-    """Whether held-out data fills a row; says so when it does not."""
-    dataset, seq_length = IndexedDataset(prefix), data.seq_length
-    part = slice(*split_part(len(dataset), data.split, 1))
-    tokens = int(dataset.sequence_lengths[part].sum(dtype="int64"))
-    if tokens <= seq_length:
-        log(f"{prefix}: {tokens} tokens are less than a row, no held-out loss")
-    return tokens > seq_length
 
 
 def _open_reader(

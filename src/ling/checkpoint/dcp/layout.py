@@ -19,7 +19,7 @@ from .metadata import Chunk
 MAX_CHUNK_BYTES = 1 << 30
 
 # Key of a tensor, start and shape of the box.
-Box = tuple[str, tuple[int, ...], tuple[int, ...]]
+TensorBox = tuple[str, tuple[int, ...], tuple[int, ...]]
 
 
 class FileLayout:
@@ -33,7 +33,7 @@ class FileLayout:
         self,
         file: str,
         tensors: Mapping[str, Stored],
-        boxes: Iterable[Box],
+        boxes: Iterable[TensorBox],
         length: Callable[[torch.dtype, tuple[int, ...]], int],
     ) -> None:
         self.file, self.tensors, self.boxes = file, tensors, list(boxes)

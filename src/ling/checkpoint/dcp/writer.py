@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..raw.shards import Stored, raw_bytes, write_all
 from ..raw.torch_zip import archive_around
-from .layout import Box, FileLayout, metadata_bytes
+from .layout import FileLayout, TensorBox, metadata_bytes
 
 
 class DCPWriter:
@@ -25,7 +25,9 @@ class DCPWriter:
 
     FILE = "__0_0.distcp"
 
-    def __init__(self, folder: Path, tensors: Mapping[str, Stored], boxes: Iterable[Box]) -> None:
+    def __init__(
+        self, folder: Path, tensors: Mapping[str, Stored], boxes: Iterable[TensorBox]
+    ) -> None:
         self.folder, self.tensors = folder, dict(tensors)
         self._layout = FileLayout(self.FILE, self.tensors, boxes, _length)
         self._metadata = metadata_bytes(self.tensors, [self._layout])

@@ -25,7 +25,7 @@ def is_lost_rank(err: RuntimeError) -> bool:
     return any(word in str(err).lower() for word in _LOST)
 
 
-# How long a process that was killed may take to give back its memory.
+# How long a killed process may take to end and free its memory.
 _ENDING_S = 2.0
 
 
