@@ -1,11 +1,12 @@
-"""A training step of two ranks, EP × FSDP on one thread each, against one process on two threads.
+"""A training step of two ranks, one thread each, against one process on two threads.
 
-    python benchmarks/parallel_step.py [--steps 2] [--rounds 2] [--tokens 4096]
+    python benchmarks/parallel_step.py [--layout ep] [--model peers] [--micro-batches 2] ...
 
-The training shape of the measured peers (219M parameters, 64 experts), bfloat16, random weights
-and tokens, two micro-batches of `--tokens` tokens a step. Both sides run in turn. Prints one JSON
+`--layout`: EP × FSDP, or two pipeline stages, or four, two on a rank. `--model`: the training shape
+of the measured peers (219M parameters, 64 experts), or ling-nano. bfloat16, random weights and
+tokens; a step has `--micro-batches` of `--tokens` tokens. Both sides run in turn. Prints one JSON
 line a run (median step in seconds, CPU seconds of all processes, bytes of weights and optimizer
-state on a rank, bytes sent to experts) and the paired ratio of tokens a second.
+state on a rank, bytes sent to experts) and the paired ratios of tokens a second and a CPU second.
 """
 
 from __future__ import annotations
@@ -51,28 +52,37 @@ SHAPE = {
 }
 
 
-def recipe(prefix: Path, rows: int, ranks: int, steps: int) -> PretrainConfig:
-    """Two micro-batches a step, of one process or of two ranks."""
+LAYOUTS = {
+    "ep": ParallelConfig(dp_shard=2, ep=2),
+    "pp": ParallelConfig(pp=2),
+    "interleaved": ParallelConfig(pp=2, pp_stages_per_rank=2),
+}
+
+
+def recipe(prefix: Path, ranks: int, steps: int, args: argparse.Namespace) -> PretrainConfig:
+    """The same micro-batches, of one process or of two ranks."""
+    rows = args.tokens // ROW
     return PretrainConfig(
         model="ling-nano",
-        model_overrides=SHAPE,
+        model_overrides=SHAPE if args.model == "peers" else {},
         data=DataConfig(prefix=[str(prefix)], seq_length=ROW),
         train=TrainConfig(
             steps=steps,
-            global_batch_size=2 * rows,
+            global_batch_size=args.micro_batches * rows,
             micro_batch_size=rows,
             threads=2 // ranks,
             group_timeout_s=300,
         ),
-        parallel=ParallelConfig(dp_shard=ranks, ep=ranks),
+        parallel=LAYOUTS[args.layout] if ranks > 1 else ParallelConfig(),
     )
 
 
-def train(folder: Path, rows: int, steps: int) -> None:
+def train(folder: Path, args: argparse.Namespace) -> None:
     """One side: a process alone, or a rank that torchrun started."""
+    steps = args.steps
     torch.set_num_threads(1)
     world = join(torch.device("cpu"), 300)
-    made = recipe(folder / "text", rows, world.size, steps + 1)
+    made = recipe(folder / "text", world.size, steps + 1, args)
     loop = Loop(setup(made, folder / f"run-{world.size}", lambda text: None, world=world))
     torch.set_num_threads(2 // world.size)
     sent = counted_bytes()
@@ -113,10 +123,10 @@ def counted_bytes() -> list[int]:
     return sent
 
 
-def measured(folder: Path, ranks: int, rows: int, steps: int) -> dict[str, float]:
+def measured(folder: Path, ranks: int) -> dict[str, float]:
     """Start one side and read its line."""
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-    options = ["--side", str(folder), "--tokens", str(rows * ROW), "--steps", str(steps)]
+    options = ["--side", str(folder), *sys.argv[1:]]
     command = [sys.executable, *(launch if ranks > 1 else []), __file__, *options]
     # OpenMP takes its number of threads from here; a rank of two has one.
     env = {**os.environ, "OMP_NUM_THREADS": str(2 // ranks)}
@@ -132,19 +142,18 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--tokens", type=int, default=4096)
+    parser.add_argument("--layout", default="ep", choices=LAYOUTS)
+    parser.add_argument("--model", default="peers", choices=("peers", "nano"))
+    parser.add_argument("--micro-batches", type=int, default=2)
     parser.add_argument("--side", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    rows = args.tokens // ROW
     if args.side:
-        train(args.side, rows, args.steps)
+        train(args.side, args)
         return
     with tempfile.TemporaryDirectory() as name:
         with IndexedWriter(Path(name) / "text", np.uint16) as writer:
-            writer.add_document(np.random.RandomState(0).randint(0, 32000, 200_000).tolist())
-        pairs = [
-            [measured(Path(name), ranks, rows, args.steps) for ranks in (1, 2)]
-            for _ in range(args.rounds)
-        ]
+            writer.add_document(np.random.RandomState(0).randint(0, 4000, 200_000).tolist())
+        pairs = [[measured(Path(name), ranks) for ranks in (1, 2)] for _ in range(args.rounds)]
     wall, cpu = (
         statistics.median(one[key] / two[key] for one, two in pairs) for key in ("step_s", "cpu_s")
     )

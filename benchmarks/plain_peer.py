@@ -2,9 +2,10 @@
 
     benchmarks/train_peers.py --peer-python PYTHON --peer-step benchmarks/plain_peer.py
 
-Written from docs/concepts/model.md. What makes that code slow is kept: a loop over all experts with a mask for each, keys and values
-repeated for every query head, norms and rotary embedding as chains of operations, and logits of all
-positions at once. torch's autograd does the rest; nothing of ling or transformers is used.
+Written from docs/concepts/model.md. What makes that code slow is kept: a loop over all experts with
+a mask for each, keys and values repeated for every query head, norms and rotary embedding as chains
+of operations, and logits of all positions at once. torch's autograd does the rest; nothing of ling
+or transformers is used.
 Legend: B rows · S positions · T = B·S tokens · D hidden · H query heads · G kv heads · K head dim ·
 E experts · A experts per token.
 """
@@ -49,6 +50,8 @@ class MLP(nn.Module):
 
 class MoE(nn.Module):
     """Sigmoid router with one group, routed experts in a loop, one shared expert."""
+
+    expert_bias: Tensor
 
     def __init__(self, shape: Mapping[str, int]) -> None:
         super().__init__()
