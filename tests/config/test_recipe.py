@@ -158,4 +158,5 @@ def test_a_file_that_is_no_recipe_is_refused_with_its_line_or_key(tmp_path, text
 
 def test_overrides_of_the_model_may_have_any_key(tmp_path):
     (tmp_path / "recipe.yaml").write_text("model: a\nmodel_overrides: {whatever: {deep: 1}}\n")
-    read_recipe(tmp_path / "recipe.yaml")
+    read = read_recipe(tmp_path / "recipe.yaml")
+    assert read["model_overrides"] == {"whatever": {"deep": 1}}
