@@ -30,21 +30,25 @@ from .stage import Stage
 
 def shard(network: LingForTraining | Stage, meshes: Meshes) -> None:
     """A unit per block; the root's is embedding, final norm and head; parallel experts are their
-    own, on their mesh. The root is the network, or a stage of the pipeline.
+    own, on their mesh, where that has several ranks. The root is the network, or a stage of the
+    pipeline.
 
     Weights are gathered in float32 and cast where they are used, as one process does it. Experts
     of a network that computes in bfloat16 are gathered in that: they are most of the weights, and
     all that is done with them is a product. Norms and router keep float32 this way.
     """
-    dtype = network.ling.compute_dtype
+    dtype, whole = network.ling.compute_dtype, set[nn.Parameter]()
     for module in network.modules():
-        if isinstance(module, Experts) and (dtype or isinstance(module, ParallelExperts)):
+        if isinstance(module, ParallelExperts) and meshes.expert_shards.size() == 1:
+            # Nothing to gather and nothing to add up: FSDP would copy their weights and gradients.
+            whole.update(module.parameters())
+        elif isinstance(module, Experts) and (dtype or isinstance(module, ParallelExperts)):
             _shard_experts(module, meshes, dtype)
     for block in [m for m in network.modules() if isinstance(m, Block)]:
-        fully_shard(block, mesh=meshes.dense_shards)
+        fully_shard(block, mesh=meshes.dense_shards, ignored_params=whole)
         if isinstance(block, MTPBlock):
             register_fsdp_forward_method(block, "predict")
-    fully_shard(network, mesh=meshes.dense_shards)
+    fully_shard(network, mesh=meshes.dense_shards, ignored_params=whole)
     for module in network.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
