@@ -1,0 +1,5 @@
+from .stage import Stage
+
+
+def run(stage: Stage) -> None:
+    pass
