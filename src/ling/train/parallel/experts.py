@@ -16,7 +16,7 @@ from torch.distributed.tensor import Shard, distribute_tensor
 
 from ...checkpoint.dcp.local import local_part
 from ...model.moe import Experts
-from ...ops import experts, grouped
+from ...ops import experts
 
 
 class ParallelExperts(Experts):
@@ -31,6 +31,7 @@ class ParallelExperts(Experts):
         self.num_experts = base.gate_proj.shape[0]
         self.own = self.num_experts // self.ranks
         self.first = mesh.get_local_rank() * self.own
+        self.multiply = base.multiply
         for name, p in base.named_parameters(recurse=False):
             # No rank's values count: the weights are made or loaded later, part by part.
             part = distribute_tensor(p.detach(), mesh, [Shard(0)], src_data_rank=None)
@@ -60,7 +61,7 @@ class ParallelExperts(Experts):
     def products(self, x_RD: Tensor, groups: experts.Groups) -> Tensor:
         """SwiGLU of rows that are sorted by this rank's experts."""
         weights = (local_part(w) for w in (self.gate_proj, self.up_proj, self.down_proj))
-        return grouped.swiglu(x_RD, groups, *weights)
+        return self.multiply(x_RD, groups, *weights)
 
 
 class _Exchange(torch.autograd.Function):
