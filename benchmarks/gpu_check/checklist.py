@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from torch import Tensor
 
 from ling.checkpoint.run_folder import checkpoints
 from ling.config.optim import OptimConfig
+from ling.config.parallel import ParallelConfig
 from ling.config.recipe import CheckpointConfig, DataConfig, PretrainConfig, TrainConfig
 from ling.data.indexed import IndexedDataset, IndexedWriter
+from ling.model.ling import Ling
 from ling.presets import preset
 from ling.train import loop
 from ling.train.batches import Batch
@@ -29,14 +32,14 @@ from ling.train.log import read_metrics
 from ling.train.network import build_network
 from ling.train.objectives.pretrain import Pretraining
 from ling.train.optim import build_optimizer
+from ling.train.parallel.apply import parallelise
 from ling.train.profile import StepProfiler
-from ling.train.recompute import recompute
 from ling.train.saving import Saver
 from ling.train.state import TrainState, load
 from ling.train.step import StepResult, train_step
 
 from .compare import largest, relative, same_bits, seeded
-from .stage import Stage, Values
+from .stage import Missing, Stage, Values
 
 CPU = torch.device("cpu")
 MODEL, LENGTH, STEPS = "ling-tiny", 64, 4
@@ -77,8 +80,17 @@ def recipe(prefix: str = "unread", **train: Any) -> PretrainConfig:
 
 def made_state(cfg: PretrainConfig, device: torch.device) -> TrainState:
     """Network, weights and optimizer as a run makes them."""
-    network = build_network(cfg, preset(cfg.model), device, lambda network: network)
-    return TrainState(network, build_optimizer(network.ling, cfg.optim), device)
+    spread = partial(parallelise, cfg, None)
+    network = build_network(cfg, preset(cfg.model), device, spread)
+    return TrainState(network, built(network.ling, cfg.optim), device)
+
+
+def built(model: Ling, optim: OptimConfig) -> torch.optim.Optimizer:
+    """The optimizer of that name."""
+    made = build_optimizer(model, optim)
+    if (optim.name == "adamw") != isinstance(made, torch.optim.AdamW):
+        raise Missing(f"optimizer {optim.name}")
+    return made
 
 
 def batch_of(seed: int, rows: int = 2) -> Batch:
@@ -125,6 +137,18 @@ def steps_float32(stage: Stage) -> Values:
     return _beside_cpu(stage, recipe(), limit=1e-4)
 
 
+def steps_fp8(stage: Stage) -> Values:
+    """With products in FP8, by what the device has for them, beside the emulation on the CPU."""
+    return _beside_cpu(stage, recipe(dtype="bfloat16", fp8="blockwise"), limit=2e-2)
+
+
+def steps_adamw8bit(stage: Stage) -> Values:
+    """With moments of one byte."""
+    cfg = recipe()
+    optim = dataclasses.replace(cfg.optim, name="adamw8bit")
+    return _beside_cpu(stage, dataclasses.replace(cfg, optim=optim), limit=1e-3)
+
+
 def steps_bfloat16(stage: Stage) -> Values:
     """The same in mixed precision, whose roundings differ."""
     return _beside_cpu(stage, recipe(dtype="bfloat16"), limit=1e-2)
@@ -144,7 +168,7 @@ def _beside_cpu(stage: Stage, cfg: PretrainConfig, limit: float) -> Values:
         "losses": losses,
         "norms": norms,
         "biases": max(largest(moved[n], other[n]) for n in biases),
-        "fused": all(group["fused"] for group in ours.optimizer.param_groups),
+        "fused": all(group.get("fused") for group in ours.optimizer.param_groups),
         "on_device": all(p.device.type == stage.device.type for p in ours.model.parameters()),
     }
 
@@ -316,15 +340,14 @@ def _by_step(out: Path) -> dict[int, dict[str, Any]]:
 
 def recomputed(stage: Stage, what: str) -> Values:
     """The same gradient as without it; memory beside it on a GPU."""
+    (want, _), (got, counts) = (_gradient(stage, name) for name in ("none", what))
     cfg = recipe()
-    found = [_gradient(stage, cfg, name) for name in ("none", what)]
-    (want, _), (got, counts) = found
     return {"error": relative(got, want), "limit": 1e-5, "equal": _is_whole(counts, cfg)}
 
 
-def _gradient(stage: Stage, cfg: PretrainConfig, what: str) -> tuple[Tensor, dict[int, Tensor]]:
+def _gradient(stage: Stage, what: Any) -> tuple[Tensor, dict[int, Tensor]]:
+    cfg = dataclasses.replace(recipe(), parallel=ParallelConfig(recompute=what))
     state = made_state(cfg, stage.device)
-    recompute(state.network, what)
     losses = objective(cfg).losses(state.network, batch_of(0).to(stage.device))
     losses.total.backward()
     grads = [p.grad.flatten() for p in state.model.parameters() if p.grad is not None]
@@ -340,6 +363,8 @@ def _is_whole(counts: dict[int, Tensor], cfg: PretrainConfig) -> bool:
 CHECKS: dict[str, Callable[[Stage], Values]] = {
     "steps in float32": steps_float32,
     "steps in bfloat16": steps_bfloat16,
+    "steps in FP8": steps_fp8,
+    "steps with AdamW of 8 bits": steps_adamw8bit,
     "a batch moves": batch_moves,
     "documents are isolated": documents_are_isolated,
     "the gradient is clipped": gradient_is_clipped,

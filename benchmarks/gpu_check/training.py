@@ -30,7 +30,7 @@ from ling.train.state import TrainState
 from ling.train.step import train_step
 
 from .shapes import LAYERS, LING, LLAMA, QWEN3, rank_of_ep8, shape
-from .stage import Missing, Stage, Values
+from .stage import Stage, Values
 from .timing import Clock
 
 DEPTHS = (2, 4)
@@ -174,12 +174,10 @@ def update_alone(state: TrainState) -> None:
 def made_network(recipe: PretrainConfig, cfg: ModelConfig, device: torch.device) -> LingForTraining:
     """As `train.network` makes it, with random weights from the device itself: gigabytes of them
     would take the CPU minutes."""
-    if recipe.train.fp8 != "off":
-        raise Missing("FP8 training (ling.train.fp8)")
     with torch.device("meta"):
         network = LingForTraining(Ling(cfg))
     network.ling.compute_dtype = torch.bfloat16
-    network = parallelise(recipe.parallel, None, recipe.data.seq_length, network)
+    network = parallelise(recipe, None, network)
     network.to_empty(device=device)
     network.ling.init_weights(torch.Generator(device).manual_seed(0))
     return network.train()
