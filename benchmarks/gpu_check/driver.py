@@ -29,6 +29,8 @@ from .stage import Poisoned, Stage, one_line
 
 # A stage's process is started again so often; each one had a check that hung or broke the GPU.
 RESTARTS = 4
+EXIT_S = 5.0
+"""How long a process that has told all may take to end."""
 _POISONED = 17
 
 
@@ -119,10 +121,11 @@ class Child:
         """Take what it tells until its end; the stage's status (`again` to start once more) and
         an error."""
         with self.printed, self.pipe:
+            ended = False
             try:
                 ended = self._listen()
             finally:
-                self._kill()
+                self._kill(EXIT_S if ended else 0.0)
             return self._status(ended)
 
     def _listen(self) -> bool:
@@ -168,9 +171,9 @@ class Child:
         self.printed.seek(max(0, size - 800))
         return " ".join(self.printed.read().decode(errors="replace").split())
 
-    def _kill(self) -> None:
+    def _kill(self, wait_s: float) -> None:
         """End it and what it has started, a compiler for example."""
-        self.process.join(0 if self.process.exitcode is None and self.begun else 5)
+        self.process.join(wait_s)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid or 0, signal.SIGKILL)
         self.process.join()
@@ -190,6 +193,7 @@ def _serve(
     os.setsid()  # a group of its own, which is ended as one
     os.dup2(printed, 1)
     os.dup2(printed, 2)
+    sys.stdout = sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
     try:
         stage = Stage(
             pipe,
@@ -204,12 +208,11 @@ def _serve(
         _exit(_POISONED)
     except BaseException as err:
         traceback.print_exc()
-        print(one_line(err))
+        print(one_line(err))  # last, where it is not cut off
         _exit(1)
     _exit(0)
 
 
 def _exit(code: int) -> None:
-    sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)  # nothing to clean up, and a broken GPU may hang at it
