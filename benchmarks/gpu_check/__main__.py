@@ -40,7 +40,7 @@ def main() -> None:
         )
     names = [n for n in STAGES if ns.stages is None or n in ns.stages]
     fixtures = ns.fixtures if ns.fixtures is not None and ns.fixtures.is_dir() else None
-    options = Options("cpu" if ns.tiny else "cuda", ns.tiny, fixtures)
+    options = Options("cpu" if ns.tiny else "cuda:0", ns.tiny, fixtures)
     record = Record(ns.out, tiny=ns.tiny, machine=machine(gpu))
     start = time.time()
     run_stages(STAGES, names, record, options, ns.seconds, _say)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import time
 from collections.abc import Callable, Collection
 from multiprocessing.connection import Connection
@@ -101,7 +102,12 @@ class Stage:
             torch.cuda.reset_peak_memory_stats()
 
     def _tell(self, entry: Values) -> None:
-        self._pipe.send(("end", entry))
+        self._pipe.send(("end", {key: _as_json(value) for key, value in entry.items()}))
+
+
+def _as_json(value: Any) -> Any:
+    """JSON has no numbers that are not finite."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _judged(values: Values) -> str:

@@ -80,6 +80,7 @@ def test_checks_are_judged_by_their_values(record, stage_of):
     assert (by_name["measured"]["value"], by_name["measured"]["context"]) == (5, 7)
     assert by_name["raised"]["error"] == "ZeroDivisionError: division by zero"
     assert by_name["absent"]["error"] == "a kernel"
+    assert by_name["not a number"]["error"] == "nan"  # JSON has no such number
 
 
 def test_a_check_that_hangs_is_ended_and_the_stage_goes_on_behind_it(record, stage_of):

@@ -118,3 +118,12 @@ def test_other_files_are_no_results(tmp_path):
     assert done.stderr.splitlines() == [
         f"{tmp_path / 'other.json'}: no record of gpu_check of format 1"
     ]
+
+
+def test_without_fixtures_the_cpu_is_the_reference(tmp_path):
+    out, absent = tmp_path / "found.json", tmp_path / "absent"
+    done = started("--tiny", "--out", out, "--stages", "parity", "--fixtures", absent)
+    assert done.returncode == 0, done.stderr
+    entries = read_record(out)["stages"]["parity"]["entries"]
+    assert "ling-tiny on the CPU gradients grouped" in {entry["name"] for entry in entries}
+    assert {entry["status"] for entry in entries} == {"ok"}
