@@ -79,7 +79,8 @@ def recipe(prefix: str = "unread", **train: Any) -> PretrainConfig:
 
 
 def made_state(cfg: PretrainConfig, device: torch.device) -> TrainState:
-    """Network, weights and optimizer as a run makes them."""
+    """Network, weights and optimizer as a run on this device makes them."""
+    cfg = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, device=device.type))
     spread = partial(parallelise, cfg, None)
     network = build_network(cfg, preset(cfg.model), device, spread)
     return TrainState(network, built(network.ling, cfg.optim), device)

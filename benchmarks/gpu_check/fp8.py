@@ -18,7 +18,9 @@ from torch import Tensor
 from ling.checkpoint.raw.safetensors import SafetensorsFile
 from ling.ops import fp8, fp8_tiles
 from ling.ops.fp8_tiles import Scales
-from ling.train.fp8.emulation import RoundedProducts
+from ling.ops.formats import FP8_BLOCK
+from ling.train.fp8.backend import choose
+from ling.train.fp8.emulation import RoundedProducts, ScaledProducts
 from ling.train.fp8.products import Products
 from ling.train.fp8.weights import Fp8Weight, quantised
 
@@ -88,25 +90,32 @@ def same(stage: Stage, scales: Scales, kind: str) -> Values:
 
 def kernels(stage: Stage, scales: Scales, kind: str) -> Values:
     """Our Triton kernels and the definition on the CPU; columns with tiles of several experts."""
-    quantise, tiles_of = _triton("quantise"), _triton("tiles").tiles_of
+    quantise = _triton("quantise")
     x = data(kind, *sizes(stage))
     there, rows = x.to(stage.device), len(x)
-    ends = [0, rows // 3, rows // 3, rows - 1, rows]
-    groups = tiles_of(torch.tensor(ends[1:], dtype=torch.int32, device=stage.device), rows)
-    want = {
-        "rows": fp8_tiles.quantise_rows(x, scales),
-        "blocks": fp8_tiles.quantise_blocks(x, scales),
-        "columns": fp8_tiles.quantise_columns(x, scales),
-        "columns by expert": fp8_tiles.quantise_columns(x, scales, ends),
+    found = {
+        "rows": (quantise.quantise_rows(there, scales), fp8_tiles.quantise_rows(x, scales)),
+        "blocks": (quantise.quantise_blocks(there, scales), fp8_tiles.quantise_blocks(x, scales)),
     }
-    codes, inverse = quantise.quantise_columns(there, scales, groups)
-    got = {
-        "rows": quantise.quantise_rows(there, scales),
-        "blocks": quantise.quantise_blocks(there, scales),
-        "columns": quantise.quantise_columns(there, scales),
-        "columns by expert": (codes, inverse[: len(want["columns by expert"][1])]),
-    }
-    return _compared({name: (got[name], want[name]) for name in want})
+    for name, ends in {
+        "columns": [0, rows],
+        "columns by expert": [0, rows // 3, rows // 3, rows - 1, rows],
+    }.items():
+        found[name] = _columns(there, scales, ends), fp8_tiles.quantise_columns(x, scales, ends)
+    return _compared(found)
+
+
+def _columns(x: Tensor, scales: Scales, ends: list[int]) -> Pair:
+    """What the kernel makes of columns, as the definition has it: rows in order, and one row of
+    scales for a tile."""
+    ends_E = torch.tensor(ends[1:], dtype=torch.int32, device=x.device)
+    tiles = _triton("tiles").tiles_of(ends_E, len(x))
+    codes, inverse = _triton("quantise").quantise_columns(x, scales, tiles)
+    spans = zip(tiles.start_P.tolist(), tiles.end_P.tolist(), strict=True)
+    used = [(p, b - a) for p, (a, b) in enumerate(spans) if b > a]
+    raw = codes.view(torch.uint8).t()
+    rows = torch.cat([raw[p * FP8_BLOCK : p * FP8_BLOCK + size] for p, size in used])
+    return rows.view(codes.dtype), inverse[[p for p, _ in used]]
 
 
 def kernels_of(stage: Stage) -> dict[str, Callable[..., Pair]]:
@@ -121,7 +130,7 @@ def _triton(module: str) -> Any:
     try:
         return import_module(f"ling.ops.triton.{module}")
     except ImportError as err:
-        raise Missing(f"{err.name}: {err}") from None
+        raise Missing(str(err)) from None
 
 
 def _compared(found: dict[str, tuple[Pair, Pair]]) -> Values:
@@ -192,8 +201,6 @@ def emulation(stage: Stage) -> Values:
 def products(stage: Stage, scales: Scales) -> Values:
     """The products that training uses on this device beside the emulation of the same scales."""
     chosen = products_of(stage, scales)
-    from ling.train.fp8.emulation import ScaledProducts
-
     base = RoundedProducts() if scales == "power-of-two" else ScaledProducts()
     found = _near(_products(chosen, stage, stage.device), _products(base, stage, stage.device))
     return {"products": chosen.name, **found}
@@ -201,9 +208,7 @@ def products(stage: Stage, scales: Scales) -> Values:
 
 def products_of(stage: Stage, scales: Scales) -> Products:
     """What training would choose."""
-    from ling.train.fp8.backend import choose
-
-    return choose(scales)
+    return choose(scales, stage.device)
 
 
 def _products(made: Products, stage: Stage, device: torch.device) -> dict[str, Tensor]:

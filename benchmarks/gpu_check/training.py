@@ -62,13 +62,16 @@ class Setting:
             return rank_of_ep8(self.layers, tiny=tiny, mtp=self.mtp)
         return shape(self.model, self.layers, tiny=tiny, mtp=self.mtp)
 
-    def recipe(self) -> PretrainConfig:
+    def recipe(self, device: Any) -> PretrainConfig:
         """As a run would say it; its data are random tokens."""
         return PretrainConfig(
             model=LING,
             data=DataConfig(prefix=["unread"], seq_length=self.seq_length),
             train=TrainConfig(
-                global_batch_size=1, micro_batch_size=1, fp8="blockwise" if self.fp8 else "off"
+                global_batch_size=1,
+                micro_batch_size=1,
+                fp8="blockwise" if self.fp8 else "off",
+                device=device,
             ),
             optim=OptimConfig(lr=1e-4),
             parallel=ParallelConfig(recompute=self.recompute),  # type: ignore[arg-type]
@@ -111,7 +114,7 @@ def run(stage: Stage) -> None:
 
 def micro_step(stage: Stage, setting: Setting, clock: Clock) -> Values:
     """Seconds of forward and backward of one row, and the most memory that it took."""
-    recipe, cfg = setting.recipe(), setting.config(stage.tiny)
+    recipe, cfg = setting.recipe(stage.device.type), setting.config(stage.tiny)
     held = allocated(stage)
     network = made_network(recipe, cfg, stage.device)
     weight_bytes = allocated(stage) - held
@@ -139,7 +142,7 @@ def micro_step(stage: Stage, setting: Setting, clock: Clock) -> Values:
 
 def whole_step(stage: Stage, setting: Setting, clock: Clock) -> Values:
     """A step with clipping and optimizer; its memory beside what the report says before it."""
-    recipe, cfg = setting.recipe(), setting.config(stage.tiny)
+    recipe, cfg = setting.recipe(stage.device.type), setting.config(stage.tiny)
     held = allocated(stage)
     network = made_network(recipe, cfg, stage.device)
     state = TrainState(network, build_optimizer(network.ling, recipe.optim), stage.device)

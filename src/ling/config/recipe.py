@@ -116,6 +116,9 @@ class TrainConfig:
     tile, and for 128×128 of weights; needs `dtype: bfloat16`."""
     fp8_scales: Literal["power-of-two", "float32"] = "power-of-two"
     """Scales of `fp8: blockwise`."""
+    fp8_products: Literal["auto", "emulation"] = "auto"
+    """How they are computed: `auto` uses a GPU's FP8 where it has it (`ling doctor` says what it
+    comes to); `emulation` has the same numerics from bfloat16 products on any device."""
     fp8_param_gather: bool = False
     """Keep weights in FP8 only, quantised again from their float32 masters after each step."""
     fp8_transpose_on_demand: bool = False

@@ -18,7 +18,7 @@ import torch
 
 from ..errors import KernelError
 from ..text import one_line
-from . import machine, native
+from . import fp8_choice, machine, native
 
 # Variables that change what runs, where files go or what the network is.
 _VARIABLES = re.compile(
@@ -55,6 +55,7 @@ def facts() -> dict[str, Any]:
         "openmp": ", ".join(sorted(_openmp_runtimes())) or "none",
         "kernels": kernels,
         "engine": _engine(kernels),
+        "fp8_training": fp8_choice.described(),
     }
     if not kernels.startswith("native"):
         report["build"] = build()

@@ -13,6 +13,7 @@ from ...errors import UsageError
 from ...model.layers import Linear
 from ...model.moe import Experts
 from ...model.swap import swap
+from ..device import device_type
 from .backend import choose
 from .layers import Fp8Linear, Fp8SwiGLU
 
@@ -28,7 +29,7 @@ def fp8(network: nn.Module, train: TrainConfig) -> None:
     """
     if train.fp8 == "off":
         return
-    products = choose(train.fp8_scales)
+    products = choose(train.fp8_scales, device_type(train.device), train.fp8_products)
 
     def rule(name: str, module: nn.Module) -> nn.Module | None:
         if isinstance(module, Experts):
