@@ -32,9 +32,6 @@ from .shapes import LAYERS, LING, QWEN3, shape
 from .stage import Stage, Values
 from .timing import Clock
 
-CLAIMS = {"tokens_per_s": 300, "ratio": 2.0, "ratio_most": 7.0}
-"""Published of Ling-mini: on H20 GPUs, and of long outputs."""
-
 
 def run(stage: Stage) -> None:
     """All checks and measurements of the stage."""

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from ling.checkpoint.raw.safetensors import SafetensorsFile
 from ling.ops import fp8, fp8_tiles
-from ling.ops.fp8_tiles import Scales
 from ling.ops.formats import FP8_BLOCK
+from ling.ops.fp8_tiles import POWER_OF_TWO, Scales
 from ling.train.fp8.backend import choose
 from ling.train.fp8.emulation import RoundedProducts, ScaledProducts
 from ling.train.fp8.products import Products
@@ -47,6 +47,8 @@ def run(stage: Stage) -> None:
     stage.check("the emulation on the device", emulation, stage)
     for scales in SCALES:
         stage.check(f"products, {scales} scales", products, stage, scales, limit_s=60)
+        if stage.cuda or scales == POWER_OF_TWO:  # the interpreter is slow
+            stage.check(f"Triton products, {scales} scales", ours, stage, scales, limit_s=60)
 
 
 # ---- codes and scales --------------------------------------------------------------------------
@@ -200,10 +202,20 @@ def emulation(stage: Stage) -> Values:
 
 def products(stage: Stage, scales: Scales) -> Values:
     """The products that training uses on this device beside the emulation of the same scales."""
-    chosen = products_of(stage, scales)
-    base = RoundedProducts() if scales == "power-of-two" else ScaledProducts()
-    found = _near(_products(chosen, stage, stage.device), _products(base, stage, stage.device))
-    return {"products": chosen.name, **found}
+    return _beside_emulation(products_of(stage, scales), stage)
+
+
+def ours(stage: Stage, scales: Scales) -> Values:
+    """All products by our Triton kernels, whatever training would use for linear layers."""
+    found = _beside_emulation(_triton("backend").TritonProducts(scales), stage)
+    # Triton's interpreter cuts off what does not fit into bfloat16, where a GPU rounds.
+    return found if stage.cuda else {**found, "limit": 2 * BFLOAT16}
+
+
+def _beside_emulation(made: Products, stage: Stage) -> Values:
+    base = RoundedProducts() if made.scales == POWER_OF_TWO else ScaledProducts()
+    found = _near(_products(made, stage, stage.device), _products(base, stage, stage.device))
+    return {"products": made.name, **found}
 
 
 def products_of(stage: Stage, scales: Scales) -> Products:

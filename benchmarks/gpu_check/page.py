@@ -9,9 +9,8 @@ from typing import Any
 
 from ling.files.atomic import make_folder, write_atomic
 
-from .decode import CLAIMS
 from .record import ROOT, read_record
-from .shapes import LAYERS, LING, LLAMA, QWEN3
+from .shapes import CLAIMS, LAYERS, LING, LLAMA, QWEN3
 
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "evidence" / "gpu.md"

@@ -11,6 +11,8 @@ from ling.presets import preset
 LING, QWEN3, LLAMA = "ling-mini-2.0", "qwen3-8b", "llama-3.1-8b"
 LAYERS = {LING: 20, QWEN3: 36, LLAMA: 32}
 """Of the whole models; what is measured has few layers."""
+CLAIMS = {"tokens_per_s": 300, "ratio": 2.0, "ratio_most": 7.0}
+"""Published of Ling-mini: on H20 GPUs, and of long outputs."""
 _DENSE = {"num_experts": 0, "num_shared_experts": 0, "num_experts_per_tok": 0}
 _TINY = {"n_group": 1, "topk_group": 1, "num_nextn_predict_layers": 0, **_DENSE}
 
