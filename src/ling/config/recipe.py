@@ -113,7 +113,7 @@ class TrainConfig:
     """Compute type; parameters and optimizer state stay in float32."""
     fp8: Literal["off", "blockwise"] = "off"
     """`blockwise`: products of linear layers and experts in FP8 (E4M3) with a scale for each 1×128
-    tile, and for 128×128 of weights; not built yet."""
+    tile, and for 128×128 of weights; needs `dtype: bfloat16`."""
     fp8_scales: Literal["power-of-two", "float32"] = "power-of-two"
     """Scales of `fp8: blockwise`."""
     fp8_param_gather: bool = False
@@ -188,6 +188,11 @@ class TrainConfig:
                     f"`train.loggers` has `{name}`{nearest(name, list(LOGGERS))}; there are "
                     f"{', '.join(LOGGERS)}"
                 )
+        if self.fp8 != "off" and self.dtype != "bfloat16":
+            raise UsageError(
+                f"`train.fp8: {self.fp8}` gives bfloat16 activations and gradients: set "
+                f"`train.dtype: bfloat16` instead of `{self.dtype}`, or `train.fp8: off`"
+            )
         if self.group_timeout_s is not None:
             at_least("train.group_timeout_s", self.group_timeout_s, 1)
         if self.threads is not None:

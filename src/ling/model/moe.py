@@ -5,6 +5,7 @@ Legend: T tokens · D hidden · E experts · A experts per token · F expert wid
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -33,6 +34,10 @@ class MLP(nn.Module):
     def forward(self, x_TD: Tensor) -> Tensor:
         h_TF = torch.nn.functional.silu(self.gate_proj(x_TD)) * self.up_proj(x_TD)
         return self.down_proj(h_TF)
+
+
+# SwiGLU of rows that are sorted by expert: (x_RD, groups, gate_EFD, up_EFD, down_EDF) to y_RD.
+Multiply = Callable[[Tensor, experts.Groups, Tensor, Tensor, Tensor], Tensor]
 
 
 class Router(nn.Module):
@@ -69,7 +74,7 @@ class Router(nn.Module):
 class Experts(nn.Module):
     """All routed experts of a layer, stacked; on disk they are one tensor per expert.
 
-    `products` and `layers.Linear` are the only two multiplications by weights that low precision
+    `multiply` and `layers.Linear` are the only two multiplications by weights that low precision
     and adapters replace, by a rule of `model.swap`. The router stays in float32 and the head's
     product is inside the loss.
 
@@ -84,6 +89,7 @@ class Experts(nn.Module):
         self.gate_proj = nn.Parameter(torch.empty(e, f, d))
         self.up_proj = nn.Parameter(torch.empty(e, f, d))
         self.down_proj = nn.Parameter(torch.empty(e, d, f))
+        self.multiply: Multiply = grouped.swiglu
 
     def forward(self, x_TD: Tensor, ids_TA: Tensor, weights_TA: Tensor) -> Tensor:
         slots = self.slots(ids_TA.flatten(), routing_map.tokens_of(ids_TA), len(x_TD))
@@ -104,7 +110,7 @@ class Experts(nn.Module):
 
     def products(self, x_RD: Tensor, groups: experts.Groups) -> Tensor:
         """SwiGLU of rows that are sorted by expert, with the borders that `Slots.groups` gives."""
-        return grouped.swiglu(x_RD, groups, self.gate_proj, self.up_proj, self.down_proj)
+        return self.multiply(x_RD, groups, self.gate_proj, self.up_proj, self.down_proj)
 
 
 class MoE(nn.Module):

@@ -85,7 +85,7 @@ def setup(
         log(described(stage_layers(recipe.parallel, cfg, recipe.data.seq_length), cfg))
 
     def build() -> TrainState:
-        spread = partial(parallelise, recipe.parallel, meshes, recipe.data.seq_length)
+        spread = partial(parallelise, recipe, meshes)
         network = build_network(recipe, cfg, device, spread)
         state = TrainState(
             network, build_optimizer(network.ling, recipe.optim), device, world, data.tokenizer

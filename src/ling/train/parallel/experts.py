@@ -16,7 +16,7 @@ from torch.distributed.tensor import Shard, distribute_tensor
 
 from ...checkpoint.dcp.local import local_part
 from ...model.moe import Experts
-from ...ops import experts, grouped
+from ...ops import experts
 from ...ops.routing_map import tokens_of
 
 
@@ -33,6 +33,7 @@ class ParallelExperts(Experts):
         self.own = self.num_experts // self.ranks
         self.pad_routing = base.pad_routing
         self.first = mesh.get_local_rank() * self.own
+        self.multiply = base.multiply
         for name, p in base.named_parameters(recurse=False):
             # No rank's values count: the weights are made or loaded later, part by part.
             part = distribute_tensor(p.detach(), mesh, [Shard(0)], src_data_rank=None)
@@ -66,7 +67,7 @@ class ParallelExperts(Experts):
     def products(self, x_RD: Tensor, groups: experts.Groups) -> Tensor:
         """SwiGLU of rows that are sorted by this rank's experts."""
         weights = (local_part(w) for w in (self.gate_proj, self.up_proj, self.down_proj))
-        return grouped.swiglu(x_RD, groups, *weights)
+        return self.multiply(x_RD, groups, *weights)
 
 
 class _Exchange(torch.autograd.Function):
