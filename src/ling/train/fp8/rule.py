@@ -15,6 +15,7 @@ from ...model.moe import Experts
 from ...model.swap import swap
 from .backend import choose
 from .layers import Fp8Linear, Fp8SwiGLU
+from .weights import save_memory
 
 HIGH_PRECISION = ("lm_head", "eh_proj")
 MULTIPLE = 16
@@ -41,6 +42,7 @@ def fp8(network: nn.Module, train: TrainConfig) -> None:
         return None
 
     swap(network, rule)
+    save_memory(network, train, reads_transposed=products.reads_transposed)
 
 
 def _check(name: str, shape: tuple[int, ...]) -> None:
