@@ -115,3 +115,29 @@ def test_products_that_read_either_layout_keep_one():
 def test_a_saving_of_fp8_without_fp8_is_refused(name):
     with pytest.raises(UsageError, match=rf"`train.{name}: true` needs .*`train.fp8: blockwise`"):
         TrainConfig(**{name: True})
+
+
+@pytest.mark.parametrize("scales", SCALES)
+def test_rows_of_the_padded_map_change_nothing_but_the_scale_of_a_tile(scales):
+    """The last tile of an expert's tokens, for the gradient of its weights, sees added ones too."""
+    torch.manual_seed(0)
+    cfg = preset("ling-nano").replace(num_experts=8, moe_intermediate_size=64)
+    x, dout = torch.randn(2, 90, cfg.hidden_size).bfloat16()
+    x *= torch.logspace(-1, 1, 90)[:, None]
+    ids = torch.rand(90, 8).topk(2).indices
+    weights = torch.rand(90, 2)
+    found = []
+    for pad in (False, True):
+        torch.manual_seed(1)
+        module = nn.ModuleDict({"experts": Experts(cfg)})
+        for p in module.parameters():
+            nn.init.normal_(p, std=0.1)
+        fp8(module, TrainConfig(fp8="blockwise", fp8_scales=scales, fp8_pad_routing=pad))
+        given = [t.clone().requires_grad_() for t in (x, weights)]
+        out = module["experts"](given[0], ids, given[1])
+        out.backward(dout)
+        found.append(([out, *(t.grad for t in given)], [p.grad for p in module.parameters()]))
+    (rows, of_weights), (same, near) = found
+    assert all(torch.equal(a, b) for a, b in zip(rows, same, strict=True))
+    for a, b in zip(of_weights, near, strict=True):
+        assert (a - b).norm() <= 0.02 * a.norm()
