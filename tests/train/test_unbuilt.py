@@ -23,8 +23,3 @@ def test_8_bit_training_is_refused_before_anything_is_written(tmp_path, change, 
     with pytest.raises(UsageError, match=said):
         loop.run(recipes(tmp_path)(**change), tmp_path / "run", quiet)
     assert not (tmp_path / "run").exists()
-
-
-def test_their_sub_fields_alone_ask_for_nothing(tmp_path):
-    fields = {"fp8_param_gather": True, "fp8_pad_routing": True, "fp8_scales": "float32"}
-    assert loop.run(recipes(tmp_path)(steps=1, train=fields), tmp_path / "run", quiet) == 0

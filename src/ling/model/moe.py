@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config.model import ModelConfig
-from ..ops import experts, grouped, reference
+from ..ops import experts, grouped, reference, routing_map
 from .layers import Linear
 
 
@@ -77,7 +77,11 @@ class Experts(nn.Module):
     `multiply` and `layers.Linear` are the only two multiplications by weights that low precision
     and adapters replace, by a rule of `model.swap`. The router stays in float32 and the head's
     product is inside the loss.
+
+    `pad_routing` pads the routing map for products in FP8, where rows would be padded with zeros.
     """
+
+    pad_routing = False
 
     def __init__(self, cfg: ModelConfig) -> None:
         super().__init__()
@@ -88,10 +92,21 @@ class Experts(nn.Module):
         self.multiply: Multiply = grouped.swiglu
 
     def forward(self, x_TD: Tensor, ids_TA: Tensor, weights_TA: Tensor) -> Tensor:
-        E = self.gate_proj.shape[0]
-        slots = experts.sort_by_expert(ids_TA, E, experts.row_block(ids_TA.numel(), E))
+        slots = self.slots(ids_TA.flatten(), routing_map.tokens_of(ids_TA), len(x_TD))
         y_RD = self.products(experts.dispatch(x_TD, slots), slots.groups)
         return experts.combine(y_RD, slots, weights_TA)
+
+    def slots(self, ids_N: Tensor, token_N: Tensor, num_tokens: int) -> experts.Slots:
+        """Slots of routed rows, of token `token_N` for expert `ids_N` of those here each."""
+        if self.pad_routing:
+            return routing_map.slots_of_padded_map(ids_N, token_N, num_tokens, self.num_own)
+        block = experts.row_block(len(ids_N), self.num_own)
+        return experts.sort_by_expert(ids_N, self.num_own, block)
+
+    @property
+    def num_own(self) -> int:
+        """How many experts are here."""
+        return self.gate_proj.shape[0]
 
     def products(self, x_RD: Tensor, groups: experts.Groups) -> Tensor:
         """SwiGLU of rows that are sorted by expert, with the borders that `Slots.groups` gives."""

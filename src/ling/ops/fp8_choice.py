@@ -46,12 +46,17 @@ def choose(device: torch.device, wanted: Wanted = "auto") -> Choice:
             f"{torch.cuda.get_device_name(device)} has {_dotted(capability)}: set `train.fp8: "
             "off`, or `train.fp8_products: emulation` (the same numbers, slower than bfloat16)"
         )
-    if importlib.util.find_spec("triton") is None:
+    if not has_triton():
         return Choice("emulation", "Triton is not installed; `pip install triton`")
     why_not = _why_no_scaled_mm(capability)
     if why_not is not None:
         return Choice("triton", why_not)
     return Choice("scaled_mm", "cuBLAS; experts by our Triton kernels")
+
+
+def has_triton() -> bool:
+    """Whether Triton is installed, which compiles our kernels for a GPU."""
+    return importlib.util.find_spec("triton") is not None
 
 
 def _why_no_scaled_mm(capability: tuple[int, int]) -> str | None:

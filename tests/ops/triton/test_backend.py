@@ -13,6 +13,7 @@ pytest.importorskip("triton", reason="Triton is not installed: pip install trito
 from ling.ops import fp8_tiles
 from ling.ops.triton.backend import ScaledMMProducts, TritonProducts
 from ling.ops.triton.quantise import quantise_blocks
+from ling.ops.triton.transpose import transposed
 
 GROUPS = [0, 0, 5, 140]
 
@@ -20,7 +21,8 @@ GROUPS = [0, 0, 5, 140]
 def weight(*shape, scales="power-of-two"):
     torch.manual_seed(1)
     codes, inverse = quantise_blocks(torch.randn(shape), scales)
-    return SimpleNamespace(codes=codes, inverse=inverse)
+    turned = SimpleNamespace(codes=transposed(codes), inverse=inverse.transpose(-1, -2))
+    return SimpleNamespace(codes=codes, inverse=inverse, transposed=lambda: turned)
 
 
 def wide(w):

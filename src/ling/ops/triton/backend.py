@@ -18,7 +18,6 @@ from ..fp8_tiles import Scales
 from .products import product, weight_gradient
 from .quantise import quantise_columns, quantise_rows
 from .tiles import Tiles, one_group, tiles_of
-from .transpose import transposed
 
 _ROWS = 16  # of which cuBLAS wants multiples
 _SCALES = 4  # scales of a row of blocks, likewise
@@ -33,11 +32,15 @@ class Weight(Protocol):
     @property
     def inverse(self) -> Tensor: ...
 
+    def transposed(self) -> Weight:
+        """The last two dimensions exchanged."""
+
 
 class TritonProducts:
     """All products by our kernels. Nothing here waits for the GPU."""
 
     name = "triton"
+    reads_transposed = True
 
     def __init__(self, scales: Scales) -> None:
         self.scales = scales
@@ -46,11 +49,11 @@ class TritonProducts:
 
     def linear(self, x_MK: Tensor, w: Weight) -> Tensor:
         """y_MN = x · wᵀ."""
-        return self._dense(x_MK, (w.codes, w.inverse))
+        return self._dense(x_MK, w)
 
     def linear_dgrad(self, dy_MN: Tensor, w: Weight) -> Tensor:
         """dx_MK = dy · w."""
-        return self._dense(dy_MN, _turned(w))
+        return self._dense(dy_MN, w.transposed())
 
     def linear_wgrad(self, dy_MN: Tensor, x_MK: Tensor) -> Tensor:
         """dw_NK = dyᵀ · x."""
@@ -59,11 +62,11 @@ class TritonProducts:
 
     def grouped(self, x_RK: Tensor, w: Weight, groups: Groups) -> Tensor:
         """y_RN: each expert's rows times its weight, transposed."""
-        return self._by_expert(x_RK, (w.codes, w.inverse), groups)
+        return self._by_expert(x_RK, w, groups)
 
     def grouped_dgrad(self, dy_RN: Tensor, w: Weight, groups: Groups) -> Tensor:
         """dx_RK of `grouped`."""
-        return self._by_expert(dy_RN, _turned(w), groups)
+        return self._by_expert(dy_RN, w.transposed(), groups)
 
     def grouped_wgrad(self, dy_RN: Tensor, x_RK: Tensor, groups: Groups) -> Tensor:
         """dw_ENK of `grouped`; 0 for an expert without rows."""
@@ -71,13 +74,13 @@ class TritonProducts:
         dy, x = (quantise_columns(t, self.scales, tiles) for t in (dy_RN, x_RK))
         return weight_gradient(dy, x, tiles, torch.bfloat16)
 
-    def _dense(self, x_MK: Tensor, w: tuple[Tensor, Tensor]) -> Tensor:
-        x, (codes, inverse) = quantise_rows(x_MK, self.scales), w
-        return product(x, (codes[None], inverse[None]), _one_group(x_MK), torch.bfloat16)
+    def _dense(self, x_MK: Tensor, w: Weight) -> Tensor:
+        x, one = quantise_rows(x_MK, self.scales), (w.codes[None], w.inverse[None])
+        return product(x, one, _one_group(x_MK), torch.bfloat16)
 
-    def _by_expert(self, x_RK: Tensor, w: tuple[Tensor, Tensor], groups: Groups) -> Tensor:
-        x = quantise_rows(x_RK, self.scales)
-        return product(x, w, self._tiles_of(groups, x_RK), torch.bfloat16)
+    def _by_expert(self, x_RK: Tensor, w: Weight, groups: Groups) -> Tensor:
+        x, tiles = quantise_rows(x_RK, self.scales), self._tiles_of(groups, x_RK)
+        return product(x, (w.codes, w.inverse), tiles, torch.bfloat16)
 
     def _tiles_of(self, groups: Groups, x_RK: Tensor) -> Tiles:
         """The tiles of `groups`, made once for the products of a layer that follow each other."""
@@ -103,22 +106,16 @@ class ScaledMMProducts(TritonProducts):
         kind = F.ScalingType.BlockWise1x128
         return F.scaled_mm(dy_NM, x_KM.t(), dy_inv.t(), kind, x_inv.t(), kind)
 
-    def _dense(self, x_MK: Tensor, w: tuple[Tensor, Tensor]) -> Tensor:
-        codes_NK, inverse = w
-        if not _whole_blocks(*codes_NK.shape) or not len(x_MK):
+    def _dense(self, x_MK: Tensor, w: Weight) -> Tensor:
+        if not _whole_blocks(*w.codes.shape) or not len(x_MK):
             return super()._dense(x_MK, w)
         padded = F.pad(x_MK, (0, 0, 0, -len(x_MK) % _ROWS))
         x, x_inv = quantise_rows(padded, self.scales)
         kinds = F.ScalingType.BlockWise1x128, F.ScalingType.BlockWise128x128
         # Scales of blocks: [K/128 filled up to a multiple of 4, N/128], K innermost.
-        blocks = F.pad(inverse, (0, -inverse.shape[1] % _SCALES)).contiguous().t()
-        y_MN = F.scaled_mm(x, codes_NK.t(), x_inv, kinds[0], blocks, kinds[1])
+        blocks = F.pad(w.inverse, (0, -w.inverse.shape[1] % _SCALES)).contiguous().t()
+        y_MN = F.scaled_mm(x, w.codes.t(), x_inv, kinds[0], blocks, kinds[1])
         return y_MN[: len(x_MK)]
-
-
-def _turned(w: Weight) -> tuple[Tensor, Tensor]:
-    """The transposed weight: its blocks are those of the weight."""
-    return transposed(w.codes), w.inverse.transpose(-1, -2)
 
 
 def _whole_blocks(*sizes: int) -> bool:

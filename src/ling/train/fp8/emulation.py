@@ -32,6 +32,7 @@ class RoundedProducts:
 
     name = "emulation"
     scales: Scales = POWER_OF_TWO
+    reads_transposed = False
 
     def linear(self, x_MK: Tensor, w: Fp8Weight) -> Tensor:
         return fp8_tiles.rounded_rows(x_MK) @ w.widened().t()
@@ -58,6 +59,7 @@ class ScaledProducts:
 
     name = "emulation"
     scales: Scales = "float32"
+    reads_transposed = False
 
     def linear(self, x_MK: Tensor, w: Fp8Weight) -> Tensor:
         q, inverse = fp8_tiles.quantise_rows(x_MK, self.scales)

@@ -26,10 +26,14 @@ class Products(Protocol):
 
     `groups` are the borders of experts among rows (`ops.experts.Groups`). Any number of rows is
     legal, 0 too: a backend whose kernels need multiples of 16 pads with zero rows, which is exact.
+
+    `reads_transposed`: the gradient of x is computed from `w.transposed()`, which is kept unless
+    `train.fp8_transpose_on_demand`.
     """
 
     name: str
     scales: Scales
+    reads_transposed: bool
 
     def linear(self, x_MK: Tensor, w: Fp8Weight) -> Tensor:
         """y_MN = x · wᵀ."""

@@ -16,6 +16,7 @@ from ...model.swap import swap
 from ..device import device_type
 from .backend import choose
 from .layers import Fp8Linear, Fp8SwiGLU
+from .weights import save_memory
 
 HIGH_PRECISION = ("lm_head", "eh_proj")
 MULTIPLE = 16
@@ -42,6 +43,7 @@ def fp8(network: nn.Module, train: TrainConfig) -> None:
         return None
 
     swap(network, rule)
+    save_memory(network, train, reads_transposed=products.reads_transposed)
 
 
 def _check(name: str, shape: tuple[int, ...]) -> None:
