@@ -143,6 +143,16 @@ def steps_fp8(stage: Stage) -> Values:
     return _beside_cpu(stage, recipe(dtype="bfloat16", fp8="blockwise"), limit=2e-2)
 
 
+def steps_fp8_savings(stage: Stage) -> Values:
+    """With weights turned on demand and kept in FP8, and routing that is filled up."""
+    savings = {
+        "fp8_param_gather": True,
+        "fp8_transpose_on_demand": True,
+        "fp8_pad_routing": True,
+    }
+    return _beside_cpu(stage, recipe(dtype="bfloat16", fp8="blockwise", **savings), limit=2e-2)
+
+
 def steps_adamw8bit(stage: Stage) -> Values:
     """With moments of one byte."""
     cfg = recipe()
@@ -365,6 +375,7 @@ CHECKS: dict[str, Callable[[Stage], Values]] = {
     "steps in float32": steps_float32,
     "steps in bfloat16": steps_bfloat16,
     "steps in FP8": steps_fp8,
+    "steps in FP8 with its savings": steps_fp8_savings,
     "steps with AdamW of 8 bits": steps_adamw8bit,
     "a batch moves": batch_moves,
     "documents are isolated": documents_are_isolated,
