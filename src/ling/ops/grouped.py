@@ -85,11 +85,22 @@ def product(x_RK: Tensor, w_ENK: Tensor, groups: Groups) -> Tensor:
 def weight_gradient(dy_RN: Tensor, x_RK: Tensor, groups: Groups) -> Tensor:
     """dw_ENK of `product`; 0 for an expert without rows."""
     if isinstance(groups, Tensor):
-        return F.grouped_mm(dy_RN.t(), x_RK, offs=groups)
+        dw_ENK = F.grouped_mm(dy_RN.t(), x_RK, offs=groups)
+        if _leaves_memory_as_it_is(dw_ENK):
+            empty_E = groups == F.pad(groups, (1, 0))[:-1]
+            dw_ENK.masked_fill_(empty_E[:, None, None], 0)
+        return dw_ENK
     dw_ENK = x_RK.new_zeros((len(groups) - 1, dy_RN.shape[1], x_RK.shape[1]))
     for e, rows in experts_with_rows(groups):
         torch.mm(dy_RN[rows].t(), x_RK[rows], out=dw_ENK[e])
     return dw_ENK
+
+
+def _leaves_memory_as_it_is(dw_ENK: Tensor) -> bool:
+    """Whether `grouped_mm` writes nothing for an expert without rows, which is known of Blackwell
+    (pytorch/pytorch#172439)."""
+    on_gpu = dw_ENK.device.type == "cuda"
+    return on_gpu and torch.cuda.get_device_capability(dw_ENK.device) >= (10, 0)
 
 
 def swiglu(
