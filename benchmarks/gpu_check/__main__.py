@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from ling.errors import LingError
+
 from .driver import Options, Plan, run_stages
 from .page import PAGE, write_page
 from .record import ROOT, Record, gpu_here, machine
@@ -27,7 +29,14 @@ NEWEST = Path()
 
 
 def main() -> None:
-    """Run the stages, or make the page of a file."""
+    """Run the stages, or make the page of a file; an error of a user is one line."""
+    try:
+        _main()
+    except LingError as err:
+        raise SystemExit(f"gpu_check: {err}") from None
+
+
+def _main() -> None:
     parser = _parser()
     ns = parser.parse_args()
     if ns.out is None:

@@ -176,6 +176,7 @@ class Child:
         self.process.join(wait_s)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid or 0, signal.SIGKILL)
+        self.process.kill()  # where it has no group of its own yet
         self.process.join()
 
 

@@ -164,6 +164,13 @@ def test_a_stage_over_its_time_ends_and_keeps_what_it_found(record, stage_of):
     assert statuses(found) == {"first": "ok"}
 
 
+def test_a_stage_without_time_ends_at_once(record, stage_of):
+    found = ran(record, stage_of(lambda stage: time.sleep(60)), limit_s=0.0)
+    assert (found["status"], found["entries"]) == ("timeout", [])
+    found = ran(record, stage_of(lambda stage: time.sleep(60)), limit_s=1e-3)
+    assert found["status"] == "timeout"
+
+
 def test_a_stage_that_cannot_start_says_why_and_the_next_one_runs(record, stage_of):
     plans = {
         "absent": Plan("no_such_module", 1),

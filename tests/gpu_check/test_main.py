@@ -72,7 +72,8 @@ def test_every_stage_runs_to_its_end_on_a_cpu(tiny):
     assert {name: stage["status"] for name, stage in stages.items()} == dict.fromkeys(
         STAGES, "done"
     )
-    fine = {"ok"} if find_spec("triton") else {"ok", "missing"}
+    has_all = all(find_spec(name) for name in ("triton", "ling.train.adam8"))
+    fine = {"ok"} if has_all else {"ok", "missing"}
     odd = {
         f"{name}: {entry['name']}": (entry["status"], entry.get("error"))
         for name, stage in stages.items()
@@ -109,6 +110,13 @@ def test_without_a_gpu_it_says_so_in_one_line(tmp_path):
     assert done.returncode == 2
     assert "torch sees no GPU" in done.stderr.splitlines()[-1]
     assert not (tmp_path / "found.json").exists()
+
+
+def test_a_place_that_cannot_be_written_to_is_one_line(tmp_path):
+    done = started("--tiny", "--out", tmp_path / "absent" / "found.json")
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"gpu_check: {tmp_path / 'absent' / 'found.json'}: cannot write here")
 
 
 def test_other_files_are_no_results(tmp_path):
