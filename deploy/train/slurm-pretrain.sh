@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
 # Pre-training on Slurm, the arguments are those of `ling pretrain`; a folder that all nodes see:
 #   sbatch deploy/train/slurm-pretrain.sh ling-mini-8k --out /shared/runs/mini-8k \
-#     --data.prefix /shared/data/train_text_document --parallel.dp_replicate 2 --train.fp8 off \
-#     --optim.name adamw
+#     --data.prefix /shared/data/train_text_document --parallel.dp_replicate 2 --optim.name adamw
 # The recipe's ranks are nodes × GPUs a node (docs/guides/cluster.md). Before its time limit
 # the run is saved and the job goes back into the queue, until the run is done.
 #SBATCH --job-name=ling-pretrain

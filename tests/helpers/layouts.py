@@ -1,6 +1,7 @@
 """Trains one small model in several layouts: `torchrun layouts.py FOLDER` on 2 or 4 ranks.
 
-With `none`, `moe` or `full` behind the folder: those of `EVERY`, with that recomputation.
+With `none`, `moe` or `full` behind the folder: those of `EVERY`, with that recomputation; with
+`fp8` those of `FP8`.
 
 All layouts of a number of ranks are trained by the same processes, since starting these takes
 longest. Rows of `metrics.jsonl` are the result: FOLDER/<layout>/metrics.jsonl.
@@ -48,6 +49,7 @@ LAYOUTS: dict[int, dict[str, dict[str, Any]]] = {
         "recompute full": {"recompute": "full"},
         "one, small steps, bf16": {},
         "one, 4 per token, small steps, bf16": {},
+        "one, fp8, small steps, bf16": {},
     },
     2: {
         "replicate 2": {"dp_replicate": 2},
@@ -73,6 +75,7 @@ LAYOUTS: dict[int, dict[str, dict[str, Any]]] = {
             "ep": 2,
             "recompute": "moe",
         },
+        "ep 2 × fsdp 2, fp8, small steps, bf16": {"dp_shard": 4, "ep": 2},
     },
 }
 
@@ -94,6 +97,29 @@ EVERY: dict[int, dict[str, dict[str, Any]]] = {
     },
 }
 
+# Products in FP8, weights gathered as bytes; beside them the same in bfloat16 (slow).
+FP8: dict[int, dict[str, dict[str, Any]]] = {
+    1: {"one": {}},
+    2: {
+        "ep 2": {"dp_shard": 2, "ep": 2},
+        "fsdp 2": {"dp_shard": 2},
+        "pp 2": {"pp": 2},
+        "cp 2": {"cp": 2},
+        "replicate 2": {"dp_replicate": 2},
+    },
+    4: {
+        "ep 2 × fsdp 2": {"dp_shard": 4, "ep": 2},
+        "pp 2 × fsdp 2": {"pp": 2, "dp_shard": 2},
+    },
+}
+# Wide enough for parts of whole blocks of 128 on 2 ranks.
+WIDE = {
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "moe_intermediate_size": 256,
+    "head_dim": 64,
+}
+
 
 # What goes on from half a run of one process, and of which one process does the second half.
 RESUMED = {
@@ -110,7 +136,7 @@ RESUMED_ALONE = (
 
 
 # Parts of a name that its run of one process has, too.
-SETTINGS = ("isolated", "4 per token", "small steps", "bf16")
+SETTINGS = ("isolated", "4 per token", "wide", "fp8", "small steps", "bf16")
 
 
 def alone(name: str) -> str:
@@ -121,9 +147,11 @@ def alone(name: str) -> str:
 def recipe(folder: Path, name: str, degrees: dict[str, Any]) -> PretrainConfig:
     isolated = "isolated" in name
     text = str(folder / ("documents" if isolated else "text"))
+    fp8 = "fp8" in name
+    overrides: dict[str, Any] = WIDE if fp8 or "wide" in name else {}
     return PretrainConfig(
         model="ling-tiny",
-        model_overrides={"num_experts_per_tok": 4} if "4 per token" in name else {},
+        model_overrides=overrides | ({"num_experts_per_tok": 4} if "4 per token" in name else {}),
         data=DataConfig(
             prefix=[text],
             valid_prefix=[text],
@@ -136,6 +164,8 @@ def recipe(folder: Path, name: str, degrees: dict[str, Any]) -> PretrainConfig:
             global_batch_size=8,
             micro_batch_size=2,
             dtype="bfloat16" if "bf16" in name else "float32",
+            fp8="blockwise" if fp8 else "off",
+            fp8_param_gather=fp8,
             threads=1,
             eval_rows=3,
         ),
@@ -205,6 +235,18 @@ def with_recomputation(name: str, what: str) -> str:
     return f"{name}, recompute {what}"
 
 
+def in_fp8(name: str) -> dict[str, str]:
+    """The runs of a layout of `FP8`, by what its products are."""
+    return {"fp8": f"{name}, fp8, small steps, bf16", "bf16": f"{name}, wide, small steps, bf16"}
+
+
+def train_fp8(world: World, folder: Path) -> None:
+    """All layouts of `FP8`."""
+    for name, degrees in FP8[world.size].items():
+        for run in in_fp8(name).values():
+            assert loop.run_in(world, recipe(folder, run, degrees), folder / run, quiet) == 0
+
+
 def train_every(folder: Path, what: str) -> None:
     """All layouts of `EVERY` with this kind of recomputation."""
     world = join(torch.device("cpu"), None)
@@ -228,7 +270,11 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 2:
+    if sys.argv[2:] == ["fp8"]:
+        ranks = join(torch.device("cpu"), None)
+        train_fp8(ranks, Path(sys.argv[1]))
+        leave()
+    elif len(sys.argv) > 2:
         train_every(Path(sys.argv[1]), sys.argv[2])
     else:
         main(Path(sys.argv[1]))

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from ling.ops import experts, grouped, reference
 
@@ -129,3 +130,19 @@ def test_grouped_mm_equals_the_formula():
         torch.autograd.grad(got.sum(), leaves), torch.autograd.grad(want.sum(), leaves), strict=True
     ):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-3)
+
+
+def test_a_gradient_that_was_never_written_is_zero(monkeypatch):
+    """Of an expert without rows `grouped_mm` leaves what was in memory, on some GPUs."""
+    multiplied = F.grouped_mm
+
+    def uninitialised(a, b, offs):
+        out = multiplied(a, b, offs=offs)
+        return out.masked_fill_((offs == torch.tensor([0, *offs[:-1]]))[:, None, None], torch.nan)
+
+    monkeypatch.setattr(F, "grouped_mm", uninitialised)
+    monkeypatch.setattr(grouped, "_leaves_memory_as_it_is", lambda dw_ENK: True)
+    dy, x = torch.randn(9, 8), torch.randn(9, 16)
+    got = grouped.weight_gradient(dy, x, as_a_device_wants(OFFSETS))
+    want = [dy[a:b].T @ x[a:b] for a, b in pairwise(OFFSETS)]
+    torch.testing.assert_close(got, torch.stack(want))

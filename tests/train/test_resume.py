@@ -81,6 +81,20 @@ def test_other_micro_batches_read_the_same_rows(recipe, tmp_path, monkeypatch):
         assert ours == pytest.approx(whole, rel=1e-4)
 
 
+def test_savings_of_fp8_may_change_and_fp8_itself_with_a_word(recipe, tmp_path, monkeypatch):
+    on, off = {"fp8": "blockwise", "dtype": "bfloat16"}, {"dtype": "bfloat16"}
+    savings = {"fp8_param_gather": True, "fp8_transpose_on_demand": True, "fp8_pad_routing": True}
+    assert loop.run(recipe(train=on), tmp_path / "whole", quiet) == 0
+    begun(tmp_path / "run", recipe(train=on), monkeypatch)
+    assert loop.run(recipe(train=on | savings), tmp_path / "run", quiet) == 0
+    for ours, whole in zip(losses(tmp_path / "run"), losses(tmp_path / "whole"), strict=True):
+        assert ours == pytest.approx(whole, rel=1e-3)
+    said: list[str] = []
+    begun(tmp_path / "other", recipe(train=off), monkeypatch)
+    assert loop.run(recipe(train=on), tmp_path / "other", said.append) == 0
+    assert sum("`train.fp8` was off and is now blockwise" in line for line in said) == 1
+
+
 @pytest.mark.parametrize("steps", [9, 4])
 def test_a_constant_schedule_may_have_other_steps(recipe, tmp_path, monkeypatch, steps):
     out = tmp_path / "run"

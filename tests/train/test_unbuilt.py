@@ -15,18 +15,11 @@ from ling.train import loop
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"train": {"fp8": "blockwise"}}, "`train.fp8: blockwise`: 8-bit"),
         ({"optim": {"name": "adamw8bit"}}, "`optim.name: adamw8bit`: 8-bit"),
-        ({"train": {"fp8": "blockwise"}, "optim": {"name": "adamw8bit"}}, "` and `optim.name: "),
     ],
 )
 def test_8_bit_training_is_refused_before_anything_is_written(tmp_path, change, said):
-    said = re.escape(said) + ".*`--train.fp8 off --optim.name adamw`"
+    said = re.escape(said) + ".*`--optim.name adamw`"
     with pytest.raises(UsageError, match=said):
         loop.run(recipes(tmp_path)(**change), tmp_path / "run", quiet)
     assert not (tmp_path / "run").exists()
-
-
-def test_their_sub_fields_alone_ask_for_nothing(tmp_path):
-    fields = {"fp8_param_gather": True, "fp8_pad_routing": True, "fp8_scales": "float32"}
-    assert loop.run(recipes(tmp_path)(steps=1, train=fields), tmp_path / "run", quiet) == 0

@@ -113,13 +113,18 @@ class TrainConfig:
     """Compute type; parameters and optimizer state stay in float32."""
     fp8: Literal["off", "blockwise"] = "off"
     """`blockwise`: products of linear layers and experts in FP8 (E4M3) with a scale for each 1×128
-    tile, and for 128×128 of weights; not built yet."""
+    tile, and for 128×128 of weights; needs `dtype: bfloat16`."""
     fp8_scales: Literal["power-of-two", "float32"] = "power-of-two"
     """Scales of `fp8: blockwise`."""
+    fp8_products: Literal["auto", "emulation"] = "auto"
+    """How they are computed: `auto` uses a GPU's FP8 where it has it (`ling doctor` says what it
+    comes to); `emulation` has the same numerics from bfloat16 products on any device."""
     fp8_param_gather: bool = False
-    """Keep weights in FP8 only, quantised again from their float32 masters after each step."""
+    """Keep weights in FP8 only, quantised again from their float32 masters after each step; ranks
+    that share weights exchange their bytes."""
     fp8_transpose_on_demand: bool = False
-    """Transpose FP8 weights when the backward pass needs it, instead of keeping both."""
+    """Transpose FP8 weights when the backward pass needs it, instead of keeping both; products on
+    CPUs keep one copy in any case."""
     fp8_pad_routing: bool = False
     """Fill each expert's rows up to a multiple of 16 by marking tokens of weight 0, instead of
     copying rows into padded ones."""
@@ -187,6 +192,17 @@ class TrainConfig:
                 raise UsageError(
                     f"`train.loggers` has `{name}`{nearest(name, list(LOGGERS))}; there are "
                     f"{', '.join(LOGGERS)}"
+                )
+        if self.fp8 != "off" and self.dtype != "bfloat16":
+            raise UsageError(
+                f"`train.fp8: {self.fp8}` gives bfloat16 activations and gradients: set "
+                f"`train.dtype: bfloat16` instead of `{self.dtype}`, or `train.fp8: off`"
+            )
+        for name in ("fp8_param_gather", "fp8_transpose_on_demand", "fp8_pad_routing"):
+            if getattr(self, name) and self.fp8 == "off":
+                raise UsageError(
+                    f"`train.{name}: true` needs products in FP8: set `train.fp8: blockwise`, or "
+                    f"`train.{name}: false`"
                 )
         if self.group_timeout_s is not None:
             at_least("train.group_timeout_s", self.group_timeout_s, 1)

@@ -12,7 +12,7 @@ from ..ops import reference
 class Linear(nn.Linear):
     """`nn.Linear` whose float32 parameters are cast at use, so autocast is not needed.
 
-    With `Experts.products` the only multiplication by weights that a rule of `model.swap` replaces.
+    With `Experts.multiply` the only multiplication by weights that a rule of `model.swap` replaces.
     """
 
     def forward(self, input: Tensor) -> Tensor:  # the name is torch's

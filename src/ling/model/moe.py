@@ -5,13 +5,14 @@ Legend: T tokens · D hidden · E experts · A experts per token · F expert wid
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from ..config.model import ModelConfig
-from ..ops import experts, grouped, reference
+from ..ops import experts, grouped, reference, routing_map
 from .layers import Linear
 
 
@@ -33,6 +34,10 @@ class MLP(nn.Module):
     def forward(self, x_TD: Tensor) -> Tensor:
         h_TF = torch.nn.functional.silu(self.gate_proj(x_TD)) * self.up_proj(x_TD)
         return self.down_proj(h_TF)
+
+
+# SwiGLU of rows that are sorted by expert: (x_RD, groups, gate_EFD, up_EFD, down_EDF) to y_RD.
+Multiply = Callable[[Tensor, experts.Groups, Tensor, Tensor, Tensor], Tensor]
 
 
 class Router(nn.Module):
@@ -69,10 +74,14 @@ class Router(nn.Module):
 class Experts(nn.Module):
     """All routed experts of a layer, stacked; on disk they are one tensor per expert.
 
-    `products` and `layers.Linear` are the only two multiplications by weights that low precision
+    `multiply` and `layers.Linear` are the only two multiplications by weights that low precision
     and adapters replace, by a rule of `model.swap`. The router stays in float32 and the head's
     product is inside the loss.
+
+    `pad_routing` pads the routing map for products in FP8, where rows would be padded with zeros.
     """
+
+    pad_routing = False
 
     def __init__(self, cfg: ModelConfig) -> None:
         super().__init__()
@@ -80,16 +89,28 @@ class Experts(nn.Module):
         self.gate_proj = nn.Parameter(torch.empty(e, f, d))
         self.up_proj = nn.Parameter(torch.empty(e, f, d))
         self.down_proj = nn.Parameter(torch.empty(e, d, f))
+        self.multiply: Multiply = grouped.swiglu
 
     def forward(self, x_TD: Tensor, ids_TA: Tensor, weights_TA: Tensor) -> Tensor:
-        E = self.gate_proj.shape[0]
-        slots = experts.sort_by_expert(ids_TA, E, experts.row_block(ids_TA.numel(), E))
+        slots = self.slots(ids_TA.flatten(), routing_map.tokens_of(ids_TA), len(x_TD))
         y_RD = self.products(experts.dispatch(x_TD, slots), slots.groups)
         return experts.combine(y_RD, slots, weights_TA)
 
+    def slots(self, ids_N: Tensor, token_N: Tensor, num_tokens: int) -> experts.Slots:
+        """Slots of routed rows, of token `token_N` for expert `ids_N` of those here each."""
+        if self.pad_routing:
+            return routing_map.slots_of_padded_map(ids_N, token_N, num_tokens, self.num_own)
+        block = experts.row_block(len(ids_N), self.num_own)
+        return experts.sort_by_expert(ids_N, self.num_own, block)
+
+    @property
+    def num_own(self) -> int:
+        """How many experts are here."""
+        return self.gate_proj.shape[0]
+
     def products(self, x_RD: Tensor, groups: experts.Groups) -> Tensor:
         """SwiGLU of rows that are sorted by expert, with the borders that `Slots.groups` gives."""
-        return grouped.swiglu(x_RD, groups, self.gate_proj, self.up_proj, self.down_proj)
+        return self.multiply(x_RD, groups, self.gate_proj, self.up_proj, self.down_proj)
 
 
 class MoE(nn.Module):

@@ -18,7 +18,7 @@ import torch
 
 from ..errors import KernelError
 from ..text import one_line
-from . import machine, native
+from . import fp8_choice, machine, native
 
 # Variables that change what runs, where files go or what the network is.
 _VARIABLES = re.compile(
@@ -54,6 +54,8 @@ def facts() -> dict[str, Any]:
         "threads": str(torch.get_num_threads()),
         "openmp": ", ".join(sorted(_openmp_runtimes())) or "none",
         "kernels": kernels,
+        "engine": _engine(kernels),
+        "fp8_training": fp8_choice.described(),
     }
     if not kernels.startswith("native"):
         report["build"] = build()
@@ -168,6 +170,14 @@ def _kernels() -> str:
     except KernelError as err:
         return f"reference ({one_line(str(err))})"
     return f"native/{level}" if level != "none" else "reference (library not built)"
+
+
+def _engine(kernels: str) -> str:
+    """Which device `ling generate` and `serve` use, and how to get another."""
+    if not torch.cuda.is_available():
+        return f"cpu ({kernels}); no GPU for --device cuda"
+    name, (major, minor) = torch.cuda.get_device_name(), torch.cuda.get_device_capability()
+    return f"cpu ({kernels}); with --device cuda or auto: {name} (sm_{major}{minor})"
 
 
 def build() -> dict[str, str]:

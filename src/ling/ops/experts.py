@@ -25,12 +25,13 @@ Groups = list[int] | Tensor
 class Slots:
     """Where routed rows go: `slot_N` is the row of each, expert e has `starts_E1[e]` to `[e + 1]`.
 
-    `rows` counts all rows with padding.
+    `rows` counts all rows with padding, which is zero but for `added_P`: (slots, tokens in them).
     """
 
     slot_N: Tensor
     starts_E1: Tensor
     rows: int
+    added_P: tuple[Tensor, Tensor] | None = None
 
     @property
     def offsets(self) -> list[int]:
@@ -51,14 +52,17 @@ def expert_counts(ids_TA: Tensor, num_experts: int) -> Tensor:
     return flat_N.new_zeros(num_experts).scatter_add_(0, flat_N, torch.ones_like(flat_N))
 
 
-def sort_by_expert(ids_TA: Tensor, num_experts: int, block: int) -> Slots:
+def sort_by_expert(
+    ids_TA: Tensor, num_experts: int, block: int, *, any_device: bool = False
+) -> Slots:
     """Assign each of the N routed rows its slot.
 
     An expert's rows stay in token order and on a CPU are padded to a multiple of `block`: oneDNN
-    compiles a kernel per row count, so free row counts would compile again at every step.
+    compiles a kernel per row count, so free row counts would compile again at every step. On
+    another device they are padded where the products need it, `any_device`, which waits for it.
     """
     flat_N = ids_TA.flatten()
-    padded = flat_N.device.type == "cpu" and block > 1
+    padded = (any_device or flat_N.device.type == "cpu") and block > 1
     block = block if padded else 1
     counts_E = expert_counts(flat_N, num_experts)
     ends_E = ((counts_E + block - 1) // block * block).cumsum(0)
@@ -87,8 +91,20 @@ def experts_with_rows(offsets: list[int]) -> list[tuple[int, slice]]:
 
 
 def dispatch(x_TD: Tensor, slots: Slots) -> Tensor:
-    """Copy each token's row to its A slots: x_RD, differentiable; padding rows are zero."""
+    """Copy each token's row to its A slots: x_RD, differentiable.
+
+    Padding gives no gradient: it is zero, or weighs nothing.
+    """
     return _Dispatch.apply(x_TD, slots)
+
+
+def in_slots(x_ND: Tensor, x_TD: Tensor, slots: Slots) -> Tensor:
+    """x_RD of the routed rows x_ND, padded with zeros or with rows of x_TD."""
+    x_RD = x_ND.new_zeros((slots.rows, x_ND.shape[1])).index_copy_(0, slots.slot_N, x_ND)
+    if slots.added_P is not None:
+        slot_P, token_P = slots.added_P
+        x_RD.index_copy_(0, slot_P, x_TD.index_select(0, token_P))
+    return x_RD
 
 
 def combine(y_RD: Tensor, slots: Slots, weights_TA: Tensor) -> Tensor:
@@ -105,8 +121,7 @@ class _Dispatch(torch.autograd.Function):
         T, D = x_TD.shape
         ctx.save_for_backward(slots.slot_N)
         ctx.shape = (T, len(slots.slot_N) // max(T, 1), D)
-        x_ND = x_TD[:, None].expand(ctx.shape).reshape(-1, D)
-        return x_TD.new_zeros((slots.rows, D)).index_copy_(0, slots.slot_N, x_ND)
+        return in_slots(x_TD[:, None].expand(ctx.shape).reshape(-1, D), x_TD, slots)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -128,7 +143,7 @@ class _Combine(torch.autograd.Function):
         y_TAD, weights_TA, slot_N = ctx.saved_tensors
         (dout_TD,) = grads
         dweights_TA = torch.bmm(y_TAD.float(), dout_TD.float()[:, :, None])[:, :, 0]
-        # Padding rows stay zero and add nothing.
+        # The gradient of padding is zero and adds nothing.
         dy_TAD = dout_TD[:, None] * weights_TA[:, :, None].to(dout_TD.dtype)
         dy_RD = dout_TD.new_zeros((ctx.rows, dout_TD.shape[1]))
         return dy_RD.index_copy_(0, slot_N, dy_TAD.flatten(0, 1)), None, dweights_TA

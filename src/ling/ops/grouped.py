@@ -25,9 +25,9 @@ class _GroupedSwiGLU(torch.autograd.Function):
         ctx: Any, x_RD: Tensor, groups: Groups, gate_EFD: Tensor, up_EFD: Tensor, down_EDF: Tensor
     ) -> Tensor:
         gu, down = _cast(x_RD.dtype, gate_EFD, up_EFD, down_EDF)
-        gu_R2F = _product(x_RD, gu, groups)
+        gu_R2F = product(x_RD, gu, groups)
         g_RF, u_RF = gu_R2F.chunk(2, dim=1)
-        y_RD = _product(F.silu(g_RF).mul_(u_RF), down, groups)
+        y_RD = product(F.silu(g_RF).mul_(u_RF), down, groups)
         # The weights themselves: their casts would be kept for all layers at once.
         ctx.save_for_backward(x_RD, gu_R2F, gate_EFD, up_EFD, down_EDF)
         ctx.groups = groups
@@ -38,22 +38,27 @@ class _GroupedSwiGLU(torch.autograd.Function):
         x_RD, gu_R2F, *weights = ctx.saved_tensors
         gu, down = _cast(x_RD.dtype, *weights)
         dy_RD = grads[0].contiguous()  # `grouped_mm` refuses an expanded one
-        g_RF, u_RF = gu_R2F.chunk(2, dim=1)
-        sig = torch.sigmoid(g_RF)
-        silu = g_RF * sig
-        h_RF = silu * u_RF
-        dh_RF = _product(dy_RD, down.transpose(1, 2), ctx.groups)
-        ddown = _weight_gradient(dy_RD, h_RF, ctx.groups)
-        dgu_R2F = torch.empty_like(gu_R2F)
-        dg_RF, du_RF = dgu_R2F.chunk(2, dim=1)
-        torch.mul(dh_RF, silu, out=du_RF)
-        # d silu(g) = sig · (1 + g · (1 - sig)) = sig + silu · (1 - sig)
-        torch.mul(dh_RF.mul_(u_RF), torch.addcmul(sig, silu, 1 - sig), out=dg_RF)
-        dx_RD = _product(dgu_R2F, gu.transpose(1, 2), ctx.groups)
-        dgu = _weight_gradient(dgu_R2F, x_RD, ctx.groups)
+        dh_RF = product(dy_RD, down.transpose(1, 2), ctx.groups)
+        h_RF, dgu_R2F = swiglu_gradient(gu_R2F, dh_RF)
+        ddown = weight_gradient(dy_RD, h_RF, ctx.groups)
+        dx_RD = product(dgu_R2F, gu.transpose(1, 2), ctx.groups)
+        dgu = weight_gradient(dgu_R2F, x_RD, ctx.groups)
         # A gradient must lie in memory as its weight does: the fused optimizer relies on it.
         dparams = (w.to(weights[0].dtype).contiguous() for w in (*dgu.chunk(2, dim=1), ddown))
         return (dx_RD, None, *dparams)
+
+
+def swiglu_gradient(gu_R2F: Tensor, dh_RF: Tensor) -> tuple[Tensor, Tensor]:
+    """h_RF = silu(g) · u again, and the gradient of g and u side by side; overwrites `dh_RF`."""
+    g_RF, u_RF = gu_R2F.chunk(2, dim=1)
+    sig = torch.sigmoid(g_RF)
+    silu = g_RF * sig
+    dgu_R2F = torch.empty_like(gu_R2F)
+    dg_RF, du_RF = dgu_R2F.chunk(2, dim=1)
+    torch.mul(dh_RF, silu, out=du_RF)
+    # d silu(g) = sig · (1 + g · (1 - sig)) = sig + silu · (1 - sig)
+    torch.mul(dh_RF.mul_(u_RF), torch.addcmul(sig, silu, 1 - sig), out=dg_RF)
+    return silu * u_RF, dgu_R2F
 
 
 def _cast(
@@ -67,7 +72,7 @@ def _cast(
     return gu_E2FD, down_EDF.to(dtype)
 
 
-def _product(x_RK: Tensor, w_ENK: Tensor, groups: Groups) -> Tensor:
+def product(x_RK: Tensor, w_ENK: Tensor, groups: Groups) -> Tensor:
     """y_RN: each expert's rows times its weight, transposed."""
     if isinstance(groups, Tensor):
         return F.grouped_mm(x_RK, w_ENK.transpose(1, 2), offs=groups)
@@ -77,14 +82,25 @@ def _product(x_RK: Tensor, w_ENK: Tensor, groups: Groups) -> Tensor:
     return y_RN
 
 
-def _weight_gradient(dy_RN: Tensor, x_RK: Tensor, groups: Groups) -> Tensor:
-    """dw_ENK of `_product`; 0 for an expert without rows."""
+def weight_gradient(dy_RN: Tensor, x_RK: Tensor, groups: Groups) -> Tensor:
+    """dw_ENK of `product`; 0 for an expert without rows."""
     if isinstance(groups, Tensor):
-        return F.grouped_mm(dy_RN.t(), x_RK, offs=groups)
+        dw_ENK = F.grouped_mm(dy_RN.t(), x_RK, offs=groups)
+        if _leaves_memory_as_it_is(dw_ENK):
+            empty_E = groups == F.pad(groups, (1, 0))[:-1]
+            dw_ENK.masked_fill_(empty_E[:, None, None], 0)
+        return dw_ENK
     dw_ENK = x_RK.new_zeros((len(groups) - 1, dy_RN.shape[1], x_RK.shape[1]))
     for e, rows in experts_with_rows(groups):
         torch.mm(dy_RN[rows].t(), x_RK[rows], out=dw_ENK[e])
     return dw_ENK
+
+
+def _leaves_memory_as_it_is(dw_ENK: Tensor) -> bool:
+    """Whether `grouped_mm` writes nothing for an expert without rows, which is known of Blackwell
+    (pytorch/pytorch#172439)."""
+    on_gpu = dw_ENK.device.type == "cuda"
+    return on_gpu and torch.cuda.get_device_capability(dw_ENK.device) >= (10, 0)
 
 
 def swiglu(

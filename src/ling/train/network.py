@@ -23,6 +23,7 @@ from ..model.ling import Ling, init_module
 from ..model.names import tensor_specs
 from ..presets import PRESETS
 from .forward import LingForTraining
+from .fp8.gather import gather_bytes
 
 Parallelise = Callable[[LingForTraining], LingForTraining]
 
@@ -37,6 +38,7 @@ def build_network(
     network.ling.compute_dtype = torch.bfloat16 if bfloat16 else None
     network = parallelise(network)
     network.to_empty(device=device)
+    gather_bytes(network)
     name = recipe.model
     folder = None if name in PRESETS else resolve_model(name)
     if folder is not None and holds_weights(folder):

@@ -49,12 +49,17 @@ _DECAY_KEYS = (
     "optim.decay_shape",
     "optim.decay_end_step",
 )
-# Keys that change neither what is learned nor in which order. The other keys of `data` are paths
-# and how they were prepared: their tokens are compared instead.
+# Keys that change neither what is learned nor in which order, but for `_NOTES`. The other keys of
+# `data` are paths and how they were prepared: their tokens are compared instead.
 _FREE_KEYS = (
     "train.device",
     "train.threads",
     "train.micro_batch_size",
+    "train.fp8",
+    "train.fp8_scales",
+    "train.fp8_param_gather",
+    "train.fp8_transpose_on_demand",
+    "train.fp8_pad_routing",
     "train.eval_interval_steps",
     "train.eval_rows",
     "train.log_interval_steps",
@@ -65,6 +70,13 @@ _FREE_KEYS = (
     "train.rollback",
     "train.spike_factor",
 )
+_ROUNDING = "weights and optimizer continue, steps from here on round products otherwise"
+_NOTES = {
+    "train.micro_batch_size": "rows keep their order, losses change slightly where rows have "
+    "unequal numbers of trained tokens",
+    "train.fp8": _ROUNDING,
+    "train.fp8_scales": _ROUNDING,
+}
 
 
 def check_recipe(recipe: PretrainConfig, out: Path, log: Callable[[str], None]) -> None:
@@ -83,11 +95,8 @@ def check_recipe(recipe: PretrainConfig, out: Path, log: Callable[[str], None]) 
             continue
         if key in _DECAY_KEYS and _decay_is_ahead(recipe, before, out):
             continue
-        if key == "train.micro_batch_size":
-            log(
-                f"`{key}` was {was} and is now {is_now}: rows keep their order, losses change "
-                "slightly where rows have unequal numbers of trained tokens"
-            )
+        if key in _NOTES:
+            log(f"`{key}` was {was} and is now {is_now}: {_NOTES[key]}")
         if key not in _FREE_KEYS and not key.startswith(("checkpoint.", "parallel.")):
             raise UsageError(f"{out}: {_changed(key, was, is_now)}")
 

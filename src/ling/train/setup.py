@@ -23,6 +23,7 @@ from ..data.index_files import IndexFolder
 from ..data.tokenizer import Tokenizer
 from ..errors import UsageError
 from ..hub import resolve_model
+from ..ops import fp8_choice
 from ..presets import PRESETS, preset
 from ..text import nearest
 from .batches import BatchReader
@@ -75,6 +76,9 @@ def setup(
     """
     device = world.together(lambda: choose_device(recipe.train.device))
     world.same("kind of device (`train.device`)", device.type)
+    if recipe.train.fp8 != "off":
+        choice = world.together(lambda: fp8_choice.choose(device, recipe.train.fp8_products))
+        log(f"FP8 products: {choice}")
     torch.manual_seed(recipe.train.seed)
     # Before the data: reading a corpus takes longest.
     cfg = world.together(lambda: _checked_config(recipe, world))
@@ -85,7 +89,7 @@ def setup(
         log(described(stage_layers(recipe.parallel, cfg, recipe.data.seq_length), cfg))
 
     def build() -> TrainState:
-        spread = partial(parallelise, recipe.parallel, meshes, recipe.data.seq_length)
+        spread = partial(parallelise, recipe, meshes)
         network = build_network(recipe, cfg, device, spread)
         state = TrainState(
             network, build_optimizer(network.ling, recipe.optim), device, world, data.tokenizer

@@ -17,6 +17,7 @@ from ..files.atomic import read_json
 from ..model.ling import Ling
 from .device import gpu_key, random_states, restore_random
 from .forward import LingForTraining
+from .fp8.weights import renew
 from .parallel.group import World
 
 # What a checkpoint keeps as it is; older ones have the first three.
@@ -113,6 +114,7 @@ def load(folder: Path, state: TrainState) -> None:
     rank = state.world.rank
     # A run that was on CPUs, or on fewer GPUs, has none for this one: it goes on with its own.
     read_tensors(folder, tensors, may_lack=gpu_key(rank))
+    renew(state.network)
     restore_random(tensors, state.device, rank)
     progress = read_progress(folder)
     for name in _COUNTERS:

@@ -17,6 +17,7 @@ from ..config.recipe import TrainConfig
 from ..errors import RunError
 from . import balance
 from .batches import Batch
+from .fp8.weights import renew
 from .norms import PARTS, gradient_norms
 from .objectives.base import Losses, Objective
 from .optim import check_strides
@@ -156,6 +157,7 @@ def _update(
     if math.isfinite(norm) and math.isfinite(loss) and not _spike(state, norm, train):
         check_strides(state.model.parameters())
         state.optimizer.step()
+        renew(state.network)
         rate = bias_update_rate(train, state.step + 1)
         balance.update_biases(state.model, counts, rate, zero_mean=train.bias_zero_mean)
         state.skipped = 0

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from ling.model.moe import Experts
+from ling.ops import routing_map
 from ling.ops.reference import route
 from ling.presets import preset
 from ling.train.parallel import copies, experts
@@ -124,6 +125,25 @@ def test_outputs_and_gradients_are_those_of_one_process(monkeypatch, dtype, rank
         # Float32 sums in another order, rounded once: hardly a value is rounded otherwise.
         torch.testing.assert_close(joined, whole, rtol=2**-7, atol=1e-5)
         assert (joined != whole).float().mean() < 1e-3, n
+
+
+@pytest.mark.parametrize("kind", [OneCopyExperts, ParallelExperts])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_routing_map_is_padded_where_the_rows_are(monkeypatch, kind, dtype):
+    """With the results of rows of zeros, of as many or of 64 in a block."""
+    module, *rows = layer(nano(), 256, dtype)
+    with_zeros, _ = on_ranks(monkeypatch, kind, 2, module, *rows)
+    module.pad_routing, padded = True, []
+    made = routing_map.slots_of_padded_map
+    monkeypatch.setattr(
+        routing_map, "slots_of_padded_map", lambda *args: padded.append(made(*args)) or padded[-1]
+    )
+    on_map, _ = on_ranks(monkeypatch, kind, 2, module, *rows)
+    assert len(padded) == 2
+    assert all(len(slots.added_P[0]) for slots in padded)
+    assert all(size % 16 == 0 for slots in padded for size in slots.offsets)
+    for want, got in zip(with_zeros, on_map, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(want, got, strict=True))
 
 
 def test_ranks_without_a_row(monkeypatch):

@@ -1,6 +1,7 @@
-"""What a recipe's `parallel` section does to a network without storage, in a fixed order.
+"""What a recipe does to a network without storage, in a fixed order: FP8, then `parallel`.
 
-experts → context → recompute → stages → shards: each later one works on what the one before left.
+FP8 → experts → context → recompute → stages → shards: each later one works on what the one before
+left.
 """
 
 from __future__ import annotations
@@ -8,10 +9,11 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ...config.parallel import ParallelConfig
+from ...config.recipe import PretrainConfig
 from ...model.moe import Experts
 from ...model.swap import swap
 from ..forward import LingForTraining
+from ..fp8.rule import fp8
 from ..recompute import recompute
 from .context import CutRows
 from .copies import OneCopyExperts, pays
@@ -23,12 +25,13 @@ from .shard import shard
 
 
 def parallelise(
-    parallel: ParallelConfig, meshes: Meshes | None, seq_length: int, network: LingForTraining
+    recipe: PretrainConfig, meshes: Meshes | None, network: LingForTraining
 ) -> LingForTraining:
-    """Spread `network` over the ranks of `meshes`; None is a process alone.
+    """Spread `network` over the ranks of `meshes`, its products in FP8 if `recipe` says so.
 
-    Rows of `seq_length` tokens decide what a layer costs, and so which stage has it.
+    Without meshes a process is alone.
     """
+    parallel = recipe.parallel
 
     def spread(name: str, module: nn.Module) -> nn.Module | None:
         assert meshes is not None
@@ -38,6 +41,7 @@ def parallelise(
         one_copy = pays(network.ling.config, parallel.ep, dtype)
         return (OneCopyExperts if one_copy else ParallelExperts)(module, meshes.experts["ep"])
 
+    fp8(network.ling, recipe.train)
     if parallel.ep > 1:
         swap(network.ling, spread)
     if meshes is not None and meshes.rows is not None:
@@ -48,7 +52,7 @@ def parallelise(
     if meshes.pipeline is None:
         shard(network, meshes)
         return network
-    stages = stage_layers(parallel, network.ling.config, seq_length)
+    stages = stage_layers(parallel, network.ling.config, recipe.data.seq_length)
     pipelined = PipelinedLing(network, stages, meshes.pipeline)
     if meshes.dense.size() > 1:
         for stage in pipelined.own_stages:

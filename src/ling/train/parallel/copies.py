@@ -75,7 +75,7 @@ class OneCopyExperts(ParallelExperts):
         place_N = _places(here_RA, routed)
         ids_N = ids_RA.flatten().index_select(0, place_N).long()
         weights_N = about_RA[:, A:].flatten().index_select(0, place_N).view(torch.float32)
-        slots = experts.sort_by_expert(ids_N, self.own, experts.row_block(routed, self.own))
+        slots = self.slots(ids_N, place_N // A, len(ids_RA))
         sums = Sums(slots.slot_N, _starts(here_RA.sum(1)))
         return Arrived(place_N, A, weights_N, slots, sums)
 
@@ -140,7 +140,7 @@ class Arrived:
         return x_RD.index_select(0, self.place_N // self.experts_per_tok)
 
     def in_slots(self, x_ND: Tensor) -> Tensor:
-        """x_SD; padding is zero."""
+        """x_SD of gradients; those of padding are zero."""
         x_SD = x_ND.new_zeros((self.slots.rows, x_ND.shape[1]))
         return x_SD.index_copy_(0, self.slots.slot_N, x_ND)
 
@@ -156,7 +156,8 @@ class _There(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_TD: Tensor, way: Way, arrived: Arrived) -> Tensor:
         ctx.way, ctx.arrived = way, arrived
-        return arrived.in_slots(arrived.each(way.there(x_TD)))
+        x_RD = way.there(x_TD)
+        return experts.in_slots(arrived.each(x_RD), x_RD, arrived.slots)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

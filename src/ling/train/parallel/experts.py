@@ -16,7 +16,8 @@ from torch.distributed.tensor import Shard, distribute_tensor
 
 from ...checkpoint.dcp.local import local_part
 from ...model.moe import Experts
-from ...ops import experts, grouped
+from ...ops import experts
+from ...ops.routing_map import tokens_of
 
 
 class ParallelExperts(Experts):
@@ -30,7 +31,9 @@ class ParallelExperts(Experts):
         self.group, self.ranks = mesh.get_group(), mesh.size()
         self.num_experts = base.gate_proj.shape[0]
         self.own = self.num_experts // self.ranks
+        self.pad_routing = base.pad_routing
         self.first = mesh.get_local_rank() * self.own
+        self.multiply = base.multiply
         for name, p in base.named_parameters(recurse=False):
             # No rank's values count: the weights are made or loaded later, part by part.
             part = distribute_tensor(p.detach(), mesh, [Shard(0)], src_data_rank=None)
@@ -50,17 +53,21 @@ class ParallelExperts(Experts):
 
     def _own(self, x_RD: Tensor, counts: Tensor) -> Tensor:
         """Received rows, by rank and then by expert (`counts`), through this rank's experts."""
-        own = counts.shape[1]
-        ids_E = torch.arange(own, device=counts.device).repeat(self.ranks)
+        ids_E = torch.arange(self.own, device=counts.device).repeat(self.ranks)
         ids_R = ids_E.repeat_interleave(counts.flatten(), output_size=len(x_RD))
-        slots = experts.sort_by_expert(ids_R, own, experts.row_block(len(ids_R), own))
+        slots = self.slots(ids_R, tokens_of(ids_R[:, None]), len(x_RD))
         y_SD = self.products(experts.dispatch(x_RD, slots), slots.groups)
         return experts.combine(y_SD, slots, ids_R.new_ones((len(ids_R), 1), dtype=torch.float32))
+
+    @property
+    def num_own(self) -> int:
+        """Those of this rank."""
+        return self.own
 
     def products(self, x_RD: Tensor, groups: experts.Groups) -> Tensor:
         """SwiGLU of rows that are sorted by this rank's experts."""
         weights = (local_part(w) for w in (self.gate_proj, self.up_proj, self.down_proj))
-        return grouped.swiglu(x_RD, groups, *weights)
+        return self.multiply(x_RD, groups, *weights)
 
 
 class _Exchange(torch.autograd.Function):

@@ -22,6 +22,8 @@ from torch.distributed.tensor import Shard
 from ...model.ling import Block, MTPBlock
 from ...model.moe import Experts
 from ..forward import LingForTraining
+from ..fp8.gather import mark_gathered
+from ..fp8.weights import kept_weights
 from .experts import ParallelExperts
 from .gloo import ExchangeAndAdd
 from .mesh import Meshes
@@ -35,7 +37,8 @@ def shard(network: LingForTraining | Stage, meshes: Meshes) -> None:
 
     Weights are gathered in float32 and cast where they are used, as one process does it. Experts
     of a network that computes in bfloat16 are gathered in that: they are most of the weights, and
-    all that is done with them is a product. Norms and router keep float32 this way.
+    all that is done with them is a product. Norms and router keep float32 this way, and what is
+    quantised to FP8, of which this is done once.
     """
     dtype, whole = network.ling.compute_dtype, set[nn.Parameter]()
     for module in network.modules():
@@ -43,12 +46,13 @@ def shard(network: LingForTraining | Stage, meshes: Meshes) -> None:
             # Nothing to gather and nothing to add up: FSDP would copy their weights and gradients.
             whole.update(module.parameters())
         elif isinstance(module, Experts) and (dtype or isinstance(module, ParallelExperts)):
-            _shard_experts(module, meshes, dtype)
+            _shard_experts(module, meshes, None if kept_weights(module) else dtype)
     for block in [m for m in network.modules() if isinstance(m, Block)]:
         fully_shard(block, mesh=meshes.dense_shards, ignored_params=whole)
         if isinstance(block, MTPBlock):
             register_fsdp_forward_method(block, "predict")
     fully_shard(network, mesh=meshes.dense_shards, ignored_params=whole)
+    mark_gathered(network, whole)
     for module in network.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)

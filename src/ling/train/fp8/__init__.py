@@ -1,0 +1,1 @@
+"""Training with products in FP8: see `rule.py`."""

@@ -1,0 +1,65 @@
+"""Which products become FP8, and which shapes cannot."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ling.config.recipe import TrainConfig
+from ling.errors import UsageError
+from ling.model.ling import Ling
+from ling.presets import preset
+from ling.train.fp8.layers import Fp8Linear, Fp8SwiGLU
+from ling.train.fp8.rule import fp8
+
+FP8 = TrainConfig(fp8="blockwise")
+
+
+def network(**changes):
+    with torch.device("meta"):
+        return Ling(preset("ling-nano").replace(**changes))
+
+
+def test_linear_layers_and_experts_are_fp8_and_what_the_format_keeps_is_not():
+    model = network()
+    names = list(model.state_dict())
+    fp8(model, FP8)
+    assert list(model.state_dict()) == names
+    found = {name for name, m in model.named_modules() if isinstance(m, Fp8Linear)}
+    layer = "model.layers.5."  # of MTP
+    assert {f"{layer}attention.query_key_value", f"{layer}attention.dense"} <= found
+    assert f"{layer}mlp.shared_experts.up_proj" in found
+    assert "model.layers.0.mlp.down_proj" in found
+    assert f"{layer}eh_proj" not in found
+    assert "lm_head" not in found
+    assert not any("gate" in name.split(".")[-1:] for name in found)
+    routed = [m for m in model.modules() if isinstance(m, Fp8SwiGLU)]
+    assert len(routed) == 5
+
+
+def test_off_leaves_the_network_alone():
+    model = network()
+    before = list(model.modules())
+    fp8(model, TrainConfig())
+    assert list(model.modules()) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"intermediate_size": 1000}, "`model.layers.0.mlp.gate_proj.weight` is 1000 × 256"),
+        ({"moe_intermediate_size": 72}, "`model.layers.1.mlp.experts.gate_proj` is 72 × 256"),
+    ],
+)
+def test_a_size_that_is_no_multiple_of_16_is_refused(change, said):
+    with pytest.raises(UsageError, match=f"{said}.*`train.fp8: off`"):
+        fp8(network(**change), FP8)
+
+
+def test_tiles_may_be_partial():
+    fp8(network(intermediate_size=208, moe_intermediate_size=48), FP8)
+
+
+def test_float32_activations_are_refused():
+    with pytest.raises(UsageError, match=r"`train.dtype: bfloat16` instead of `float32`"):
+        TrainConfig(fp8="blockwise", dtype="float32")
