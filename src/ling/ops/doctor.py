@@ -54,7 +54,7 @@ def facts() -> dict[str, Any]:
         "threads": str(torch.get_num_threads()),
         "openmp": ", ".join(sorted(_openmp_runtimes())) or "none",
         "kernels": kernels,
-        "fp8_training": fp8_choice.described(),
+        "fp8 training": fp8_choice.described(),
     }
     if not kernels.startswith("native"):
         report["build"] = build()
