@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ling.errors import UsageError
+from ling.errors import KernelError, UsageError
 from ling.ops import fp8_choice, native
 from ling.ops.fp8_choice import choose
 
@@ -35,6 +35,14 @@ def gpu(monkeypatch):
 def test_a_cpu_emulates(monkeypatch):
     assert choose(torch.device("cpu")).name == "emulation"
     monkeypatch.setattr(native, "library", lambda: None)
+    assert fp8_choice.described() == "emulation (on a CPU, in torch)"
+
+
+def test_a_core_that_cannot_be_used_is_no_core(monkeypatch):
+    def broken():
+        raise KernelError("another version")
+
+    monkeypatch.setattr(native, "library", broken)
     assert fp8_choice.described() == "emulation (on a CPU, in torch)"
 
 

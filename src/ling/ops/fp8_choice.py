@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
-from ..errors import UsageError
+from ..errors import KernelError, UsageError
 from . import native
 
 Wanted = Literal["auto", "emulation"]
@@ -35,8 +35,8 @@ def choose(device: torch.device, wanted: Wanted = "auto") -> Choice:
     Raises `UsageError` for a GPU that has none, unless the emulation is wanted.
     """
     if device.type != "cuda":
-        kernel = "with the C++ kernel" if native.library() is not None else "in torch"
-        return Choice("emulation", f"on a CPU, {kernel}")
+        how = "with the C++ kernel" if _has_core() else "in torch"
+        return Choice("emulation", f"on a CPU, {how}")
     if wanted == "emulation":
         return Choice("emulation", "as `train.fp8_products` says")
     capability = torch.cuda.get_device_capability(device)
@@ -52,6 +52,13 @@ def choose(device: torch.device, wanted: Wanted = "auto") -> Choice:
     if why_not is not None:
         return Choice("triton", why_not)
     return Choice("scaled_mm", "cuBLAS; experts by our Triton kernels")
+
+
+def _has_core() -> bool:
+    try:
+        return native.library() is not None
+    except KernelError:  # `ling doctor` says what is wrong with it
+        return False
 
 
 def has_triton() -> bool:
