@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ...ops.fp8_tiles import Scales, quantise_blocks, widened_blocks
+from ...ops.fp8_tiles import Scales, quantise_weight, widened_blocks
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def quantised(parts: tuple[Tensor, ...], scales: Scales) -> Fp8Weight:
     """The FP8 weight of matrices [..., N, K] one below the other (as Megatron-LM keeps gate and
     up)."""
     whole = parts[0] if len(parts) == 1 else torch.cat(parts, -2)
-    return Fp8Weight(*quantise_blocks(whole, scales))
+    return Fp8Weight(*quantise_weight(whole, scales))
 
 
 def renew(network: nn.Module) -> None:
