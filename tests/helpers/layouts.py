@@ -118,6 +118,7 @@ WIDE = {
     "intermediate_size": 512,
     "moe_intermediate_size": 256,
     "head_dim": 64,
+    "initializer_range": 0.006,  # that of the released models
 }
 
 
