@@ -155,7 +155,7 @@ def gather_bytes(network: nn.Module) -> None:
     for kept, params in products_of(network):
         if not (kept.as_bytes and kept.of_gathered):
             continue
-        dims = [_whole_blocks(p, stacked=len(params) > 1) for p in params]
+        dims = [whole_blocks(p, stacked=len(params) > 1) for p in params]
         if None not in dims:
             parts = zip(params, dims, strict=True)
             kept.gathered = GatheredWeight(
@@ -163,7 +163,7 @@ def gather_bytes(network: nn.Module) -> None:
             )
 
 
-def _whole_blocks(p: Any, *, stacked: bool) -> int | None:
+def whole_blocks(p: Any, *, stacked: bool) -> int | None:
     """The dimension along which FSDP cuts a parameter; None if it cuts through blocks, or if
     blocks go from this parameter into the one below it."""
     mesh = mesh_of(p)
