@@ -95,6 +95,9 @@ class ScriptedRunner(BannedIds):
     def page_bytes(self) -> int:
         return PAGE * 8
 
+    def default_pages(self, positions: int) -> int:
+        return 16 * -(-positions // PAGE)
+
     def allocate(self, num_pages: int) -> None:
         self._pages = torch.zeros(num_pages, PAGE, dtype=torch.int64)
 

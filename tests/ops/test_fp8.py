@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ling.ops.fp8 import dequantise_fp8_block, quantise_fp8_block
+from ling.ops.fp8 import dequantise_fp8_block, quantise_fp8_block, widen_blocks
 
 
 @pytest.mark.parametrize("power_of_two", [False, True])
@@ -41,3 +41,13 @@ def test_what_fp8_cannot_hold_shows_in_the_scale(bad):
     x[5, 200] = bad
     _, scales = quantise_fp8_block(x)
     assert scales.isfinite().tolist() == [[True, False]]
+
+
+@pytest.mark.parametrize("shape", [(256, 128), (300, 200), (5, 3)])
+def test_blocks_are_widened_to_the_same_values_alone_and_in_stacks(shape):
+    pairs = [quantise_fp8_block(torch.randn(shape)) for _ in range(2)]
+    want = torch.stack([dequantise_fp8_block(*pair) for pair in pairs])
+    codes, scales = (torch.stack(part) for part in zip(*pairs, strict=True))
+    assert torch.equal(widen_blocks(codes, scales, torch.float32), want)
+    got = widen_blocks(*pairs[0], torch.bfloat16)
+    assert torch.equal(got, want[0].to(torch.bfloat16))

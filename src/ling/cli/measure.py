@@ -94,6 +94,7 @@ def _bench_inference(kind: str, args: list[str]) -> None:
     parser.add_argument(
         "model", type=str, nargs="?", default="ling-nano", help="model folder, or a preset"
     )
+    engine_flag(parser, "device")
     engine_flag(parser, "format", help="{formats}")
     parser.add_argument("--context", type=int, default=0, help="tokens before the measured ones")
     parser.add_argument(

@@ -20,6 +20,7 @@ from ..errors import UsageError
 from ..text import parse_bytes
 
 F = TypeVar("F", bound=Callable[..., Any])
+DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("auto", "bfloat16", "float32")
 KV_CACHE_DTYPES = ("bf16", "int8", "int4")
 SPECULATIVE = ("mtp", "ngram", "auto", "off")
@@ -46,6 +47,8 @@ def _one_of(name: str, value: str, expected: str, known: tuple[str, ...]) -> Non
 class EngineConfig:
     """How a model is loaded and run."""
 
+    device: str = field(default="cpu", metadata=_flag("cpu, cuda (a GPU) or auto", "compute"))
+    """Where the model runs; `auto` is a GPU where PyTorch sees one that can run the checkpoint."""
     dtype: str = field(default="auto", metadata=_flag("auto, bfloat16 or float32", "compute"))
     """Compute type: `auto` is the fastest there is, `float32` is float32 throughout, in PyTorch."""
     format: str | None = field(
@@ -105,6 +108,7 @@ class EngineConfig:
     """Seed of requests that bring none, together with the number of requests before them."""
 
     def __post_init__(self) -> None:
+        _one_of("device", self.device, "auto, cpu or cuda", DEVICES)
         _one_of("dtype", self.dtype, "auto, bfloat16 or float32", DTYPES)
         _one_of("kv_cache_dtype", self.kv_cache_dtype, "bf16, int8 or int4", KV_CACHE_DTYPES)
         _one_of("speculative", self.speculative, "mtp, ngram, auto or off", SPECULATIVE)

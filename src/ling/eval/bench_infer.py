@@ -20,6 +20,7 @@ import torch
 
 from ..errors import UsageError
 from ..files.atomic import make_folder
+from ..infer.device.open import check_device
 from ..infer.memory import available
 from ..infer.native_runner import NativeRunner
 from ..ops import native
@@ -134,6 +135,7 @@ def bench(
 
     Raises `UsageError` for an unknown peer, or when its interpreter lacks llama-cpp-python.
     """
+    check_device(options.engine)
     models = Path(cache) if cache else cache_folder()
     if against not in (None, "llama.cpp", PLAIN):
         raise UsageError(f"`against` is `{against}`, there are llama.cpp and {PLAIN}")
@@ -175,7 +177,7 @@ def _our_folder(
 
     if model not in PRESETS:
         return Path(model), options
-    fmt = options.engine.format or "int4"
+    fmt = options.engine.format or ("bf16" if options.engine.device == "cuda" else "int4")
     folder = cache / f"{model}-{fmt}"
     if not folder.exists():
         make_folder(cache)

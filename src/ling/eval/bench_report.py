@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ..infer.device.runner import DeviceRunner
 from ..infer.native_runner import NativeRunner
 from ..ops import native
 from ..text import size
@@ -36,6 +37,9 @@ def measured(
         "isa": native.isa(),
         "peak_memory_gb": _peak_memory() / 1e9,
     }
+    if isinstance(ours.runner, DeviceRunner):
+        del report["read_limit_gb_per_s"], report["isa"]  # of the CPU, which computes nothing here
+        report |= ours.runner.described()
     if options.engine.speculative != "off":
         report["acceptance_measured"] = ours.engine.stats.acceptance
     return report

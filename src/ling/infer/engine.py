@@ -21,7 +21,6 @@ from .constraint import Constraint, TimedConstraint, draft_forced
 from .drafting import Drafter
 from .failures import alone, run_step
 from .limits import Limits
-from .memory import default_pages
 from .page_store import open_store
 from .pages import PAGE, PagePool
 from .request import DEFAULT_SCHEDULING, Request, SamplingParams, SchedulingParams, whole_numbers
@@ -65,9 +64,7 @@ class Engine:
         self.stop_token_ids = frozenset(stop_token_ids)
         most = self.max_model_len + self.num_drafts + 1
         page_bytes = runner.page_bytes()
-        self.pool = PagePool(
-            config.num_pages or _num_pages(config, most, page_bytes, runner.mapped_bytes)
-        )
+        self.pool = PagePool(config.num_pages or _num_pages(config, most, page_bytes, runner))
         runner.allocate(self.pool.num_pages)
         if config.uses_mtp:
             self.pool.clear = runner.clear_mtp
@@ -265,11 +262,11 @@ class Engine:
         return not params.ignore_eos and token in self.stop_token_ids
 
 
-def _num_pages(config: EngineConfig, most: int, page_bytes: int, mapped: int) -> int:
+def _num_pages(config: EngineConfig, most: int, page_bytes: int, runner: Runner) -> int:
     """Pages of the KV cache for requests of at most `most` positions."""
     given = config.kv_cache_memory_bytes
     if given is None:
-        return default_pages(most, page_bytes, mapped)
+        return runner.default_pages(most)
     if given < page_bytes:
         raise UsageError(
             f"`kv_cache_memory` is {size(given)}, and a page of {PAGE} positions takes "

@@ -21,7 +21,7 @@ from ..ops import native
 from ..ops.formats import BF16, EMBEDDING_INT8, FORMATS, TILE, Format
 from ..ops.kernels import why_no_kernels
 from .choice import Chosen, RowChoice
-from .memory import check_cache, check_kv_cache_dtype, kv_page_bytes
+from .memory import check_cache, check_kv_cache_dtype, default_pages, kv_page_bytes
 from .native_choice import native_choose
 from .native_weights import NativeWeights
 from .offload import ExpertOffload, plan
@@ -100,6 +100,9 @@ class NativeRunner(BannedIds):
 
     def page_bytes(self) -> int:
         return kv_page_bytes(self.config, self.kv_cache_dtype)
+
+    def default_pages(self, positions: int) -> int:
+        return default_pages(positions, self.page_bytes(), self.mapped_bytes)
 
     def page(self, number: int) -> list[Tensor]:
         return [self.kv[:, :, number]]

@@ -18,6 +18,7 @@ from ..errors import UsageError
 from ..model.ling import Ling
 from ..model.names import module_tensor
 from ..ops.formats import BF16, FORMATS
+from .device.open import open_on_gpu
 from .memory import check_mapping, check_packing
 from .native_runner import NativeRunner, why_not
 from .runner import Runner
@@ -35,18 +36,21 @@ def open_runner(path: str | Path, config: EngineConfig = DEFAULTS) -> Runner:
     if config.format is not None and config.format not in FORMATS:
         raise UsageError(f"no format `{config.format}`; there are {', '.join(FORMATS)}")
     with contextlib.closing(open_source(path)) as source:
-        if isinstance(source, PackedSource):
-            runner = _open_packed(str(path), source, config)
-        elif config.max_memory is not None:
-            raise UsageError(
-                "`max_memory` needs a folder in int4 or int8: make one with "
-                "`ling convert --to int4`"
-            )
-        else:
-            runner = _open_floats(str(path), source, config)
+        on_gpu = open_on_gpu(str(path), source, config)
+        runner = _open_on_cpu(str(path), source, config) if on_gpu is None else on_gpu
     if config.cache_dir is not None:
         runner.weights_id = weights_id(path)
     return runner
+
+
+def _open_on_cpu(name: str, source: Source, config: EngineConfig) -> Runner:
+    if isinstance(source, PackedSource):
+        return _open_packed(name, source, config)
+    if config.max_memory is not None:
+        raise UsageError(
+            "`max_memory` needs a folder in int4 or int8: make one with `ling convert --to int4`"
+        )
+    return _open_floats(name, source, config)
 
 
 def _open_floats(name: str, source: Source, config: EngineConfig) -> Runner:

@@ -38,6 +38,9 @@ class Runner(Protocol):
     def page_bytes(self) -> int:
         """KV bytes of one page, all layers."""
 
+    def default_pages(self, positions: int) -> int:
+        """Pages of a KV cache whose size nobody gave, for requests of at most that length."""
+
     def page(self, number: int) -> list[Tensor]:
         """Views of all that a page has, in one order; together `page_bytes` bytes."""
 

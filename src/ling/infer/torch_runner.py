@@ -11,7 +11,7 @@ from ..config.engine import DEFAULTS, EngineConfig
 from ..model.ling import Ling
 from ..model.swap import row_blocks, swap
 from .choice import Chosen, RowChoice
-from .memory import check_cache, check_kv_cache_dtype, kv_page_bytes
+from .memory import check_cache, check_kv_cache_dtype, default_pages, kv_page_bytes
 from .pages import Segment
 from .routed import StepRouting
 from .runner import BannedIds
@@ -41,6 +41,9 @@ class TorchRunner(BannedIds):
 
     def page_bytes(self) -> int:
         return kv_page_bytes(self.config, self.kv_cache_dtype)
+
+    def default_pages(self, positions: int) -> int:
+        return default_pages(positions, self.page_bytes(), self.mapped_bytes)
 
     def page(self, number: int) -> list[Tensor]:
         return [part[:, number] for cache in self.cache for part in cache.parts()]

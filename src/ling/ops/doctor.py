@@ -54,6 +54,7 @@ def facts() -> dict[str, Any]:
         "threads": str(torch.get_num_threads()),
         "openmp": ", ".join(sorted(_openmp_runtimes())) or "none",
         "kernels": kernels,
+        "engine": _engine(kernels),
     }
     if not kernels.startswith("native"):
         report["build"] = build()
@@ -168,6 +169,14 @@ def _kernels() -> str:
     except KernelError as err:
         return f"reference ({one_line(str(err))})"
     return f"native/{level}" if level != "none" else "reference (library not built)"
+
+
+def _engine(kernels: str) -> str:
+    """Which device `ling generate` and `serve` use, and how to get another."""
+    if not torch.cuda.is_available():
+        return f"cpu ({kernels}); no GPU for --device cuda"
+    name, (major, minor) = torch.cuda.get_device_name(), torch.cuda.get_device_capability()
+    return f"cpu ({kernels}); with --device cuda or auto: {name} (sm_{major}{minor})"
 
 
 def build() -> dict[str, str]:

@@ -61,3 +61,17 @@ def dequantise_fp8_block(q: Tensor, scale: Tensor, block: int = FP8_BLOCK) -> Te
     for rows, factors in zip(x.split(block), per_column, strict=True):
         rows.mul_(factors)
     return x
+
+
+def widen_blocks(q_MN: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
+    """Values in `dtype` of float8 [..., M, N] with a float32 scale for each block of 128 x 128.
+
+    The values of `dequantise_fp8_block`, rounded once; any device, and no wait for it.
+    """
+    rows, columns = q_MN.shape[-2:]
+    scales = scales.repeat_interleave(FP8_BLOCK, -1)[..., :columns]
+    if rows % FP8_BLOCK == 0:
+        blocks = q_MN.float().unflatten(-2, (-1, FP8_BLOCK))
+        return (blocks * scales[..., None, :]).flatten(-3, -2).to(dtype)
+    scales = scales.repeat_interleave(FP8_BLOCK, -2)[..., :rows, :]
+    return (q_MN.float() * scales).to(dtype)

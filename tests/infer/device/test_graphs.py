@@ -1,0 +1,83 @@
+"""Programs of fixed shapes: what fills a step up, buffers that stay, and going on without them."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from on_device import CFG, device_runner, model
+
+from ling.infer.device.graphs import DecodeSteps, eager_capture
+from ling.infer.device.inputs import Shape
+from ling.infer.pages import Segment
+
+CPU = torch.device("cpu")
+
+
+def steps(compute, capture=eager_capture, max_pages=40):
+    return DecodeSteps(compute, CPU, scratch=99, max_pages=max_pages, capture=capture)
+
+
+def decodes(*lengths, rows=1):
+    """Requests that decode behind so many positions."""
+    return [Segment(list(range(50)), n, i * rows, (i + 1) * rows) for i, n in enumerate(lengths)]
+
+
+@pytest.mark.parametrize(
+    ("segments", "shape"),
+    [
+        (decodes(0), Shape(1, 1, 32)),
+        (decodes(0, 5, 9, rows=2), Shape(4, 8, 32)),
+        (decodes(5, rows=3), Shape(1, 4, 32)),
+        (decodes(64 * 32), Shape(1, 1, 40)),
+        (decodes(*range(65)), None),
+        (decodes(1, rows=9), None),
+    ],
+)
+def test_the_least_shape_that_has_room(segments, shape):
+    assert steps(None).program_shape(segments) == shape
+
+
+def test_a_program_gets_the_rows_of_each_step_and_results_are_copies():
+    seen = []
+
+    def compute(layer, inputs, hidden):
+        seen.append((layer, inputs.tokens_T.tolist(), hidden.clone()))
+        return hidden * 2 + inputs.tokens_T[:, None]
+
+    run = steps(compute)
+    first = run.run(0, [7, 8, 9], decodes(3, 4, 5), torch.full((3, 2), 0.5))
+    assert seen[0][1] == [0, 0, 0, 0]  # making a program computes nothing of anybody's
+    again = run.run(0, [1, 2, 3, 4], decodes(3, 4, 5, 6), torch.full((4, 2), 1.5))
+    assert len(run.programs) == 1 and seen[-1][0] == 0
+    assert first.tolist() == [[8, 8], [9, 9], [10, 10]]
+    assert again.tolist() == [[4, 4], [5, 5], [6, 6], [7, 7]]
+    uneven = [Segment([0], 3, 0, 2), Segment([1], 3, 2, 3)]
+    third = run.run(0, [1, 2, 3], uneven, torch.ones(3, 2))
+    assert third.tolist() == [[3, 3], [4, 4], [5, 5]]
+    assert seen[-1][1] == [1, 2, 3, 0]
+
+
+def test_rows_that_fill_up_touch_no_page_of_a_request():
+    runner = device_runner(model(), eager_capture)
+    runner.allocate(4)
+    runner.pages.values.fill_(3)
+    runner.forward([1, 2, 3], [Segment([0], 5, 0, 2), Segment([2], 0, 2, 3)])
+    changed = (runner.pages.values[: CFG.num_hidden_layers] != 3).any(-1).any(-1)
+    pages = changed.any(0).any(0)  # [pages, positions]
+    assert pages[0].nonzero().flatten().tolist() == [5, 6]
+    assert pages[2].nonzero().flatten().tolist() == [0]
+    assert not pages[1].any() and not pages[3].any() and pages[4].any()
+
+
+def test_where_capturing_fails_steps_run_without(caplog):
+    def refuses(compute):
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    run = steps(lambda layer, inputs, hidden: inputs.tokens_T[:, None].float(), refuses)
+    with caplog.at_level(logging.WARNING):
+        assert run.run(None, [4, 5], decodes(1, 2), None).tolist() == [[4], [5]]
+        assert run.run(None, [6], decodes(1), None).tolist() == [[6]]
+    (record,) = caplog.records
+    assert "CUDA graphs are not used" in record.message and "\n" not in record.message
