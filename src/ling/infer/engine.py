@@ -191,7 +191,8 @@ class Engine:
         chosen: Iterator[Chosen] = iter(())
         if rows:
             whole = len(rows) == len(hidden)
-            scores = self.runner.logits(hidden if whole else hidden[rows])
+            at = torch.tensor(rows).to(hidden.device)
+            scores = self.runner.logits(hidden if whole else hidden.index_select(0, at))
             choices = [choice for s in step if s.reaches_end for choice in self._choices(s, scores)]
             chosen = iter(self.runner.choose(scores, choices))
         verified = []

@@ -50,13 +50,28 @@ def test_a_program_gets_the_rows_of_each_step_and_results_are_copies():
     first = run.run(0, [7, 8, 9], decodes(3, 4, 5), torch.full((3, 2), 0.5))
     assert seen[0][1] == [0, 0, 0, 0]  # making a program computes nothing of anybody's
     again = run.run(0, [1, 2, 3, 4], decodes(3, 4, 5, 6), torch.full((4, 2), 1.5))
-    assert len(run.programs) == 1 and seen[-1][0] == 0
+    assert len(run.programs) == 1
+    assert seen[-1][0] == 0
     assert first.tolist() == [[8, 8], [9, 9], [10, 10]]
     assert again.tolist() == [[4, 4], [5, 5], [6, 6], [7, 7]]
     uneven = [Segment([0], 3, 0, 2), Segment([1], 3, 2, 3)]
     third = run.run(0, [1, 2, 3], uneven, torch.ones(3, 2))
     assert third.tolist() == [[3, 3], [4, 4], [5, 5]]
     assert seen[-1][1] == [1, 2, 3, 0]
+
+
+def test_programs_of_one_request_are_made_beforehand():
+    runner = device_runner(model(), eager_capture)
+    runner.allocate(4)
+    with torch.inference_mode():
+        runner.steps.prepare([0, 1], torch.zeros(1, CFG.hidden_size))
+    assert len(runner.steps.programs) == 4 * 3
+    runner.pages.values.fill_(3)
+    runner._warm_up()
+    assert runner.pages.values[:, :, :4].min() == 3
+    hidden = runner.forward([4, 5], [Segment([1], 0, 0, 2)])
+    runner.mtp(0, [5, 6], hidden, [Segment([1], 0, 0, 2)])
+    assert len(runner.steps.programs) == 4 * 3
 
 
 def test_rows_that_fill_up_touch_no_page_of_a_request():
@@ -68,7 +83,9 @@ def test_rows_that_fill_up_touch_no_page_of_a_request():
     pages = changed.any(0).any(0)  # [pages, positions]
     assert pages[0].nonzero().flatten().tolist() == [5, 6]
     assert pages[2].nonzero().flatten().tolist() == [0]
-    assert not pages[1].any() and not pages[3].any() and pages[4].any()
+    assert not pages[1].any()
+    assert not pages[3].any()
+    assert pages[4].any()
 
 
 def test_where_capturing_fails_steps_run_without(caplog):
@@ -80,4 +97,5 @@ def test_where_capturing_fails_steps_run_without(caplog):
         assert run.run(None, [4, 5], decodes(1, 2), None).tolist() == [[4], [5]]
         assert run.run(None, [6], decodes(1), None).tolist() == [[6]]
     (record,) = caplog.records
-    assert "CUDA graphs are not used" in record.message and "\n" not in record.message
+    assert "CUDA graphs are not used" in record.message
+    assert "\n" not in record.message

@@ -22,7 +22,8 @@ TOKENS = [11, 12, 13]
 
 def test_sizes():
     assert flat_shape(SEGMENTS) == Shape(2, 3, 2)
-    assert most_pages(SEGMENTS) == 2 and most_rows(SEGMENTS) == 2
+    assert most_pages(SEGMENTS) == 2
+    assert most_rows(SEGMENTS) == 2
     assert Shape(2, 3, 2).numbers == 18
 
 

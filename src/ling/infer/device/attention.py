@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ...ops.paged import paged_attention, prompt_attention
+from ...ops.device_kernels import paged_attention
+from ...ops.paged import prompt_attention
 from ..pages import Segment, pages_for
 from .inputs import StepInputs
 from .pages import DevicePages
@@ -52,7 +53,7 @@ class MixedAttend:
             for row in range(s.start, s.stop)
         ]
         device = inputs.block.device
-        self.index = torch.tensor(self.rows, device=device), torch.tensor(self.at, device=device)
+        self.index = torch.tensor(self.rows).to(device), torch.tensor(self.at).to(device)
 
     def __call__(self, layer: int, q_THK: Tensor, k_TGK: Tensor, v_TGK: Tensor) -> Tensor:
         self.pages.write(layer, self.slots_T, k_TGK, v_TGK)
@@ -69,7 +70,7 @@ class MixedAttend:
 
     def _short(self, out_THK: Tensor, q_THK: Tensor, keys: Tensor, values: Tensor) -> None:
         rows, at = self.index
-        requests = torch.tensor(self.requests, device=rows.device)
+        requests = torch.tensor(self.requests).to(rows.device)
         shape = len(requests) * SHORT_ROWS
         q = q_THK.new_zeros((shape, *q_THK.shape[1:])).index_copy_(0, at, q_THK[rows])
         positions = self.inputs.positions_T

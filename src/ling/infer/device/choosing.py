@@ -29,7 +29,8 @@ def choose_on_device(
     chosen: dict[int, Chosen] = {}
     for rows, way in ((greedy, _greedy), (_others(greedy, len(choices)), _on_cpu)):
         if rows:
-            some = way(scores[rows], [choices[i] for i in rows], banned)
+            part = scores.index_select(0, torch.tensor(rows).to(scores.device))
+            some = way(part, [choices[i] for i in rows], banned)
             chosen |= dict(zip(rows, some, strict=True))
     return [chosen[i] for i in range(len(choices))]
 
@@ -54,7 +55,9 @@ def _greedy(scores: Tensor, choices: Sequence[RowChoice], banned: np.ndarray) ->
     if any(c.num_best is not None for c in choices):
         wide = scores.double()
         found += [best - wide.logsumexp(1), (scores > best[:, None]).sum(1) + 1]
-    table = torch.stack([x.double() for x in found], 1).tolist()  # the only wait for the device
+    table = (
+        torch.stack([x.double() for x in found], 1).cpu().tolist()
+    )  # the only wait for the device
     return [_chosen(row, choice) for row, choice in zip(table, choices, strict=True)]
 
 

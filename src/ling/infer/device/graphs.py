@@ -108,6 +108,15 @@ class DecodeSteps:
         program.replay()
         return program.out.index_select(0, kept)
 
+    def prepare(self, layers: Sequence[int], hidden: Tensor) -> None:
+        """Make the programs of one request now: of the main layers and of these MTP layers, which
+        take a row of hidden states. Its first steps are then like the others."""
+        for rows in ROWS:
+            shape = Shape(1, rows, min(LEAST_PAGES, self.max_pages))
+            for layer in (None, *layers):
+                if self.capture is not None:
+                    self._program(layer, shape, None if layer is None else hidden)
+
     def program_shape(self, segments: Sequence[Segment]) -> Shape | None:
         """The least shape of a program that has room for a step; None where it is too large."""
         batch = next((b for b in BATCHES if b >= len(segments)), None)

@@ -2,24 +2,25 @@
 
 Names of parameters stay those of the checkpoint, except that gate and up of the experts are one
 stack: `stored` says where each tensor of a checkpoint goes.
-Legend: E experts · D hidden · F expert width.
+Legend: T tokens · D hidden · H query heads · G kv heads · I all of these · K head dim · E experts ·
+F expert width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...model.layers import Linear
+from ...model.attention import Attend, Attention
+from ...model.layers import Linear, RMSNorm
 from ...model.moe import Experts, Router
 from ...model.swap import Rule
-from ...ops.chosen import FP8Stack, PlainStack, chosen_swiglu
+from ...ops.chosen import FP8Stack, PlainStack, chosen_swiglu, fp8_linear
+from ...ops.device_kernels import norm_rotate, rms_norm
 from ...ops.formats import FP8_BLOCK
-from ...ops.fp8 import widen_blocks
 
 IsFP8 = Callable[[str], bool]
 """Whether a checkpoint has this module's weights in FP8, of experts all of them."""
@@ -74,7 +75,7 @@ class FP8Experts(nn.Module):
 
 
 class FP8Linear(nn.Module):
-    """A linear map whose weight stays in FP8 and is widened to the rows' type at each use."""
+    """A linear map whose weight stays in FP8 and is multiplied at each use."""
 
     def __init__(self, base: Linear) -> None:
         super().__init__()
@@ -82,8 +83,8 @@ class FP8Linear(nn.Module):
         self.bias = base.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = widen_blocks(self.weight, self.weight_scales, x.dtype)
-        return F.linear(x, weight, None if self.bias is None else self.bias.to(x.dtype))
+        y = fp8_linear(x, self.weight, self.weight_scales)
+        return y if self.bias is None else y + self.bias.to(x.dtype)
 
     def stored(self) -> Iterator[tuple[str, Stored]]:
         """The weight, and the bias if there is one."""
@@ -92,12 +93,51 @@ class FP8Linear(nn.Module):
             yield "bias", Stored(self.bias)
 
 
+class DeviceNorm(RMSNorm):
+    """RMSNorm in one kernel, where there is one."""
+
+    def __init__(self, base: RMSNorm) -> None:
+        nn.Module.__init__(self)
+        self.weight, self.eps = base.weight, base.eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rms_norm(x, self.weight, self.eps)
+
+
+class DeviceAttention(Attention):
+    """Attention whose norm and rotation of queries and keys are one kernel, where there is one."""
+
+    def __init__(self, base: Attention) -> None:
+        nn.Module.__init__(self)
+        self.head_dim, self.splits, self.use_qk_norm = base.head_dim, base.splits, base.use_qk_norm
+        for name, module in base.named_children():
+            setattr(self, name, module)
+
+    def forward(
+        self, x_TD: Tensor, rope: tuple[Tensor, Tensor], attend: Attend, layer: int
+    ) -> Tensor:
+        if not self.use_qk_norm:
+            return super().forward(x_TD, rope, attend, layer)
+        qkv_TIK = self.query_key_value(x_TD).unflatten(-1, (-1, self.head_dim))
+        queries, keys, values = self.splits
+        query, key = self.query_layernorm, self.key_layernorm
+        qk_TIK = norm_rotate(
+            qkv_TIK[:, :-values], (query.weight, key.weight), queries, query.eps, rope
+        )
+        q_THK, k_TGK = qk_TIK.split((queries, keys), dim=1)
+        return self.dense(attend(layer, q_THK, k_TGK, qkv_TIK[:, -values:]).flatten(1))
+
+
 def device_modules(is_fp8: IsFP8 = lambda name: False) -> Rule:
     """The rule; `is_fp8` says by a module's name what stays in FP8."""
 
     def rule(name: str, module: nn.Module) -> nn.Module | None:
         if isinstance(module, Router):
             module.weight = _kept(module.weight.detach().float())  # as wide as its product
+        if isinstance(module, Attention):
+            return DeviceAttention(module)
+        if isinstance(module, RMSNorm):
+            return DeviceNorm(module)
         if isinstance(module, Experts):
             # The stack of gate and up has one grid of blocks where both are whole blocks.
             whole = module.gate_proj.shape[1] % FP8_BLOCK == 0
@@ -111,10 +151,13 @@ def device_modules(is_fp8: IsFP8 = lambda name: False) -> Rule:
 
 def stored_tensors(model: nn.Module) -> dict[str, Stored]:
     """Where the tensors of a checkpoint go, by the names of the network (`in_module`)."""
-    found = {name: Stored(t) for name, t in (*model.named_parameters(), *model.named_buffers())}
-    for name, module in model.named_modules():
+    found: dict[str, Stored] = {}
+    for prefix, module in model.named_modules():
+        own = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+        tensors: Iterable[tuple[str, Stored]] = ((name, Stored(t)) for name, t in own)
         if isinstance(module, (DeviceExperts, FP8Experts, FP8Linear)):
-            found |= {f"{name}.{part}": stored for part, stored in module.stored()}
+            tensors = module.stored()
+        found |= {f"{prefix}.{name}" if prefix else name: stored for name, stored in tensors}
     return found
 
 

@@ -84,6 +84,19 @@ class DeviceRunner(BannedIds):
         self.steps = DecodeSteps(
             self._even, self.device, self.pages.scratch, min(num_pages, longest), self.capture
         )
+        if self.device.type == "cuda":
+            self._warm_up()
+
+    @torch.inference_mode()
+    def _warm_up(self) -> None:
+        """Compile and choose kernels before a request waits for that; writes to no page of one."""
+        cfg, size = self.config, 2 * SHORT_ROWS
+        drafting = self.engine_config.uses_mtp
+        layers = range(cfg.num_nextn_predict_layers) if drafting else range(0)
+        hidden = torch.zeros(1, cfg.hidden_size, dtype=self.dtype, device=self.device)
+        self.steps.prepare(layers, hidden)
+        rows = self.forward([0] * size, [Segment([self.pages.scratch], 0, 0, size)])
+        self.choose(self.logits(rows[:1]), [RowChoice(num_best=0)])
 
     # ---- passes --------------------------------------------------------------------------------
 
