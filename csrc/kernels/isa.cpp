@@ -59,6 +59,7 @@ struct Bins {
 #include "attention.h"
 #include "causal.h"
 #include "loss.h"
+#include "adam8.h"
 #include "pack.h"
 #include "sampling.h"
 
@@ -100,6 +101,9 @@ const IsaKernels LING_NAME(LING_ISA_NAME) = {LING_TEXT(LING_ISA_NAME),
                                              causal_transpose,
                                              causal_forward,
                                              causal_backward,
-                                             loss_gradient};
+                                             loss_gradient,
+                                             adam8,
+                                             quantise8,
+                                             dequantise8};
 
 }  // namespace ling

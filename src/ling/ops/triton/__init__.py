@@ -1,0 +1,1 @@
+"""Kernels for GPUs in Triton; each equals a definition in `ling.ops`."""
