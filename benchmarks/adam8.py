@@ -19,6 +19,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
@@ -53,31 +54,30 @@ def main() -> None:
             times[name].append(timed(steps[name]))
     for name, found in times.items():
         wall, cpu = (statistics.median(t[i] for t in found) for i in (0, 1))
-        row = {"optimizer": name, "M_per_s": sizes[name] / wall / 1e6}
-        row["M_per_cpu_s"] = sizes[name] / cpu / 1e6
+        row = {"M_per_s": sizes[name] / wall / 1e6, "M_per_cpu_s": sizes[name] / cpu / 1e6}
         if name in BYTES:
             row["GB_per_s"] = sizes[name] * BYTES[name] / wall / 1e9
             row["limit_M_per_s"] = read / BYTES[name] / 1e6
-        print(json.dumps({k: v if isinstance(v, str) else round(v, 1) for k, v in row.items()}))
+        print(json.dumps({"optimizer": name, **{k: round(v, 1) for k, v in row.items()}}))
     for name in list(times)[1:]:
         print(f"adamw8bit : {name} = {ratio(times, sizes, name)}")
     load = f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
     print(f"{ns.threads} threads, memory read at {read / 1e9:.1f} GB/s, {load}, {native.isa()}")
 
 
-def contenders(ns: argparse.Namespace) -> tuple[dict[str, Callable[[], None]], dict[str, int]]:
+def contenders(ns: argparse.Namespace) -> tuple[dict[str, Callable[[], Any]], dict[str, int]]:
     """A step of each, and how many elements it has."""
     makers: dict[str, Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer]] = {
         "adamw8bit": AdamW8bit,
         "adamw": lambda params: torch.optim.AdamW(params, fused=True),
     }
-    sizes = dict.fromkeys(makers, ns.elements)
+    sizes: dict[str, int] = dict.fromkeys(makers, ns.elements)
     if ns.peer:
         sys.path.append(ns.peer)
         from bitsandbytes.optim import AdamW8bit as Peer
 
         makers["bitsandbytes"], sizes["bitsandbytes"] = Peer, ns.elements // PEER_SHARE
-    steps = {}
+    steps: dict[str, Callable[[], Any]] = {}
     for name, make in makers.items():
         p = torch.nn.Parameter(torch.randn(sizes[name]))
         p.grad = 1e-3 * torch.randn(sizes[name])
@@ -85,7 +85,7 @@ def contenders(ns: argparse.Namespace) -> tuple[dict[str, Callable[[], None]], d
     return steps, sizes
 
 
-def timed(step: Callable[[], None]) -> tuple[float, float]:
+def timed(step: Callable[[], Any]) -> tuple[float, float]:
     """Wall and CPU seconds of a step."""
     wall, cpu = time.perf_counter(), time.process_time()
     step()

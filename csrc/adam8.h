@@ -1,5 +1,5 @@
-// AdamW with moments of one byte (adam8.cpp), of arguments that were checked. Whatever allocates may
-// throw std::bad_alloc.
+// AdamW with moments of one byte (adam8.cpp), of arguments that were checked. Whatever allocates
+// may throw std::bad_alloc.
 #ifndef LING_ADAM8_H
 #define LING_ADAM8_H
 #include "internal.h"

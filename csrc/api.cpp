@@ -336,8 +336,8 @@ extern "C" int ling_adam8(const ling_adam8_shard* shards, int64_t count, const f
   return guarded([&] { adam8_step(*kernels, shards, count, tables); });
 }
 
-extern "C" int ling_quantise8(const float* x, int64_t n, const float* map, int is_signed,
-                              int given, uint8_t* codes, float* absmax) {
+extern "C" int ling_quantise8(const float* x, int64_t n, const float* map, int is_signed, int given,
+                              uint8_t* codes, float* absmax) {
   const IsaKernels* kernels = isa_kernels();
   if (!kernels) return LING_BAD_ISA;
   if (n < 0 || !map || (n && (!x || !codes || !absmax)))

@@ -23,21 +23,16 @@ static inline CodeLines make_lines(bool is_signed) {
 }
 static inline f32 line_of(const CodeLines& l, f32 magnitude) {
   f32 y = fma(magnitude, set(l.slope[0]), set(l.start[0]));
-  for (int i = 1; i < 7; ++i)
-    y = minimum(y, fma(magnitude, set(l.slope[i]), set(l.start[i])));
+  for (int i = 1; i < 7; ++i) y = minimum(y, fma(magnitude, set(l.slope[i]), set(l.start[i])));
   return maximum(y, zero());
 }
 
 // Codes of a block; x are values by their scale afterwards.
 static inline void estimate_codes(const CodeLines& l, bool is_signed, float* x, float scale,
                                   uint8_t* codes) {
-  const float by = scale > 0 ? scale : 1, reciprocal = 1 / by;
-  // Below 1e-23 remainders that decide a code need not be normal numbers.
-  const bool is_normal = by > 1e-23f && by < 1e37f;
+  const f32 by = set(scale > 0 ? scale : 1);
   for (int64_t i = 0; i < kAdam8Block; i += 16) {
-    const f32 value = load(x + i);
-    const f32 share =
-        is_normal ? quotient(value, set(by), set(reciprocal)) : div(value, set(by));
+    const f32 value = load(x + i), share = div(value, by);
     f32 place = line_of(l, absolute(share));
     if (is_signed)
       place = maximum(choose_greater(zero(), value, sub(set(126), place), add(set(127), place)),
@@ -50,8 +45,7 @@ static inline void settle_codes(const Floats256& limits, const float* x, uint8_t
   for (int64_t i = 0; i < kAdam8Block; i += 64) {
     f32 limit[4];
     look_up(limits, codes + i, limit);
-    for (int64_t j = 0; j < 4; ++j)
-      raise_codes(codes + i + 16 * j, load(x + i + 16 * j), limit[j]);
+    for (int64_t j = 0; j < 4; ++j) raise_codes(codes + i + 16 * j, load(x + i + 16 * j), limit[j]);
   }
 }
 
@@ -103,13 +97,16 @@ static inline void adam8_block(const ling_adam8_shard& s, const Adam8Tables& t,
 
 // Elements [first, first + n) of a shard; `first` is a multiple of the block.
 static void adam8(const ling_adam8_shard& s, int64_t first, int64_t n, const float* tables) {
-  const Adam8Tables t = {make_floats256(tables),       make_floats256(tables + 256),
-                         make_floats256(tables + 512), make_floats256(tables + 768),
-                         make_lines(true),             make_lines(false)};
+  const Adam8Tables t = {make_floats256(tables),
+                         make_floats256(tables + 256),
+                         make_floats256(tables + 512),
+                         make_floats256(tables + 768),
+                         make_lines(true),
+                         make_lines(false)};
   for (int64_t i = first; i < first + n; i += kAdam8Block) {
     const int64_t block = i / kAdam8Block, left = first + n - i;
-    const Adam8Block b = {s.p + i,       s.g + i,           s.codes1 + i,
-                          s.codes2 + i,  s.absmax1 + block, s.absmax2 + block};
+    const Adam8Block b = {s.p + i,      s.g + i,           s.codes1 + i,
+                          s.codes2 + i, s.absmax1 + block, s.absmax2 + block};
     if (left >= kAdam8Block) {
       adam8_block(s, t, b);
       continue;

@@ -27,15 +27,6 @@ static inline f32 root(f32 x) { return {_mm256_sqrt_ps(x.a), _mm256_sqrt_ps(x.b)
 static inline f32 fma(f32 x, f32 y, f32 z) {
   return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
 }
-// a / b from b's reciprocal: see simd_avx512.h.
-static inline f32 left_over(f32 q, f32 b, f32 a) {
-  return {_mm256_fnmadd_ps(q.a, b.a, a.a), _mm256_fnmadd_ps(q.b, b.b, a.b)};
-}
-static inline f32 quotient(f32 a, f32 b, f32 reciprocal) {
-  f32 q = mul(a, reciprocal);
-  q = fma(left_over(q, b, a), reciprocal, q);
-  return fma(left_over(q, b, a), reciprocal, q);
-}
 static inline f32 absolute(f32 x) {
   const __m256 m = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
   return {_mm256_and_ps(x.a, m), _mm256_and_ps(x.b, m)};

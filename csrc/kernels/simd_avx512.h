@@ -17,13 +17,6 @@ static inline f32 mul(f32 a, f32 b) { return _mm512_mul_ps(a, b); }
 static inline f32 div(f32 a, f32 b) { return _mm512_div_ps(a, b); }
 static inline f32 root(f32 a) { return _mm512_sqrt_ps(a); }
 static inline f32 fma(f32 a, f32 b, f32 c) { return _mm512_fmadd_ps(a, b, c); }
-// a / b from b's reciprocal as div has it, if all remainders are normal numbers: it takes a third of
-// the time. The second correction is rounded as a division is (Markstein, 1990).
-static inline f32 quotient(f32 a, f32 b, f32 reciprocal) {
-  f32 q = mul(a, reciprocal);
-  q = fma(_mm512_fnmadd_ps(q, b, a), reciprocal, q);
-  return fma(_mm512_fnmadd_ps(q, b, a), reciprocal, q);
-}
 static inline f32 absolute(f32 a) { return _mm512_abs_ps(a); }
 // Where either is NaN: the second.
 static inline f32 maximum(f32 a, f32 b) { return _mm512_max_ps(a, b); }

@@ -24,7 +24,6 @@ static inline f32 add(f32 x, f32 y) { LING_LANES(16) x.v[i] += y.v[i]; return x;
 static inline f32 sub(f32 x, f32 y) { LING_LANES(16) x.v[i] -= y.v[i]; return x; }
 static inline f32 mul(f32 x, f32 y) { LING_LANES(16) x.v[i] *= y.v[i]; return x; }
 static inline f32 div(f32 x, f32 y) { LING_LANES(16) x.v[i] /= y.v[i]; return x; }
-static inline f32 quotient(f32 x, f32 y, f32) { return div(x, y); }
 static inline f32 root(f32 x) { LING_LANES(16) x.v[i] = sqrtf(x.v[i]); return x; }
 static inline f32 fma(f32 x, f32 y, f32 z) { LING_LANES(16) z.v[i] = fmaf(x.v[i], y.v[i], z.v[i]); return z; }
 static inline f32 absolute(f32 x) { LING_LANES(16) x.v[i] = fabsf(x.v[i]); return x; }

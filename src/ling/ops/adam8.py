@@ -97,8 +97,12 @@ def largest(x_N: Tensor) -> Tensor:
 
 
 def quantise(x_N: Tensor, *, signed: bool, absmax_B: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """(codes_N, absmax_B) of float32 values; a given `absmax_B` is kept."""
-    absmax_B = largest(x_N) if absmax_B is None else absmax_B
+    """(codes_N, absmax_B) of float32 values; a given `absmax_B` is kept, and bounds them."""
+    if absmax_B is None:
+        absmax_B = largest(x_N)
+    else:
+        most_B = absmax_B[:, None]
+        x_N = _unblocked(_blocks(x_N).clamp(-most_B, most_B), len(x_N))
     limits = table(signed=signed)[1]
     return _codes(x_N, absmax_B, limits), absmax_B
 
