@@ -5,11 +5,12 @@
 
 Hidden 512, 8 layers (1 dense), 64 experts top-4 of width 256, 1 shared, 8/2 heads of 64, vocabulary
 32,000, rows of 1,024 tokens: 217M parameters. Each has a process of its own, bfloat16 products and
-torch's fused AdamW, and takes a step when it is its turn (order a b b a). ling keeps weights and
-states in float32; of the peer `--peer-weights` says in which type (float32: under autocast, as
-ling does it; bfloat16: as `from_pretrained(dtype=...)` gives them). A line tells the median ratio
-of tokens per second, seconds, share of the peak of products that is measured before each pair, and
-the largest resident memory. `--peer-step` names a Python file for another peer: its function
+torch's fused AdamW (ling also 8-bit AdamW, `--optim`), and takes a step when it is its turn (order
+a b b a). ling keeps weights in float32; of the peer `--peer-weights` says in which type (float32:
+under autocast, as ling does it; bfloat16: as `from_pretrained(dtype=...)` gives them). A line tells
+the ratio of peak memory, the median ratio of tokens per second, seconds, share of the peak of
+products that is measured before each pair, and the largest resident memory. `--peer-step` names a
+Python file for another peer: its function
 `make_step(shape, rows, length, weights)` returns one that takes a step.
 """
 
@@ -54,6 +55,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=6)
     parser.add_argument("--rows", type=int, default=4)
     parser.add_argument("--recompute", default="none", choices=("none", "moe", "full"))
+    parser.add_argument("--optim", default="adamw", choices=("adamw", "adamw8bit"), help="of ling")
     parser.add_argument("--mtp", action="store_true", help="ling with an MTP layer")
     parser.add_argument("--child", choices=("ling", "peer"), help=argparse.SUPPRESS)
     ns = parser.parse_args()
@@ -68,6 +70,7 @@ def main() -> None:
 
 def ling(ns: argparse.Namespace) -> tuple[Callable[[], None], float]:
     """A step of ours, and the FLOPs that decision 28 counts for it."""
+    from ling.config.optim import OptimConfig
     from ling.eval.bench import stepper
     from ling.model.ling import from_config
     from ling.model.size import flops_per_token
@@ -78,7 +81,8 @@ def ling(ns: argparse.Namespace) -> tuple[Callable[[], None], float]:
     cfg = preset("ling-nano").replace(**SHAPE, **own)
     model = from_config(cfg, seed=0)
     recompute(model, ns.recompute)
-    return stepper(model, ns.rows, LENGTH), flops_per_token(cfg, LENGTH) * ns.rows * LENGTH
+    optim = OptimConfig(name=ns.optim, schedule="constant")
+    return stepper(model, ns.rows, LENGTH, optim), flops_per_token(cfg, LENGTH) * ns.rows * LENGTH
 
 
 def glm(ns: argparse.Namespace) -> tuple[Callable[[], None], float]:
@@ -183,6 +187,8 @@ def compare(ns: argparse.Namespace) -> None:
             )
     print(f"share of the peak of products: {statistics.median(shares):.1%}")
     if peer is not None:
+        share = ours.steps[-1]["memory"] / peer.steps[-1]["memory"]
+        print(f"memory: {share:.2f} x (weights of the peer in {ns.peer_weights})")
         for key in ("wall", "cpu"):
             both = zip(ours.steps, peer.steps, strict=True)
             ratios = [b[key] / a[key] for a, b in both]

@@ -5,6 +5,7 @@
 #include "checks.h"
 #include "fp8_tiles.h"
 #include "matrix.h"
+#include "adam8.h"
 #include "train_attention.h"
 
 namespace ling {
@@ -334,4 +335,41 @@ extern "C" int ling_quantise_fp8(const ling_fp8* q) {
   if (!q) return fail(LING_BAD_ARGUMENT, "null pointer");
   if (int status = accept(check_fp8(*q))) return status;
   return guarded([&] { quantise_fp8(*kernels, *q); });
+}
+
+extern "C" int ling_adam8(const ling_adam8_shard* shards, int64_t count, const float* tables) {
+  const IsaKernels* kernels = isa_kernels();
+  if (!kernels) return LING_BAD_ISA;
+  if (count < 0 || (count && (!shards || !tables)))
+    return fail(LING_BAD_ARGUMENT, "null pointer, or fewer than no shards");
+  for (int64_t i = 0; i < count; ++i)
+    if (int status = accept(check_adam8(shards[i]))) return status;
+  return guarded([&] { adam8_step(*kernels, shards, count, tables); });
+}
+
+extern "C" int ling_quantise8(const float* x, int64_t n, const float* map, int is_signed, int given,
+                              uint8_t* codes, float* absmax) {
+  const IsaKernels* kernels = isa_kernels();
+  if (!kernels) return LING_BAD_ISA;
+  if (n < 0 || !map || (n && (!x || !codes || !absmax)))
+    return fail(LING_BAD_ARGUMENT, "null pointer, or fewer than no values");
+  return guarded([&] {
+    over_blocks(n, [&](int64_t first, int64_t some) {
+      kernels->quantise8(x + first, some, map, is_signed != 0, given != 0, codes + first,
+                         absmax + first / kAdam8Block);
+    });
+  });
+}
+
+extern "C" int ling_dequantise8(const uint8_t* codes, const float* absmax, int64_t n,
+                                const float* map, float* out) {
+  const IsaKernels* kernels = isa_kernels();
+  if (!kernels) return LING_BAD_ISA;
+  if (n < 0 || !map || (n && (!codes || !absmax || !out)))
+    return fail(LING_BAD_ARGUMENT, "null pointer, or fewer than no values");
+  return guarded([&] {
+    over_blocks(n, [&](int64_t first, int64_t some) {
+      kernels->dequantise8(codes + first, absmax + first / kAdam8Block, some, map, out + first);
+    });
+  });
 }

@@ -25,6 +25,13 @@ inline bool misshapen(const ling_matrix& w, int64_t rows, int64_t cols) {
   return check_matrix(w) || w.rows != rows || w.cols != cols;
 }
 
+inline const char* check_adam8(const ling_adam8_shard& s) {
+  if (s.n < 0) return "fewer than no elements";
+  if (s.n && (!s.p || !s.g || !s.codes1 || !s.codes2 || !s.absmax1 || !s.absmax2))
+    return "null pointer";
+  return nullptr;
+}
+
 inline const char* check_causal(const ling_causal& c) {
   if (c.num_heads < 1 || c.num_kv_heads < 1 || c.num_heads % c.num_kv_heads || c.head_dim < 32 ||
       c.head_dim % 32 || c.head_dim > kMaxHeadDim || c.num_sequences < 0)

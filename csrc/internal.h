@@ -51,6 +51,7 @@ struct AttentionTask {
   int64_t page_stride;  // bytes
 };
 
+constexpr int64_t kAdam8Block = 256;  // elements that share a scale of their moments
 constexpr int64_t kCausalBlock = 64;  // queries, and keys, of a block of causal attention
 
 // One head of one sequence in training; all is bfloat16, strides in elements from a token to the
@@ -123,6 +124,12 @@ struct IsaKernels {
   void (*quantise_fp8_area)(const void* x, bool bf16, const Fp8Area& a, uint16_t* rounded,
                             uint8_t* codes, float* inverse);
   void (*widen_e4m3)(const uint8_t* codes, int64_t n, float scale, uint16_t* out);
+  // AdamW with moments of one byte: see kernels/adam8.h and ling_kernels.h.
+  void (*adam8)(const ling_adam8_shard& s, int64_t first, int64_t n, const float* tables);
+  void (*quantise8)(const float* x, int64_t n, const float* map, bool is_signed, bool given,
+                    uint8_t* codes, float* absmax);
+  void (*dequantise8)(const uint8_t* codes, const float* absmax, int64_t n, const float* map,
+                      float* out);
 };
 
 extern const IsaKernels isa_generic, isa_avx2, isa_avx512vnni, isa_avx512bf16, isa_avx512amx;

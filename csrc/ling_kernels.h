@@ -4,7 +4,7 @@
 #define LING_KERNELS_H
 #include <stdint.h>
 
-#define LING_ABI_VERSION 8
+#define LING_ABI_VERSION 9
 #define LING_API __attribute__((visibility("default")))
 
 #ifdef __cplusplus
@@ -298,6 +298,28 @@ typedef struct {
 } ling_fp8;
 
 LING_API int ling_quantise_fp8(const ling_fp8* q);
+
+// What a rank has of a parameter, and its moments: a byte per element and a scale per block of 256
+// elements. `step` is -lr · c2 / c1, `eps` c2 · eps, `keep` 1 - lr · weight decay, where c1 = 1 -
+// beta1^t and c2 = sqrt(1 - beta2^t).
+typedef struct {
+  int64_t n;
+  float* p;
+  const float* g;
+  uint8_t *codes1, *codes2;
+  float *absmax1, *absmax2;
+  float beta1, beta2, step, eps, keep;
+} ling_adam8_shard;
+
+// A step of AdamW of all shards. tables [4, 256]: the values of the codes of the first moment,
+// their upper limits (the last is infinite), and both of the second one.
+LING_API int ling_adam8(const ling_adam8_shard* shards, int64_t count, const float* tables);
+// Codes and scales of n values. map [2, 256]: values of the codes and their limits; is_signed says
+// which of the two maps it is. With `given` scales are taken as they are.
+LING_API int ling_quantise8(const float* x, int64_t n, const float* map, int is_signed, int given,
+                            uint8_t* codes, float* absmax);
+LING_API int ling_dequantise8(const uint8_t* codes, const float* absmax, int64_t n,
+                              const float* map, float* out);
 
 #ifdef __cplusplus
 }

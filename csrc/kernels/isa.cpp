@@ -60,6 +60,7 @@ struct Bins {
 #include "causal.h"
 #include "loss.h"
 #include "fp8.h"
+#include "adam8.h"
 #include "pack.h"
 #include "sampling.h"
 
@@ -104,6 +105,9 @@ const IsaKernels LING_NAME(LING_ISA_NAME) = {LING_TEXT(LING_ISA_NAME),
                                              loss_gradient,
                                              quantise_fp8_row,
                                              quantise_fp8_area,
-                                             widen_e4m3};
+                                             widen_e4m3,
+                                             adam8,
+                                             quantise8,
+                                             dequantise8};
 
 }  // namespace ling

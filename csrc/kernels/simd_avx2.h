@@ -23,6 +23,7 @@ static inline f32 add(f32 x, f32 y) { return {_mm256_add_ps(x.a, y.a), _mm256_ad
 static inline f32 sub(f32 x, f32 y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
 static inline f32 mul(f32 x, f32 y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
 static inline f32 div(f32 x, f32 y) { return {_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)}; }
+static inline f32 root(f32 x) { return {_mm256_sqrt_ps(x.a), _mm256_sqrt_ps(x.b)}; }
 static inline f32 fma(f32 x, f32 y, f32 z) {
   return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
 }
@@ -286,4 +287,28 @@ static inline void store_codes(uint8_t* p, const Codes& t, f32 x, f32 y) {
   const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
   const __m256i codes = _mm256_packus_epi16(c, d);
   _mm256_storeu_si256((__m256i*)p, _mm256_permutevar8x32_epi32(codes, order));
+}
+
+// 256 floats, looked up by 64 bytes.
+struct Floats256 {
+  const float* p;
+};
+static inline Floats256 make_floats256(const float* t) { return {t}; }
+static inline __m256 look_up_half(const float* t, const uint8_t* codes) {
+  const __m128i c = _mm_loadl_epi64((const __m128i*)codes);
+  return _mm256_i32gather_ps(t, _mm256_cvtepu8_epi32(c), 4);
+}
+static inline void look_up(const Floats256& t, const uint8_t* codes, f32* out) {
+  for (int i = 0; i < 4; ++i)
+    out[i] = {look_up_half(t.p, codes + 16 * i), look_up_half(t.p, codes + 16 * i + 8)};
+}
+// One more where x is greater.
+static inline void raise_codes(uint8_t* codes, f32 x, f32 limit) {
+  const __m256i a = _mm256_castps_si256(_mm256_cmp_ps(x.a, limit.a, _CMP_GT_OQ));
+  const __m256i b = _mm256_castps_si256(_mm256_cmp_ps(x.b, limit.b, _CMP_GT_OQ));
+  // Packing works within halves of a register: lanes 0-3, 8-11, 4-7, 12-15.
+  const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xd8);
+  const __m128i more =
+      _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+  _mm_storeu_si128((__m128i*)codes, _mm_sub_epi8(_mm_loadu_si128((const __m128i*)codes), more));
 }

@@ -15,6 +15,7 @@ static inline f32 add(f32 a, f32 b) { return _mm512_add_ps(a, b); }
 static inline f32 sub(f32 a, f32 b) { return _mm512_sub_ps(a, b); }
 static inline f32 mul(f32 a, f32 b) { return _mm512_mul_ps(a, b); }
 static inline f32 div(f32 a, f32 b) { return _mm512_div_ps(a, b); }
+static inline f32 root(f32 a) { return _mm512_sqrt_ps(a); }
 static inline f32 fma(f32 a, f32 b, f32 c) { return _mm512_fmadd_ps(a, b, c); }
 static inline f32 absolute(f32 a) { return _mm512_abs_ps(a); }
 // The power of two at or below a value that is not negative: its bits without the mantissa.
@@ -263,4 +264,58 @@ static inline void store_codes(uint8_t* p, const Codes& t, f32 x, f32 y) {
   const __mmask32 above = _mm512_cmpgt_epi16_mask(v, _mm512_permutexvar_epi16(bin, t.below));
   const __m512i c = _mm512_mask_add_epi16(code, above, code, _mm512_set1_epi16(1));
   store_columns(p, c);
+}
+
+// 256 floats, looked up by 64 bytes. Where bytes can be looked up in 128 entries, the bytes of a
+// float are four tables, and a float is put together from what these have: gathering is slower.
+#ifdef __AVX512VBMI__
+struct Floats256 {
+  __m512i bytes[4][4];  // byte i of floats [64 j, 64 j + 64)
+};
+static inline Floats256 make_floats256(const float* t) {
+  Floats256 r;
+  alignas(64) uint8_t bytes[64];
+  for (int i = 0; i < 4; ++i)
+    for (int j = 0; j < 4; ++j) {
+      for (int k = 0; k < 4; ++k) {
+        const __m512i bits = _mm512_castps_si512(load(t + 64 * j + 16 * k));
+        store_i8((int8_t*)bytes + 16 * k, _mm512_srl_epi32(bits, _mm_cvtsi32_si128(8 * i)));
+      }
+      r.bytes[i][j] = _mm512_load_si512(bytes);
+    }
+  return r;
+}
+static inline void look_up(const Floats256& t, const uint8_t* codes, f32* out) {
+  // Unpacking works within quarters of a register.
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  const __m512i at = _mm512_permutexvar_epi32(order, _mm512_loadu_si512(codes));
+  const __mmask64 upper = _mm512_movepi8_mask(at);
+  __m512i b[4];
+  for (int i = 0; i < 4; ++i)
+    b[i] = _mm512_mask_mov_epi8(_mm512_permutex2var_epi8(t.bytes[i][0], at, t.bytes[i][1]), upper,
+                                _mm512_permutex2var_epi8(t.bytes[i][2], at, t.bytes[i][3]));
+  const __m512i low = _mm512_unpacklo_epi8(b[0], b[1]), low2 = _mm512_unpacklo_epi8(b[2], b[3]);
+  const __m512i high = _mm512_unpackhi_epi8(b[0], b[1]), high2 = _mm512_unpackhi_epi8(b[2], b[3]);
+  out[0] = _mm512_castsi512_ps(_mm512_unpacklo_epi16(low, low2));
+  out[1] = _mm512_castsi512_ps(_mm512_unpackhi_epi16(low, low2));
+  out[2] = _mm512_castsi512_ps(_mm512_unpacklo_epi16(high, high2));
+  out[3] = _mm512_castsi512_ps(_mm512_unpackhi_epi16(high, high2));
+}
+#else
+struct Floats256 {
+  const float* p;
+};
+static inline Floats256 make_floats256(const float* t) { return {t}; }
+static inline void look_up(const Floats256& t, const uint8_t* codes, f32* out) {
+  for (int i = 0; i < 4; ++i) {
+    const __m128i c = _mm_loadu_si128((const __m128i*)(codes + 16 * i));
+    out[i] = _mm512_i32gather_ps(_mm512_cvtepu8_epi32(c), t.p, 4);
+  }
+}
+#endif
+// One more where x is greater.
+static inline void raise_codes(uint8_t* codes, f32 x, f32 limit) {
+  const __m128i c = _mm_loadu_si128((const __m128i*)codes);
+  const __m128i more = _mm_movm_epi8(_mm512_cmp_ps_mask(x, limit, _CMP_GT_OQ));
+  _mm_storeu_si128((__m128i*)codes, _mm_sub_epi8(c, more));
 }

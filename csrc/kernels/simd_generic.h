@@ -24,6 +24,7 @@ static inline f32 add(f32 x, f32 y) { LING_LANES(16) x.v[i] += y.v[i]; return x;
 static inline f32 sub(f32 x, f32 y) { LING_LANES(16) x.v[i] -= y.v[i]; return x; }
 static inline f32 mul(f32 x, f32 y) { LING_LANES(16) x.v[i] *= y.v[i]; return x; }
 static inline f32 div(f32 x, f32 y) { LING_LANES(16) x.v[i] /= y.v[i]; return x; }
+static inline f32 root(f32 x) { LING_LANES(16) x.v[i] = sqrtf(x.v[i]); return x; }
 static inline f32 fma(f32 x, f32 y, f32 z) { LING_LANES(16) z.v[i] = fmaf(x.v[i], y.v[i], z.v[i]); return z; }
 static inline f32 absolute(f32 x) { LING_LANES(16) x.v[i] = fabsf(x.v[i]); return x; }
 // The power of two at or below a value that is not negative: its bits without the mantissa.
@@ -166,4 +167,12 @@ static inline void store_codes(uint8_t* p, const Codes& t, f32 x, f32 y) {
     for (int j = 0; j < 15; ++j) p[i] += v >= t.border[j];
   }
 }
+// 256 floats, looked up by 64 bytes.
+struct Floats256 { const float* p; };
+static inline Floats256 make_floats256(const float* t) { return {t}; }
+static inline void look_up(const Floats256& t, const uint8_t* codes, f32* out) {
+  LING_LANES(64) out[i / 16].v[i % 16] = t.p[codes[i]];
+}
+// One more where x is greater.
+static inline void raise_codes(uint8_t* codes, f32 x, f32 limit) { LING_LANES(16) codes[i] = (uint8_t)(codes[i] + (x.v[i] > limit.v[i])); }
 // clang-format on

@@ -134,6 +134,9 @@ RESUMED_ALONE = (
     "pp 2 × 2 stages, isolated, small steps",
     "pp 4, recompute moe",
 )
+# Moments in bytes: a run is stopped after half and goes on, with the same ranks and with one. Its
+# blocks are those of shards, so that it does not equal one process.
+PACKED = {4: ("8-bit, ep 2 × fsdp 2", {"dp_shard": 4, "ep": 2})}
 
 
 # Parts of a name that its run of one process has, too.
@@ -173,7 +176,9 @@ def recipe(folder: Path, name: str, degrees: dict[str, Any]) -> PretrainConfig:
             threads=1,
             eval_rows=3,
         ),
-        optim=OptimConfig(lr=lr, schedule="constant"),
+        optim=OptimConfig(
+            name="adamw8bit" if "8-bit" in name else "adamw", lr=lr, schedule="constant"
+        ),
         checkpoint=CheckpointConfig(interval_steps=HALF, keep_last=0, async_save=bool(degrees)),
         parallel=ParallelConfig(**degrees),
     )
@@ -269,8 +274,18 @@ def main(folder: Path) -> None:
         out, again = folder / f"one, then {name}", recipe(folder, name, LAYOUTS[world.size][name])
         world.lead(partial(first_half, folder / alone(name), out))
         assert loop.run_in(world, again, out, quiet) == 0
+    if world.size in PACKED:
+        train_packed(world, folder, *PACKED[world.size])
     write_bytes(world, folder, {"dp_shard": world.size})
     leave()
+
+
+def train_packed(world: World, folder: Path, name: str, degrees: dict[str, Any]) -> None:
+    """`name`, and its second half again."""
+    assert loop.run_in(world, recipe(folder, name, degrees), folder / name, quiet) == 0
+    again = folder / f"{name}, again"
+    world.lead(partial(first_half, folder / name, again))
+    assert loop.run_in(world, recipe(folder, name, degrees), again, quiet) == 0
 
 
 if __name__ == "__main__":

@@ -88,12 +88,14 @@ def _with_expert_loop(name: str, module: nn.Module) -> nn.Module | None:
     return ExpertLoop(module) if isinstance(module, Experts) else None
 
 
-def stepper(model: Ling, rows: int, length: int) -> Callable[[], None]:
+def stepper(
+    model: Ling, rows: int, length: int, optim: OptimConfig | None = None
+) -> Callable[[], None]:
     """A function that takes one training step in bfloat16 on `rows` random rows of `length`."""
     keep_freed_memory()  # as a run does
     model.compute_dtype = torch.bfloat16
     train = TrainConfig(global_batch_size=rows, micro_batch_size=rows)
-    optim = OptimConfig(schedule="constant")
+    optim = optim or OptimConfig(schedule="constant")
     optimizer = build_optimizer(model, optim)
     state = TrainState(LingForTraining(model), optimizer, next(model.parameters()).device)
     objective = Pretraining(train.mtp_loss_weight, train.z_loss_coef)

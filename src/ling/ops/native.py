@@ -31,7 +31,7 @@ from .formats import FP8, FP8_BLOCK, TILE, Format
 from .fp8 import quantise_fp8_block
 from .packing import Packed, empty, packed_shapes, scale_dtype
 
-ABI_VERSION = 8
+ABI_VERSION = 9
 
 
 class Matrix(Structure):
@@ -164,6 +164,11 @@ _SIGNATURES: dict[str, Sequence[Any]] = {
     "ling_causal_gradient": [c_void_p] * 5,
     "ling_quantise_fp8": [c_void_p],
     "ling_loss_gradient": [c_void_p, c_int64, c_int64, *[c_void_p] * 3],
+    "ling_adam8": [c_void_p, c_int64, c_void_p],
+    "ling_quantise8": [
+        *(c_void_p, c_int64, c_void_p, ctypes.c_int, ctypes.c_int, c_void_p, c_void_p)
+    ],
+    "ling_dequantise8": [c_void_p, c_void_p, c_int64, c_void_p, c_void_p],
 }
 
 

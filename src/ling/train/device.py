@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -74,7 +76,7 @@ def gpu_key(rank: int) -> str:
     return f"rng_cuda.{rank}"
 
 
-def restore_random(states: dict[str, Tensor], device: torch.device, rank: int) -> None:
+def restore_random(states: Mapping[str, Any], device: torch.device, rank: int) -> None:
     """Set the generators to what `random_states` gave."""
     torch.set_rng_state(states["rng"])
     if device.type == "cuda":

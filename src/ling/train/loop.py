@@ -38,7 +38,6 @@ from .saving import Saver
 from .setup import Log, Run, setup
 from .step import StepResult, TooManySkipped, train_step
 from .threads import Threads
-from .unbuilt import check_built
 
 
 def run(
@@ -53,7 +52,6 @@ def run(
 
     Under torchrun every rank calls this; rank 0 keeps lock, logs and metrics.
     """
-    check_built(recipe)
     world = join(device_type(recipe.train.device), recipe.train.group_timeout_s)
     code = run_in(world, recipe, out, log, allow_data_reset=allow_data_reset)
     leave()  # not after an error: the others may be gone

@@ -1,4 +1,4 @@
-"""AdamW and its parameter groups."""
+"""The optimizer of a recipe and its parameter groups."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from ..checkpoint.dcp.local import mesh_of
 from ..config.optim import OptimConfig
 from ..errors import RunError
 from ..model.ling import Ling
+from .adam8 import AdamW8bit
 
 
-def build_optimizer(model: Ling, cfg: OptimConfig) -> torch.optim.AdamW:
-    """Fused AdamW; vectors (norms, biases) are not decayed, as in Megatron-LM.
+def build_optimizer(model: Ling, cfg: OptimConfig) -> torch.optim.Optimizer:
+    """`optim.name`; vectors (norms, biases) are not decayed, as in Megatron-LM.
 
-    A call of the fused kernel takes parameters of one mesh, so each has groups of its own.
+    A call of the fused kernel of `adamw` takes parameters of one mesh, so each has its own groups.
     """
     params = [p for p in model.parameters() if p.requires_grad]
     meshes = {mesh_of(p): None for p in params}
@@ -29,9 +30,10 @@ def build_optimizer(model: Ling, cfg: OptimConfig) -> torch.optim.AdamW:
         }
         for mesh, matrix in itertools.product(meshes, (True, False))
     ]
-    return torch.optim.AdamW(
-        groups, lr=cfg.lr, betas=(cfg.beta1, cfg.beta2), eps=cfg.eps, fused=True
-    )
+    betas = (cfg.beta1, cfg.beta2)
+    if cfg.name == "adamw8bit":
+        return AdamW8bit(groups, lr=cfg.lr, betas=betas, eps=cfg.eps)
+    return torch.optim.AdamW(groups, lr=cfg.lr, betas=betas, eps=cfg.eps, fused=True)
 
 
 def _kind(p: Tensor) -> tuple[Any, bool]:

@@ -49,9 +49,11 @@ _DECAY_KEYS = (
     "optim.decay_shape",
     "optim.decay_end_step",
 )
-# Keys that change neither what is learned nor in which order, but for `_NOTES`. The other keys of
-# `data` are paths and how they were prepared: their tokens are compared instead.
+# Keys that change neither what is learned nor in which order, but for `_NOTES` and `optim.name`, of
+# whose change the log tells when the moments are taken up. The other keys of `data` are paths and
+# how they were prepared: their tokens are compared instead.
 _FREE_KEYS = (
+    "optim.name",
     "train.device",
     "train.threads",
     "train.micro_batch_size",

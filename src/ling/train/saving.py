@@ -8,6 +8,7 @@ appears complete or not at all, and nothing depends on when a rank was how far.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoint.dcp.layout import FileLayout, metadata_bytes
+from ..checkpoint.dcp.local import Deferred
 from ..checkpoint.dcp.parts import held, local_parts, share, write_part
 from ..checkpoint.run_folder import prune, step_folder, write_manifest
 from ..errors import RunError
@@ -98,19 +100,31 @@ class Staging:
     """A copy of tensors in main memory that is made again and again in the same place."""
 
     def __init__(self) -> None:
-        self._copies: dict[str, Tensor] = {}
+        self._copies: dict[tuple[str, int], Tensor] = {}
 
-    def copy(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The values of `parts` as they are now."""
-        for key, part in parts.items():
-            if key not in self._copies:
-                pinned = part.device.type == "cuda"
-                self._copies[key] = torch.empty(part.shape, dtype=part.dtype, pin_memory=pinned)
-        targets = [self._copies[key] for key in parts]
-        torch._foreach_copy_(targets, list(parts.values()), non_blocking=True)
-        if any(part.device.type == "cuda" for part in parts.values()):
+    def copy(self, parts: Mapping[str, Tensor | Deferred]) -> dict[str, Tensor | Deferred]:
+        """The values of `parts` as they are now; deferred ones as what they are made from."""
+        sources = {
+            (key, i): source
+            for key, part in parts.items()
+            for i, source in enumerate(part.sources if isinstance(part, Deferred) else (part,))
+        }
+        for place, source in sources.items():
+            if place not in self._copies:
+                pinned = source.device.type == "cuda"
+                copy = torch.empty(source.shape, dtype=source.dtype, pin_memory=pinned)
+                self._copies[place] = copy
+        targets = [self._copies[place] for place in sources]
+        torch._foreach_copy_(targets, list(sources.values()), non_blocking=True)
+        if any(source.device.type == "cuda" for source in sources.values()):
             torch.cuda.synchronize()
-        return dict(zip(parts, targets, strict=True))
+        return {key: self._copied(key, part) for key, part in parts.items()}
+
+    def _copied(self, key: str, part: Tensor | Deferred) -> Tensor | Deferred:
+        if not isinstance(part, Deferred):
+            return self._copies[key, 0]
+        count = len(part.sources)
+        return dataclasses.replace(part, sources=tuple(self._copies[key, i] for i in range(count)))
 
 
 class Saver:

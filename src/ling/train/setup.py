@@ -28,6 +28,7 @@ from ..presets import PRESETS, preset
 from ..text import nearest
 from .batches import BatchReader
 from .device import choose_device
+from .moments import change as moments_change
 from .network import build_network
 from .newest import newest
 from .objectives.base import Objective
@@ -212,6 +213,9 @@ def _resume(
             "data again under these weights with --allow-data-reset"
         )
     load(found, state)
+    moments = moments_change(before, state.optimizer)
+    if moments:
+        log(moments)
     if change is None:
         state.data["rows"] = rows_before(before["data"], out)
         restore(out, state)

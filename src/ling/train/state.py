@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoint.dcp.folder import read_tensors
+from ..checkpoint.dcp.local import Deferred
 from ..config.parallel import ParallelConfig
 from ..config.recipe import TrainConfig
 from ..data.tokenizer import Tokenizer
@@ -18,6 +19,7 @@ from ..model.ling import Ling
 from .device import gpu_key, random_states, restore_random
 from .forward import LingForTraining
 from .fp8.weights import renew
+from .moments import is_scales, moment_tensors, stored_as
 from .parallel.group import World
 
 # What a checkpoint keeps as it is; older ones have the first three.
@@ -58,7 +60,8 @@ class TrainState:
 
     def progress(self) -> dict[str, Any]:
         """Counters of a checkpoint."""
-        return {name: getattr(self, name) for name in (*_COUNTERS, "data", "start")}
+        counters = {name: getattr(self, name) for name in (*_COUNTERS, "data", "start")}
+        return {**counters, "moments": stored_as(self.optimizer)}
 
     @property
     def next_row(self) -> int:
@@ -81,24 +84,17 @@ class TrainState:
         return [self.next_row + number * cfg.micro_batch_size for number in numbers]
 
 
-def state_tensors(state: TrainState) -> dict[str, Tensor]:
+def state_tensors(state: TrainState) -> dict[str, Tensor | Deferred]:
     """Model state under `model.`, optimizer moments under `optimizer.<moment>.`, the RNG state.
 
     A sharded parameter is in here as it is: DCP saves and reads shards.
     """
-    tensors = {f"model.{k}": v for k, v in state.model.state_dict().items()}
+    tensors: dict[str, Tensor | Deferred] = {
+        f"model.{k}": v for k, v in state.model.state_dict().items()
+    }
     for name, p in state.model.named_parameters():
-        if not p.requires_grad:
-            continue
-        moments = state.optimizer.state[p]
-        if not moments:  # before the first step
-            moments.update(
-                step=torch.zeros((), device=p.device),
-                exp_avg=torch.zeros_like(p),
-                exp_avg_sq=torch.zeros_like(p),
-            )
-        for key in ("step", "exp_avg", "exp_avg_sq"):
-            tensors[f"optimizer.{key}.{name}"] = moments[key]
+        if p.requires_grad:
+            tensors.update(moment_tensors(state.optimizer, name, p))
     tensors.update(random_states(state.device, state.world.rank))
     return tensors
 
@@ -113,7 +109,8 @@ def load(folder: Path, state: TrainState) -> None:
     tensors = state_tensors(state)
     rank = state.world.rank
     # A run that was on CPUs, or on fewer GPUs, has none for this one: it goes on with its own.
-    read_tensors(folder, tensors, may_lack=gpu_key(rank))
+    may_lack = {gpu_key(rank), *filter(is_scales, tensors)}
+    read_tensors(folder, tensors, may_lack=may_lack)
     renew(state.network)
     restore_random(tensors, state.device, rank)
     progress = read_progress(folder)

@@ -115,6 +115,18 @@ def test_what_ranks_saved_one_process_goes_on_with(trained):
             assert difference(rows(trained / alone), rows(out), key) <= 1e-6, (name, key)
 
 
+def test_moments_in_bytes_go_on_exactly_on_the_same_ranks_and_nearly_on_one(trained):
+    name, _ = layouts.PACKED[4]
+    whole, again = rows(trained / name), rows(trained / f"{name}, again")
+    for key in KEYS:
+        assert [row[key] for row in again] == [row[key] for row in whole], key
+    said, out = [], trained / f"{name}, then one"
+    layouts.first_half(trained / name, out)
+    assert loop.run_in(ALONE, layouts.recipe(trained, "8-bit", {}), out, said.append) == 0
+    for key in KEYS:
+        assert difference(whole, rows(out), key) <= 1e-2, key
+
+
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_shards_divide_weights_gradients_and_moments(trained, ranks):
     one, part = (json.loads((trained / f"bytes-{n}.json").read_text()) for n in (1, ranks))

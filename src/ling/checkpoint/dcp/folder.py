@@ -11,7 +11,7 @@ import math
 import os
 import threading
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from ..checks import check_float, check_shape
 from ..raw.shards import Extent, Stored, raw_bytes
 from ..raw.torch_zip import Placed, place_tensor
 from ..slices import Slice
-from .local import local_box, local_part
+from .local import Deferred, local_box, local_part
 from .metadata import (
     Chunk,
     DCPTensor,
@@ -233,20 +233,25 @@ def _distance(start: tuple[int, ...], chunk: Chunk, placed: Placed) -> int:
     return sum((s - o) * stride for s, o, stride in steps)
 
 
-def read_tensors(folder: Path, into: Mapping[str, Tensor], *, may_lack: str = "") -> None:
-    """Fill the given tensors from a checkpoint, by key; `DCPError` for another shape or dtype.
+def read_tensors(
+    folder: Path, into: Mapping[str, Tensor | Deferred], *, may_lack: Collection[str] = ()
+) -> None:
+    """Fill the given tensors from a checkpoint, in order; `DCPError` for another shape or dtype.
 
-    Of a sharded tensor only this process's part is read, in whatever parts it was written. The
-    tensor `may_lack` stays as it is where the checkpoint has none.
+    Of a sharded tensor only this process's part is read, in whatever parts it was written. Tensors
+    of `may_lack` stay as they are where the checkpoint has none.
     """
     held = DCPFolder(folder)
     try:
         for key, target in into.items():
             if key not in held.tensors:
-                if key == may_lack:
+                if key in may_lack:
                     continue
                 raise DCPError(f"{folder}: tensor `{key}` is missing")
             check_shape(folder, key, held.tensors[key].shape, target.shape, DCPError)
+            if isinstance(target, Deferred):
+                target.take(held.region(key, *local_box(target.like)))
+                continue
             with torch.no_grad():
                 local_part(target).copy_(held.region(key, *local_box(target)))
     finally:

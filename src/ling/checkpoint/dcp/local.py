@@ -6,8 +6,11 @@ checkpoint for inference need not wait for that.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 Box = tuple[tuple[int, ...], tuple[int, ...]]
@@ -41,3 +44,23 @@ def fill_part(target: Tensor, whole: Tensor) -> None:
     for dim, (first, count) in enumerate(zip(*local_box(target), strict=True)):
         whole = whole.narrow(dim, first, count)
     local_part(target).copy_(whole)
+
+
+@dataclass(frozen=True)
+class Deferred:
+    """A float32 tensor of a checkpoint that is made only where it is written, or taken up where it
+    is read, because what it is made from takes less memory.
+
+    `like` has its shape and is spread over ranks as it is; `make` makes this process's part from
+    `sources`, `take` is called with the part that was read.
+    """
+
+    like: Tensor
+    sources: tuple[Tensor, ...]
+    make: Callable[..., Tensor]
+    take: Callable[[Tensor], None]
+    dtype: torch.dtype = torch.float32
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.like.shape

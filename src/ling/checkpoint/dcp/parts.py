@@ -19,7 +19,7 @@ from ...files.stream import Stream
 from ..raw.shards import Stored, raw_bytes
 from ..raw.torch_zip import StreamedArchive
 from .layout import FileLayout, metadata_bytes
-from .local import local_box, local_part
+from .local import Deferred, local_box, local_part
 
 # Bytes hashed and then written at a time: what a core's own cache holds.
 _PIECE_BYTES = 1 << 18
@@ -37,14 +37,23 @@ class Held(NamedTuple):
         return Stored(self.whole.dtype, self.shape).nbytes
 
 
-def held(tensors: Mapping[str, Tensor]) -> dict[str, Held]:
+def held(tensors: Mapping[str, Tensor | Deferred]) -> dict[str, Held]:
     """What this process has of each tensor."""
-    return {k: Held(Stored(t.dtype, tuple(t.shape)), *local_box(t)) for k, t in tensors.items()}
+    return {
+        key: Held(Stored(t.dtype, tuple(t.shape)), *local_box(_like(t)))
+        for key, t in tensors.items()
+    }
 
 
-def local_parts(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The values of `held`."""
-    return {key: local_part(t).detach() for key, t in tensors.items()}
+def _like(tensor: Tensor | Deferred) -> Tensor:
+    return tensor.like if isinstance(tensor, Deferred) else tensor
+
+
+def local_parts(tensors: Mapping[str, Tensor | Deferred]) -> dict[str, Tensor | Deferred]:
+    """The values of `held`, deferred ones as they are."""
+    return {
+        key: t if isinstance(t, Deferred) else local_part(t).detach() for key, t in tensors.items()
+    }
 
 
 def share(ranks: Sequence[Mapping[str, Held]]) -> list[FileLayout]:
@@ -68,7 +77,7 @@ def share(ranks: Sequence[Mapping[str, Held]]) -> list[FileLayout]:
 
 
 def write_part(
-    layout: FileLayout, folder: Path, parts: Mapping[str, Tensor]
+    layout: FileLayout, folder: Path, parts: Mapping[str, Tensor | Deferred]
 ) -> Iterator[dict[str, str]]:
     """Write one rank's file from what it holds; yields SHA-256 by file name, empty until the end.
 
@@ -81,7 +90,9 @@ def write_part(
     digest, file = hashlib.sha256(), Stream(folder / layout.file)
     with contextlib.closing(file):
         for key, start, _ in layout.boxes:
-            for _, values in layout.pieces(key, start, parts[key]):
+            part = parts[key]
+            whole = part.make(*part.sources) if isinstance(part, Deferred) else part
+            for _, values in layout.pieces(key, start, whole):
                 archive, checksum = StreamedArchive(values.dtype, tuple(values.shape)), 0
                 digest.update(archive.head)
                 file.write(memoryview(archive.head))
