@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "checks.h"
+#include "fp8_tiles.h"
 #include "matrix.h"
 #include "train_attention.h"
 
@@ -128,9 +129,11 @@ extern "C" int ling_pack_pair(int32_t format, int32_t group, int64_t rows, int64
 
 extern "C" int ling_widen_fp8(const uint8_t* q, int64_t rows, int64_t cols, const float* scales,
                               int64_t block, uint16_t* out) {
+  const IsaKernels* kernels = isa_kernels();
+  if (!kernels) return LING_BAD_ISA;
   if (!q || !scales || !out) return fail(LING_BAD_ARGUMENT, "null pointer");
   if (rows < 1 || cols < 1 || block < 1) return fail(LING_BAD_ARGUMENT, "sizes out of range");
-  widen_fp8(q, rows, cols, scales, block, out);
+  widen_fp8(*kernels, q, rows, cols, scales, block, out);
   return LING_OK;
 }
 
@@ -323,4 +326,12 @@ extern "C" int ling_loss_gradient(uint16_t* scores, int64_t rows, int64_t n, con
       losses[r] = kernels->loss_gradient(scores + r * n, n, targets[r], weights[r]);
     });
   });
+}
+
+extern "C" int ling_quantise_fp8(const ling_fp8* q) {
+  const IsaKernels* kernels = isa_kernels();
+  if (!kernels) return LING_BAD_ISA;
+  if (!q) return fail(LING_BAD_ARGUMENT, "null pointer");
+  if (int status = accept(check_fp8(*q))) return status;
+  return guarded([&] { quantise_fp8(*kernels, *q); });
 }

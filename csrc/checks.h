@@ -159,5 +159,19 @@ inline const char* check_choice(const ling_choice& c, int64_t vocab, int64_t bes
   return nullptr;
 }
 
+inline const char* check_fp8(const ling_fp8& q) {
+  const int64_t most = int64_t(1) << 40;
+  if (q.rows < 0 || q.cols < 1 || q.rows > most || q.cols > most || q.stride < q.cols ||
+      q.stride > most)
+    return "sizes or stride of FP8 values are out of range";
+  if (q.rows && !q.x) return "null pointer";
+  if (q.tiles == LING_FP8_ROWS) return nullptr;
+  if (q.tiles != LING_FP8_COLUMNS && q.tiles != LING_FP8_BLOCKS) return "unknown FP8 tiles";
+  if (q.num_groups < 0 || !q.ends || q.ends[0] != 0) return "groups of rows must begin with row 0";
+  for (int64_t g = 0; g < q.num_groups; ++g)
+    if (q.ends[g + 1] < q.ends[g]) return "groups of rows must ascend";
+  return q.ends[q.num_groups] == q.rows ? nullptr : "groups of rows must end with the last row";
+}
+
 }  // namespace ling
 #endif

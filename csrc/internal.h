@@ -68,6 +68,12 @@ struct CausalTask {
   int64_t out_stride;  // of out, dout and dq
 };
 
+// Up to 128 × 128 values, quantised to E4M3: a scale for each column, or one for all of them.
+struct Fp8Area {
+  int64_t stride, rows, cols, out_stride;
+  bool power_of_two, one_scale;
+};
+
 // The kernels of one instruction set: the same functions, compiled with other flags.
 struct IsaKernels {
   const char* name;
@@ -111,6 +117,12 @@ struct IsaKernels {
   void (*causal_forward)(const CausalTask& t, int64_t first, int64_t n, uint8_t* scratch);
   void (*causal_backward)(const CausalTask& t, float* dk, float* dv, uint8_t* scratch);
   float (*loss_gradient)(uint16_t* x, int64_t n, int64_t target, float weight);
+  // FP8 in training: see kernels/fp8.h. x is bfloat16 or float32; a null output is not written.
+  void (*quantise_fp8_row)(const void* x, bool bf16, int64_t n, bool power_of_two,
+                           uint16_t* rounded, uint8_t* codes, float* inverse);
+  void (*quantise_fp8_area)(const void* x, bool bf16, const Fp8Area& a, uint16_t* rounded,
+                            uint8_t* codes, float* inverse);
+  void (*widen_e4m3)(const uint8_t* codes, int64_t n, float scale, uint16_t* out);
 };
 
 extern const IsaKernels isa_generic, isa_avx2, isa_avx512vnni, isa_avx512bf16, isa_avx512amx;

@@ -4,7 +4,7 @@
 #define LING_KERNELS_H
 #include <stdint.h>
 
-#define LING_ABI_VERSION 7
+#define LING_ABI_VERSION 8
 #define LING_API __attribute__((visibility("default")))
 
 #ifdef __cplusplus
@@ -274,6 +274,30 @@ LING_API int ling_causal_gradient(const ling_causal* c, const uint16_t* dout, ui
 // scores become its gradient: weight · (softmax - one at the target). Without weight both are 0.
 LING_API int ling_loss_gradient(uint16_t* scores, int64_t rows, int64_t n, const int64_t* targets,
                                 const float* weights, float* losses);
+
+// Values [rows, cols], bfloat16 or float32, quantised to E4M3 with a scale for each tile: 448 by
+// the tile's largest magnitude, rounded down to a power of two if asked for; 1 where that is 0 or
+// not finite. Tiles are 1 x 128 (LING_FP8_ROWS), 128 x 1 (LING_FP8_COLUMNS) or 128 x 128
+// (LING_FP8_BLOCKS); those of many rows begin again with each group of rows, of which group i has
+// [ends[i], ends[i + 1]); ends[0] is 0, the last one rows. Tiles at a border are smaller. Outputs,
+// each of which may be null: the values widened again to bfloat16, codes (E4M3), both without gaps,
+// and what a code is multiplied by, [rows or tiles, cols or tiles].
+enum { LING_FP8_ROWS = 0, LING_FP8_COLUMNS = 1, LING_FP8_BLOCKS = 2 };
+
+typedef struct {
+  const void* x;
+  int32_t x_is_bf16;
+  int32_t tiles;
+  int32_t power_of_two;
+  int64_t rows, cols, stride;  // elements from a row of x to the next
+  const int64_t* ends;         // [num_groups + 1]; not for LING_FP8_ROWS
+  int64_t num_groups;
+  uint16_t* rounded;
+  uint8_t* codes;
+  float* inverse;
+} ling_fp8;
+
+LING_API int ling_quantise_fp8(const ling_fp8* q);
 
 #ifdef __cplusplus
 }

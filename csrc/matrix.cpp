@@ -118,16 +118,13 @@ void pack_fp8(const ling_matrix& to, const uint8_t* values, int64_t stride,
   });
 }
 
-void widen_fp8(const uint8_t* q, int64_t rows, int64_t cols, const float* scales, int64_t block,
-               uint16_t* out) {
-  const FP8Table& table = fp8_table();
+void widen_fp8(const IsaKernels& kernels, const uint8_t* q, int64_t rows, int64_t cols,
+               const float* scales, int64_t block, uint16_t* out) {
   parallel_for(rows, [&](int64_t r, int) {
     const float* scale = scales + r / block * ceil_div(cols, block);
     for (int64_t first = 0; first < cols; first += block, ++scale) {
-      const int64_t end = first + block < cols ? first + block : cols;
-      const float s = *scale;
-      for (int64_t k = r * cols + first; k < r * cols + end; ++k)
-        out[k] = to_bf16(table.value[q[k]] * s);
+      const int64_t n = first + block < cols ? block : cols - first;
+      kernels.widen_e4m3(q + r * cols + first, n, *scale, out + r * cols + first);
     }
   });
 }

@@ -59,6 +59,7 @@ struct Bins {
 #include "attention.h"
 #include "causal.h"
 #include "loss.h"
+#include "fp8.h"
 #include "pack.h"
 #include "sampling.h"
 
@@ -100,6 +101,9 @@ const IsaKernels LING_NAME(LING_ISA_NAME) = {LING_TEXT(LING_ISA_NAME),
                                              causal_transpose,
                                              causal_forward,
                                              causal_backward,
-                                             loss_gradient};
+                                             loss_gradient,
+                                             quantise_fp8_row,
+                                             quantise_fp8_area,
+                                             widen_e4m3};
 
 }  // namespace ling

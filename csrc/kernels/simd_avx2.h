@@ -30,6 +30,16 @@ static inline f32 absolute(f32 x) {
   const __m256 m = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
   return {_mm256_and_ps(x.a, m), _mm256_and_ps(x.b, m)};
 }
+// The power of two at or below a value that is not negative: its bits without the mantissa.
+static inline f32 power_below(f32 x) {
+  const __m256 m = _mm256_castsi256_ps(_mm256_set1_epi32(0x7f800000));
+  return {_mm256_and_ps(x.a, m), _mm256_and_ps(x.b, m)};
+}
+// Magnitudes (of x, not negative) with the signs of another vector.
+static inline f32 with_sign(f32 x, f32 sign) {
+  const __m256 m = _mm256_set1_ps(-0.0f);
+  return {_mm256_or_ps(x.a, _mm256_and_ps(sign.a, m)), _mm256_or_ps(x.b, _mm256_and_ps(sign.b, m))};
+}
 static inline f32 maximum(f32 x, f32 y) {
   return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)};
 }
@@ -70,9 +80,15 @@ static inline __m256 half_bf16(const uint16_t* p) {
 }
 static inline f32 load_bf16(const uint16_t* p) { return {half_bf16(p), half_bf16(p + 8)}; }
 static inline void store_bf16(uint16_t* p, f32 x) {
-  uint32_t t[16];
-  store((float*)t, x);
-  for (int i = 0; i < 16; ++i) p[i] = round_to_bf16(t[i]);
+  const auto rounded = [](__m256 part) {
+    const __m256i b = _mm256_castps_si256(part);
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(b, 16), _mm256_set1_epi32(1));
+    const __m256i sum = _mm256_add_epi32(_mm256_add_epi32(b, _mm256_set1_epi32(0x7fff)), odd);
+    const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(part, part, _CMP_UNORD_Q));
+    return _mm256_blendv_epi8(_mm256_srli_epi32(sum, 16), _mm256_set1_epi32(0x7fc0), nan);
+  };
+  const __m256i pairs = _mm256_packus_epi32(rounded(x.a), rounded(x.b));
+  _mm256_storeu_si256((__m256i*)p, _mm256_permute4x64_epi64(pairs, 0xd8));
 }
 
 static inline u8 load_u8(const uint8_t* p) {

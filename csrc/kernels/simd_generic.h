@@ -26,6 +26,17 @@ static inline f32 mul(f32 x, f32 y) { LING_LANES(16) x.v[i] *= y.v[i]; return x;
 static inline f32 div(f32 x, f32 y) { LING_LANES(16) x.v[i] /= y.v[i]; return x; }
 static inline f32 fma(f32 x, f32 y, f32 z) { LING_LANES(16) z.v[i] = fmaf(x.v[i], y.v[i], z.v[i]); return z; }
 static inline f32 absolute(f32 x) { LING_LANES(16) x.v[i] = fabsf(x.v[i]); return x; }
+// The power of two at or below a value that is not negative: its bits without the mantissa.
+static inline f32 power_below(f32 x) {
+  LING_LANES(16) {
+    uint32_t bits;
+    memcpy(&bits, &x.v[i], 4);
+    bits &= 0x7f800000;
+    memcpy(&x.v[i], &bits, 4);
+  }
+  return x;
+}
+static inline f32 with_sign(f32 x, f32 sign) { LING_LANES(16) x.v[i] = copysignf(x.v[i], sign.v[i]); return x; }
 static inline f32 maximum(f32 x, f32 y) { LING_LANES(16) y.v[i] = x.v[i] > y.v[i] ? x.v[i] : y.v[i]; return y; }
 static inline f32 minimum(f32 x, f32 y) { LING_LANES(16) y.v[i] = x.v[i] < y.v[i] ? x.v[i] : y.v[i]; return y; }
 static inline i32 round_i32(f32 x) {

@@ -55,7 +55,14 @@ def fuzzer(tmp_path_factory):
     jobs = [isa_job(name, checks, folder / f"{name}.o") for name in ISAS]
     sources = ("api", "forward", "offload", "sampling", "matrix", "threads", "dispatch")
     programs = ("test_model", "test_attention", "test_sampling", "test_kernels")
-    for name in (*sources, "train_attention", *programs, "test_train_attention"):
+    for name in (
+        *sources,
+        "train_attention",
+        "fp8_tiles",
+        *programs,
+        "test_train_attention",
+        "test_fp8",
+    ):
         jobs.append([*COMMON, *checks, *have, "-c", str(CSRC / f"{name}.cpp"),
                      "-o", str(folder / f"{name}.o")])  # fmt: skip
     compile_all(jobs)

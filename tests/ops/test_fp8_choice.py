@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ling.errors import UsageError
+from ling.errors import KernelError, UsageError
 from ling.ops import fp8_choice, native
 from ling.ops.fp8_choice import choose
 
@@ -25,6 +25,7 @@ def gpu(monkeypatch):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "NVIDIA A100")
         monkeypatch.setattr(torch.version, "cuda", cuda)
+        monkeypatch.setattr(fp8_choice, "failed_trial", lambda device: None)
         monkeypatch.setattr(
             importlib.util, "find_spec", lambda n: (triton or None) if n == "triton" else found(n)
         )
@@ -35,6 +36,14 @@ def gpu(monkeypatch):
 def test_a_cpu_emulates(monkeypatch):
     assert choose(torch.device("cpu")).name == "emulation"
     monkeypatch.setattr(native, "library", lambda: None)
+    assert fp8_choice.described() == "emulation (on a CPU, in torch)"
+
+
+def test_a_core_that_cannot_be_used_is_no_core(monkeypatch):
+    def broken():
+        raise KernelError("another version")
+
+    monkeypatch.setattr(native, "library", broken)
     assert fp8_choice.described() == "emulation (on a CPU, in torch)"
 
 
@@ -53,6 +62,29 @@ def test_without_scales_of_blocks_in_cublas_our_kernels_multiply(gpu, capability
     choice = choose(CUDA)
     assert choice.name == "triton"
     assert why in choice.reason
+
+
+def test_where_cublas_fails_our_kernels_multiply(gpu, monkeypatch):
+    gpu((9, 0))
+    monkeypatch.setattr(fp8_choice, "failed_trial", lambda device: "it fails")
+    assert str(choose(CUDA)) == "triton (it fails)"
+
+
+def test_a_trial_shows_errors_and_wrong_sums(monkeypatch):
+    def fails(*args):
+        raise NotImplementedError("needs cublasLt\n>= 12.9")
+
+    def sums(value):
+        return lambda a, b, *args: torch.full((len(a), b.shape[1]), value)
+
+    trial = fp8_choice.failed_trial.__wrapped__
+    for scaled_mm, found in (
+        (fails, "`F.scaled_mm` fails: needs cublasLt >= 12.9"),
+        (sums(127.0), "`F.scaled_mm` gives wrong sums"),
+        (sums(128.0), None),
+    ):
+        monkeypatch.setattr(F, "scaled_mm", scaled_mm)
+        assert trial(torch.device("cpu")) == found
 
 
 def test_a_torch_without_scaled_mm_has_our_kernels(gpu, monkeypatch):

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from ling.ops import experts, grouped, routing_map
 
@@ -83,3 +84,28 @@ def test_results_and_gradients_are_those_of_rows_of_zeros(dtype, T):
         found[name] = [out.detach(), *(t.grad for t in inputs)]
     for a, b in zip(found["zeros"], found["map"], strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(("T", "E", "A"), [(50, 8, 2), (9, 8, 2), (100, 4, 4), (64, 3, 1)])
+def test_a_device_that_is_not_waited_for_has_the_same_rows(T, E, A):
+    """With tokens to add, with too few, with none missing; and behind them rows of no expert."""
+    ids, given = some_map(T, E, A)
+    x = torch.arange(1.0, T + 1)[:, None]
+    by_map = routing_map.slots_of_padded_map(ids.flatten(), routing_map.tokens_of(ids), T, E)
+    fixed = routing_map.slots_without_waiting(given, ids.flatten(), 16)
+    assert fixed.offsets == by_map.offsets
+    assert torch.equal(fixed.slot_N, by_map.slot_N)
+    assert fixed.rows % 16 == 0
+    want, got = (experts.dispatch(x, slots) for slots in (by_map, fixed))
+    assert torch.equal(got[: len(want)], want)
+    assert not got[len(want) : -1].any()
+
+
+def test_no_value_is_read_from_a_device():
+    """Fake tensors have none: reading one is an error."""
+    with FakeTensorMode():
+        given = torch.empty(50, 8, dtype=torch.bool)
+        ids = torch.empty(100, dtype=torch.int64)
+        assert routing_map.slots_without_waiting(given, ids, 16).rows == 224
+        with pytest.raises(DataDependentOutputException):
+            routing_map.padded_map(given)

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from ling.train import loss
 from ling.train.loss import RoutingLoss, cross_entropy, roll_left
 from ling.train.objectives.pretrain import Pretraining
 
@@ -28,6 +29,21 @@ def test_chunked_cross_entropy_equals_torch_with_gradients(monkeypatch):
     got = torch.autograd.grad(3 * loss, [h, head.weight])
     for a, b in zip(got, torch.autograd.grad(3 * want, [h, w]), strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize(("device", "rows"), [("cpu", [512, 512, 1]), ("meta", [1025])])
+def test_only_a_cpu_has_caches_that_chunks_are_cut_for(monkeypatch, device, rows):
+    found, gradient = [], loss._loss_gradient
+
+    def noted(logits, *rest):
+        found.append(len(logits))
+        return gradient(logits, *rest)
+
+    monkeypatch.setattr(loss, "_loss_gradient", noted)
+    head = torch.nn.Linear(4, 6, bias=False, device=device)
+    targets, mask = torch.zeros(1025, dtype=torch.int64, device=device), torch.ones(1025)
+    cross_entropy(torch.zeros(1025, 4, device=device), head, targets, mask.to(device))
+    assert found == rows
 
 
 def test_loss_in_bfloat16_is_that_of_float32_to_its_rounding(monkeypatch):

@@ -55,7 +55,7 @@ def facts() -> dict[str, Any]:
         "openmp": ", ".join(sorted(_openmp_runtimes())) or "none",
         "kernels": kernels,
         "engine": _engine(kernels),
-        "fp8_training": fp8_choice.described(),
+        "fp8 training": fp8_choice.described(),
     }
     if not kernels.startswith("native"):
         report["build"] = build()

@@ -52,29 +52,33 @@ def expert_counts(ids_TA: Tensor, num_experts: int) -> Tensor:
     return flat_N.new_zeros(num_experts).scatter_add_(0, flat_N, torch.ones_like(flat_N))
 
 
-def sort_by_expert(
-    ids_TA: Tensor, num_experts: int, block: int, *, any_device: bool = False
-) -> Slots:
+def sort_by_expert(ids_TA: Tensor, num_experts: int, block: int) -> Slots:
     """Assign each of the N routed rows its slot.
 
     An expert's rows stay in token order and on a CPU are padded to a multiple of `block`: oneDNN
-    compiles a kernel per row count, so free row counts would compile again at every step. On
-    another device they are padded where the products need it, `any_device`, which waits for it.
+    compiles a kernel per row count, so free row counts would compile again at every step.
     """
     flat_N = ids_TA.flatten()
-    padded = (any_device or flat_N.device.type == "cpu") and block > 1
+    padded = flat_N.device.type == "cpu" and block > 1
     block = block if padded else 1
     counts_E = expert_counts(flat_N, num_experts)
     ends_E = ((counts_E + block - 1) // block * block).cumsum(0)
+    slot_N, starts_E1 = slots_up_to(ends_E, counts_E, flat_N)
+    return Slots(slot_N, starts_E1, int(starts_E1[-1]) if padded else len(flat_N))
+
+
+def slots_up_to(ends_E: Tensor, counts_E: Tensor, flat_N: Tensor) -> tuple[Tensor, Tensor]:
+    """slot_N of rows for the experts `flat_N`, of which expert e has the first `counts_E[e]` up to
+    `ends_E[e]`; and starts_E1."""
     order_N = flat_N.sort(stable=True).indices
     sorted_N = flat_N[order_N]
     rank_N = (
         torch.arange(len(flat_N), device=flat_N.device) - (counts_E.cumsum(0) - counts_E)[sorted_N]
     )
-    starts_E = torch.cat((ends_E.new_zeros(1), ends_E))
+    starts_E1 = torch.cat((ends_E.new_zeros(1), ends_E))
     slot_N = torch.empty_like(flat_N)
-    slot_N[order_N] = starts_E[sorted_N] + rank_N
-    return Slots(slot_N, starts_E, int(starts_E[-1]) if padded else len(flat_N))
+    slot_N[order_N] = starts_E1[sorted_N] + rank_N
+    return slot_N, starts_E1
 
 
 def row_block(num_rows: int, num_experts: int) -> int:

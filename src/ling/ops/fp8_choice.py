@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from dataclasses import dataclass
 from typing import Literal
@@ -9,7 +10,8 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
-from ..errors import UsageError
+from ..errors import KernelError, UsageError
+from ..text import one_line
 from . import native
 
 Wanted = Literal["auto", "emulation"]
@@ -35,8 +37,8 @@ def choose(device: torch.device, wanted: Wanted = "auto") -> Choice:
     Raises `UsageError` for a GPU that has none, unless the emulation is wanted.
     """
     if device.type != "cuda":
-        kernel = "with the C++ kernel" if native.library() is not None else "in torch"
-        return Choice("emulation", f"on a CPU, {kernel}")
+        how = "with the C++ kernel" if _has_core() else "in torch"
+        return Choice("emulation", f"on a CPU, {how}")
     if wanted == "emulation":
         return Choice("emulation", "as `train.fp8_products` says")
     capability = torch.cuda.get_device_capability(device)
@@ -48,10 +50,17 @@ def choose(device: torch.device, wanted: Wanted = "auto") -> Choice:
         )
     if not has_triton():
         return Choice("emulation", "Triton is not installed; `pip install triton`")
-    why_not = _why_no_scaled_mm(capability)
+    why_not = _why_no_scaled_mm(capability) or failed_trial(device)
     if why_not is not None:
         return Choice("triton", why_not)
     return Choice("scaled_mm", "cuBLAS; experts by our Triton kernels")
+
+
+def _has_core() -> bool:
+    try:
+        return native.library() is not None
+    except KernelError:  # `ling doctor` says what is wrong with it
+        return False
 
 
 def has_triton() -> bool:
@@ -70,6 +79,19 @@ def _why_no_scaled_mm(capability: tuple[int, int]) -> str | None:
     if built < _CUDA:
         return f"torch is built for CUDA {torch.version.cuda}, scales of blocks need 12.9"
     return None
+
+
+@functools.cache
+def failed_trial(device: torch.device) -> str | None:
+    """What is wrong with `F.scaled_mm` on a GPU; None if a product of one block is right."""
+    codes = torch.ones((128, 128), device=device).to(torch.float8_e4m3fn)
+    of_rows, of_blocks = (torch.ones((1, n), device=device).t() for n in (128, 4))
+    kinds = F.ScalingType.BlockWise1x128, F.ScalingType.BlockWise128x128
+    try:
+        found = F.scaled_mm(codes, codes.t(), of_rows, kinds[0], of_blocks, kinds[1])
+    except (RuntimeError, ValueError) as err:
+        return f"`F.scaled_mm` fails: {one_line(str(err))}"
+    return None if bool((found == 128).all()) else "`F.scaled_mm` gives wrong sums"
 
 
 def described() -> str:

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import native, native_fp8
 from .formats import FP8_BLOCK
 from .fp8 import E4M3_MAX
 
@@ -106,18 +107,42 @@ def tile_of_row(rows: int, groups: list[int] | None = None) -> Tensor:
 
 def rounded_rows(x_MK: Tensor) -> Tensor:
     """`quantise_rows` with powers of two, widened again to bfloat16."""
+    if native_fp8.takes(x_MK):
+        return native_fp8.rounded(x_MK, native_fp8.ROWS)
     return dequantise_rows(*quantise_rows(x_MK)).to(torch.bfloat16)
 
 
 def rounded_columns(x_MK: Tensor, groups: list[int] | None = None) -> Tensor:
     """`quantise_columns` with powers of two, widened again to bfloat16."""
+    if native_fp8.takes(x_MK):
+        return native_fp8.rounded(x_MK, native_fp8.COLUMNS, groups)
     q_MK, inverse = quantise_columns(x_MK, POWER_OF_TWO, groups)
     return dequantise_columns(q_MK, inverse, groups).to(torch.bfloat16)
 
 
+def quantise_weight(w_NK: Tensor, scales: Scales = POWER_OF_TWO) -> tuple[Tensor, Tensor]:
+    """`quantise_blocks`, by the C++ kernel where it can."""
+    if not native_fp8.takes(w_NK) or w_NK.ndim > 3:
+        return quantise_blocks(w_NK, scales)
+    N, K = w_NK.shape[-2:]
+    rows = w_NK.reshape(-1, K)
+    borders = list(range(0, len(rows) + 1, N))
+    power_of_two = scales == POWER_OF_TWO
+    codes, inverse = native_fp8.quantised(
+        rows, native_fp8.BLOCKS, power_of_two=power_of_two, ends=borders
+    )
+    return codes.view(w_NK.shape), inverse.view(*w_NK.shape[:-2], -(-N // FP8_BLOCK), -1)
+
+
 def widened_blocks(q_NK: Tensor, inverse: Tensor) -> Tensor:
     """`dequantise_blocks`, rounded to bfloat16."""
-    return dequantise_blocks(q_NK, inverse).to(torch.bfloat16)
+    if not q_NK.is_cpu or native.library() is None or not q_NK.numel():
+        return dequantise_blocks(q_NK, inverse).to(torch.bfloat16)
+    if q_NK.ndim == 2:
+        return native.widen_fp8(q_NK, inverse)
+    if q_NK.shape[-2] % FP8_BLOCK == 0:  # blocks of one expert end where those of the next begin
+        return native.widen_fp8(q_NK.flatten(0, -2), inverse.flatten(0, -2)).view(q_NK.shape)
+    return torch.stack([native.widen_fp8(*pair) for pair in zip(q_NK, inverse, strict=True)])
 
 
 def _cast(x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a step does to weights in FP8: by our kernels on a GPU, else in torch; the same bytes."""
+"""What a step does to weights in FP8: by Triton kernels on a GPU, with the same bytes elsewhere."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from .fp8_choice import has_triton
 from .fp8_tiles import POWER_OF_TWO, Scales
 
 
-def quantise_blocks(w_NK: Tensor, scales: Scales = POWER_OF_TWO) -> tuple[Tensor, Tensor]:
+def quantise_weight(w_NK: Tensor, scales: Scales = POWER_OF_TWO) -> tuple[Tensor, Tensor]:
     """`fp8_tiles.quantise_blocks`."""
     if has_kernels(w_NK):
         # Triton need not be installed where no tensor is on a GPU.
         from .triton import quantise
 
         return quantise.quantise_blocks(w_NK, scales)
-    return fp8_tiles.quantise_blocks(w_NK, scales)
+    return fp8_tiles.quantise_weight(w_NK, scales)
 
 
 def transposed(q_NK: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ from .formats import FP8, FP8_BLOCK, TILE, Format
 from .fp8 import quantise_fp8_block
 from .packing import Packed, empty, packed_shapes, scale_dtype
 
-ABI_VERSION = 7
+ABI_VERSION = 8
 
 
 class Matrix(Structure):
@@ -162,6 +162,7 @@ _SIGNATURES: dict[str, Sequence[Any]] = {
     "ling_profile": [c_void_p, POINTER(c_char_p), POINTER(c_double), POINTER(c_int64)],
     "ling_causal_attention": [c_void_p],
     "ling_causal_gradient": [c_void_p] * 5,
+    "ling_quantise_fp8": [c_void_p],
     "ling_loss_gradient": [c_void_p, c_int64, c_int64, *[c_void_p] * 3],
 }
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .experts import Slots, sort_by_expert
+from .experts import Slots, slots_up_to, sort_by_expert
 
 FP8_ROWS = 16
 
@@ -39,13 +39,37 @@ def slots_of_padded_map(
     """
     map_TE = torch.zeros((num_tokens, num_experts), dtype=torch.bool, device=ids_N.device)
     map_TE[token_N, ids_N] = True
+    if ids_N.device.type != "cpu" and num_tokens:
+        return slots_without_waiting(map_TE, ids_N, block)
     padded_TE = padded_map(map_TE, block)
     if padded_TE is None:
-        return sort_by_expert(ids_N, num_experts, block, any_device=True)
+        return sort_by_expert(ids_N, num_experts, block)
     expert_P, token_P = (padded_TE & ~map_TE).t().nonzero(as_tuple=True)
     slots = sort_by_expert(torch.cat((ids_N, expert_P)), num_experts, 1)
     slot_N, slot_P = slots.slot_N.split((len(ids_N), len(expert_P)))
     return Slots(slot_N, slots.starts_E1, slots.rows, (slot_P, token_P))
+
+
+def slots_without_waiting(map_TE: Tensor, ids_N: Tensor, block: int) -> Slots:
+    """The same slots in as many rows as there could be: nobody reads from the device how many.
+
+    Rows behind the last expert's belong to none; one takes the places of rows that are not added.
+    """
+    T, E = map_TE.shape
+    counts_E = map_TE.sum(0)
+    missing_E = -counts_E % block
+    slot_N, starts_E1 = slots_up_to((counts_E + missing_E).cumsum(0), counts_E, ids_N)
+    rows = len(ids_N) + E * (block - 1) + 1
+    rows += -rows % block
+    # Number j + 1 of the tokens that each expert does not have: where so many have been counted.
+    number_B = torch.arange(block - 1, device=ids_N.device)
+    others_ET = (~map_TE).cumsum(0).t().contiguous()
+    token_EB = torch.searchsorted(others_ET, (number_B + 1).expand(E, -1).contiguous())
+    fits = (counts_E + missing_E <= T).all()
+    added_EB = (number_B < missing_E[:, None]) & fits
+    slot_EB = torch.where(added_EB, (starts_E1[:-1] + counts_E)[:, None] + number_B, rows - 1)
+    added = slot_EB.flatten(), token_EB.clamp_(max=T - 1).flatten()
+    return Slots(slot_N, starts_E1, rows, added)
 
 
 def tokens_of(ids_TA: Tensor) -> Tensor:

@@ -17,6 +17,9 @@ from ..ops.experts import expert_counts
 CHUNK_TOKENS = 512
 # Where they become their gradient in place, in bfloat16: as much memory as the others with copies.
 IN_PLACE_CHUNK_TOKENS = 2048
+# A GPU has no such caches, and each chunk reads and writes the whole gradient of the head, 4 GB at
+# Ling-mini's vocabulary.
+GPU_CHUNK_TOKENS = 2048
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -31,7 +34,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         dhidden_TD = torch.empty_like(hidden_TD)
         dhead_VD = torch.zeros_like(head_VD, dtype=torch.float32) if wanted else None
         in_place = dhead_VD is not None and softmax.has_kernel(hidden_TD)
-        chunk = IN_PLACE_CHUNK_TOKENS if in_place else CHUNK_TOKENS
+        chunk = IN_PLACE_CHUNK_TOKENS if in_place else _chunk_tokens(hidden_TD.device)
         total = hidden_TD.new_zeros((), dtype=torch.float32)
         for a in range(0, hidden_TD.shape[0], chunk):
             rows = slice(a, a + chunk)
@@ -56,6 +59,10 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         dhidden_TD, dhead_VD = ctx.saved_tensors
         (g,) = grads
         return dhidden_TD * g.to(dhidden_TD.dtype), (dhead_VD * g).to(ctx.head_dtype), None, None
+
+
+def _chunk_tokens(device: torch.device) -> int:
+    return CHUNK_TOKENS if device.type == "cpu" else GPU_CHUNK_TOKENS
 
 
 def _loss_gradient(

@@ -10,10 +10,19 @@ import torch.nn.functional as F
 
 pytest.importorskip("triton", reason="Triton is not installed: pip install triton")
 
+from ling.config.recipe import TrainConfig
+from ling.model.ling import Ling
 from ling.ops import fp8_tiles
+from ling.ops.triton import backend
 from ling.ops.triton.backend import ScaledMMProducts, TritonProducts
 from ling.ops.triton.quantise import quantise_blocks
 from ling.ops.triton.transpose import transposed
+from ling.presets import preset
+from ling.train.batches import Batch
+from ling.train.forward import LingForTraining
+from ling.train.fp8 import rule
+from ling.train.fp8.emulation import RoundedProducts
+from ling.train.objectives.pretrain import Pretraining
 
 GROUPS = [0, 0, 5, 140]
 
@@ -132,3 +141,28 @@ def test_no_rows(of):
     groups = torch.zeros(2, dtype=torch.int32)
     assert products.grouped(nothing, w, groups).shape == (0, 128)
     assert not products.grouped_wgrad(nothing, nothing, groups).any()
+
+
+@pytest.mark.slow
+def test_a_training_step_has_the_bits_of_the_emulation(monkeypatch):
+    """Of all sums of ling-tiny none is longer than a tile, so none is added up in another order."""
+    for name in ("product", "weight_gradient"):
+        monkeypatch.setattr(backend, name, rounded_in_torch(getattr(backend, name)))
+    found = []
+    for products in (RoundedProducts(), TritonProducts("power-of-two")):
+        monkeypatch.setattr(rule, "choose", lambda *args, products=products: products)
+        network = LingForTraining(Ling(preset("ling-tiny")))
+        network.ling.init_weights(torch.Generator().manual_seed(1))
+        network.ling.compute_dtype = torch.bfloat16
+        rule.fp8(network, TrainConfig(fp8="blockwise"))
+        torch.manual_seed(2)
+        tokens, labels = torch.randint(0, 384, (2, 2, 64))
+        batch = Batch(tokens, labels, torch.ones(2, 64))
+        ((losses, _),) = network.micro_batches(Pretraining(0.1, 1e-6), [batch], 1)
+        found.append([losses.total, *(p.grad for p in network.parameters())])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def rounded_in_torch(multiply):
+    """Triton's interpreter cuts off what does not fit into bfloat16, where a GPU rounds."""
+    return lambda a, b, tiles, dtype: multiply(a, b, tiles, torch.float32).to(dtype)

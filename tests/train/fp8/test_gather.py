@@ -130,7 +130,7 @@ def test_parts_that_end_where_blocks_end_are_gathered_as_bytes(shape, cut, stack
     try:
         mesh = init_device_mesh("cpu", (4,), mesh_dim_names=("expert_shard",))
         p = distribute_tensor(torch.empty(shape), mesh, [Shard(cut)], src_data_rank=None)
-        assert gather._whole_blocks(p, stacked=stacked) == dim
+        assert gather.whole_blocks(p, stacked=stacked) == dim
     finally:
         dist.destroy_process_group()
 

@@ -7,6 +7,7 @@ Legend: M rows · K columns · N rows of a weight · E experts · P tiles of row
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -65,7 +66,7 @@ def quantise_blocks(w_NK: Tensor, scales: str) -> tuple[Tensor, Tensor]:
     """Codes and inverse scales [N/128, K/128], by blocks of 128 x 128; both with the leading
     dimensions of the weight."""
     *lead, N, K = w_NK.shape
-    w_ENK = w_NK.reshape(-1, N, K)
+    w_ENK = w_NK.reshape(math.prod(lead), N, K)
     tiles_N, tiles_K = triton.cdiv(N, TILE), triton.cdiv(K, TILE)
     q_ENK = torch.empty(w_ENK.shape, dtype=torch.float8_e4m3fn, device=w_NK.device)
     inv = w_NK.new_empty((len(w_ENK), tiles_N, tiles_K), dtype=torch.float32)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import triton
 import triton.language as tl
@@ -13,7 +15,7 @@ _ROWS, _COLUMNS = 64, 32
 def transposed(q_NK: Tensor) -> Tensor:
     """The same bytes as [K, N], row by row in memory; leading dimensions (experts) stay."""
     *lead, N, K = q_NK.shape
-    q_ENK = q_NK.view(torch.uint8).reshape(-1, N, K)
+    q_ENK = q_NK.view(torch.uint8).reshape(math.prod(lead), N, K)
     out = torch.empty((len(q_ENK), K, N), dtype=torch.uint8, device=q_NK.device)
     if out.numel():
         grid = (triton.cdiv(N, _ROWS), triton.cdiv(K, _COLUMNS), len(q_ENK))

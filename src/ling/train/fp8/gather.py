@@ -22,7 +22,7 @@ from ...checkpoint.dcp.local import mesh_of
 from ...model.moe import Experts
 from ...ops.formats import FP8_BLOCK
 from ...ops.fp8_tiles import Scales
-from ...ops.fp8_weights import quantise_blocks
+from ...ops.fp8_weights import quantise_weight
 from .weights import Fp8Weight, KeptWeight
 
 FSDP_DIMS = ("shard", "expert_shard")
@@ -56,7 +56,7 @@ class GatheredPart:
     @torch.no_grad()
     def _quantise(self, group: Any) -> None:
         """Own codes, and the scales of all; every rank of `group` does it at the same place."""
-        codes, own = quantise_blocks(self.local, self.scales)
+        codes, own = quantise_weight(self.local, self.scales)
         if self.own is None:
             self.own = torch.empty_like(self.local, dtype=torch.uint8)
         self.own.copy_(codes.view(torch.uint8))
@@ -155,7 +155,7 @@ def gather_bytes(network: nn.Module) -> None:
     for kept, params in products_of(network):
         if not (kept.as_bytes and kept.of_gathered):
             continue
-        dims = [_whole_blocks(p, stacked=len(params) > 1) for p in params]
+        dims = [whole_blocks(p, stacked=len(params) > 1) for p in params]
         if None not in dims:
             parts = zip(params, dims, strict=True)
             kept.gathered = GatheredWeight(
@@ -163,7 +163,7 @@ def gather_bytes(network: nn.Module) -> None:
             )
 
 
-def _whole_blocks(p: Any, *, stacked: bool) -> int | None:
+def whole_blocks(p: Any, *, stacked: bool) -> int | None:
     """The dimension along which FSDP cuts a parameter; None if it cuts through blocks, or if
     blocks go from this parameter into the one below it."""
     mesh = mesh_of(p)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ...config.recipe import TrainConfig
 from ...model.moe import Experts
 from ...ops.fp8_tiles import Scales, widened_blocks
-from ...ops.fp8_weights import quantise_blocks, transposed
+from ...ops.fp8_weights import quantise_weight, transposed
 
 
 class Fp8Weight:
@@ -113,7 +113,7 @@ def quantised(
     """The FP8 weight of matrices [..., N, K] one below the other (as Megatron-LM keeps gate and
     up)."""
     whole = parts[0] if len(parts) == 1 else torch.cat(parts, -2)
-    return Fp8Weight(*quantise_blocks(whole, scales), keep_transposed=keep_transposed)
+    return Fp8Weight(*quantise_weight(whole, scales), keep_transposed=keep_transposed)
 
 
 def kept_weights(network: nn.Module) -> list[KeptWeight]:
