@@ -80,7 +80,8 @@ def recipe(prefix: str = "unread", **train: Any) -> PretrainConfig:
 
 def made_state(cfg: PretrainConfig, device: torch.device) -> TrainState:
     """Network, weights and optimizer as a run on this device makes them."""
-    cfg = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, device=device.type))
+    here: Any = device.type
+    cfg = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, device=here))
     spread = partial(parallelise, cfg, None)
     network = build_network(cfg, preset(cfg.model), device, spread)
     return TrainState(network, built(network.ling, cfg.optim), device)
@@ -145,7 +146,7 @@ def steps_fp8(stage: Stage) -> Values:
 
 def steps_fp8_savings(stage: Stage) -> Values:
     """With weights turned on demand and kept in FP8, and routing that is filled up."""
-    savings = {
+    savings: dict[str, Any] = {
         "fp8_param_gather": True,
         "fp8_transpose_on_demand": True,
         "fp8_pad_routing": True,

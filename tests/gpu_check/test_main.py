@@ -11,9 +11,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from gpu_check.__main__ import STAGES
+from gpu_check.__main__ import STAGES, main
 from gpu_check.page import page
-from gpu_check.record import read_record
+from gpu_check.record import gpu_here, read_record
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "gpu_check"
@@ -105,27 +105,36 @@ def test_a_page_has_every_stage_and_says_that_it_was_a_cpu(tiny):
     assert "Decoding, one request" in text
 
 
-def test_without_a_gpu_it_says_so_in_one_line(tmp_path):
-    done = started("--out", tmp_path / "found.json")
-    assert done.returncode == 2
-    assert "torch sees no GPU" in done.stderr.splitlines()[-1]
+def in_process(monkeypatch, *args):
+    """What a command ends with, in this process."""
+    monkeypatch.setattr(sys, "argv", ["gpu_check", *map(str, args)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return ended.value.code
+
+
+def test_without_a_gpu_it_says_so_in_one_line(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("gpu_check.__main__.gpu_here", lambda: None)
+    assert in_process(monkeypatch, "--out", tmp_path / "found.json") == 2
+    assert "torch sees no GPU" in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "found.json").exists()
 
 
-def test_a_place_that_cannot_be_written_to_is_one_line(tmp_path):
-    done = started("--tiny", "--out", tmp_path / "absent" / "found.json")
-    assert done.returncode == 1
-    (line,) = done.stderr.splitlines()
-    assert line.startswith(f"gpu_check: {tmp_path / 'absent' / 'found.json'}: cannot write here")
+def test_this_machine_has_no_gpu_or_names_it():
+    found = gpu_here()
+    assert found is None or {"name", "memory", "driver"} <= set(found)
 
 
-def test_other_files_are_no_results(tmp_path):
+def test_a_place_that_cannot_be_written_to_is_one_line(monkeypatch, tmp_path):
+    out = tmp_path / "absent" / "found.json"
+    said = in_process(monkeypatch, "--tiny", "--out", out)
+    assert said.startswith(f"gpu_check: {out}: cannot write here")
+
+
+def test_other_files_are_no_results(monkeypatch, tmp_path):
     (tmp_path / "other.json").write_text(json.dumps({"format": 0}))
-    done = started("--page", tmp_path / "other.json", "--to", tmp_path / "page.md")
-    assert done.returncode == 1
-    assert done.stderr.splitlines() == [
-        f"{tmp_path / 'other.json'}: no record of gpu_check of format 1"
-    ]
+    said = in_process(monkeypatch, "--page", tmp_path / "other.json", "--to", tmp_path / "page.md")
+    assert said == f"{tmp_path / 'other.json'}: no record of gpu_check of format 1"
 
 
 def test_without_fixtures_the_cpu_is_the_reference(tmp_path):
