@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -104,7 +104,7 @@ def measured(folder: Path, name: str, world: Any) -> dict[str, int]:
     counted = CountedGather()
     for module in network.modules():
         if isinstance(module, FSDPModule):
-            module.set_custom_all_gather(counted)
+            module.set_custom_all_gather(cast(Any, counted))
     shapes = {tuple(p.shape) for p in model.parameters() if p.ndim == 2}
     casts: dict[int, int] = {}
 
@@ -148,7 +148,7 @@ def counted(model: str, ranks: int, name: str) -> dict[str, int]:
     meshes = make_meshes(made.parallel, "cpu", World(0, ranks))
     parallelise(made, meshes, network)
     save_memory(network, made.train, reads_transposed=True)
-    parts = [p._local_tensor.numel() for p in network.parameters()]
+    parts = [local_part(p).numel() for p in network.parameters()]
     products = list(products_of(network))
     of_bytes = {p for kept, params in products for p in params if as_bytes(kept, params)}
     sizes = {p: sent_size(p, 1 if p in of_bytes else 4) for p in network.parameters()}
@@ -170,7 +170,7 @@ def whole(p: Any) -> int:
     named = zip(p.device_mesh.mesh_dim_names, p.placements, strict=True)
     over = [name for name, _ in named if name in FSDP_DIMS]
     ranks = p.device_mesh[over[0]].size() if over else 1
-    return p._local_tensor.numel() * ranks
+    return local_part(p).numel() * ranks
 
 
 def as_bytes(kept: KeptWeight, params: list[Any]) -> bool:
@@ -190,7 +190,7 @@ def copy_bytes(kept: KeptWeight, params: list[Any]) -> float:
     """Bytes of an FP8 weight between the passes."""
     size, scales = sum(whole(p) for p in params), 4 * sum(blocks_of(p) for p in params)
     if as_bytes(kept, params):
-        return sum(p._local_tensor.numel() for p in params) + scales
+        return sum(local_part(p).numel() for p in params) + scales
     return (size + scales) * (2 if kept.keep_transposed else 1)
 
 

@@ -62,4 +62,6 @@ def test_fp8_on_every_layout_is_fp8_on_one_process(tmp_path):
             print(f"| {name} | {kind} | {first:.1e} | {loss:.1e} | {norm:.1e} | {same} |")
             assert first <= 1e-6, (name, kind)
             assert loss <= 1e-4, (name, kind)
+            # As test_layouts.py: tokens that change experts, for a last bit, move the norm.
             assert difference(one[:same], got[:same], "grad_norm") <= 1e-3, (name, kind)
+            assert norm <= 3e-3, (name, kind)
