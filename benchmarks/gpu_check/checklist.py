@@ -22,7 +22,6 @@ from ling.config.optim import OptimConfig
 from ling.config.parallel import ParallelConfig
 from ling.config.recipe import CheckpointConfig, DataConfig, PretrainConfig, TrainConfig
 from ling.data.indexed import IndexedDataset, IndexedWriter
-from ling.model.ling import Ling
 from ling.presets import preset
 from ling.train import loop
 from ling.train.batches import Batch
@@ -39,7 +38,7 @@ from ling.train.state import TrainState, load
 from ling.train.step import StepResult, train_step
 
 from .compare import largest, relative, same_bits, seeded
-from .stage import Missing, Stage, Values
+from .stage import Stage, Values
 
 CPU = torch.device("cpu")
 MODEL, LENGTH, STEPS = "ling-tiny", 64, 4
@@ -84,15 +83,7 @@ def made_state(cfg: PretrainConfig, device: torch.device) -> TrainState:
     cfg = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, device=here))
     spread = partial(parallelise, cfg, None)
     network = build_network(cfg, preset(cfg.model), device, spread)
-    return TrainState(network, built(network.ling, cfg.optim), device)
-
-
-def built(model: Ling, optim: OptimConfig) -> torch.optim.Optimizer:
-    """The optimizer of that name."""
-    made = build_optimizer(model, optim)
-    if (optim.name == "adamw") != isinstance(made, torch.optim.AdamW):
-        raise Missing(f"optimizer {optim.name}")
-    return made
+    return TrainState(network, build_optimizer(network.ling, cfg.optim), device)
 
 
 def batch_of(seed: int, rows: int = 2) -> Batch:
@@ -180,6 +171,7 @@ def _beside_cpu(stage: Stage, cfg: PretrainConfig, limit: float) -> Values:
         "losses": losses,
         "norms": norms,
         "biases": max(largest(moved[n], other[n]) for n in biases),
+        "optimizer": type(ours.optimizer).__name__,
         "fused": all(group.get("fused") for group in ours.optimizer.param_groups),
         "on_device": all(p.device.type == stage.device.type for p in ours.model.parameters()),
     }

@@ -16,23 +16,30 @@ from torch import Tensor
 
 from ling.config.optim import OptimConfig
 from ling.model import fused
+from ling.model.attention import DenseAttend
 from ling.model.layers import Linear
-from ling.model.ling import Ling
+from ling.model.ling import Block, Ling, init_module
+from ling.model.rope import inverse_frequencies, rotary_tables
 from ling.ops import experts, grouped, reference
 from ling.ops.causal import causal_attention
 from ling.ops.fp8_tiles import POWER_OF_TWO
+from ling.plan.compute import forward_work
+from ling.plan.shape import shape_of
 from ling.train.fp8 import products as fp8_products
 from ling.train.fp8.weights import quantised
+from ling.train.optim import build_optimizer
 
-from .checklist import built
+from .for_plan import constants, known_gpu
 from .fp8 import kernels_of, products_of
-from .shapes import LING, LLAMA, QWEN3, shape
+from .shapes import LING, LLAMA, QWEN3, rank_of_ep8, shape
 from .stage import Stage, Values
 from .timing import Clock, Work
 
 EXPERTS = 32
 """Of a rank of EP 8."""
 ROWS = (64, 128, 256, 512, 1024, 2048, 4096)
+TOKENS = 8192
+"""Of a micro-batch; with them an expert of EP 8 has 2048 rows."""
 
 
 def run(stage: Stage) -> None:
@@ -49,21 +56,30 @@ def run(stage: Stage) -> None:
     check("copy on the device", device_copy)
     check("copy to the device", host_copy, True)
     check("copy from the device", host_copy, False)
-    tokens = 64 if stage.tiny else 8192
+    tokens = 64 if stage.tiny else TOKENS
     for name, sizes in products(stage.tiny).items():
         check(f"product {name}", product, tokens, *sizes)
         check(f"FP8 product {name}", fp8_product, tokens, *sizes)
-    for rows in ROWS[:2] if stage.tiny else ROWS:
+    for rows in (16, 64) if stage.tiny else ROWS:
         check(f"experts, {rows} rows each", expert_products, rows)
         check(f"FP8 experts, {rows} rows each", fp8_expert_products, rows)
     for length in (64,) if stage.tiny else (4096, 8192):
         check(f"attention, {length} tokens", attention, length)
+    check("a MoE layer", moe_layer, tokens)
     for name, function in STREAMS.items():
         check(f"stream: {name}", function, tokens)
     for kind in ("rows", "columns", "blocks"):
         check(f"quantise {kind}", quantise, kind, tokens)
     check("AdamW", adamw)
     check("AdamW of 8 bits", adamw8bit)
+    stage.check("constants of a plan", constants_of_plan, stage, found)
+
+
+def constants_of_plan(stage: Stage, found: dict[str, Values]) -> Values:
+    """What the other measurements come to."""
+    name = torch.cuda.get_device_name(stage.device) if stage.cuda else "as if it were an H100"
+    gpu = known_gpu(name)
+    return {"gpu": gpu.name, "constants": constants(found, gpu)}
 
 
 def products(tiny: bool) -> dict[str, tuple[int, int]]:
@@ -190,6 +206,26 @@ def attention(stage: Stage, clock: Clock, length: int) -> Values:
     return _rate(seconds, 3 * 2 * cfg.q_size * length**2, shape=[length, cfg.q_size, cfg.kv_size])
 
 
+def moe_layer(stage: Stage, clock: Clock, tokens: int) -> Values:
+    """A layer of a rank of EP 8, forward and backward, as training runs it: float32 weights, rows
+    in bfloat16. `bytes` are what a plan counts between its products."""
+    cfg = rank_of_ep8(2, tiny=stage.tiny, mtp=False)
+    block = Block(cfg, 1).to(stage.device)
+    for module in block.modules():
+        init_module(module, cfg.initializer_range)
+    x, positions = trainable(stage, tokens, cfg.hidden_size), torch.arange(tokens)
+    tables = rotary_tables(*inverse_frequencies(cfg), positions, torch.bfloat16)
+    rope = tables[0].to(stage.device), tables[1].to(stage.device)
+    attend, weights = DenseAttend([0, tokens]), list(block.parameters())
+    work = both_ways(lambda x, *_: block(x, rope, attend), x, *weights)
+    moved = forward_work(shape_of(cfg, tokens), 1)[1]
+    return {
+        **_bandwidth(clock.seconds(work), round(3 * tokens * (moved.stream + moved.expert_stream))),
+        "tokens": tokens,
+        "rows": tokens * cfg.num_experts_per_tok // cfg.num_experts,
+    }
+
+
 # ---- what moves bytes --------------------------------------------------------------------------
 
 
@@ -286,6 +322,6 @@ def _optimizer(stage: Stage, clock: Clock, name: Any, moved: int) -> Values:
     weight.grad = torch.randn_like(weight)
     holder = torch.nn.Module()
     holder.weight = weight
-    optimizer = built(cast(Ling, holder), OptimConfig(name=name))
+    optimizer = build_optimizer(cast(Ling, holder), OptimConfig(name=name))
     seconds = clock.seconds(optimizer.step, repeats=5)
     return {**_bandwidth(seconds, moved * size), "parameters_per_s": size / seconds}

@@ -21,6 +21,8 @@ from ling.config.parallel import ParallelConfig
 from ling.config.recipe import DataConfig, PretrainConfig, TrainConfig
 from ling.model.ling import Ling
 from ling.model.size import flops_per_token
+from ling.plan.memory import memory
+from ling.plan.shape import shape_of
 from ling.train.batches import Batch
 from ling.train.forward import LingForTraining
 from ling.train.objectives.pretrain import Pretraining
@@ -86,7 +88,8 @@ def settings(tiny: bool) -> Iterator[Setting]:
                 for mtp in (False, True):
                     yield Setting(LING, layers, seq_length, fp8, mtp)
                 yield Setting(QWEN3, layers, seq_length, fp8)
-                yield Setting(LLAMA, layers, seq_length, fp8)
+                if not tiny:
+                    yield Setting(LLAMA, layers, seq_length, fp8)
         for fp8 in (False, True):
             for layers in DEPTHS:
                 yield Setting(LING, layers, seq_length, fp8, True, "moe")
@@ -156,11 +159,14 @@ def whole_step(stage: Stage, setting: Setting, clock: Clock) -> Values:
     seconds = clock.seconds(step, repeats=5, warmup=1)
     update = clock.seconds(lambda: update_alone(state), repeats=5, warmup=1)
     parameters = sum(p.numel() for p in network.parameters())
+    report = memory(shape_of(cfg, setting.seq_length), recipe, stage.device.type)[0]
     return {
         "seconds_each": seconds,
         "update_seconds_each": update,
         "parameters": parameters,
         "losses": losses,
+        "reported_bytes": report.peak,
+        "reported": report.kinds(),
         **peak(stage, held),
         "equal": losses[-1] < losses[0],
     }
