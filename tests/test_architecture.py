@@ -202,7 +202,7 @@ TESTED_TOGETHER = {
         "the parts of one command",
     ),
     "config/{checks,optim,parallel}.py": ("tests/config/test_recipe.py", "sections of a recipe"),
-    "train/parallel/{apply,experts,pipeline,reduce,shard}.py": (
+    "train/parallel/{apply,experts,mesh,pipeline,reduce,shard}.py": (
         "tests/train/parallel/test_layouts.py",
         "one training on several ranks",
     ),

@@ -23,6 +23,8 @@ from ..data.index_files import IndexFolder
 from ..data.tokenizer import Tokenizer
 from ..errors import UsageError
 from ..hub import resolve_model
+from ..plan.layouts import check_layout
+from ..plan.stages import described, stage_layers
 from ..presets import PRESETS, preset
 from ..text import nearest
 from .batches import BatchReader
@@ -34,9 +36,8 @@ from .objectives.pretrain import Pretraining
 from .optim import build_optimizer
 from .orders import Opening
 from .parallel.apply import parallelise
-from .parallel.cut import described, stage_layers
 from .parallel.group import ALONE, World
-from .parallel.mesh import check_layout, make_meshes
+from .parallel.mesh import make_meshes
 from .parallel.reduce import OverRanks
 from .resume import check_start, data_change, data_state, fingerprints, rows_before, start_of
 from .rollback import forget, forget_rows, read_rollbacks, restore
