@@ -21,18 +21,22 @@ from ..text import as_json, nearest
 
 @dataclass(frozen=True, kw_only=True)
 class Constants:
-    """Shares are of the peaks in `gpus.py`: bfloat16 operations, memory and link bandwidth."""
+    """Shares are of the peaks in `gpus.py`: bfloat16 operations, memory and link bandwidth.
 
-    gemm_share: float = 0.656
+    The defaults of four of them fit the published throughput (`published.py`); the experts' shares
+    at fewer than 4,096 rows, and the rest, are assumed.
+    """
+
+    gemm_share: float = 0.607
     """Of the operations that large bfloat16 products reach."""
-    attention_share: float = 0.656
+    attention_share: float = 0.607
     """Of the operations that causal attention reaches, counted at half of the scores."""
     expert_share_by_rows: Mapping[int, float] = dataclasses.field(
-        default_factory=lambda: {4096: 0.142}
+        default_factory=lambda: {64: 0.05, 256: 0.14, 1024: 0.22, 4096: 0.266}
     )
     """Of the operations that the experts' products reach, by rows of an expert; between two of them
     by the logarithm of the rows, beyond them the nearest."""
-    stream_share: float = 0.301
+    stream_share: float = 0.194
     """Of the memory bandwidth that everything between the products reaches."""
     copy_bytes_per_s: float | None = None
     """Bytes read and written by a large copy in a second, in place of the table's bandwidth."""
