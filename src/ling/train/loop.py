@@ -164,6 +164,7 @@ class Loop:
                 with self.monitor.watch():
                     done = self._step()
                 self.monitor.step(done)
+                self.prepared.memory.measure(self.log)
             # A signal to one rank stops all after the same step.
             self.stopping = self.world.largest(self.caught or 0) or None
             self.saver.advance()

@@ -29,6 +29,7 @@ from ..presets import PRESETS, preset
 from ..text import nearest
 from .batches import BatchReader
 from .device import choose_device
+from .memory import MemoryReport
 from .network import build_network
 from .newest import newest
 from .objectives.base import Objective
@@ -60,6 +61,7 @@ class Run:
     reduce: Reduce
     open_reader: Callable[[], BatchReader]
     """A reader of the rows that `state` needs from now on."""
+    memory: MemoryReport
 
 
 def setup(
@@ -85,6 +87,9 @@ def setup(
     if recipe.parallel.pp > 1:
         log(described(stage_layers(recipe.parallel, cfg, recipe.data.seq_length), cfg))
 
+    memory = MemoryReport(recipe, device, world)
+    memory.tell(cfg, log)
+
     def build() -> TrainState:
         spread = partial(parallelise, recipe.parallel, meshes, recipe.data.seq_length)
         network = build_network(recipe, cfg, device, spread)
@@ -106,7 +111,7 @@ def setup(
     objective = Pretraining(recipe.train.mtp_loss_weight, recipe.train.z_loss_coef)
     reduce = ONE_RANK if meshes is None else OverRanks(meshes)
     valid = [p for p in data.valid_prefixes if fills_a_row(p, recipe.data, log)]
-    return Run(recipe, out, log, state, objective, reader, valid, reduce, open_reader)
+    return Run(recipe, out, log, state, objective, reader, valid, reduce, open_reader, memory)
 
 
 def _checked_config(recipe: PretrainConfig, world: World) -> ModelConfig:
