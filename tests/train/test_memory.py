@@ -41,7 +41,7 @@ def test_the_report_is_a_short_table_and_its_error_comes_once():
     (line,) = said
     assert line.startswith(f"memory after {MEASURED_STEPS} steps: ")
     mega = float(line.split(": ")[1].split(" MB")[0])
-    assert len(held) / 1e6 < mega < 3 * len(held) / 1e6
+    assert 0.9 * len(held) / 1e6 < mega < 3 * len(held) / 1e6
     assert "on rank 0, expected" in line
 
 

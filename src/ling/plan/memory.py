@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from ..config.parallel import ParallelConfig
 from ..config.recipe import PretrainConfig
 from .activations import Kept, kept, padding_of
+from .exchange import ranks_reached
 from .schedule import in_flight
 from .shape import BF16, FP8, FP32, Layer, Shape, Weight
 
 # What the allocator cannot use again between a step's tensors, as a share of them. On CPUs measured
 # (docs/guides/plan.md#memory) with glibc, which is told to keep what is freed (`train/heap.py`):
 # alone, among ranks of experts, and with experts that FSDP gathers. On CUDA assumed.
-_ALONE, _RANKS, _GATHERED, _CUDA = 0.8, 1.05, 1.65, 0.1
+_ALONE, _RANKS, _GATHERED, _CUDA = 0.8, 1.07, 1.65, 0.1
 # Rows of the head's scores at a time (`train/loss.py`), and bytes of each of their numbers.
 _SCORES = {"cpu": (2048, 2), "cuda": (512, 12)}
 # States of 8 bits: two codes, a scale of float32 each for a block; smaller tensors keep float32.
@@ -278,11 +279,19 @@ class _Rank:
         """What the backward pass of a layer needs for itself."""
         found, what = self._of(layer), self.layout.recompute
         rows = self.tokens * (found.making + found.again(what, layer.is_moe))
+        if layer.is_moe and self.layout.ep > 1:
+            rows += self.tokens * self._sums()
         experts = sum(self.here(w) for w in layer.weights if w.is_experts)
         # Copies of weights and gradients in the compute type, and new gradients beside the sums.
         copies = 2 * BF16 * experts if self.item == BF16 else FP32 * experts
         added = FP32 * sum(map(self.own, layer.weights)) if self.micro > 1 else 0.0
         return rows + copies + added
+
+    def _sums(self) -> float:
+        """Rows of a token in float32, to be added up for each rank, as they go and as they come."""
+        cfg = self.shape.config
+        copies = 2 * ranks_reached(cfg, self.layout.ep)
+        return FP32 * cfg.hidden_size * (cfg.num_experts_per_tok * self.padding + copies)
 
     def _moments(self) -> Iterator[float]:
         """Bytes beside what is always there, as a step goes on."""
