@@ -202,10 +202,12 @@ TESTED_TOGETHER = {
         "the parts of one command",
     ),
     "config/{checks,optim,parallel}.py": ("tests/config/test_recipe.py", "sections of a recipe"),
-    "train/parallel/{apply,experts,pipeline,reduce,shard}.py": (
+    "train/parallel/{apply,experts,mesh,pipeline,reduce,shard}.py": (
         "tests/train/parallel/test_layouts.py",
         "one training on several ranks",
     ),
+    "plan/compute.py": ("tests/plan/test_estimate.py", "seconds of a step"),
+    "plan/{gpus,plot,table}.py": ("tests/cli/test_plan.py", "what the command reads and shows"),
     "train/recompute.py": ("tests/train/parallel/test_layouts.py", "losses stay the same"),
     "config/{recipe_docs,recipe_file}.py": ("tests/config/test_recipe_files.py", "one schema"),
     "ops/machine.py": ("tests/ops/test_doctor.py", "what the report reads"),

@@ -22,6 +22,11 @@ COMMANDS = {
         "pretrain",
         "train from a recipe (a name or YAML file, dotted overrides); rerun to resume",
     ),
+    "plan": Command(
+        "plan",
+        "plan",
+        "memory, speed and cost of a recipe or preset on GPUs, before it runs; best layouts",
+    ),
     "recipes": Command("train", "recipes", "the recipes that come with the package"),
     "data": Command(
         "train", "data", "`data prepare`: text or source code to tokenizer and token files"

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 def pretrain(args: list[str]) -> int:
     from ..config.recipe import recipe_yaml
 
-    parser = _recipe_parser()
-    args, recipe_path = _with_recipe(args)
+    parser = _pretrain_parser()
+    args, recipe_path = with_recipe(args)
     # The parser's own flag would print this command's flags too, which are no keys of a recipe.
     only_print = "--print-config" in args
     parsed = parser.parse_args([a for a in args if a != "--print-config"])
     out = Path(parsed.out or f"runs/{recipe_path.stem if recipe_path else 'pretrain'}")
-    recipe = _build_recipe(vars(parser.instantiate(parsed)))
+    recipe = build_recipe(vars(parser.instantiate(parsed)))
     if only_print:
         print(recipe_yaml(recipe), end="")
         return 0
@@ -36,19 +36,25 @@ def pretrain(args: list[str]) -> int:
     return code
 
 
-def _recipe_parser() -> Any:
+def _pretrain_parser() -> Any:
     """Reads a recipe, its overrides, and the flags of `pretrain` that are no keys of one."""
-    from ..config.recipe import PretrainConfig
-    from ..config.recipe_docs import keys
-
-    parser = make_parser("pretrain RECIPE", default_env=False)
-    parser.add_argument("--config", action="config", help="the recipe; also as first argument")
+    parser = recipe_parser("pretrain RECIPE")
     parser.add_argument("--out", type=str, default=None, help="run folder (default runs/<recipe>)")
     parser.add_argument(
         "--allow-data-reset",
         action="store_true",
         help="resume with other data, seed, length or batch: the data starts again",
     )
+    return parser
+
+
+def recipe_parser(command: str) -> Any:
+    """Reads a recipe and its overrides."""
+    from ..config.recipe import PretrainConfig
+    from ..config.recipe_docs import keys
+
+    parser = make_parser(command, default_env=False)
+    parser.add_argument("--config", action="config", help="the recipe; also as first argument")
     parser.add_class_arguments(PretrainConfig, nested_key=None, as_group=False)
     texts = {key.name: key.text for key in keys()}
     for action in parser._actions:
@@ -64,7 +70,7 @@ def _next_command(out: Path) -> str:
     return f"ling convert {run} OUT --tokenizer FOLDER"
 
 
-def _with_recipe(args: list[str]) -> tuple[list[str], Path | None]:
+def with_recipe(args: list[str]) -> tuple[list[str], Path | None]:
     """Arguments with recipe files in place of their names, and single values as lists."""
     from ..config.recipe_file import find_recipe, list_keys, read_recipe
 
@@ -76,6 +82,9 @@ def _with_recipe(args: list[str]) -> tuple[list[str], Path | None]:
         if flag == "--config" and (equals or rest):
             path = find_recipe(value if equals else rest.pop(0))
             result += [flag, json.dumps(read_recipe(path), default=str)]
+        elif flag == "--parallel" and "auto" in (value, *rest[:1]):
+            result += ["--parallel.auto", "true"]
+            del rest[: not equals]
         elif flag in flags:
             values = [value] if equals else []
             while rest and not (equals or rest[0].startswith("--")):
@@ -124,12 +133,12 @@ def recipes(args: list[str]) -> None:
 
 def _recipe_at(name: str) -> Any:
     """The recipe of that name or path."""
-    parser = _recipe_parser()
-    args, _ = _with_recipe(["--config", name])
-    return _build_recipe(vars(parser.instantiate(parser.parse_args(args))))
+    parser = _pretrain_parser()
+    args, _ = with_recipe(["--config", name])
+    return build_recipe(vars(parser.instantiate(parser.parse_args(args))))
 
 
-def _build_recipe(values: dict[str, Any]) -> Any:
+def build_recipe(values: dict[str, Any]) -> Any:
     import dataclasses
     import typing
 

@@ -38,6 +38,9 @@ class ParallelConfig:
     recompute: Literal["none", "moe", "full"] = "none"
     """What the backward pass computes again instead of keeping it: nothing, experts, or experts,
     MLPs and attention. Routing is always kept."""
+    auto: bool = False
+    """`parallel: auto` in a recipe: the planner chooses the layout for the ranks at hand, and the
+    run keeps it."""
 
     def __post_init__(self) -> None:
         for name in ("dp_replicate", "dp_shard", "cp", "pp", "pp_stages_per_rank", "ep"):

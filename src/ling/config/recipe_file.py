@@ -95,7 +95,9 @@ def _checked(kind: Any, tree: Any, path: str, prefix: str) -> dict[str, Any]:
     for key, value in tree.items():
         if key not in sections:
             raise UsageError(f"{path}: no key `{prefix}{key}`{nearest(str(key), list(sections))}")
-        if dataclasses.is_dataclass(sections[key]):
+        if key == "parallel" and value == "auto":
+            value = {"auto": True}
+        elif dataclasses.is_dataclass(sections[key]):
             value = _checked(sections[key], value, path, f"{prefix}{key}.")
         elif key in lists and isinstance(value, (str, int, float)):
             value = [value]

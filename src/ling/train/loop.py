@@ -16,6 +16,7 @@ from ..model.size import parameter_counts
 from ..ops.native import bound_threads
 from .device import device_type
 from .heap import keep_freed_memory
+from .layout import chosen
 from .loggers import check_loggers
 from .monitor import Monitor
 from .parallel.group import (
@@ -35,7 +36,7 @@ from .parallel.lost import (
 from .resume import check_recipe, save_recipe
 from .rollback import roll_back
 from .saving import Saver
-from .setup import Log, Run, setup
+from .setup import Log, Run, model_config, setup
 from .step import StepResult, TooManySkipped, train_step
 from .threads import Threads
 
@@ -67,6 +68,7 @@ def run_in(
         world.same("version of ling", code_version() if world.size > 1 else "")
         log = log if world.leads else _silent
         world.lead(lambda: held.enter_context(locked(out)))
+        recipe = chosen(recipe, model_config, out, log, world)
         world.together(lambda: check_recipe(recipe, out, log))
         world.lead(lambda: check_loggers(recipe.train.loggers))
         if recipe.train.threads:
@@ -160,6 +162,7 @@ class Loop:
                 with self.monitor.watch():
                     done = self._step()
                 self.monitor.step(done)
+                self.prepared.memory.measure(self.log)
             # A signal to one rank stops all after the same step.
             self.stopping = self.world.largest(self.caught or 0) or None
             self.saver.advance()

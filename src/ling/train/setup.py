@@ -24,10 +24,13 @@ from ..data.tokenizer import Tokenizer
 from ..errors import UsageError
 from ..hub import resolve_model
 from ..ops import fp8_choice
+from ..plan.layouts import check_layout
+from ..plan.stages import described, stage_layers
 from ..presets import PRESETS, preset
 from ..text import nearest
 from .batches import BatchReader
 from .device import choose_device
+from .memory import MemoryReport
 from .moments import change as moments_change
 from .network import build_network
 from .newest import newest
@@ -36,9 +39,8 @@ from .objectives.pretrain import Pretraining
 from .optim import build_optimizer
 from .orders import Opening
 from .parallel.apply import parallelise
-from .parallel.cut import described, stage_layers
 from .parallel.group import ALONE, World
-from .parallel.mesh import check_layout, make_meshes
+from .parallel.mesh import make_meshes
 from .parallel.reduce import OverRanks
 from .resume import check_start, data_change, data_state, fingerprints, rows_before, start_of
 from .rollback import forget, forget_rows, read_rollbacks, restore
@@ -61,6 +63,7 @@ class Run:
     reduce: Reduce
     open_reader: Callable[[], BatchReader]
     """A reader of the rows that `state` needs from now on."""
+    memory: MemoryReport
 
 
 def setup(
@@ -89,6 +92,9 @@ def setup(
     if recipe.parallel.pp > 1:
         log(described(stage_layers(recipe.parallel, cfg, recipe.data.seq_length), cfg))
 
+    memory = MemoryReport(recipe, device, world)
+    memory.tell(cfg, log)
+
     def build() -> TrainState:
         spread = partial(parallelise, recipe, meshes)
         network = build_network(recipe, cfg, device, spread)
@@ -110,7 +116,7 @@ def setup(
     objective = Pretraining(recipe.train.mtp_loss_weight, recipe.train.z_loss_coef)
     reduce = ONE_RANK if meshes is None else OverRanks(meshes)
     valid = [p for p in data.valid_prefixes if fills_a_row(p, recipe.data, log)]
-    return Run(recipe, out, log, state, objective, reader, valid, reduce, open_reader)
+    return Run(recipe, out, log, state, objective, reader, valid, reduce, open_reader, memory)
 
 
 def _checked_config(recipe: PretrainConfig, world: World) -> ModelConfig:

@@ -13,7 +13,7 @@ from ling.ops import routing_map
 from ling.ops.reference import route
 from ling.presets import preset
 from ling.train.parallel import copies, experts
-from ling.train.parallel.copies import OneCopyExperts, pays, ranks_reached
+from ling.train.parallel.copies import OneCopyExperts
 from ling.train.parallel.experts import ParallelExperts
 
 
@@ -170,19 +170,3 @@ def test_fewer_bytes_travel_with_groups_on_ranks(monkeypatch, ranks, dtype, shar
     _, copies_bytes = on_ranks(monkeypatch, OneCopyExperts, ranks, module, *rows)
     _, each_bytes = on_ranks(monkeypatch, ParallelExperts, ranks, module, *rows)
     assert copies_bytes <= share * each_bytes
-
-
-def test_ranks_that_a_token_reaches_are_those_of_its_groups():
-    mini = preset("ling-mini-2.0")  # 8 experts, of 4 groups of 8
-    assert [ranks_reached(mini, n) for n in (2, 4, 8, 16, 32)] == [2, 4, 4, 8, 8]
-    assert ranks_reached(mini, 3) == 3
-    assert ranks_reached(mini.replace(n_group=1, topk_group=1), 8) == 8
-
-
-def test_one_copy_is_for_layouts_in_which_it_saves_bytes():
-    mini, tiny, dtype = preset("ling-mini-2.0"), preset("ling-tiny"), torch.bfloat16
-    assert [pays(mini, n, dtype) for n in (2, 4, 8, 16)] == [True, True, True, False]
-    assert not pays(tiny, 2, dtype)  # 2 experts, which 2 ranks may have
-    # Sums in float32 are twice a row in bfloat16.
-    assert not pays(mini.replace(num_experts_per_tok=6, topk_group=5), 8, dtype)
-    assert not pays(mini, 8, torch.float32)

@@ -12,12 +12,13 @@ from torch import nn
 from ...config.recipe import PretrainConfig
 from ...model.moe import Experts
 from ...model.swap import swap
+from ...plan.exchange import pays
+from ...plan.stages import stage_layers
 from ..forward import LingForTraining
 from ..fp8.rule import fp8
 from ..recompute import recompute
 from .context import CutRows
-from .copies import OneCopyExperts, pays
-from .cut import stage_layers
+from .copies import OneCopyExperts
 from .experts import ParallelExperts
 from .mesh import Meshes
 from .pipeline import PipelinedLing
@@ -38,7 +39,7 @@ def parallelise(
         if not isinstance(module, Experts):
             return None
         dtype = network.ling.compute_dtype or torch.float32
-        one_copy = pays(network.ling.config, parallel.ep, dtype)
+        one_copy = pays(network.ling.config, parallel.ep, dtype.itemsize)
         return (OneCopyExperts if one_copy else ParallelExperts)(module, meshes.experts["ep"])
 
     fp8(network.ling, recipe.train)

@@ -16,31 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...config.model import ModelConfig
 from ...ops import experts
 from .experts import ParallelExperts, exchanged
-
-
-def pays(cfg: ModelConfig, ranks: int, dtype: torch.dtype) -> bool:
-    """Whether one copy per rank is less than one per expert, wherever a token's experts are.
-
-    Never in float32, which is for losses equal to those of one process: a token's experts would be
-    added up in another order.
-    """
-    if dtype == torch.float32:
-        return False
-    each, row, size = cfg.num_experts_per_tok, cfg.hidden_size, dtype.itemsize
-    # Forward and backward: a row there, its sum back; once ids, weights and gradients of these.
-    copy = 2 * row * (size + 4) + each * (4 + 4 + 4)
-    return ranks_reached(cfg, ranks) * copy < each * 4 * row * size
-
-
-def ranks_reached(cfg: ModelConfig, ranks: int) -> int:
-    """The most ranks that a token's experts can be on, since groups limit its choice."""
-    most = min(cfg.num_experts_per_tok, ranks)
-    if cfg.n_group % ranks and ranks % cfg.n_group:
-        return most
-    return min(most, cfg.topk_group * max(1, ranks // cfg.n_group))
 
 
 class OneCopyExperts(ParallelExperts):

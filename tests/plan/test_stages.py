@@ -10,14 +10,14 @@ import pytest
 from ling.config.parallel import ParallelConfig
 from ling.config.recipe import TrainConfig
 from ling.errors import UsageError
-from ling.presets import preset
-from ling.train.parallel.cut import (
+from ling.plan.stages import (
     check_stages,
     cut,
     described,
     layer_costs,
     stage_layers,
 )
+from ling.presets import preset
 
 
 def dearest(stages, costs, last):

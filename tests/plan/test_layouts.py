@@ -8,9 +8,9 @@ import torch
 from ling.config.parallel import ParallelConfig
 from ling.config.recipe import TrainConfig
 from ling.errors import UsageError
+from ling.plan.layouts import check_layout
 from ling.presets import preset
 from ling.train.parallel.group import World
-from ling.train.parallel.mesh import check_layout
 from ling.train.state import TrainState
 
 TINY = preset("ling-tiny")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 
-from ...config.model import ModelConfig
-from ...config.parallel import ParallelConfig
-from ...config.recipe import TrainConfig
-from ...errors import UsageError
-from ...model.size import layer_flops_per_token
+from ..config.model import ModelConfig
+from ..config.parallel import ParallelConfig
+from ..config.recipe import TrainConfig
+from ..errors import UsageError
+from ..model.size import layer_flops_per_token
 
 # Products of routed experts reach a smaller share of the peak than large ones: 0.142 against 0.656
 # fits the published times of training on H800.

@@ -1,0 +1,317 @@
+"""Bytes of one rank by kind: what a run holds always, and what a step needs at its worst moment.
+
+Activations grow in the forward pass while there are no gradients yet, and make room for them in the
+backward pass; so the peak is less than the sum of all kinds. It is found by walking through a step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from ..config.parallel import ParallelConfig
+from ..config.recipe import PretrainConfig
+from .activations import Kept, kept, padding_of
+from .exchange import ranks_reached
+from .schedule import in_flight
+from .shape import BF16, FP8, FP32, Layer, Shape, Weight
+
+# What the allocator cannot use again between a step's tensors, as a share of them. On CPUs measured
+# (docs/guides/plan.md#memory) with glibc, which is told to keep what is freed (`train/heap.py`):
+# alone, among ranks of experts, and with experts that FSDP gathers. On CUDA assumed.
+_ALONE, _RANKS, _GATHERED, _CUDA = 0.8, 1.07, 1.65, 0.1
+# Rows of the head's scores at a time (`train/loss.py`), and bytes of each of their numbers.
+_SCORES = {"cpu": (2048, 2), "cuda": (512, 12)}
+# States of 8 bits: two codes, a scale of float32 each for a block; smaller tensors keep float32.
+_BLOCK, _SMALL = 256, 4096
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of the ranks from `rank` to `last`; all but `peak` are each kind's own most."""
+
+    rank: int
+    last: int
+    parameters: float = 0
+    gradients: float = 0
+    states: float = 0
+    fp8_weights: float = 0
+    gathered: float = 0
+    casts: float = 0
+    activations: float = 0
+    loss: float = 0
+    work: float = 0
+    heap: float = 0
+    peak: float = 0
+
+    def kinds(self) -> dict[str, float]:
+        """The kinds by name."""
+        values = dataclasses.asdict(self)
+        return {name: values[name] for name in KINDS}
+
+
+KINDS = {
+    "parameters": "float32 weights of this rank",
+    "gradients": "float32 gradients of this rank",
+    "states": "moments of the optimizer",
+    "fp8_weights": "FP8 codes of weights and their scales",
+    "gathered": "weights of other ranks, and gradients on their way",
+    "casts": "bfloat16 copies of weights, kept for the backward pass",
+    "activations": "what the backward pass needs of each token",
+    "loss": "scores of a chunk, and the head's gradient",
+    "work": "the layer that the backward pass is in",
+    "heap": "gaps that the allocator cannot use",
+}
+
+
+def _states8(size: float) -> float:
+    if size < _SMALL:
+        return 2 * FP32 * size
+    return 2 * (size + FP32 * -(-size // _BLOCK))
+
+
+def memory(shape: Shape, recipe: PretrainConfig, device: str = "cuda") -> list[Memory]:
+    """Bytes of each rank of the pipeline, which all ranks that have its stages share."""
+    layout = recipe.parallel
+    each = layout.world // layout.pp
+    return [
+        _Rank(shape, recipe, device, pp).memory(pp * each, (pp + 1) * each - 1)
+        for pp in range(layout.pp)
+    ]
+
+
+class _Rank:
+    """The ranks at place `pp` of a pipeline."""
+
+    def __init__(self, shape: Shape, recipe: PretrainConfig, device: str, pp: int) -> None:
+        self.shape, self.recipe, self.device = shape, recipe, device
+        self.layout: ParallelConfig = recipe.parallel
+        train = recipe.train
+        self.item = BF16 if train.dtype == "bfloat16" else FP32
+        self.tokens = train.micro_batch_size * recipe.data.seq_length // self.layout.cp
+        self.micro = train.global_batch_size // (train.micro_batch_size * self.layout.dp)
+        stages = shape.stages(self.layout.stages)
+        own = range(pp, len(stages), self.layout.pp)
+        self.has_head, self.has_embedding = len(stages) - 1 in own, 0 in own
+        self.layers = [shape.layers[n] for i in own for n in stages[i]]
+        if self.has_head:
+            self.layers += shape.layers[shape.num_main :]
+        self.flight = in_flight(self.layout, self.micro)[pp] / self.layout.pp_stages_per_rank
+        self.padding = padding_of(shape.config, self.tokens, self.layout.ep, device)
+
+    # ---- weights -------------------------------------------------------------------------------
+
+    def ends(self) -> list[Weight]:
+        """Embedding, norm and head that this rank has; the last stage's copy of the embedding is
+        in its gradients and weights, not in its states."""
+        found = [self.shape.embedding] if self.has_embedding else []
+        if self.has_head:
+            found += [self.shape.norm, *([self.shape.head] if self.shape.head else [])]
+        return found
+
+    @property
+    def copied(self) -> float:
+        """Numbers of the embedding that the last stage has besides the first."""
+        shared = self.shape.config.num_nextn_predict_layers or self.shape.head is None
+        return self.own(self.shape.embedding) if self._needs_copy and shared else 0
+
+    @property
+    def _needs_copy(self) -> bool:
+        return self.has_head and not self.has_embedding
+
+    def own(self, weight: Weight) -> float:
+        """Numbers of a tensor on this rank."""
+        return weight.size // max(weight.shape[0], 1) * self._first(weight)
+
+    def _first(self, weight: Weight) -> float:
+        layout, rows = self.layout, weight.shape[0]
+        if weight.is_experts and layout.ep > 1:
+            return rows / layout.ep / layout.expert_shards
+        return -(-rows // (layout.dp_shard * layout.cp))
+
+    def total(self, count: Callable[[Weight], float]) -> float:
+        """A number added up over all tensors of which this rank has a part."""
+        layers = self.each(lambda layer: sum(map(count, layer.weights)))
+        return sum(layers) + sum(map(count, self.ends()))
+
+    def numbers(self) -> float:
+        """Parameters of this rank."""
+        return self.total(self.own)
+
+    def states(self) -> float:
+        """Two moments of each number."""
+        if self.recipe.optim.name == "adamw":
+            return 2 * FP32 * self.numbers()
+        return self.total(lambda w: _states8(self.own(w)))
+
+    @property
+    def fp8(self) -> bool:
+        """Whether products are in FP8."""
+        return self.recipe.train.fp8 != "off"
+
+    def fp8_weights(self) -> float:
+        """Codes, and those transposed, with a float32 scale for 128 × 128."""
+        if not self.fp8:
+            return 0.0
+        copies = 1 if self.recipe.train.fp8_transpose_on_demand else 2
+        share = self.own if self.recipe.train.fp8_param_gather else self.here
+        return copies * (FP8 + FP32 / 128**2) * self.total(lambda w: share(w) * w.fp8)
+
+    def here(self, weight: Weight) -> float:
+        """Numbers of a tensor once it is gathered."""
+        return weight.size / (self.layout.ep if weight.is_experts else 1)
+
+    def casts(self) -> float:
+        """Copies that products of linear layers keep for their backward pass."""
+        if self.item == FP32 or self.fp8:
+            return 0.0
+        return BF16 * sum(self.each(self._casts))
+
+    def _casts(self, layer: Layer) -> float:
+        """Numbers of the copies of a layer that are not made again."""
+        again = {"none": (), "moe": ("shared",), "full": ("shared", "mlp", "attention")}
+        names = again[self.layout.recompute]
+        linear = [w for w in layer.weights if w.cast and not w.is_experts]
+        return sum(w.size for w in linear if not any(name in w.name for name in names))
+
+    # ---- FSDP ----------------------------------------------------------------------------------
+
+    @property
+    def sharded(self) -> bool:
+        """Whether FSDP gathers weights on this rank."""
+        return self.layout.world > self.layout.pp
+
+    def unit(self, layer: Layer) -> float:
+        """Bytes of a gathered block."""
+        return sum(self._gathered(w) for w in layer.weights)
+
+    def _gathered(self, weight: Weight) -> float:
+        alone = weight.is_experts and self.layout.ep > 1 and self.layout.expert_shards == 1
+        if not self.sharded or alone:
+            return 0.0
+        train = self.recipe.train
+        item = self.item if weight.is_experts else FP32
+        if weight.fp8 and self.fp8 and train.fp8_param_gather:
+            item = FP8
+        return item * self.here(weight)
+
+    def _reduced(self, weight: Weight) -> float:
+        """Bytes of a gathered gradient, of its copy to send, and on gloo of what is received."""
+        return (2 if self.device == "cpu" else 1) * FP32 * self.here(weight)
+
+    def gathered(self) -> float:
+        """Weights that are whole at one time: the root's always, those of a block and the next, or
+        in a pipeline all of the stage's."""
+        units = self.each(self.unit) or [0.0]
+        return self._root() + (sum(units) if self.layout.pp > 1 else 2 * max(units))
+
+    def _root(self) -> float:
+        return FP32 * sum(w.size for w in self.ends()) * self.sharded
+
+    def sending(self, layer: Layer) -> float:
+        """Gradients of a gathered block on their way to other ranks."""
+        return sum(self._reduced(w) for w in layer.weights if self._gathered(w))
+
+    def _busy(self, layer: Layer) -> float:
+        """What the backward pass of a layer needs; on a GPU its gradients travel meanwhile."""
+        work, sending = self._work(layer), self.sending(layer)
+        return max(work, sending) if self.device == "cpu" else work + sending
+
+    # ---- a step --------------------------------------------------------------------------------
+
+    def memory(self, rank: int, last: int) -> Memory:
+        """All kinds, and the most at one time."""
+        parameters = FP32 * (self.numbers() + self.copied)
+        always, most = parameters + self.states() + self.fp8_weights(), max(self._moments())
+        heap = self._heap_share() * most
+        return Memory(
+            rank,
+            last,
+            parameters=parameters,
+            gradients=parameters,
+            states=self.states(),
+            fp8_weights=self.fp8_weights(),
+            gathered=self.gathered() + max(self.each(self.sending), default=0.0),
+            casts=self.casts() * self.flight,
+            activations=sum(self.each(self._kept)) * self.flight,
+            loss=self._loss_kept() + self._loss_work(),
+            work=max(self.each(self._work), default=0.0),
+            heap=heap,
+            peak=always + most + heap,
+        )
+
+    def _heap_share(self) -> float:
+        if self.device != "cpu":
+            return _CUDA
+        gathers = self.total(lambda w: self._gathered(w) * w.is_experts) > 0
+        return _GATHERED if gathers else _RANKS if self.sharded else _ALONE
+
+    def _of(self, layer: Layer) -> Kept:
+        return kept(self.shape.config, layer, self.item, self.padding, self.layout.ep)
+
+    def each(self, count: Callable[[Layer], float]) -> list[float]:
+        """A number of every layer of this rank; equal layers are counted once."""
+        found = {id(layer): count(layer) for layer in {id(x): x for x in self.layers}.values()}
+        return [found[id(layer)] for layer in self.layers]
+
+    def _kept(self, layer: Layer) -> float:
+        """Bytes that a layer keeps of a micro-batch."""
+        return self.tokens * self._of(layer).after(self.layout.recompute, layer.is_moe)
+
+    def _loss_kept(self) -> float:
+        """The gradients of hidden states and head that the forward pass makes."""
+        if not self.has_head:
+            return 0.0
+        table = self.shape.embedding.size
+        d = self.shape.config.hidden_size
+        return self.shape.predictions * (FP32 * table + 2 * self.item * d * self.tokens)
+
+    def _loss_work(self) -> float:
+        """Scores of a chunk, the head in the compute type, and a chunk's part of its gradient."""
+        if not self.has_head:
+            return 0.0
+        rows, item = _SCORES[self.device]
+        scores = min(rows, self.tokens) * item * self.shape.config.vocab_size
+        return scores + 2 * self.item * self.shape.embedding.size
+
+    def _work(self, layer: Layer) -> float:
+        """What the backward pass of a layer needs for itself."""
+        found, what = self._of(layer), self.layout.recompute
+        rows = self.tokens * (found.making + found.again(what, layer.is_moe))
+        if layer.is_moe and self.layout.ep > 1:
+            rows += self.tokens * self._sums()
+        experts = sum(self.here(w) for w in layer.weights if w.is_experts)
+        # Copies of weights and gradients in the compute type, and new gradients beside the sums.
+        copies = 2 * BF16 * experts if self.item == BF16 else FP32 * experts
+        added = FP32 * sum(map(self.own, layer.weights)) if self.micro > 1 else 0.0
+        return rows + copies + added
+
+    def _sums(self) -> float:
+        """Rows of a token in float32, to be added up for each rank, as they go and as they come."""
+        cfg = self.shape.config
+        copies = 2 * ranks_reached(cfg, self.layout.ep)
+        return FP32 * cfg.hidden_size * (cfg.num_experts_per_tok * self.padding + copies)
+
+    def _moments(self) -> Iterator[float]:
+        """Bytes beside what is always there, as a step goes on."""
+        sums = FP32 * (self.numbers() + self.copied)
+        yield sums  # the optimizer's update
+        kept, casts, several = self.each(self._kept), self.casts(), self.micro > 1
+        others = (self.flight - 1) * (sum(kept) + casts) + (sums if several else 0.0)
+        base, table = others + self.gathered() + casts, FP32 * self.shape.embedding.size
+        forward = base + sum(kept) + self._loss_kept()
+        yield forward + self._loss_work()
+        yield forward + table * self.has_head
+        grown = table * self.has_head if self.sharded or not several else 0.0
+        left, grown_by = sum(kept), self.each(self._gradients)
+        for n, busy in reversed(list(enumerate(self.each(self._busy)))):
+            yield base + grown + left + busy
+            left -= kept[n]
+            grown += 0.0 if several else grown_by[n]
+        ends, whole = self.ends(), FP32 * sum(w.size for w in self.ends())
+        grown -= table * self.has_head
+        yield others + self._root() + grown + whole + self.sharded * sum(map(self._reduced, ends))
+
+    def _gradients(self, layer: Layer) -> float:
+        return FP32 * sum(map(self.own, layer.weights))

@@ -1,0 +1,119 @@
+"""`parallel: auto`: the planner's best layout for the ranks at hand."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..config.model import ModelConfig
+from ..config.parallel import ParallelConfig
+from ..config.recipe import PretrainConfig
+from ..errors import UsageError
+from ..ops.limits import memory_left, usable_cores
+from ..plan.constants import ASSUMED, Constants
+from ..plan.gpus import CPU_CONSTANTS, GPUS, Gpu
+from ..plan.search import search
+from ..plan.table import layout_words
+from .device import choose_device
+from .parallel.group import World
+from .progress import gemm_peak
+from .resume import saved_recipe
+
+# What a part of a name tells of a GPU.
+_NAMES = {"H800": "h800-80g", "H20": "h20-96g", "A100": "a100-80g", "H100": "h100-80g"}
+
+
+def chosen(
+    recipe: PretrainConfig,
+    config: Callable[[PretrainConfig], ModelConfig],
+    out: Path,
+    log: Callable[[str], None],
+    world: World,
+) -> PretrainConfig:
+    """The recipe with a layout in place of `auto`: that of the run in `out`, which the same number
+    of ranks began, else the fastest that fits. All ranks call this; rank 0 chooses."""
+    if not recipe.parallel.auto:
+        return recipe
+
+    def choose() -> ParallelConfig | None:
+        if not world.leads:
+            return None
+        return _earlier(out, world.size) or _best(recipe, config(recipe), world.size, log)
+
+    layout = world.gather(world.together(choose))[0]
+    assert layout is not None
+    return dataclasses.replace(recipe, parallel=layout)
+
+
+def _earlier(out: Path, ranks: int) -> ParallelConfig | None:
+    """The layout that the run in `out` was frozen with."""
+    before = saved_recipe(out) or {}
+    values: dict[str, Any] = {
+        key.removeprefix("parallel."): value
+        for key, value in before.items()
+        if key.startswith("parallel.") and not key.endswith(".auto")
+    }
+    layout = ParallelConfig(**values) if values else None
+    return layout if layout is not None and layout.world == ranks else None
+
+
+def _best(
+    recipe: PretrainConfig, cfg: ModelConfig, ranks: int, log: Callable[[str], None]
+) -> ParallelConfig:
+    gpu, constants = _here(recipe, ranks)
+    micro = [recipe.train.micro_batch_size]
+    found = search(cfg, recipe, gpu, constants, ranks, micro_batches=micro)
+    if not found:
+        raise UsageError(
+            f"`parallel: auto`: no layout of {ranks} ranks fits `train.global_batch_size` = "
+            f"{recipe.train.global_batch_size}, `train.micro_batch_size` = {micro[0]} and the model"
+        )
+    best = found[0]
+    doubt = "" if best.fits else "; it may not fit into memory"
+    log(f"parallel: auto, {ranks} × {gpu.name}: {layout_words(best)}{doubt}")
+    return best.recipe.parallel
+
+
+def _here(recipe: PretrainConfig, ranks: int) -> tuple[Gpu, Constants]:
+    """What each rank computes with."""
+    device = choose_device(recipe.train.device)
+    if device.type == "cpu":
+        return this_cpu(ranks), CPU_CONSTANTS
+    name = torch.cuda.get_device_name(device)
+    known = next((gpu for part, gpu in _NAMES.items() if part in name), "h100-80g")
+    free, _ = torch.cuda.mem_get_info(device)
+    return dataclasses.replace(GPUS[known], name=name, usable_bytes=free), ASSUMED
+
+
+def this_cpu(ranks: int) -> Gpu:
+    """A rank's part of this machine: its peak is measured on one core, the rest assumed."""
+    threads, cores = torch.get_num_threads(), usable_cores()
+    torch.set_num_threads(1)
+    try:
+        one = gemm_peak(torch.bfloat16)
+    finally:
+        torch.set_num_threads(threads)
+    each = max(cores // ranks, 1)
+    pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    left = memory_left()
+    return Gpu(
+        name="cpu",
+        bf16_flops=one * each,
+        fp8_flops=None,
+        usable_bytes=(pages if left is None else left) / ranks,
+        memory_bytes_per_s=CPU_BYTES_PER_S / ranks,
+        link_bytes_per_s=GLOO_BYTES_PER_S,
+        net_bytes_per_s=GLOO_BYTES_PER_S,
+        per_node=ranks,
+        device="cpu",
+        source="one core's products measured now; memory 30 GB/s, gloo 1.5 GB/s assumed",
+    )
+
+
+# Of all ranks of a machine together, and between two of them.
+CPU_BYTES_PER_S, GLOO_BYTES_PER_S = 30e9, 1.5e9

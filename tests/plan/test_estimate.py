@@ -1,0 +1,79 @@
+"""Seconds of a step: what GPUs, FP8, recomputation, stages and measured constants change."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from ling.config.parallel import ParallelConfig
+from ling.config.recipe import DataConfig, PretrainConfig, TrainConfig
+from ling.errors import UsageError
+from ling.plan.constants import ASSUMED
+from ling.plan.estimate import as_json, estimate
+from ling.plan.gpus import GPUS, NAMES, find_gpu
+from ling.presets import preset
+
+MINI = preset("ling-mini-2.0")
+
+
+def planned(layout, gpu="h100-80g", constants=ASSUMED, rows=128, fp8="off"):
+    recipe = PretrainConfig(
+        model="ling-mini-2.0",
+        data=DataConfig(prefix=["x"], seq_length=4096),
+        train=TrainConfig(steps=10, global_batch_size=rows, micro_batch_size=1, fp8=fp8),
+        parallel=ParallelConfig(**layout),
+    )
+    return estimate(MINI, recipe, GPUS[gpu], constants)
+
+
+def test_a_step_is_the_sum_of_its_parts():
+    found = planned({"dp_shard": 8, "ep": 8})
+    assert found.bubble == 0
+    assert found.step_s == pytest.approx(found.compute_s + found.exposed_s + found.update_s)
+    assert found.tokens_per_s == pytest.approx(128 * 4096 / found.step_s)
+    flops = found.shape.flops_per_token
+    assert found.mfu == pytest.approx(found.tokens_per_s * flops / 8 / 989.4e12)
+    assert found.gpu_hours() == pytest.approx(10 * found.step_s * 8 / 3600)
+
+
+def test_what_is_faster_and_what_is_slower():
+    base = planned({"dp_shard": 8, "ep": 8})
+    assert planned({"dp_shard": 8, "ep": 8}, fp8="blockwise").step_s < base.step_s
+    assert planned({"dp_shard": 8, "ep": 8, "recompute": "moe"}).step_s > 1.1 * base.step_s
+    assert planned({"dp_shard": 8, "ep": 8}, gpu="h800-80g").exposed_s > 2 * base.exposed_s
+    assert planned({"dp_shard": 8, "ep": 8}, gpu="h20-96g").compute_s > 2 * base.compute_s
+    twice = planned({"dp_shard": 16, "ep": 8}, rows=256)
+    assert 1.9 < twice.tokens_per_s / base.tokens_per_s < 2.05
+    faster = dataclasses.replace(ASSUMED, stream_share=2 * ASSUMED.stream_share)
+    assert planned({"dp_shard": 8, "ep": 8}, constants=faster).step_s < base.step_s
+
+
+def test_stages_wait_less_when_interleaved_and_with_more_micro_batches():
+    one = planned({"pp": 4, "dp_shard": 2, "ep": 2}, rows=16)
+    several = planned({"pp": 4, "dp_shard": 2, "ep": 2, "pp_stages_per_rank": 2}, rows=16)
+    many = planned({"pp": 4, "dp_shard": 2, "ep": 2}, rows=512)
+    assert one.bubble > several.bubble > 0
+    assert one.bubble > many.bubble > 0
+
+
+def test_what_cannot_exist_is_refused():
+    with pytest.raises(UsageError, match="does not divide the model's 256 experts"):
+        planned({"dp_shard": 96, "ep": 96}, rows=96)
+    with pytest.raises(UsageError, match=r"a100-80g does not have; set `--train\.fp8 off`"):
+        planned({"dp_shard": 8, "ep": 8}, gpu="a100-80g", fp8="blockwise")
+    with pytest.raises(UsageError, match=r"no GPU `h100`.*h800-80g, h20-96g, a100-80g, cpu"):
+        find_gpu("h100")
+
+
+def test_the_json_says_what_the_table_does():
+    found = as_json(planned({"dp_shard": 8, "ep": 8}))
+    assert found["fits"]
+    assert found["parallel"]["ep"] == 8
+    assert found["memory"][0]["ranks"] == [0, 7]
+    assert set(found["traffic"]) == {"gather weights", "add up gradients", "experts' rows"}
+
+
+def test_every_gpu_has_a_source():
+    assert {*GPUS, "cpu"} == set(NAMES)
+    assert all(gpu.source for gpu in GPUS.values())
