@@ -143,14 +143,14 @@ def _too_long(path: Path, line: int) -> NoReturn:
 
 def _parse(text: str, path: Path, line: int) -> Any:
     try:
-        return _checked(json.loads(text, object_pairs_hook=_unique), "\\u" in text)
+        return _checked(json.loads(text, object_pairs_hook=_unique), text)
     except (ValueError, RecursionError) as err:
         cause = _whole_file_cause(text) if line == 1 else None
         raise DataError(cause or _cause(err), path=path, line=line) from None
 
 
-def _checked(value: Any, has_escapes: bool) -> Any:
-    if has_escapes:  # only an escape can smuggle in half a surrogate pair
+def _checked(value: Any, text: str) -> Any:
+    if "\\ud" in text or "\\uD" in text:  # only escapes can smuggle in half a surrogate pair
         json.dumps(value, ensure_ascii=False).encode()
     return value
 
@@ -216,7 +216,7 @@ class _Array:
         while True:
             try:
                 value, end = self._decoder.raw_decode(self._text, self._at)
-                value = _checked(value, "\\u" in self._text[self._at : end])
+                value = _checked(value, self._text[self._at : end])
             except (_TwiceError, UnicodeEncodeError, RecursionError) as err:
                 self._fail(_cause(err))
             except ValueError:
