@@ -29,9 +29,9 @@ def test_pages_for_all_requests_as_far_as_there_is_room(free):
 
 
 def test_a_cache_that_does_not_fit_is_refused_with_what_does(free):
-    check_cache(GPU, 850, 1000)
-    with pytest.raises(UsageError, match=r"`max_model_len=54336` fits"):
-        check_cache(GPU, 851, 1000)
+    check_cache(GPU, 950, 1000)
+    with pytest.raises(UsageError, match=r"`max_model_len=60736` fits"):
+        check_cache(GPU, 951, 1000)
 
 
 def test_weights_that_do_not_fit_are_refused_before_they_are_read(free):

@@ -15,11 +15,15 @@ CACHE_SHARE = 0.85
 computes, and for programs."""
 
 
-def room(device: torch.device) -> int:
+MOST_SHARE = 0.95
+"""The same where the size is given."""
+
+
+def room(device: torch.device, share: float = CACHE_SHARE) -> int:
     """Bytes that pages may take on a GPU, after the weights."""
     torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info(device)
-    return int(CACHE_SHARE * free)
+    return int(share * free)
 
 
 def check_weights(name: str, source: Source, device: torch.device) -> None:
@@ -47,7 +51,8 @@ def device_pages(device: torch.device, positions: int, page_bytes: int, requests
 
 def check_cache(device: torch.device, num_pages: int, page_bytes: int) -> None:
     """Refuse a KV cache that does not fit, and say how long a context would."""
-    fits = room(device) // page_bytes if device.type == "cuda" else free_pages(page_bytes, 0)
+    on_gpu = device.type == "cuda"
+    fits = room(device, MOST_SHARE) // page_bytes if on_gpu else free_pages(page_bytes, 0)
     if num_pages > fits:
         raise UsageError(
             f"a KV cache of {num_pages * PAGE} positions takes {num_pages * page_bytes / 1e9:.1f} "
