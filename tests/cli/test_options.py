@@ -20,8 +20,8 @@ def test_flags_are_parsed_to_their_fields(config):
     values = {"int": 3, "float": 0.5, "str": "int8", "list[str]": ["*"]}
     for field in flags(config):
         if field.name in (
-            "dtype", "speculative", "max_memory", "kv_cache_memory", "cache_dir_size",
-            "log_level", "log_format",
+            "device", "dtype", "speculative", "max_memory", "kv_cache_memory",
+            "cache_dir_size", "log_level", "log_format",
         ):  # fmt: skip
             continue
         kind = field.type.removesuffix(" | None")

@@ -159,8 +159,8 @@ class PageStore:
 
 
 def joined(parts: list[Tensor]) -> Tensor:
-    """The bytes of a page, part after part."""
-    return torch.cat([part.contiguous().view(torch.uint8).flatten() for part in parts])
+    """The bytes of a page, part after part, in the CPU's memory."""
+    return torch.cat([part.contiguous().view(torch.uint8).flatten() for part in parts]).cpu()
 
 
 def fill(parts: list[Tensor], data: bytearray) -> None:

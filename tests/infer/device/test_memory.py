@@ -7,7 +7,7 @@ import torch
 
 from ling.errors import UsageError
 from ling.infer.device import memory
-from ling.infer.device.memory import check_cache, check_weights, device_pages
+from ling.infer.device.memory import check_cache, device_pages, why_no_room
 from ling.presets import preset
 
 GPU = torch.device("cuda", 0)
@@ -43,8 +43,9 @@ def test_weights_that_do_not_fit_are_refused_before_they_are_read(free):
 
     source = Stub()
     source.each = 1
-    check_weights("here", source, GPU)
+    assert why_no_room("here", source, GPU) is None
     source.each = 1_000_000
-    with pytest.raises(UsageError, match=r"here: takes .* GB of the GPU's memory are free"):
-        check_weights("here", source, GPU)
+    reason = why_no_room("here", source, GPU)
+    assert reason.startswith("here: takes ")
+    assert "GB of the GPU's memory are free" in reason
     assert memory.room(GPU) == 850_000

@@ -104,6 +104,22 @@ def logprobs(request):
     return list(request.logprobs), list(request.prompt_logprobs)
 
 
+def test_prefixes_outlive_the_process(tmp_path):
+    outs = []
+    for _ in range(2):
+        runner = device_runner(model(), eager_capture)
+        runner.weights_id = "these"
+        e = Engine(runner, EngineConfig(cache_dir=str(tmp_path), **POOL))
+        request = e.add(PROMPTS[4], SamplingParams(max_tokens=5, temperature=0))
+        while e.has_work:
+            e.step()
+        outs.append((request.output, request.num_cached_tokens))
+        for _ in e.store.save():
+            pass
+    assert outs[0][0] == outs[1][0]
+    assert [cached for _, cached in outs] == [0, 64]
+
+
 def test_a_page_holds_all_that_it_says():
     runner = device_runner(model())
     runner.allocate(3)

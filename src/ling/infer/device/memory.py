@@ -26,16 +26,17 @@ def room(device: torch.device, share: float = CACHE_SHARE) -> int:
     return int(share * free)
 
 
-def check_weights(name: str, source: Source, device: torch.device) -> None:
-    """Refuse weights that do not fit beside what is on the GPU already."""
+def why_no_room(name: str, source: Source, device: torch.device) -> str | None:
+    """None if the weights fit beside what is on the GPU already, else what does."""
     free, _ = torch.cuda.mem_get_info(device)
     need = sum(source.stored_bytes(tensor) for tensor in tensor_specs(source.config))
-    if need > free:
-        raise UsageError(
-            f"{name}: takes {need / 1e9:.1f} GB, and {free / 1e9:.1f} GB of the GPU's memory are "
-            "free: an FP8 folder takes half of a bf16 one (`ling convert --to fp8`), "
-            '`device="cpu"` runs either, and `ling deploy vllm --gpus N` splits it'
-        )
+    if need <= free:
+        return None
+    return (
+        f"{name}: takes {need / 1e9:.1f} GB, and {free / 1e9:.1f} GB of the GPU's memory are "
+        "free: an FP8 folder takes half of a bf16 one (`ling convert --to fp8`), "
+        '`device="cpu"` runs either, and `ling deploy vllm --gpus N` splits it'
+    )
 
 
 def device_pages(device: torch.device, positions: int, page_bytes: int, requests: int) -> int:

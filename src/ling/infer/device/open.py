@@ -10,7 +10,7 @@ from ...checkpoint.packed.source import PackedSource
 from ...checkpoint.source import Source
 from ...config.engine import EngineConfig
 from ...errors import UsageError
-from .memory import check_weights
+from .memory import why_no_room
 from .runner import DeviceRunner
 from .weights import load_on_device
 
@@ -27,8 +27,9 @@ def open_on_gpu(name: str, source: Source, config: EngineConfig) -> DeviceRunner
     reason = why_no_gpu() or _why_not(name, source, config)
     if reason is None:
         device = torch.device("cuda", torch.cuda.current_device())
-        check_weights(name, source, device)
-        return DeviceRunner(load_on_device(source, config.dtype, device), config)
+        reason = why_no_room(name, source, device)
+        if reason is None:
+            return DeviceRunner(load_on_device(source, config.dtype, device), config)
     if config.device == "cuda":
         raise UsageError(reason)
     log.info("runs on the CPU: %s", reason)
