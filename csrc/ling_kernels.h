@@ -275,9 +275,9 @@ LING_API int ling_causal_gradient(const ling_causal* c, const uint16_t* dout, ui
 LING_API int ling_loss_gradient(uint16_t* scores, int64_t rows, int64_t n, const int64_t* targets,
                                 const float* weights, float* losses);
 
-// Values [rows, cols], bfloat16 or float32, quantised to E4M3 with a scale for each tile: 448 by the
-// tile's largest magnitude, rounded down to a power of two if asked for; 1 where that is 0 or not
-// finite. Tiles are 1 x 128 (LING_FP8_ROWS), 128 x 1 (LING_FP8_COLUMNS) or 128 x 128
+// Values [rows, cols], bfloat16 or float32, quantised to E4M3 with a scale for each tile: 448 by
+// the tile's largest magnitude, rounded down to a power of two if asked for; 1 where that is 0 or
+// not finite. Tiles are 1 x 128 (LING_FP8_ROWS), 128 x 1 (LING_FP8_COLUMNS) or 128 x 128
 // (LING_FP8_BLOCKS); those of many rows begin again with each group of rows, of which group i has
 // [ends[i], ends[i + 1]); ends[0] is 0, the last one rows. Tiles at a border are smaller. Outputs,
 // each of which may be null: the values widened again to bfloat16, codes (E4M3), both without gaps,

@@ -197,7 +197,8 @@ static void fp8_area(const T* x, const Fp8Area& a, uint16_t* rounded, uint8_t* c
   with_padded_columns(x, a, whole, [&](const T* copy) {
     uint16_t part_rounded[128 * 16];
     uint8_t part_codes[128 * 16];
-    fp8_convert<1>(copy, 16, a.rows, enc + whole, back + whole, exact, part_rounded, part_codes, 16);
+    fp8_convert<1>(copy, 16, a.rows, enc + whole, back + whole, exact, part_rounded, part_codes,
+                   16);
     for (int64_t r = 0; r < a.rows; ++r)
       for (int64_t c = whole; c < a.cols; ++c) {
         if (rounded) rounded[r * a.out_stride + c] = part_rounded[16 * r + c - whole];

@@ -18,7 +18,9 @@ static inline f32 div(f32 a, f32 b) { return _mm512_div_ps(a, b); }
 static inline f32 fma(f32 a, f32 b, f32 c) { return _mm512_fmadd_ps(a, b, c); }
 static inline f32 absolute(f32 a) { return _mm512_abs_ps(a); }
 // The power of two at or below a value that is not negative: its bits without the mantissa.
-static inline f32 power_below(f32 a) { return _mm512_and_ps(a, _mm512_castsi512_ps(_mm512_set1_epi32(0x7f800000))); }
+static inline f32 power_below(f32 a) {
+  return _mm512_and_ps(a, _mm512_castsi512_ps(_mm512_set1_epi32(0x7f800000)));
+}
 // Magnitudes (of a, not negative) with the signs of another vector.
 static inline f32 with_sign(f32 a, f32 sign) {
   return _mm512_or_ps(a, _mm512_and_ps(sign, _mm512_set1_ps(-0.0f)));

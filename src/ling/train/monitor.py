@@ -17,6 +17,7 @@ from ..data.indexed import IndexedDataset
 from ..model.size import flops_per_token
 from . import balance
 from .clock import StepClock
+from .fp8.health import Health
 from .heldout import Share, held_out_loss
 from .log import MetricsLog, each_row
 from .loggers import open_loggers
@@ -55,6 +56,7 @@ class Monitor:
         self._measure_peak()
         state = self.state
         self._ranks = Ranks(self.world, state.device, state.model, socket.gethostname())
+        self._health = Health(state.model, self.world.added)
         self.world.lead(self._open)
         return self
 
@@ -77,15 +79,21 @@ class Monitor:
     @contextlib.contextmanager
     def watch(self) -> Iterator[None]:
         """Around the next step."""
+        self._health.watch(self._is_logged(self.state.step + 1))
         with self._profiler.step(self.state.step + 1), self.clock.step():
             yield
+
+    def _is_logged(self, step: int) -> bool:
+        train = self.recipe.train
+        return step % train.log_interval_steps == 0 or step == train.steps
 
     def step(self, done: StepResult) -> None:
         """Report the step that was just done; all ranks call this."""
         step, train = self.state.step, self.recipe.train
         row = self._row(done, self.clock.last_s)
-        if step % train.log_interval_steps == 0 or step == train.steps:
+        if self._is_logged(step):
             row.update(self._ranks.measure(self.clock.take()))
+            row.update(self._health.measure())
         if step % PEAK_INTERVAL_STEPS == 0:
             self._measure_peak()
         every = train.eval_interval_steps

@@ -18,6 +18,10 @@ _SMOOTH_SHARE = 0.04
 # Of the expert loads, at least this many spans of steps once a run is that long.
 _SPANS = 60
 _BIAS = "router_bias/"
+_FP8 = {
+    "fp8_underflow/": "values that become 0",
+    "fp8_cosine/": "cosine with what is quantised",
+}
 _LABELS = {
     "loss": "next token",
     "mtp_loss": "token after next (MTP: a layer that looks one token further)",
@@ -30,7 +34,7 @@ def draw(run: Path, title: str) -> list[Path]:
         import matplotlib
     except ImportError:
         return []
-    curves, loads = _read(run / "metrics.jsonl")
+    curves, loads, scales = _read(run / "metrics.jsonl")
     matplotlib.use("Agg")
     out = [_draw_losses(run, curves, title)]
     if loads.counts:
@@ -38,20 +42,23 @@ def draw(run: Path, title: str) -> list[Path]:
     bias = {k.removeprefix(_BIAS): c for k, c in curves.items() if k.startswith(_BIAS)}
     if bias:
         out.append(_draw_bias(run, bias, title))
+    if scales:
+        out.append(_draw_fp8(run, curves, scales, title))
     return out
 
 
-def _read(path: Path) -> tuple[dict[str, Series], LoadMap]:
-    """Curves that are drawn, and expert loads added up over spans of steps: a long run's rows do
-    not fit into memory."""
+def _read(path: Path) -> tuple[dict[str, Series], LoadMap, dict[str, dict[str, float]]]:
+    """Curves that are drawn, expert loads added up over spans of steps (a long run's rows do not
+    fit into memory), and the last histograms of FP8 scales."""
     curves: dict[str, Series] = defaultdict(Series)
-    loads = LoadMap(_SPANS)
+    loads, scales = LoadMap(_SPANS), {}
     for row in each_row(path):
         for key, value in _points(row):
             curves[key].add(row["step"], value)
         if row.get("expert_load"):
             loads.add(row["step"], row["expert_load"])
-    return curves, loads
+        scales = row.get("fp8_scales") or scales
+    return curves, loads, scales
 
 
 def _points(row: dict[str, Any]) -> Iterator[tuple[str, float]]:
@@ -59,7 +66,9 @@ def _points(row: dict[str, Any]) -> Iterator[tuple[str, float]]:
         for name in (key, f"valid_{key}"):
             if row.get(name) is not None:
                 yield name, row[name]
-    yield from ((_BIAS + layer, value) for layer, value in (row.get("router_bias") or {}).items())
+    for table in (_BIAS, *_FP8):
+        entries = row.get(table.removesuffix("/")) or {}
+        yield from ((table + name, value) for name, value in entries.items())
 
 
 def _draw_losses(run: Path, curves: dict[str, Series], title: str) -> Path:
@@ -148,6 +157,31 @@ def _draw_bias(run: Path, layers: dict[str, Series], title: str) -> Path:
     axes.grid(alpha=0.3)
     axes.legend(fontsize="x-small", ncols=max(1, len(layers) // 8))
     return _save(figure, run / "router_bias.png")
+
+
+def _draw_fp8(
+    run: Path, curves: dict[str, Series], scales: dict[str, dict[str, float]], title: str
+) -> Path:
+    """What FP8 loses over time, a line for each kind of tensor and part; below the last scales."""
+    from matplotlib import pyplot as plt
+
+    figure, panels = plt.subplots(len(_FP8) + 1, figsize=(8, 11), layout="constrained")
+    shades = plt.get_cmap("tab20")(np.linspace(0, 1, max(len(scales), 2)))
+    colors = dict(zip(scales, shades, strict=False))
+    for axes, (table, label) in zip(panels, _FP8.items(), strict=False):
+        for name, color in colors.items():
+            axes.plot(*_finite(curves, table + name), color=color, label=name, marker=".")
+        axes.set(xlabel="optimizer step", ylabel=label)
+        axes.grid(alpha=0.3)
+    for name, shares in scales.items():
+        exponents = sorted(int(e) for e in shares)
+        panels[-1].plot(
+            exponents, [shares[str(e)] for e in exponents], color=colors[name], marker="."
+        )
+    panels[-1].set(xlabel="scale of a tile, log2", ylabel="share of tiles, last measured step")
+    panels[0].set_title(f"FP8\n{title}")
+    panels[0].legend(fontsize="x-small", ncols=3)
+    return _save(figure, run / "fp8.png")
 
 
 def _finite(curves: dict[str, Series], key: str) -> tuple[np.ndarray, np.ndarray]:

@@ -13,8 +13,11 @@ from ...errors import UsageError
 from ...model.layers import Linear
 from ...model.moe import Experts
 from ...model.swap import swap
+from ..norms import parts_of
 from .backend import choose
+from .health import Meter, Watched
 from .layers import Fp8Linear, Fp8SwiGLU
+from .products import Products
 from .weights import save_memory
 
 HIGH_PRECISION = ("lm_head", "eh_proj")
@@ -30,15 +33,21 @@ def fp8(network: nn.Module, train: TrainConfig) -> None:
     if train.fp8 == "off":
         return
     products = choose(train.fp8_scales)
+    meter = Meter(train.fp8_scales)
+    names = [name for name, _ in network.named_parameters()]
+    parts = dict(zip(names, parts_of(names), strict=True))
+
+    def watched(parameter: str) -> Products:
+        return Watched(products, parts[parameter] or "norms", meter)
 
     def rule(name: str, module: nn.Module) -> nn.Module | None:
         if isinstance(module, Experts):
             for part, weight in module.named_parameters(recurse=False):
                 _check(f"{name}.{part}", weight.shape[-2:])
-            module.multiply = Fp8SwiGLU(products)
+            module.multiply = Fp8SwiGLU(watched(f"{name}.gate_proj"))
         elif isinstance(module, Linear) and name.rpartition(".")[2] not in HIGH_PRECISION:
             _check(f"{name}.weight", module.weight.shape)
-            return Fp8Linear(module, products)
+            return Fp8Linear(module, watched(f"{name}.weight"))
         return None
 
     swap(network, rule)

@@ -27,7 +27,9 @@ _BY_RANK = {
 }
 # What a row of valid JSON raises whose lists, tables or numbers are others than a run logs.
 _DAMAGE = (TypeError, ValueError, KeyError, AttributeError, OverflowError)
-_TABLES = ("grad_norms", "router_bias", "router_bias_change")
+_TABLES = ("grad_norms", "router_bias", "router_bias_change", "fp8_underflow", "fp8_cosine")
+# Whose largest entry is a curve, too.
+_LARGEST = ("router_bias", "router_bias_change", "fp8_underflow")
 
 
 @dataclass
@@ -141,7 +143,7 @@ def _curves(row: dict[str, Any]) -> Iterator[tuple[str, float]]:
     for key, value in row.items():
         if key in _TABLES:
             yield from ((f"{key}/{name}", number) for name, number in value.items())
-            if key != "grad_norms" and value:
+            if key in _LARGEST and value:
                 yield key, max(value.values())
         elif isinstance(value, (int, float)) and key != "step":
             yield key, value

@@ -151,6 +151,10 @@ const SECTIONS = [
     { title: "Router bias, largest", choices: table("router_bias", "router_bias", "largest of all layers", "layer "), note: "largest |bias| of an expert" },
     { title: "Router bias, change", choices: table("router_bias_change", "router_bias_change", "largest of all layers", "layer "), note: "mean |change| of an expert between two measurements" },
   ]],
+  ["FP8", [
+    { title: "Underflow", choices: table("fp8_underflow", "fp8_underflow", "largest of all parts", ""), zero: true, format: percent, note: "share of values that become 0" },
+    { title: "Cosine with what is quantised", choices: table("fp8_cosine", null, "", ""), exact: true, note: "1: nothing is lost" },
+  ]],
 ];
 
 function present(chart) {
