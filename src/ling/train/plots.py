@@ -51,7 +51,8 @@ def _read(path: Path) -> tuple[dict[str, Series], LoadMap, dict[str, dict[str, f
     """Curves that are drawn, expert loads added up over spans of steps (a long run's rows do not
     fit into memory), and the last histograms of FP8 scales."""
     curves: dict[str, Series] = defaultdict(Series)
-    loads, scales = LoadMap(_SPANS), {}
+    loads = LoadMap(_SPANS)
+    scales: dict[str, dict[str, float]] = {}
     for row in each_row(path):
         for key, value in _points(row):
             curves[key].add(row["step"], value)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
+from runs import quiet
+from small_runs import recipes
 
 from ling.config.recipe import TrainConfig
 from ling.errors import UsageError
 from ling.model.ling import Ling
 from ling.presets import preset
+from ling.train import loop
 from ling.train.fp8.layers import Fp8Linear, Fp8SwiGLU
 from ling.train.fp8.rule import fp8
+from ling.train.log import read_metrics
 
 FP8 = TrainConfig(fp8="blockwise")
 
@@ -63,3 +67,26 @@ def test_tiles_may_be_partial():
 def test_float32_activations_are_refused():
     with pytest.raises(UsageError, match=r"`train.dtype: bfloat16` instead of `float32`"):
         TrainConfig(fp8="blockwise", dtype="float32")
+
+
+def test_a_run_in_fp8_stays_close_to_bf16_and_continues_bit_for_bit(tmp_path):
+    losses = {}
+    for name, kind in (("bf16", "off"), ("once", "blockwise")):
+        losses[name] = trained(tmp_path / name, (4,), kind)
+    losses["twice"] = trained(tmp_path / "twice", (2, 4), "blockwise")
+    assert losses["twice"] == losses["once"]
+    assert losses["once"] != losses["bf16"]
+    for a, b in zip(losses["once"], losses["bf16"], strict=True):
+        assert abs(a - b) < 0.01 * b
+
+
+def trained(folder, stops, kind):
+    """Losses of a run that is stopped at each of `stops`, under a constant schedule."""
+    for steps in stops:
+        recipe = recipes(folder)(
+            steps=steps,
+            train={"fp8": kind, "dtype": "bfloat16"},
+            optim={"schedule": "constant"},
+        )
+        assert loop.run(recipe, folder / "run", quiet) == 0
+    return [row["loss"] for row in read_metrics(folder / "run" / "metrics.jsonl")]
