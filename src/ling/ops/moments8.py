@@ -4,8 +4,6 @@ definition in `ops.adam8`, which all equal to the bit. Nobody else asks which of
 
 from __future__ import annotations
 
-import functools
-import importlib.util
 from collections.abc import Sequence
 
 import torch
@@ -13,6 +11,7 @@ from torch import Tensor
 
 from . import adam8, native, native_adam8
 from .adam8 import Moments, Scalars
+from .fp8_choice import has_triton
 
 Shard = tuple[Tensor, Tensor, Moments, Scalars]
 """Parameter and gradient (N float32, no gaps), moments, and the numbers of the step."""
@@ -26,7 +25,7 @@ def step(shards: Sequence[Shard]) -> None:
         native_adam8.step(shards)
         return
     one = _reference
-    if shards[0][0].is_cuda and _has_triton():
+    if shards[0][0].is_cuda and has_triton():
         from .triton import adam8 as on_gpu
 
         one = on_gpu.step
@@ -52,8 +51,3 @@ def dequantise(codes_N: Tensor, absmax_B: Tensor, *, signed: bool) -> Tensor:
 
 def _is_native(device: torch.device) -> bool:
     return device.type == "cpu" and native.library() is not None
-
-
-@functools.lru_cache(maxsize=1)
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None

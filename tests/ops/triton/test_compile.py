@@ -43,6 +43,13 @@ def test_quantising_casts_by_an_instruction_and_divides_exactly(compiled):
         assert compiled[name]["div.full"] == compiled[name]["ftz"] == 0, name
 
 
+def test_adamw_rounds_every_operation_by_itself(compiled):
+    code = compiled["_step"]
+    assert code["div.rn.f32"] > 0
+    assert code["sqrt.rn.f32"] > 0
+    assert code["div.full"] == code["ftz"] == code["fma.rn.f32"] == 0
+
+
 def test_bytes_are_transposed_sixteen_at_a_time(compiled):
     assert compiled["_transpose"]["ld.global.v4"] > 0
     assert compiled["_transpose"]["st.global.v4"] > 0
