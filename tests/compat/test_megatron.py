@@ -185,7 +185,7 @@ def test_what_cannot_be_known_is_named(tmp_path):
         ("--finetune", "training begins at step 0"),
         ("--load m --use-rope-scaling", "the model is that of `--load`"),
         ("--load m --num-experts 7", "the model is that of `--load`"),
-        ("--fp8-format e4m3", "blockwise is taken"),
+        ("--bf16 --fp8-format e4m3", "blockwise is taken"),
     ],
 )
 def test_each_argument_that_becomes_nothing_is_a_line(tmp_path, argument, why):
