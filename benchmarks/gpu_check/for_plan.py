@@ -5,19 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ling.plan.gpus import GPUS, Gpu
+from ling.plan.gpus import Gpu, gpu_like
 
 from .stage import Missing
 
-# A part of torch's name for a GPU, and the plan's name for one with the same peaks; an H200 has the
-# products of an H100, and its memory is measured.
-_NAMES = {
-    "H100": "h100-80g",
-    "H200": "h100-80g",
-    "H800": "h800-80g",
-    "H20": "h20-96g",
-    "A100": "a100-80g",
-}
 # Parts of `a MoE layer`, by the names of their measurements, and how often each is in it.
 LAYER_PARTS = {
     "product ling qkv": 1,
@@ -33,11 +24,10 @@ Found = Mapping[str, dict[str, Any]]
 
 def known_gpu(name: str) -> Gpu:
     """The plan's GPU for torch's name; `Missing` where it knows none."""
-    words = name.replace("-", " ").split()
-    for word, ours in _NAMES.items():
-        if word in words:
-            return GPUS[ours]
-    raise Missing(f"`ling plan` knows no GPU like {name}")
+    gpu = gpu_like(name)
+    if gpu is None:
+        raise Missing(f"`ling plan` knows no GPU like {name}")
+    return gpu
 
 
 def constants(found: Found, gpu: Gpu) -> dict[str, Any]:

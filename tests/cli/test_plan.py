@@ -7,6 +7,10 @@ import json
 import pytest
 
 from ling.cli.main import main
+from ling.config.recipe import TrainConfig
+from ling.presets import preset
+
+LENGTH = preset("ling-nano").max_position_embeddings  # of its rows
 
 
 def run(capsys, *args):
@@ -22,7 +26,8 @@ def test_a_packaged_recipe_on_its_own_number_of_gpus(capsys):
     assert "fits" in out
     assert "experts' rows" in out
     assert "at 2 an hour" in out
-    assert "constants are assumed" in out
+    assert "constants are assumed: gemm_share 0.6" in out
+    assert "peaks   989.4 TFLOP/s" in out
 
 
 def test_a_preset_and_json(capsys):
@@ -32,6 +37,7 @@ def test_a_preset_and_json(capsys):
     assert found["gpus"] == 2
     assert found["search"][0]["tokens_per_s"] == found["tokens_per_s"]
     assert found["assumed"]
+    assert found["constants"]["gemm_share"] > 0
 
 
 def test_measured_constants_are_named(capsys, tmp_path):
@@ -39,7 +45,7 @@ def test_measured_constants_are_named(capsys, tmp_path):
     path.write_text('{"gpu": "h100-80g", "constants": {"gemm_share": 0.9}}')
     code, out, _ = run(capsys, "ling-mini-4k", "--calibrate", path)
     assert code == 0
-    assert "measured: gemm_share; assumed: attention_share" in out
+    assert "measured: gemm_share 0.9; assumed: attention_share 0.6" in out
     code, _, err = run(capsys, "ling-mini-4k", "--gpu", "h20-96g", "--calibrate", path)
     assert code == 2
     assert "measured on `h100-80g`" in err
@@ -52,6 +58,7 @@ def test_the_published_table(capsys):
     assert len(found["cells"]) == 12
     assert found["worst"] <= 0.08
     assert found["assumptions"]
+    assert all(other["rms"] <= 0.05 for other in found["others"])
 
 
 @pytest.mark.parametrize(
@@ -65,6 +72,13 @@ def test_the_published_table(capsys):
         (("ling-mini-4k", "--parallel.ep", "3"), "does not divide"),
         (("ling-mini-4k", "--price-per-gpu-hour", "-1"), "expected 0 or more"),
         (("ling-mini-4k", "--calibrate", "nothing.json"), "not a JSON file"),
+        (
+            ("ling-mini-2.0", "--gpus", "8", "--parallel.dp_shard", "4"),
+            "`parallel` makes 4 ranks; give `--parallel.dp_shard 8`",
+        ),
+        (("ling-nano", "--gpus", "8", "--parallel.recompute", "full"), "makes 1 ranks"),
+        (("ling-nano", "--gpus", "1", "--plot", "/"), "`--plot /`: Is a directory"),
+        (("ling-nano", "--gpus", "1", "--plot", "nowhere/plan.png"), "No such file or directory"),
         (("ling-mini-5k",), "no such recipe"),
         (("--published", "--gpus", "8"), "takes no other options"),
     ],
@@ -83,3 +97,41 @@ def test_a_picture_of_memory_and_pipeline(capsys, tmp_path):
     code, _, _ = run(capsys, "ling-mini-4k", *flags, "--plot", path)
     assert code == 0
     assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_preset_with_a_batch_keeps_it(capsys):
+    default = TrainConfig().global_batch_size
+    for batch in (default, 2 * default):
+        args = ("ling-nano", "--gpus", 2, "--train.global_batch_size", batch)
+        _, out, _ = run(capsys, *args)
+        assert f" s of {batch * LENGTH:,} tokens" in out
+
+
+def test_a_search_in_vain_does_not_tell_to_search(capsys):
+    _, out, _ = run(capsys, "ling-1t", "--gpus", 2)
+    assert "DOES NOT FIT" in out
+    assert "no layout of these GPUs does" in out
+
+
+def test_many_stages_are_rows(capsys):
+    layout = ("--gpus", 8, "--parallel.pp", 8)
+    _, out, _ = run(capsys, "ling-mini-2.0", *layout)
+    lines = out.splitlines()
+    start = next(n for n, line in enumerate(lines) if line.startswith("memory"))
+    assert [line.split()[:2] for line in lines[start + 1 : start + 3]] == [
+        ["rank", "0"],
+        ["rank", "1"],
+    ]
+    assert len(lines[start]) < 130
+
+
+def test_the_price_is_that_of_the_gpu_hours(capsys):
+    args = ("ling-nano", "--gpus", 1, "--train.steps", 7, "--price-per-gpu-hour", 2.5)
+    _, out, _ = run(capsys, *args, "--json")
+    found = json.loads(out)
+    assert found["run_tokens"] == 7 * 16 * LENGTH
+    assert found["gpu_hours"] == pytest.approx(7 * found["step_s"] / 3600)
+    assert found["cost"] == pytest.approx(2.5 * found["gpu_hours"])
+    _, out, _ = run(capsys, *args)
+    words = out.split("GPU hours, ")[1].split()
+    assert float(words[0]) == pytest.approx(found["cost"], rel=0.01)

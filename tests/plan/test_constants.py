@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from ling.errors import UsageError
@@ -37,6 +39,10 @@ def test_shares_of_experts_are_the_nearest_beyond_what_was_measured():
         ('{"constants": {"gemm_share": "much"}}', "expected a number above 0"),
         ('{"constants": {"gemm_share": NaN}}', "expected a number above 0"),
         ('{"constants": {"gemm_share": true}}', "expected a number above 0"),
+        ('{"constants": {"gemm_share": 1' + "0" * 400 + "}}", "expected a number above 0"),
+        ('{"constants": {"gemm_share": 70}}', "expected a share of the peak, such as 0.7"),
+        ('{"constants": {"expert_share_by_rows": {"64": 14}}}', "expected a share of the peak"),
+        ('{"constants": {"expert_share_by_rows": {"64": 0.1, "064": 0.2}}}', "rows twice"),
         ('{"constants": {"expert_share_by_rows": {"-1": 0.5}}}', "a number of rows"),
         ('{"constants": {"expert_share_by_rows": 0.5}}', "expected rows and their shares"),
     ],
@@ -46,3 +52,8 @@ def test_a_file_of_something_else_is_refused(tmp_path, text, said):
     path.write_text(text)
     with pytest.raises(UsageError, match=said):
         read_calibration(path)
+
+
+def test_a_file_without_an_end_is_not_read():
+    with pytest.raises(UsageError, match="not a JSON file"):
+        read_calibration(Path("/dev/zero"))

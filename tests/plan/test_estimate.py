@@ -11,7 +11,7 @@ from ling.config.recipe import DataConfig, PretrainConfig, TrainConfig
 from ling.errors import UsageError
 from ling.plan.constants import ASSUMED
 from ling.plan.estimate import as_json, estimate
-from ling.plan.gpus import GPUS, NAMES, find_gpu
+from ling.plan.gpus import GPUS, NAMES, find_gpu, gpu_like
 from ling.presets import preset
 
 MINI = preset("ling-mini-2.0")
@@ -77,3 +77,17 @@ def test_the_json_says_what_the_table_does():
 def test_every_gpu_has_a_source():
     assert {*GPUS, "cpu"} == set(NAMES)
     assert all(gpu.source for gpu in GPUS.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("NVIDIA H100 80GB HBM3", "h100-80g"),
+        ("NVIDIA H200", "h100-80g"),  # not an H20
+        ("NVIDIA H20", "h20-96g"),
+        ("NVIDIA A100-SXM4-80GB", "a100-80g"),
+    ],
+)
+def test_names_of_torch_are_those_of_a_plan(name, known):
+    assert gpu_like(name) is GPUS[known]
+    assert gpu_like("NVIDIA GeForce RTX 4090") is None

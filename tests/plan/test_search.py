@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
+import pytest
+
 from ling.config.parallel import ParallelConfig
 from ling.config.recipe import DataConfig, PretrainConfig, TrainConfig
+from ling.errors import UsageError
+from ling.plan import estimate as estimate_file
 from ling.plan.constants import ASSUMED
 from ling.plan.gpus import GPUS
 from ling.plan.layouts import check_layout
@@ -55,3 +59,21 @@ def test_memory_decides_between_layouts():
     few = search(TINY, recipe(), tight, ASSUMED, 2)
     assert 0 < len(few) < len(found)
     assert all(e.peak <= 1.05 * least for e in few)
+
+
+def test_times_are_simulated_only_of_layouts_that_fit(monkeypatch):
+    every = search(TINY, recipe(), H100, ASSUMED, 2)
+    limit = sorted(e.peak for e in every)[1]
+    timed = []
+    simulate = estimate_file.simulate
+    monkeypatch.setattr(estimate_file, "simulate", lambda *a: timed.append(a) or simulate(*a))
+    found = search(TINY, recipe(), dataclasses.replace(H100, usable_bytes=limit), ASSUMED, 2)
+    assert len(timed) == len(found) < len(every)
+    assert [e.recipe for e in found] == [e.recipe for e in every if e.peak <= limit]
+
+
+def test_fp8_where_there_is_none_is_told_as_that():
+    made = recipe()
+    made = dataclasses.replace(made, train=dataclasses.replace(made.train, fp8="blockwise"))
+    with pytest.raises(UsageError, match="FP8 products, which a100-80g does not have"):
+        search(TINY, made, GPUS["a100-80g"], ASSUMED, 2)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..plan.gpus import Gpu
 
 # Rows of a preset's plan: there is no recipe that says how many.
-_ROWS_PER_GPU, _SEQ_LENGTH = 16, 4096
+_ROWS_PER_GPU, _SEQ_LENGTH, _BATCH = 16, 4096, "train.global_batch_size"
 
 
 def plan(args: list[str]) -> None:
@@ -36,6 +36,8 @@ def plan(args: list[str]) -> None:
     if ns.price_per_gpu_hour is not None and not _is_price(ns.price_per_gpu_hour):
         raise UsageError(f"`--price-per-gpu-hour` is {ns.price_per_gpu_hour}, expected 0 or more")
     recipe = build_recipe(vars(parser.instantiate(ns)))
+    if name in PRESETS and not any(a.partition("=")[0] == f"--{_BATCH}" for a in args):
+        recipe = _with_batch(recipe, ns.gpus or recipe.parallel.world)
     _show(ns, recipe, is_preset=name in PRESETS)
 
 
@@ -83,9 +85,9 @@ def _published(args: list[str]) -> None:
     """The published table, for which there is no recipe."""
     from ..plan import published, table
 
-    others = [a for a in args if a not in ("--published", "--json")]
-    if others:
-        raise UsageError(f"`--published` takes no other options than `--json`, not `{others[0]}`")
+    extra = [a for a in args if a not in ("--published", "--json")]
+    if extra:
+        raise UsageError(f"`--published` takes no other options than `--json`, not `{extra[0]}`")
     if "--json" not in args:
         print(table.published_page(), end="")
         return
@@ -96,7 +98,11 @@ def _published(args: list[str]) -> None:
     errors = published.errors()
     summary = {"rms": published.rms(errors), "worst": max(map(abs, errors))}
     texts = {"assumptions": published.ASSUMPTIONS, "not_identifiable": published.NOT_IDENTIFIABLE}
-    print(json.dumps({"cells": cells, **summary, **texts}))
+    others = [
+        {**dataclasses.asdict(other), "rms": published.rms(other.errors())}
+        for other in published.OTHERS
+    ]
+    print(json.dumps({"cells": cells, **summary, **texts, "others": others}))
 
 
 def _show(ns: Any, recipe: PretrainConfig, *, is_preset: bool) -> None:
@@ -108,10 +114,9 @@ def _show(ns: Any, recipe: PretrainConfig, *, is_preset: bool) -> None:
     gpu, calibration = _gpu(ns.gpu, gpus, ns.calibrate)
     cfg = _config(recipe)
     check_fp8(recipe, gpu)
-    if is_preset and not _gives_batch(recipe):
-        recipe = _with_batch(recipe, gpus)
     layouts: list[Estimate] = []
-    if ns.search or recipe.parallel.auto or (is_preset and recipe.parallel.world != gpus):
+    no_layout = is_preset and gpus > 1 and recipe.parallel == type(recipe.parallel)()
+    if ns.search or recipe.parallel.auto or no_layout:
         layouts = search(cfg, recipe, gpu, calibration.constants, gpus)
         if not layouts:
             raise UsageError(f"no layout of {gpus} ranks exists for this batch and model")
@@ -125,6 +130,7 @@ def _show(ns: Any, recipe: PretrainConfig, *, is_preset: bool) -> None:
         draw(found, calibration.constants, Path(ns.plot))
     if ns.json:
         made = as_json(found) | {"measured": calibration.measured, "assumed": calibration.assumed}
+        made["constants"] = dataclasses.asdict(calibration.constants)
         if ns.price_per_gpu_hour is not None:
             made["cost"] = ns.price_per_gpu_hour * found.gpu_hours()
         made["search"] = [as_json(e) for e in layouts[:20]]
@@ -132,13 +138,7 @@ def _show(ns: Any, recipe: PretrainConfig, *, is_preset: bool) -> None:
         return
     if layouts:
         print(f"{search_table(layouts)}\n\nthe first: {flags(found)}\n")
-    print(report(found, calibration, ns.price_per_gpu_hour))
-
-
-def _gives_batch(recipe: PretrainConfig) -> bool:
-    from ..config.recipe import TrainConfig
-
-    return recipe.train.global_batch_size != TrainConfig().global_batch_size
+    print(report(found, calibration, ns.price_per_gpu_hour, searched=bool(layouts)))
 
 
 def _with_batch(recipe: PretrainConfig, gpus: int) -> PretrainConfig:

@@ -16,15 +16,20 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
+from ..files.guarded import read_regular
 from ..text import as_json, nearest
+
+_MAX_BYTES = 1 << 20
+# A share above this is a percentage; what was measured may be a little above the peak of a table.
+_MAX_SHARE = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Constants:
     """Shares are of the peaks in `gpus.py`: bfloat16 operations, memory and link bandwidth.
 
-    The defaults of four of them fit the published throughput (`published.py`); the experts' shares
-    at fewer than 4,096 rows, and the rest, are assumed.
+    Those of large products and attention (one number), of experts at 4,096 rows and of the stream
+    are fitted to the published throughput (`published.py`); all others are assumed.
     """
 
     gemm_share: float = 0.607
@@ -80,7 +85,7 @@ class Calibration:
 def read_calibration(path: Path, base: Constants = ASSUMED) -> Calibration:
     """Measured constants of a JSON file over `base`; `UsageError` names file and key."""
     try:
-        tree = json.loads(path.read_text("utf-8"))
+        tree = json.loads(read_regular(path, _MAX_BYTES))
     except (OSError, ValueError, RecursionError) as err:
         raise UsageError(f"{path}: not a JSON file ({type(err).__name__})") from None
     found = tree.get("constants") if isinstance(tree, dict) else None
@@ -106,7 +111,10 @@ def _value(path: Path, name: str, value: Any) -> Any:
         return _above_zero(path, name, value)
     if not isinstance(value, dict) or not value:
         raise UsageError(f"{path}: `{name}` is {as_json(value)}, expected rows and their shares")
-    return {_rows(path, k): _above_zero(path, f"{name}.{k}", v) for k, v in value.items()}
+    made = {_rows(path, k): _above_zero(path, f"{name}.{k}", v) for k, v in value.items()}
+    if len(made) < len(value):
+        raise UsageError(f"{path}: `{name}` has a number of rows twice")
+    return made
 
 
 def _rows(path: Path, text: str) -> int:
@@ -117,6 +125,10 @@ def _rows(path: Path, text: str) -> int:
 
 def _above_zero(path: Path, name: str, value: Any) -> float:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or value <= 0:
+    if not is_number or not 0 < value < 1e30:
         raise UsageError(f"{path}: `{name}` is {as_json(value)}, expected a number above 0")
+    if "_share" in name and value > _MAX_SHARE:
+        raise UsageError(
+            f"{path}: `{name}` is {as_json(value)}, expected a share of the peak, such as 0.7"
+        )
     return float(value)

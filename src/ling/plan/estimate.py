@@ -87,9 +87,13 @@ def estimate(
     constants: Constants,
     *,
     shape: Shape | None = None,
+    held: list[Memory] | None = None,
     per_micro_batch: bool = True,
 ) -> Estimate:
-    """Raises `UsageError` for a layout that cannot exist, or FP8 where there is none."""
+    """Raises `UsageError` for a layout that cannot exist, or FP8 where there is none.
+
+    `shape` and `held`, the memory of its ranks, are counted here unless they are given.
+    """
     check_layout(recipe.parallel, recipe.train, cfg, recipe.parallel.world)
     check_fp8(recipe, gpu)
     shape = shape or shape_of(cfg, recipe.data.seq_length)
@@ -109,7 +113,7 @@ def estimate(
         recipe,
         gpu,
         shape,
-        memory(shape, recipe, gpu.device),
+        held or memory(shape, recipe, gpu.device),
         sent,
         compute_s,
         exposed,

@@ -81,6 +81,15 @@ GPUS = {
     )
 }
 NAMES = (*GPUS, "cpu")
+# A word of torch's name for a GPU, and the one here with the same peaks; an H200 has the products
+# of an H100, and more memory, whose size and speed are measured.
+_WORDS = {
+    "H100": "h100-80g",
+    "H200": "h100-80g",
+    "H800": "h800-80g",
+    "H20": "h20-96g",
+    "A100": "a100-80g",
+}
 
 
 def find_gpu(name: str) -> Gpu:
@@ -90,6 +99,12 @@ def find_gpu(name: str) -> Gpu:
             f"no GPU `{name}`{nearest(name, list(NAMES))}; there are {', '.join(NAMES)}"
         )
     return GPUS[name]
+
+
+def gpu_like(name: str) -> Gpu | None:
+    """The GPU with the peaks of what torch calls `name`; None where none is known."""
+    words = name.replace("-", " ").split()
+    return next((GPUS[ours] for word, ours in _WORDS.items() if word in words), None)
 
 
 CPU_CONSTANTS = Constants(

@@ -224,7 +224,9 @@ class _Rank:
         """All kinds, and the most at one time."""
         parameters = FP32 * (self.numbers() + self.copied)
         always, most = parameters + self.states() + self.fp8_weights(), max(self._moments())
-        heap = self._heap_share() * most
+        # Without FSDP, gradients of all micro-batches are added up where the first ones are.
+        in_place = self.micro > 1 and not self.sharded
+        heap = self._heap_share() * (most - in_place * self._sums_of_gradients())
         return Memory(
             rank,
             last,
@@ -295,7 +297,7 @@ class _Rank:
 
     def _moments(self) -> Iterator[float]:
         """Bytes beside what is always there, as a step goes on."""
-        sums = FP32 * (self.numbers() + self.copied)
+        sums = self._sums_of_gradients()
         yield sums  # the optimizer's update
         kept, casts, several = self.each(self._kept), self.casts(), self.micro > 1
         others = (self.flight - 1) * (sum(kept) + casts) + (sums if several else 0.0)
@@ -312,6 +314,9 @@ class _Rank:
         ends, whole = self.ends(), FP32 * sum(w.size for w in self.ends())
         grown -= table * self.has_head
         yield others + self._root() + grown + whole + self.sharded * sum(map(self._reduced, ends))
+
+    def _sums_of_gradients(self) -> float:
+        return FP32 * (self.numbers() + self.copied)
 
     def _gradients(self, layer: Layer) -> float:
         return FP32 * sum(map(self.own, layer.weights))

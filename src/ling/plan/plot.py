@@ -13,7 +13,7 @@ _GB = 1e9
 
 
 def draw(found: Estimate, constants: Constants, path: Path) -> None:
-    """Write a PNG; `UsageError` without matplotlib."""
+    """Write a PNG; `UsageError` without matplotlib, or where `path` cannot be written."""
     try:
         import matplotlib
     except ImportError:
@@ -28,8 +28,12 @@ def draw(found: Estimate, constants: Constants, path: Path) -> None:
     if has_pipeline:
         _pipeline(axes[1][0], found, constants)
     figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+    try:
+        figure.savefig(path, dpi=120, format="png")
+    except OSError as err:
+        raise UsageError(f"`--plot {path}`: {err.strerror}") from None
+    finally:
+        pyplot.close(figure)
 
 
 def _memory(axes: Any, found: Estimate) -> None:
@@ -50,7 +54,7 @@ def _memory(axes: Any, found: Estimate) -> None:
     axes.set_xlabel("GB of each kind at most; the peak is less than their sum")
     axes.set_ylabel("ranks")
     axes.set_title(f"{found.recipe.model} on {found.recipe.parallel.world} × {found.gpu.name}")
-    axes.legend(fontsize=7, ncols=2)
+    axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1))
 
 
 def _pipeline(axes: Any, found: Estimate, constants: Constants) -> None:

@@ -13,12 +13,16 @@ from ..errors import UsageError
 from .constants import Constants
 from .estimate import Estimate, estimate
 from .gpus import Gpu
+from .layouts import check_layout
+from .memory import Memory, memory
 from .shape import shape_of
 
 _RECOMPUTE: tuple[Literal["none", "moe", "full"], ...] = ("none", "moe", "full")
 _STAGES_PER_RANK = (1, 2, 4)
 # Not tried: shorter parts of a row than this, more stages than ranks of two machines.
 _TOKENS_PER_PART, _MAX_PP = 2048, 16
+# Of layouts that do not fit, how many are told.
+_MOST_OTHERS = 100
 
 
 def search(
@@ -36,14 +40,22 @@ def search(
     memory come first.
     """
     shape = shape_of(cfg, recipe.data.seq_length)
-    found = []
+    fitting: list[tuple[float, PretrainConfig, list[Memory]]] = []
+    others: list[tuple[float, PretrainConfig, list[Memory]]] = []
     for tried in candidates(recipe, cfg, gpus, micro_batches):
         try:
-            found.append(estimate(cfg, tried, gpu, constants, shape=shape))
+            check_layout(tried.parallel, tried.train, cfg, gpus)
         except UsageError:
-            continue  # `check_layout` says what cannot exist
-    fitting = [e for e in found if e.fits]
-    return sorted(fitting, key=_rank) if fitting else sorted(found, key=lambda e: e.peak)
+            continue  # it cannot exist
+        held = memory(shape, tried, gpu.device)
+        peak = max(m.peak for m in held)
+        (fitting if peak <= gpu.usable_bytes else others).append((peak, tried, held))
+    # Times are simulated only of layouts that matter: most of a large model's do not fit.
+    chosen = fitting or sorted(others, key=lambda other: other[0])[:_MOST_OTHERS]
+    found = [
+        estimate(cfg, tried, gpu, constants, shape=shape, held=held) for _, tried, held in chosen
+    ]
+    return sorted(found, key=_rank) if fitting else found
 
 
 def _rank(found: Estimate) -> tuple[float, float]:

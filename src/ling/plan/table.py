@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Sequence
 
 from ..text import size
-from .constants import Calibration
+from .constants import ASSUMED, Calibration
 from .estimate import Estimate
+from .gpus import Gpu
 from .published import (
     ASSUMPTIONS,
     CELLS,
     GPU_COUNTS,
     NOT_IDENTIFIABLE,
+    OTHERS,
     SOURCE,
     errors,
     planned,
     rms,
 )
 
+# Kinds of ranks beside each other; more of them go below each other.
+_MAX_COLUMNS = 4
 _DEGREES = ("dp_replicate", "dp_shard", "cp", "pp", "pp_stages_per_rank", "ep")
 
 
@@ -44,12 +50,15 @@ def layout_words(found: Estimate) -> str:
 def memory_table(found: Estimate) -> list[str]:
     """Kinds of memory of each rank, at most, and the peak."""
     kinds = [name for name in found.memory[0].kinds() if any(m.kinds()[name] for m in found.memory)]
-    head = ["memory", *(_ranks(m.rank, m.last) for m in found.memory)]
-    rows = [
+    rows = [["memory", *(_ranks(m.rank, m.last) for m in found.memory)]]
+    rows += [
         [name.replace("_", " "), *(size(m.kinds()[name]) for m in found.memory)] for name in kinds
     ]
-    peak = ["peak, not all at once", *(size(m.peak) for m in found.memory)]
-    return columns([head, *rows, peak])
+    rows += [["peak, not all at once", *(size(m.peak) for m in found.memory)]]
+    if len(found.memory) > _MAX_COLUMNS:
+        rows[-1][0] = "peak"
+        rows = [list(row) for row in zip(*rows, strict=True)]
+    return columns(rows)
 
 
 def _ranks(first: int, last: int) -> str:
@@ -76,37 +85,71 @@ def speed_lines(found: Estimate, price: float | None) -> list[str]:
     }
     shares = [f"{n} {s / found.step_s:.0%}" for n, s in parts.items() if s > 0.0005 * found.step_s]
     hours = found.gpu_hours()
-    cost = "" if price is None else f", {price * hours:,.0f} at {price:g} an hour"
+    cost = "" if price is None else f", {_amount(price * hours)} at {price:g} an hour"
     return [
         f"step    {found.step_s:.3g} s of {found.tokens:,} tokens: {', '.join(shares)}",
         f"speed   {found.tokens_per_s:,.0f} tokens/s, MFU {found.mfu:.1%}",
-        f"recipe  {found.run_tokens():,} tokens: {hours:,.3g} GPU hours{cost}",
+        f"recipe  {found.run_tokens():,} tokens: {_amount(hours)} GPU hours{cost}",
     ]
 
 
-def fit_line(found: Estimate) -> str:
-    """Whether memory is enough."""
+def _amount(value: float) -> str:
+    """Three digits at least, and no exponent."""
+    digits = 2 - math.floor(math.log10(value)) if value > 0 else 0
+    return f"{value:,.{max(digits, 0)}f}"
+
+
+def fit_line(found: Estimate, *, searched: bool = False) -> str:
+    """Whether memory is enough, and what can be done; `searched` for all layouts already."""
     words = f"{size(found.peak)} of {size(found.gpu.usable_bytes)} usable"
     if found.fits:
         return f"fits    {words}"
-    return f"DOES NOT FIT: {words}; `--search` looks for layouts that do"
+    fix = (
+        "no layout of these GPUs does; take more, or set what saves memory"
+        if searched
+        else "try `--search`"
+    )
+    return f"DOES NOT FIT: {words}; {fix}"
 
 
-def report(found: Estimate, calibration: Calibration, price: float | None) -> str:
+def report(
+    found: Estimate, calibration: Calibration, price: float | None, *, searched: bool = False
+) -> str:
     """One layout."""
     layout, gpu = found.recipe.parallel, found.gpu
     lines = [f"{found.recipe.model} on {layout.world} × {gpu.name}: {layout_words(found)}"]
     lines += ["", *memory_table(found), "", *traffic_table(found)]
-    lines += [""] * bool(found.traffic) + [fit_line(found), *speed_lines(found, price)]
-    return "\n".join([*lines, "", constants_line(calibration)])
+    lines += [""] * bool(found.traffic) + [
+        fit_line(found, searched=searched),
+        *speed_lines(found, price),
+    ]
+    return "\n".join([*lines, "", peaks_line(gpu), constants_line(calibration)])
+
+
+def peaks_line(gpu: Gpu) -> str:
+    """What the shares are of."""
+    memory, link, net = (
+        size(b) for b in (gpu.memory_bytes_per_s, gpu.link_bytes_per_s, gpu.net_bytes_per_s)
+    )
+    rates = f"{gpu.bf16_flops / 1e12:,.4g} TFLOP/s in bfloat16, a second {memory} of memory, {link}"
+    return f"peaks   {rates} to a GPU of the machine, {net} to others ({gpu.source})"
 
 
 def constants_line(calibration: Calibration) -> str:
-    """Which constants were measured."""
+    """All constants, and which were measured."""
+    assumed = _values(calibration, calibration.assumed)
     if not calibration.measured:
-        return "constants are assumed (docs/guides/plan.md); `--calibrate FILE` takes measured ones"
-    assumed = ", ".join(calibration.assumed) or "none"
-    return f"measured: {', '.join(calibration.measured)}; assumed: {assumed}"
+        return (
+            f"constants are assumed: {assumed} (docs/guides/plan.md); "
+            "`--calibrate FILE` takes measured ones"
+        )
+    measured = _values(calibration, calibration.measured)
+    return f"measured: {measured}; assumed: {assumed or 'none'}"
+
+
+def _values(calibration: Calibration, names: Sequence[str]) -> str:
+    values = dataclasses.asdict(calibration.constants)
+    return ", ".join(f"{name} {values[name]}" for name in names if values[name] is not None)
 
 
 def search_table(found: Sequence[Estimate], count: int = 8) -> str:
@@ -169,13 +212,26 @@ def published_page() -> str:
             "",
             *(f"- {text}" for text in NOT_IDENTIFIABLE),
             "",
+            "With other assumptions other constants fit best, and nearly as well:",
+            "",
+            *_others(),
+            "",
         ]
     )
 
 
-def _fitted() -> list[str]:
-    from .constants import ASSUMED
+def _others() -> list[str]:
+    """Other assumptions, their constants, and how near those come."""
+    rows = ["| assumed | large products | experts | memory traffic | rms | largest |"]
+    rows.append("|---|---|---|---|---|---|")
+    for other in OTHERS:
+        found = other.errors()
+        shares = f"{other.large:.1%} | {other.experts:.1%} | {other.stream:.1%}"
+        rows.append(f"| {other.text} | {shares} | {rms(found):.1%} | {max(map(abs, found)):.1%} |")
+    return rows
 
+
+def _fitted() -> list[str]:
     c = ASSUMED
     return [
         f"fitted, of the H800's peaks: large products {c.gemm_share:.1%} (attention the same), "

@@ -16,7 +16,7 @@ from ..config.recipe import PretrainConfig
 from ..errors import UsageError
 from ..ops.limits import memory_left, usable_cores
 from ..plan.constants import ASSUMED, Constants
-from ..plan.gpus import CPU_CONSTANTS, GPUS, Gpu
+from ..plan.gpus import CPU_CONSTANTS, GPUS, Gpu, gpu_like
 from ..plan.search import search
 from ..plan.table import layout_words
 from .device import choose_device
@@ -24,8 +24,7 @@ from .parallel.group import World
 from .progress import gemm_peak
 from .resume import saved_recipe
 
-# What a part of a name tells of a GPU.
-_NAMES = {"H800": "h800-80g", "H20": "h20-96g", "A100": "a100-80g", "H100": "h100-80g"}
+_UNKNOWN = GPUS["h100-80g"]
 
 
 def chosen(
@@ -85,9 +84,11 @@ def _here(recipe: PretrainConfig, ranks: int) -> tuple[Gpu, Constants]:
     if device.type == "cpu":
         return this_cpu(ranks), CPU_CONSTANTS
     name = torch.cuda.get_device_name(device)
-    known = next((gpu for part, gpu in _NAMES.items() if part in name), "h100-80g")
+    known = gpu_like(name)
+    doubt = "" if known else f" (unknown, planned with the peaks of {_UNKNOWN.name})"
     free, _ = torch.cuda.mem_get_info(device)
-    return dataclasses.replace(GPUS[known], name=name, usable_bytes=free), ASSUMED
+    gpu = dataclasses.replace(known or _UNKNOWN, name=name + doubt, usable_bytes=free)
+    return gpu, ASSUMED
 
 
 def this_cpu(ranks: int) -> Gpu:
