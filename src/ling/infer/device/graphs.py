@@ -48,18 +48,24 @@ class CudaCapture:
 
     def __init__(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()
+        self._stream = torch.cuda.Stream()  # one: cuBLAS keeps memory for each that it has seen
 
     def __call__(self, compute: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
             for _ in range(2):  # libraries make their handles and choose their kernels
                 compute()
-        torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.current_stream().wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool):
             out = compute()
         return out, graph.replay
+
+
+def default_capture(device: torch.device, dtype: torch.dtype) -> Capture | None:
+    """CUDA graphs on a GPU, but for float32: torch's `grouped_mm` waits for the device there, which
+    breaks a capture and the memory pool behind it."""
+    return CudaCapture() if device.type == "cuda" and dtype != torch.float32 else None
 
 
 @dataclass
