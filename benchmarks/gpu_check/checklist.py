@@ -24,6 +24,7 @@ from ling.config.recipe import CheckpointConfig, DataConfig, PretrainConfig, Tra
 from ling.data.indexed import IndexedDataset, IndexedWriter
 from ling.presets import preset
 from ling.train import loop
+from ling.train.adam8 import AdamW8bit
 from ling.train.batches import Batch
 from ling.train.device import random_states, restore_random
 from ling.train.heldout import held_out_loss
@@ -150,6 +151,22 @@ def steps_adamw8bit(stage: Stage) -> Values:
     cfg = recipe()
     optim = dataclasses.replace(cfg.optim, name="adamw8bit")
     return _beside_cpu(stage, dataclasses.replace(cfg, optim=optim), limit=1e-3)
+
+
+def adamw8bit_bits(stage: Stage) -> Values:
+    """Steps of a shard whose last block is a part, beside the CPU's to the bit."""
+    gradients = [torch.randn(100_003, generator=seeded(n)) * 10.0 ** (n - 4) for n in range(5)]
+    gradients[3][::1000] = float("inf")
+    found = []
+    for device in (stage.device, CPU):
+        p = torch.nn.Parameter(torch.randn(100_003, generator=seeded()).to(device))
+        optimizer = AdamW8bit([p], lr=1e-3)
+        for gradient in gradients:
+            p.grad = gradient.to(device)
+            optimizer.step()
+        found.append({"parameter": p, **optimizer.moments(p)})
+    got, want = found
+    return {"equal": all(same_bits(got[n], want[n]) for n in want)}
 
 
 def steps_bfloat16(stage: Stage) -> Values:
@@ -370,6 +387,7 @@ CHECKS: dict[str, Callable[[Stage], Values]] = {
     "steps in FP8": steps_fp8,
     "steps in FP8 with its savings": steps_fp8_savings,
     "steps with AdamW of 8 bits": steps_adamw8bit,
+    "AdamW of 8 bits, bit for bit": adamw8bit_bits,
     "a batch moves": batch_moves,
     "documents are isolated": documents_are_isolated,
     "the gradient is clipped": gradient_is_clipped,

@@ -27,7 +27,7 @@ def same_bits(got: Tensor, want: Tensor) -> bool:
     got, want = got.detach().cpu().contiguous(), want.detach().cpu().contiguous()
     if got.shape != want.shape or got.dtype != want.dtype:
         return False
-    return torch.equal(got.view(torch.uint8), want.view(torch.uint8))
+    return torch.equal(*(x.flatten().view(torch.uint8) for x in (got, want)))  # numbers as well
 
 
 def share_different(got: Tensor, want: Tensor) -> float:

@@ -109,7 +109,7 @@ class Child:
         self.check_until = until
         self.printed = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `watch`)
         self.pipe, theirs = multiprocessing.Pipe(duplex=False)
-        done = record.names(stage)
+        done = record.entries(stage)
         self.process = multiprocessing.get_context("fork").Process(
             target=_serve, args=(theirs, self.printed.fileno(), module, options, until, done)
         )
@@ -188,7 +188,12 @@ def _short(value: Any) -> str:
 
 
 def _serve(
-    pipe: Connection, printed: int, module: str, options: Options, until: float, done: list[str]
+    pipe: Connection,
+    printed: int,
+    module: str,
+    options: Options,
+    until: float,
+    done: dict[str, dict[str, Any]],
 ) -> None:
     torch.set_num_threads(1 if options.tiny else min(8, os.cpu_count() or 1))
     os.setsid()  # a group of its own, which is ended as one

@@ -59,9 +59,9 @@ class Record:
             found["error"] = error
         self._write()
 
-    def names(self, stage: str) -> list[str]:
-        """Entries that a stage has."""
-        return [entry["name"] for entry in self.content["stages"][stage]["entries"]]
+    def entries(self, stage: str) -> dict[str, dict[str, Any]]:
+        """Those that a stage has, by name."""
+        return {entry["name"]: entry for entry in self.content["stages"][stage]["entries"]}
 
     def _write(self) -> None:
         write_atomic(self.path, json.dumps(self.content, indent=1) + "\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -43,7 +43,7 @@ class Stage:
     """What a stage needs to know, and where its results go.
 
     `device` is where checks run, `tiny` asks for sizes of milliseconds, `fixtures` is a folder like
-    tests/fixtures or None, `done` names the checks that an earlier process of this stage has done.
+    tests/fixtures or None, `done` has by name what an earlier process of this stage has told.
     """
 
     def __init__(
@@ -54,10 +54,10 @@ class Stage:
         tiny: bool,
         fixtures: Path | None,
         until: float,
-        done: Collection[str] = (),
+        done: Mapping[str, Values] | None = None,
     ) -> None:
         self.device, self.tiny, self.fixtures = device, tiny, fixtures
-        self._pipe, self._until, self._done = pipe, until, done
+        self._pipe, self._until, self.done = pipe, until, done or {}
 
     @property
     def cuda(self) -> bool:
@@ -84,7 +84,7 @@ class Stage:
         and `no time` is what needs more than is left. A check that takes more than `limit_s` is
         ended from outside, as `timeout`, and the stage goes on behind it.
         """
-        if name in self._done:
+        if name in self.done:
             return
         if self.left() < needs_s:
             self._tell({"name": name, "status": "no time", **fields})
@@ -120,6 +120,10 @@ class Stage:
 
 def _as_json(value: Any) -> Any:
     """JSON has no numbers that are not finite."""
+    if isinstance(value, dict):
+        return {key: _as_json(x) for key, x in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_json(x) for x in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 

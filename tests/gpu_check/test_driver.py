@@ -54,7 +54,10 @@ def test_checks_are_judged_by_their_values(record, stage_of):
     def run(stage):
         stage.check("near", lambda: {"error": 0.1, "limit": 0.2})
         stage.check("far", lambda: {"error": 0.3, "limit": 0.2})
-        stage.check("not a number", lambda: {"error": float("nan"), "limit": 0.2})
+        stage.check(
+            "not a number",
+            lambda: {"error": float("nan"), "limit": 0.2, "losses": [1.0, float("nan")]},
+        )
         stage.check("other", lambda: {"equal": False})
         stage.check("measured", good, 5, context=7)
         stage.check("raised", lambda: 1 / 0)
@@ -80,7 +83,11 @@ def test_checks_are_judged_by_their_values(record, stage_of):
     assert (by_name["measured"]["value"], by_name["measured"]["context"]) == (5, 7)
     assert by_name["raised"]["error"] == "ZeroDivisionError: division by zero"
     assert by_name["absent"]["error"] == "a kernel"
-    assert by_name["not a number"]["error"] == "nan"  # JSON has no such number
+    # JSON has no such number.
+    assert (by_name["not a number"]["error"], by_name["not a number"]["losses"][1]) == (
+        "nan",
+        "nan",
+    )
 
 
 def test_a_check_that_hangs_is_ended_and_the_stage_goes_on_behind_it(record, stage_of):
@@ -196,3 +203,12 @@ def test_constants_are_at_the_top_of_the_file_where_a_plan_reads_them(record, st
     ran(record, stage_of(lambda stage: stage.check("constants", lambda: found)))
     content = read_record(record.path)
     assert (content["gpu"], content["constants"]) == ("h100-80g", {"gemm_share": 0.7})
+
+
+def test_a_process_that_goes_on_has_what_the_one_before_told(record, stage_of):
+    def run(stage):
+        stage.check("measured", lambda: {"value": 7})
+        stage.check("dies", os._exit, 9)
+        stage.check("summary", lambda: {"value": stage.done["measured"]["value"]})
+
+    assert ran(record, stage_of(run))["entries"][2]["value"] == 7

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
 from on_device import CFG, device_runner, model
 
-from ling.infer.device.graphs import DecodeSteps, eager_capture
+from ling.infer.device import graphs
+from ling.infer.device.graphs import CudaCapture, DecodeSteps, default_capture, eager_capture
 from ling.infer.device.inputs import Shape
 from ling.infer.pages import Segment
 
@@ -90,12 +93,56 @@ def test_rows_that_fill_up_touch_no_page_of_a_request():
 
 def test_where_capturing_fails_steps_run_without(caplog):
     def refuses(compute):
-        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+        try:
+            raise NotImplementedError("operation not permitted when stream is capturing\nmore")
+        finally:
+            raise RuntimeError("operation failed due to a previous error during capture")
 
     run = steps(lambda layer, inputs, hidden: inputs.tokens_T[:, None].float(), refuses)
     with caplog.at_level(logging.WARNING):
         assert run.run(None, [4, 5], decodes(1, 2), None).tolist() == [[4], [5]]
         assert run.run(None, [6], decodes(1), None).tolist() == [[6]]
     (record,) = caplog.records
-    assert "CUDA graphs are not used" in record.message
-    assert "\n" not in record.message
+    assert record.message == (
+        "CUDA graphs are not used: capturing failed "
+        "(operation not permitted when stream is capturing)"
+    )
+
+
+def test_graphs_are_for_a_gpu_and_types_whose_products_do_not_wait(monkeypatch):
+    monkeypatch.setattr(graphs, "CudaCapture", lambda: "graphs")
+    gpu = torch.device("cuda", 0)
+    assert default_capture(gpu, torch.bfloat16) == "graphs"
+    assert default_capture(gpu, torch.float32) is None
+    assert default_capture(CPU, torch.bfloat16) is None
+
+
+def test_all_graphs_are_warmed_up_on_one_stream(monkeypatch):
+    """cuBLAS keeps its workspace for every stream that it has seen."""
+    streams, calls = [], []
+
+    class Stream(SimpleNamespace):
+        def wait_stream(self, other):
+            pass
+
+    def context(*args, **options):
+        calls.append(args[0])
+        return contextlib.nullcontext()
+
+    fake = {
+        "Stream": lambda: streams.append(Stream()) or streams[-1],
+        "current_stream": Stream,
+        "graph_pool_handle": lambda: 1,
+        "CUDAGraph": lambda: SimpleNamespace(replay=len),
+        "stream": context,
+        "graph": context,
+    }
+    for name, value in fake.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    capture, now = CudaCapture(), Stream()
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: now)
+    for n in range(3):
+        assert capture(lambda n=n: n) == (n, len)
+    assert len(streams) == 1
+    assert calls[1] is now  # current again where a capture fails
+    assert calls[::3] == streams * 3

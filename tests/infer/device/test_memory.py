@@ -32,6 +32,8 @@ def test_a_cache_that_does_not_fit_is_refused_with_what_does(free):
     check_cache(GPU, 950, 1000)
     with pytest.raises(UsageError, match=r"`max_model_len=60736` fits"):
         check_cache(GPU, 951, 1000)
+    with pytest.raises(UsageError, match=r"beside the weights: an FP8 folder takes half"):
+        check_cache(GPU, 2, 600_000)  # one page, and a request needs more
 
 
 def test_weights_that_do_not_fit_are_refused_before_they_are_read(free):

@@ -44,16 +44,16 @@ class MixedAttend:
         self.pages, self.inputs, self.slots_T = pages, inputs, inputs.slots_T
         self.long = [(i, s) for i, s in enumerate(segments) if s.stop - s.start > SHORT_ROWS]
         short = [(i, s) for i, s in enumerate(segments) if s.stop - s.start <= SHORT_ROWS]
-        self.requests: list[int] = [i for i, _ in short]
         # Of short requests the rows, and which of SHORT_ROWS places each of them takes.
-        self.rows = [row for _, s in short for row in range(s.start, s.stop)]
-        self.at = [
+        rows = [row for _, s in short for row in range(s.start, s.stop)]
+        at = [
             n * SHORT_ROWS + row - s.start
             for n, (_, s) in enumerate(short)
             for row in range(s.start, s.stop)
         ]
         device = inputs.block.device
-        self.index = torch.tensor(self.rows).to(device), torch.tensor(self.at).to(device)
+        numbers = [i for i, _ in short], rows, at
+        self.short = [torch.tensor(x).to(device) for x in numbers] if short else []
 
     def __call__(self, layer: int, q_THK: Tensor, k_TGK: Tensor, v_TGK: Tensor) -> Tensor:
         self.pages.write(layer, self.slots_T, k_TGK, v_TGK)
@@ -64,13 +64,12 @@ class MixedAttend:
             out_THK[s.start : s.stop] = prompt_attention(
                 q_THK[s.start : s.stop], keys, values, table_W, s.first
             )
-        if self.rows:
+        if self.short:
             self._short(out_THK, q_THK, keys, values)
         return out_THK
 
     def _short(self, out_THK: Tensor, q_THK: Tensor, keys: Tensor, values: Tensor) -> None:
-        rows, at = self.index
-        requests = torch.tensor(self.requests).to(rows.device)
+        requests, rows, at = self.short
         shape = len(requests) * SHORT_ROWS
         q = q_THK.new_zeros((shape, *q_THK.shape[1:])).index_copy_(0, at, q_THK[rows])
         positions = self.inputs.positions_T

@@ -48,18 +48,26 @@ class CudaCapture:
 
     def __init__(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()
+        self._stream = torch.cuda.Stream()  # one: cuBLAS keeps memory for each that it has seen
 
     def __call__(self, compute: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
+        current = torch.cuda.current_stream()
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
             for _ in range(2):  # libraries make their handles and choose their kernels
                 compute()
-        torch.cuda.current_stream().wait_stream(stream)
+        current.wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        # A capture that fails leaves its own stream behind as the current one.
+        with torch.cuda.stream(current), torch.cuda.graph(graph, pool=self._pool):
             out = compute()
         return out, graph.replay
+
+
+def default_capture(device: torch.device, dtype: torch.dtype) -> Capture | None:
+    """CUDA graphs on a GPU, but for float32: torch's `grouped_mm` waits for the device there, which
+    breaks a capture and the memory pool behind it."""
+    return CudaCapture() if device.type == "cuda" and dtype != torch.float32 else None
 
 
 @dataclass
@@ -156,9 +164,9 @@ class DecodeSteps:
                 self.programs[key] = self._made(layer, shape, hidden)
             except (RuntimeError, NotImplementedError) as error:
                 self.capture = None
-                log.warning(
-                    "CUDA graphs are not used: capturing failed (%s)", str(error).split("\n")[0]
-                )
+                # The end of a capture that failed says only that it did.
+                reason = str(error.__context__ or error).split("\n")[0]
+                log.warning("CUDA graphs are not used: capturing failed (%s)", reason)
                 return None
         return self.programs[key]
 

@@ -13,10 +13,12 @@ from ..pages import PAGE, pages_for
 CACHE_SHARE = 0.85
 """Of what is free behind the weights the part that pages may take: the rest is for what a step
 computes, and for programs."""
-
-
 MOST_SHARE = 0.95
 """The same where the size is given."""
+SMALLER = (
+    "an FP8 folder takes half of a bf16 one (`ling convert --to fp8`), "
+    '`device="cpu"` runs either, and `ling deploy vllm --gpus N` splits it'
+)
 
 
 def room(device: torch.device, share: float = CACHE_SHARE) -> int:
@@ -34,8 +36,7 @@ def why_no_room(name: str, source: Source, device: torch.device) -> str | None:
         return None
     return (
         f"{name}: takes {need / 1e9:.1f} GB, and {free / 1e9:.1f} GB of the GPU's memory are "
-        "free: an FP8 folder takes half of a bf16 one (`ling convert --to fp8`), "
-        '`device="cpu"` runs either, and `ling deploy vllm --gpus N` splits it'
+        f"free: {SMALLER}"
     )
 
 
@@ -55,8 +56,9 @@ def check_cache(device: torch.device, num_pages: int, page_bytes: int) -> None:
     on_gpu = device.type == "cuda"
     fits = room(device, MOST_SHARE) // page_bytes if on_gpu else free_pages(page_bytes, 0)
     if num_pages > fits:
+        way = f"`max_model_len={(fits - 1) * PAGE}` fits" if fits > 1 else SMALLER
         raise UsageError(
             f"a KV cache of {num_pages * PAGE} positions takes {num_pages * page_bytes / 1e9:.1f} "
             f"GB, and {fits * page_bytes / 1e9:.1f} GB of the GPU's memory are left for it beside "
-            f"the weights: `max_model_len={max(0, fits - 1) * PAGE}` fits"
+            f"the weights: {way}"
         )

@@ -23,7 +23,7 @@ from ..routed import StepRouting
 from ..runner import BannedIds
 from .attention import SHORT_ROWS, EvenAttend, MixedAttend
 from .choosing import choose_on_device
-from .graphs import Capture, CudaCapture, DecodeSteps
+from .graphs import Capture, DecodeSteps, default_capture
 from .inputs import StepInputs, flat_block, flat_shape, most_rows
 from .memory import check_cache, device_pages
 from .pages import DevicePages
@@ -32,7 +32,8 @@ from .pages import DevicePages
 class DeviceRunner(BannedIds):
     """A network of `device_modules` with weights on a device.
 
-    `capture` makes programs of decode steps; by default CUDA graphs on a GPU, none elsewhere.
+    `capture` makes programs of decode steps; by default CUDA graphs on a GPU (not in float32), none
+    elsewhere.
     """
 
     mapped_bytes = 0
@@ -46,7 +47,7 @@ class DeviceRunner(BannedIds):
         weight = model.model.norm.weight
         self.device, self.dtype = weight.device, weight.dtype
         self.draft_vocab = DRAFT_VOCAB if model.config.vocab_size > 2 * DRAFT_VOCAB else 0
-        self.capture = CudaCapture() if capture is None and self.device.type == "cuda" else capture
+        self.capture = capture or default_capture(self.device, self.dtype)
         self._routing: StepRouting | None = None
 
     # ---- pages ---------------------------------------------------------------------------------
