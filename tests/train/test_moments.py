@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import signal
 
 import pytest
@@ -16,10 +17,12 @@ from ling.checkpoint.dcp.folder import DCPFolder, read_tensors
 from ling.checkpoint.dcp.parts import write_tensors
 from ling.checkpoint.dcp.source import DCPSource
 from ling.checkpoint.run_folder import step_folder
+from ling.errors import DCPError
 from ling.train import loop, moments
 from ling.train.adam8 import AdamW8bit
 from ling.train.merge import merge
 from ling.train.moments import moment_tensors
+from ling.train.saving import Saver, Work
 from ling.train.setup import setup
 
 PACKED = {"name": "adamw8bit"}
@@ -147,3 +150,65 @@ def test_codes_and_scales_come_back(tmp_path):
     read_tensors(tmp_path / "plain", taken, may_lack=set(filter(moments.is_scales, taken)))
     assert torch.equal(third.state[r]["absmax2"], optimizers[0].state[p]["absmax2"])
     assert torch.equal(third.state[r]["codes2"], optimizers[0].state[p]["codes2"])
+
+
+def written(state):
+    """The moments as a checkpoint has them now."""
+    return {
+        key: t.make(*(source.clone() for source in t.sources))
+        for name, p in state.model.named_parameters()
+        for key, t in moment_tensors(state.optimizer, name, p).items()
+    }
+
+
+def test_a_step_behind_a_save_changes_nothing_that_is_written(recipe, tmp_path, monkeypatch):
+    """As late as can be: nothing is written before the step is done."""
+    state = setup(recipe(optim=PACKED), tmp_path / "run", quiet).state
+
+    def step():
+        for p in state.model.parameters():
+            p.grad = torch.randn_like(p)
+        state.optimizer.step()
+
+    monkeypatch.setattr(Work, "start", lambda self: None)
+    torch.manual_seed(0)
+    step()
+    saver = Saver(tmp_path / "run", state, 1, background=True)
+    saver.save()
+    kept = written(state)
+    step()
+    assert not any(torch.equal(t, kept[key]) for key, t in written(state).items())
+    saver.finish()
+    held = DCPFolder(step_folder(tmp_path / "run", 0))
+    for key, want in kept.items():
+        assert torch.equal(held.tensor(key), want), key
+    held.close()
+
+
+@pytest.mark.parametrize(
+    ("key", "change", "said"),
+    [
+        ("step", lambda x: x - 5, "has values below 0"),
+        ("step", lambda x: x * math.nan, "has values that are not finite"),
+        ("step", lambda x: x.long(), "has dtype int64, expected a float"),
+        ("exp_avg", lambda x: x / 0, "has values that are not finite"),
+        ("exp_avg_sq", lambda x: -x, "has values below 0"),
+        ("exp_avg_sq", lambda x: 2 * x, "has values above the scales"),
+        ("exp_avg", lambda x: x[:-1], "has shape [63, 128], expected [64, 128]"),
+        ("exp_avg_absmax256", lambda x: -x, "has values below 0"),
+        ("exp_avg_absmax256", lambda x: x * math.nan, "has values that are not finite"),
+        ("exp_avg_sq_absmax256", lambda x: x[:5], "has shape [5], expected [32]"),
+    ],
+)
+def test_states_that_no_run_has_are_refused_in_a_line(tmp_path, key, change, said):
+    p = torch.nn.Parameter(torch.randn(64, 128))
+    p.grad = torch.randn(p.shape)
+    optimizer = AdamW8bit([p])
+    optimizer.step()
+    tensors = {k: t.make(*t.sources).clone() for k, t in moment_tensors(optimizer, "w", p).items()}
+    (key,) = [k for k in tensors if k.split(".")[1] == key]
+    tensors[key] = change(tensors[key])
+    write_tensors(tmp_path, tensors)
+    with pytest.raises(DCPError) as no:
+        read_tensors(tmp_path, moment_tensors(optimizer, "w", p))
+    assert str(no.value).startswith(f"{tmp_path}: tensor `{key}` {said}")

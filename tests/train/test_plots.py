@@ -22,18 +22,24 @@ def rows(steps):
         yield row | {"expert_load": {"1": [3, 0, 9], "2": [4, 4, 4]}}
 
 
-@pytest.mark.parametrize("steps", [1, 2, 200])
-def test_pictures_of_any_length_are_drawn_with_their_title(tmp_path, monkeypatch, steps):
+@pytest.fixture
+def seen(monkeypatch):
+    """The axes of each picture by its name, once it is saved."""
     from matplotlib.figure import Figure
 
-    seen = {}
+    found = {}
     save = Figure.savefig
 
     def note(self, path, **options):
-        seen[path.name] = self.axes
+        found[path.name] = self.axes
         save(self, path, **options)
 
     monkeypatch.setattr(Figure, "savefig", note)
+    return found
+
+
+@pytest.mark.parametrize("steps", [1, 2, 200])
+def test_pictures_of_any_length_are_drawn_with_their_title(tmp_path, seen, steps):
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows(steps)))
     paths = draw(tmp_path, "ling-tiny on text, 2026-01-01")
     assert [p.name for p in paths] == [
@@ -54,6 +60,25 @@ def test_pictures_of_any_length_are_drawn_with_their_title(tmp_path, monkeypatch
     assert image.shape == (6, min(steps, 100))  # experts of both layers; spans of two steps at most
     assert image[:, -1].tolist() == [0.75, 0, 2.25, 1, 1, 1]
     assert [line.get_ydata()[-1] for line in bias.lines] == [0.001 * steps, 0.5]
+
+
+def test_what_fp8_loses_is_drawn_for_each_kind_and_scales_that_no_tile_has_are_0(tmp_path, seen):
+    a, b = "activations/attention", "gradients/experts"
+    measured = {
+        "fp8_underflow": {a: 0.1, b: 0.2},
+        "fp8_cosine": {a: 0.9996401},  # of a tensor of zeros there is none
+        "fp8_scales": {a: {"-8": 1.0}, b: {"-30": 0.25, "-27": 0.5, "0": 0.25}},
+    }
+    log = [row | (measured if row["step"] % 2 == 0 else {}) for row in rows(4)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in log))
+    draw(tmp_path, "ling-tiny")
+    underflow, cosine, scales = seen["fp8.png"]
+    assert [list(line.get_xdata()) for line in underflow.lines] == [[2, 4], [2, 4]]
+    assert [list(line.get_ydata()) for line in cosine.lines] == [[0.9996401] * 2, []]
+    assert cosine.yaxis.get_major_formatter().get_offset() == ""
+    shares = dict(zip(*scales.lines[1].get_data(), strict=True))
+    assert {e: s for e, s in shares.items() if s} == {-30: 0.25, -27: 0.5, 0: 0.25}
+    assert list(shares) == list(range(-31, 2))
 
 
 def test_a_smooth_line_keeps_ends_and_straight_lines():

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoint.dcp.local import Deferred, local_box, local_part
+from ..errors import DCPError
 from ..ops import adam8, moments8
 from .adam8 import AdamW8bit
 
@@ -63,14 +64,17 @@ def is_scales(key: str) -> bool:
 
 
 def _packed(state: dict[str, Tensor], name: str, p: Tensor) -> dict[str, Tensor | Deferred]:
-    found: dict[str, Tensor | Deferred] = {f"optimizer.step.{name}": state["step"]}
+    step = state["step"]
+    found: dict[str, Tensor | Deferred] = {
+        f"optimizer.step.{name}": Deferred(step, (step,), _same, _copier(step, signed=False))
+    }
     shape = local_part(p).shape
     box = "+".join(".".join(map(str, numbers)) for numbers in local_box(p))
     for moment, codes, absmax, signed in _MOMENTS:
         key = f"optimizer.{moment}.{name}"
         if moment in state:
             values = state[moment].view(shape)
-            found[key] = Deferred(p, (values,), _same, _copier(values))
+            found[key] = Deferred(p, (values,), _same, _copier(values, signed=signed))
             continue
         part = _Moment(state[codes], state[absmax], signed)
         sources = (state[absmax],)
@@ -85,11 +89,20 @@ def _same(values: Tensor) -> Tensor:
     return values
 
 
-def _copier(to: Tensor) -> Callable[[Tensor], None]:
+def _copier(to: Tensor, *, signed: bool) -> Callable[[Tensor], None]:
     def copy(values: Tensor) -> None:
+        _check(values, signed=signed)
         to.copy_(values)
 
     return copy
+
+
+def _check(values: Tensor, *, signed: bool) -> None:
+    """One such value, or scale, would make numbers of a whole block wrong without a word."""
+    if not values.isfinite().all():
+        raise DCPError("has values that are not finite")
+    if not signed and (values < 0).any():
+        raise DCPError("has values below 0")
 
 
 class _Moment:
@@ -104,12 +117,16 @@ class _Moment:
         return lambda c, a: moments8.dequantise(c, a, signed=signed).view(shape)
 
     def take_scales(self, absmax_B: Tensor) -> None:
+        _check(absmax_B, signed=False)
         self._absmax.copy_(absmax_B)
         self._has_scales = True
 
     def take(self, values: Tensor) -> None:
+        _check(values, signed=self._signed)
         x_N = values.to(self._codes.device, torch.float32).reshape(-1)
         given = self._absmax if self._has_scales else None
+        if given is not None and (adam8.largest(x_N) > given).any():
+            raise DCPError("has values above the scales that the checkpoint has for them")
         codes_N, absmax_B = moments8.quantise(x_N, signed=self._signed, absmax_B=given)
         self._codes.copy_(codes_N)
         self._absmax.copy_(absmax_B)

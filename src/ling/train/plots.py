@@ -173,16 +173,22 @@ def _draw_fp8(
         for name, color in colors.items():
             axes.plot(*_finite(curves, table + name), color=color, label=name, marker=".")
         axes.set(xlabel="optimizer step", ylabel=label)
+        axes.ticklabel_format(axis="y", useOffset=False)  # cosines differ in their last digits
         axes.grid(alpha=0.3)
     for name, shares in scales.items():
-        exponents = sorted(int(e) for e in shares)
-        panels[-1].plot(
-            exponents, [shares[str(e)] for e in exponents], color=colors[name], marker="."
-        )
+        panels[-1].plot(*_histogram(shares), color=colors[name], marker=".")
     panels[-1].set(xlabel="scale of a tile, log2", ylabel="share of tiles, last measured step")
     panels[0].set_title(f"FP8\n{title}")
-    panels[0].legend(fontsize="x-small", ncols=3)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize="small")
     return _save(figure, run / "fp8.png")
+
+
+def _histogram(shares: dict[str, float]) -> tuple[range, list[float]]:
+    """Exponents from below the first to above the last, and their shares, mostly 0 in between."""
+    found = {int(e): share for e, share in shares.items()}
+    exponents = range(min(found) - 1, max(found) + 2)
+    return exponents, [found.get(e, 0.0) for e in exponents]
 
 
 def _finite(curves: dict[str, Series], key: str) -> tuple[np.ndarray, np.ndarray]:

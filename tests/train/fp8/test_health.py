@@ -42,6 +42,22 @@ def test_other_steps_measure_no_activations():
     assert set(health.measure()["fp8_underflow"]) == {"weights/attention"}
 
 
+def test_only_the_step_is_measured():
+    """Not the held-out rows behind it, nor a step that could not be finished."""
+    layer, health = watched()
+    empty, full = torch.zeros(16, 128).bfloat16(), torch.ones(16, 128).bfloat16()
+    empty[0, 0], empty[0, 1] = 1, 1e-6
+    health.watch(True)
+    layer(empty)  # the step
+    assert health.measure()["fp8_underflow"]["activations/attention"] == 1 / empty.numel()
+    layer(empty)  # held-out rows
+    health.watch(True)
+    layer(empty)  # a step that failed: the loop goes back, and on
+    health.watch(True)
+    layer(full)
+    assert health.measure()["fp8_underflow"]["activations/attention"] == 0
+
+
 def test_a_network_without_fp8_has_no_columns():
     health = Health(nn.ModuleList([Linear(4, 4)]), lambda sums: sums)
     health.watch(True)

@@ -143,3 +143,25 @@ def test_a_browser_draws_every_curve_without_an_error(run_folder, tmp_path):
         assert shown.js("document.documentElement.scrollWidth") <= 360
         assert shown.complaints() == []
         assert shown.requests() == [f"file://{tmp_path}/page.html"]
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason=f"no Chromium ({INSTALL})")
+def test_fp8_is_shown_of_the_runs_that_have_it_and_its_cosines_are_told_apart(run_folder, tmp_path):
+    part = "gradients/experts"
+    fp8 = run_folder("fp8", fp8_underflow={part: 2e-4}, fp8_cosine={part: 0.99964})
+    log = fp8 / "metrics.jsonl"
+    log.write_text(log.read_text().replace("0.99964", "0.999655", 5))
+    report([run_folder("bf16"), fp8], tmp_path / "page.html")
+    with Browser(tmp_path / "profile") as browser:
+        shown = browser.page()
+        shown.open(f"file://{tmp_path}/page.html")
+        chart = "[...document.querySelectorAll('svg.chart')].at(-1)"
+        assert "Cosine" in shown.js(f"{chart}.getAttribute('aria-label')")
+        assert shown.js(f"{chart}.querySelectorAll('path').length") == 1
+        marks = shown.js(
+            f"[...{chart}.querySelectorAll('text[text-anchor=end]')].map(t => t.textContent)"
+        )
+        assert len(marks) == len(set(marks)) > 1
+        assert all(0.9996 < float(mark) < 0.9997 for mark in marks)
+        assert shown.complaints() == []

@@ -249,13 +249,22 @@ def read_tensors(
                     continue
                 raise DCPError(f"{folder}: tensor `{key}` is missing")
             check_shape(folder, key, held.tensors[key].shape, target.shape, DCPError)
+            if target.dtype.is_floating_point:
+                check_float(folder, key, held.tensors[key].dtype, DCPError)
             if isinstance(target, Deferred):
-                target.take(held.region(key, *local_box(target.like)))
+                _take(folder, key, target, held.region(key, *local_box(target.like)))
                 continue
             with torch.no_grad():
                 local_part(target).copy_(held.region(key, *local_box(target)))
     finally:
         held.close()
+
+
+def _take(folder: Path, key: str, target: Deferred, values: Tensor) -> None:
+    try:
+        target.take(values)
+    except DCPError as err:
+        raise DCPError(f"{folder}: tensor `{key}` {err}") from None
 
 
 def _check_cover(

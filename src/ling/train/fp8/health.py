@@ -34,8 +34,12 @@ class Meter:
     """Adds up what products see while it is `active`; one for a network on a rank."""
 
     def __init__(self, scales: Scales) -> None:
-        self.scales, self.active = scales, False
-        self._sums = self._nothing()
+        self.scales = scales
+        self.begin(False)
+
+    def begin(self, active: bool) -> None:
+        """From nothing: a step that could not be finished leaves nothing to the next."""
+        self.active, self._sums = active, self._nothing()
 
     def _nothing(self) -> Tensor:
         width = len(_SUMS) + HIGH - LOW + 1
@@ -68,8 +72,11 @@ class Meter:
         found[len(_SUMS) :] += torch.bincount(exponents, minlength=HIGH - LOW + 1).cpu()
 
     def take(self, added: Callable[[Tensor], Tensor]) -> dict[str, Any]:
-        """Columns of the log since the last call; `added` sums over ranks, which all call this."""
-        sums, self._sums = added(self._sums), self._nothing()
+        """Columns of the log since `begin`, and the end of measuring: held-out text is no part of a
+        step. `added` sums over ranks, which all call this.
+        """
+        sums = added(self._sums)
+        self.begin(False)
         found: dict[str, Any] = {"fp8_underflow": {}, "fp8_cosine": {}, "fp8_scales": {}}
         for k, kind in enumerate(KINDS):
             for p, part in enumerate(PARTS):
@@ -139,7 +146,7 @@ class Health:
     def watch(self, is_logged: bool) -> None:
         """The next step is measured, or not."""
         if self._meter is not None:
-            self._meter.active = is_logged
+            self._meter.begin(is_logged)
 
     def measure(self) -> dict[str, Any]:
         """Columns of the log for the step that was measured; all ranks call this."""

@@ -45,6 +45,8 @@ const short = (v) => {
     if (size >= factor) return `${Number((v / factor).toPrecision(3))}${unit}`;
   return size < 1e-3 && size > 0 ? v.toExponential(0) : String(Number(v.toPrecision(3)));
 };
+// Of values that differ in their last digits.
+const digits = (v) => String(Number(v.toPrecision(7))).replace(/^0\./, ".");
 const percent = (v) => (v === null ? "–" : `${Number((100 * v).toPrecision(3))}%`);
 const bytes = (v) => (v === null ? "–" : `${short(v)}B`);
 const seconds = (v) => (v === null ? "–" : v < 1 ? `${Number((1000 * v).toPrecision(3))} ms` : `${Number(v.toPrecision(3))} s`);
@@ -115,8 +117,8 @@ function table(prefix, whole, wholeLabel, name) {
   const entries = [...new Set(runs.flatMap((r) => Object.keys(r.series).filter((k) => k.startsWith(`${prefix}/`))))];
   entries.sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
   const label = (k) => name + k.slice(prefix.length + 1).replaceAll("_", " ");
-  const choices = runs.map((run, n) => [`all of ${run.name}`, () =>
-    view.hidden.has(n) ? [] : entries.flatMap((k, e) => (run.series[k] ? [{ run, label: label(k), mark: e, curve: run.series[k] }] : []))]);
+  const choices = runs.flatMap((run, n) => entries.some((k) => run.series[k]) ? [[`all of ${run.name}`, () =>
+    view.hidden.has(n) ? [] : entries.flatMap((k, e) => (run.series[k] ? [{ run, label: label(k), mark: e, curve: run.series[k] }] : []))]] : []);
   if (whole) choices.unshift([wholeLabel, over(whole)]);
   for (const k of entries) choices.push([label(k), over(k)]);
   return entries.length ? choices : [];
@@ -217,10 +219,12 @@ function draw(svg, lines, chart) {
   const px = (v) => EDGE.left + ((v - x[0]) / (x[1] - x[0])) * (width - EDGE.left - EDGE.right);
   const py = (v) => height - EDGE.bottom - ((bend(v) - bend(y[0])) / (bend(y[1]) - bend(y[0]))) * (height - EDGE.top - EDGE.bottom);
   const format = chart.format || short;
-  for (const v of view.log ? logTicks(...y) : ticks(...y, 4)) {
+  const marks = view.log ? logTicks(...y) : ticks(...y, 4);
+  const told = marks.map(format), isTold = new Set(told).size === marks.length;
+  marks.forEach((v, n) => {
     shape(svg, "line", { class: "gridline", x1: EDGE.left, x2: width - EDGE.right, y1: py(v), y2: py(v) });
-    shape(svg, "text", { x: EDGE.left - 6, y: py(v) + 4, "text-anchor": "end" }, format(v));
-  }
+    shape(svg, "text", { x: EDGE.left - 6, y: py(v) + 4, "text-anchor": "end" }, isTold ? told[n] : digits(v));
+  });
   for (const v of ticks(...x, Math.max(Math.floor(width / 110), 2)))
     shape(svg, "text", { x: Math.min(px(v), width - 16), y: height - 6, "text-anchor": "middle" }, short(v));
   if (chart.events) events(svg, px, height);
