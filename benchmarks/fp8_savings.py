@@ -5,8 +5,8 @@
 Measured on ling-nano, two ranks that share the experts (EP 2 × FSDP 2: a rank has its experts whole
 and the rest is gathered, as on the 8 GPUs of Ling-mini's recipes), between the forward and the
 backward pass, where most copies of weights are there; and counted, for the same and for Ling-mini
-on 8 GPUs, from the parts that the trainer gives a rank. Transposed copies are kept as on a GPU; a
-CPU needs none. Prints Markdown.
+on 8 GPUs, by the functions of `ling plan` (`plan/weights.py`). Transposed copies are kept as on a
+GPU; a CPU needs none. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -31,16 +31,11 @@ from ling.config.optim import OptimConfig
 from ling.config.parallel import ParallelConfig
 from ling.config.recipe import DataConfig, PretrainConfig, TrainConfig
 from ling.data.indexed import IndexedWriter
-from ling.model.layers import Linear
-from ling.model.ling import Block, Ling
-from ling.ops.formats import FP8_BLOCK
+from ling.plan.shape import FP32, shape_of
+from ling.plan.weights import RankWeights
 from ling.presets import preset
-from ling.train.forward import LingForTraining
-from ling.train.fp8.gather import FSDP_DIMS, products_of, whole_blocks
-from ling.train.fp8.weights import KeptWeight, kept_weights, save_memory
-from ling.train.parallel.apply import parallelise
-from ling.train.parallel.group import World, join, leave
-from ling.train.parallel.mesh import make_meshes
+from ling.train.fp8.weights import kept_weights, save_memory
+from ling.train.parallel.group import join, leave
 from ling.train.setup import setup
 
 RANKS = 2
@@ -128,7 +123,9 @@ def measured(folder: Path, name: str, world: Any) -> dict[str, int]:
     return {
         "parameters": sum(local_part(p).nbytes for p in model.parameters()),
         "gradients": sum(local_part(p.grad).nbytes for p in model.parameters()),
-        "states": sum(local_part(t).nbytes for t in states if isinstance(t, torch.Tensor)),
+        "states": sum(
+            local_part(t).nbytes for t in states if isinstance(t, torch.Tensor) and t.ndim
+        ),
         "copies": copies,
         "unit": max(forward[1:]),  # the first are embedding and head
         "sent": sum(forward),
@@ -138,84 +135,24 @@ def measured(folder: Path, name: str, world: Any) -> dict[str, int]:
 # ---- count -------------------------------------------------------------------------------------
 
 
-def counted(model: str, ranks: int, name: str) -> dict[str, int]:
-    """What `measured` finds, from the shapes of a network without storage on rank 0 of `ranks`."""
+def counted(model: str, ranks: int, name: str) -> dict[str, float]:
+    """What `measured` finds, as `ling plan` counts it."""
     made = recipe(Path("nowhere"), *ROWS[name])
     made = dataclasses.replace(made, parallel=ParallelConfig(dp_shard=ranks, ep=ranks))
-    with torch.device("meta"):
-        network = LingForTraining(Ling(preset(model)))
-    network.ling.compute_dtype = torch.bfloat16
-    meshes = make_meshes(made.parallel, "cpu", World(0, ranks))
-    parallelise(made, meshes, network)
-    save_memory(network, made.train, reads_transposed=True)
-    parts = [local_part(p).numel() for p in network.parameters()]
-    products = list(products_of(network))
-    of_bytes = {p for kept, params in products for p in params if as_bytes(kept, params)}
-    sizes = {p: sent_size(p, 1 if p in of_bytes else 4) for p in network.parameters()}
-    blocks = [[p for p in b.parameters()] for b in network.modules() if isinstance(b, Block)]
-    casts = [m.weight for m in network.modules() if type(m) is Linear and m is not network.head]
+    rank = RankWeights(shape_of(preset(model), made.data.seq_length), made, "cuda", 0)
     return {
-        "parameters": 4 * sum(parts),
-        "gradients": 4 * sum(parts),
-        "states": sum(state_bytes(n, made.optim.name) for n in parts),
-        "copies": round(sum(copy_bytes(kept, params) for kept, params in products))
-        + 2 * sum(whole(p) for p in casts),
-        "unit": max(sum(sizes[p] for p in block) for block in blocks),
-        "sent": sum(sizes.values()),
+        "parameters": FP32 * rank.numbers(),
+        "gradients": FP32 * rank.numbers(),
+        "states": rank.states(),
+        "copies": rank.fp8_weights() + rank.casts(),
+        "unit": max(rank.each(rank.unit)),
+        "sent": rank.total(rank.gathered_bytes),
     }
 
 
-def whole(p: Any) -> int:
-    """Numbers of a parameter once FSDP has gathered it."""
-    named = zip(p.device_mesh.mesh_dim_names, p.placements, strict=True)
-    over = [name for name, _ in named if name in FSDP_DIMS]
-    ranks = p.device_mesh[over[0]].size() if over else 1
-    return local_part(p).numel() * ranks
-
-
-def as_bytes(kept: KeptWeight, params: list[Any]) -> bool:
-    """Whether FSDP gathers the bytes of a product's weight."""
-    stacked = len(params) > 1
-    cut = kept.as_bytes and kept.of_gathered
-    return cut and all(whole_blocks(p, stacked=stacked) is not None for p in params)
-
-
-def sent_size(p: Any, item: int) -> int:
-    """Bytes of a parameter that FSDP gathers; 0 for experts that a rank has whole."""
-    gathered = set(p.device_mesh.mesh_dim_names) & set(FSDP_DIMS)
-    return whole(p) * item if gathered else 0
-
-
-def copy_bytes(kept: KeptWeight, params: list[Any]) -> float:
-    """Bytes of an FP8 weight between the passes."""
-    size, scales = sum(whole(p) for p in params), 4 * sum(blocks_of(p) for p in params)
-    if as_bytes(kept, params):
-        return sum(local_part(p).numel() for p in params) + scales
-    return (size + scales) * (2 if kept.keep_transposed else 1)
-
-
-def blocks_of(p: Any) -> int:
-    """Blocks of 128 × 128 of a gathered parameter."""
-    rows, columns = p.shape[-2:]
-    experts = whole(p) // (rows * columns)
-    return experts * -(-rows // FP8_BLOCK) * -(-columns // FP8_BLOCK)
-
-
-def state_bytes(n: int, name: str) -> int:
-    """Two moments of a parameter with `n` numbers, and its count of steps."""
-    if name == "adamw" or n < 4096:
-        return 8 * n + 4
-    return 2 * (n + 4 * -(-n // 256)) + 4
-
-
 def count_all(model: str, ranks: int) -> list[dict[str, Any]]:
-    """A row for each saving, without a process for each rank."""
-    from torch.testing._internal.distributed.fake_pg import FakeStore
-
-    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)
-    rows = [{"name": name, **counted(model, ranks, name)} for name in ROWS]
-    dist.destroy_process_group()
-    return rows
+    """A row for each saving."""
+    return [{"name": name, **counted(model, ranks, name)} for name in ROWS]
 
 
 # ---- measurement -------------------------------------------------------------------------------

@@ -347,6 +347,7 @@ int main(int argc, char** argv) {
   fuzz_attention(seed, rounds);
   fuzz_train_attention(seed, rounds / 3);
   fuzz_train_fp8(seed, rounds);
+  fuzz_adam8(seed, rounds);
   fuzz_models(seed, rounds / 10);
   printf("%s: ok\n", isa);
   return 0;

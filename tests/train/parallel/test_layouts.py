@@ -127,6 +127,15 @@ def test_moments_in_bytes_go_on_exactly_on_the_same_ranks_and_nearly_on_one(trai
         assert difference(whole, rows(out), key) <= 1e-2, key
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_recomputation_changes_no_gradient_of_fp8_with_padded_routing(trained, ranks):
+    """On 2 ranks that share the experts, and gather the bytes of the rest."""
+    found = json.loads((trained / f"gradients-{ranks}.json").read_text())
+    assert [len(of_rank) > 20 for of_rank in found["none"]] == [True] * ranks
+    assert found["moe"] == found["none"]
+    assert found["full"] == found["none"]
+
+
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_shards_divide_weights_gradients_and_moments(trained, ranks):
     one, part = (json.loads((trained / f"bytes-{n}.json").read_text()) for n in (1, ranks))

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from ...checkpoint.dcp.local import mesh_of
 from ...model.moe import Experts
-from ...ops.formats import FP8_BLOCK
 from ...ops.fp8_tiles import Scales
 from ...ops.fp8_weights import quantise_weight
+from ...plan.weights import ends_with_blocks
 from .weights import Fp8Weight, KeptWeight
 
 FSDP_DIMS = ("shard", "expert_shard")
@@ -169,8 +169,4 @@ def whole_blocks(p: Any, *, stacked: bool) -> int | None:
     mesh = mesh_of(p)
     named = zip(mesh.mesh_dim_names, p.placements, strict=True)
     name, dim = next((name, placement.dim) for name, placement in named if name in FSDP_DIMS)
-    ranks, rows = mesh[name].size(), p._local_tensor.shape[dim]
-    if rows * ranks != p.shape[dim] or (stacked and p.shape[-2] % FP8_BLOCK):
-        return None
-    cuts_rows = dim == p.ndim - 2 and ranks > 1
-    return None if cuts_rows and rows % FP8_BLOCK else dim
+    return dim if ends_with_blocks(p.shape, dim, mesh[name].size(), stacked=stacked) else None
