@@ -48,7 +48,9 @@ def named(part):
 def test_parameters_of_ling_mini():
     ends, norms = 2 * 157184 * 2048, 21 * (2 * 2048 + 2 * 128) + 4 * 2048
     routers = 20 * 256 * 2048
-    assert MINI.parameters == EXPERTS + SHARED + ATTENTION + DENSE + EH_PROJ + ends + norms + routers
+    assert (
+        MINI.parameters == EXPERTS + SHARED + ATTENTION + DENSE + EH_PROJ + ends + norms + routers
+    )
 
 
 def test_8_bit_states_are_two_codes_and_their_scales():
