@@ -11,6 +11,14 @@ from torch import Tensor
 from ..errors import KernelError
 from . import native
 
+# Small enough that a chunk's logits (512 × 4096 in float32) stay near the caches.
+CHUNK_TOKENS = 512
+# Where they become their gradient in place, in bfloat16: as much memory as the others with copies.
+IN_PLACE_CHUNK_TOKENS = 2048
+# A GPU has no such caches, and each chunk reads and writes the whole gradient of the head, 4 GB at
+# Ling-mini's vocabulary.
+GPU_CHUNK_TOKENS = 2048
+
 
 def has_kernel(x: Tensor) -> bool:
     """Whether `loss_gradient_` takes scores of such rows: bfloat16 on a CPU, with the C++ core."""

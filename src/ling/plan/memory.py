@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..config.recipe import PretrainConfig
+from ..ops.softmax import CHUNK_TOKENS, GPU_CHUNK_TOKENS, IN_PLACE_CHUNK_TOKENS
 from .activations import Kept, kept, padding_of
 from .exchange import ranks_reached
 from .schedule import in_flight
@@ -21,8 +22,8 @@ from .weights import RankWeights
 # (docs/guides/plan.md#memory) with glibc, which is told to keep what is freed (`train/heap.py`):
 # alone, among ranks of experts, and with experts that FSDP gathers. On CUDA assumed.
 _ALONE, _RANKS, _GATHERED, _CUDA = 0.8, 1.07, 1.65, 0.1
-# Rows of the head's scores at a time (`train/loss.py`), and bytes of each of their numbers.
-_SCORES = {"cpu": (2048, 2), "cuda": (512, 12)}
+# Bytes of a score: in bfloat16, which becomes its gradient in place; else with its copies.
+_IN_PLACE, _COPIED = 2, 12
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,10 @@ class _Rank(RankWeights):
         """Scores of a chunk, the head in the compute type, and a chunk's part of its gradient."""
         if not self.has_head:
             return 0.0
-        rows, item = _SCORES[self.device]
+        rows, item = GPU_CHUNK_TOKENS, _COPIED
+        if self.device == "cpu":
+            in_place = self.item == BF16
+            rows, item = (IN_PLACE_CHUNK_TOKENS, _IN_PLACE) if in_place else (CHUNK_TOKENS, _COPIED)
         scores = min(rows, self.tokens) * item * self.shape.config.vocab_size
         return scores + 2 * self.item * self.shape.embedding.size
 

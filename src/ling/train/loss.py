@@ -12,14 +12,7 @@ from torch import Tensor, nn
 
 from ..ops import softmax
 from ..ops.experts import expert_counts
-
-# Small enough that a chunk's logits (512 × 4096 in float32) stay near the caches.
-CHUNK_TOKENS = 512
-# Where they become their gradient in place, in bfloat16: as much memory as the others with copies.
-IN_PLACE_CHUNK_TOKENS = 2048
-# A GPU has no such caches, and each chunk reads and writes the whole gradient of the head, 4 GB at
-# Ling-mini's vocabulary.
-GPU_CHUNK_TOKENS = 2048
+from ..ops.softmax import CHUNK_TOKENS, GPU_CHUNK_TOKENS, IN_PLACE_CHUNK_TOKENS
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
