@@ -1,7 +1,7 @@
 """What ranks do when one of them has trouble: `torchrun faults.py FOLDER` on 2 ranks.
 
 All cases run in the same processes, since starting these takes longest; each leaves
-FOLDER/<case>/ended-<rank>, what the rank ended with.
+FOLDER/<case>-ended-<rank>, what the rank ended with.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def case(world: World, folder: Path, name: str, run: Callable[[], int]) -> None:
         ended = str(err)
     except SystemExit as err:
         ended = f"silent {err.code}"
-    (folder / name).mkdir(exist_ok=True)
-    (folder / name / f"ended-{world.rank}").write_text(ended)
+    # Not in the run's folder, which rank 0 may be removing.
+    (folder / f"{name}-ended-{world.rank}").write_text(ended)
     if name != "lost":
         world.gather(None)
 

@@ -120,6 +120,7 @@ def locked(out: Path) -> Iterator[None]:
                 if new and {p.name for p in out.iterdir()} <= {lock.name, index.name}:
                     shutil.rmtree(index, ignore_errors=True)
                     lock.unlink()
-                    out.rmdir()
+                    with contextlib.suppress(OSError):  # somebody has put a file there since
+                        out.rmdir()
     except BlockingIOError:
         raise UsageError(f"{out}: another run is writing here") from None

@@ -33,7 +33,7 @@ def folder(tmp_path_factory):
 
 
 def ended(folder, case):
-    return [(folder / case / f"ended-{rank}").read_text() for rank in (0, 1)]
+    return [(folder / f"{case}-ended-{rank}").read_text() for rank in (0, 1)]
 
 
 def test_a_full_disk_of_one_rank_leaves_the_checkpoint_before_and_the_run_goes_on(folder):
