@@ -6,7 +6,7 @@
 
 namespace ling {
 
-// A task is so many elements of a shard, whole blocks: the tables of a task are made for it.
+// A task has this many elements of a shard, whole blocks: the tables of a task are made for it.
 constexpr int64_t kAdam8Task = 256 * kAdam8Block;
 
 void adam8_step(const IsaKernels& kernels, const ling_adam8_shard* shards, int64_t count,

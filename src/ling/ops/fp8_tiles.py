@@ -54,7 +54,7 @@ def quantise_columns(
 ) -> tuple[Tensor, Tensor]:
     """E4M3 values q_MK and inverse scales [tiles, K] of tiles of 128 rows × 1 column.
 
-    Tiles begin anew at each border of `groups` (`experts.Slots.offsets`), so there are
+    Tiles begin again at each border of `groups` (`experts.Slots.offsets`), so there are
     ceil(rows / 128) of them for each expert, one behind the other.
     """
     parts = [quantise_rows(part.t(), scales) for part in _parts(x_MK, groups)]

@@ -38,8 +38,8 @@ def takes(x: Tensor) -> bool:
 
 
 def rounded(x_MK: Tensor, tiles: int, ends: list[int] | None = None) -> Tensor:
-    """Values quantised with powers of two and widened again to bfloat16; `ends` begin tiles of
-    rows anew."""
+    """Values quantised with powers of two and widened again to bfloat16; tiles of rows
+    begin again at each of `ends`."""
     out = torch.empty(x_MK.shape, dtype=torch.bfloat16)
     _call(x_MK, tiles, power_of_two=True, ends=ends, rounded=out)
     return out

@@ -61,7 +61,7 @@ def slots_without_waiting(map_TE: Tensor, ids_N: Tensor, block: int) -> Slots:
     slot_N, starts_E1 = slots_up_to((counts_E + missing_E).cumsum(0), counts_E, ids_N)
     rows = len(ids_N) + E * (block - 1) + 1
     rows += -rows % block
-    # Number j + 1 of the tokens that each expert does not have: where so many have been counted.
+    # Number j + 1 of the tokens that each expert does not have: where that many have been counted.
     number_B = torch.arange(block - 1, device=ids_N.device)
     others_ET = (~map_TE).cumsum(0).t().contiguous()
     token_EB = torch.searchsorted(others_ET, (number_B + 1).expand(E, -1).contiguous())

@@ -197,7 +197,7 @@ class _Timer:
         return range(self.recipe.parallel.pp)
 
     def _count(self) -> int:
-        """Micro-batches to simulate: all, or so many that they fill the ranks in turn."""
+        """Micro-batches to simulate: all, or as many as fill the ranks in turn."""
         return min(self.micro, _SIMULATED * self.recipe.parallel.pp)
 
     def update(self) -> float:

@@ -43,7 +43,7 @@ ASSUMPTIONS = (
 NOT_IDENTIFIABLE = (
     "experts' products, memory traffic and all-to-all: they always appear together, in the six "
     "figures of Ling",
-    "H100 or H800, the length of rows, and whether the dense models ran in FP8",
+    "H100 or H800, and whether the dense models ran in FP8",
     "the micro-batch: while gathering is hidden, it changes no planned figure",
     "pipelines, context parallelism, and expert parallelism across machines: no figure has them",
     "from 8 to 32 GPUs all models scale by 98 to 102%, so twelve figures are about six",
@@ -95,7 +95,6 @@ class Other:
     stream: float
     all_to_all: float = ASSUMED.all_to_all_share
     gpu: str = "h800-80g"
-    seq_length: int = SEQ_LENGTH
     dense_fp8: bool = True
 
     def constants(self) -> Constants:
@@ -111,7 +110,7 @@ class Other:
 
     def errors(self) -> list[float]:
         """Planned over published, less one, of every figure."""
-        made = [(c, recipe_of(c, self.seq_length, dense_fp8=self.dense_fp8)) for c in CELLS]
+        made = [(c, recipe_of(c, dense_fp8=self.dense_fp8)) for c in CELLS]
         gpu, constants = GPUS[self.gpu], self.constants()
         return [planned(c, constants, gpu, r).tokens_per_s / c.tokens_per_s - 1 for c, r in made]
 
@@ -135,16 +134,13 @@ OTHERS = (
         all_to_all=0.425,
         gpu="h100-80g",
     ),
-    Other(text="rows of 4,096 tokens", large=0.554, experts=0.246, stream=0.199, seq_length=4096),
     Other(
         text="dense models in bfloat16", large=0.71, experts=0.222, stream=0.203, dense_fp8=False
     ),
 )
 
 
-def recipe_of(
-    cell: Cell, seq_length: int = SEQ_LENGTH, *, dense_fp8: bool = True
-) -> PretrainConfig:
+def recipe_of(cell: Cell, *, dense_fp8: bool = True) -> PretrainConfig:
     """The assumed run behind a figure."""
     is_ling = cell.model.startswith(LING)
     is_fp8 = is_ling or dense_fp8
@@ -152,7 +148,7 @@ def recipe_of(
     layout["ep"] = 8 if is_ling else 1
     return PretrainConfig(
         model=cell.model,
-        data=DataConfig(prefix=["data"], seq_length=seq_length),
+        data=DataConfig(prefix=["data"], seq_length=SEQ_LENGTH),
         train=TrainConfig(
             global_batch_size=ROWS_PER_GPU * cell.gpus,
             micro_batch_size=MICRO_BATCH if is_ling else DENSE_MICRO_BATCH,

@@ -38,7 +38,7 @@ def change(before: dict[str, Any], optimizer: torch.optim.Optimizer) -> str | No
     was, now = before.get("moments", "float32"), stored_as(optimizer)
     if was == now:
         return None
-    how = "taken up in float32" if now == "float32" else "quantised anew"
+    how = "taken up in float32" if now == "float32" else "quantised again"
     return f"moments were {was} and are now {now} (`optim.name`): {how}"
 
 

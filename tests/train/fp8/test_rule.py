@@ -61,7 +61,9 @@ def test_a_size_that_is_no_multiple_of_16_is_refused(change, said):
 
 
 def test_tiles_may_be_partial():
-    fp8(network(intermediate_size=208, moe_intermediate_size=48), FP8)
+    partial = network(intermediate_size=208, moe_intermediate_size=48)
+    fp8(partial, FP8)
+    assert isinstance(partial.get_submodule("model.layers.0.mlp.gate_proj"), Fp8Linear)
 
 
 def test_float32_activations_are_refused():
