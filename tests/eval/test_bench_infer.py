@@ -104,7 +104,7 @@ def test_models_that_do_not_fit_together_are_loaded_for_their_turns(fake, tmp_pa
     monkeypatch.setattr(bench_infer.Ours, "map_in", lambda self: read_in.append(1))
     for room, processes in ((1 << 50, 1), (1 << 20, 3)):
         started.clear()
-        monkeypatch.setattr(bench_infer, "available", lambda room=room: room)
+        monkeypatch.setattr(bench_infer, "memory_available", lambda room=room: room)
         report = bench_infer.run(tmp_path / "ling-nano-int4", "x", options, peers=[peer], log=str)
         # One more, where each has its turn, counts the experts.
         assert len(started) == (processes if processes == 1 else processes + 1)

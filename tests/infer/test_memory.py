@@ -12,7 +12,7 @@ from ling.infer.engine import Engine
 from ling.infer.open import open_runner
 from ling.infer.pages import PAGE
 from ling.model.ling import from_config
-from ling.ops import native
+from ling.ops import limits, native
 from ling.presets import preset
 
 GB = 10**9
@@ -22,7 +22,7 @@ needs_library = pytest.mark.skipif(native.library() is None, reason="no kernel l
 @pytest.fixture
 def free(monkeypatch):
     def room(nbytes):
-        monkeypatch.setattr(memory, "available", lambda: nbytes)
+        monkeypatch.setattr(limits, "memory_available", lambda: nbytes)
 
     return room
 
@@ -33,19 +33,6 @@ def folder(tmp_path):
     (tmp_path / "m").mkdir()
     save_model(from_config(cfg, seed=0), cfg, tmp_path / "m")
     return tmp_path / "m"
-
-
-def test_available_is_the_least_of_machine_and_control_group(tmp_path, monkeypatch):
-    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "meminfo")
-    monkeypatch.setattr(memory, "CGROUP", tmp_path)
-    (tmp_path / "meminfo").write_text("MemTotal: 9000 kB\nMemAvailable:   5000 kB\n")
-    assert memory.available() == 5000 * 1024
-    (tmp_path / "memory.current").write_text("3000000\n")
-    (tmp_path / "memory.stat").write_text("anon 5\nactive_file 500000\ninactive_file 250000\n")
-    (tmp_path / "memory.max").write_text("max\n")
-    assert memory.available() == 5000 * 1024
-    (tmp_path / "memory.max").write_text("4000000\n")
-    assert memory.available() == 1_750_000
 
 
 def test_weights_that_do_not_fit_are_refused_with_a_format_that_does(free):

@@ -7,11 +7,11 @@ import torch
 
 from ling.config.engine import EngineConfig
 from ling.errors import UsageError
-from ling.infer import memory
 from ling.infer.pages import PAGE, Segment
 from ling.infer.torch_runner import TorchRunner
 from ling.model.attention import DenseAttend
 from ling.model.ling import from_config
+from ling.ops import limits
 from ling.presets import preset
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -100,7 +100,7 @@ def test_the_cache_has_the_type_of_the_module_unless_it_is_an_integer(
 
 def test_a_cache_that_does_not_fit_is_refused_before_it_is_made(monkeypatch):
     runner = TorchRunner(model())
-    monkeypatch.setattr(memory, "available", lambda: 2 * runner.page_bytes())
+    monkeypatch.setattr(limits, "memory_available", lambda: 2 * runner.page_bytes())
     with pytest.raises(UsageError, match="max_model_len=64` fits"):
         runner.allocate(3)
     assert not hasattr(runner, "cache")

@@ -6,7 +6,6 @@ import os
 
 import pytest
 
-from ling.infer import memory
 from ling.ops import limits
 
 GB = 10**9
@@ -90,8 +89,8 @@ def test_a_limit_of_groups_that_are_not_visible_counts(group, own):
 
 def test_free_memory_is_bounded_by_groups(group, own, tmp_path, monkeypatch):
     group("memory", **v1(2 * GB, GB))
-    monkeypatch.setattr(memory, "CGROUP", tmp_path / "root")
-    assert memory.available() <= GB
+    monkeypatch.setattr(limits, "ROOT", tmp_path / "root")
+    assert limits.memory_available() <= GB
 
 
 @pytest.mark.parametrize(
@@ -142,3 +141,16 @@ def test_a_quota_bounds_the_default_threads_only(monkeypatch):
     assert limits.default_threads() == 3
     monkeypatch.setenv("OMP_NUM_THREADS", "8")
     assert limits.default_threads() is None
+
+
+def test_available_is_the_least_of_machine_and_control_group(tmp_path, monkeypatch):
+    monkeypatch.setattr(limits, "MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(limits, "ROOT", tmp_path)
+    (tmp_path / "meminfo").write_text("MemTotal: 9000 kB\nMemAvailable:   5000 kB\n")
+    assert limits.memory_available() == 5000 * 1024
+    (tmp_path / "memory.current").write_text("3000000\n")
+    (tmp_path / "memory.stat").write_text("anon 5\nactive_file 500000\ninactive_file 250000\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert limits.memory_available() == 5000 * 1024
+    (tmp_path / "memory.max").write_text("4000000\n")
+    assert limits.memory_available() == 1_750_000

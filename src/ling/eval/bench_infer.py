@@ -21,10 +21,10 @@ import torch
 from ..errors import UsageError
 from ..files.atomic import make_folder
 from ..infer.device.open import check_device
-from ..infer.memory import available
 from ..infer.native_runner import NativeRunner
 from ..ops import native
 from ..ops.cores import FreeCores, load_in_words
+from ..ops.limits import memory_available
 from ..ops.processes import family_cpu_s
 from .bench_engine import BenchOptions, Ours
 from .bench_report import against_limits, against_peer, line, measured
@@ -53,7 +53,7 @@ def read_rate(buffer: torch.Tensor | None = None) -> float:
 
 def fit_together(folder: Path, peer: Peer) -> bool:
     """Whether both models can stay in memory while they take turns."""
-    room = available()
+    room = memory_available()
     ours = sum(f.stat().st_size for f in folder.glob("*.safetensors"))
     return room is None or ours + peer.model.stat().st_size + 2 * READ_BYTES < room
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 from ..config.model import ModelConfig
 from ..errors import UsageError
 from ..model.size import KV_BITS, describe, kv_cache_dtypes, kv_head_bytes
@@ -12,8 +9,6 @@ from ..ops import limits
 from ..ops.formats import by_size
 from .pages import PAGE, pages_for
 
-MEMINFO = Path("/proc/meminfo")
-CGROUP = limits.ROOT
 NO_LIMIT = 1 << 40
 DEFAULT_CACHE_BYTES = 1 << 30
 
@@ -32,34 +27,12 @@ def check_kv_cache_dtype(cfg: ModelConfig, dtype: str) -> None:
         )
 
 
-def available() -> int | None:
-    """Bytes that can be had without swapping, reclaimable page cache included; None if unknown.
-
-    The least of what the kernel says and what the control group (a container) leaves.
-    """
-    found = [n for n in (_meminfo(), limits.memory_left(CGROUP)) if n is not None]
-    return min(found) if found else None
-
-
-def _meminfo() -> int | None:
-    try:
-        for line in MEMINFO.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError, IndexError):
-        pass  # not Linux: all of the machine's memory is the best guess
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError):
-        return None
-
-
 def check_packing(name: str, cfg: ModelConfig, fmt: str, nbytes: int | None = None) -> None:
     """Refuse weights that would be made in memory and do not fit; names the formats that do.
 
     `nbytes` is their size where the configuration and format alone do not tell.
     """
-    room, sizes = available(), describe(cfg)["bytes"]
+    room, sizes = limits.memory_available(), describe(cfg)["bytes"]
     need = sizes[fmt] if nbytes is None else nbytes
     if room is None or need <= room:
         return
@@ -75,7 +48,7 @@ def check_packing(name: str, cfg: ModelConfig, fmt: str, nbytes: int | None = No
 
 def check_mapping(name: str, nbytes: int) -> None:
     """Refuse weights whose file does not fit, before it pushes everything else out."""
-    room = available()
+    room = limits.memory_available()
     if room is not None and nbytes > room:
         raise UsageError(
             f"{name}: has {nbytes / 1e9:.1f} GB, and {room / 1e9:.1f} GB of memory are free: "
@@ -85,7 +58,7 @@ def check_mapping(name: str, nbytes: int) -> None:
 
 def free_pages(page_bytes: int, mapped: int) -> int:
     """KV pages that fit beside `mapped` bytes of weights, which the system counts as free."""
-    room = available()
+    room = limits.memory_available()
     return NO_LIMIT if room is None else max(0, room - mapped) // page_bytes
 
 

@@ -19,6 +19,8 @@ from torch import Tensor
 
 BLOCK = 256
 """Elements that share a scale."""
+LEAST = 4096
+"""A shard of fewer elements has moments in float32."""
 ZERO_CODE = (127, 0)
 """The codes of 0: of the first moment and of the second."""
 

@@ -6,7 +6,6 @@ a GPU that cannot run it costs speed and no tokens.
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 from collections.abc import Callable
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..text import one_line
-from . import paged, reference
+from . import paged, reference, triton
 from .fp8 import quantise_fp8_block, widen_blocks
 
 log = logging.getLogger("ling")
@@ -58,6 +57,10 @@ def weighted_sum(y_TAD: Tensor, weights_TA: Tensor) -> Tensor:
         from .triton.chosen import weighted_sum as kernel
 
         return kernel(y_TAD, weights_TA)
+    return _weighted_sum(y_TAD, weights_TA)
+
+
+def _weighted_sum(y_TAD: Tensor, weights_TA: Tensor) -> Tensor:
     return (y_TAD.float() * weights_TA[..., None]).sum(1).to(y_TAD.dtype)
 
 
@@ -84,6 +87,16 @@ def norm_rotate(
         from .triton.norms import norm_rotate as kernel
 
         return kernel(x_THK, weights, split, eps, rope)
+    return _norm_rotate(x_THK, weights, split, eps, rope)
+
+
+def _norm_rotate(
+    x_THK: Tensor,
+    weights: tuple[Tensor, Tensor],
+    split: int,
+    eps: float,
+    rope: tuple[Tensor, Tensor],
+) -> Tensor:
     parts = x_THK[:, :split], x_THK[:, split:]
     normed = (reference.rms_norm(x, w, eps) for x, w in zip(parts, weights, strict=True))
     return torch.cat([reference.rotate(x, *rope) for x in normed], 1)
@@ -92,7 +105,7 @@ def norm_rotate(
 def have_triton() -> bool:
     """Whether kernels may be tried: Triton is installed, and nobody asked for the reference."""
     wanted = os.environ.get("LING_KERNELS") != "reference"
-    return wanted and importlib.util.find_spec("triton") is not None
+    return wanted and triton.is_installed()
 
 
 @cache
@@ -127,9 +140,8 @@ def _chosen_works(device: torch.device, fp8: bool) -> bool:
         want = torch.bmm(wide[ids], x.repeat_interleave(2, 0)[..., None])[..., 0]
         got = kernel(x, ids, stored, scales)
         weights = torch.rand(2, 2, device=device)
-        sums = weighted_sum(got.view(2, 2, -1), weights)
-        added = (got.view(2, 2, -1).float() * weights[..., None]).sum(1).to(got.dtype)
-        return torch.cat((got, sums)), torch.cat((want, added))
+        rows = got.view(2, 2, -1), weights
+        return torch.cat((got, weighted_sum(*rows))), torch.cat((want, _weighted_sum(*rows)))
 
     return _agrees("products with chosen FP8 experts" if fp8 else "products with experts", check)
 
@@ -141,14 +153,11 @@ def _norms_work(device: torch.device) -> bool:
         from .triton.norms import rms_norm
 
         x = torch.randn(3, 6, 64, device=device).bfloat16()
-        w = torch.rand(2, 64, device=device).bfloat16().unbind(0)
-        rope = torch.rand(2, 3, 32, device=device).bfloat16().unbind(0)
-        got = torch.cat(
-            (kernel(x, (w[0], w[1]), 4, 1e-6, (rope[0], rope[1])), rms_norm(x, w[0], 1e-6))
-        )
-        parts = (reference.rms_norm(x[:, :4], w[0], 1e-6), reference.rms_norm(x[:, 4:], w[1], 1e-6))
-        turned = torch.cat([reference.rotate(part, *rope) for part in parts], 1)
-        return got, torch.cat((turned, reference.rms_norm(x, w[0], 1e-6)))
+        queries, keys = torch.rand(2, 64, device=device).bfloat16().unbind(0)
+        cos, sin = torch.rand(2, 3, 32, device=device).bfloat16().unbind(0)
+        heads = x, (queries, keys), 4, 1e-6, (cos, sin)
+        got = torch.cat((kernel(*heads), rms_norm(x, queries, 1e-6)))
+        return got, torch.cat((_norm_rotate(*heads), reference.rms_norm(x, queries, 1e-6)))
 
     return _agrees("norms", check)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,7 +11,7 @@ import torch.nn.functional as F
 
 from ..errors import KernelError, UsageError
 from ..text import one_line
-from . import native
+from . import native, triton
 
 Wanted = Literal["auto", "emulation"]
 HOPPER = (9, 0)
@@ -48,7 +47,7 @@ def choose(device: torch.device, wanted: Wanted = "auto") -> Choice:
             f"{torch.cuda.get_device_name(device)} has {_dotted(capability)}: set `train.fp8: "
             "off`, or `train.fp8_products: emulation` (the same numbers, slower than bfloat16)"
         )
-    if not has_triton():
+    if not triton.is_installed():
         return Choice("emulation", "Triton is not installed; `pip install triton`")
     why_not = _why_no_scaled_mm(capability) or failed_trial(device)
     if why_not is not None:
@@ -61,11 +60,6 @@ def _has_core() -> bool:
         return native.library() is not None
     except KernelError:  # `ling doctor` says what is wrong with it
         return False
-
-
-def has_triton() -> bool:
-    """Whether Triton is installed, which compiles our kernels for a GPU."""
-    return importlib.util.find_spec("triton") is not None
 
 
 def _why_no_scaled_mm(capability: tuple[int, int]) -> str | None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import fp8_tiles
-from .fp8_choice import has_triton
+from . import fp8_tiles, triton
 from .fp8_tiles import POWER_OF_TWO, Scales
 
 
@@ -31,4 +30,4 @@ def transposed(q_NK: Tensor) -> Tensor:
 
 def has_kernels(x: Tensor) -> bool:
     """Whether our kernels take a tensor of this device: any GPU, where Triton is installed."""
-    return x.device.type == "cuda" and has_triton()
+    return x.device.type == "cuda" and triton.is_installed()

@@ -1,4 +1,5 @@
-"""What a control group (a container, a job of a scheduler) leaves of memory and processor time.
+"""How much memory and processor time there is, and what control groups (a container, a job of a
+scheduler) leave of it.
 
 Both versions of control groups, and every group above the process's own: each one's limit counts.
 Nothing here is an error: what cannot be read is no limit.
@@ -13,8 +14,31 @@ from pathlib import Path
 
 ROOT = Path("/sys/fs/cgroup")
 SELF = Path("/proc/self/cgroup")
+MEMINFO = Path("/proc/meminfo")
 # Version 1 writes "no limit" as the largest multiple of a page below 2^63.
 _UNLIMITED = 1 << 60
+
+
+def memory_available() -> int | None:
+    """Bytes that can be had without swapping, reclaimable page cache included; None if unknown.
+
+    The least of what the kernel says and what the control group (a container) leaves.
+    """
+    found = [n for n in (_meminfo(), memory_left(ROOT)) if n is not None]
+    return min(found) if found else None
+
+
+def _meminfo() -> int | None:
+    try:
+        for line in MEMINFO.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass  # not Linux: all of the machine's memory is the best guess
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
+        return None
 
 
 def memory_left(root: Path = ROOT, own: Path = SELF) -> int | None:

@@ -9,9 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from . import adam8, native, native_adam8
+from . import adam8, native, native_adam8, triton
 from .adam8 import Moments, Scalars
-from .fp8_choice import has_triton
 
 Shard = tuple[Tensor, Tensor, Moments, Scalars]
 """Parameter and gradient (N float32, no gaps), moments, and the numbers of the step."""
@@ -25,7 +24,7 @@ def step(shards: Sequence[Shard]) -> None:
         native_adam8.step(shards)
         return
     one = _reference
-    if shards[0][0].is_cuda and has_triton():
+    if shards[0][0].is_cuda and triton.is_installed():
         from .triton import adam8 as on_gpu
 
         one = on_gpu.step

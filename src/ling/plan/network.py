@@ -14,8 +14,8 @@ from ..config.recipe import PretrainConfig
 from .constants import Constants
 from .exchange import copy_bytes, each_bytes, pays, ranks_reached
 from .gpus import Gpu
-from .shape import BF16, FP32, Shape
-from .weights import gathered_item
+from .shape import FP32, Shape
+from .weights import gathered_item, item_of
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def traffic(
     micro = train.global_batch_size // (train.micro_batch_size * layout.dp)
     once = layout.pp > 1 or not per_micro_batch
     found = _weights(shape, recipe, gpu, 1 if once else micro)
-    item = BF16 if train.dtype == "bfloat16" else FP32
+    item = item_of(train)
     if layout.ep > 1:
         moe = sum(layer.is_moe for layer in shape.layers) / layout.pp
         again = 1.5 if layout.recompute in ("moe", "full") else 1.0

@@ -10,11 +10,9 @@ from collections.abc import Callable, Sequence
 
 from ..config.parallel import ParallelConfig
 from ..config.recipe import PretrainConfig, TrainConfig
+from ..ops.adam8 import BLOCK, LEAST
 from ..ops.formats import FP8_BLOCK
 from .shape import BF16, FP8, FP32, Layer, Shape, Weight
-
-# States of 8 bits: two codes, a scale of float32 each for a block; smaller tensors keep float32.
-_BLOCK, _SMALL = 256, 4096
 
 
 def ends_with_blocks(shape: Sequence[int], dim: int, ranks: int, *, stacked: bool) -> bool:
@@ -44,10 +42,10 @@ def gathered_item(weight: Weight, recipe: PretrainConfig) -> int:
     if gathers_bytes(weight, recipe):
         return FP8
     in_fp8 = weight.fp8 and recipe.train.fp8 != "off"
-    return BF16 if weight.is_experts and _item(recipe.train) == BF16 and not in_fp8 else FP32
+    return BF16 if weight.is_experts and item_of(recipe.train) == BF16 and not in_fp8 else FP32
 
 
-def _item(train: TrainConfig) -> int:
+def item_of(train: TrainConfig) -> int:
     return BF16 if train.dtype == "bfloat16" else FP32
 
 
@@ -57,7 +55,7 @@ class RankWeights:
     def __init__(self, shape: Shape, recipe: PretrainConfig, device: str, pp: int) -> None:
         self.shape, self.recipe, self.device = shape, recipe, device
         self.layout: ParallelConfig = recipe.parallel
-        self.item = _item(recipe.train)
+        self.item = item_of(recipe.train)
         stages = shape.stages(self.layout.stages)
         own = range(pp, len(stages), self.layout.pp)
         self.has_head, self.has_embedding = len(stages) - 1 in own, 0 in own
@@ -180,6 +178,7 @@ class RankWeights:
 
 
 def _states8(size: float) -> float:
-    if size < _SMALL:
+    """Two moments, each a code of one byte with a scale of float32 for a block."""
+    if size < LEAST:
         return 2 * FP32 * size
-    return 2 * (size + FP32 * -(-size // _BLOCK))
+    return 2 * (size + FP32 * -(-size // BLOCK))

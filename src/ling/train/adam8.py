@@ -11,10 +11,7 @@ from torch import Tensor
 from ..checkpoint.dcp.local import local_part
 from ..errors import RunError
 from ..ops import adam8, moments8
-from ..ops.adam8 import Moments, Scalars
-
-LEAST = 4096
-"""A shard of fewer elements has moments in float32."""
+from ..ops.adam8 import LEAST, Moments, Scalars
 
 
 class AdamW8bit(torch.optim.Optimizer):

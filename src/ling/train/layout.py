@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import os
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from ..config.model import ModelConfig
 from ..config.parallel import ParallelConfig
 from ..config.recipe import PretrainConfig
 from ..errors import UsageError
-from ..ops.limits import memory_left, usable_cores
+from ..ops.limits import memory_available, usable_cores
 from ..plan.constants import ASSUMED, Constants
 from ..plan.gpus import CPU_CONSTANTS, GPUS, Gpu, gpu_like
 from ..plan.search import search
@@ -25,6 +25,8 @@ from .progress import gemm_peak
 from .resume import saved_recipe
 
 _UNKNOWN = GPUS["h100-80g"]
+# Of all ranks of a machine together, and between two of them.
+CPU_BYTES_PER_S, GLOO_BYTES_PER_S = 30e9, 1.5e9
 
 
 def chosen(
@@ -100,13 +102,12 @@ def this_cpu(ranks: int) -> Gpu:
     finally:
         torch.set_num_threads(threads)
     each = max(cores // ranks, 1)
-    pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    left = memory_left()
+    left = memory_available()
     return Gpu(
         name="cpu",
         bf16_flops=one * each,
         fp8_flops=None,
-        usable_bytes=(pages if left is None else left) / ranks,
+        usable_bytes=(math.inf if left is None else left) / ranks,
         memory_bytes_per_s=CPU_BYTES_PER_S / ranks,
         link_bytes_per_s=GLOO_BYTES_PER_S,
         net_bytes_per_s=GLOO_BYTES_PER_S,
@@ -114,7 +115,3 @@ def this_cpu(ranks: int) -> Gpu:
         device="cpu",
         source="one core's products measured now; memory 30 GB/s, gloo 1.5 GB/s assumed",
     )
-
-
-# Of all ranks of a machine together, and between two of them.
-CPU_BYTES_PER_S, GLOO_BYTES_PER_S = 30e9, 1.5e9

@@ -22,7 +22,6 @@ from ling.config.engine import EngineConfig
 from ling.convert.plan import convert
 from ling.convert.synth import synth
 from ling.errors import CheckpointError, UsageError
-from ling.infer import memory
 from ling.infer.engine import Engine
 from ling.infer.native_runner import NativeRunner
 from ling.infer.open import open_runner, runner_for
@@ -30,7 +29,7 @@ from ling.infer.pages import Segment
 from ling.infer.request import SamplingParams
 from ling.infer.torch_runner import TorchRunner
 from ling.model.ling import from_config
-from ling.ops import native
+from ling.ops import limits, native
 from ling.ops.formats import FORMATS
 from ling.presets import preset
 
@@ -197,10 +196,10 @@ def test_memory_is_checked_for_what_the_folder_takes(folder, monkeypatch):
     held = [runner.weights.matrix(s).nbytes for s in packed_specs(runner.config).values()]
     need = sum(held) + runner.native_weights.embedding.nbytes
     assert runner.weights.nbytes == need
-    monkeypatch.setattr(memory, "available", lambda: need - 1)
+    monkeypatch.setattr(limits, "memory_available", lambda: need - 1)
     with pytest.raises(UsageError, match="GB in fp8"):
         open_runner(folder)
-    monkeypatch.setattr(memory, "available", lambda: need)
+    monkeypatch.setattr(limits, "memory_available", lambda: need)
     open_runner(folder)
 
 
