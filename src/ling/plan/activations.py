@@ -10,11 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..config.model import ModelConfig
+from ..ops.experts import row_block
 from .shape import BF16, FP32, Layer
 
 INT64 = 8
-# Rows of an expert are padded on a CPU (`ops/experts.row_block`): blocks of 64, or of 16.
-_BLOCKS = (64, 16)
 
 
 @dataclass(frozen=True)
@@ -85,5 +84,4 @@ def padding_of(cfg: ModelConfig, tokens: int, ep: int, device: str) -> float:
     if device != "cpu" or not cfg.num_experts:
         return 1.0
     rows, own = tokens * cfg.num_experts_per_tok, cfg.num_experts // ep
-    block = _BLOCKS[0] if _BLOCKS[0] * own <= rows else _BLOCKS[1]
-    return 1.0 + own * (block - 1) / 2 / max(rows, 1)
+    return 1.0 + own * (row_block(rows, own) - 1) / 2 / max(rows, 1)
