@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from ..errors import UsageError
 from ..text import nearest
@@ -101,6 +101,8 @@ class DataConfig:
 class TrainConfig:
     """The training loop."""
 
+    LEAST_STEPS: ClassVar[int] = 1
+
     steps: int = 1000
     """Optimizer steps in all."""
     global_batch_size: int = 16
@@ -176,7 +178,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if isinstance(self.rampup_batch_size, tuple):  # a frozen key of `phases`, and as YAML
             object.__setattr__(self, "rampup_batch_size", list(self.rampup_batch_size))
-        for name in ("steps", "global_batch_size", "micro_batch_size", "eval_rows"):
+        at_least("train.steps", self.steps, self.LEAST_STEPS)
+        for name in ("global_batch_size", "micro_batch_size", "eval_rows"):
             at_least(f"train.{name}", getattr(self, name), 1)
         at_least("train.eval_interval_steps", self.eval_interval_steps, 0)
         at_least("train.max_nonfinite", self.max_nonfinite, 1)

@@ -1,0 +1,154 @@
+"""The recipe of `ling sft`: fine-tuning on conversations, and on pairs of answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from ..errors import UsageError
+from .checks import at_least
+from .optim import OptimConfig
+from .parallel import ParallelConfig
+from .recipe import CheckpointConfig, TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatDataConfig:
+    """Which conversations are trained on, and how they become rows."""
+
+    files: list[str] = field(default_factory=list)
+    """Files with records (jsonl, json, parquet, also gz and zst), or names in `dataset_info`."""
+    dataset_info: str | None = None
+    """A `dataset_info.json` of LLaMA-Factory, which says of its names where files are and what
+    their columns mean."""
+    format: Literal[
+        "auto", "messages", "sharegpt", "alpaca", "prompt_response", "preference", "tokens"
+    ] = "auto"
+    """Format of the records; `auto` tells by their keys."""
+    weights: list[float] | None = None
+    """Share of each file in the mixture; by default each record is read once an epoch."""
+    valid_files: list[str] = field(default_factory=list)
+    """Records for the held-out loss."""
+    valid_share: float = 0.0
+    """Part of the records to hold out instead, chosen by `train.seed`."""
+    max_samples: int | None = None
+    """Read at most this many records of each file."""
+    tokenizer: str | None = None
+    """A tokenizer folder; by default that of the model."""
+    template: str | None = None
+    """Chat template: a file, or `megatron` for the original training's own text; by default what
+    the server would take for the model."""
+    thinking: bool = False
+    """Render with `enable_thinking`, as a request that asks for reasoning."""
+    seq_length: int = 8192
+    """Tokens per row; a longer sample is `over_long`."""
+    over_long: Literal["drop", "error", "cut-left", "split"] = "drop"
+    """What becomes of a sample that is longer than a row; always counted and told."""
+    packing: Literal["best_fit", "off", "megatron"] = "best_fit"
+    """Several samples in a row that do not see each other; one a row; or the original's packing, in
+    which they do."""
+    split_turns: bool = False
+    """Train each turn in a sample of its own where an earlier turn's reasoning disappears later."""
+    skip_bad: bool = False
+    """Leave out records that cannot be used, counted, instead of stopping at the first."""
+
+    def __post_init__(self) -> None:
+        at_least("data.seq_length", self.seq_length, 2)
+        if not 0 <= self.valid_share < 1:
+            raise UsageError(f"`data.valid_share` is {self.valid_share}, expected 0 up to below 1")
+        if not self.files:
+            raise UsageError("`data.files` is empty: name the files to train on")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SFTTrainConfig(TrainConfig):
+    """The training loop; the released fine-tuning's settings by default."""
+
+    LEAST_STEPS: ClassVar[int] = 0
+
+    steps: int = 0
+    """Optimizer steps in all; 0 with `epochs`."""
+    epochs: float = 1.0
+    """How often each record is trained on, where `steps` is 0; shuffled anew in each epoch."""
+    global_batch_size: int = 8
+    """Rows per optimizer step, over all ranks."""
+    micro_batch_size: int = 1
+    """Rows per forward pass on one rank."""
+    seed: int = 1234
+    """Seed of sample order, adapters and dropout."""
+    mtp_loss_weight: float = 0.0
+    """Weight of the MTP loss; 0 leaves the MTP layer as it is."""
+    bias_update_rate: float = 0.0
+    """Step of the auxiliary-loss-free expert bias; 0 freezes it."""
+    train_router: bool = False
+    """Train the router's weights too (full fine-tuning)."""
+    early_stop: int = 0
+    """Stop after N measurements of the held-out loss without a better one; 0 never stops."""
+    show_samples: int = 2
+    """Held-out prompts that are answered at each measurement, to look at."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoRAConfig:
+    """Low-rank adapters (`method: lora` and `qlora`)."""
+
+    targets: list[str] = field(default_factory=lambda: ["attention", "dense", "shared", "experts"])
+    """Kinds of matrices that get an adapter."""
+    rank: int = 16
+    """Rank of adapters of attention, dense and shared matrices."""
+    expert_rank: int = 4
+    """Rank of adapters of routed experts."""
+    alpha: float = 32.0
+    """The adapter's product is scaled by alpha / rank (of each kind)."""
+    rslora: bool = False
+    """Scale by alpha / √rank instead."""
+    dropout: float = 0.0
+    """Share of an adapter's inputs that is left out while training."""
+
+    def __post_init__(self) -> None:
+        at_least("lora.rank", self.rank, 1)
+        at_least("lora.expert_rank", self.expert_rank, 1)
+        if not 0 <= self.dropout < 1:
+            raise UsageError(f"`lora.dropout` is {self.dropout}, expected 0 up to below 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DPOConfig:
+    """Direct preference optimisation (`objective: dpo`)."""
+
+    beta: float = 0.1
+    """How far the policy may go from the reference: larger keeps it nearer."""
+    label_smoothing: float = 0.0
+    """Share of pairs that are taken to be labelled the wrong way round."""
+    sft_weight: float = 0.0
+    """Weight of the loss of the chosen answer beside that of the pair."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SFTConfig:
+    """A fine-tuning recipe."""
+
+    model: str
+    """A checkpoint with weights: folder, run, or hub name."""
+    model_overrides: dict[str, Any] = field(default_factory=dict)
+    """Fields of config.json to change."""
+    method: Literal["full", "lora", "qlora"] = "full"
+    """All weights; low-rank adapters on frozen weights; or on weights frozen in integers or FP8."""
+    objective: Literal["sft", "dpo"] = "sft"
+    """Answers to learn, or pairs of a better and a worse one."""
+    data: ChatDataConfig
+    """Which conversations."""
+    train: SFTTrainConfig = field(default_factory=SFTTrainConfig)
+    """The training loop."""
+    optim: OptimConfig = field(
+        default_factory=lambda: OptimConfig(lr=1e-6, schedule="constant", weight_decay=0.1)
+    )
+    """AdamW and its learning-rate schedule; 1e-6 for full fine-tuning, recipes of LoRA use 1e-4."""
+    lora: LoRAConfig = field(default_factory=LoRAConfig)
+    """Low-rank adapters."""
+    dpo: DPOConfig = field(default_factory=DPOConfig)
+    """Direct preference optimisation."""
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    """When checkpoints are written and which are kept."""
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    """How ranks share the work."""

@@ -1,0 +1,1 @@
+"""Conversations for fine-tuning: from the files people have to rows of tokens."""
