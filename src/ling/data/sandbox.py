@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -19,6 +19,8 @@ from ..text import first_line
 MAX_OUTPUT = 1 << 20
 MAX_SOURCE = 1 << 18
 _MAX_NUMBER = 1 << 63
+Cut = tuple[int, bool]
+"""How many messages of a conversation, and whether the assistant's turn is opened behind them."""
 _WIDTH = re.compile(r"%(?:\([^)]*\))?[-+ #0]*(?:\*|\d{4}|\d*\.(?:\*|\d{4}))")
 
 
@@ -110,6 +112,20 @@ def render_own(template: Template, variables: Mapping[str, Any]) -> str:
     if len(text) > MAX_OUTPUT:
         raise TemplateError(f"the output is longer than {MAX_OUTPUT} characters")
     return text
+
+
+def each_cut(
+    run: Callable[[Mapping[str, Any]], str], variables: Mapping[str, Any], cuts: Sequence[Cut]
+) -> list[str | TemplateError]:
+    """The text, or what is wrong, of each beginning of the messages."""
+    found: list[str | TemplateError] = []
+    for count, opened in cuts:
+        messages = variables["messages"][:count]
+        try:
+            found.append(run({**variables, "messages": messages, "add_generation_prompt": opened}))
+        except TemplateError as err:
+            found.append(err)
+    return found
 
 
 def _to_json(
