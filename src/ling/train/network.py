@@ -15,8 +15,8 @@ from torch import Tensor
 from ..checkpoint.dcp.local import fill_part
 from ..checkpoint.load import fill
 from ..checkpoint.open import holds_weights, open_source
-from ..config.model import ModelConfig
 from ..config.kinds import Recipe
+from ..config.model import ModelConfig
 from ..config.sft import SFTConfig
 from ..errors import UsageError
 from ..hub import resolve_model

@@ -17,8 +17,8 @@ import torch
 
 from ..checkpoint.open import config_at, holds_weights
 from ..checkpoint.run_folder import keep
-from ..config.model import ModelConfig
 from ..config.kinds import Recipe
+from ..config.model import ModelConfig
 from ..config.sft import SFTConfig
 from ..errors import UsageError
 from ..hub import resolve_model
