@@ -155,15 +155,20 @@ def build_recipe(values: dict[str, Any]) -> Any:
 def data(args: list[str]) -> None:
     if args and args[0] in ("-h", "--help"):
         print("usage: ling data prepare SOURCE... --out DIR [options]")
-        print("       ling data join DIR\n")
+        print("       ling data join DIR")
+        print("       ling data check FILE... [options]\n")
         print("  prepare     text, JSON, parquet or source code to a tokenizer and token files")
-        print("  join        the parts that `prepare --shard i/n` left to token files\n")
+        print("  join        the parts that `prepare --shard i/n` left to token files")
+        print("  check       conversations: what of each fine-tuning trains, and what is wrong\n")
         print("`ling data prepare --help` lists the options.")
         return
-    commands = {"prepare": _data_prepare, "join": _data_join}
+    from .data_check import data_check
+
+    commands = {"prepare": _data_prepare, "join": _data_join, "check": data_check}
     if not args or args[0] not in commands:
         raise UsageError(
-            "data: expected `ling data prepare SOURCE... --out DIR` or `ling data join DIR`"
+            "data: expected `ling data prepare SOURCE... --out DIR`, `ling data join DIR` or "
+            "`ling data check FILE...`"
         )
     commands[args[0]](args[1:])
 

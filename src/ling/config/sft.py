@@ -40,6 +40,8 @@ class ChatDataConfig:
     the server would take for the model."""
     thinking: bool = False
     """Render with `enable_thinking`, as a request that asks for reasoning."""
+    mask_history: bool = False
+    """Train only the last answer of each conversation."""
     seq_length: int = 8192
     """Tokens per row; a longer sample is `over_long`."""
     over_long: Literal["drop", "error", "cut-left", "split"] = "drop"

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from ..tokenizer import Tokenizer
 
 Span = tuple[int, int]
+# What notes say of a turn that is not trained though it is in the loss.
+CONTEXT_ONLY = "is context only"
 
 
 class TrainingTemplate(Protocol):
@@ -126,7 +128,7 @@ class _Reading:
                 note = f"messages[{i}] is trained in a sample of its own"
                 yield turn._replace(notes=[*notes, note])
             else:
-                left_out.append(f"messages[{i}] is context only: {reason or _DIFFERS}")
+                left_out.append(f"messages[{i}] {CONTEXT_ONLY}: {reason or _DIFFERS}")
         if spans or not split_turns or not turns:
             yield Marked(self._whole, self._chat.mark, spans, [*notes, *left_out])
 
