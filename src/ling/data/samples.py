@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -49,7 +49,7 @@ def lengthened(sample: Sample, length: int) -> Sample:
     have = len(sample.tokens)
     if have == length:
         return sample
-    padded = {k: np.pad(getattr(sample, k), (0, length - have)) for k in _BY_POSITION}
+    padded: dict[str, Any] = {k: np.pad(getattr(sample, k), (0, length - have)) for k in _BY_POSITION}
     return replace(sample, **padded, borders=np.append(sample.borders, have))
 
 
