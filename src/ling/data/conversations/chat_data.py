@@ -11,6 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from ...config.sft import ChatDataConfig
 from ...errors import DataError, UsageError
 from ...files.atomic import hash_file
@@ -19,12 +21,12 @@ from ..mixture import Mixture
 from ..samples import Sample, Samples
 from .batches import Supervisor
 from .files import sources
-from .pack import ConversationRows, RowOrder, row_of
+from .pack import ConversationRows, Packing, RowOrder, row_of
 from .preparation import Preparation
 from .records import read_records
 from .rendered import TrainingTemplate
 from .report import report_lines
-from .store import SampleStore, StoreWriter, read_report
+from .store import PARTS, Part, SampleStore, StoreWriter, read_report
 
 if TYPE_CHECKING:
     from ..tokenizer import Tokenizer
@@ -72,7 +74,7 @@ def open_chat_data(
     report = read_report(arrays)
     for line in report_lines(report):
         log(f"data: {line}")
-    parts = {part: SampleStore(arrays, part) for part in ("train", "valid")}
+    parts = {part: SampleStore.of(arrays, part) for part in PARTS}
     return ChatData(data, seed, parts, report, fingerprint, pad_id(tokenizer), index, log)
 
 
@@ -106,8 +108,9 @@ def _key(
 
 
 # What has a hash of its own in the key, or decides rows and not samples.
-_NOT_IN_SAMPLES = ("files", "valid_files", "dataset_info", "weights", "tokenizer", "template")
-_NOT_IN_SAMPLES += ("packing",)
+_NOT_IN_SAMPLES = frozenset(
+    ["files", "valid_files", "dataset_info", "weights", "tokenizer", "template", "packing"]
+)
 
 
 def _contents(data: ChatDataConfig, names: list[str]) -> list[Any]:
@@ -127,7 +130,7 @@ class ChatData:
 
     cfg: ChatDataConfig
     seed: int
-    parts: dict[str, SampleStore]
+    parts: dict[Part, SampleStore]
     report: dict[str, Any]
     fingerprint: str
     pad: int
@@ -149,7 +152,7 @@ class ChatData:
         if self.is_pairs:
             raise UsageError("the data has pairs of answers: train on them with `objective: dpo`")
         count = self.rows(1.0 if epochs is None else epochs) if rows is None else rows
-        if self.cfg.weights is None:
+        if not self.cfg.weights:
             (order,) = self._orders
             return ConversationRows(self.parts["train"], order, count, self.pad)
         weights = self._weights
@@ -186,28 +189,29 @@ class ChatData:
         return weights
 
     @cached_property
-    def _files(self) -> list[FileSamples]:
+    def _files(self) -> list[SampleStore]:
+        """The samples of each file."""
         counts = self.report["samples_of_file"]
         ends = itertools.accumulate(counts)
         return [
-            FileSamples(self.parts["train"], end - count, count)
+            self.parts["train"].section(end - count, count)
             for end, count in zip(ends, counts, strict=True)
         ]
 
     @cached_property
     def _orders(self) -> list[RowOrder]:
         """One of all files; with weights one of each."""
-        train = self.parts["train"]
-        weighted = bool(self.cfg.weights and self._weights)
-        files = self._files if weighted else [FileSamples(train, 0, len(train))]
-        found = []
-        for k, (file, name) in enumerate(zip(files, self.cfg.files, strict=False)):
-            content = f"{self.fingerprint}/{k}" if weighted else self.fingerprint
-            order = self._row_order(file.lengths, self.seed + k, content)
-            if not order.rows_in(0):
-                raise DataError(f"{len(file.lengths)} samples, which fill no row", path=name)
-            found.append(order)
-        return found
+        if not self.cfg.weights:
+            return [self._order_of(self.parts["train"], 0, ", ".join(self.cfg.files))]
+        named = zip(self._files, self.cfg.files, strict=True)
+        return [self._order_of(samples, k, name) for k, (samples, name) in enumerate(named)]
+
+    def _order_of(self, samples: SampleStore, number: int, name: str) -> RowOrder:
+        content = f"{self.fingerprint}/{number}" if self.cfg.weights else self.fingerprint
+        order = self._row_order(samples.lengths, self.seed + number, content)
+        if not order.rows_in(0):
+            raise DataError(f"{len(samples)} samples, which fill no row", path=name)
+        return order
 
     def _row_order(self, lengths: Any, seed: int, content: str) -> RowOrder:
         cfg = self.cfg
@@ -219,10 +223,9 @@ class ChatData:
         part = self.parts["valid"]
         if not len(part) or self.is_pairs:
             return None
-        packing = "off" if self.cfg.packing == "off" else "best_fit"
-        order = replace(
-            self._row_order(part.lengths, 0, f"{self.fingerprint}/valid"), packing=packing
-        )
+        packing: Packing = "off" if self.cfg.packing == "off" else "best_fit"
+        order = self._row_order(part.lengths, 0, f"{self.fingerprint}/valid")
+        order = replace(order, packing=packing)
         return ConversationRows(part, order, order.rows(1.0), self.pad)
 
     def prompts(self, count: int) -> list[tuple[list[dict[str, Any]], Any, dict[str, Any]]]:
@@ -249,26 +252,7 @@ class ChatData:
         return Pairs(self.parts["valid"], self._pair_order(count), count, self.pad)
 
     def _pair_order(self, count: int) -> RowOrder:
-        import numpy as np
-
         return RowOrder(np.ones(count, np.int32), 1, self.seed, "off")
-
-
-@dataclass(frozen=True)
-class FileSamples:
-    """The samples of one file."""
-
-    store: SampleStore
-    first: int
-    count: int
-
-    @property
-    def lengths(self) -> Any:
-        """In tokens."""
-        return self.store.lengths[self.first : self.first + self.count]
-
-    def __getitem__(self, i: int) -> Any:
-        return self.store[self.first + i]
 
 
 @dataclass(frozen=True)

@@ -25,10 +25,11 @@ CONTEXT_ONLY = "is context only"
 class TrainingTemplate(Protocol):
     """A `ChatTemplate`, or the original training's own text.
 
-    `ending` is a control token behind each conversation that is learned, too; `pieces_alone` says
-    that each turn is encoded by itself.
+    `source` decides what it writes. `ending` is a control token behind each conversation that is
+    learned, too; `pieces_alone` says that each turn is encoded by itself.
     """
 
+    source: str
     ending: str
     pieces_alone: bool
 

@@ -75,18 +75,30 @@ def read_report(arrays: Arrays) -> dict[str, Any]:
 
 
 class SampleStore:
-    """The samples of one part."""
+    """Samples one behind the other, of which the first begins at id number `start`."""
 
-    def __init__(self, arrays: Arrays, part: Part) -> None:
-        self._ids, self._labels = arrays[f"{part}_ids"], arrays[f"{part}_labels"]
-        self.lengths = arrays[f"{part}_lengths"]
+    def __init__(
+        self, ids: np.ndarray, labels: np.ndarray, lengths: np.ndarray, start: int = 0
+    ) -> None:
+        self._ids, self._labels, self.lengths = ids, labels, lengths
+        self._start = start
+
+    @classmethod
+    def of(cls, arrays: Arrays, part: Part) -> SampleStore:
+        """Those that a `StoreWriter` wrote."""
+        return cls(arrays[f"{part}_ids"], arrays[f"{part}_labels"], arrays[f"{part}_lengths"])
+
+    def section(self, first: int, count: int) -> SampleStore:
+        """Some of the samples."""
+        start = self._start + int(self.lengths[:first].sum(dtype=np.int64))
+        return SampleStore(self._ids, self._labels, self.lengths[first : first + count], start)
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def __getitem__(self, i: int) -> Sample:
         """Both as i64, -100 where nothing is learned."""
-        end = int(self._ends[i])
+        end = self._start + int(self._ends[i])
         part = slice(end - int(self.lengths[i]), end)
         labels = self._labels[part].astype(np.int64)
         labels[labels == _hole(self._labels.dtype)] = NOT_TRAINED
