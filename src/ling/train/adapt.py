@@ -28,7 +28,7 @@ def adapt(network: LingForTraining, recipe: Recipe) -> None:
         _check_frozen(recipe)
         network.ling.requires_grad_(False)
         if recipe.method == "lora":
-            add_adapters(network.ling, recipe.lora)
+            add_adapters(network.ling, recipe.lora, network.token_numbers, recipe.train.seed)
         return
     for module in network.ling.modules():
         if isinstance(module, Router):
