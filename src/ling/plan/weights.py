@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ..config.parallel import ParallelConfig
 from ..config.kinds import Recipe
+from ..config.parallel import ParallelConfig
 from ..config.recipe import TrainConfig
 from ..ops.adam8 import BLOCK, LEAST
 from ..ops.formats import FP8_BLOCK
