@@ -27,7 +27,7 @@ from ..plan.layouts import check_layout
 from ..plan.stages import described, stage_layers
 from ..presets import PRESETS, preset
 from ..text import nearest
-from .adapt import keeps_base
+from .adapt import keeps_base, trained_table
 from .batches import BatchReader
 from .device import choose_device
 from .forward import LingForTraining
@@ -95,6 +95,8 @@ def setup(
     if recipe.parallel.pp > 1:
         log(described(stage_layers(recipe.parallel, cfg, recipe.data.seq_length), cfg))
 
+    if isinstance(recipe, SFTConfig):
+        log("\n".join(world.together(lambda: trained_table(recipe, cfg))))
     memory = MemoryReport(recipe, device, world)
     memory.tell(cfg, log)
 
