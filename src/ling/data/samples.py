@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -25,13 +25,15 @@ class Sample:
     """One row of S tokens.
 
     `tokens` and `labels` (the next tokens) i64 [S]; `loss_mask` f32 [S], 1.0 where the loss
-    counts; `borders` i64, ascending positions of 1 to S before which a document ends.
+    counts; `borders` i64, ascending positions of 1 to S before which a document ends. `extra` are
+    arrays that an objective wants besides, under the same names and in the same shapes in all rows.
     """
 
     tokens: np.ndarray
     labels: np.ndarray
     loss_mask: np.ndarray
     borders: np.ndarray
+    extra: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def documents(self) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from ..config.model import ModelConfig
 from ..config.parallel import ParallelConfig
-from ..config.recipe import PretrainConfig
+from ..config.kinds import Recipe
 from ..errors import UsageError
 from .constants import Constants
 from .estimate import Estimate, estimate
@@ -27,7 +27,7 @@ _MOST_OTHERS = 100
 
 def search(
     cfg: ModelConfig,
-    recipe: PretrainConfig,
+    recipe: Recipe,
     gpu: Gpu,
     constants: Constants,
     gpus: int,
@@ -40,8 +40,8 @@ def search(
     memory come first.
     """
     shape = shape_of(cfg, recipe.data.seq_length)
-    fitting: list[tuple[float, PretrainConfig, list[Memory]]] = []
-    others: list[tuple[float, PretrainConfig, list[Memory]]] = []
+    fitting: list[tuple[float, Recipe, list[Memory]]] = []
+    others: list[tuple[float, Recipe, list[Memory]]] = []
     for tried in candidates(recipe, cfg, gpus, micro_batches):
         try:
             check_layout(tried.parallel, tried.train, cfg, gpus)
@@ -67,8 +67,8 @@ def _rank(found: Estimate) -> tuple[float, float]:
 
 
 def candidates(
-    recipe: PretrainConfig, cfg: ModelConfig, gpus: int, micro_batches: list[int] | None = None
-) -> Iterator[PretrainConfig]:
+    recipe: Recipe, cfg: ModelConfig, gpus: int, micro_batches: list[int] | None = None
+) -> Iterator[Recipe]:
     """The recipe with every layout of `gpus` ranks that its sections take."""
     for layout in _layouts(cfg, gpus, recipe.data.seq_length):
         for micro in micro_batches or _micro_batches(recipe, layout):
@@ -103,7 +103,7 @@ def _layouts(cfg: ModelConfig, gpus: int, seq_length: int) -> Iterator[ParallelC
                             )
 
 
-def _micro_batches(recipe: PretrainConfig, layout: ParallelConfig) -> list[int]:
+def _micro_batches(recipe: Recipe, layout: ParallelConfig) -> list[int]:
     """Rows of a micro-batch: powers of two, and the recipe's own."""
     most = max(recipe.train.global_batch_size // layout.dp, 1)
     powers = [1 << n for n in range(5) if 1 << n <= most]

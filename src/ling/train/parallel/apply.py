@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ...config.recipe import PretrainConfig
+from ...config.kinds import Recipe
 from ...model.moe import Experts
 from ...model.swap import swap
 from ...plan.exchange import pays
@@ -26,7 +26,7 @@ from .shard import shard
 
 
 def parallelise(
-    recipe: PretrainConfig, meshes: Meshes | None, network: LingForTraining
+    recipe: Recipe, meshes: Meshes | None, network: LingForTraining
 ) -> LingForTraining:
     """Spread `network` over the ranks of `meshes`, its products in FP8 if `recipe` says so.
 
