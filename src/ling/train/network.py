@@ -15,8 +15,8 @@ from torch import Tensor
 from ..checkpoint.dcp.local import fill_part
 from ..checkpoint.load import fill
 from ..checkpoint.open import holds_weights, open_source
-from ..config.model import ModelConfig
 from ..config.kinds import Recipe
+from ..config.model import ModelConfig
 from ..config.sft import SFTConfig
 from ..errors import UsageError
 from ..hub import resolve_model
@@ -49,7 +49,7 @@ def build_network(
     generator = torch.Generator().manual_seed(recipe.train.seed)
     if folder is not None and holds_weights(folder):
         _load_weights(network.ling, folder, name)
-        start(network, recipe, generator)
+        start(network, recipe)
     else:
         init_parts(network.ling, generator)
     network.train()

@@ -17,8 +17,8 @@ import torch
 
 from ..checkpoint.open import config_at, holds_weights
 from ..checkpoint.run_folder import keep
-from ..config.model import ModelConfig
 from ..config.kinds import Recipe
+from ..config.model import ModelConfig
 from ..config.sft import SFTConfig
 from ..errors import UsageError
 from ..hub import resolve_model
@@ -27,7 +27,7 @@ from ..plan.layouts import check_layout
 from ..plan.stages import described, stage_layers
 from ..presets import PRESETS, preset
 from ..text import nearest
-from .adapt import keeps_base
+from .adapt import keeps_base, trained_table
 from .batches import BatchReader
 from .device import choose_device
 from .forward import LingForTraining
@@ -95,6 +95,8 @@ def setup(
     if recipe.parallel.pp > 1:
         log(described(stage_layers(recipe.parallel, cfg, recipe.data.seq_length), cfg))
 
+    if isinstance(recipe, SFTConfig):
+        log("\n".join(world.together(lambda: trained_table(recipe, cfg))))
     memory = MemoryReport(recipe, device, world)
     memory.tell(cfg, log)
 

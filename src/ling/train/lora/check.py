@@ -5,7 +5,8 @@ B is zero at first, so A has no gradient yet; B has one wherever a trained token
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,47 +18,55 @@ from ...model.ling import Ling
 _SHOWN = 4
 
 
-@torch.no_grad()
-def silent_adapters(ling: Ling, counts: Mapping[int, Tensor]) -> tuple[list[str], int]:
-    """(names of adapters whose B has no gradient, experts that no token of the step chose).
+@dataclass
+class FirstStep:
+    """`silent`: adapters whose B has no gradient; `idle`: experts that no token chose, by layer."""
 
-    Of a stack an expert counts, as `<stack>[expert]`, if it had tokens: `counts` are those of each
-    expert by layer, of the whole step. All ranks call this, before gradients are cleared.
-    """
-    silent, idle = [], 0
-    for name, p in ling.named_parameters():
-        if not name.endswith("lora_B"):
-            continue
-        if p.ndim == 2:
-            silent += [] if _moves(p.grad)[0] else [name[: -len(".lora_B")]]
-            continue
-        used_E = counts[int(name.split(".")[2])].cpu() > 0
-        moves_E = torch.tensor(_moves(p.grad)) if p.grad is not None else torch.zeros(len(used_E))
-        stack = name[: -len("_lora_B")]
-        silent += [f"{stack}[{e}]" for e in (used_E & ~moves_E.bool()).nonzero().flatten().tolist()]
-        idle += int((~used_E).sum()) if stack.endswith("gate_proj") else 0
-    return silent, idle
+    silent: list[str] = field(default_factory=list)
+    idle: dict[int, int] = field(default_factory=dict)
 
+    @torch.no_grad()
+    def look(self, ling: Ling, counts: Mapping[int, Tensor]) -> None:
+        """Before gradients are cleared; all ranks call this, each for the layers that it has.
 
-def _moves(grad: Any) -> list[bool]:
-    """Whether a gradient is not zero; of a stack's for each expert. Ranks add up their parts."""
-    if grad is None:
-        return [False]
-    whole: Tensor = grad if mesh_of(grad) is None else grad.full_tensor()
-    per_matrix = whole if whole.ndim == 3 else whole[None]
-    found: list[bool] = per_matrix.flatten(1).any(1).tolist()
-    return found
+        Of a stack an expert is silent, as `<stack>[expert]`, if it had tokens: `counts` are those
+        of each expert by layer, of the whole step.
+        """
+        for name, p in ling.named_parameters():
+            if name.endswith(".lora_B"):
+                self.silent += [] if _moves(p)[0] else [name[: -len(".lora_B")]]
+            elif name.endswith("_lora_B"):
+                layer, stack = int(name.split(".")[2]), name[: -len("_lora_B")]
+                used_E, moves_E = counts[layer].cpu() > 0, torch.tensor(_moves(p))
+                still = (used_E & ~moves_E).nonzero().flatten().tolist()
+                self.silent += [f"{stack}[{e}]" for e in still]
+                self.idle[layer] = int((~used_E).sum())
 
 
-def lines(silent: list[str], idle: int) -> list[str]:
-    """What to tell of it."""
-    found = []
+def lines(ranks: Iterable[FirstStep]) -> list[str]:
+    """What to tell of it, from what all ranks have seen."""
+    silent: dict[str, None] = {}
+    layers: dict[int, int] = {}
+    for found in ranks:
+        silent |= dict.fromkeys(found.silent)
+        layers |= found.idle
+    text, idle = [], sum(layers.values())
     if silent:
-        names = ", ".join(silent[:_SHOWN]) + (", …" if len(silent) > _SHOWN else "")
-        found.append(
-            f"warning: {len(silent)} adapters have no gradient after the first step and will stay "
-            f"as they are: {names}"
+        names = ", ".join(list(silent)[:_SHOWN]) + (", …" if len(silent) > _SHOWN else "")
+        text.append(
+            f"warning: {len(silent)} adapters have no gradient after the first step and stay as "
+            f"they are: {names}"
         )
     if idle:
-        found.append(f"{idle} experts had no token in the first step (that is no fault)")
+        text.append(f"{idle} experts had no token in the first step (that is no fault)")
+    return text
+
+
+def _moves(p: Any) -> list[bool]:
+    """Whether a gradient is not zero; of a stack's for each expert. Ranks add up their parts."""
+    stack = p.ndim == 3
+    if p.grad is None:
+        return [False] * (len(p) if stack else 1)
+    whole: Tensor = p.grad if mesh_of(p.grad) is None else p.grad.full_tensor()
+    found: list[bool] = (whole if stack else whole[None]).flatten(1).any(1).tolist()
     return found
