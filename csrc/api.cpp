@@ -159,6 +159,15 @@ extern "C" int ling_unpack(const ling_matrix* w, float* out) {
   return LING_OK;
 }
 
+extern "C" int ling_unpack_bf16(const ling_matrix* w, uint16_t* out) {
+  const IsaKernels* kernels = isa_kernels();
+  if (!kernels) return LING_BAD_ISA;
+  if (!w || !out) return fail(LING_BAD_ARGUMENT, "null pointer");
+  if (int status = accept(check_matrix(*w))) return status;
+  unpack_bf16(*kernels, *w, out);
+  return LING_OK;
+}
+
 extern "C" int ling_matmul(const ling_matrix* w, const float* x, float* y, int64_t T) {
   const IsaKernels* kernels = isa_kernels();
   if (!kernels) return LING_BAD_ISA;

@@ -100,6 +100,8 @@ struct IsaKernels {
   void (*pack)(int32_t format, int64_t group, int64_t rows, int64_t cols, const void* w, bool bf16,
                int64_t stride, const float* importance, int64_t begin, int64_t end, void* data,
                void* scales);
+  // The rows of a tile as bfloat16, where out[rows, cols] has them.
+  void (*unpack)(const ling_matrix& w, int64_t tile, uint16_t* out);
   // Of rows of scores: see kernels/sampling.h.
   BlockMaxima (*block_maxima)(const float* z, int64_t n, float* largest);
   double (*sum_exp)(const float* z, int64_t n, float top);

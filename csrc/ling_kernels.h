@@ -4,7 +4,7 @@
 #define LING_KERNELS_H
 #include <stdint.h>
 
-#define LING_ABI_VERSION 9
+#define LING_ABI_VERSION 10
 #define LING_API __attribute__((visibility("default")))
 
 #ifdef __cplusplus
@@ -91,6 +91,8 @@ LING_API int ling_widen_fp8(const uint8_t* q, int64_t rows, int64_t cols, const 
                             int64_t block, uint16_t* out);
 // Back to float32 [rows, cols].
 LING_API int ling_unpack(const ling_matrix* w, float* out);
+// The same, rounded to bfloat16: many times as fast, for products of unpacked matrices.
+LING_API int ling_unpack_bf16(const ling_matrix* w, uint16_t* out);
 
 // y[t, n] = sum_k x[t, k] · w[n, k]; x float32 [T, cols], y float32 [T, rows]. Integer formats
 // quantise x per row and group to 8 bits; LING_BF16 and LING_FP8 round x to bfloat16, and LING_FP8

@@ -62,6 +62,7 @@ struct Bins {
 #include "fp8.h"
 #include "adam8.h"
 #include "pack.h"
+#include "unpack.h"
 #include "sampling.h"
 
 }  // namespace
@@ -91,6 +92,7 @@ const IsaKernels LING_NAME(LING_ISA_NAME) = {LING_TEXT(LING_ISA_NAME),
                                              embed_i8,
                                              read_bytes,
                                              pack,
+                                             unpack,
                                              block_maxima,
                                              sum_exp,
                                              count_above,
