@@ -269,6 +269,7 @@ TESTED_TOGETHER = {
         "tests/interop/test_transformers.py",
         "called by transformers",
     ),
+    "plugins/hf_adapter.py": ("tests/interop/test_transformers_adapters.py", "called by peft"),
     "plugins/vllm_{models,mtp}.py": ("tests/interop/test_vllm.py", "called by vLLM"),
     "plugins/{sglang,sglang_config}.py": (
         "tests/plugins/test_hf_config.py",

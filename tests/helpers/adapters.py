@@ -17,13 +17,13 @@ CFG = preset("ling-tiny").replace(num_nextn_predict_layers=1, dtype="float32")
 RANKS = {"attention": 4, "dense": 4, "shared": 4, "experts": 2}
 
 
-def adapter_of(cfg=CFG, *, kinds=KINDS, alpha=32, rslora=False, dtype=torch.float32, ranks=RANKS):
+def adapter_of(cfg=CFG, *, kinds=KINDS, alpha=32, rslora=False, dtype=torch.float32, seed=1):
     """An adapter of all matrices of `kinds`; its product changes logits clearly."""
-    g, matrices = torch.Generator().manual_seed(1), {}
+    g, matrices = torch.Generator().manual_seed(seed), {}
     for name, target in adapter_targets(cfg).items():
         if target.kind not in kinds:
             continue
-        stack, r = (target.experts,) if target.experts else (), ranks[target.kind]
+        stack, r = (target.experts,) if target.experts else (), RANKS[target.kind]
         a = torch.randn(*stack, r, target.in_features, generator=g) / target.in_features**0.5
         b = torch.randn(*stack, target.out_features, r, generator=g) / 50
         scale = scale_of(r, alpha, rslora=rslora)

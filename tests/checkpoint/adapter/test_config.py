@@ -48,4 +48,4 @@ def test_patterns_are_those_of_peft(folder):
     assert config.of("y.a.b") == (2, 16.0)
     assert config.of("c.e") == (3, 32 / 3)
     assert config.of("xa.b") == (5, 32 / 5)  # a name matches from a point on
-    assert config.of("abc") == (4, 8.0)
+    assert config.of("abc") == (2, 16.0)

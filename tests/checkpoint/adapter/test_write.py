@@ -55,8 +55,8 @@ def test_configuration_names_modules_stacks_and_what_is_not_adapted(tmp_path):
     write_adapter(tmp_path, adapter, CFG, alpha=32, base="../base", dropout=0.1)
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "../base"
-    assert (config["r"], config["lora_alpha"]) == (4, 32)
-    assert list(config["rank_pattern"].values()) == [2]
+    assert (config["r"], config["lora_alpha"]) == (2, 32)
+    assert list(config["rank_pattern"].values()) == [4]
     assert config["lora_dropout"] == 0  # peft would refuse experts with dropout
     assert "gate_proj" in config["target_modules"]
     assert "model.layers.1.mlp.experts.gate_proj" in config["target_parameters"]

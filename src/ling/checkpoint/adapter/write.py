@@ -99,10 +99,12 @@ def adapter_config(
     `target_parameters` for stacks (our transformers class).
     """
     targets = adapter_targets(cfg)
-    rank = max(matrix.rank for matrix in adapter.matrices.values())
     stacks = [name for name in adapter.matrices if targets[name].experts]
     modules = Counter(name.rpartition(".")[2] for name in adapter.matrices)
     ranks = {name: matrix.rank for name, matrix in adapter.matrices.items()}
+    # Stacks have the general rank where they can: peft looks for patterns among modules alone, and
+    # would warn that one for stacks, which it does use, is ignored.
+    rank = Counter(ranks[name] for name in stacks or ranks).most_common(1)[0][0]
     alphas = {name: _alpha(m, rslora) for name, m in adapter.matrices.items()}
     return {
         "peft_type": "LORA",
