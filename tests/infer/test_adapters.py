@@ -8,8 +8,8 @@ import functools
 
 import pytest
 import torch
-from tests.helpers.adapters import merge, random_adapter
-from tests.infer.test_native_runner import BOUND, distances, random_model, unpacked
+from random_adapters import merge, random_adapter
+from unpacked_models import BOUND, distances, random_model, unpacked
 
 from ling.config.engine import EngineConfig
 from ling.errors import CheckpointError, RequestError
