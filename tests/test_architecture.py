@@ -162,6 +162,10 @@ TESTED_TOGETHER = {
         "tests/convert/test_plan.py",
         "one interface to all formats",
     ),
+    "checkpoint/adapter/names.py": (
+        "tests/checkpoint/adapter/test_read.py",
+        "written by one side, read by the other",
+    ),
     "checkpoint/dcp/local.py": ("tests/train/parallel/test_layouts.py", "parts need ranks"),
     "checkpoint/dcp/{layout,metadata,names,sink,writer}.py": (
         "tests/checkpoint/dcp/test_folder.py",
