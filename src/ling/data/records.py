@@ -89,7 +89,7 @@ def _no_faults(records: Iterable[Record | DataError]) -> Iterator[Record]:
 def parse_json(text: str) -> Any:
     """The value of a JSON text; `ValueError` says in a few words what is wrong with it."""
     try:
-        return _checked(json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse), text)
+        return _checked(_STRICT.decode(text), text)
     except (ValueError, RecursionError) as err:
         raise ValueError(_cause(err)) from None
 
@@ -180,7 +180,7 @@ def _record(text: str, path: Path, line: int) -> Record | DataError:
     except UnicodeEncodeError:
         return DataError(NOT_UTF8, path=path, line=line)
     try:
-        return Record(line, line, _checked(json.loads(text, object_pairs_hook=_unique), text))
+        return Record(line, line, _checked(_DECODER.decode(text), text))
     except (ValueError, RecursionError) as err:
         cause = _whole_file_cause(text) if line == 1 else None
         if cause:
@@ -229,6 +229,11 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+# Making one for each line would take as long as reading it.
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique)
+_STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse)
+
+
 class _Array:
     """A JSON array, of which one element and about one block of text are in memory."""
 
@@ -238,7 +243,6 @@ class _Array:
         self._texts, self._path = iter(texts), path
         self._text, self._at = "", 0
         self._line, self._counted = 1, 0  # the line at the position `_counted`
-        self._decoder = json.JSONDecoder(object_pairs_hook=_unique)
 
     def records(self) -> Iterator[Record]:
         self._take("[")
@@ -258,7 +262,7 @@ class _Array:
     def _value(self) -> Any:
         while True:
             try:
-                value, end = self._decoder.raw_decode(self._text, self._at)
+                value, end = _DECODER.raw_decode(self._text, self._at)
                 value = _checked(value, self._text[self._at : end])
             except (_TwiceError, UnicodeEncodeError, RecursionError) as err:
                 self._fail(_cause(err))
