@@ -42,21 +42,17 @@ def read_recipe(path: str | Path, kind: type = PretrainConfig) -> dict[str, Any]
 
     The values themselves are checked when the recipe is made.
     """
-    return _checked(kind, read_yaml(path), str(path), "")
-
-
-def read_yaml(path: str | Path) -> Any:
-    """What a YAML file holds; `UsageError` with the line of what is none, or of a key twice."""
     import yaml
 
     try:
-        return yaml.load(Path(path).read_bytes().decode("utf-8-sig"), _strict_loader())
+        tree = yaml.load(Path(path).read_bytes().decode("utf-8-sig"), _strict_loader())
     except (OSError, UnicodeDecodeError) as err:
         raise UsageError(f"{path}: not a text file ({type(err).__name__})") from None
     except (yaml.YAMLError, RecursionError) as err:
         mark = getattr(err, "problem_mark", None)
         line = "" if mark is None else f":{mark.line + 1}"
         raise UsageError(f"{path}{line}: not YAML ({getattr(err, 'problem', err)})") from None
+    return _checked(kind, tree, str(path), "")
 
 
 def _strict_loader() -> Any:

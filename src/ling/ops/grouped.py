@@ -40,8 +40,10 @@ class _GroupedSwiGLU(torch.autograd.Function):
         dy_RD = grads[0].contiguous()  # `grouped_mm` refuses an expanded one
         dh_RF = product(dy_RD, down.transpose(1, 2), ctx.groups)
         h_RF, dgu_R2F = swiglu_gradient(gu_R2F, dh_RF)
-        ddown = weight_gradient(dy_RD, h_RF, ctx.groups)
         dx_RD = product(dgu_R2F, gu.transpose(1, 2), ctx.groups)
+        if not any(ctx.needs_input_grad[2:]):
+            return dx_RD, None, None, None, None
+        ddown = weight_gradient(dy_RD, h_RF, ctx.groups)
         dgu = weight_gradient(dgu_R2F, x_RD, ctx.groups)
         # A gradient must lie in memory as its weight does: the fused optimizer relies on it.
         dparams = (w.to(weights[0].dtype).contiguous() for w in (*dgu.chunk(2, dim=1), ddown))

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..config.recipe import PretrainConfig
+from ..config.kinds import Recipe
 from ..ops.softmax import CHUNK_TOKENS, GPU_CHUNK_TOKENS, IN_PLACE_CHUNK_TOKENS
 from .activations import Kept, kept, padding_of
 from .exchange import ranks_reached
@@ -64,7 +64,7 @@ KINDS = {
 }
 
 
-def memory(shape: Shape, recipe: PretrainConfig, device: str = "cuda") -> list[Memory]:
+def memory(shape: Shape, recipe: Recipe, device: str = "cuda") -> list[Memory]:
     """Bytes of each rank of the pipeline, which all ranks that have its stages share."""
     layout = recipe.parallel
     each = layout.world // layout.pp
@@ -77,7 +77,7 @@ def memory(shape: Shape, recipe: PretrainConfig, device: str = "cuda") -> list[M
 class _Rank(RankWeights):
     """The ranks at place `pp` of a pipeline, and what a step needs of them."""
 
-    def __init__(self, shape: Shape, recipe: PretrainConfig, device: str, pp: int) -> None:
+    def __init__(self, shape: Shape, recipe: Recipe, device: str, pp: int) -> None:
         super().__init__(shape, recipe, device, pp)
         train = recipe.train
         self.tokens = train.micro_batch_size * recipe.data.seq_length // self.layout.cp

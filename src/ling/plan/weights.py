@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from ..config.kinds import Recipe
 from ..config.parallel import ParallelConfig
-from ..config.recipe import PretrainConfig, TrainConfig
+from ..config.recipe import TrainConfig
 from ..ops.adam8 import BLOCK, LEAST
 from ..ops.formats import FP8_BLOCK
 from .shape import BF16, FP8, FP32, Layer, Shape, Weight
@@ -26,7 +27,7 @@ def ends_with_blocks(shape: Sequence[int], dim: int, ranks: int, *, stacked: boo
     return not (cuts_rows and shape[dim] // ranks % FP8_BLOCK)
 
 
-def gathers_bytes(weight: Weight, recipe: PretrainConfig) -> bool:
+def gathers_bytes(weight: Weight, recipe: Recipe) -> bool:
     """Whether FSDP, where it gathers a weight, gathers its FP8 codes."""
     layout, train = recipe.parallel, recipe.train
     if not (weight.fp8 and train.fp8 != "off" and train.fp8_param_gather):
@@ -37,7 +38,7 @@ def gathers_bytes(weight: Weight, recipe: PretrainConfig) -> bool:
     return ends_with_blocks(weight.shape, 0, layout.dp_shard * layout.cp, stacked=stacked)
 
 
-def gathered_item(weight: Weight, recipe: PretrainConfig) -> int:
+def gathered_item(weight: Weight, recipe: Recipe) -> int:
     """Bytes of a number as FSDP gathers it: what each rank quantises itself comes in float32."""
     if gathers_bytes(weight, recipe):
         return FP8
@@ -52,7 +53,7 @@ def item_of(train: TrainConfig) -> int:
 class RankWeights:
     """The weights of the ranks at place `pp` of a pipeline."""
 
-    def __init__(self, shape: Shape, recipe: PretrainConfig, device: str, pp: int) -> None:
+    def __init__(self, shape: Shape, recipe: Recipe, device: str, pp: int) -> None:
         self.shape, self.recipe, self.device = shape, recipe, device
         self.layout: ParallelConfig = recipe.parallel
         self.item = item_of(recipe.train)

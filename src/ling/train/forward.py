@@ -65,10 +65,12 @@ Score = Callable[[Sequence[Tensor]], tuple[Tensor, ...]]
 class LingForTraining(nn.Module):
     """`Ling` and its MTP layers behind one call; parameters are those of `ling`.
 
-    `context` says which tokens of a micro-batch the caller passes.
+    `context` says which tokens of a micro-batch the caller passes. Without `uses_mtp` MTP layers
+    are kept, but not computed.
     """
 
     context: Context = WHOLE_ROWS
+    uses_mtp = True
 
     def __init__(self, ling: Ling) -> None:
         super().__init__()
@@ -77,7 +79,7 @@ class LingForTraining(nn.Module):
     @property
     def num_mtp_layers(self) -> int:
         """How many hidden states follow the main one."""
-        return self.ling.config.num_nextn_predict_layers
+        return self.ling.config.num_nextn_predict_layers if self.uses_mtp else 0
 
     @property
     def head(self) -> Linear:

@@ -61,6 +61,10 @@ class Reduce(Protocol):
     def sums(self, sums: Sums) -> None:
         """Add up in place."""
 
+    def over_rows(self, counts: Tensor) -> Tensor:
+        """The sum of what each rank counted in rows of its own; ranks that share rows count
+        once."""
+
     def norm(self, norm: Tensor) -> Tensor:
         """Norms of the whole gradient from those of this rank's part."""
 
@@ -70,6 +74,10 @@ class OneRank:
 
     def sums(self, sums: Sums) -> None:
         """They are those of the step."""
+
+    def over_rows(self, counts: Tensor) -> Tensor:
+        """All rows are here."""
+        return counts
 
     def norm(self, norm: Tensor) -> Tensor:
         """They are those of the gradient."""
@@ -114,7 +122,8 @@ def train_step(
         group["lr"] = lr
     sums = Sums()
     scale = rows // train.micro_batch_size
-    moved = (batch.to(state.device) for batch in batches)
+    ready = objective.batches(batches, scale, reduce.over_rows)
+    moved = (batch.to(state.device) for batch in ready)
     for losses, tokens in state.network.micro_batches(objective, moved, scale):
         sums.add(losses, scale, tokens)
     reduce.sums(sums)
