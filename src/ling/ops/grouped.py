@@ -67,11 +67,16 @@ def _cast(
     dtype: torch.dtype, gate_EFD: Tensor, up_EFD: Tensor, down_EDF: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Gate and up side by side, so that the products of both are one; and down."""
+    return side_by_side(dtype, gate_EFD, up_EFD), down_EDF.to(dtype)
+
+
+def side_by_side(dtype: torch.dtype, gate_EFD: Tensor, up_EFD: Tensor) -> Tensor:
+    """gu_E2FD in `dtype`: up below gate, so that the rows of a product have them side by side."""
     experts, width, hidden = gate_EFD.shape
     gu_E2FD = gate_EFD.new_empty((experts, 2 * width, hidden), dtype=dtype)
     for part, weight in zip(gu_E2FD.chunk(2, dim=1), (gate_EFD, up_EFD), strict=True):
         part.copy_(weight)
-    return gu_E2FD, down_EDF.to(dtype)
+    return gu_E2FD
 
 
 def product(x_RK: Tensor, w_ENK: Tensor, groups: Groups) -> Tensor:

@@ -14,11 +14,14 @@ from ..config.kinds import Recipe
 from ..errors import RunError
 from ..model.size import parameter_counts
 from ..ops.native import bound_threads
+from .adapt import keeps_base
 from .after_held_out import AfterHeldOut, Verdict, asked
 from .device import device_type
 from .heap import keep_freed_memory
 from .layout import chosen
 from .loggers import check_loggers
+from .lora.check import FirstStep
+from .lora.check import lines as first_step_lines
 from .monitor import Monitor
 from .parallel.group import (
     World,
@@ -214,7 +217,13 @@ class Loop:
         batches = (self.prepared.reader.read(row, size) for row in rows)
         state, reduce = self.state, self.reduce
         timed = self.monitor.clock.reading(batches)
-        return train_step(state, self.objective, timed, cfg.train, cfg.optim, reduce)
+        if state.step or not keeps_base(cfg):
+            return train_step(state, self.objective, timed, cfg.train, cfg.optim, reduce)
+        first = FirstStep()
+        done = train_step(state, self.objective, timed, cfg.train, cfg.optim, reduce, first.look)
+        for line in first_step_lines(self.world.gather(first)):
+            self.log(line)
+        return done
 
     def _catch_signals(self) -> Callable[[], None]:
         """SIGINT and SIGTERM end the loop after the current step; returns what undoes this."""

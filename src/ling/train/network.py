@@ -49,7 +49,7 @@ def build_network(
     generator = torch.Generator().manual_seed(recipe.train.seed)
     if folder is not None and holds_weights(folder):
         _load_weights(network.ling, folder, name)
-        start(network, recipe, generator)
+        start(network, recipe)
     else:
         init_parts(network.ling, generator)
     network.train()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -15,6 +15,7 @@ from ..checkpoint.dcp.local import local_part
 from ..config.optim import OptimConfig
 from ..config.recipe import TrainConfig
 from ..errors import RunError
+from ..model.ling import Ling
 from . import balance
 from .batches import Batch
 from .fp8.weights import renew
@@ -87,6 +88,9 @@ class OneRank:
 ONE_RANK = OneRank()
 
 
+Look = Callable[[Ling, Mapping[int, Tensor]], None]
+
+
 @dataclass
 class StepResult:
     """What the log tells of a step; losses are means over the global batch.
@@ -110,8 +114,11 @@ def train_step(
     train: TrainConfig,
     optim: OptimConfig,
     reduce: Reduce = ONE_RANK,
+    look: Look | None = None,
 ) -> StepResult:
     """Train on this process's micro-batches of step `state.step + 1`, and count it as done.
+
+    `look` sees the model with the gradients of the step, and its counts.
 
     A step that is not finite, or whose gradient's norm is a spike, leaves weights, optimizer and
     expert bias as they were; raises `TooManySkipped` after `train.max_nonfinite` of them in a row.
@@ -127,6 +134,8 @@ def train_step(
     for losses, tokens in state.network.micro_batches(objective, moved, scale):
         sums.add(losses, scale, tokens)
     reduce.sums(sums)
+    if look is not None:
+        look(state.model, sums.counts)
     means = {name: float(value) for name, value in sums.losses.items()}
     norm, *parts = _update(state, sum(means.values()), sums.counts, train, reduce)
     if state.skipped == 1:

@@ -66,8 +66,7 @@ class ParallelExperts(Experts):
 
     def products(self, x_RD: Tensor, groups: experts.Groups) -> Tensor:
         """SwiGLU of rows that are sorted by this rank's experts."""
-        weights = (local_part(w) for w in (self.gate_proj, self.up_proj, self.down_proj))
-        return self.multiply(x_RD, groups, *weights)
+        return self.multiply(x_RD, groups, *map(local_part, self._parameters.values()))
 
 
 class _Exchange(torch.autograd.Function):
