@@ -71,6 +71,21 @@ def linear(x_TK: Tensor, w: Packed) -> Tensor:
 
 
 @dataclass(frozen=True)
+class PackedHead:
+    """Hidden states to scores and back, for the loss."""
+
+    w: Packed
+
+    def scores(self, hidden_TD: Tensor) -> Tensor:
+        """scores_TV in the dtype of the hidden states."""
+        return product(hidden_TD, self.w)
+
+    def dx(self, dscores_TV: Tensor) -> Tensor:
+        """dhidden_TD."""
+        return product_dx(dscores_TV, self.w)
+
+
+@dataclass(frozen=True)
 class PackedExperts:
     """`grouped_lora.FrozenExperts` of two packed stacks: gate and up with their tiles in turn, and
     down."""
