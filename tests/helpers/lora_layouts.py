@@ -23,7 +23,7 @@ from ling.config.sft import ChatDataConfig, LoRAConfig, SFTConfig, SFTTrainConfi
 from ling.data.samples import Sample
 from ling.model.ling import from_config
 from ling.presets import preset
-from ling.train.batches import make_batch
+from ling.train.batches import BatchReader
 from ling.train.lora.adapter import adapter_of
 from ling.train.lora.check import FirstStep, lines
 from ling.train.network import build_network
@@ -43,6 +43,7 @@ LAYOUTS: dict[int, dict[str, dict[str, Any]]] = {
     2: {
         "ep 2, recompute moe": {"dp_shard": 2, "ep": 2, "recompute": "moe"},
         "fsdp 2, bf16": {"dp_shard": 2},
+        "cp 2, recompute full, dropout": {"cp": 2, "recompute": "full"},
     },
 }
 # More of them (slow).
@@ -50,10 +51,14 @@ MORE: dict[int, dict[str, dict[str, Any]]] = {
     2: {
         "replicate 2": {"dp_replicate": 2},
         "fsdp 2, recompute full": {"dp_shard": 2, "recompute": "full"},
-        "cp 2, recompute full": {"cp": 2, "recompute": "full"},
+        "fsdp 2, dropout": {"dp_shard": 2},
         "cp 2 with ep 2": {"cp": 2, "ep": 2},
         "pp 2": {"pp": 2},
-        "pp 2 × 2 stages, recompute full": {"pp": 2, "pp_stages_per_rank": 2, "recompute": "full"},
+        "pp 2 × 2 stages, recompute full, dropout": {
+            "pp": 2,
+            "pp_stages_per_rank": 2,
+            "recompute": "full",
+        },
     },
     4: {
         "ep 2 × fsdp 2, recompute moe": {"dp_shard": 4, "ep": 2, "recompute": "moe"},
@@ -94,6 +99,16 @@ def row(number: int) -> Sample:
     return Sample(ids[:-1], ids[1:], mask, np.array([5, 11]))
 
 
+class Rows:
+    """`row` as `Samples`."""
+
+    def __len__(self) -> int:
+        return 8 * STEPS
+
+    def __getitem__(self, i: int) -> Sample:
+        return row(i)
+
+
 def train(world: World, folder: Path, name: str, degrees: dict[str, Any]) -> None:
     made, device = recipe(folder, name, degrees), torch.device("cpu")
     meshes = None if world.size == 1 else make_meshes(made.parallel, "cpu", world)
@@ -102,12 +117,11 @@ def train(world: World, folder: Path, name: str, degrees: dict[str, Any]) -> Non
     state = TrainState(network, build_optimizer(network.ling, made.optim), device, world)
     objective = FineTuning(0.0, None, network.num_mtp_layers)
     reduce = ONE_RANK if meshes is None else OverRanks(meshes)
+    reader = BatchReader(Rows(), True, cfg.vocab_size, "rows")
     steps, first = [], FirstStep()
     for _ in range(STEPS):
-        batches = (
-            make_batch([row(n) for n in range(at, at + 2)], isolate_documents=True)
-            for at in state.first_rows(made.train, made.parallel)
-        )
+        rows = state.first_rows(made.train, made.parallel)
+        batches = (reader.read(at, made.train.micro_batch_size) for at in rows)
         look = None if steps else first.look
         done = train_step(state, objective, batches, made.train, made.optim, reduce, look)
         steps.append([done.losses["loss"], done.grad_norm])

@@ -1,4 +1,4 @@
-"""The two kinds of recipes, and their values by dotted keys (`train.steps`), as run folders have them."""
+"""The two kinds of recipes, and their values by dotted keys such as `train.steps`."""
 
 from __future__ import annotations
 

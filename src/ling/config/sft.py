@@ -103,13 +103,18 @@ class LoRAConfig:
     rslora: bool = False
     """Scale by alpha / √rank instead."""
     dropout: float = 0.0
-    """Share of an adapter's inputs that is left out while training."""
+    """Share of an adapter's inputs that is left out while training; adapters of routed experts have
+    no dropout (peft's have none either)."""
 
     def __post_init__(self) -> None:
         at_least("lora.rank", self.rank, 1)
         at_least("lora.expert_rank", self.expert_rank, 1)
         if not 0 <= self.dropout < 1:
             raise UsageError(f"`lora.dropout` is {self.dropout}, expected 0 up to below 1")
+
+    def rank_of(self, kind: str) -> int:
+        """Rank of the adapters of a kind of matrices."""
+        return self.expert_rank if kind == "experts" else self.rank
 
 
 @dataclass(frozen=True, kw_only=True)

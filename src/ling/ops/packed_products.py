@@ -1,4 +1,4 @@
-"""Products with packed weights that a gradient passes through: of a matrix, and of a layer's experts.
+"""Products with packed weights that a gradient passes through: of matrices, and of experts.
 
 Forward they are the products of inference, so what is tuned is what is served; the backward pass
 unpacks one matrix at a time and multiplies in the dtype of the gradient. Weights have none.

@@ -6,8 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from ..config.model import ModelConfig
 from ..config.kinds import Recipe
+from ..config.model import ModelConfig
 from ..errors import UsageError
 from .compute import Work, forward_work, head_work, repeated, seconds
 from .constants import Constants
@@ -134,9 +134,7 @@ def timeline(found: Estimate, constants: Constants) -> Timeline:
 class _Timer:
     """Seconds of one micro-batch in each layer, and what a schedule makes of them."""
 
-    def __init__(
-        self, shape: Shape, recipe: Recipe, gpu: Gpu, constants: Constants
-    ) -> None:
+    def __init__(self, shape: Shape, recipe: Recipe, gpu: Gpu, constants: Constants) -> None:
         self.shape, self.recipe, self.gpu, self.constants = shape, recipe, gpu, constants
         layout, train = recipe.parallel, recipe.train
         self.tokens = train.micro_batch_size * recipe.data.seq_length // layout.cp

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
+from ..config.kinds import Recipe
 from ..config.model import ModelConfig
 from ..config.parallel import ParallelConfig
-from ..config.kinds import Recipe
 from ..errors import UsageError
 from .constants import Constants
 from .estimate import Estimate, estimate
@@ -73,7 +73,7 @@ def candidates(
     for layout in _layouts(cfg, gpus, recipe.data.seq_length):
         for micro in micro_batches or _micro_batches(recipe, layout):
             try:
-                train = dataclasses.replace(recipe.train, micro_batch_size=micro)
+                train: Any = dataclasses.replace(recipe.train, micro_batch_size=micro)
                 yield dataclasses.replace(recipe, train=train, parallel=layout)
             except UsageError:
                 continue

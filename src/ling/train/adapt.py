@@ -31,7 +31,7 @@ def adapt(network: LingForTraining, recipe: Recipe) -> None:
         if recipe.method == "qlora":
             check_packed(recipe.model)
             place_packed(network.ling, mtp=network.uses_mtp)
-        add_adapters(network.ling, recipe.lora)
+        add_adapters(network.ling, recipe.lora, network.token_numbers, recipe.train.seed)
         return
     for module in network.ling.modules():
         if isinstance(module, Router):

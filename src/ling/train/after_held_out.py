@@ -1,6 +1,4 @@
-"""What follows a measurement of the held-out loss: samples to look at, the best checkpoint, an early
-stop.
-"""
+"""What follows a measurement of the held-out loss: samples shown, the best checkpoint, the end."""
 
 from __future__ import annotations
 

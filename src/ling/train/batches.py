@@ -26,7 +26,7 @@ class Batch:
     `documents_BS` numbers the documents of each row; it is None when they are not isolated.
     `extra` holds further arrays of each row, `Sample.extra` stacked. `counts` is what the main and
     each MTP loss are divided by where an objective takes that of the whole step; None: the
-    micro-batch's own.
+    micro-batch's own. `first_row` is the number of the first row in the run.
     """
 
     tokens_BS: Tensor
@@ -35,6 +35,7 @@ class Batch:
     documents_BS: Tensor | None = None
     extra: dict[str, Tensor] = field(default_factory=dict)
     counts: Tensor | None = None
+    first_row: int = 0
 
     def to(self, device: torch.device) -> Batch:
         """This batch on `device`."""
@@ -42,7 +43,8 @@ class Batch:
         tokens, labels = move(self.tokens_BS, device), move(self.labels_BS, device)
         extra = {name: move(x, device) for name, x in self.extra.items()}
         counts = None if self.counts is None else move(self.counts, device)
-        moved = Batch(tokens, labels, move(self.mask_BS, device), documents, extra, counts)
+        mask, first = move(self.mask_BS, device), self.first_row
+        moved = Batch(tokens, labels, mask, documents, extra, counts, first)
         if documents is not None:  # borders are counted here, since the CPU would wait for a GPU
             moved.positions_T = move(self.positions_T, device)
             moved.cu_seqlens = self.cu_seqlens
@@ -89,6 +91,7 @@ class BatchReader:
             [self.samples[i] for i in range(first, first + rows)],
             isolate_documents=self.isolate_documents,
         )
+        batch.first_row = first
         top = max(int(batch.tokens_BS.max()), int(batch.labels_BS.max()))
         if top >= self.vocab_size:
             raise DataError(

@@ -97,7 +97,8 @@ class ChatRows:
         """Keys first: they say more than a fingerprint."""
         changed = key_change(before, now, _ROW_KEYS, SFTConfig) or tokenizer_change(before, now)
         if changed is None and before["files"] != now["files"]:
-            return f"the records of {', '.join(self.names)}, or how they are read, changed since this run read them"
+            files = ", ".join(self.names)
+            return f"the records of {files}, or how they are read, changed since this run read them"
         return changed
 
     def reader(self, state: TrainState) -> BatchReader:

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
+from ..config.kinds import Recipe
 from ..config.model import ModelConfig
 from ..config.parallel import ParallelConfig
-from ..config.kinds import Recipe
 from ..errors import UsageError
 from ..ops.limits import memory_available, usable_cores
 from ..plan.constants import ASSUMED, Constants

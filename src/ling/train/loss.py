@@ -123,7 +123,8 @@ def cross_entropy(
     all rows of a step.
 
     The only code that reads the head's weight, or takes its `products`, instead of calling the
-    head: its product is made chunk by chunk here. An empty mask gives 0 (docs/concepts/training.md#main-loss).
+    head: its product is made chunk by chunk here. An empty mask gives 0
+    (docs/concepts/training.md#main-loss).
     """
     count = mask_T.sum().clamp(min=1) if count is None else count
     given = getattr(head, "products", None) or head.weight

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-from ..config.model import ModelConfig
 from ..config.kinds import Recipe
+from ..config.model import ModelConfig
 from ..ops.processes import resident_bytes
 from ..plan.memory import Memory, memory
 from ..plan.shape import shape_of

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from ..checkpoint.run_folder import checkpoints, find_checkpoint
-from ..config.optim import OptimConfig
 from ..config.kinds import Recipe, default_of, flat
+from ..config.optim import OptimConfig
 from ..config.recipe import PretrainConfig, recipe_yaml
 from ..config.sft import SFTConfig
 from ..data.tokenizer import Tokenizer

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..config.model import ModelConfig
 from ..config.kinds import Recipe
+from ..config.model import ModelConfig
 from ..config.sft import SFTConfig
 from ..data.samples import Samples
 from ..data.tokenizer import Tokenizer

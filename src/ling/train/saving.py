@@ -20,10 +20,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..checkpoint import run_folder
 from ..checkpoint.dcp.layout import FileLayout, metadata_bytes
 from ..checkpoint.dcp.local import Deferred
 from ..checkpoint.dcp.parts import held, local_parts, share, write_part
-from ..checkpoint import run_folder
 from ..checkpoint.run_folder import prune, step_folder, write_manifest
 from ..errors import RunError
 from ..files.atomic import make_folder, put_in_place, scratch_folder, scratch_path

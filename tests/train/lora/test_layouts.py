@@ -72,6 +72,13 @@ def test_adapters_learn(trained):
     assert steps[0][0] == pytest.approx(5.95, abs=0.05)
 
 
+def test_dropout_is_there_and_the_same_when_computed_again(trained):
+    plain, dropped = result(trained, "one"), result(trained, "one, dropout")
+    assert dropped["steps"][0][0] == plain["steps"][0][0]  # B is zero
+    assert dropped["steps"][0][1] != pytest.approx(plain["steps"][0][1], rel=1e-3)
+    assert result(trained, "recompute full, dropout")["steps"] == dropped["steps"]
+
+
 @pytest.mark.slow
 def test_more_layouts(trained):
     for ranks, names in lora_layouts.MORE.items():

@@ -89,3 +89,9 @@ def test_storing_as_computed_changes_no_bit(made):
     got, want = network.ling(*inputs), plain(*inputs)
     assert torch.equal(got, want)
     assert torch.equal(network.ling.logits(got), plain.logits(want))
+
+
+def test_dropout_that_would_do_nothing_is_refused():
+    lora = LoRAConfig(targets=["experts"], dropout=0.1)
+    with pytest.raises(UsageError, match="routed experts have no dropout"):
+        add_adapters(from_config(preset("ling-tiny"), seed=0), lora)

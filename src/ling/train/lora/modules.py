@@ -18,6 +18,7 @@ from ...model.moe import Experts
 from ...ops import grouped_lora
 from ...ops.experts import Groups
 from ...ops.grouped_lora import FrozenExperts, LowRankExperts
+from ..noise import Dropout
 
 MATRICES = ("gate_proj", "up_proj", "down_proj")
 """Of a layer's experts, in the order of `LowRankExperts`."""
@@ -32,13 +33,13 @@ class LoRALinear(nn.Module):
 
     is_on = True
 
-    def __init__(self, base: Any, rank: int, scale: float) -> None:
+    def __init__(self, base: Any, rank: int, scale: float, dropout: Dropout | None = None) -> None:
         super().__init__()
         # The tables themselves, so that `base` computes with what sharding and loading put there;
         # as a submodule it would give its parameters other names.
         self._parameters, self._buffers = base._parameters, base._buffers
         self._base = (base,)
-        self.scale = scale
+        self.scale, self.dropout = scale, dropout
         n, k, device = base.out_features, base.in_features, _device(base)
         self.lora_A, self.lora_B = _matrix(device, rank, k), _matrix(device, n, rank)
 
@@ -51,7 +52,8 @@ class LoRALinear(nn.Module):
         y_TN: Tensor = self.base(x_TK)
         if not self.is_on:
             return y_TN
-        a_Tr = F.linear(x_TK, self.lora_A.to(x_TK.dtype))
+        seen_TK = x_TK if self.dropout is None else self.dropout(x_TK)
+        a_Tr = F.linear(seen_TK, self.lora_A.to(x_TK.dtype))
         return torch.addmm(y_TN, a_Tr, self.lora_B.to(x_TK.dtype).t(), alpha=self.scale)
 
 

@@ -18,11 +18,15 @@ from ...model.adapter import KINDS, Kind, Target, adapter_targets, scale_of
 from ...model.ling import Ling
 from ...model.moe import Experts, Router
 from ...model.swap import swap
+from ..noise import Dropout, TokenNumbers
 from .modules import MATRICES, LoRAExperts, LoRALinear
 
 
-def add_adapters(ling: Ling, lora: LoRAConfig) -> None:
-    """Freeze `ling` and put adapters on the kinds of `lora.targets`, in place.
+def add_adapters(
+    ling: Ling, lora: LoRAConfig, tokens: TokenNumbers | None = None, seed: int = 0
+) -> None:
+    """Freeze `ling` and put adapters on the kinds of `lora.targets`, in place; with dropout if
+    `tokens` says for which tokens, its noise by `seed`.
 
     Frozen matrices are stored in the dtype that products cast them to, which changes no result; the
     router computes in float32 and stays there. Raises `UsageError` for a kind that no matrix is of.
@@ -30,6 +34,11 @@ def add_adapters(ling: Ling, lora: LoRAConfig) -> None:
     ling.requires_grad_(False)
     _store_as_computed(ling)
     targets = chosen_targets(ling, lora)
+
+    def dropout(name: str) -> Dropout | None:
+        if not lora.dropout or tokens is None:
+            return None
+        return Dropout(lora.dropout, f"{seed}:{name}", tokens)
 
     def rule(name: str, module: nn.Module) -> nn.Module | None:
         if isinstance(module, Experts):
@@ -41,19 +50,14 @@ def add_adapters(ling: Ling, lora: LoRAConfig) -> None:
         if name not in targets:
             return None
         kind = targets[name].kind
-        return LoRALinear(module, rank(lora, kind), scale(lora, kind))
+        return LoRALinear(module, lora.rank_of(kind), scale(lora, kind), dropout(name))
 
     swap(ling, rule)
 
 
-def rank(lora: LoRAConfig, kind: Kind) -> int:
-    """Rank of the adapters of a kind of matrices."""
-    return lora.expert_rank if kind == "experts" else lora.rank
-
-
 def scale(lora: LoRAConfig, kind: Kind) -> float:
     """What the product of an adapter of this kind is multiplied by."""
-    return scale_of(rank(lora, kind), lora.alpha, rslora=lora.rslora)
+    return scale_of(lora.rank_of(kind), lora.alpha, rslora=lora.rslora)
 
 
 def chosen_targets(ling: Ling, lora: LoRAConfig) -> dict[str, Target]:
@@ -68,6 +72,11 @@ def chosen_targets(ling: Ling, lora: LoRAConfig) -> dict[str, Target]:
             )
     if not lora.targets:
         raise UsageError(f"`lora.targets` is empty: nothing would be trained; there are: {there}")
+    if lora.dropout and set(lora.targets) == {"experts"}:
+        raise UsageError(
+            f"`lora.dropout` is {lora.dropout:g}, but adapters of routed experts have no dropout "
+            "and `lora.targets` has no other kind"
+        )
     return {name: target for name, target in found.items() if target.kind in lora.targets}
 
 

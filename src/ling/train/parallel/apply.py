@@ -25,9 +25,7 @@ from .pipeline import PipelinedLing
 from .shard import shard
 
 
-def parallelise(
-    recipe: Recipe, meshes: Meshes | None, network: LingForTraining
-) -> LingForTraining:
+def parallelise(recipe: Recipe, meshes: Meshes | None, network: LingForTraining) -> LingForTraining:
     """Spread `network` over the ranks of `meshes`, its products in FP8 if `recipe` says so.
 
     Without meshes a process is alone.

@@ -45,6 +45,7 @@ class PipelinedLing(LingForTraining):
         own = range(dist.get_rank(group), len(stages), dist.get_world_size(group))
         super().__init__(part_of(whole.ling, stages, own))
         self.context, self.uses_mtp = whole.context, whole.uses_mtp
+        self.token_numbers = whole.token_numbers
         self.group, self.count = group, len(stages)
         self.stages = nn.ModuleList(self._stage(whole.ling, stages, i) for i in own)
         self._embedding = SharedEmbedding(self.own_stages, group)
@@ -81,7 +82,8 @@ class PipelinedLing(LingForTraining):
 
         def work(network: StageNetwork, micro: Tensor) -> Tensor:
             batch = read[int(micro)]
-            losses = objective.losses(network, batch)
+            with self.token_numbers.of(batch, self.context.cut):
+                losses = objective.losses(network, batch)
             tokens = batch.tokens_BS.numel() // self.context.parts if network.is_last else 0
             found.append((_detached(losses), tokens))
             total = losses.total / scale
