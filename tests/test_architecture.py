@@ -162,6 +162,10 @@ TESTED_TOGETHER = {
         "tests/convert/test_plan.py",
         "one interface to all formats",
     ),
+    "checkpoint/adapter/names.py": (
+        "tests/checkpoint/adapter/test_read.py",
+        "written by one side, read by the other",
+    ),
     "checkpoint/dcp/local.py": ("tests/train/parallel/test_layouts.py", "parts need ranks"),
     "checkpoint/dcp/{layout,metadata,names,sink,writer}.py": (
         "tests/checkpoint/dcp/test_folder.py",
@@ -246,6 +250,10 @@ TESTED_TOGETHER = {
         "tests/data/test_prepare.py",
         "the stages of one preparation",
     ),
+    "data/conversations/{fields,formats,parts,talk,token_ids,types}.py": (
+        "tests/data/conversations/test_records.py",
+        "records of files of each format",
+    ),
     "data/reading.py": ("tests/data/test_units.py", "all of a corpus against its units"),
     "convert/{options,probe,ranks,repack,target,transfer}.py": (
         "tests/convert/test_plan.py",
@@ -265,6 +273,7 @@ TESTED_TOGETHER = {
         "tests/interop/test_transformers.py",
         "called by transformers",
     ),
+    "plugins/hf_adapter.py": ("tests/interop/test_transformers_adapters.py", "called by peft"),
     "plugins/vllm_{models,mtp}.py": ("tests/interop/test_vllm.py", "called by vLLM"),
     "plugins/{sglang,sglang_config}.py": (
         "tests/plugins/test_hf_config.py",

@@ -55,6 +55,7 @@ struct Bins {
 #endif
 
 #include "rows.h"
+#include "low_rank.h"
 #include "product.h"
 #include "attention.h"
 #include "causal.h"
@@ -85,6 +86,7 @@ const IsaKernels LING_NAME(LING_ISA_NAME) = {LING_TEXT(LING_ISA_NAME),
                                              quantise_row_i4,
                                              hadamard,
                                              product,
+                                             low_rank,
                                              router,
                                              sigmoid,
                                              rotate,

@@ -160,7 +160,8 @@ def guard_chat(
     """Guard these `names` in all that is not the template's; raises `TemplateError`."""
     given = [list(messages), None if tools is None else list(tools), dict(variables)]
     mark = _unused_mark(given)
-    return GuardedChat(*_map_text(given, _guard(tuple(names), mark)), mark)
+    inside, listed, further = _map_text(given, _guard(tuple(names), mark))
+    return GuardedChat(inside, listed, further, mark)
 
 
 @functools.lru_cache(maxsize=64)

@@ -99,6 +99,22 @@ class SegmentC(Structure):
         ("stop", c_int64),
         ("pages", c_void_p),
         ("num_pages", c_int64),
+        ("adapter", c_int64),
+    )
+
+
+class LowRankC(Structure):
+    """`ling_low_rank`."""
+
+    _fields_ = (("rank", c_int64), ("scales", c_float * 2), ("a", c_void_p), ("b", c_void_p))
+
+
+class LayerAdapterC(Structure):
+    """`ling_layer_adapter`."""
+
+    _fields_ = tuple(
+        (name, LowRankC)
+        for name in ("qkv", "dense", "gate_up", "down", "expert_gate_up", "expert_down")
     )
 
 
@@ -149,6 +165,7 @@ _SIGNATURES: dict[str, Sequence[Any]] = {
     "ling_unpack_bf16": [POINTER(Matrix), c_void_p],
     "ling_matmul": [POINTER(Matrix), c_void_p, c_void_p, c_int64],
     "ling_model_new": [POINTER(ModelConfigC), POINTER(LayerC), POINTER(c_void_p)],
+    "ling_model_adapters": [c_void_p, c_void_p, c_int64],
     "ling_forward": [c_void_p, c_void_p, c_int64, c_void_p, c_int64, c_void_p],
     "ling_trace_experts": [c_void_p, c_void_p, c_void_p, c_int64],
     "ling_mtp": [c_void_p, c_int64, c_void_p, c_void_p, c_int64, c_void_p, c_int64, c_void_p],

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.samples import Sample, Samples
+from ..data.samples import Sample, Samples, lengthened
 from ..errors import DataError
 from .device import move
 
@@ -101,7 +101,11 @@ class BatchReader:
 
 
 def make_batch(samples: Sequence[Sample], *, isolate_documents: bool) -> Batch:
-    """Stack samples; isolated documents neither see nor predict each other."""
+    """Stack samples, the shorter ones with padding; isolated documents neither see nor predict each
+    other.
+    """
+    length = max(len(s.tokens) for s in samples)
+    samples = [lengthened(s, length) for s in samples]
 
     def stack(rows: list[np.ndarray]) -> Tensor:
         return torch.from_numpy(np.stack(rows))

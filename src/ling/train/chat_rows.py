@@ -13,12 +13,10 @@ from ..checkpoint.open import tokenizer_folder
 from ..config.kinds import flat
 from ..config.model import ModelConfig
 from ..config.sft import SFTConfig
-from ..data.chat import ChatTemplate, builtin_template
 from ..data.conversations.chat_data import open_chat_data
-from ..data.conversations.megatron import MegatronTemplate
-from ..data.conversations.turns import TrainingTemplate
+from ..data.conversations.template import open_template
 from ..data.tokenizer import Tokenizer
-from ..errors import TemplateError, UsageError
+from ..errors import UsageError
 from ..hub import resolve_model, resolve_tokenizer
 from .batches import BatchReader, run_data_folder
 from .resume import key_change, tokenizer_change
@@ -140,24 +138,3 @@ def open_tokenizer(recipe: SFTConfig, cfg: ModelConfig) -> Tokenizer:
             f"{cfg.vocab_size}; it is another model's"
         )
     return tokenizer
-
-
-def open_template(name: str | None, tokenizer: Tokenizer) -> TrainingTemplate:
-    """`data.template`, or what a server would take for the model."""
-    if name == "megatron":
-        return MegatronTemplate()
-    variables = tokenizer.template_variables
-    if name is not None:
-        return ChatTemplate(template_file(Path(name)), variables)
-    if tokenizer.template_problem is not None:
-        raise TemplateError(f"chat template: {tokenizer.template_problem}")
-    return ChatTemplate(tokenizer.chat_template or builtin_template("chat"), variables)
-
-
-def template_file(path: Path) -> str:
-    """The source of a template in a file."""
-    try:
-        return path.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as err:
-        reason = getattr(err, "strerror", None) or "not UTF-8"
-        raise UsageError(f"`data.template`: {path}: {reason}") from None

@@ -29,6 +29,7 @@ from ..presets import PRESETS, preset
 from ..text import nearest
 from .adapt import keeps_base, trained_table
 from .batches import BatchReader
+from .chat_rows import ChatRows
 from .device import choose_device
 from .forward import LingForTraining
 from .memory import MemoryReport
@@ -48,6 +49,7 @@ from .rollback import forget, forget_rows, read_rollbacks, restore
 from .rows import HeldOutRows, Log, RowSource, open_rows
 from .state import TrainState, load, read_progress
 from .step import ONE_RANK, Reduce
+from .token_rows import TokenRows
 
 
 @dataclass

@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..tokenise import encode
-from .turns import Marked, TrainingTemplate, marked_samples
+from .rendered import Marked, TrainingTemplate, marked_samples
 from .types import Conversation, Preference
 
 if TYPE_CHECKING:

@@ -18,15 +18,18 @@ if TYPE_CHECKING:
     from ..tokenizer import Tokenizer
 
 Span = tuple[int, int]
+# What notes say of a turn that is not trained though it is in the loss.
+CONTEXT_ONLY = "is context only"
 
 
 class TrainingTemplate(Protocol):
     """A `ChatTemplate`, or the original training's own text.
 
-    `ending` is a control token behind each conversation that is learned, too; `pieces_alone` says
-    that each turn is encoded by itself.
+    `source` decides what it writes. `ending` is a control token behind each conversation that is
+    learned, too; `pieces_alone` says that each turn is encoded by itself.
     """
 
+    source: str
     ending: str
     pieces_alone: bool
 
@@ -126,7 +129,7 @@ class _Reading:
                 note = f"messages[{i}] is trained in a sample of its own"
                 yield turn._replace(notes=[*notes, note])
             else:
-                left_out.append(f"messages[{i}] is context only: {reason or _DIFFERS}")
+                left_out.append(f"messages[{i}] {CONTEXT_ONLY}: {reason or _DIFFERS}")
         if spans or not split_turns or not turns:
             yield Marked(self._whole, self._chat.mark, spans, [*notes, *left_out])
 
