@@ -17,6 +17,7 @@ from ..model.moe import Router
 from .forward import LingForTraining
 from .lora import table
 from .lora.rule import add_adapters, start_adapters
+from .packed.place import check_packed, place_packed
 
 
 def adapt(network: LingForTraining, recipe: Recipe) -> None:
@@ -27,8 +28,10 @@ def adapt(network: LingForTraining, recipe: Recipe) -> None:
     if recipe.method != "full":
         _check_frozen(recipe)
         network.ling.requires_grad_(False)
-        if recipe.method == "lora":
-            add_adapters(network.ling, recipe.lora, network.token_numbers, recipe.train.seed)
+        if recipe.method == "qlora":
+            check_packed(recipe.model)
+            place_packed(network.ling, mtp=network.uses_mtp)
+        add_adapters(network.ling, recipe.lora, network.token_numbers, recipe.train.seed)
         return
     for module in network.ling.modules():
         if isinstance(module, Router):
