@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import TemplateError
 from .history import plain_message, plain_tool
-from .sandbox import compile_own, render_own
+from .sandbox import compile_template, render_template
 
 if TYPE_CHECKING:
     from .tokenizer import Tokenizer
@@ -189,10 +189,7 @@ def _guard(given: tuple[str, ...], mark: str) -> Callable[[str], str]:
         first, rest = found[0], found["rest"]
         return first if rest is not None and harmless(first + rest) else first + mark
 
-    if any(n[0] not in firsts for n in names):
-        return lambda text: pattern.sub(put, text)
-    # Most texts have no bracket.
-    return lambda text: pattern.sub(put, text) if any(c in text for c in firsts) else text
+    return lambda text: pattern.sub(put, text)
 
 
 def _is_within(name: str, text: str) -> bool:
@@ -228,8 +225,8 @@ def _thinks(message: Any) -> bool:
 
 def _runner(source: str) -> Callable[[Mapping[str, Any]], str]:
     if source in (BASE_TEMPLATE, CHAT_TEMPLATE):
-        template = compile_own(source)
-        return lambda variables: render_own(template, variables)
+        template = compile_template(source)
+        return lambda variables: render_template(template, variables)
     from .fence import FencedTemplate
 
     return FencedTemplate(source).render

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from jinja2 import Environment, Template, nodes
+from jinja2 import Template, nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -65,16 +65,7 @@ def compile_template(source: str) -> Template:
     """Compile with the settings that transformers has for chat templates."""
     if len(source) > MAX_SOURCE:
         raise TemplateError(f"{len(source)} characters long, the limit is {MAX_SOURCE}")
-    return _compiled(_Sandbox, source)
-
-
-def compile_own(source: str) -> Template:
-    """Compile a template of this package: without checks of each attribute it is twice as fast."""
-    return _compiled(Environment, source)
-
-
-def _compiled(kind: type[Environment], source: str) -> Template:
-    env = kind(trim_blocks=True, lstrip_blocks=True, extensions=_EXTENSIONS)
+    env = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=_EXTENSIONS)
     env.filters["tojson"] = _to_json
     env.globals |= {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
     del env.globals["lipsum"]
@@ -99,17 +90,6 @@ def render_template(template: Template, variables: Mapping[str, Any]) -> str:
     except Exception as err:  # template code of anyone's making can fail in any way
         raise TemplateError(first_line(err)) from None
     return "".join(pieces)
-
-
-def render_own(template: Template, variables: Mapping[str, Any]) -> str:
-    """Render a template of this package, which makes no more of its variables than it is given."""
-    try:
-        text = "".join(template.generate(variables))
-    except Exception as err:  # messages of anyone's making, such as a content that is no text
-        raise TemplateError(first_line(err)) from None
-    if len(text) > MAX_OUTPUT:
-        raise TemplateError(f"the output is longer than {MAX_OUTPUT} characters")
-    return text
 
 
 def _to_json(

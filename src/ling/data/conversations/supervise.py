@@ -36,9 +36,7 @@ class Supervised(NamedTuple):
     @property
     def trained(self) -> int:
         """Tokens that are learned; the first id of a sample cannot be."""
-        first = self.labels[:1]
-        hidden = self.labels.count(NOT_TRAINED) - first.count(NOT_TRAINED)
-        return len(self.labels) - len(first) - hidden
+        return sum(label != NOT_TRAINED for label in self.labels[1:])
 
 
 def supervise(
