@@ -75,3 +75,12 @@ def test_lora_takes_a_fraction_of_the_memory_of_full_fine_tuning():
     assert lora.casts < 0.02 * every.casts
     eight = dataclasses.replace(small, optim=OptimConfig(name="adamw8bit"))
     assert memory(MINI, eight, "cuda")[0].states < 0.3 * lora.states
+
+
+def test_packed_weights_are_counted_as_a_folder_in_int4_has_them():
+    counted = RankWeights(MINI, recipe("qlora"), "cpu", 0)
+    adapters = counted.gradients()
+    assert 8e9 < counted.parameters() - adapters < 9e9
+    with_mtp = RankWeights(MINI, recipe("qlora", mtp_loss_weight=0.1), "cpu", 0)
+    assert with_mtp.parameters() - counted.parameters() == pytest.approx(0.44e9, rel=0.1)
+    assert memory(MINI, recipe("qlora"), "cpu")[0].casts < 1e9

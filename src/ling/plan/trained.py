@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from ..config.kinds import Recipe
 from ..config.sft import SFTConfig
 from ..model.adapter import Target, adapter_targets
+from ..ops.formats import INT4
 from .shape import BF16, FP32, Layer, Shape, Weight
 
 
@@ -43,6 +44,10 @@ def _base(weight: Weight, recipe: SFTConfig, *, unused: bool = False) -> Weight:
     if recipe.method == "full":
         frozen = unused or (is_router and not recipe.train.train_router)
         return dataclasses.replace(weight, frozen=frozen)
+    if recipe.method == "qlora" and len(weight.shape) > 1 and not is_router:
+        # Of the folder's format nothing is known here; MTP layers that are not trained stay in it.
+        packed = 0.0 if unused else INT4.stored_bytes
+        return dataclasses.replace(weight, frozen=True, cast=False, item=packed)
     narrow = recipe.train.dtype == "bfloat16" and len(weight.shape) > 1 and not is_router
     cast = weight.cast and not narrow
     item = BF16 if narrow else FP32
