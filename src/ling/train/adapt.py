@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 
+from ..checkpoint.adapter.read import read_adapter
 from ..config.kinds import Recipe
 from ..config.model import ModelConfig
 from ..config.sft import SFTConfig
@@ -16,6 +17,7 @@ from ..model.ling import Ling
 from ..model.moe import Router
 from .forward import LingForTraining
 from .lora import table
+from .lora.adapter import put
 from .lora.rule import add_adapters, start_adapters
 from .packed.place import check_packed, place_packed
 
@@ -61,8 +63,13 @@ def _check_frozen(recipe: SFTConfig) -> None:
 
 def start(network: LingForTraining, recipe: Recipe) -> None:
     """First values of what `adapt` put in, of a sharded network this rank's part."""
-    if keeps_base(recipe):
+    if not isinstance(recipe, SFTConfig) or recipe.method == "full":
+        return
+    folder = recipe.lora.adapter
+    if folder is None:
         start_adapters(network.ling, recipe.train.seed)
+    else:
+        put(network.ling, read_adapter(folder, network.ling.config))
 
 
 def trained_table(recipe: Recipe, cfg: ModelConfig) -> list[str]:

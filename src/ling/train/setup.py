@@ -46,7 +46,7 @@ from .parallel.mesh import make_meshes
 from .parallel.reduce import OverRanks
 from .resume import check_start, check_steps, rows_before, start_of
 from .rollback import forget, forget_rows, read_rollbacks, restore
-from .rows import HeldOutRows, Log, RowSource, open_rows
+from .rows import HeldOutRows, Log, RowSource
 from .state import TrainState, load, read_progress
 from .step import ONE_RANK, Reduce
 from .token_rows import TokenRows
@@ -124,6 +124,13 @@ def setup(
     return Run(
         recipe, out, log, state, objective, rows, reader, held_out, reduce, open_reader, memory
     )
+
+
+def open_rows(recipe: Recipe, cfg: ModelConfig, out: Path, log: Log) -> RowSource:
+    """Open the data of a recipe of either kind, prepared into the run folder where need be."""
+    if isinstance(recipe, SFTConfig):
+        return ChatRows(recipe, cfg, out, log)
+    return TokenRows(recipe, cfg, out, log)
 
 
 def early_stop(recipe: Recipe) -> int:
