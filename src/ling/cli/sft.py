@@ -6,7 +6,7 @@ import itertools
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,11 +26,12 @@ def sft(args: list[str]) -> int:
     from ..config.recipe import recipe_yaml
 
     parser = _parser()
-    args, path = with_recipe(args, SFTConfig)
+    given = _Given()
+    args, path = with_recipe(args, SFTConfig, given.read)
     # The parser's own flag would print this command's flags too, which are no keys of a recipe.
     only_print = "--print-config" in args
     parsed = parser.parse_args([a for a in args if a != "--print-config"])
-    out = Path(parsed.out or f"runs/{path.stem if path else 'sft'}")
+    out = Path(parsed.out or given.out or f"runs/{path.stem if path else 'sft'}")
     recipe: SFTConfig = build_recipe(vars(parser.instantiate(parsed)), SFTConfig)
     if only_print:
         print(recipe_yaml(recipe), end="")
@@ -41,6 +42,28 @@ def sft(args: list[str]) -> int:
     from ..finetune import finetune
 
     return finetune(recipe, out, allow_data_reset=parsed.allow_data_reset)
+
+
+@dataclass
+class _Given:
+    """The file that was named: a recipe, or a training file of LLaMA-Factory, which names the
+    folder of the run, too."""
+
+    out: str | None = None
+
+    def read(self, path: Path, kind: type) -> dict[str, Any]:
+        """The keys of a recipe; what of the other program's file is read otherwise is told."""
+        from ..compat.llama_factory import is_llama_factory, read_llama_factory
+        from ..config.recipe_file import check_keys, read_yaml
+
+        tree = read_yaml(path)
+        if not is_llama_factory(tree):
+            return check_keys(tree, path, kind)
+        found = read_llama_factory(path)
+        self.out = found.out
+        for note in found.notes:
+            print(f"{path}: {note}", file=sys.stderr)
+        return asdict(found.recipe)
 
 
 def _parser() -> Any:

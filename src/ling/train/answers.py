@@ -20,14 +20,13 @@ from .after_held_out import Verdict
 from .chat_rows import ChatRows
 from .greedy import answer
 from .heldout import HeldOut
-from .log import each_row
+from .log import SAMPLES, each_row
 
 if TYPE_CHECKING:
     from ..data.conversations.rendered import TrainingTemplate
     from .setup import Run
     from .state import TrainState
 
-FILE = "samples.jsonl"
 _SHOWN = 200
 
 
@@ -51,13 +50,13 @@ class ShowAnswers:
             return Verdict()
         if self._prompts is None:
             self._prompts = state.world.together(lambda: _prompts(run, recipe, tokenizer))
-            state.world.lead(lambda: _forget(run.out / FILE, state.step))
+            state.world.lead(lambda: _forget(run.out / SAMPLES, state.step))
         found = [_answer(state, prompt, recipe.train.show_tokens) for prompt in self._prompts]
         rows = [
             {"step": state.step, "valid_loss": held_out.loss, **_row(prompt, ids, tokenizer)}
             for prompt, ids in zip(self._prompts, found, strict=True)
         ]
-        state.world.lead(lambda: _write(run.out / FILE, rows, run.log))
+        state.world.lead(lambda: _write(run.out / SAMPLES, rows, run.log))
         return Verdict()
 
 

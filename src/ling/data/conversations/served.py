@@ -1,5 +1,4 @@
-"""What a tokenizer's folder has to say so that a server sends what training rendered, and stops where
-the model learned to."""
+"""What a tokenizer's folder says, so that a server sends what training rendered, and stops there."""
 
 from __future__ import annotations
 
