@@ -122,9 +122,7 @@ class LLM:
         updates: _Updates = queue.SimpleQueue()
         handles = self.submit(
             [
-                Submission(
-                    ids, p, updates.put, k, self.text_stream(p), adapter=self._adapter(lora)
-                )
+                Submission(ids, p, updates.put, k, self.text_stream(p), adapter=self._adapter(lora))
                 for (_, ids), p in zip(listed, params, strict=True)
                 for k in range(p.n)
             ]
