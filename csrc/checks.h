@@ -141,11 +141,32 @@ inline const char* check_segments(const ling_model& m, int64_t T, const ling_seg
     row = s[i].stop;
     if (s[i].first > m.c.max_positions - length) return "a position is beyond the rotary tables";
     const int64_t end = s[i].first + length;
+    if (s[i].adapter < 0 || s[i].adapter > int64_t(m.adapters.size()) / m.c.num_layers)
+      return "a segment has an adapter that is not there";
     if (!s[i].pages || s[i].num_pages < ceil_div(end, kPage)) return "a segment has too few pages";
     for (int64_t p = 0; p < ceil_div(end, kPage); ++p)
       if (s[i].pages[p] < 0 || s[i].pages[p] >= m.c.num_pages) return "a page is out of range";
   }
   return row == T ? nullptr : "segments must cover the rows in order";
+}
+
+inline const char* check_low_rank(const ling_low_rank& l, const ling_matrix& w) {
+  if (l.rank < 0 || l.rank > kMaxRank) return "the rank of an adapter is out of range";
+  if (!l.rank) return nullptr;
+  if (!l.a || !l.b) return "null pointer in an adapter";
+  if (!w.rows) return "an adapter of a matrix that the layer does not have";
+  // Vectors of 16 read A along its columns, and B along the rows of a matrix.
+  return w.rows % kTile || w.cols % kTile ? "an adapter needs a matrix of whole tiles" : nullptr;
+}
+
+inline const char* check_adapter(const ling_layer_adapter& a, const ling_layer& l) {
+  for (const char* wrong :
+       {check_low_rank(a.qkv, l.qkv), check_low_rank(a.dense, l.dense),
+        check_low_rank(a.gate_up, l.gate_up), check_low_rank(a.down, l.down),
+        check_low_rank(a.expert_gate_up, l.expert_gate_up),
+        check_low_rank(a.expert_down, l.expert_down)})
+    if (wrong) return wrong;
+  return nullptr;
 }
 
 inline bool misses(int64_t count, const void* a, const void* b) {

@@ -78,6 +78,16 @@ Array<float> codes_of(const Matrix& p, const Case& c) {
   return codes;
 }
 
+// In bfloat16 a matrix is what it is in float32, rounded.
+void check_unpacked_bf16(const ling_matrix& m, const Array<float>& want) {
+  Array<uint16_t> got(m.rows * m.cols, 1);
+  CHECK(!ling_unpack_bf16(&m, got.data()), "unpack");
+  for (int64_t i = 0; i < got.size; ++i)
+    CHECK(got[i] == to_bf16(want.data()[i]) || (isnan(want.data()[i]) && isnan(from_bf16(got[i]))),
+          "format %d group %d [%d, %d] at %d: %g, not %g", m.format, m.group, int(m.rows),
+          int(m.cols), int(i), from_bf16(got[i]), want.data()[i]);
+}
+
 // The definition (ling_kernels.h): exact integers in a group, then one fused multiply-add a group.
 float integer_product(const Case& c, const Matrix& p, const float* codes, const float* x,
                       int64_t n) {
@@ -143,6 +153,7 @@ void fuzz_matrix(Random& r) {
         "pack");
   CHECK(!ling_unpack(&p.m, back.data()), "unpack");
   if (!weighed) check_packing(c, w, back);
+  check_unpacked_bf16(p.m, back);
 
   Array<float> x(c.T * c.cols, 1), y(c.T * c.rows, 1);
   fill(r, x, odd);
@@ -239,8 +250,10 @@ void fuzz_bytes(Random& r) {
   Matrix p = random_matrix(r, c.format, c.group, c.rows, c.cols);
   for (uint8_t& b : p.data) b = uint8_t(r.next());
   for (uint16_t& s : p.scales) s = uint16_t(r.next());
-  Array<float> x(c.T * c.cols), y(c.T * c.rows);
+  Array<float> x(c.T * c.cols), y(c.T * c.rows), back(c.rows * c.cols, 1);
   fill(r, x, false);
+  CHECK(!ling_unpack(&p.m, back.data()), "unpack");
+  check_unpacked_bf16(p.m, back);
   CHECK(!ling_matmul(&p.m, x.data(), y.data(), c.T), "matmul");
   if (c.format != LING_BF16 && c.format != LING_FP8) check_product(c, p, x, y);
 }
@@ -249,6 +262,7 @@ void bad_calls(Random& r) {
   const int64_t huge[] = {0, -1, INT64_MIN, INT64_MAX, (int64_t(1) << 31) + 1, int64_t(1) << 40};
   Matrix p = random_matrix(r, LING_I8, 32, 20, 50);
   Array<float> x(50), y(20);
+  uint16_t wide[2];
   int64_t n, m;
   for (int32_t format : {0, -1, 6, INT32_MIN, INT32_MAX})
     refused(ling_packed_size(format, 32, 16, 16, &n, &m), "format");
@@ -267,6 +281,7 @@ void bad_calls(Random& r) {
     w.rows = bad;
     refused(ling_matmul(&w, x.data(), y.data(), 1), "rows");
     refused(ling_unpack(&w, y.data()), "rows");
+    refused(ling_unpack_bf16(&w, wide), "rows");
     if (bad && bad != -1 + 0) refused(ling_matmul(&p.m, x.data(), y.data(), bad), "T");
   }
   refused(ling_matmul(&p.m, x.data(), y.data(), -1), "T");
@@ -277,6 +292,8 @@ void bad_calls(Random& r) {
   refused(ling_matmul(&p.m, nullptr, y.data(), 1), "null");
   refused(ling_matmul(&p.m, x.data(), nullptr, 1), "null");
   refused(ling_unpack(nullptr, y.data()), "null");
+  refused(ling_unpack_bf16(nullptr, wide), "null");
+  refused(ling_unpack_bf16(&p.m, nullptr), "null");
   refused(ling_unpack(&p.m, nullptr), "null");
   ling_matrix w = p.m;
   w.data = nullptr;
@@ -290,7 +307,6 @@ void bad_calls(Random& r) {
           "null");
   refused(ling_pack(LING_I8, 32, 1, 50, x.data(), 0, 50, nullptr, p.data.data(), nullptr), "null");
   uint8_t q[2] = {};
-  uint16_t wide[2];
   refused(ling_widen_fp8(nullptr, 1, 2, x.data(), 128, wide), "null");
   refused(ling_widen_fp8(q, 1, 2, nullptr, 128, wide), "null");
   refused(ling_widen_fp8(q, 1, 2, x.data(), 128, nullptr), "null");

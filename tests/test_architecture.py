@@ -250,6 +250,10 @@ TESTED_TOGETHER = {
         "tests/data/test_prepare.py",
         "the stages of one preparation",
     ),
+    "data/conversations/{fields,formats,parts,talk,token_ids,types}.py": (
+        "tests/data/conversations/test_records.py",
+        "records of files of each format",
+    ),
     "data/reading.py": ("tests/data/test_units.py", "all of a corpus against its units"),
     "convert/{options,probe,ranks,repack,target,transfer}.py": (
         "tests/convert/test_plan.py",

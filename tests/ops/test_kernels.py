@@ -48,6 +48,10 @@ def test_one_matrix_is_packed_as_defined(path, fmt):
         assert torch.equal(got.data, want.data)
         assert want.scales is None or torch.equal(got.scales, want.scales)
     assert torch.equal(kernels.unpack(out), packing.unpack(want))
+    rounded = packing.unpack(want).bfloat16()
+    assert torch.equal(kernels.unpack_bf16(out), rounded)
+    place = torch.empty_like(rounded)
+    assert kernels.unpack_bf16(out, place) is place and torch.equal(place, rounded)
 
 
 @ALL

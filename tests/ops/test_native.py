@@ -88,6 +88,42 @@ def test_unpacking_equals_the_oracle_bit_for_bit(fmt, shape):
     assert torch.equal(native.unpack(packed), packing.unpack(packed))
 
 
+def with_every_code(fmt, rows, cols):
+    """Any bytes, and scales from nothing to infinity, NaN among them."""
+    packed = packing.empty(fmt, rows, cols)
+    packed.data.random_(256)
+    if packed.scales is not None:
+        scales = torch.randn(packed.scales.shape) * 10.0 ** torch.randint(
+            -38, 38, packed.scales.shape
+        )
+        odd = torch.tensor([float("nan"), float("inf"), 0.0])
+        scales.view(-1)[:3] = odd[: scales.numel()]
+        packed.scales.copy_(scales)
+    return packed
+
+
+@ALL
+@pytest.mark.parametrize("shape", [*SHAPES, (20, 300), (48, 512)])
+def test_unpacking_to_bfloat16_is_the_oracles_rounded(fmt, shape):
+    for packed in (packing.pack(torch.randn(shape), fmt), with_every_code(fmt, *shape)):
+        want = packing.unpack(packed).bfloat16()
+        assert same_bits(native.unpack_bf16(packed), want)
+        place = torch.empty(shape, dtype=torch.bfloat16)
+        assert same_bits(native.unpack_bf16(packed, place), want) and same_bits(place, want)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [torch.empty(64, 32, dtype=torch.bfloat16), torch.empty(32, 64),
+     torch.empty(64, 32, dtype=torch.bfloat16).t(),
+     torch.empty(32, 64, dtype=torch.bfloat16, device="meta")],
+    ids=["shape", "dtype", "strides", "device"],
+)  # fmt: skip
+def test_unpacking_to_a_place_that_does_not_fit_is_refused(place):
+    with pytest.raises(KernelError, match="place"):
+        native.unpack_bf16(packed_of("int4", 32, 64), place)
+
+
 @ALL
 def test_packing_does_not_depend_on_threads_or_strides(fmt):
     wide = torch.randn(70, 400)
@@ -367,6 +403,7 @@ for f in (f for f in FORMATS.values() if f.kernel is not None):
         x[5, 0] = float("nan")
         y = native.matmul(p, x)
         h.update(y.nan_to_num(7).numpy().tobytes())
+        h.update(native.unpack_bf16(p).float().numpy().tobytes())
         q = native.pack(w, f)
         if f.scale_dtype:
             i = torch.rand(k, generator=g) if f.levels else None
@@ -504,6 +541,8 @@ def test_packed_data_that_does_not_fit_raises(make):
         native.matmul(packed, torch.randn(2, packed.cols))
     with pytest.raises(KernelError):
         native.unpack(packed)
+    with pytest.raises(KernelError):
+        native.unpack_bf16(packed)
 
 
 @pytest.mark.parametrize(

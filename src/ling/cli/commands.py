@@ -29,7 +29,9 @@ COMMANDS = {
     ),
     "recipes": Command("train", "recipes", "the recipes that come with the package"),
     "data": Command(
-        "train", "data", "`data prepare`: text or source code to tokenizer and token files"
+        "train",
+        "data",
+        "`data prepare`: text or source code to token files; `data check`: conversations",
     ),
     "compat": Command(
         "compat",

@@ -36,6 +36,24 @@ class ChatPrompt(NamedTuple):
     ids: list[int]
 
 
+class TurnMarks(NamedTuple):
+    """Texts that a template writes before and behind each turn of the assistant, the second of them
+    a part of it, and that no guarded message can contain.
+    """
+
+    before: str
+    end: str
+
+    @property
+    def names(self) -> list[str]:
+        """What must be guarded for that: names in brackets."""
+        return _NAMES.findall(self.before + self.end)
+
+
+_NAMES = re.compile(r"<[^<>]*>")
+LING_TURN = TurnMarks("<role>ASSISTANT</role>", "<|role_end|>")
+
+
 class ChatTemplate:
     """A compiled template; raises `TemplateError` with one line.
 
@@ -43,8 +61,12 @@ class ChatTemplate:
     packaged templates run in this process, all others behind the fence of `fence.py`.
     """
 
+    # Nothing is learned behind a conversation, and it is encoded as the server does it.
+    ending = ""
+    pieces_alone = False
+
     def __init__(self, source: str, special_tokens: Mapping[str, str] | None = None) -> None:
-        self._special_tokens = dict(special_tokens or {})
+        self.source, self._special_tokens = source, dict(special_tokens or {})
         try:
             self._run = _runner(source)
         except TemplateError as err:
@@ -84,6 +106,13 @@ class ChatTemplate:
         """`encode_chat` with this template."""
         return encode_chat(self.render, tokenizer, messages, tools, add_generation_prompt, **kwargs)
 
+    def turn_marks(self, messages: Messages) -> TurnMarks | None:
+        """What stands before and behind each assistant's turn, if the turns of these messages read
+        the same whatever follows them; None where that is not known.
+        """
+        # Only reasoning makes a turn of the packaged template depend on later ones.
+        return None if self.source != CHAT_TEMPLATE or any(map(_thinks, messages)) else LING_TURN
+
 
 def encode_chat(
     render: Callable[..., str],
@@ -98,24 +127,52 @@ def encode_chat(
     `render` is that of a `ChatTemplate`, and the text is what it gives. A `<|role_end|>` inside a
     message or a tool is plain text, so a message cannot end its turn or speak in another role.
     """
-    given = [list(messages), None if tools is None else list(tools), kwargs]
-    mark = _unused_mark(given)
-    guarded = _map_text(given, _guard(tokenizer.control_tokens, mark))
-    text = render(guarded[0], guarded[1], add_generation_prompt, **guarded[2])
-    text = text.replace(json.dumps(mark)[1:-1], mark)  # a template may write JSON in ASCII
+    chat = guard_chat(tokenizer.control_tokens, messages, tools, kwargs)
+    text = chat.render(render, chat.messages, add_generation_prompt)
     return ChatPrompt(
-        text.replace(mark, ""), tokenizer.encode(text, parse_special=True, guard=mark)
+        text.replace(chat.mark, ""), tokenizer.encode(text, parse_special=True, guard=chat.mark)
     )
 
 
-def _guard(names: Iterable[str], mark: str) -> Callable[[str], str]:
+class GuardedChat(NamedTuple):
+    """A conversation in which `mark` keeps names of control tokens from being some."""
+
+    messages: list[dict[str, Any]]
+    tools: list[dict[str, Any]] | None
+    variables: dict[str, Any]
+    mark: str
+
+    def render(
+        self, render: Callable[..., str], messages: Messages, add_generation_prompt: bool
+    ) -> str:
+        """The text, with its marks, of the first messages of this conversation."""
+        text = render(messages, self.tools, add_generation_prompt, **self.variables)
+        # A template may write JSON in ASCII.
+        return text.replace(json.dumps(self.mark)[1:-1], self.mark)
+
+
+def guard_chat(
+    names: Iterable[str],
+    messages: Messages,
+    tools: Sequence[dict[str, Any]] | None,
+    variables: Mapping[str, Any],
+) -> GuardedChat:
+    """Guard these `names` in all that is not the template's; raises `TemplateError`."""
+    given = [list(messages), None if tools is None else list(tools), dict(variables)]
+    mark = _unused_mark(given)
+    inside, listed, further = _map_text(given, _guard(tuple(names), mark))
+    return GuardedChat(inside, listed, further, mark)
+
+
+@functools.lru_cache(maxsize=64)
+def _guard(given: tuple[str, ...], mark: str) -> Callable[[str], str]:
     """Puts `mark` behind first characters, in a message, of what may become a control token's name.
 
     That is a name in either case (a template may change it), overlapping ones included, and a
     bracket: a template may join or cut texts, and the rest come from there. Closed brackets with
     something else in them, such as `</think>`, stay whole, since templates look for them.
     """
-    names = [n.lower() for n in names]
+    names = [n.lower() for n in given]
     firsts = "".join({n[0] for n in names if not n[0].isalnum() and not n[0].isspace()})
     f, e = re.escape(firsts), re.escape("".join({n[-1] for n in names}))
     opening = f"|[{f}](?=(?P<rest>[^{f}{e}]*[{e}])?)" if firsts else "|(?P<rest>(?!))"
@@ -124,7 +181,7 @@ def _guard(names: Iterable[str], mark: str) -> Callable[[str], str]:
     if not names:
         return lambda text: text
 
-    @functools.cache
+    @functools.lru_cache(maxsize=1024)
     def harmless(tag: str) -> bool:
         return not any(_is_within(n, tag.lower()) for n in names)
 
@@ -157,6 +214,13 @@ def continuing(render: Callable[..., str]) -> Callable[..., str]:
 
 
 BASE_TEMPLATE, CHAT_TEMPLATE = builtin_template("base"), builtin_template("chat")
+
+
+def _thinks(message: Any) -> bool:
+    """Whether a message of the assistant has reasoning, or may have."""
+    if not isinstance(message, dict) or message.get("role") != "assistant":
+        return False
+    return bool(message.get("reasoning_content")) or "</think>" in str(message.get("content"))
 
 
 def _runner(source: str) -> Callable[[Mapping[str, Any]], str]:

@@ -36,6 +36,7 @@ _KINDS = {
 }
 EXPECTED = ", expected plain text"
 UTF8 = "utf-8-sig"
+NOT_UTF8 = "not UTF-8; iconv converts other encodings"
 WESTERN = "cp1252"
 # The longer mark first: that of UTF-32 begins with that of UTF-16.
 _MARKS = {
@@ -150,14 +151,20 @@ class _EncodingError(DataError):
 
 
 def decoded(
-    path: Path, encoding: str, start: int = 0, stop: int | None = None, skipped: int = 0
+    path: Path,
+    encoding: str,
+    start: int = 0,
+    stop: int | None = None,
+    skipped: int = 0,
+    errors: str = "strict",
 ) -> Iterator[str]:
     """The text in parts of about a mebibyte, `\\r\\n` as `\\n`.
 
     Of an unpacked file, bytes `start` to `stop` only, with `skipped` lines before them. Raises
-    `DataError` with the line of the first byte that is not `encoding`.
+    `DataError` with the line of the first byte that is not `encoding`, unless `errors` says, as for
+    codecs, what becomes of it.
     """
-    decoder = codecs.getincrementaldecoder(encoding)()
+    decoder = codecs.getincrementaldecoder(encoding)(errors)
     line, held = skipped + 1, ""
     blocks = read_blocks(path) if stop is None else read_range(path, start, stop)
     for block in chain(blocks, [b""]):
@@ -166,8 +173,7 @@ def decoded(
         except UnicodeError as err:
             before = err.object[: err.start] if isinstance(err, UnicodeDecodeError) else b""
             line += before.count(b"\n")
-            reason = f"not {ENCODING_NAMES[encoding]}"
-            reason += "; iconv converts other encodings" if encoding == UTF8 else ""
+            reason = NOT_UTF8 if encoding == UTF8 else f"not {ENCODING_NAMES[encoding]}"
             raise _EncodingError(reason, path=path, line=line) from None
         held = "\r" if block and text.endswith("\r") else ""  # its `\n` may be in the next block
         text = text[: len(text) - len(held)].replace("\r\n", "\n")

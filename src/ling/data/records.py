@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from ..errors import DataError
 from ..text import as_json, shown
-from .plaintext import UTF8, decoded, marked_encoding
+from .plaintext import NOT_UTF8, UTF8, decoded, marked_encoding
 
 MAX_RECORD_CHARS = 64 << 20
 # The most likely first.
@@ -56,16 +56,46 @@ def read_json_records(path: Path) -> Iterator[Record]:
     The file is one array, or has one record a line; blank lines count and are passed over. Raises
     `DataError` for the first that is not JSON, has a key twice or a lone surrogate.
     """
-    texts = decoded(path, marked_encoding(path))
-    head = ""
-    for text in texts:
-        head += text
-        if head.strip():
-            break
-    whole = chain([head], texts)
-    if head.lstrip().startswith("["):
-        return _Array(whole, path).records()
-    return _lines(whole, path)
+    return _no_faults(records_and_faults(path))
+
+
+def records_and_faults(path: Path) -> Iterator[Record | DataError]:
+    """As `read_json_records`, but a line that is no record is an error in its place, and the next
+    line is read; faults of an array, and of a file as a whole, are raised."""
+    encoding = marked_encoding(path)
+    if _begins_as_array(path, encoding):
+        return _Array(decoded(path, encoding), path).records()
+    return _lines(decoded(path, encoding, errors=_errors(encoding)), path)
+
+
+def _begins_as_array(path: Path, encoding: str) -> bool:
+    texts = decoded(path, encoding, errors=_errors(encoding))
+    head = next((start for text in texts if (start := text.lstrip())), "")
+    return head.startswith("[")
+
+
+def _errors(encoding: str) -> str:
+    """Bytes that are no UTF-8 become half surrogates, so that their line alone is wrong."""
+    return "surrogateescape" if encoding == UTF8 else "strict"
+
+
+def _no_faults(records: Iterable[Record | DataError]) -> Iterator[Record]:
+    for record in records:
+        if isinstance(record, DataError):
+            raise record
+        yield record
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text; `ValueError` says in a few words what is wrong with it."""
+    try:
+        return _checked(json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse), text)
+    except (ValueError, RecursionError) as err:
+        raise ValueError(_cause(err)) from None
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is no JSON value")
 
 
 def read_json_lines(
@@ -75,7 +105,8 @@ def read_json_lines(
 
     `line` lines and `number` records come before them.
     """
-    return _lines(decoded(path, UTF8, start, stop, line), path, line, number)
+    texts = decoded(path, UTF8, start, stop, line, _errors(UTF8))
+    return _no_faults(_lines(texts, path, line, number))
 
 
 def record_texts(
@@ -118,35 +149,43 @@ def _fail(reason: str, path: Path, record: Record) -> NoReturn:
     raise DataError(reason, path=path, line=record.line)
 
 
-def _lines(texts: Iterable[str], path: Path, line: int = 0, number: int = 0) -> Iterator[Record]:
+def _lines(
+    texts: Iterable[str], path: Path, line: int = 0, number: int = 0
+) -> Iterator[Record | DataError]:
     size = 0
     parts: list[str] = []
     for text in chain(texts, ["\n"]):
         *whole, last = text.split("\n")
         if whole:
             whole[0] = "".join([*parts, whole[0]])
-            parts, size = [], 0
+            is_long, parts, size = size > MAX_RECORD_CHARS, [], 0
         parts.append(last)
         size += len(last)
         for row in whole:
             line += 1
-            if row.strip():
+            if is_long:
+                is_long = False
+                yield _too_long(path, line)
+            elif row.strip():
                 number += 1
-                yield Record(line, line, _parse(row, path, line))
+                yield _record(row, path, line)
         if size > MAX_RECORD_CHARS:
-            _too_long(path, line + 1)
+            parts.clear()  # the rest of the line is passed over, and not kept
 
 
-def _too_long(path: Path, line: int) -> NoReturn:
-    raise DataError(f"longer than {MAX_RECORD_CHARS} characters", path=path, line=line)
-
-
-def _parse(text: str, path: Path, line: int) -> Any:
+def _record(text: str, path: Path, line: int) -> Record | DataError:
     try:
-        return _checked(json.loads(text, object_pairs_hook=_unique), text)
+        if not text.isascii():
+            text.encode()
+    except UnicodeEncodeError:
+        return DataError(NOT_UTF8, path=path, line=line)
+    try:
+        return Record(line, line, _checked(json.loads(text, object_pairs_hook=_unique), text))
     except (ValueError, RecursionError) as err:
         cause = _whole_file_cause(text) if line == 1 else None
-        raise DataError(cause or _cause(err), path=path, line=line) from None
+        if cause:
+            raise DataError(cause, path=path, line=line) from None
+        return DataError(_cause(err), path=path, line=line)
 
 
 def _checked(value: Any, text: str) -> Any:
@@ -172,6 +211,10 @@ def _whole_file_cause(text: str) -> str | None:
     if re.match(r"\s*<(!doctype|html)", text, re.IGNORECASE):
         return "an HTML page, expected JSON"
     return None
+
+
+def _too_long(path: Path, line: int) -> DataError:
+    return DataError(f"longer than {MAX_RECORD_CHARS} characters", path=path, line=line)
 
 
 class _TwiceError(ValueError):
@@ -221,7 +264,7 @@ class _Array:
                 self._fail(_cause(err))
             except ValueError:
                 if len(self._text) - self._at > MAX_RECORD_CHARS:
-                    _too_long(self._path, self._place())
+                    raise _too_long(self._path, self._place()) from None
                 if not self._more():  # an element that is cut off looks like a wrong one
                     self._fail("not JSON, or cut off")
             else:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -25,13 +25,16 @@ class Sample:
     """One row of S tokens.
 
     `tokens` and `labels` (the next tokens) i64 [S]; `loss_mask` f32 [S], 1.0 where the loss
-    counts; `borders` i64, ascending positions of 1 to S before which a document ends.
+    counts; `borders` i64, ascending positions of 1 to S before which a document ends. Rows of one
+    batch are of one length, or are `lengthened` to that of the longest. `extra` are arrays that an
+    objective wants besides, under the same names and in the same shapes in all rows.
     """
 
     tokens: np.ndarray
     labels: np.ndarray
     loss_mask: np.ndarray
     borders: np.ndarray
+    extra: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def documents(self) -> np.ndarray:
@@ -39,6 +42,20 @@ class Sample:
         ends = np.zeros(len(self.tokens) + 1, np.int64)
         ends[self.borders] = 1
         return ends.cumsum()[:-1]
+
+
+def lengthened(sample: Sample, length: int) -> Sample:
+    """The row with padding without loss behind it, as a document of its own, up to `length`."""
+    have = len(sample.tokens)
+    if have == length:
+        return sample
+    padded: dict[str, Any] = {
+        k: np.pad(getattr(sample, k), (0, length - have)) for k in _BY_POSITION
+    }
+    return replace(sample, **padded, borders=np.append(sample.borders, have))
+
+
+_BY_POSITION = ("tokens", "labels", "loss_mask")
 
 
 class Samples(Protocol):

@@ -8,9 +8,9 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
@@ -43,6 +43,17 @@ _DROPPED = {
     "tokenizer_file",
     "name_or_path",
 }
+
+
+class Piece(NamedTuple):
+    """A part of a text: the name of a control token with its `id`, or plain text without one.
+
+    It begins at character `start`.
+    """
+
+    text: str
+    start: int
+    id: int | None = None
 
 
 class Tokenizer:
@@ -107,17 +118,36 @@ class Tokenizer:
         if not parse_special or self._control_names is None:
             return self._plain_ids(text.replace(guard, "") if guard else text)
         ids: list[int] = []
-        pieces = self._control_names.split(text)  # every second one is a control token's name
-        for k, piece in enumerate(pieces):
-            if k % 2:
-                ids.append(self.control_tokens[piece])
-                continue
-            if k and self._strips[pieces[k - 1]][1]:
-                piece = piece.lstrip()
-            if k + 1 < len(pieces) and self._strips[pieces[k + 1]][0]:
-                piece = piece.rstrip()
-            ids += self._plain_ids(piece.replace(guard, "") if guard else piece)
+        for piece in self.pieces(text):
+            plain = piece.text.replace(guard, "") if guard else piece.text
+            ids += self._plain_ids(plain) if piece.id is None else [piece.id]
         return ids
+
+    def pieces(self, text: str) -> Iterator[Piece]:
+        """Plain text and control tokens of a text in which each name of one is one."""
+        if self._control_names is None:
+            yield Piece(text, 0)
+            return
+        parts, at = self._control_names.split(text), 0  # every second one is a name
+        for k, part in enumerate(parts):
+            start, at = at, at + len(part)
+            if k % 2:
+                yield Piece(part, start, self.control_tokens[part])
+                continue
+            if k and self._strips[parts[k - 1]][1]:
+                part = part.lstrip()
+                start = at - len(part)
+            if k + 1 < len(parts) and self._strips[parts[k + 1]][0]:
+                part = part.rstrip()
+            yield Piece(part, start)
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Ids of a plain text, and which characters [start, end) each of them stands for.
+
+        Tokens that share a character have the same offsets.
+        """
+        found = guarded(self.backend.encode, _sound(text), add_special_tokens=False)
+        return found.ids, found.offsets
 
     def _plain_ids(self, text: str) -> list[int]:
         return guarded(self.backend.encode, text, add_special_tokens=False).ids if text else []

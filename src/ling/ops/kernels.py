@@ -59,6 +59,19 @@ def unpack(p: Packed) -> Tensor:
     return packing.unpack(p) if why_no_kernels(p.format) else native.unpack(p)
 
 
+def unpack_bf16(p: Packed, out: Tensor | None = None) -> Tensor:
+    """`unpack`, rounded to bfloat16; into `out` [rows, cols] when given."""
+    if not why_no_kernels(p.format):
+        return native.unpack_bf16(p, out)
+    w_NK = packing.unpack(p).to(torch.bfloat16)
+    return w_NK if out is None else out.copy_(w_NK)
+
+
+def matmul(p: Packed, x_TK: Tensor) -> Tensor:
+    """float32 x_TK @ unpack(p).T as `packing.matmul` defines it, float32."""
+    return packing.matmul(p, x_TK) if why_no_kernels(p.format) else native.matmul(p, x_TK)
+
+
 def widen_fp8(q_MN: Tensor, scale: Tensor) -> Tensor:
     """`fp8.dequantise_fp8_block`, rounded to bfloat16."""
     if why_no_kernels(FP8):

@@ -31,7 +31,7 @@ from .formats import FP8, FP8_BLOCK, TILE, Format
 from .fp8 import quantise_fp8_block
 from .packing import Packed, empty, packed_shapes, scale_dtype
 
-ABI_VERSION = 9
+ABI_VERSION = 10
 
 
 class Matrix(Structure):
@@ -99,6 +99,22 @@ class SegmentC(Structure):
         ("stop", c_int64),
         ("pages", c_void_p),
         ("num_pages", c_int64),
+        ("adapter", c_int64),
+    )
+
+
+class LowRankC(Structure):
+    """`ling_low_rank`."""
+
+    _fields_ = (("rank", c_int64), ("scales", c_float * 2), ("a", c_void_p), ("b", c_void_p))
+
+
+class LayerAdapterC(Structure):
+    """`ling_layer_adapter`."""
+
+    _fields_ = tuple(
+        (name, LowRankC)
+        for name in ("qkv", "dense", "gate_up", "down", "expert_gate_up", "expert_down")
     )
 
 
@@ -146,8 +162,10 @@ _SIGNATURES: dict[str, Sequence[Any]] = {
     ],
     "ling_widen_fp8": [c_void_p, c_int64, c_int64, c_void_p, c_int64, c_void_p],
     "ling_unpack": [POINTER(Matrix), c_void_p],
+    "ling_unpack_bf16": [POINTER(Matrix), c_void_p],
     "ling_matmul": [POINTER(Matrix), c_void_p, c_void_p, c_int64],
     "ling_model_new": [POINTER(ModelConfigC), POINTER(LayerC), POINTER(c_void_p)],
+    "ling_model_adapters": [c_void_p, c_void_p, c_int64],
     "ling_forward": [c_void_p, c_void_p, c_int64, c_void_p, c_int64, c_void_p],
     "ling_trace_experts": [c_void_p, c_void_p, c_void_p, c_int64],
     "ling_mtp": [c_void_p, c_int64, c_void_p, c_void_p, c_int64, c_void_p, c_int64, c_void_p],
@@ -389,6 +407,17 @@ def unpack(p: Packed) -> Tensor:
     """Native `packing.unpack`."""
     lib, out = required(), torch.empty(p.rows, p.cols)
     check(lib, lib.ling_unpack(ctypes.byref(matrix(p)), out.data_ptr()))
+    return out
+
+
+def unpack_bf16(p: Packed, out: Tensor | None = None) -> Tensor:
+    """`unpack` rounded to bfloat16, into `out` when given."""
+    lib = required()
+    out = torch.empty(p.rows, p.cols, dtype=torch.bfloat16) if out is None else out
+    fits = tuple(out.shape) == (p.rows, p.cols) and out.dtype == torch.bfloat16
+    if not fits or not out.is_contiguous() or not out.is_cpu:
+        raise KernelError(f"the place must be bfloat16 {[p.rows, p.cols]}, contiguous on the CPU")
+    check(lib, lib.ling_unpack_bf16(ctypes.byref(matrix(p)), out.data_ptr()))
     return out
 
 

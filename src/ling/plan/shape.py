@@ -22,13 +22,16 @@ FP32, BF16, FP8 = 4, 2, 1
 class Weight:
     """One tensor as training holds it, by its name in its layer; experts are one stack.
 
-    `cast` tells that a product in bfloat16 needs a copy of it, `fp8` that it can be in FP8.
+    `cast` tells that a product in bfloat16 needs a copy of it, `fp8` that it can be in FP8, `item`
+    how many bytes a number takes as it is stored; a `frozen` one has no gradient and no moments.
     """
 
     name: str
     shape: tuple[int, ...]
     cast: bool = False
     fp8: bool = False
+    item: float = FP32
+    frozen: bool = False
 
     @property
     def is_experts(self) -> bool:

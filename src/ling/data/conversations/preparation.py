@@ -1,0 +1,172 @@
+"""Records of all files, read once: samples in files, and a report of what became of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...config.sft import ChatDataConfig
+from ...errors import DataError, UsageError
+from ..reading import fraction
+from .batches import Ready, Supervisor, content_hash
+from .report import Report
+from .store import Part, Sample, StoreWriter
+from .supervise import NOT_TRAINED, Supervised
+from .types import BadRecord, Conversation, Preference, Record
+
+Reader = Callable[[list[str]], Iterable[Record | BadRecord]]
+"""Records of files, or of names in `dataset_info`."""
+
+# Held-out prompts that are kept to be answered while training.
+_MAX_PROMPTS = 64
+
+
+def limit_of(cfg: ChatDataConfig) -> int:
+    """The most ids of a sample; the original's packing takes one more than a row has tokens."""
+    return cfg.seq_length + (cfg.packing == "megatron")
+
+
+def fitted(sample: Supervised, cfg: ChatDataConfig) -> tuple[list[Supervised], str]:
+    """The samples of an over-long one, and what was done, by `over_long`; `DataError` refuses."""
+    most, length = limit_of(cfg), len(sample.ids)
+    rule = "drop" if cfg.packing == "megatron" and cfg.over_long != "error" else cfg.over_long
+    if rule == "error":
+        raise DataError(
+            f"{length:,} tokens are more than `data.seq_length` = {cfg.seq_length:,}; raise it, or "
+            "choose `data.over_long`: drop, cut-left or split"
+        )
+    if rule == "drop":
+        return [], f"dropped, more than {cfg.seq_length:,} tokens"
+    if rule == "cut-left":
+        return [_part(sample, length - most, length)], f"cut to its last {most:,} tokens"
+    # Parts share an id, so that each id but the first is predicted once.
+    starts = range(0, length - 1, most - 1)
+    parts = [_part(sample, at, min(at + most, length)) for at in starts]
+    return [p for p in parts if p.trained], f"split into parts of {most:,} tokens"
+
+
+def _part(sample: Supervised, start: int, end: int) -> Supervised:
+    labels = [NOT_TRAINED, *sample.labels[start + 1 : end]] if start else sample.labels[:end]
+    return sample._replace(ids=sample.ids[start:end], labels=labels)
+
+
+@dataclass
+class Preparation:
+    """Reads all files of a recipe and writes their samples."""
+
+    cfg: ChatDataConfig
+    seed: int
+    supervisor: Supervisor
+    read: Reader
+    report: Report = field(default_factory=Report)
+    prompts: list[dict[str, Any]] = field(default_factory=list)
+
+    def write(self, writer: StoreWriter) -> None:
+        """Raises `DataError` for the first bad record unless `skip_bad`, and where nothing is left
+        to train on; `UsageError` where pairs and conversations are mixed.
+        """
+        kinds: set[bool] = set()
+        samples_of_file = []
+        for name in self.cfg.files:
+            before = self.report.samples - self.report.held_out
+            for part, batch in self._parts([name], "train", kinds):
+                writer.add(part, batch)
+            samples_of_file.append(self.report.samples - self.report.held_out - before)
+        for part, batch in self._parts(self.cfg.valid_files, "valid", kinds):
+            writer.add(part, batch)
+        if not sum(samples_of_file):
+            raise DataError(f"no sample to train on{self._why()}", path=", ".join(self.cfg.files))
+        writer.finish(
+            {
+                **self.report.as_dict(),
+                "pairs": kinds == {True},
+                "samples_of_file": samples_of_file,
+                "prompts": self.prompts,
+            }
+        )
+
+    def _why(self) -> str:
+        tallies = (self.report.bad, self.report.over_long, self.report.untrained)
+        lines = [line for tally in tallies for line in tally.lines()]
+        return f": {'; '.join(lines)}" if lines else ""
+
+    def _parts(
+        self, files: list[str], part: Part, kinds: set[bool]
+    ) -> Iterator[tuple[Part, list[Sample]]]:
+        if not files:
+            return
+        for ready in self.supervisor.ready(self.read(files)):
+            if isinstance(ready, BadRecord):
+                self._skip(ready)
+                continue
+            kinds.add(isinstance(ready.record, Preference))
+            if len(kinds) > 1:
+                raise UsageError(
+                    f"{ready.record.origin}: pairs of answers and conversations are mixed; train "
+                    "them one after the other"
+                )
+            content = content_hash(ready.record)
+            self.report.see(ready.record, content)
+            chosen = self._part_of(content, part)
+            yield chosen, self._used(ready, chosen)
+
+    def _part_of(self, content: int, part: Part) -> Part:
+        """Held out by content, so that a record stays where it is when files grow."""
+        share = self.cfg.valid_share
+        return "valid" if share and fraction(f"{self.seed}/{content}") < share else part
+
+    def _skip(self, record: BadRecord) -> None:
+        origin = record.origin
+        if not self.cfg.skip_bad:
+            raise DataError(record.reason, path=origin.path, line=origin.line)
+        self.report.skip(record)
+
+    def _used(self, ready: Ready, part: Part) -> list[Sample]:
+        """The samples of a record that are kept; of a pair both answers or none."""
+        origin = ready.record.origin
+        kept: list[Supervised] = []
+        for sample in ready.samples:
+            self.report.note(sample, ready.record)
+            found = self._fitted(sample, ready.record) if sample.trained else [sample]
+            if not all(s.trained for s in found):
+                self.report.untrained.add("no token is trained", str(origin))
+                found = []
+            kept += found
+        if isinstance(ready.record, Preference) and len(kept) != 2:
+            return []
+        for sample in kept:
+            self.report.use(sample)
+        self.report.held_out += len(kept) if part == "valid" else 0
+        if part == "valid" and kept:
+            self._keep_prompt(ready.record)
+        return [Sample(s.ids, s.labels) for s in kept]
+
+    def _fitted(self, sample: Supervised, record: Record) -> list[Supervised]:
+        if len(sample.ids) <= limit_of(self.cfg):
+            return [sample]
+        origin = record.origin
+        try:
+            found, done = fitted(sample, self.cfg)
+        except DataError as err:
+            raise DataError(err.reason, path=origin.path, line=origin.line) from None
+        if isinstance(record, Preference) and len(found) > 1:
+            found, done = [], f"dropped, a pair with more than {self.cfg.seq_length:,} tokens"
+        self.report.over_long.add(done, str(origin))
+        return found
+
+    def _keep_prompt(self, record: Record) -> None:
+        """The last turn that is learned, and what comes before it."""
+        conversation = record.chosen if isinstance(record, Preference) else record
+        if len(self.prompts) >= _MAX_PROMPTS or not isinstance(conversation, Conversation):
+            return
+        last = max((i for i, kept in enumerate(conversation.in_loss) if kept), default=0)
+        if last:
+            messages = conversation.messages
+            self.prompts.append(
+                {
+                    "messages": messages[:last],
+                    "tools": conversation.tools,
+                    "expected": messages[last],
+                }
+            )

@@ -1,0 +1,123 @@
+"""Products with packed weights that a gradient passes through: of a matrix, and of a layer's experts.
+
+Forward they are the products of inference, so what is tuned is what is served; the backward pass
+unpacks one matrix at a time and multiplies in the dtype of the gradient. Weights have none.
+Legend: T tokens · R rows, sorted by expert · K inputs and N outputs of a matrix · D hidden ·
+F expert width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import kernels
+from .experts import Groups, experts_with_rows
+from .formats import TILE
+from .packing import Packed
+
+# Rows of a matrix that are unpacked at a time; only a head has more.
+ROWS_AT_A_TIME = 16384
+
+
+def product(x_TK: Tensor, w: Packed) -> Tensor:
+    """y_TN = x·Wᵀ in `x`'s dtype, without gradient."""
+    return kernels.matmul(w, x_TK.float()).to(x_TK.dtype)
+
+
+def product_dx(dy_TN: Tensor, w: Packed) -> Tensor:
+    """dx_TK = dy·W, in the dtype of `dy`; a large matrix in parts that are added in float32."""
+    if w.rows <= ROWS_AT_A_TIME:
+        return dy_TN @ unpacked(w, dy_TN.dtype)
+    total_TK = dy_TN.new_zeros((len(dy_TN), w.cols), dtype=torch.float32)
+    for first, part in _parts(w):
+        columns = dy_TN[:, first : first + part.rows]
+        total_TK += columns @ unpacked(part, dy_TN.dtype)
+    return total_TK.to(dy_TN.dtype)
+
+
+def unpacked(w: Packed, dtype: torch.dtype) -> Tensor:
+    """w_NK in the dtype of a product."""
+    return kernels.unpack_bf16(w) if dtype == torch.bfloat16 else kernels.unpack(w).to(dtype)
+
+
+def _parts(w: Packed) -> Iterator[tuple[int, Packed]]:
+    """(first row, rows from there on as a matrix)."""
+    for first in range(0, w.rows, ROWS_AT_A_TIME):
+        rows, at = min(ROWS_AT_A_TIME, w.rows - first), first // TILE
+        tiles = slice(at, at + -(-rows // TILE))
+        scales = None if w.scales is None else w.scales[tiles]
+        yield first, Packed(w.format, rows, w.cols, w.data[tiles], scales)
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_TK: Tensor, w: Packed) -> Tensor:
+        ctx.w = w
+        return product(x_TK, w)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return product_dx(grads[0], ctx.w), None
+
+
+def linear(x_TK: Tensor, w: Packed) -> Tensor:
+    """`product`, differentiable in `x`."""
+    return _Linear.apply(x_TK, w)
+
+
+@dataclass(frozen=True)
+class PackedExperts:
+    """`grouped_lora.FrozenExperts` of two packed stacks: gate and up with their tiles in turn, and
+    down."""
+
+    gate_up_2FD: Packed
+    down_DF: Packed
+
+    def gate_up(self, x_RD: Tensor, groups: Groups) -> Tensor:
+        """gu_R2F: gate·x, and up·x beside it."""
+        return _side_by_side(_product(x_RD, self.gate_up_2FD, groups))
+
+    def gate_up_dx(self, dgu_R2F: Tensor, groups: Groups) -> Tensor:
+        """dx_RD of `gate_up`."""
+        return _product_dx(_in_turn(dgu_R2F), self.gate_up_2FD, groups)
+
+    def down(self, h_RF: Tensor, groups: Groups) -> Tensor:
+        """y_RD."""
+        return _product(h_RF, self.down_DF, groups)
+
+    def down_dx(self, dy_RD: Tensor, groups: Groups) -> Tensor:
+        """dh_RF of `down`."""
+        return _product_dx(dy_RD, self.down_DF, groups)
+
+
+def _product(x_RK: Tensor, w: Packed, groups: Groups) -> Tensor:
+    y_RN = x_RK.new_empty((len(x_RK), w.rows))
+    for e, rows in _used(groups):
+        y_RN[rows] = kernels.matmul(w[e], x_RK[rows].float())
+    return y_RN
+
+
+def _product_dx(dy_RN: Tensor, w: Packed, groups: Groups) -> Tensor:
+    dx_RK = dy_RN.new_empty((len(dy_RN), w.cols))
+    for e, rows in _used(groups):
+        torch.mm(dy_RN[rows], unpacked(w[e], dy_RN.dtype), out=dx_RK[rows])
+    return dx_RK
+
+
+def _used(groups: Groups) -> list[tuple[int, slice]]:
+    assert not isinstance(groups, Tensor), "packed weights are multiplied on the CPU"
+    return experts_with_rows(groups)
+
+
+def _side_by_side(gu_R2F: Tensor) -> Tensor:
+    """Columns whose tiles of gate and up take turns as all of gate, then all of up."""
+    return gu_R2F.unflatten(1, (-1, 2, TILE)).transpose(1, 2).flatten(1)
+
+
+def _in_turn(gu_R2F: Tensor) -> Tensor:
+    return gu_R2F.unflatten(1, (2, -1, TILE)).transpose(1, 2).flatten(1)
