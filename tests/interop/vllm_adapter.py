@@ -16,7 +16,7 @@ def buffers(model: str, adapter: str) -> dict:
 
     llm = LLM(
         model, enforce_eager=True, block_size=32, max_num_seqs=4, max_model_len=256,
-        dtype="float32", enable_lora=True, max_loras=1, max_lora_rank=8,
+        dtype="float32", trust_remote_code=True, enable_lora=True, max_loras=1, max_lora_rank=8,
     )  # fmt: skip
     runner = llm.llm_engine.model_executor.driver_worker.worker.model_runner
     assert runner.add_lora(LoRARequest("adapter", 1, adapter))
