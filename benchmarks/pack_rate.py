@@ -1,4 +1,4 @@
-"""Weights a second that one core packs, casts to FP8 and decodes from FP8.
+"""Weights a second that one core packs, unpacks, casts to FP8 and decodes from FP8.
 
 python benchmarks/pack_rate.py
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -34,11 +35,15 @@ def main() -> None:
         f"pack {fmt.name}": lambda fmt=fmt: native.pack(w, fmt)  # type: ignore[misc]
         for fmt in FORMATS.values()
     }
+    for fmt in FORMATS.values():
+        p, out = native.pack(w, fmt), torch.empty_like(w)
+        runs[f"unpack {fmt.name}"] = partial(native.unpack_bf16, p, out)
+        runs[f"... to float32 ({fmt.name})"] = partial(native.unpack, p)
     runs["cast to fp8"] = lambda: quantise_fp8_block(w)
     runs["decode fp8"] = lambda: native.widen_fp8(q, scale)
     runs["... in torch"] = lambda: dequantise_fp8_block(q, scale).to(torch.bfloat16)
     for name, run in runs.items():
-        print(f"{name:<16} {rate(run, w.numel()) / 1e6:6.0f} million weights a second")
+        print(f"{name:<26} {rate(run, w.numel()) / 1e6:6.0f} million weights a second")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@
 #include "checks.h"
 #include "fp8_tiles.h"
 #include "matrix.h"
+#include "rows_product.h"
 #include "adam8.h"
 #include "train_attention.h"
 
@@ -159,6 +160,15 @@ extern "C" int ling_unpack(const ling_matrix* w, float* out) {
   return LING_OK;
 }
 
+extern "C" int ling_unpack_bf16(const ling_matrix* w, uint16_t* out) {
+  const IsaKernels* kernels = isa_kernels();
+  if (!kernels) return LING_BAD_ISA;
+  if (!w || !out) return fail(LING_BAD_ARGUMENT, "null pointer");
+  if (int status = accept(check_matrix(*w))) return status;
+  unpack_bf16(*kernels, *w, out);
+  return LING_OK;
+}
+
 extern "C" int ling_matmul(const ling_matrix* w, const float* x, float* y, int64_t T) {
   const IsaKernels* kernels = isa_kernels();
   if (!kernels) return LING_BAD_ISA;
@@ -169,6 +179,18 @@ extern "C" int ling_matmul(const ling_matrix* w, const float* x, float* y, int64
   if (T == 0) return LING_OK;
   if (!x || !y) return fail(LING_BAD_ARGUMENT, "null pointer");
   return guarded([&] { matmul(*kernels, *w, x, y, T); });
+}
+
+extern "C" int ling_matmul_bf16(const ling_matrix* w, int64_t count, const int64_t* ends,
+                                int32_t pairs, const uint16_t* x, uint16_t* y) {
+  const IsaKernels* kernels = isa_kernels();
+  if (!kernels) return LING_BAD_ISA;
+  if (!w || !ends) return fail(LING_BAD_ARGUMENT, "null pointer");
+  if (int status = accept(check_matrix(*w))) return status;
+  if (int status = accept(check_stack(*w, count, ends, pairs != 0))) return status;
+  if (ends[count] == 0) return LING_OK;
+  if (!x || !y) return fail(LING_BAD_ARGUMENT, "null pointer");
+  return guarded([&] { multiply_rows(*kernels, {*w, count, ends, pairs != 0, x, y}); });
 }
 
 // ---- a whole model ----
@@ -195,6 +217,17 @@ extern "C" int ling_model_new(const ling_model_config* config, const ling_layer*
 }
 
 extern "C" void ling_model_free(ling_model* model) { delete model; }
+
+extern "C" int ling_model_adapters(ling_model* model, const ling_layer_adapter* layers,
+                                   int64_t count) {
+  if (!model || (count && !layers)) return fail(LING_BAD_ARGUMENT, "null pointer");
+  if (count < 0 || count > 1 << 16)
+    return fail(LING_BAD_ARGUMENT, "the number of adapters is out of range");
+  const int64_t n = model->c.num_layers;
+  for (int64_t i = 0; i < count * n; ++i)
+    if (int status = accept(check_adapter(layers[i], model->layers[size_t(i % n)]))) return status;
+  return guarded([&] { model->adapters.assign(layers, layers + count * n); });
+}
 
 extern "C" int ling_forward(ling_model* model, const int64_t* tokens, int64_t T,
                             const ling_segment* segments, int64_t num_segments, float* hidden) {

@@ -1,7 +1,7 @@
 // The attention half of a layer: norm, QKV, QK-norm and rotary, KV cache, attention, output.
 #ifndef LING_ATTENTION_PART_H
 #define LING_ATTENTION_PART_H
-#include "pass.h"
+#include "lora_part.h"
 
 namespace ling {
 
@@ -129,9 +129,12 @@ inline void plan_attention(ling_model& m, const ling_segment* s, int64_t n) {
 inline void attention_part(Pass& p, const ling_layer& l, int64_t cache_layer) {
   Workspace& work = p.work();
   const int64_t T = p.T, row = p.c().num_heads * p.c().head_dim;
+  const int64_t D = p.c().hidden_size;
   p.norm_rows(l.input_norm, l.qkv);
-  p.multiply(
-      {l.qkv, T, work.in.rows.data(), work.qkv_ptr.data(), nullptr, l.qkv_bias, Epilogue::kStore});
+  const LowRankRow* of_qkv =
+      low_rank_of_tokens(p, cache_layer, l.qkv, &ling_layer_adapter::qkv, work.norm.data(), D);
+  p.multiply({l.qkv, T, work.in.rows.data(), work.qkv_ptr.data(), nullptr, l.qkv_bias,
+              Epilogue::kStore, nullptr, of_qkv});
   p.spent(kQKV);
   p.run(p.num_segments == 1 ? T : p.num_segments, [&](int64_t i, int) {
     if (p.num_segments == 1) return rope_and_cache(p, l, cache_layer, p.segments[0], i);
@@ -146,8 +149,10 @@ inline void attention_part(Pass& p, const ling_layer& l, int64_t cache_layer) {
   p.run(T,
         [&](int64_t t, int) { work.in.put(*p.m.kernels, l.dense, t, work.attn.data() + t * row); });
   p.spent(kPrepare);
-  p.multiply(
-      {l.dense, T, work.in.rows.data(), work.x_ptr.data(), nullptr, l.dense_bias, Epilogue::kAdd});
+  const LowRankRow* of_dense = low_rank_of_tokens(
+      p, cache_layer, l.dense, &ling_layer_adapter::dense, work.attn.data(), row);
+  p.multiply({l.dense, T, work.in.rows.data(), work.x_ptr.data(), nullptr, l.dense_bias,
+              Epilogue::kAdd, nullptr, of_dense});
   p.spent(kDense);
 }
 

@@ -21,6 +21,16 @@ inline const char* check_matrix(const ling_matrix& w) {
   return nullptr;
 }
 
+inline const char* check_stack(const ling_matrix& w, int64_t count, const int64_t* ends,
+                               bool pairs) {
+  if (count < 1 || count > (1 << 20) || ends[0]) return "the rows of matrices do not begin at 0";
+  for (int64_t e = 0; e < count; ++e)
+    if (ends[e + 1] < ends[e] || ends[e + 1] > (int64_t(1) << 28))
+      return "the rows of matrices are not in order";
+  if (pairs && w.rows % (2 * kTile)) return "the rows of a pair are not whole tiles";
+  return nullptr;
+}
+
 inline bool misshapen(const ling_matrix& w, int64_t rows, int64_t cols) {
   return check_matrix(w) || w.rows != rows || w.cols != cols;
 }
@@ -141,11 +151,32 @@ inline const char* check_segments(const ling_model& m, int64_t T, const ling_seg
     row = s[i].stop;
     if (s[i].first > m.c.max_positions - length) return "a position is beyond the rotary tables";
     const int64_t end = s[i].first + length;
+    if (s[i].adapter < 0 || s[i].adapter > int64_t(m.adapters.size()) / m.c.num_layers)
+      return "a segment has an adapter that is not there";
     if (!s[i].pages || s[i].num_pages < ceil_div(end, kPage)) return "a segment has too few pages";
     for (int64_t p = 0; p < ceil_div(end, kPage); ++p)
       if (s[i].pages[p] < 0 || s[i].pages[p] >= m.c.num_pages) return "a page is out of range";
   }
   return row == T ? nullptr : "segments must cover the rows in order";
+}
+
+inline const char* check_low_rank(const ling_low_rank& l, const ling_matrix& w) {
+  if (l.rank < 0 || l.rank > kMaxRank) return "the rank of an adapter is out of range";
+  if (!l.rank) return nullptr;
+  if (!l.a || !l.b) return "null pointer in an adapter";
+  if (!w.rows) return "an adapter of a matrix that the layer does not have";
+  // Vectors of 16 read A along its columns, and B along the rows of a matrix.
+  return w.rows % kTile || w.cols % kTile ? "an adapter needs a matrix of whole tiles" : nullptr;
+}
+
+inline const char* check_adapter(const ling_layer_adapter& a, const ling_layer& l) {
+  for (const char* wrong :
+       {check_low_rank(a.qkv, l.qkv), check_low_rank(a.dense, l.dense),
+        check_low_rank(a.gate_up, l.gate_up), check_low_rank(a.down, l.down),
+        check_low_rank(a.expert_gate_up, l.expert_gate_up),
+        check_low_rank(a.expert_down, l.expert_down)})
+    if (wrong) return wrong;
+  return nullptr;
 }
 
 inline bool misses(int64_t count, const void* a, const void* b) {

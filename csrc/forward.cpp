@@ -80,7 +80,9 @@ void forward(ling_model& m, const int64_t* tokens, int64_t T, const ling_segment
              int64_t num_segments, float* hidden, Trace trace) {
   const int threads = reserve(m, T);
   plan_attention(m, segments, num_segments);
+  const bool has_adapters = assign_adapters(m, segments, num_segments, T);
   run_pass(m, threads, T, segments, num_segments, trace, [&](Pass& pass) {
+    pass.has_adapters = has_adapters;
     embed(pass, tokens, m.work.x.data(), m.c.hidden_size);
     for (int64_t i = 0; i < m.c.num_layers; ++i) layer(pass, i);
     final_norm(pass, m.c.norm, hidden);

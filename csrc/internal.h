@@ -14,6 +14,7 @@ namespace ling {
 constexpr int kMaxRows = 64;  // query rows (tokens × heads of a group) of one attention task
 constexpr int64_t kMaxHeadDim = 1024;
 constexpr int64_t kMaxExpertGroups = 256;  // of experts
+constexpr int64_t kMaxRank = 64;           // of adapters
 
 // A row of activations as a matrix of some format multiplies it.
 struct Row {
@@ -24,6 +25,23 @@ struct Row {
 
 // What happens to a finished value of row m, column n.
 enum class Epilogue { kStore, kAdd, kScaledAdd, kSwiGLU };
+
+// What an adapter adds to a row of a product: column n of it is the sum of t[j] times the value n %
+// 16 of row j of tile n / 16 of `b` (ling_kernels.h: ling_low_rank). Where gate and up tiles
+// alternate those of up take the second `rank` values of `t`.
+struct LowRankRow {
+  float* t;
+  const uint16_t* b;  // null: nothing is added
+  int64_t rank;
+};
+
+// t = scale · A x of rows that share an adapter's matrices: the rows [first, end) of A.
+struct LowRankTask {
+  const ling_low_rank* matrix;
+  int64_t cols, first, end, m;
+  const float* const* x;
+  const LowRankRow* rows;
+};
 
 // One product: `w` times `m` rows. y[i] is row i of the result; kScaledAdd multiplies by weight[i];
 // kSwiGLU reads tiles in pairs (gate, up) and writes half as many columns.
@@ -36,6 +54,7 @@ struct Product {
   const float* bias;
   Epilogue epilogue;
   const uint8_t* next = nullptr;  // weights that are read after these tiles, if not those behind
+  const LowRankRow* low_rank = nullptr;  // of the rows, where any has an adapter
 };
 
 struct AttentionTask {
@@ -88,6 +107,7 @@ struct IsaKernels {
   void (*hadamard)(float* x, int64_t n);
   // Tiles [begin, end) of a product; `scratch` holds scratch_bytes(w).
   void (*product)(const Product& p, int64_t begin, int64_t end, uint8_t* scratch);
+  void (*low_rank)(const LowRankTask& t);
   void (*router)(const void* w, int64_t tile, const float* const* x, int64_t m, int64_t cols,
                  float* const* logits);
   void (*sigmoid)(const float* x, int64_t n, float* y);
@@ -100,6 +120,8 @@ struct IsaKernels {
   void (*pack)(int32_t format, int64_t group, int64_t rows, int64_t cols, const void* w, bool bf16,
                int64_t stride, const float* importance, int64_t begin, int64_t end, void* data,
                void* scales);
+  // The rows of a tile as bfloat16, where out[rows, cols] has them.
+  void (*unpack)(const ling_matrix& w, int64_t tile, uint16_t* out);
   // Of rows of scores: see kernels/sampling.h.
   BlockMaxima (*block_maxima)(const float* z, int64_t n, float* largest);
   double (*sum_exp)(const float* z, int64_t n, float top);

@@ -4,7 +4,7 @@
 #define LING_KERNELS_H
 #include <stdint.h>
 
-#define LING_ABI_VERSION 9
+#define LING_ABI_VERSION 11
 #define LING_API __attribute__((visibility("default")))
 
 #ifdef __cplusplus
@@ -91,12 +91,20 @@ LING_API int ling_widen_fp8(const uint8_t* q, int64_t rows, int64_t cols, const 
                             int64_t block, uint16_t* out);
 // Back to float32 [rows, cols].
 LING_API int ling_unpack(const ling_matrix* w, float* out);
+// The same, rounded to bfloat16: many times as fast, for products of unpacked matrices.
+LING_API int ling_unpack_bf16(const ling_matrix* w, uint16_t* out);
 
 // y[t, n] = sum_k x[t, k] · w[n, k]; x float32 [T, cols], y float32 [T, rows]. Integer formats
 // quantise x per row and group to 8 bits; LING_BF16 and LING_FP8 round x to bfloat16, and LING_FP8
 // multiplies by the exact E4M3 values, sums a group in float32 and then applies its scale. A row of
 // y depends on nothing but its own row of x: not on T, not on the number of threads.
 LING_API int ling_matmul(const ling_matrix* w, const float* x, float* y, int64_t T);
+// The same of bfloat16 rows x [R, cols] with `count` matrices back to back, of which w is the first:
+// rows [ends[e], ends[e + 1]) with matrix e; ends[0] is 0. y [R, rows] is rounded to bfloat16. With
+// `pairs` tiles of two matrices take turns in w, as ling_pack_pair has them, and y has all columns
+// of the first, then those of the second.
+LING_API int ling_matmul_bf16(const ling_matrix* w, int64_t count, const int64_t* ends,
+                              int32_t pairs, const uint16_t* x, uint16_t* y);
 
 // ---- a whole model -----------------------------------------------------------------------------
 
@@ -162,7 +170,24 @@ typedef struct {
   int64_t start, stop;   // its rows on the flat token axis
   const int32_t* pages;  // pages of positions 0 .. first + stop - start
   int64_t num_pages;
+  int64_t adapter;  // of its rows in the main layers, from 1 on; 0: none
 } ling_segment;
+
+// What an adapter adds to a matrix [rows, cols]: y += B (scale · A x), all of it float32 but for
+// the bfloat16 values of A and B. Of a stack of experts each has its own, back to back. Where gate
+// and up rows alternate in tiles of 16 (ling_layer), A has the rows of gate and then those of up,
+// the tiles of B alternate as well, and each half has its scale.
+typedef struct {
+  int64_t rank;       // up to 64; 0: the matrix has none
+  float scales[2];    // of gate and up; else the first one is used
+  const uint16_t* a;  // [rank, cols], or [2 · rank, cols] of gate and up
+  const uint16_t* b;  // for every 16 rows [rank, 16]
+} ling_low_rank;
+
+// Of the matrices of a main layer that have those names.
+typedef struct {
+  ling_low_rank qkv, dense, gate_up, down, expert_gate_up, expert_down;
+} ling_layer_adapter;
 
 typedef struct ling_model ling_model;
 
@@ -171,6 +196,11 @@ typedef struct ling_model ling_model;
 LING_API int ling_model_new(const ling_model_config* config, const ling_layer* layers,
                             ling_model** model);
 LING_API void ling_model_free(ling_model* model);
+
+// Give a model its adapters: `layers` [count, main layers], of which it keeps the pointers. It
+// replaces those that were there.
+LING_API int ling_model_adapters(ling_model* model, const ling_layer_adapter* layers,
+                                 int64_t count);
 
 // Main layers over T tokens; hidden float32 [T, D] after the final norm.
 LING_API int ling_forward(ling_model* model, const int64_t* tokens, int64_t T,

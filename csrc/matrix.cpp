@@ -141,6 +141,10 @@ void unpack(const ling_matrix& w, float* out) {
   });
 }
 
+void unpack_bf16(const IsaKernels& kernels, const ling_matrix& w, uint16_t* out) {
+  parallel_for(tiles(w), [&](int64_t tile, int) { kernels.unpack(w, tile, out); });
+}
+
 void matmul(const IsaKernels& kernels, const ling_matrix& w, const float* x, float* y, int64_t T) {
   const int threads = num_threads();
   const int64_t room = scratch_bytes(w), chunk = 4;

@@ -26,6 +26,7 @@ void pack_fp8(const ling_matrix& to, const uint8_t* values, int64_t stride,
 void widen_fp8(const IsaKernels& kernels, const uint8_t* q, int64_t rows, int64_t cols,
                const float* scales, int64_t block, uint16_t* out);
 void unpack(const ling_matrix& w, float* out);
+void unpack_bf16(const IsaKernels& kernels, const ling_matrix& w, uint16_t* out);
 void matmul(const IsaKernels& kernels, const ling_matrix& w, const float* x, float* y, int64_t T);
 double read_seconds(const IsaKernels& kernels, const void* data, int64_t bytes);
 

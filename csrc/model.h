@@ -38,6 +38,7 @@ struct ling_model {
   const ling::IsaKernels* kernels;
   ling::Workspace work;
   std::vector<int64_t> counts;  // [layers, E]
+  std::vector<ling_layer_adapter> adapters;  // [adapters, main layers]
   ling::Trace next_trace;       // of the next pass
   double seconds[ling::kStages] = {};
 };

@@ -3,7 +3,7 @@
 #define LING_MOE_PART_H
 #include <string.h>
 
-#include "pass.h"
+#include "lora_part.h"
 #include "router.h"
 
 namespace ling {
@@ -52,6 +52,7 @@ inline void sort_by_expert(Pass& p, int64_t layer) {
     work.row_weight.data()[at] = work.weights.data()[i];
     work.routed.data()[at] = work.in.rows.data()[t];
     work.row_x_ptr.data()[at] = work.x_ptr.data()[t];
+    if (p.has_adapters) work.row_token.data()[at] = int32_t(t);
   }
 }
 
@@ -90,6 +91,15 @@ inline int64_t task_tiles(const Pass& p, const Product& product) {
   return product.m <= 8 || p.m.kernels->matrix_unit ? 16 : 4;
 }
 
+// Where both products of an MLP's rows find what adapters add to these.
+inline void put_adapters(Pass& p) {
+  Workspace& work = p.work();
+  for (std::vector<Product>* products : {&work.products, &work.down_products}) {
+    const LowRankRow* rows = work.low_rank.data();
+    for (Product& product : *products) product.low_rank = rows, rows += product.m;
+  }
+}
+
 // What the products of a layer are, the shared expert first.
 inline void plan_mlp(Pass& p, const ling_layer& l, int64_t layer) {
   Workspace& work = p.work();
@@ -97,6 +107,7 @@ inline void plan_mlp(Pass& p, const ling_layer& l, int64_t layer) {
   if (l.is_moe) sort_by_expert(p, layer);
   if (shared_rows(p, l)) plan_dense(p, l);
   if (l.is_moe) plan_experts(p, l);
+  if (p.has_adapters) put_adapters(p);
   work.task_start.assign(1, 0);
   for (const Product& product : work.products)
     work.task_start.push_back(work.task_start.back() +
@@ -179,7 +190,15 @@ inline void mlp_part(Pass& p, const ling_layer& l, int64_t layer) {
   } else {
     plan_mlp(p, l, layer);
   }
+  low_rank_of_mlp(p, l, layer,
+                  {l.gate_up, l.expert_gate_up, &ling_layer_adapter::gate_up,
+                   &ling_layer_adapter::expert_gate_up, true},
+                  [&](int64_t, int64_t t) { return p.work().norm_ptr.data()[t]; });
   multiply_gate_up(p);
+  low_rank_of_mlp(
+      p, l, layer,
+      {l.down, l.expert_down, &ling_layer_adapter::down, &ling_layer_adapter::expert_down, false},
+      [&](int64_t i, int64_t) { return p.work().hidden_ptr.data()[i]; });
   multiply_down(p, l);
   if (l.is_moe && !p.m.offloads.empty()) evict_routed(p.m, layer);
 }

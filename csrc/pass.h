@@ -16,6 +16,7 @@ struct Pass {
   const ling_segment* segments;
   int64_t num_segments;
   Trace trace;
+  bool has_adapters = false;  // whether any row has one
   Clock::time_point mark = Clock::now();
 
   const ling_model_config& c() const { return m.c; }

@@ -78,6 +78,16 @@ Array<float> codes_of(const Matrix& p, const Case& c) {
   return codes;
 }
 
+// In bfloat16 a matrix is what it is in float32, rounded.
+void check_unpacked_bf16(const ling_matrix& m, const Array<float>& want) {
+  Array<uint16_t> got(m.rows * m.cols, 1);
+  CHECK(!ling_unpack_bf16(&m, got.data()), "unpack");
+  for (int64_t i = 0; i < got.size; ++i)
+    CHECK(got[i] == to_bf16(want.data()[i]) || (isnan(want.data()[i]) && isnan(from_bf16(got[i]))),
+          "format %d group %d [%d, %d] at %d: %g, not %g", m.format, m.group, int(m.rows),
+          int(m.cols), int(i), from_bf16(got[i]), want.data()[i]);
+}
+
 // The definition (ling_kernels.h): exact integers in a group, then one fused multiply-add a group.
 float integer_product(const Case& c, const Matrix& p, const float* codes, const float* x,
                       int64_t n) {
@@ -143,6 +153,7 @@ void fuzz_matrix(Random& r) {
         "pack");
   CHECK(!ling_unpack(&p.m, back.data()), "unpack");
   if (!weighed) check_packing(c, w, back);
+  check_unpacked_bf16(p.m, back);
 
   Array<float> x(c.T * c.cols, 1), y(c.T * c.rows, 1);
   fill(r, x, odd);
@@ -176,6 +187,39 @@ void fuzz_bf16_weights(Random& r) {
   CHECK(!memcmp(a.data(), b.data(), size_t(data_bytes)) &&
             !memcmp(sa.data(), sb.data(), size_t(scale_bytes)),
         "bf16");
+}
+
+// Rows of bfloat16 times a stack: each row is what it is in float32, rounded; of pairs columns are
+// apart.
+void fuzz_rows_product(Random& r) {
+  Case c = random_case(r);
+  if (!r.below(4)) c.format = LING_FP8, c.group = 128;
+  const bool pairs = r.below(2);
+  if (pairs) c.rows = 32 * r.between(1, r.below(4) ? 3 : 80);
+  const int64_t count = r.between(1, 4);
+  const Matrix p = random_matrix(r, c.format, c.group, c.rows, c.cols, count);
+  Array<int64_t> ends(count + 1);
+  for (int64_t e = 0; e < count; ++e) ends[e + 1] = ends[e] + r.between(0, r.below(3) ? 9 : 150);
+  const int64_t R = ends[count];
+  Array<uint16_t> x(R * c.cols, 1), y(R * c.rows, 1);
+  Array<float> wide(R * c.cols), want(R * c.rows);
+  for (int64_t i = 0; i < x.size; ++i) wide[i] = from_bf16(x[i] = to_bf16(r.normal()));
+  CHECK(!ling_matmul_bf16(&p.m, count, ends.data(), pairs, x.data(), y.data()), "product");
+  for (int64_t e = 0; e < count; ++e) {
+    ling_matrix one = p.m;
+    one.data = p.data.data() + e * (p.data.size / count);
+    one.scales = p.scales.data() + e * (p.scales.size / count);
+    CHECK(!ling_matmul(&one, wide.data() + ends[e] * c.cols, want.data() + ends[e] * c.rows,
+                       ends[e + 1] - ends[e]),
+          "product");
+  }
+  for (int64_t i = 0; i < R; ++i)
+    for (int64_t n = 0; n < c.rows; ++n) {
+      const int64_t to = pairs ? n / 16 % 2 * (c.rows / 2) + n / 32 * 16 + n % 16 : n;
+      CHECK(y[i * c.rows + to] == to_bf16(want[i * c.rows + n]),
+            "format %d of %d, row %d of %d, column %d", c.format, int(count), int(i), int(R),
+            int(n));
+    }
 }
 
 float value_of_fp8(uint8_t b) {
@@ -239,8 +283,10 @@ void fuzz_bytes(Random& r) {
   Matrix p = random_matrix(r, c.format, c.group, c.rows, c.cols);
   for (uint8_t& b : p.data) b = uint8_t(r.next());
   for (uint16_t& s : p.scales) s = uint16_t(r.next());
-  Array<float> x(c.T * c.cols), y(c.T * c.rows);
+  Array<float> x(c.T * c.cols), y(c.T * c.rows), back(c.rows * c.cols, 1);
   fill(r, x, false);
+  CHECK(!ling_unpack(&p.m, back.data()), "unpack");
+  check_unpacked_bf16(p.m, back);
   CHECK(!ling_matmul(&p.m, x.data(), y.data(), c.T), "matmul");
   if (c.format != LING_BF16 && c.format != LING_FP8) check_product(c, p, x, y);
 }
@@ -249,6 +295,7 @@ void bad_calls(Random& r) {
   const int64_t huge[] = {0, -1, INT64_MIN, INT64_MAX, (int64_t(1) << 31) + 1, int64_t(1) << 40};
   Matrix p = random_matrix(r, LING_I8, 32, 20, 50);
   Array<float> x(50), y(20);
+  uint16_t wide[2];
   int64_t n, m;
   for (int32_t format : {0, -1, 6, INT32_MIN, INT32_MAX})
     refused(ling_packed_size(format, 32, 16, 16, &n, &m), "format");
@@ -267,6 +314,7 @@ void bad_calls(Random& r) {
     w.rows = bad;
     refused(ling_matmul(&w, x.data(), y.data(), 1), "rows");
     refused(ling_unpack(&w, y.data()), "rows");
+    refused(ling_unpack_bf16(&w, wide), "rows");
     if (bad && bad != -1 + 0) refused(ling_matmul(&p.m, x.data(), y.data(), bad), "T");
   }
   refused(ling_matmul(&p.m, x.data(), y.data(), -1), "T");
@@ -277,6 +325,18 @@ void bad_calls(Random& r) {
   refused(ling_matmul(&p.m, nullptr, y.data(), 1), "null");
   refused(ling_matmul(&p.m, x.data(), nullptr, 1), "null");
   refused(ling_unpack(nullptr, y.data()), "null");
+  refused(ling_unpack_bf16(nullptr, wide), "null");
+  const int64_t none[] = {0, 0}, row[] = {0, 1}, late[] = {1, 1}, back[] = {0, -1};
+  CHECK(!ling_matmul_bf16(&p.m, 1, none, 0, nullptr, nullptr), "no rows");
+  refused(ling_matmul_bf16(nullptr, 1, row, 0, wide, wide), "null");
+  refused(ling_matmul_bf16(&p.m, 1, nullptr, 0, wide, wide), "null");
+  refused(ling_matmul_bf16(&p.m, 1, row, 0, nullptr, wide), "null");
+  refused(ling_matmul_bf16(&p.m, 1, row, 0, wide, nullptr), "null");
+  refused(ling_matmul_bf16(&p.m, 1, row, 1, wide, wide), "half a tile");
+  for (const int64_t* ends : {late, back})
+    refused(ling_matmul_bf16(&p.m, 1, ends, 0, wide, wide), "rows");
+  for (int64_t bad : huge) refused(ling_matmul_bf16(&p.m, bad, row, 0, wide, wide), "count");
+  refused(ling_unpack_bf16(&p.m, nullptr), "null");
   refused(ling_unpack(&p.m, nullptr), "null");
   ling_matrix w = p.m;
   w.data = nullptr;
@@ -290,7 +350,6 @@ void bad_calls(Random& r) {
           "null");
   refused(ling_pack(LING_I8, 32, 1, 50, x.data(), 0, 50, nullptr, p.data.data(), nullptr), "null");
   uint8_t q[2] = {};
-  uint16_t wide[2];
   refused(ling_widen_fp8(nullptr, 1, 2, x.data(), 128, wide), "null");
   refused(ling_widen_fp8(q, 1, 2, nullptr, 128, wide), "null");
   refused(ling_widen_fp8(q, 1, 2, x.data(), 128, nullptr), "null");
@@ -343,6 +402,7 @@ int main(int argc, char** argv) {
     fuzz_fp8(r);
     fuzz_bytes(r);
   }
+  for (int64_t i = 0; i < rounds; ++i) fuzz_rows_product(r);
   fuzz_sampling(seed, rounds);
   fuzz_attention(seed, rounds);
   fuzz_train_attention(seed, rounds / 3);

@@ -86,6 +86,13 @@ struct Block {
   int64_t segment, kv_head, first, count;
 };
 
+// Rows next to each other that share an adapter's matrices, and their width.
+struct LowRankRun {
+  ling_low_rank matrix;
+  int64_t cols, values;  // columns and rows of A
+  int64_t first, count;
+};
+
 // Rows from which an expert has enough of them for the matrix unit.
 constexpr int64_t kGatherFrom = 128;
 inline bool gathers(const IsaKernels& kernels, const ling_layer& l, int64_t T) {
@@ -119,6 +126,14 @@ struct Workspace {
 
   std::vector<Block> blocks;
 
+  // Of adapters: the number of each token's, and the token of each routed row; then what is added
+  // to the rows of the product at hand, as hidden_ptr has them.
+  Buffer<int32_t> row_adapter, row_token;
+  Buffer<LowRankRow> low_rank;
+  Buffer<const float*> low_rank_x;
+  Buffer<float> low_rank_values;
+  std::vector<LowRankRun> low_rank_runs;
+
   Buffer<uint8_t> scratch;  // of each thread
   Buffer<float> attention_scratch;
   int64_t scratch_stride = 0, attention_stride = 0;
@@ -134,6 +149,14 @@ struct Workspace {
     scratch.reserve(threads * scratch_stride);
     attention_stride = attention_room(c.head_dim) + 64;
     attention_scratch.reserve(threads * attention_stride);
+  }
+
+  void reserve_adapters(const ling_model_config& c, int64_t T) {
+    const int64_t n = T + T * c.num_experts_per_tok;
+    row_adapter.reserve(T), row_token.reserve(n);
+    low_rank.reserve(n), low_rank_x.reserve(n);
+    low_rank_values.reserve(n * 2 * kMaxRank);
+    low_rank_runs.reserve(size_t(n));
   }
 
  private:

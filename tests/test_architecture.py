@@ -162,6 +162,10 @@ TESTED_TOGETHER = {
         "tests/convert/test_plan.py",
         "one interface to all formats",
     ),
+    "checkpoint/adapter/names.py": (
+        "tests/checkpoint/adapter/test_read.py",
+        "written by one side, read by the other",
+    ),
     "checkpoint/dcp/local.py": ("tests/train/parallel/test_layouts.py", "parts need ranks"),
     "checkpoint/dcp/{layout,metadata,names,sink,writer}.py": (
         "tests/checkpoint/dcp/test_folder.py",
@@ -278,6 +282,7 @@ TESTED_TOGETHER = {
         "tests/interop/test_transformers.py",
         "called by transformers",
     ),
+    "plugins/hf_adapter.py": ("tests/interop/test_transformers_adapters.py", "called by peft"),
     "plugins/vllm_{models,mtp}.py": ("tests/interop/test_vllm.py", "called by vLLM"),
     "plugins/{sglang,sglang_config}.py": (
         "tests/plugins/test_hf_config.py",

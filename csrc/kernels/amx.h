@@ -179,9 +179,13 @@ static void unit_product(const Product& p, int64_t begin, int64_t end, uint8_t* 
         }
       }
       for (int64_t r = 0; r < some; ++r) {
-        const f32 first = load(y[0][r]);
+        f32 first = load(y[0][r]), second = load(y[together - 1][r]);
+        if (p.low_rank) {
+          first = add_low_rank(p, m + r, tile, first);
+          second = add_low_rank(p, m + r, tile + together - 1, second);
+        }
         if (together == 2)
-          store(p.y[m + r] + tile / 2 * kTile, swiglu(first, load(y[1][r])));
+          store(p.y[m + r] + tile / 2 * kTile, swiglu(first, second));
         else
           finish(p, m + r, tile, first);
       }

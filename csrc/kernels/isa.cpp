@@ -55,6 +55,7 @@ struct Bins {
 #endif
 
 #include "rows.h"
+#include "low_rank.h"
 #include "product.h"
 #include "attention.h"
 #include "causal.h"
@@ -62,6 +63,7 @@ struct Bins {
 #include "fp8.h"
 #include "adam8.h"
 #include "pack.h"
+#include "unpack.h"
 #include "sampling.h"
 
 }  // namespace
@@ -84,6 +86,7 @@ const IsaKernels LING_NAME(LING_ISA_NAME) = {LING_TEXT(LING_ISA_NAME),
                                              quantise_row_i4,
                                              hadamard,
                                              product,
+                                             low_rank,
                                              router,
                                              sigmoid,
                                              rotate,
@@ -91,6 +94,7 @@ const IsaKernels LING_NAME(LING_ISA_NAME) = {LING_TEXT(LING_ISA_NAME),
                                              embed_i8,
                                              read_bytes,
                                              pack,
+                                             unpack,
                                              block_maxima,
                                              sum_exp,
                                              count_above,

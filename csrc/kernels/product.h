@@ -232,6 +232,9 @@ static inline void block(const Product& p, const uint8_t* const* data, const voi
                          int64_t tile, int64_t m, const Levels& levels, const Fetch& fetch) {
   f32 acc[MB][NT];
   multiply_tiles<MB, NT, form>(p, data, scales, p.x + m, levels, fetch, acc);
+  if (p.low_rank)
+    for (int i = 0; i < MB; ++i)
+      for (int t = 0; t < NT; ++t) acc[i][t] = add_low_rank(p, m + i, tile + t, acc[i][t]);
   if (p.epilogue == Epilogue::kSwiGLU) {
     // NT is 2 here: a gate tile and its up tile.
     for (int i = 0; i < MB; ++i)

@@ -264,6 +264,40 @@ static inline void transpose4(const uint8_t* p, int64_t stride, u8* out) {
     for (int i = 0; i < 4; ++i) (h ? out[i].b : out[i].a) = transposed[i];
   }
 }
+// The other way: four vectors, next to each other, to 16 rows of 4 bytes of each.
+static inline void turn_rows(const uint8_t* p, uint8_t* out, int64_t stride) {
+  const auto half = [&](int64_t i) { return _mm256_loadu_si256((const __m256i*)(p + 32 * i)); };
+  for (int64_t h = 0; h < 2; ++h) {
+    const __m256i r0 = half(h), r1 = half(h + 2), r2 = half(h + 4), r3 = half(h + 6);
+    const __m256i a = _mm256_unpacklo_epi32(r0, r1), b = _mm256_unpackhi_epi32(r0, r1);
+    const __m256i c = _mm256_unpacklo_epi32(r2, r3), d = _mm256_unpackhi_epi32(r2, r3);
+    const __m256i turned[] = {_mm256_unpacklo_epi64(a, c), _mm256_unpackhi_epi64(a, c),
+                              _mm256_unpacklo_epi64(b, d), _mm256_unpackhi_epi64(b, d)};
+    for (int64_t i = 0; i < 4; ++i) {
+      uint8_t* row = out + (8 * h + i) * stride;
+      _mm_storeu_si128((__m128i*)row, _mm256_castsi256_si128(turned[i]));
+      _mm_storeu_si128((__m128i*)(row + 4 * stride), _mm256_extracti128_si256(turned[i], 1));
+    }
+  }
+}
+// 16 words, looked up by 32 bytes below 16.
+struct Words16 {
+  __m256i low, high;  // their bytes, twice
+};
+static inline Words16 load_words16(const uint16_t* t) {
+  const __m256i v = _mm256_loadu_si256((const __m256i*)t);
+  const auto bytes = [](__m256i words) {  // packing works within halves of a register
+    return _mm256_permute4x64_epi64(_mm256_packus_epi16(words, words), 0x88);
+  };
+  return {bytes(_mm256_and_si256(v, _mm256_set1_epi16(255))), bytes(_mm256_srli_epi16(v, 8))};
+}
+static inline void look_up16(Words16 t, const uint8_t* codes, uint16_t* out) {
+  const __m256i at = _mm256_loadu_si256((const __m256i*)codes);
+  const __m256i low = _mm256_shuffle_epi8(t.low, at), high = _mm256_shuffle_epi8(t.high, at);
+  const __m256i a = _mm256_unpacklo_epi8(low, high), b = _mm256_unpackhi_epi8(low, high);
+  _mm256_storeu_si256((__m256i*)out, _mm256_permute2x128_si256(a, b, 0x20));
+  _mm256_storeu_si256((__m256i*)(out + 16), _mm256_permute2x128_si256(a, b, 0x31));
+}
 struct Codes {
   int16_t below[15];
 };

@@ -215,6 +215,30 @@ static inline void transpose4(const uint8_t* p, int64_t stride, u8* out) {
   out[0] = _mm512_unpacklo_epi64(a, c), out[1] = _mm512_unpackhi_epi64(a, c);
   out[2] = _mm512_unpacklo_epi64(b, d), out[3] = _mm512_unpackhi_epi64(b, d);
 }
+// The other way: four vectors, next to each other, to 16 rows of 4 bytes of each.
+static inline void turn_rows(const uint8_t* p, uint8_t* out, int64_t stride) {
+  const __m512i r0 = load_u8(p), r1 = load_u8(p + 64), r2 = load_u8(p + 128), r3 = load_u8(p + 192);
+  const __m512i a = _mm512_unpacklo_epi32(r0, r1), b = _mm512_unpackhi_epi32(r0, r1);
+  const __m512i c = _mm512_unpacklo_epi32(r2, r3), d = _mm512_unpackhi_epi32(r2, r3);
+  const __m512i turned[] = {_mm512_unpacklo_epi64(a, c), _mm512_unpackhi_epi64(a, c),
+                            _mm512_unpacklo_epi64(b, d), _mm512_unpackhi_epi64(b, d)};
+  for (int64_t i = 0; i < 4; ++i) {
+    const auto row = [&](int64_t n) { return (__m128i*)(out + (i + 4 * n) * stride); };
+    _mm_storeu_si128(row(0), _mm512_castsi512_si128(turned[i]));
+    _mm_storeu_si128(row(1), _mm512_extracti32x4_epi32(turned[i], 1));
+    _mm_storeu_si128(row(2), _mm512_extracti32x4_epi32(turned[i], 2));
+    _mm_storeu_si128(row(3), _mm512_extracti32x4_epi32(turned[i], 3));
+  }
+}
+// 16 words, looked up by 32 bytes below 16.
+typedef __m512i Words16;
+static inline Words16 load_words16(const uint16_t* t) {
+  return _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i*)t));
+}
+static inline void look_up16(Words16 t, const uint8_t* codes, uint16_t* out) {
+  const __m512i at = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i*)codes));
+  _mm512_storeu_si512(out, _mm512_permutexvar_epi16(at, t));
+}
 // 32 columns, the even ones and the odd ones: so bfloat16 needs no shuffles.
 struct Two {
   f32 x, y;

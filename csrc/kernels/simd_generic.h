@@ -153,6 +153,14 @@ static inline i32 dot_bytes(i32 acc, u8 x, u8 y) {
 static inline void transpose4(const uint8_t* p, int64_t stride, u8* out) {
   LING_LANES(64) memcpy(out[i % 4].v + i / 4 * 4, p + i / 4 * stride + i % 4 * 4, 4);
 }
+// The other way: four vectors, next to each other, to 16 rows of 4 bytes of each.
+static inline void turn_rows(const uint8_t* p, uint8_t* out, int64_t stride) {
+  LING_LANES(64) memcpy(out + i / 4 * stride + i % 4 * 4, p + i % 4 * 64 + i / 4 * 4, 4);
+}
+// 16 words, looked up by 32 bytes below 16.
+struct Words16 { uint16_t v[16]; };
+static inline Words16 load_words16(const uint16_t* t) { Words16 r; memcpy(r.v, t, 32); return r; }
+static inline void look_up16(const Words16& t, const uint8_t* codes, uint16_t* out) { LING_LANES(32) out[i] = t.v[codes[i] & 15]; }
 struct Codes { int32_t border[15]; };
 static inline Codes make_codes(const int8_t* levels, int count) {
   Codes r;

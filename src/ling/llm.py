@@ -46,9 +46,9 @@ class LLM:
     "auto", "bfloat16" or "float32" (float32 throughout, in PyTorch); `format` "int4" or "int8"
     packs the weights as they are loaded, `max_memory` "6GB" runs a packed folder that is larger,
     `kv_cache_dtype` "int8" halves the KV cache and "int4" makes it almost four times smaller,
-    `cache_dir` keeps cached prefixes on disk. A folder without a tokenizer serves token ids, and
-    texts are empty. Without a seed in the request, sampling depends on `seed` and on how many
-    requests came before.
+    `cache_dir` keeps cached prefixes on disk, `lora` adapters (a folder, or folders by name). A
+    folder without a tokenizer serves token ids, and texts are empty. Without a seed in the request,
+    sampling depends on `seed` and on how many requests came before.
     """
 
     @shows_options(EngineConfig)
@@ -67,6 +67,8 @@ class LLM:
             has_id=tok.has_id if tok else None,
         )
         self.max_model_len = self.engine.max_model_len
+        self.adapter_folders = config.adapter_folders
+        self._default_adapter = config.default_adapter
         ends = sorted(self.engine.stop_token_ids)
         compiled = self.engine.stats.grammar_compile.observe
         self._constraints = Constraints(tok, self.config.vocab_size, ends, compiled)
@@ -103,6 +105,8 @@ class LLM:
         prompts: Any,
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         use_tqdm: bool = False,
+        *,
+        lora: str | None = None,
     ) -> list[RequestOutput]:
         """Continue prompts, batched: text, token ids, {"prompt": ...} or {"prompt_token_ids": ...},
         or a list of those.
@@ -110,14 +114,15 @@ class LLM:
         Token ids are a list, or a 1-D array of numpy or torch; without `sampling_params` those of
         `default_sampling_params` hold. Raises `RequestError` before anything runs when a prompt is
         unusable, and when every continuation fails; where only some do, those have the
-        `finish_reason` "error" and say why in `error`.
+        `finish_reason` "error" and say why in `error`. `lora` is the name of an adapter; None is
+        the one that was loaded without a name, or else the weights as they are.
         """
         listed = [_ids(self.tokenizer, p) for p in _as_list(prompts)]
         params = self._params(sampling_params, len(listed))
         updates: _Updates = queue.SimpleQueue()
         handles = self.submit(
             [
-                Submission(ids, p, updates.put, k, self.text_stream(p))
+                Submission(ids, p, updates.put, k, self.text_stream(p), adapter=self._adapter(lora))
                 for (_, ids), p in zip(listed, params, strict=True)
                 for k in range(p.n)
             ]
@@ -146,22 +151,26 @@ class LLM:
         add_generation_prompt: bool | None = None,
         continue_final_message: bool = False,
         chat_template_kwargs: dict[str, Any] | None = None,
+        lora: str | None = None,
     ) -> list[RequestOutput]:
         """Answer one conversation, or a list of them.
 
         `continue_final_message` continues the assistant's last message instead of opening a new
-        turn; `chat_template_kwargs` are variables of the template, such as `enable_thinking`.
+        turn; `chat_template_kwargs` are variables of the template, such as `enable_thinking`;
+        `lora` is as in `generate`.
         """
         many = messages if messages and isinstance(messages[0], list) else [messages]
         options = add_generation_prompt, continue_final_message, chat_template_kwargs or {}
         prompts = [self._chat_prompt(m, tools, *options) for m in many]
         params = self._params(sampling_params, len(prompts))
         return self.generate(
-            prompts, [_reasoned(p, q, options[2]) for p, q in zip(params, prompts, strict=True)]
+            prompts,
+            [_reasoned(p, q, options[2]) for p, q in zip(params, prompts, strict=True)],
+            lora=lora,
         )
 
     def stream(
-        self, prompt: Any, sampling_params: SamplingParams | None = None
+        self, prompt: Any, sampling_params: SamplingParams | None = None, *, lora: str | None = None
     ) -> Iterator[StreamChunk]:
         """Chunks of one continuation as they come; closing the iterator aborts the request.
 
@@ -171,17 +180,29 @@ class LLM:
         params = self._params(sampling_params, 1)[0]
         updates: _Updates = queue.SimpleQueue()
         (handle,) = self.submit(
-            [Submission(ids, params, updates.put, context=self.text_stream(params))]
+            [
+                Submission(
+                    ids,
+                    params,
+                    updates.put,
+                    context=self.text_stream(params),
+                    adapter=self._adapter(lora),
+                )
+            ]
         )
         chunks = _chunks(handle, updates)
         next(chunks)
         return chunks
 
     def stream_chat(
-        self, messages: Sequence[dict[str, Any]], sampling_params: SamplingParams | None = None
+        self,
+        messages: Sequence[dict[str, Any]],
+        sampling_params: SamplingParams | None = None,
+        *,
+        lora: str | None = None,
     ) -> Iterator[StreamChunk]:
         """`stream` for a conversation."""
-        return self.stream(self._chat_prompt(messages, None), sampling_params)
+        return self.stream(self._chat_prompt(messages, None), sampling_params, lora=lora)
 
     def render(
         self,
@@ -257,6 +278,9 @@ class LLM:
         )
 
     # ---- inside --------------------------------------------------------------------------------
+
+    def _adapter(self, name: str | None) -> str | None:
+        return self._default_adapter if name is None else name
 
     def _chat_prompt(
         self,

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from ling.config import recipe_docs, recipe_file
-from ling.config.recipe import DataConfig
+from ling.config.recipe import DataConfig, PretrainConfig
+from ling.config.sft import SFTConfig
 from ling.errors import UsageError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -17,7 +18,8 @@ REPOSITORY = Path(__file__).parents[2]
 def test_every_key_has_a_text():
     rows = recipe_docs.keys()
     assert len(rows) > 35
-    assert [row.name for row in rows if not row.text.endswith(".")] == []
+    of_both = [*rows, *recipe_docs.keys(SFTConfig)]
+    assert [row.name for row in of_both if not row.text.endswith(".")] == []
     assert {"model", "data.prefix", "train.steps", "checkpoint.keep_last"} <= {r.name for r in rows}
 
 
@@ -62,6 +64,37 @@ def test_recipes_are_found_by_name_and_files_win(tmp_path, monkeypatch):
         recipe_file.find_recipe("nanno")
     with pytest.raises(UsageError, match="ling recipes"):
         recipe_file.find_recipe("qqqq.yaml")
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "line"),
+    [
+        (SFTConfig, "data: {corpus: stdlib}", "`ling pretrain` .it has `data.corpus`.: run `ling"),
+        (SFTConfig, "model: a\ndata: {prefix: [x]}", "`ling pretrain` .it has `data.prefix`"),
+        (PretrainConfig, "data: {files: [a]}", "`ling sft` .it has `data.files`.: run `ling sft "),
+        (PretrainConfig, "method: lora", "`ling sft` .it has `method`"),
+        # What both have, or neither, is no recipe of the other command.
+        (PretrainConfig, "lora: {rank: 1}\ndata: {corpus: a}", "no key `lora`"),
+        (PretrainConfig, "train: {epochs: 2}", "no key `train.epochs`"),
+        (SFTConfig, "data: {valid_prefix: a}", "no key `data.valid_prefix` .did you mean `valid_"),
+    ],
+)
+def test_a_recipe_of_the_other_command_is_named(tmp_path, kind, text, line):
+    file = tmp_path / "r.yaml"
+    file.write_text(text)
+    with pytest.raises(UsageError, match=line):
+        recipe_file.read_recipe(file, kind)
+
+
+def test_a_packaged_recipe_of_the_other_command_is_named_by_its_name():
+    path = recipe_file.find_recipe("ling-mini-lora")
+    with pytest.raises(
+        UsageError, match=r"^ling-mini-lora: a recipe .* run `ling sft ling-mini-lo"
+    ):
+        recipe_file.read_recipe(path)
+    assert recipe_file.command_of(path) == "sft"
+    assert "tiny" in recipe_file.packaged_recipes("pretrain")
+    assert "tiny" not in recipe_file.packaged_recipes("sft")
 
 
 def test_recipes_are_inside_the_package():

@@ -42,6 +42,7 @@ class FakeLLM:
 
     max_model_len = 200
     sampling_defaults: ClassVar = {}
+    adapter_folders: ClassVar = {}
 
     def __init__(self, script: str = SCRIPT, step_s: float = 0.0, tokenizer: bool = True) -> None:
         self.script, self.step_s = script, step_s

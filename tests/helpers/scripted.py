@@ -21,7 +21,7 @@ from ling import LLM
 from ling.data.tokenizer import Tokenizer, train_tokenizer
 from ling.infer.drafting import Drafter
 from ling.infer.pages import PAGE
-from ling.infer.runner import BannedIds
+from ling.infer.runner import RunnerBase
 from ling.infer.sampler import choose
 from ling.presets import preset
 
@@ -54,7 +54,7 @@ class Node:
     number: int = 0
 
 
-class ScriptedRunner(BannedIds):
+class ScriptedRunner(RunnerBase):
     """The seam that the engine has for models. Hidden states are numbers of nodes."""
 
     mapped_bytes, max_step_tokens, draft_vocab, weights_id = 0, 512, 0, ""

@@ -8,17 +8,14 @@ import os
 import subprocess
 import sys
 import threading
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from unpacked_models import BOUND, distances, random_model, unpacked
 
 from ling.checkpoint.load import load_model
-from ling.checkpoint.packed.load import PackedAtLoad
-from ling.checkpoint.packed.matrices import unpack_matrix
-from ling.checkpoint.packed.names import packed_specs
 from ling.config.engine import KV_CACHE_DTYPES, EngineConfig
 from ling.errors import KernelError, UsageError
 from ling.infer.choice import RowChoice
@@ -30,7 +27,6 @@ from ling.infer.request import SamplingParams
 from ling.infer.torch_runner import TorchRunner
 from ling.model.attention import DenseAttend
 from ling.model.ling import from_config
-from ling.model.names import module_tensor
 from ling.ops import native
 from ling.ops.formats import FORMATS
 from ling.presets import preset
@@ -68,53 +64,9 @@ SHAPES = {
     "two MTP layers": TINY.replace(num_nextn_predict_layers=2),
     "no expert bias": TINY.replace(moe_router_enable_expert_bias=False),
 }  # fmt: skip
-# Norm of a row's difference over its norm, after three layers. bfloat16 rounds every activation to
-# 8 bits of mantissa; integer formats quantise activations to 8 bits a group; weights are the same.
-BOUND = {"bf16": 0.02, "fp8": 0.02} | dict.fromkeys(("int8", "int4", "int4_g32", "int3"), 0.04)
 # Two roundings of one value to 4 bits may be a level apart.
 KV_BOUND = {"bf16": 0, "int8": 0, "int4": 0.12}
 PAGES = [3, 0, 4, 1]
-
-
-def random_model(cfg, scale=4.0):
-    """Larger than at the start of training, with norms, biases and choices that matter."""
-    model = from_config(cfg, seed=0)
-    g = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            if p.ndim > 1:
-                p.mul_(scale)
-            elif name.endswith("bias"):
-                p.copy_(torch.randn(p.shape, generator=g) * 0.1)
-            else:
-                p.copy_(0.5 + torch.rand(p.shape, generator=g))
-        for name, b in model.named_buffers():
-            if name.endswith("expert_bias"):
-                b.copy_(torch.randn(b.shape, generator=g) * 0.05)
-        model.model.word_embeddings.weight.copy_(
-            model.model.word_embeddings.weight.bfloat16().float()
-        )
-        for name, p in model.named_parameters():
-            if name.endswith("mlp.gate.weight"):
-                p.copy_(p.bfloat16().float())
-    return model
-
-
-def unpacked(cfg, model, fmt):
-    """The same model with the values that the packed weights stand for."""
-    source = PackedAtLoad(cfg, FORMATS[fmt], partial(module_tensor, model.state_dict()))
-    twin = from_config(cfg, seed=0)
-    twin.load_state_dict(model.state_dict())
-    tensor = partial(module_tensor, twin.state_dict())
-    with torch.no_grad():
-        for spec in packed_specs(cfg).values():
-            if cfg.tie_word_embeddings and spec.name == "lm_head":
-                continue  # the head is packed, the embedding is not
-            packed = source.matrix(spec)
-            for e in range(max(spec.experts, 1)):
-                for name, value in zip(spec.parts(e), unpack_matrix(spec, packed, e), strict=True):
-                    tensor(name).copy_(value)
-    return twin
 
 
 def reference(model, ids):
@@ -142,10 +94,6 @@ def run(runner, ids, chunk):
             hidden = runner.mtp(j, rolled[j][at : at + rows], hidden, segment).clone()
             out[1 + j].append(hidden)
     return [torch.cat(o) for o in out]
-
-
-def distances(got, want):
-    return (got - want).norm(dim=1) / want.norm(dim=1)
 
 
 @pytest.mark.parametrize("fmt", [f.name for f in FORMATS.values() if f.kernel])
@@ -296,7 +244,7 @@ def test_int4_kv_cache_needs_heads_of_a_power_of_two():
 
 LEVEL = """
 import sys, torch
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = sys.argv[1:]
 import test_native_runner as t
 model, ids = t.random_model(t.TINY), list(range(150))
 for kv in t.KV_CACHE_DTYPES:
@@ -312,8 +260,9 @@ print("level", t.native.isa())
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_every_level_attends_as_the_reference_does(level):
+    here = Path(__file__).parent
     done = subprocess.run(
-        [sys.executable, "-c", LEVEL, str(Path(__file__).parent)],
+        [sys.executable, "-c", LEVEL, here, f"{here}/../helpers"],
         env={**os.environ, "LING_ISA": level},
         capture_output=True,
         text=True,

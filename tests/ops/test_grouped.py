@@ -53,6 +53,18 @@ def test_an_expert_without_rows_has_a_gradient_of_zero():
         assert [bool(g.any()) for g in grad] == [False, True, True, False, True, False]
 
 
+def test_frozen_weights_have_no_gradient(monkeypatch):
+    x, weights = torch.randn(9, 8, dtype=torch.float64, requires_grad=True), some_weights()
+    want = torch.autograd.grad(by_formula(x, *weights).sum(), x)[0]
+
+    def refuse(*args):
+        raise AssertionError("made the gradient of a frozen weight")
+
+    monkeypatch.setattr(grouped, "weight_gradient", refuse)
+    got = torch.autograd.grad(grouped.swiglu(x, OFFSETS, *weights).sum(), x)[0]
+    torch.testing.assert_close(got, want)
+
+
 def test_products_are_in_the_dtype_of_the_rows_and_gradients_in_that_of_the_weights():
     x, weights = torch.randn(9, 8), [w.requires_grad_() for w in some_weights(torch.float32)]
     out = grouped.swiglu(x.bfloat16(), OFFSETS, *weights)

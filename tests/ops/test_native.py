@@ -88,6 +88,43 @@ def test_unpacking_equals_the_oracle_bit_for_bit(fmt, shape):
     assert torch.equal(native.unpack(packed), packing.unpack(packed))
 
 
+def with_every_code(fmt, rows, cols):
+    """Any bytes, and scales from nothing to infinity, NaN among them."""
+    packed = packing.empty(fmt, rows, cols)
+    packed.data.random_(256)
+    if packed.scales is not None:
+        scales = torch.randn(packed.scales.shape) * 10.0 ** torch.randint(
+            -38, 38, packed.scales.shape
+        )
+        odd = torch.tensor([float("nan"), float("inf"), 0.0])
+        scales.view(-1)[:3] = odd[: scales.numel()]
+        packed.scales.copy_(scales)
+    return packed
+
+
+@ALL
+@pytest.mark.parametrize("shape", [*SHAPES, (20, 300), (48, 512)])
+def test_unpacking_to_bfloat16_is_the_oracles_rounded(fmt, shape):
+    for packed in (packing.pack(torch.randn(shape), fmt), with_every_code(fmt, *shape)):
+        want = packing.unpack(packed).bfloat16()
+        assert same_bits(native.unpack_bf16(packed), want)
+        place = torch.empty(shape, dtype=torch.bfloat16)
+        assert native.unpack_bf16(packed, place) is place
+        assert same_bits(place, want)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [torch.empty(64, 32, dtype=torch.bfloat16), torch.empty(32, 64),
+     torch.empty(64, 32, dtype=torch.bfloat16).t(),
+     torch.empty(32, 64, dtype=torch.bfloat16, device="meta")],
+    ids=["shape", "dtype", "strides", "device"],
+)  # fmt: skip
+def test_unpacking_to_a_place_that_does_not_fit_is_refused(place):
+    with pytest.raises(KernelError, match="place"):
+        native.unpack_bf16(packed_of("int4", 32, 64), place)
+
+
 @ALL
 def test_packing_does_not_depend_on_threads_or_strides(fmt):
     wide = torch.randn(70, 400)
@@ -350,6 +387,45 @@ def test_no_rows_give_no_rows():
     ).shape == (0, 3)
 
 
+# ---- rows of bfloat16 --------------------------------------------------------------------------
+
+
+@ALL
+@pytest.mark.parametrize("pairs", [False, True])
+def test_rows_of_bfloat16_times_a_stack_are_those_in_float32_rounded(fmt, pairs):
+    alone = [packing.pack(torch.randn(96, 100), fmt) for _ in range(5)]
+    stack = packing.empty(fmt, 96, 100, 5)
+    for e, one in enumerate(alone):
+        stack.data[e] = one.data
+        if one.scales is not None:
+            stack.scales[e] = one.scales
+    ends = [0, 0, 3, 103, 103, 110]
+    x = torch.randn(110, 100).bfloat16()
+    got = native.matmul_bf16(stack, x, ends, pairs=pairs)
+    want = torch.cat(
+        [native.matmul(p, x[a:b].float()) for p, a, b in zip(alone, ends, ends[1:], strict=False)]
+    ).bfloat16()
+    assert torch.equal(got, packing.side_by_side(want) if pairs else want)
+
+
+def test_a_wide_matrix_is_multiplied_in_parts():
+    packed, x = packed_of("int4", 5000, 64), torch.randn(70, 64).bfloat16()
+    got = native.matmul_bf16(packed, x, [0, 70])
+    assert torch.equal(got, native.matmul(packed, x.float()).bfloat16())
+
+
+@pytest.mark.parametrize(
+    ("x", "ends"),
+    [(torch.randn(2, 64), [0, 2]), (torch.randn(2, 65).bfloat16(), [0, 2]),
+     (torch.randn(2, 64).bfloat16(), [0, 1]), (torch.randn(2, 64).bfloat16(), [0, 1, 2]),
+     (torch.randn(64).bfloat16(), [0, 2]), (torch.randn(2, 64).bfloat16(), [1, 2])],
+    ids=["float32", "too wide", "rows left", "two matrices", "flat", "not from 0"],
+)  # fmt: skip
+def test_rows_that_do_not_fit_are_refused(x, ends):
+    with pytest.raises(KernelError):
+        native.matmul_bf16(packed_of("int8"), x, ends)
+
+
 # ---- instruction sets ----------------------------------------------------------------------------
 
 DIGEST = """
@@ -367,6 +443,7 @@ for f in (f for f in FORMATS.values() if f.kernel is not None):
         x[5, 0] = float("nan")
         y = native.matmul(p, x)
         h.update(y.nan_to_num(7).numpy().tobytes())
+        h.update(native.unpack_bf16(p).float().numpy().tobytes())
         q = native.pack(w, f)
         if f.scale_dtype:
             i = torch.rand(k, generator=g) if f.levels else None
@@ -504,6 +581,8 @@ def test_packed_data_that_does_not_fit_raises(make):
         native.matmul(packed, torch.randn(2, packed.cols))
     with pytest.raises(KernelError):
         native.unpack(packed)
+    with pytest.raises(KernelError):
+        native.unpack_bf16(packed)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import yaml
 
-from ling.cli.train import with_recipe
+from ling.cli.recipe_args import with_recipe
 from ling.config.parallel import ParallelConfig
 from ling.config.recipe import DataConfig, PretrainConfig, TrainConfig, recipe_yaml
 from ling.config.recipe_file import read_recipe

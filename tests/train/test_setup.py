@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -21,7 +22,8 @@ from ling.train import loop, state
 from ling.train.log import read_metrics
 from ling.train.parallel.group import World
 from ling.train.run_data import RunData, open_data
-from ling.train.setup import _with_special_ids, model_config, require_same, setup
+from ling.train.setup import model_config, require_same, setup
+from ling.train.token_rows import contents_of
 
 TINY = preset("ling-tiny")
 
@@ -77,11 +79,12 @@ def test_what_differs_between_ranks_is_named(other, words, monkeypatch):
     here = SimpleNamespace(data=data, start="hash m")
     read = RunData(["d/a", "d/b"], ["d/b", "d/v"], None)
     monkeypatch.setattr(
-        "ling.train.setup.fingerprints", lambda names: [f"hash {n[-1]}" for n in names]
+        "ling.train.token_rows.fingerprints", lambda names: [f"hash {n[-1]}" for n in names]
     )
-    require_same(Two(0, 2, {}), here, read)
+    rows = SimpleNamespace(contents=lambda: contents_of(read, data["files"]))
+    require_same(Two(0, 2, {}), here, rows)
     with pytest.raises(UsageError, match=re.escape(f"rank 1 has another {words} than rank 0")):
-        require_same(Two(0, 2, other), here, read)
+        require_same(Two(0, 2, other), here, rows)
 
 
 def test_ids_outside_the_vocabulary_are_found_before_the_first_step(recipe, tmp_path):
@@ -171,17 +174,6 @@ def test_a_folder_with_a_config_alone_starts_at_random(recipe, tmp_path):
         assert torch.equal(tensor, want.state_dict()[name]), name
 
 
-def test_special_ids_are_those_of_the_tokenizer():
-    def tokenizer(eod, bos):
-        return SimpleNamespace(eod_token_id=eod, token_to_id=lambda name: bos)
-
-    assert _with_special_ids(TINY, None) == TINY
-    assert _with_special_ids(TINY, tokenizer(None, 5)) == TINY
-    for bos, want in ((5, 5), (None, 7)):
-        got = _with_special_ids(TINY, tokenizer(7, bos))
-        assert (got.eos_token_id, got.pad_token_id, got.bos_token_id) == (7, 7, want)
-
-
 # ---- data --------------------------------------------------------------------------------------
 
 
@@ -196,7 +188,7 @@ def test_held_out_data_that_fills_no_row_is_said_and_left_out(tmp_path):
     names = [str(tmp_path / n) for n in ("train", "short", "valid")]
     data = DataConfig(prefix=names[:1], valid_prefix=names[1:], seq_length=40)
     found = setup(recipe_on(data), tmp_path / "run", said.append)
-    assert found.valid_prefixes == names[2:]
+    assert found.held_out.samples.dataset.idx == Path(f"{names[2]}.idx")
     assert f"{names[1]}: 40 tokens are less than a row, no held-out loss" in said
 
 

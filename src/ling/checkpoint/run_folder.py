@@ -16,9 +16,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ..errors import CheckpointError, InputError, UsageError
-from ..files.atomic import files_below, hash_file, hash_tree, make_folder, read_json
+from ..files.atomic import files_below, hash_file, hash_tree, make_folder, read_json, write_atomic
 
 MANIFEST = "manifest.json"
+KEPT = "kept.json"
 # Of Megatron's training folders: which iteration is the newest, and the arguments in each.
 MEGATRON_LATEST, MEGATRON_ARGS = "latest_checkpointed_iteration.txt", "common.pt"
 _STEP = re.compile(r"step-([0-9]{1,18})")
@@ -93,14 +94,50 @@ def intact(folder: Path) -> bool:
     return recorded is not None and match(folder, recorded)
 
 
+def base_of(checkpoint: Path) -> str | None:
+    """The model under the adapters that a checkpoint holds; None of one that holds all weights."""
+    state = checkpoint / "state.json"
+    base = read_json(state).get("base") if state.is_file() else None
+    return None if base is None else str(base)
+
+
+def refuse_adapters(checkpoint: Path) -> None:
+    """Raise `CheckpointError` for a checkpoint that holds adapters, where all weights are due."""
+    base = base_of(checkpoint)
+    if base is not None:
+        raise CheckpointError(
+            f"{checkpoint}: holds adapters of {base}, not a model; `ling sft` leaves them as the "
+            f"folder `adapter` of the run: `ling serve {shlex.quote(base)} --lora NAME=FOLDER`"
+        )
+
+
+def keep(run: Path, step: int | None) -> None:
+    """Let the checkpoint of that step, and no other, stay however many are newer."""
+    if step is None:
+        (run / KEPT).unlink(missing_ok=True)
+    else:
+        write_atomic(run / KEPT, json.dumps({"step": step}) + "\n")
+
+
+def kept(run: Path) -> Path | None:
+    """The checkpoint that was kept, for the least held-out loss, if there is one."""
+    if not (run / KEPT).is_file():
+        return None
+    folder = step_folder(run, read_json(run / KEPT)["step"])
+    return folder if (folder / MANIFEST).is_file() else None
+
+
 def prune(run: Path, keep_last: int) -> None:
-    """Remove all but the newest `keep_last` checkpoints (0 keeps all) and unfinished ones."""
+    """Remove all but the newest `keep_last` checkpoints (0 keeps all), that which is `kept`, and
+    unfinished ones."""
     folder = run / "checkpoints"
     for tmp in folder.glob("step-*.tmp"):
         shutil.rmtree(tmp, ignore_errors=True)
     if keep_last:
+        stays = kept(run)
         for old in checkpoints(run)[:-keep_last]:
-            shutil.rmtree(old, ignore_errors=True)
+            if old != stays:
+                shutil.rmtree(old, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from .options import (
     given_sampling,
     make_parser,
     model_options,
+    only_adapter,
     open_llm,
     sampling_of,
     sampling_options,
@@ -73,7 +74,7 @@ def _local(ns: Any) -> tuple[ChatModel, dict[str, Any]]:
     for name, value in {"--model": ns.served_model, "--api-key-file": ns.api_key_file}.items():
         if value is not None:
             raise UsageError(f"`{name}` is for URLs of servers")
-    given = given_sampling(ns)
+    given, adapter = given_sampling(ns), only_adapter(ns)
     llm = open_llm(ns)
     if llm.tokenizer is None:
         raise UsageError(
@@ -83,7 +84,8 @@ def _local(ns: Any) -> tuple[ChatModel, dict[str, Any]]:
     say_recommended(llm, given)
     # A template that cannot be used is reported before the first line is typed.
     llm.render([{"role": "user", "content": "hi"}])
-    return LocalModel(llm, os.path.basename(os.path.abspath(ns.model))), given
+    name = os.path.basename(os.path.abspath(ns.model))
+    return LocalModel(llm, name, adapter), given
 
 
 def _remote(ns: Any, args: Sequence[str]) -> tuple[ChatModel, dict[str, Any]]:

@@ -73,10 +73,11 @@ class ChatModel(Protocol):
 
 
 class LocalModel:
-    """A loaded model."""
+    """A loaded model, or the adapter of that name on it."""
 
-    def __init__(self, llm: LLM, name: str) -> None:
-        self._llm, self.name = llm, name
+    def __init__(self, llm: LLM, name: str, adapter: str | None = None) -> None:
+        self._llm, self._adapter = llm, adapter
+        self.name = name if adapter is None else f"{name} with {adapter}"
 
     def check(self, sampling: dict[str, Any]) -> None:
         from ..infer.request import SamplingParams
@@ -106,7 +107,7 @@ class LocalModel:
         parser = AssistantParser(parse_tools=bool(settings.tools), reasoning=mode)
         reason = None
         given = {"prompt": prompt.text, "prompt_token_ids": prompt.ids}
-        for chunk in self._llm.stream(given, params):
+        for chunk in self._llm.stream(given, params, lora=self._adapter):
             yield from parser.push(chunk.text)
             reason = chunk.finish_reason
         yield from parser.finish()

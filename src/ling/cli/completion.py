@@ -39,7 +39,8 @@ def completion(args: list[str]) -> None:
 def table() -> dict[str, Words]:
     """The words of each command, those of `bench` and `data` by their second word too."""
     names = {
-        "pretrain": list(packaged_recipes()),
+        "pretrain": list(packaged_recipes("pretrain")),
+        "sft": list(packaged_recipes("sft")),
         "recipes": list(packaged_recipes()),
         "inspect": list(PRESETS),
         "synth": list(PRESETS),

@@ -11,6 +11,7 @@ from .options import (
     given_sampling,
     make_parser,
     model_options,
+    only_adapter,
     open_llm,
     sampling_options,
     sampling_params,
@@ -24,13 +25,13 @@ def generate(args: list[str]) -> None:
     sampling_options(parser, "generate")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     ns = parser.parse_args(args)
-    given = given_sampling(ns)
+    given, adapter = given_sampling(ns), only_adapter(ns)
     llm = open_llm(ns)
     params = sampling_params(llm, "generate", given)
     if not ns.json:
         is_terminal = sys.stdout.isatty()
         print(ns.prompt, end="", flush=True)
-        for chunk in llm.stream(ns.prompt, params):
+        for chunk in llm.stream(ns.prompt, params, lora=adapter):
             # A pipe gets the text as it is, a terminal what cannot act on it.
             print(terminal_text(chunk.text) if is_terminal else chunk.text, end="", flush=True)
         stats = llm.stats
@@ -39,7 +40,7 @@ def generate(args: list[str]) -> None:
             file=sys.stderr,
         )
         return
-    output = llm.generate(ns.prompt, params)[0].outputs[0]
+    output = llm.generate(ns.prompt, params, lora=adapter)[0].outputs[0]
     report = {
         "text": output.text,
         "token_ids": output.token_ids,

@@ -190,8 +190,17 @@ def open_llm(ns: Any) -> Any:
     from ..llm import LLM
 
     use_threads(ns.threads)
-    with naming_flags("max_memory", "cache_dir_size"):
+    with naming_flags("max_memory", "cache_dir_size", "lora"):
         return LLM(ns.model, **dataclasses.asdict(config_from(ns, EngineConfig)))
+
+
+def only_adapter(ns: Any) -> str | None:
+    """The adapter that a command runs, by its name; None without one. Several are for servers."""
+    with naming_flags("lora"):
+        names = [*config_from(ns, EngineConfig).adapter_folders]
+    if len(names) > 1:
+        raise UsageError("give one `--lora`; `ling serve` runs several, chosen by each request")
+    return names[0] if names else None
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UsageError
 from ..presets import PRESETS
 from .options import at_least_one
-from .train import build_recipe, recipe_parser, with_recipe
+from .recipe_args import build_recipe, recipe_parser, with_recipe
 
 if TYPE_CHECKING:
     from ..config.recipe import PretrainConfig

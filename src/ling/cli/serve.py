@@ -34,7 +34,7 @@ def serve(args: list[str]) -> int:
         )
     sampling = given_sampling(ns)
     use_threads(ns.threads)
-    with naming_flags("max_memory", "cache_dir_size"):
+    with naming_flags("max_memory", "cache_dir_size", "lora"):
         return serve(
             ns.model, config_from(ns, ServeConfig), config_from(ns, EngineConfig), sampling
         )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from .options import make_parser, say
+from .recipe_args import build_recipe, recipe_parser, run_options, with_recipe
 
 if TYPE_CHECKING:
     from ..data.prepared import Prepared
@@ -39,26 +39,7 @@ def pretrain(args: list[str]) -> int:
 def _pretrain_parser() -> Any:
     """Reads a recipe, its overrides, and the flags of `pretrain` that are no keys of one."""
     parser = recipe_parser("pretrain RECIPE")
-    parser.add_argument("--out", type=str, default=None, help="run folder (default runs/<recipe>)")
-    parser.add_argument(
-        "--allow-data-reset",
-        action="store_true",
-        help="resume with other data, seed, length or batch: the data starts again",
-    )
-    return parser
-
-
-def recipe_parser(command: str) -> Any:
-    """Reads a recipe and its overrides."""
-    from ..config.recipe import PretrainConfig
-    from ..config.recipe_docs import keys
-
-    parser = make_parser(command, default_env=False)
-    parser.add_argument("--config", action="config", help="the recipe; also as first argument")
-    parser.add_class_arguments(PretrainConfig, nested_key=None, as_group=False)
-    texts = {key.name: key.text for key in keys()}
-    for action in parser._actions:
-        action.help = texts.get(action.dest, action.help)
+    run_options(parser)
     return parser
 
 
@@ -70,64 +51,30 @@ def _next_command(out: Path) -> str:
     return f"ling convert {run} OUT --tokenizer FOLDER"
 
 
-def with_recipe(args: list[str]) -> tuple[list[str], Path | None]:
-    """Arguments with recipe files in place of their names, and single values as lists."""
-    from ..config.recipe_file import find_recipe, list_keys, read_recipe
-
-    if args and not args[0].startswith("-"):
-        args = ["--config", *args]
-    flags, result, path, rest = [f"--{key}" for key in list_keys()], [], None, list(args)
-    while rest:
-        flag, equals, value = rest.pop(0).partition("=")
-        if flag == "--config" and (equals or rest):
-            path = find_recipe(value if equals else rest.pop(0))
-            result += [flag, json.dumps(read_recipe(path), default=str)]
-        elif flag == "--parallel" and "auto" in (value, *rest[:1]):
-            result += ["--parallel.auto", "true"]
-            del rest[: not equals]
-        elif flag in flags:
-            values = [value] if equals else []
-            while rest and not (equals or rest[0].startswith("--")):
-                values.append(rest.pop(0))
-            result += [flag, _as_list(flag, values)] if values else [flag]
-        else:
-            result.append(f"{flag}{equals}{value}")
-    return result, path
-
-
-_NUMBERS = (
-    "--data.weights",
-    "--data.epochs",
-    "--data.split",
-    "--train.rampup_batch_size",
-    "--train.profile",
-)
-
-
-def _as_list(flag: str, values: list[str]) -> str:
-    """`a b` as the parser takes a list; `[a, b]` and `null` are left as they are."""
-    if len(values) == 1 and (values[0].startswith("[") or values[0] == "null"):
-        return values[0]
-    if flag in _NUMBERS:  # the rest are paths, which may look like numbers
-        return f"[{', '.join(values)}]"
-    return json.dumps(values)
-
-
 def recipes(args: list[str]) -> None:
     parser = make_parser("recipes")
     parser.add_argument("name", type=str, nargs="?", default=None, help="print this recipe")
     parser.add_argument("--json", action="store_true", help="print JSON")
     ns = parser.parse_args(args)
-    from ..config.recipe_file import about, find_recipe, packaged_recipes
+    from ..config.recipe_file import about, command_of, find_recipe, packaged_recipes
 
     if ns.name is not None:
         print(find_recipe(ns.name).read_text("utf-8"), end="")
         return
-    found = packaged_recipes()
-    report = {name: {"path": str(path), "about": about(path)} for name, path in found.items()}
+    report = {
+        name: {"path": str(path), "command": command_of(path), "about": about(path)}
+        for name, path in packaged_recipes().items()
+    }
     width = max(map(len, report))
-    lines = [f"{name:<{width}}  {entry['about']}" for name, entry in report.items()]
-    hint = "`ling pretrain NAME` trains one, `ling recipes NAME` prints it"
+    lines = []
+    for command in dict.fromkeys(entry["command"] for entry in report.values()):
+        lines.append(f"`ling {command} NAME`:")
+        lines += [
+            f"  {name:<{width}}  {entry['about']}"
+            for name, entry in report.items()
+            if entry["command"] == command
+        ]
+    hint = "`ling recipes NAME` prints one; options behind the name change its keys"
     say(report, ns.json, "\n".join([*lines, hint]))
 
 
@@ -136,20 +83,6 @@ def _recipe_at(name: str) -> Any:
     parser = _pretrain_parser()
     args, _ = with_recipe(["--config", name])
     return build_recipe(vars(parser.instantiate(parser.parse_args(args))))
-
-
-def build_recipe(values: dict[str, Any]) -> Any:
-    import dataclasses
-    import typing
-
-    from ..config import recipe as config
-
-    hints = typing.get_type_hints(config.PretrainConfig)
-    values = {key: values[key] for key in hints}  # without the command's own flags
-    for key, kind in hints.items():
-        if dataclasses.is_dataclass(kind) and isinstance(values.get(key), dict):
-            values[key] = cast("type[Any]", kind)(**values[key])
-    return config.PretrainConfig(**values)
 
 
 def data(args: list[str]) -> None:
@@ -305,7 +238,20 @@ def quickstart(args: list[str]) -> int:
         "--out", type=str, default="quickstart", help="folder for everything it makes"
     )
     parser.add_argument("--minutes", type=float, default=4.0, help="training time to aim for")
+    parser.add_argument(
+        "--sft",
+        action="store_true",
+        help="then fine-tune the model on conversations with tools, and measure before and after",
+    )
     ns = parser.parse_args(args)
     from ..quickstart import quickstart
 
-    return quickstart(ns.out, ns.minutes)
+    if ns.sft and (Path(ns.out) / "model" / "config.json").is_file():
+        code = 0  # of the quickstart that was before
+    else:
+        code = quickstart(ns.out, ns.minutes)
+    if code or not ns.sft:
+        return code
+    from ..quickstart_sft import quickstart_sft
+
+    return quickstart_sft(ns.out)

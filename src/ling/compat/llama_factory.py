@@ -11,10 +11,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from ..config.optim import OptimConfig
 from ..config.recipe import LOGGERS, CheckpointConfig
 from ..config.recipe_file import read_yaml
-from ..config.sft import ChatDataConfig, DPOConfig, LoRAConfig, SFTConfig, SFTTrainConfig
+from ..config.sft import (
+    ChatDataConfig,
+    DPOConfig,
+    LoRAConfig,
+    SFTConfig,
+    SFTOptimConfig,
+    SFTTrainConfig,
+)
 from ..data.conversations.records import read_records
 from ..errors import UsageError
 from ..text import as_json, nearest
@@ -274,7 +280,7 @@ def _checkpoint(keys: _Keys) -> CheckpointConfig:
     return CheckpointConfig(interval_steps=interval, keep_last=keys.get("save_total_limit", 0))
 
 
-def _optim(keys: _Keys, data: ChatDataConfig, train: SFTTrainConfig) -> OptimConfig:
+def _optim(keys: _Keys, data: ChatDataConfig, train: SFTTrainConfig) -> SFTOptimConfig:
     name = keys.get("optim", "adamw_torch")
     if name not in (*_ADAMW, *_ADAMW_8BIT):
         raise keys.error(f"`optim: {name}` is not supported, only {_ADAMW[0]} and {_ADAMW_8BIT[0]}")
@@ -284,7 +290,7 @@ def _optim(keys: _Keys, data: ChatDataConfig, train: SFTTrainConfig) -> OptimCon
         raise keys.error(f"`lr_scheduler_type: {schedule}` is not supported, only {known}")
     if keys.raw("lr_scheduler_kwargs"):
         raise keys.error("`lr_scheduler_kwargs` is not supported; use `optim` of a recipe")
-    return OptimConfig(
+    return SFTOptimConfig(
         name="adamw" if name in _ADAMW else "adamw8bit",
         lr=keys.get("learning_rate", 5e-5),
         schedule=_SCHEDULES[schedule],

@@ -11,7 +11,7 @@ import dataclasses
 import inspect
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -56,6 +56,11 @@ class EngineConfig:
         metadata=_flag("pack weights at load: {formats}", "compute"),
     )
     """Number format to pack weights to as they are loaded; None keeps what the checkpoint has."""
+    lora: list[str] | None = field(
+        default=None, metadata=_flag("adapter, NAME=FOLDER or (one) FOLDER", "compute")
+    )
+    """Adapters (LoRA): `NAME=FOLDER` each, or a mapping of names to folders; requests choose one by
+    name. One folder without a name is for all requests that choose none. On the CPU only."""
     max_memory: str | None = field(
         default=None, metadata=_flag("run a larger int4/int8 model in, say, 6GB", "memory")
     )
@@ -122,7 +127,9 @@ class EngineConfig:
             raise UsageError(f"`max_num_seqs` is {self.max_num_seqs}, expected at least 1")
         if not 0 < self.max_step_ms < math.inf:
             raise UsageError(f"`max_step_ms` is {self.max_step_ms}, expected more than 0")
-        _ = self.max_memory_bytes, self.kv_cache_memory_bytes, self.cache_dir_bytes
+        object.__setattr__(self, "lora", _adapters_listed(self.lora))
+        _ = self.adapter_folders, self.max_memory_bytes
+        _ = self.kv_cache_memory_bytes, self.cache_dir_bytes
 
     @property
     def most_drafts(self) -> int:
@@ -140,6 +147,27 @@ class EngineConfig:
         return self.num_drafts > 0 and self.speculative in ("ngram", "auto")
 
     @property
+    def adapter_folders(self) -> dict[str, str]:
+        """Folders of the adapters by their names; one without a name has its folder's."""
+        found: dict[str, str] = {}
+        for text in self.lora or ():
+            name, folder = _named_folder(text)
+            if name is None and len(self.lora or ()) > 1:
+                raise UsageError(f"`lora` has `{text}`, expected NAME=FOLDER for each of several")
+            name = name or Path(folder).resolve().name
+            if name in found:
+                raise UsageError(f"`lora` has the name `{name}` twice")
+            found[name] = folder
+        return found
+
+    @property
+    def default_adapter(self) -> str | None:
+        """The adapter of requests that choose none: the one that was given without a name."""
+        given = self.lora or []
+        is_unnamed = len(given) == 1 and _named_folder(given[0])[0] is None
+        return next(iter(self.adapter_folders)) if is_unnamed else None
+
+    @property
     def max_memory_bytes(self) -> int | None:
         """`max_memory` as a number."""
         return None if self.max_memory is None else parse_bytes(self.max_memory, "max_memory")
@@ -154,6 +182,34 @@ class EngineConfig:
     def cache_dir_bytes(self) -> int:
         """`cache_dir_size` as a number."""
         return parse_bytes(self.cache_dir_size, "cache_dir_size")
+
+
+_ADAPTER = re.compile(r"([^=/\\]*)=(.+)")
+_ADAPTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
+
+
+def _adapters_listed(given: Any) -> list[str] | None:
+    """One text each, of what Python callers may give: a folder, a mapping, or a list."""
+    if given is None or isinstance(given, (str, Path)):
+        return None if given is None else [str(given)]
+    if isinstance(given, Mapping):
+        return [f"{name}={folder}" for name, folder in given.items()]
+    return [str(text) for text in given]
+
+
+def _named_folder(text: str) -> tuple[str | None, str]:
+    """Name, None without one, and folder of an adapter."""
+    found = _ADAPTER.fullmatch(text)
+    if found is None:
+        if not text:
+            raise UsageError("`lora` is empty, expected NAME=FOLDER")
+        return None, text
+    if not _ADAPTER_NAME.fullmatch(found[1]):
+        raise UsageError(
+            f"`lora` is `{text}`: names have up to 128 letters, digits and `._:-`, as in "
+            "NAME=FOLDER"
+        )
+    return found[1], found[2]
 
 
 DEFAULTS = EngineConfig()

@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ..errors import UsageError
 from ..text import nearest
 from . import batch_ramp
-from .checks import at_least
+from .checks import at_least, one_is_a_list
 from .optim import OptimConfig
 from .parallel import ParallelConfig
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 LOGGERS = ("tensorboard", "wandb", "trackio")
 
@@ -58,7 +61,7 @@ class DataConfig:
     """Mask attention, restart positions and drop targets across document borders."""
 
     def __post_init__(self) -> None:
-        _one_is_a_list(self, "prefix", "valid_prefix", "weights", "epochs", "split")
+        one_is_a_list(self, "prefix", "valid_prefix", "weights", "epochs", "split")
         at_least("data.seq_length", self.seq_length, 2)
         at_least("data.vocab_size", self.vocab_size, 1)
         if self.corpus_bytes is not None:
@@ -187,7 +190,7 @@ class TrainConfig:
         if self.spike_factor:
             at_least("train.spike_factor", self.spike_factor, 1)
         at_least("train.log_interval_steps", self.log_interval_steps, 1)
-        _one_is_a_list(self, "loggers", "profile")
+        one_is_a_list(self, "loggers", "profile")
         for step in self.profile:
             at_least("train.profile", step, 1)
         for name in self.loggers or ():
@@ -286,36 +289,34 @@ class PretrainConfig:
     """How ranks share the work; see docs/concepts/training.md#ranks."""
 
     def __post_init__(self) -> None:
-        length, chunks = self.data.seq_length, 2 * self.parallel.cp
-        if chunks > 2 and length % chunks:
-            raise UsageError(
-                f"`data.seq_length` = {length} is not a multiple of 2 × `parallel.cp` = {chunks}; "
-                f"set it to {math.ceil(length / chunks) * chunks}, or `parallel.cp: 1`"
-            )
-        for step in self.train.profile:
-            if step > self.train.steps:
-                raise UsageError(
-                    f"`train.profile` is {step}, above `train.steps` = {self.train.steps}"
-                )
-        flat = self.optim.flat_until(self.train.steps)
-        if flat is not None and flat < 0:
-            raise UsageError(
-                f"`optim.decay_steps` = {self.optim.decay_steps} is more than the "
-                f"{self.optim.decay_end(self.train.steps)} steps up to the end of the decay"
-            )
+        check_sections(self.data.seq_length, self.train, self.optim, self.parallel)
 
 
-def recipe_yaml(recipe: PretrainConfig) -> str:
+def check_sections(
+    length: int, train: TrainConfig, optim: OptimConfig, parallel: ParallelConfig
+) -> None:
+    """Refuse sections that do not fit each other; `length` is `data.seq_length`."""
+    chunks, steps = 2 * parallel.cp, train.steps
+    if chunks > 2 and length % chunks:
+        raise UsageError(
+            f"`data.seq_length` = {length} is not a multiple of 2 × `parallel.cp` = {chunks}; "
+            f"set it to {math.ceil(length / chunks) * chunks}, or `parallel.cp: 1`"
+        )
+    if not steps:  # of a recipe in epochs, before its rows are counted
+        return
+    for step in train.profile:
+        if step > steps:
+            raise UsageError(f"`train.profile` is {step}, above `train.steps` = {steps}")
+    flat = optim.flat_until(steps)
+    if flat is not None and flat < 0:
+        raise UsageError(
+            f"`optim.decay_steps` = {optim.decay_steps} is more than the "
+            f"{optim.decay_end(steps)} steps up to the end of the decay"
+        )
+
+
+def recipe_yaml(recipe: DataclassInstance) -> str:
     """The recipe with every key, as `recipe_file.read_recipe` takes it."""
     import yaml
 
     return yaml.safe_dump(dataclasses.asdict(recipe), sort_keys=False)
-
-
-def _one_is_a_list(config: Any, *names: str) -> None:
-    """Take a single value where several are possible as a list of one."""
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and not isinstance(value, list):
-            single = isinstance(value, (str, int, float))
-            object.__setattr__(config, name, [value] if single else list(value))

@@ -46,7 +46,14 @@ def _is_section(kind: Any, name: str) -> bool:
 
 
 def _texts(kind: Any) -> dict[str, str]:
-    """The text under each field, in one line."""
+    """The text under each field, in one line; a class may say another one than that it is of."""
+    texts: dict[str, str] = {}
+    for base in reversed(kind.__mro__[:-1]):
+        texts |= _own_texts(base)
+    return texts
+
+
+def _own_texts(kind: Any) -> dict[str, str]:
     (tree,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
     assert isinstance(tree, ast.ClassDef)
     texts = {}

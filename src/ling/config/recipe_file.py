@@ -11,13 +11,26 @@ from typing import Any
 from ..errors import UsageError
 from ..text import as_json, nearest
 from .recipe import PretrainConfig
+from .sft import SFTConfig
+
+# The command that each kind of recipe is for, and keys that only such recipes have.
+COMMANDS: dict[type, str] = {PretrainConfig: "pretrain", SFTConfig: "sft"}
+_MARKS: dict[type, tuple[str, ...]] = {
+    PretrainConfig: ("data.prefix", "data.corpus"),
+    SFTConfig: ("data.files", "data.dataset_info", "method", "objective", "lora", "dpo"),
+}
 
 FOLDER = Path(__file__).parents[1] / "recipes"
 
 
-def packaged_recipes() -> dict[str, Path]:
-    """Recipes that come with the package, by name."""
-    return {path.stem: path for path in sorted(FOLDER.rglob("*.yaml"))}
+def packaged_recipes(command: str = "") -> dict[str, Path]:
+    """Recipes that come with the package, by name; those of one command, or all."""
+    return {path.stem: path for path in sorted((FOLDER / command).rglob("*.yaml"))}
+
+
+def command_of(path: Path) -> str:
+    """The command that a recipe of the package is for."""
+    return path.relative_to(FOLDER).parts[0]
 
 
 def about(path: Path) -> str:
@@ -42,11 +55,11 @@ def read_recipe(path: str | Path, kind: type = PretrainConfig) -> dict[str, Any]
 
     The values themselves are checked when the recipe is made.
     """
-    return _checked(kind, read_yaml(path), str(path), "")
+    return check_keys(read_yaml(path), path, kind)
 
 
 def read_yaml(path: str | Path) -> Any:
-    """What a YAML file holds; `UsageError` with the line of what is none, or of a key twice."""
+    """What a YAML file says; `UsageError` with the line of what is not YAML."""
     import yaml
 
     try:
@@ -57,6 +70,29 @@ def read_yaml(path: str | Path) -> Any:
         mark = getattr(err, "problem_mark", None)
         line = "" if mark is None else f":{mark.line + 1}"
         raise UsageError(f"{path}{line}: not YAML ({getattr(err, 'problem', err)})") from None
+
+
+def check_keys(tree: Any, path: str | Path, kind: type = PretrainConfig) -> dict[str, Any]:
+    """`tree` as the keys of a recipe of `kind`; names a key that it does not have, or the command
+    that takes such a recipe."""
+    for other, marks in _MARKS.items():
+        found = next((mark for mark in marks if _has(tree, mark)), None)
+        if other is not kind and found and not any(_has(tree, mark) for mark in _MARKS[kind]):
+            name = Path(path).stem if Path(path).is_relative_to(FOLDER) else path
+            raise UsageError(
+                f"{name}: a recipe of `ling {COMMANDS[other]}` (it has `{found}`): run "
+                f"`ling {COMMANDS[other]} {name}`"
+            )
+    return _checked(kind, tree, str(path), "")
+
+
+def _has(tree: Any, key: str) -> bool:
+    """Whether a dotted key is given."""
+    for part in key.split("."):
+        if not isinstance(tree, dict) or part not in tree:
+            return False
+        tree = tree[part]
+    return tree is not None
 
 
 def _strict_loader() -> Any:

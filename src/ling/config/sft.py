@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from ..errors import UsageError
-from .checks import at_least
+from ..text import nearest
+from .checks import at_least, one_is_a_list
 from .optim import OptimConfig
 from .parallel import ParallelConfig
-from .recipe import CheckpointConfig, TrainConfig
+from .recipe import CheckpointConfig, TrainConfig, check_sections
+
+# Kinds of matrices that can have an adapter, as `lora.targets` names them.
+TARGETS = ("attention", "dense", "shared", "experts")
+# The peak rate where a recipe names none: the released fine-tuning's; adapters need a larger one,
+# pairs a smaller one than answers.
+_LR, _ADAPTER_LR, _ADAPTER_DPO_LR = 1e-6, 1e-4, 1e-5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +64,34 @@ class ChatDataConfig:
     """Leave out records that cannot be used, counted, instead of stopping at the first."""
 
     def __post_init__(self) -> None:
+        one_is_a_list(self, "files", "weights", "valid_files")
         at_least("data.seq_length", self.seq_length, 2)
-        if not 0 <= self.valid_share < 1:
-            raise UsageError(f"`data.valid_share` is {self.valid_share}, expected 0 up to below 1")
         if not self.files:
             raise UsageError("`data.files` is empty: name the files to train on")
+        if not 0 <= self.valid_share < 1:
+            raise UsageError(f"`data.valid_share` is {self.valid_share}, expected 0 up to below 1")
+        if self.valid_share and self.valid_files:
+            raise UsageError(
+                "`data.valid_files` are held out already: give them or `data.valid_share`, not both"
+            )
+        if self.max_samples is not None:
+            at_least("data.max_samples", self.max_samples, 1)
+        if self.weights is not None:
+            self._check_weights(self.weights)
+
+    def _check_weights(self, weights: list[float]) -> None:
+        if len(weights) != len(self.files):
+            raise UsageError(
+                f"`data.weights` needs one value for each of `data.files` ({len(self.files)}), not "
+                f"{len(weights)}"
+            )
+        if not all(math.isfinite(w) and w > 0 for w in weights):
+            raise UsageError("`data.weights` must be above 0")
+
+    @property
+    def has_held_out(self) -> bool:
+        """Whether some records are not trained on."""
+        return bool(self.valid_files) or self.valid_share > 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +120,33 @@ class SFTTrainConfig(TrainConfig):
     """Stop after N measurements of the held-out loss without a better one; 0 never stops."""
     show_samples: int = 2
     """Held-out prompts that are answered at each measurement, to look at."""
+    show_tokens: int = 128
+    """Tokens of such an answer at most."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (math.isfinite(self.epochs) and self.epochs > 0) and not self.steps:
+            raise UsageError(f"`train.epochs` is {self.epochs}, expected a number above 0")
+        at_least("train.early_stop", self.early_stop, 0)
+        at_least("train.show_samples", self.show_samples, 0)
+        at_least("train.show_tokens", self.show_tokens, 1)
+        if self.early_stop and not self.eval_interval_steps:
+            raise UsageError(
+                f"`train.early_stop` = {self.early_stop} counts measurements of the held-out loss: "
+                "set `train.eval_interval_steps`"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SFTOptimConfig(OptimConfig):
+    """AdamW and its learning-rate schedule."""
+
+    lr: float = 0.0
+    """Peak learning rate; 0 chooses by what is trained: 1e-6 for `method: full`, with adapters
+    1e-4, and 1e-5 for pairs."""
+    schedule: Literal["cosine", "linear", "constant", "wsd"] = "constant"
+    """Course of the learning rate behind the warm-up; `wsd` is constant up to its last
+    `decay_steps`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,13 +164,32 @@ class LoRAConfig:
     rslora: bool = False
     """Scale by alpha / √rank instead."""
     dropout: float = 0.0
-    """Share of an adapter's inputs that is left out while training."""
+    """Share of an adapter's inputs that is left out while training; adapters of routed experts have
+    no dropout (peft's have none either)."""
+    adapter: str | None = None
+    """An adapter folder to go on from, of the same matrices, ranks and scale; by default a run
+    begins with no change."""
 
     def __post_init__(self) -> None:
         at_least("lora.rank", self.rank, 1)
         at_least("lora.expert_rank", self.expert_rank, 1)
+        one_is_a_list(self, "targets")
+        for name in self.targets:
+            if name not in TARGETS:
+                raise UsageError(
+                    f"`lora.targets` has `{name}`{nearest(name, list(TARGETS))}; there are "
+                    f"{', '.join(TARGETS)}"
+                )
+        if not self.targets:
+            raise UsageError(f"`lora.targets` is empty; there are {', '.join(TARGETS)}")
+        if not (math.isfinite(self.alpha) and self.alpha > 0):
+            raise UsageError(f"`lora.alpha` is {self.alpha}, expected a number above 0")
         if not 0 <= self.dropout < 1:
             raise UsageError(f"`lora.dropout` is {self.dropout}, expected 0 up to below 1")
+
+    def rank_of(self, kind: str) -> int:
+        """Rank of the adapters of a kind of matrices."""
+        return self.expert_rank if kind == "experts" else self.rank
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +202,15 @@ class DPOConfig:
     """Share of pairs that are taken to be labelled the wrong way round."""
     sft_weight: float = 0.0
     """Weight of the loss of the chosen answer beside that of the pair."""
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.beta) and self.beta > 0):
+            raise UsageError(f"`dpo.beta` is {self.beta}, expected a number above 0")
+        if not 0 <= self.label_smoothing < 0.5:
+            raise UsageError(
+                f"`dpo.label_smoothing` is {self.label_smoothing}, expected 0 up to below 0.5"
+            )
+        at_least("dpo.sft_weight", self.sft_weight, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,10 +229,8 @@ class SFTConfig:
     """Which conversations."""
     train: SFTTrainConfig = field(default_factory=SFTTrainConfig)
     """The training loop."""
-    optim: OptimConfig = field(
-        default_factory=lambda: OptimConfig(lr=1e-6, schedule="constant", weight_decay=0.1)
-    )
-    """AdamW and its learning-rate schedule; 1e-6 for full fine-tuning, recipes of LoRA use 1e-4."""
+    optim: SFTOptimConfig = field(default_factory=SFTOptimConfig)
+    """AdamW and its learning-rate schedule."""
     lora: LoRAConfig = field(default_factory=LoRAConfig)
     """Low-rank adapters."""
     dpo: DPOConfig = field(default_factory=DPOConfig)
@@ -154,3 +239,30 @@ class SFTConfig:
     """When checkpoints are written and which are kept."""
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     """How ranks share the work."""
+
+    def __post_init__(self) -> None:
+        check_sections(self.data.seq_length, self.train, self.optim, self.parallel)
+        if not self.optim.lr:
+            optim = dataclasses.replace(self.optim, lr=self._default_lr)
+            object.__setattr__(self, "optim", optim)
+        if self.uses_adapter and self.train.train_router:
+            raise UsageError(
+                f"`train.train_router` needs `method: full`: with `method: {self.method}` all "
+                "weights of the model are frozen"
+            )
+        if self.train.early_stop and not self.data.has_held_out:
+            raise UsageError(
+                "`train.early_stop` needs records to measure the held-out loss on: set "
+                "`data.valid_share` or `data.valid_files`"
+            )
+
+    @property
+    def uses_adapter(self) -> bool:
+        """Whether an adapter is trained and the weights of the model are frozen."""
+        return self.method != "full"
+
+    @property
+    def _default_lr(self) -> float:
+        if not self.uses_adapter:
+            return _LR
+        return _ADAPTER_DPO_LR if self.objective == "dpo" else _ADAPTER_LR

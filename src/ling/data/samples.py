@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -26,13 +26,15 @@ class Sample:
 
     `tokens` and `labels` (the next tokens) i64 [S]; `loss_mask` f32 [S], 1.0 where the loss
     counts; `borders` i64, ascending positions of 1 to S before which a document ends. Rows of one
-    batch are of one length, or are `lengthened` to that of the longest.
+    batch are of one length, or are `lengthened` to that of the longest. `extra` are arrays that an
+    objective wants besides, under the same names and in the same shapes in all rows.
     """
 
     tokens: np.ndarray
     labels: np.ndarray
     loss_mask: np.ndarray
     borders: np.ndarray
+    extra: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def documents(self) -> np.ndarray:
@@ -47,7 +49,9 @@ def lengthened(sample: Sample, length: int) -> Sample:
     have = len(sample.tokens)
     if have == length:
         return sample
-    padded = {k: np.pad(getattr(sample, k), (0, length - have)) for k in _BY_POSITION}
+    padded: dict[str, Any] = {
+        k: np.pad(getattr(sample, k), (0, length - have)) for k in _BY_POSITION
+    }
     return replace(sample, **padded, borders=np.append(sample.borders, have))
 
 

@@ -66,6 +66,7 @@ class Submission(NamedTuple):
     cache_salt: str = ""
     scheduling: SchedulingParams = DEFAULT_SCHEDULING
     constraint: Constraint | None = None
+    adapter: str | None = None
 
 
 class Handle:
@@ -144,7 +145,13 @@ class Driver:
 
     def _handle(self, s: Submission) -> Handle:
         request = self.engine.request(
-            s.token_ids, s.params, s.seed_offset, s.cache_salt, s.scheduling, s.constraint
+            s.token_ids,
+            s.params,
+            s.seed_offset,
+            s.cache_salt,
+            s.scheduling,
+            s.constraint,
+            s.adapter,
         )
         return Handle(self, request, s.sink, s.context)
 

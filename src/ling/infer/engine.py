@@ -96,12 +96,15 @@ class Engine:
         cache_salt: str = "",
         scheduling: SchedulingParams = DEFAULT_SCHEDULING,
         constraint: Constraint | None = None,
+        adapter: str | None = None,
     ) -> Request:
         """Check and number a request, without queueing it; any thread may, also during a step.
 
         `constraint` is this request's alone, at its beginning. Without `params.seed` the seed is
         the engine's plus the request's number. Cached prefixes are shared only between requests of
-        one `cache_salt`. Raises `RequestError` for ids outside the vocabulary or no room.
+        one `cache_salt` and one `adapter`, which is a name among those of the runner, None for the
+        weights as they are. Raises `RequestError` for ids outside the vocabulary, no room or no
+        such adapter.
         """
         ids = whole_numbers(token_ids)
         if ids is None:
@@ -110,10 +113,18 @@ class Engine:
         self.limits.check_results(params, len(ids), max_tokens)
         if params.return_routed_experts and not self.config.num_experts:
             raise RequestError("this model has no experts", param="return_routed_experts")
+        adapter_number = self.runner.adapters.number(adapter)
         number = next(self._numbers)
         seed = self.seed * 1_000_003 + number if params.seed is None else params.seed
         request = Request(
-            number, ids, params, seed + seed_offset, max_tokens, cache_salt, scheduling
+            number,
+            ids,
+            params,
+            seed + seed_offset,
+            max_tokens,
+            cache_salt,
+            scheduling,
+            adapter=adapter_number,
         )
         if constraint is not None:
             request.constraint = TimedConstraint(constraint, self.stats.grammar_mask.observe)
@@ -130,9 +141,12 @@ class Engine:
         cache_salt: str = "",
         scheduling: SchedulingParams = DEFAULT_SCHEDULING,
         constraint: Constraint | None = None,
+        adapter: str | None = None,
     ) -> Request:
         """Queue a request; raises what `request` does."""
-        request = self.request(token_ids, params, seed_offset, cache_salt, scheduling, constraint)
+        request = self.request(
+            token_ids, params, seed_offset, cache_salt, scheduling, constraint, adapter
+        )
         self.scheduler.add(request)
         return request
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,18 +16,21 @@ from ..checkpoint.packed.load import PackedWeights
 from ..config.engine import DEFAULTS, EngineConfig
 from ..config.model import ModelConfig
 from ..errors import UsageError
+from ..model.adapter import Adapter
 from ..model.rope import inverse_frequencies
 from ..ops import native
 from ..ops.formats import BF16, EMBEDDING_INT8, FORMATS, TILE, Format
 from ..ops.kernels import why_no_kernels
+from .adapters import table_of
 from .choice import Chosen, RowChoice
 from .memory import check_cache, check_kv_cache_dtype, default_pages, kv_page_bytes
+from .native_adapters import NativeAdapters
 from .native_choice import native_choose
 from .native_weights import NativeWeights
 from .offload import ExpertOffload, plan
 from .pages import PAGE, Segment
 from .routed import StepRouting
-from .runner import BannedIds
+from .runner import RunnerBase
 
 log = logging.getLogger("ling")
 
@@ -64,7 +67,7 @@ def _widths(cfg: ModelConfig) -> set[int]:
     return widths
 
 
-class NativeRunner(BannedIds):
+class NativeRunner(RunnerBase):
     """Runs packed weights in the C++ core."""
 
     max_step_tokens = 2048
@@ -88,6 +91,11 @@ class NativeRunner(BannedIds):
         # Fresh pages for every step's scores would cost more than choosing among them.
         self._logits = torch.empty(0)
         self._routing: StepRouting | None = None
+        self._native_adapters: NativeAdapters | None = None
+
+    def use_adapters(self, adapters: Mapping[str, Adapter]) -> None:
+        self.adapters = table_of(adapters, self.config)
+        self._native_adapters = NativeAdapters([*adapters.values()], self.config)
 
     def map_in(self) -> None:
         """Read the weights' file in again, as far as the system dropped it."""
@@ -135,8 +143,13 @@ class NativeRunner(BannedIds):
             self.lib,
             self.lib.ling_model_new(ctypes.byref(config), layers, ctypes.byref(self.model)),
         )
+        own = self._native_adapters
+        if own is not None:
+            status = self.lib.ling_model_adapters(self.model, ctypes.byref(own.layers), own.count)
+            native.check(self.lib, status)
         if self.max_memory is not None:
-            self._offload(self.max_memory, num_pages)
+            used = 0 if own is None else own.nbytes
+            self._offload(self.max_memory, num_pages * self.page_bytes() + used)
 
     def _c_config(self, num_pages: int) -> native.ModelConfigC:
         cfg = self.config
@@ -175,13 +188,14 @@ class NativeRunner(BannedIds):
             kv_format=FORMATS[self.kv_cache_dtype].kernel,
         )
 
-    def _offload(self, max_memory: int, num_pages: int) -> None:
-        """Where the weights exceed the bound on memory, keep the hot experts only."""
+    def _offload(self, max_memory: int, beside: int) -> None:
+        """Where the weights exceed the bound on memory, keep the hot experts only; `beside` them
+        are so many bytes of pages and adapters."""
         if not isinstance(self.weights, PackedFolder):
             raise UsageError(
                 "`max_memory` needs a folder in int4 or int8 (`ling convert --to int4`)"
             )
-        budget = plan(self.weights, max_memory, num_pages * self.page_bytes())
+        budget = plan(self.weights, max_memory, beside)
         if budget.slots < budget.experts:
             self.offload = ExpertOffload(self, self.weights, budget)
             log.warning("%s", self.offload.statement(self.config))
@@ -265,5 +279,5 @@ def _segments(segments: Sequence[Segment]) -> Any:
     array.pages = [(ctypes.c_int32 * len(s.pages))(*s.pages) for s in segments]
     for i, s in enumerate(segments):
         pages = ctypes.addressof(array.pages[i])
-        array[i] = native.SegmentC(s.first, s.start, s.stop, pages, len(s.pages))
+        array[i] = native.SegmentC(s.first, s.start, s.stop, pages, len(s.pages), s.adapter)
     return array

@@ -7,6 +7,7 @@ import logging
 from functools import partial
 from pathlib import Path
 
+from ..checkpoint.adapter.read import read_adapter
 from ..checkpoint.fingerprint import weights_id
 from ..checkpoint.load import load_module, packed_weights, rounded_module
 from ..checkpoint.open import open_source
@@ -18,6 +19,7 @@ from ..errors import UsageError
 from ..model.ling import Ling
 from ..model.names import module_tensor
 from ..ops.formats import BF16, FORMATS
+from .adapters import table_of
 from .device.open import open_on_gpu
 from .memory import check_mapping, check_packing
 from .native_runner import NativeRunner, why_not
@@ -31,13 +33,21 @@ def open_runner(path: str | Path, config: EngineConfig = DEFAULTS) -> Runner:
     """Load any checkpoint that `ling convert` reads for inference, as the `config` says.
 
     Without a format weights stay what they are: bf16, or FP8 as released. Raises `UsageError` for
-    a format that cannot be had, `CheckpointError` for a checkpoint that is not sound.
+    a format that cannot be had, `CheckpointError` for a checkpoint or adapter that is not sound.
     """
     if config.format is not None and config.format not in FORMATS:
         raise UsageError(f"no format `{config.format}`; there are {', '.join(FORMATS)}")
     with contextlib.closing(open_source(path)) as source:
+        # Before the weights: what is wrong with one is said at once.
+        adapters = {
+            name: read_adapter(folder, source.config)
+            for name, folder in config.adapter_folders.items()
+        }
+        table_of(adapters, source.config)
         on_gpu = open_on_gpu(str(path), source, config)
         runner = _open_on_cpu(str(path), source, config) if on_gpu is None else on_gpu
+    if adapters:
+        runner.use_adapters(adapters)
     if config.cache_dir is not None:
         runner.weights_id = weights_id(path)
     return runner

@@ -43,6 +43,7 @@ class PageStore:
 
     def __init__(self, runner: Runner, pool: PagePool, files: PageFiles) -> None:
         self.runner, self.pool, self.files = runner, pool, files
+        self._roots = runner.adapters.roots(ROOT)
         # Serial numbers of contents that are known to be on disk.
         self._saved: set[int] = set()
         self._budget = 0
@@ -63,7 +64,7 @@ class PageStore:
         """
         begin = time.perf_counter()
         first, now, whole = len(table.pages), time.time(), True
-        for i, (key, name) in enumerate(self._chain(tokens, salt)):
+        for i, (key, name) in enumerate(self._chain(tokens, salt, self._roots[-table.root])):
             if i < first:
                 continue
             if not self._budget:
@@ -78,9 +79,11 @@ class PageStore:
         self.seconds += time.perf_counter() - begin
         return whole
 
-    def _chain(self, tokens: Sequence[int], salt: str) -> Iterator[tuple[PageKey, bytes]]:
+    def _chain(
+        self, tokens: Sequence[int], salt: str, parent: bytes = ROOT
+    ) -> Iterator[tuple[PageKey, bytes]]:
         """The full pages of a prompt, of which at least one token is to be computed."""
-        parent, hashed = ROOT, self.files.salt(salt)
+        hashed = self.files.salt(salt)
         for at in range(0, len(tokens) - PAGE, PAGE):
             key = PageKey(parent, hashed, token_bytes(tokens[at : at + PAGE]))
             parent = self.files.name(key)
@@ -143,7 +146,8 @@ class PageStore:
         for serial, content, page in reversed(known):
             rank[serial] = max(rank.get(serial, 0), order.get(page, len(order)))
             rank[content[0]] = max(rank.get(content[0], 0), rank[serial])
-        names, salts, pages = {0: ROOT}, dict[str, bytes](), list[_Page]()
+        names = {-k: root for k, root in enumerate(self._roots)}
+        salts, pages = dict[str, bytes](), list[_Page]()
         for serial, (prefix, salt, tokens), page in known:
             if prefix not in names:  # evicted, so nothing finds this one any more
                 continue
@@ -179,7 +183,7 @@ def identity(runner: Runner, config: EngineConfig) -> bytes:
         # Of the package, which this layer does not import.
         "version": sys.modules[__name__.partition(".")[0]].__version__,
         "weights": runner.weights_id,
-        "adapter": None,  # an engine runs the weights as they are
+        "adapter": None,  # pages of one have its hash as their root
         "model": dataclasses.asdict(runner.config),
         "computed by": runner.numerics(),
         "format": [config.format, config.dtype, config.kv_cache_dtype],

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 PAGE = 64
 
-# (serial number of the prefix before it, salt, its 64 tokens)
+# (serial number of the prefix before it, or a root; salt; its 64 tokens)
 Content = tuple[int, str, tuple[int, ...]]
 
 
@@ -26,11 +26,16 @@ def pages_for(positions: int) -> int:
 @dataclass
 class BlockTable:
     """Pages of a request in order; the first `published` of them are known to the pool by content,
-    and `prefix` is the serial number of their content."""
+    and `prefix` is the serial number of their content. Pages of requests under adapter k begin at
+    `root` -k, so that they are found by requests under that one only."""
 
     pages: list[int] = field(default_factory=list)
     published: int = 0
     prefix: int = 0
+    root: int = 0
+
+    def __post_init__(self) -> None:
+        self.prefix = self.prefix or self.root
 
 
 @dataclass
@@ -41,6 +46,8 @@ class Segment:
     first: int
     start: int
     stop: int
+    adapter: int = 0
+    """Number of the adapter of its rows; 0 is none."""
 
 
 class PagePool:
@@ -102,7 +109,7 @@ class PagePool:
                     cached[page] = None
                 else:
                     self.free_pages.append(page)
-        table.pages, table.published, table.prefix = [], 0, 0
+        table.pages, table.published, table.prefix = [], 0, table.root
 
     def reuse(self, table: BlockTable, tokens: Sequence[int], salt: str) -> int:
         """Start an empty block table with pages that already have a prefix of `tokens`.

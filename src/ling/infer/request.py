@@ -301,12 +301,14 @@ class Request:
     scheduling: SchedulingParams = DEFAULT_SCHEDULING
     group: int = -1
     """Requests of one caller, who waits for all of them; by default a request's own number."""
+    adapter: int = 0
+    """Number of the adapter that its tokens are computed with; 0 is none."""
     # Since when it waits for its turn, and the prompt tokens it got since (`turns.py`).
     turn: int = 0
     turn_tokens: int = 0
     num_prompt_tokens: int = 0
     num_computed_tokens: int = 0
-    block_table: BlockTable = field(default_factory=BlockTable)
+    block_table: BlockTable = field(init=False)
     drafts: list[int] = field(default_factory=list)
     guesses: list[Guess] = field(default_factory=list)
     backlogs: list[Backlog] = field(default_factory=list)
@@ -336,6 +338,7 @@ class Request:
         self.num_prompt_tokens = len(self.tokens)
         if self.group < 0:
             self.group = self.id
+        self.block_table = BlockTable(root=-self.adapter)
 
     def fail(self, error: RequestError) -> None:
         """End with an error, which is this request's alone."""

@@ -4,13 +4,16 @@ paged KV cache.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from torch import Tensor
 
 from ..config.model import ModelConfig
+from ..errors import UsageError
+from ..model.adapter import Adapter
+from .adapters import NO_ADAPTERS, AdapterTable
 from .choice import NO_IDS, Chosen, RowChoice
 from .pages import Segment
 
@@ -32,6 +35,8 @@ class Runner(Protocol):
     """Drafts are chosen among the first N ids (0: all). Ids of a byte-level BPE come in the
     order of their merges, so the first are the frequent ones."""
 
+    adapters: AdapterTable
+    """Those of `use_adapters`; segments have their numbers."""
     weights_id: str
     """A hash that tells these weights from others; empty where they are of no checkpoint."""
 
@@ -53,6 +58,10 @@ class Runner(Protocol):
     def allocate(self, num_pages: int) -> None:
         """Make the KV cache; called once, before anything runs."""
 
+    def use_adapters(self, adapters: Mapping[str, Adapter]) -> None:
+        """Have these adapters for the rows of the main layers; called once, before `allocate`.
+        Raises `CheckpointError` for one that does not fit."""
+
     def ban_ids(self, has_id: HasId | None) -> None:
         """Never choose an id that `has_id` denies."""
 
@@ -66,7 +75,7 @@ class Runner(Protocol):
     def mtp(
         self, j: int, next_tokens: Sequence[int], hidden: Tensor, segments: Sequence[Segment]
     ) -> Tensor:
-        """Hidden states of MTP layer `j` (model/ling.py: `Ling.mtp`)."""
+        """Hidden states of MTP layer `j` (model/ling.py: `Ling.mtp`), which has no adapter."""
 
     def logits(self, hidden: Tensor, vocab: int = 0) -> Tensor:
         """float32 scores [rows, vocab] over the first `vocab` ids (0: all), valid until the next
@@ -80,11 +89,16 @@ class Runner(Protocol):
         """Called between steps, when nothing runs."""
 
 
-class BannedIds:
-    """Ids that a runner never chooses: those without a token."""
+class RunnerBase:
+    """What runners share: adapters, and the ids that are never chosen, those without a token."""
 
     config: ModelConfig
+    adapters: AdapterTable = NO_ADAPTERS
     banned_ids: np.ndarray = NO_IDS
+
+    def use_adapters(self, adapters: Mapping[str, Adapter]) -> None:
+        """Raise `UsageError`: a runner that has none of this does not run adapters."""
+        raise UsageError("adapters run on the CPU only")
 
     def ban_ids(self, has_id: HasId | None) -> None:
         ids = range(self.config.vocab_size)

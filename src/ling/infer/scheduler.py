@@ -38,7 +38,8 @@ class ScheduledRequest:
     def segment(self) -> Segment:
         """Where its rows are, and its pages."""
         pages = self.request.block_table.pages
-        return Segment(pages, self.first, self.start, self.start + len(self.ids))
+        stop = self.start + len(self.ids)
+        return Segment(pages, self.first, self.start, stop, self.request.adapter)
 
 
 def assign_rows(step: list[ScheduledRequest]) -> None:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from ..config.engine import DEFAULTS, EngineConfig
+from ..model.adapter import Adapter
 from ..model.ling import Ling
 from ..model.swap import row_blocks, swap
+from .adapters import table_of
 from .choice import Chosen, RowChoice
 from .memory import check_cache, check_kv_cache_dtype, default_pages, kv_page_bytes
 from .pages import Segment
 from .routed import StepRouting
-from .runner import BannedIds
+from .runner import RunnerBase
 from .sampler import choose
+from .torch_adapters import RowAdapters, adapted
 from .torch_attention import PagedAttend, PageTensor
 
 
-class TorchRunner(BannedIds):
+class TorchRunner(RunnerBase):
     """The reference: the module itself, products in row blocks so that a row's bits are its own.
 
     A KV cache in "bf16" has what the module computes, so float32 where that is the dtype.
@@ -34,6 +37,7 @@ class TorchRunner(BannedIds):
         swap(model.eval(), row_blocks)
         self.model, self.config = model, model.config
         self._routing: StepRouting | None = None
+        self._rows = RowAdapters()
         self.kv_cache_dtype = config.kv_cache_dtype
         check_kv_cache_dtype(self.config, self.kv_cache_dtype)
         if self.kv_cache_dtype == "bf16" and model.model.norm.weight.dtype == torch.float32:
@@ -51,6 +55,10 @@ class TorchRunner(BannedIds):
     def clear_mtp(self, number: int) -> None:
         for part in self.page(number):
             part[self.config.num_hidden_layers :].zero_()
+
+    def use_adapters(self, adapters: Mapping[str, Adapter]) -> None:
+        self.adapters = table_of(adapters, self.config)
+        swap(self.model, adapted([*adapters.values()], self._rows))
 
     def numerics(self) -> str:
         isa = torch.backends.cpu.get_cpu_capability()
@@ -71,6 +79,7 @@ class TorchRunner(BannedIds):
     def forward(self, tokens: Sequence[int], segments: Sequence[Segment]) -> Tensor:
         attend = PagedAttend(self.cache, segments)
         routing, self._routing = self._routing, None
+        self._rows.assign(segments)
         return self.model(torch.tensor(tokens), _positions(segments), attend, routing)
 
     @torch.inference_mode()
@@ -79,6 +88,7 @@ class TorchRunner(BannedIds):
     ) -> Tensor:
         attend = PagedAttend(self.cache, segments)
         positions = _positions(segments)
+        self._rows.clear()
         return self.model.mtp(j, torch.tensor(next_tokens), hidden, positions, attend)
 
     @torch.inference_mode()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..config.model import ModelConfig
 from ..ops import experts, grouped, reference, routing_map
+from ..ops.grouped_lora import FloatExperts, FrozenExperts
 from .layers import Linear
 
 
@@ -36,8 +37,9 @@ class MLP(nn.Module):
         return self.down_proj(h_TF)
 
 
-# SwiGLU of rows that are sorted by expert: (x_RD, groups, gate_EFD, up_EFD, down_EDF) to y_RD.
-Multiply = Callable[[Tensor, experts.Groups, Tensor, Tensor, Tensor], Tensor]
+# SwiGLU of rows that are sorted by expert: (x_RD, groups, gate_EFD, up_EFD, down_EDF) to y_RD;
+# further parameters of the experts, as those of adapters, follow.
+Multiply = Callable[..., Tensor]
 
 
 class Router(nn.Module):
@@ -82,6 +84,8 @@ class Experts(nn.Module):
     """
 
     pad_routing = False
+    # The products that adapters are added to, of this module's parameters.
+    frozen: Callable[..., FrozenExperts] = FloatExperts
 
     def __init__(self, cfg: ModelConfig) -> None:
         super().__init__()
@@ -110,7 +114,7 @@ class Experts(nn.Module):
 
     def products(self, x_RD: Tensor, groups: experts.Groups) -> Tensor:
         """SwiGLU of rows that are sorted by expert, with the borders that `Slots.groups` gives."""
-        return self.multiply(x_RD, groups, self.gate_proj, self.up_proj, self.down_proj)
+        return self.multiply(x_RD, groups, *self._parameters.values())
 
 
 class MoE(nn.Module):

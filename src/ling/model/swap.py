@@ -90,10 +90,14 @@ class RowBlockExperts(nn.Module):
 
     def forward(self, x_TD: Tensor, ids_TA: Tensor, weights_TA: Tensor) -> Tensor:
         slots = experts.sort_by_expert(ids_TA, self.gate_proj.shape[0], ROW_BLOCK)
-        x_RD = experts.dispatch(x_TD, slots)
+        y_RD = self.products(experts.dispatch(x_TD, slots), slots)
+        y_TAD = y_RD.index_select(0, slots.slot_N).unflatten(0, ids_TA.shape)
+        return (y_TAD.float() * weights_TA[..., None]).sum(1).to(x_TD.dtype)
+
+    def products(self, x_RD: Tensor, slots: experts.Slots) -> Tensor:
+        """SwiGLU of each expert on its rows."""
         y_RD = torch.empty_like(x_RD)
         for e, rows in experts.experts_with_rows(slots.offsets):
             weights = (self.gate_proj[e], self.up_proj[e], self.down_proj[e])
             y_RD[rows] = reference.swiglu(x_RD[rows], *weights)
-        y_TAD = y_RD.index_select(0, slots.slot_N).unflatten(0, ids_TA.shape)
-        return (y_TAD.float() * weights_TA[..., None]).sum(1).to(x_TD.dtype)
+        return y_RD

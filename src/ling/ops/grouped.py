@@ -40,8 +40,10 @@ class _GroupedSwiGLU(torch.autograd.Function):
         dy_RD = grads[0].contiguous()  # `grouped_mm` refuses an expanded one
         dh_RF = product(dy_RD, down.transpose(1, 2), ctx.groups)
         h_RF, dgu_R2F = swiglu_gradient(gu_R2F, dh_RF)
-        ddown = weight_gradient(dy_RD, h_RF, ctx.groups)
         dx_RD = product(dgu_R2F, gu.transpose(1, 2), ctx.groups)
+        if not any(ctx.needs_input_grad[2:]):
+            return dx_RD, None, None, None, None
+        ddown = weight_gradient(dy_RD, h_RF, ctx.groups)
         dgu = weight_gradient(dgu_R2F, x_RD, ctx.groups)
         # A gradient must lie in memory as its weight does: the fused optimizer relies on it.
         dparams = (w.to(weights[0].dtype).contiguous() for w in (*dgu.chunk(2, dim=1), ddown))
@@ -65,11 +67,16 @@ def _cast(
     dtype: torch.dtype, gate_EFD: Tensor, up_EFD: Tensor, down_EDF: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Gate and up side by side, so that the products of both are one; and down."""
+    return side_by_side(dtype, gate_EFD, up_EFD), down_EDF.to(dtype)
+
+
+def side_by_side(dtype: torch.dtype, gate_EFD: Tensor, up_EFD: Tensor) -> Tensor:
+    """gu_E2FD in `dtype`: up below gate, so that the rows of a product have them side by side."""
     experts, width, hidden = gate_EFD.shape
     gu_E2FD = gate_EFD.new_empty((experts, 2 * width, hidden), dtype=dtype)
     for part, weight in zip(gu_E2FD.chunk(2, dim=1), (gate_EFD, up_EFD), strict=True):
         part.copy_(weight)
-    return gu_E2FD, down_EDF.to(dtype)
+    return gu_E2FD
 
 
 def product(x_RK: Tensor, w_ENK: Tensor, groups: Groups) -> Tensor:

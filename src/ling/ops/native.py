@@ -31,7 +31,7 @@ from .formats import FP8, FP8_BLOCK, TILE, Format
 from .fp8 import quantise_fp8_block
 from .packing import Packed, empty, packed_shapes, scale_dtype
 
-ABI_VERSION = 9
+ABI_VERSION = 11
 
 
 class Matrix(Structure):
@@ -99,6 +99,22 @@ class SegmentC(Structure):
         ("stop", c_int64),
         ("pages", c_void_p),
         ("num_pages", c_int64),
+        ("adapter", c_int64),
+    )
+
+
+class LowRankC(Structure):
+    """`ling_low_rank`."""
+
+    _fields_ = (("rank", c_int64), ("scales", c_float * 2), ("a", c_void_p), ("b", c_void_p))
+
+
+class LayerAdapterC(Structure):
+    """`ling_layer_adapter`."""
+
+    _fields_ = tuple(
+        (name, LowRankC)
+        for name in ("qkv", "dense", "gate_up", "down", "expert_gate_up", "expert_down")
     )
 
 
@@ -146,8 +162,11 @@ _SIGNATURES: dict[str, Sequence[Any]] = {
     ],
     "ling_widen_fp8": [c_void_p, c_int64, c_int64, c_void_p, c_int64, c_void_p],
     "ling_unpack": [POINTER(Matrix), c_void_p],
+    "ling_unpack_bf16": [POINTER(Matrix), c_void_p],
+    "ling_matmul_bf16": [POINTER(Matrix), c_int64, c_void_p, c_int32, c_void_p, c_void_p],
     "ling_matmul": [POINTER(Matrix), c_void_p, c_void_p, c_int64],
     "ling_model_new": [POINTER(ModelConfigC), POINTER(LayerC), POINTER(c_void_p)],
+    "ling_model_adapters": [c_void_p, c_void_p, c_int64],
     "ling_forward": [c_void_p, c_void_p, c_int64, c_void_p, c_int64, c_void_p],
     "ling_trace_experts": [c_void_p, c_void_p, c_void_p, c_int64],
     "ling_mtp": [c_void_p, c_int64, c_void_p, c_void_p, c_int64, c_void_p, c_int64, c_void_p],
@@ -392,6 +411,17 @@ def unpack(p: Packed) -> Tensor:
     return out
 
 
+def unpack_bf16(p: Packed, out: Tensor | None = None) -> Tensor:
+    """`unpack` rounded to bfloat16, into `out` when given."""
+    lib = required()
+    out = torch.empty(p.rows, p.cols, dtype=torch.bfloat16) if out is None else out
+    fits = tuple(out.shape) == (p.rows, p.cols) and out.dtype == torch.bfloat16
+    if not fits or not out.is_contiguous() or not out.is_cpu:
+        raise KernelError(f"the place must be bfloat16 {[p.rows, p.cols]}, contiguous on the CPU")
+    check(lib, lib.ling_unpack_bf16(ctypes.byref(matrix(p)), out.data_ptr()))
+    return out
+
+
 def matmul(p: Packed, x_TK: Tensor) -> Tensor:
     """Native `packing.matmul`; raises `KernelError` for other than a float32 CPU matrix."""
     lib = required()
@@ -399,4 +429,26 @@ def matmul(p: Packed, x_TK: Tensor) -> Tensor:
         raise KernelError(f"x must be a float32 matrix with {p.cols} columns on the CPU")
     x, y = x_TK.contiguous(), torch.empty(x_TK.shape[0], p.rows)
     check(lib, lib.ling_matmul(ctypes.byref(matrix(p)), x.data_ptr(), y.data_ptr(), len(x)))
+    return y
+
+
+def matmul_bf16(p: Packed, x_RK: Tensor, ends: Sequence[int], *, pairs: bool = False) -> Tensor:
+    """bfloat16 y_RN: rows [ends[e], ends[e + 1]) of x times matrix e of a stack (or the one matrix).
+
+    `matmul` of the same rows in float32, rounded; with `pairs` the columns of two matrices whose
+    tiles take turns are side by side. Raises `KernelError` for other than bfloat16 rows.
+    """
+    lib, count = required(), len(p.data) if p.data.ndim == 3 else 1
+    fits = x_RK.ndim == 2 and x_RK.shape[1] == p.cols and x_RK.dtype == torch.bfloat16
+    if not fits or not x_RK.is_cpu or len(ends) != count + 1 or ends[-1] != len(x_RK):
+        raise KernelError(
+            f"x must be a bfloat16 matrix with {p.cols} columns on the CPU, and its rows those of "
+            f"{count} matrices"
+        )
+    x, y = x_RK.contiguous(), x_RK.new_empty((len(x_RK), p.rows))
+    borders = (c_int64 * len(ends))(*ends)
+    status = lib.ling_matmul_bf16(
+        *(ctypes.byref(matrix(p)), count, borders, int(pairs), x.data_ptr(), y.data_ptr())
+    )
+    check(lib, status)
     return y

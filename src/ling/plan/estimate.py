@@ -6,8 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from ..config.kinds import Recipe
 from ..config.model import ModelConfig
-from ..config.recipe import PretrainConfig
 from ..errors import UsageError
 from .compute import Work, forward_work, head_work, repeated, seconds
 from .constants import Constants
@@ -27,7 +27,7 @@ class Estimate:
     """What is expected of a recipe; `step_s` is made of `compute_s` of the busiest rank, the wait
     for other stages, `exposed_s` of communication and `update_s` of the optimizer."""
 
-    recipe: PretrainConfig
+    recipe: Recipe
     gpu: Gpu
     shape: Shape
     memory: list[Memory]
@@ -71,7 +71,7 @@ class Estimate:
         return seconds_ * self.recipe.parallel.world / 3600
 
 
-def check_fp8(recipe: PretrainConfig, gpu: Gpu) -> None:
+def check_fp8(recipe: Recipe, gpu: Gpu) -> None:
     """Raise `UsageError` for FP8 products on a GPU that has none; CPUs emulate them."""
     if recipe.train.fp8 != "off" and gpu.fp8_flops is None and gpu.device == "cuda":
         raise UsageError(
@@ -82,7 +82,7 @@ def check_fp8(recipe: PretrainConfig, gpu: Gpu) -> None:
 
 def estimate(
     cfg: ModelConfig,
-    recipe: PretrainConfig,
+    recipe: Recipe,
     gpu: Gpu,
     constants: Constants,
     *,
@@ -134,9 +134,7 @@ def timeline(found: Estimate, constants: Constants) -> Timeline:
 class _Timer:
     """Seconds of one micro-batch in each layer, and what a schedule makes of them."""
 
-    def __init__(
-        self, shape: Shape, recipe: PretrainConfig, gpu: Gpu, constants: Constants
-    ) -> None:
+    def __init__(self, shape: Shape, recipe: Recipe, gpu: Gpu, constants: Constants) -> None:
         self.shape, self.recipe, self.gpu, self.constants = shape, recipe, gpu, constants
         layout, train = recipe.parallel, recipe.train
         self.tokens = train.micro_batch_size * recipe.data.seq_length // layout.cp

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..config.recipe import PretrainConfig
+from ..config.kinds import Recipe
 from ..ops.softmax import CHUNK_TOKENS, GPU_CHUNK_TOKENS, IN_PLACE_CHUNK_TOKENS
 from .activations import Kept, kept, padding_of
 from .exchange import ranks_reached
@@ -51,7 +51,7 @@ class Memory:
 
 
 KINDS = {
-    "parameters": "float32 weights of this rank",
+    "parameters": "weights of this rank: float32, frozen ones as products read them",
     "gradients": "float32 gradients of this rank",
     "states": "moments of the optimizer",
     "fp8_weights": "FP8 codes of weights and their scales",
@@ -64,7 +64,7 @@ KINDS = {
 }
 
 
-def memory(shape: Shape, recipe: PretrainConfig, device: str = "cuda") -> list[Memory]:
+def memory(shape: Shape, recipe: Recipe, device: str = "cuda") -> list[Memory]:
     """Bytes of each rank of the pipeline, which all ranks that have its stages share."""
     layout = recipe.parallel
     each = layout.world // layout.pp
@@ -77,7 +77,7 @@ def memory(shape: Shape, recipe: PretrainConfig, device: str = "cuda") -> list[M
 class _Rank(RankWeights):
     """The ranks at place `pp` of a pipeline, and what a step needs of them."""
 
-    def __init__(self, shape: Shape, recipe: PretrainConfig, device: str, pp: int) -> None:
+    def __init__(self, shape: Shape, recipe: Recipe, device: str, pp: int) -> None:
         super().__init__(shape, recipe, device, pp)
         train = recipe.train
         self.tokens = train.micro_batch_size * recipe.data.seq_length // self.layout.cp
@@ -98,11 +98,11 @@ class _Rank(RankWeights):
         return self._root() + (sum(units) if self.layout.pp > 1 else 2 * max(units))
 
     def _root(self) -> float:
-        return FP32 * sum(w.size for w in self.ends()) * self.sharded
+        return sum(w.item * w.size for w in self.ends()) * self.sharded
 
     def sending(self, layer: Layer) -> float:
         """Gradients of a gathered block on their way to other ranks."""
-        return sum(self._reduced(w) for w in layer.weights if self.gathers(w))
+        return sum(self._reduced(w) for w in layer.weights if self.gathers(w) and not w.frozen)
 
     def _busy(self, layer: Layer) -> float:
         """What the backward pass of a layer needs; on a GPU its gradients travel meanwhile."""
@@ -113,16 +113,16 @@ class _Rank(RankWeights):
 
     def memory(self, rank: int, last: int) -> Memory:
         """All kinds, and the most at one time."""
-        parameters = FP32 * (self.numbers() + self.copied)
+        parameters, gradients = self.parameters(), self.gradients()
         always, most = parameters + self.states() + self.fp8_weights(), max(self._moments())
         # Without FSDP, gradients of all micro-batches are added up where the first ones are.
         in_place = self.micro > 1 and not self.sharded
-        heap = self._heap_share() * (most - in_place * self._sums_of_gradients())
+        heap = self._heap_share() * (most - in_place * gradients)
         return Memory(
             rank,
             last,
             parameters=parameters,
-            gradients=parameters,
+            gradients=gradients,
             states=self.states(),
             fp8_weights=self.fp8_weights(),
             gathered=self.gathered() + max(self.each(self.sending), default=0.0),
@@ -145,15 +145,21 @@ class _Rank(RankWeights):
 
     def _kept(self, layer: Layer) -> float:
         """Bytes that a layer keeps of a micro-batch."""
+        if layer.unused:
+            return 0.0
         return self.tokens * self._of(layer).after(self.layout.recompute, layer.is_moe)
 
     def _loss_kept(self) -> float:
         """The gradients of hidden states and head that the forward pass makes."""
         if not self.has_head:
             return 0.0
-        table = self.shape.embedding.size
         d = self.shape.config.hidden_size
-        return self.shape.predictions * (FP32 * table + 2 * self.item * d * self.tokens)
+        return self.shape.predictions * (self._table() + 2 * self.item * d * self.tokens)
+
+    def _table(self) -> float:
+        """The gradient of the head in float32."""
+        head = self.shape.head or self.shape.embedding
+        return 0.0 if head.frozen else FP32 * self.shape.embedding.size
 
     def _loss_work(self) -> float:
         """Scores of a chunk, the head in the compute type, and a chunk's part of its gradient."""
@@ -164,19 +170,37 @@ class _Rank(RankWeights):
             in_place = self.item == BF16
             rows, item = (IN_PLACE_CHUNK_TOKENS, _IN_PLACE) if in_place else (CHUNK_TOKENS, _COPIED)
         scores = min(rows, self.tokens) * item * self.shape.config.vocab_size
-        return scores + 2 * self.item * self.shape.embedding.size
+        head = self.shape.head or self.shape.embedding
+        copies = int(self._is_cast(head)) if head.frozen else 2
+        return scores + copies * self.item * self.shape.embedding.size
 
     def _work(self, layer: Layer) -> float:
         """What the backward pass of a layer needs for itself."""
+        if layer.unused:
+            return 0.0
         found, what = self._of(layer), self.layout.recompute
         rows = self.tokens * (found.making + found.again(what, layer.is_moe))
         if layer.is_moe and self.layout.ep > 1:
             rows += self.tokens * self._sums()
-        experts = sum(self.here(w) for w in layer.weights if w.is_experts)
         # Copies of weights and gradients in the compute type, and new gradients beside the sums.
-        copies = 2 * BF16 * experts if self.item == BF16 else FP32 * experts
-        added = FP32 * sum(map(self.own, layer.weights)) if self.micro > 1 else 0.0
+        copies = sum(map(self._copies, layer.weights))
+        added = FP32 * sum(map(self.trained, layer.weights)) if self.micro > 1 else 0.0
         return rows + copies + added
+
+    def _copies(self, weight: Weight) -> float:
+        """Bytes that the backward pass makes of a stack of experts: it and its gradient as they are
+        in products; of frozen ones gate and up side by side."""
+        if not weight.is_experts:
+            return 0.0
+        here = self.here(weight)
+        if weight.frozen:
+            joined = "down_proj" not in weight.name and weight.item >= BF16
+            return self.item * here * (joined or self._is_cast(weight))
+        return 2 * BF16 * here if self.item == BF16 else FP32 * here
+
+    def _is_cast(self, frozen: Weight) -> bool:
+        """Whether products make a copy of all of it; packed ones are unpacked matrix by matrix."""
+        return BF16 <= frozen.item != self.item
 
     def _sums(self) -> float:
         """Rows of a token in float32, to be added up for each rank, as they go and as they come."""
@@ -186,11 +210,11 @@ class _Rank(RankWeights):
 
     def _moments(self) -> Iterator[float]:
         """Bytes beside what is always there, as a step goes on."""
-        sums = self._sums_of_gradients()
+        sums = self.gradients()
         yield sums  # the optimizer's update
         kept, casts, several = self.each(self._kept), self.casts(), self.micro > 1
         others = (self.flight - 1) * (sum(kept) + casts) + (sums if several else 0.0)
-        base, table = others + self.gathered() + casts, FP32 * self.shape.embedding.size
+        base, table = others + self.gathered() + casts, self._table()
         forward = base + sum(kept) + self._loss_kept()
         yield forward + self._loss_work()
         yield forward + table * self.has_head
@@ -200,12 +224,10 @@ class _Rank(RankWeights):
             yield base + grown + left + busy
             left -= kept[n]
             grown += 0.0 if several else grown_by[n]
-        ends, whole = self.ends(), FP32 * sum(w.size for w in self.ends())
+        ends = [w for w in self.ends() if not w.frozen]
+        whole = FP32 * sum(w.size for w in ends)
         grown -= table * self.has_head
         yield others + self._root() + grown + whole + self.sharded * sum(map(self._reduced, ends))
 
-    def _sums_of_gradients(self) -> float:
-        return FP32 * (self.numbers() + self.copied)
-
     def _gradients(self, layer: Layer) -> float:
-        return FP32 * sum(map(self.own, layer.weights))
+        return FP32 * sum(map(self.trained, layer.weights))

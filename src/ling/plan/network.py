@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..config.recipe import PretrainConfig
+from ..config.kinds import Recipe
 from .constants import Constants
 from .exchange import copy_bytes, each_bytes, pays, ranks_reached
 from .gpus import Gpu
@@ -48,7 +48,7 @@ PIPELINE, CONTEXT = "pipeline", "keys and values"
 
 
 def traffic(
-    shape: Shape, recipe: PretrainConfig, gpu: Gpu, *, per_micro_batch: bool = True
+    shape: Shape, recipe: Recipe, gpu: Gpu, *, per_micro_batch: bool = True
 ) -> list[Traffic]:
     """What the busiest rank sends in one step."""
     layout, train = recipe.parallel, recipe.train
@@ -83,7 +83,7 @@ def _expert_bytes(shape: Shape, ep: int, item: int) -> float:
     return each_bytes(cfg, item) * (ep - 1) / ep
 
 
-def _weights(shape: Shape, recipe: PretrainConfig, gpu: Gpu, times: int) -> list[Traffic]:
+def _weights(shape: Shape, recipe: Recipe, gpu: Gpu, times: int) -> list[Traffic]:
     """Weights that are gathered and gradients that are added up."""
     layout = recipe.parallel
     dense, experts = layout.dp_shard * layout.cp, layout.expert_shards

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
+from ..config.kinds import Recipe
 from ..config.model import ModelConfig
 from ..config.parallel import ParallelConfig
-from ..config.recipe import PretrainConfig
 from ..errors import UsageError
 from .constants import Constants
 from .estimate import Estimate, estimate
@@ -27,7 +27,7 @@ _MOST_OTHERS = 100
 
 def search(
     cfg: ModelConfig,
-    recipe: PretrainConfig,
+    recipe: Recipe,
     gpu: Gpu,
     constants: Constants,
     gpus: int,
@@ -40,8 +40,8 @@ def search(
     memory come first.
     """
     shape = shape_of(cfg, recipe.data.seq_length)
-    fitting: list[tuple[float, PretrainConfig, list[Memory]]] = []
-    others: list[tuple[float, PretrainConfig, list[Memory]]] = []
+    fitting: list[tuple[float, Recipe, list[Memory]]] = []
+    others: list[tuple[float, Recipe, list[Memory]]] = []
     for tried in candidates(recipe, cfg, gpus, micro_batches):
         try:
             check_layout(tried.parallel, tried.train, cfg, gpus)
@@ -67,13 +67,13 @@ def _rank(found: Estimate) -> tuple[float, float]:
 
 
 def candidates(
-    recipe: PretrainConfig, cfg: ModelConfig, gpus: int, micro_batches: list[int] | None = None
-) -> Iterator[PretrainConfig]:
+    recipe: Recipe, cfg: ModelConfig, gpus: int, micro_batches: list[int] | None = None
+) -> Iterator[Recipe]:
     """The recipe with every layout of `gpus` ranks that its sections take."""
     for layout in _layouts(cfg, gpus, recipe.data.seq_length):
         for micro in micro_batches or _micro_batches(recipe, layout):
             try:
-                train = dataclasses.replace(recipe.train, micro_batch_size=micro)
+                train: Any = dataclasses.replace(recipe.train, micro_batch_size=micro)
                 yield dataclasses.replace(recipe, train=train, parallel=layout)
             except UsageError:
                 continue
@@ -103,7 +103,7 @@ def _layouts(cfg: ModelConfig, gpus: int, seq_length: int) -> Iterator[ParallelC
                             )
 
 
-def _micro_batches(recipe: PretrainConfig, layout: ParallelConfig) -> list[int]:
+def _micro_batches(recipe: Recipe, layout: ParallelConfig) -> list[int]:
     """Rows of a micro-batch: powers of two, and the recipe's own."""
     most = max(recipe.train.global_batch_size // layout.dp, 1)
     powers = [1 << n for n in range(5) if 1 << n <= most]

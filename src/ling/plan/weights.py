@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from ..config.kinds import Recipe
 from ..config.parallel import ParallelConfig
-from ..config.recipe import PretrainConfig, TrainConfig
+from ..config.recipe import TrainConfig
 from ..ops.adam8 import BLOCK, LEAST
 from ..ops.formats import FP8_BLOCK
 from .shape import BF16, FP8, FP32, Layer, Shape, Weight
+from .trained import trained_shape
 
 
 def ends_with_blocks(shape: Sequence[int], dim: int, ranks: int, *, stacked: bool) -> bool:
@@ -26,7 +28,7 @@ def ends_with_blocks(shape: Sequence[int], dim: int, ranks: int, *, stacked: boo
     return not (cuts_rows and shape[dim] // ranks % FP8_BLOCK)
 
 
-def gathers_bytes(weight: Weight, recipe: PretrainConfig) -> bool:
+def gathers_bytes(weight: Weight, recipe: Recipe) -> bool:
     """Whether FSDP, where it gathers a weight, gathers its FP8 codes."""
     layout, train = recipe.parallel, recipe.train
     if not (weight.fp8 and train.fp8 != "off" and train.fp8_param_gather):
@@ -37,10 +39,12 @@ def gathers_bytes(weight: Weight, recipe: PretrainConfig) -> bool:
     return ends_with_blocks(weight.shape, 0, layout.dp_shard * layout.cp, stacked=stacked)
 
 
-def gathered_item(weight: Weight, recipe: PretrainConfig) -> int:
+def gathered_item(weight: Weight, recipe: Recipe) -> float:
     """Bytes of a number as FSDP gathers it: what each rank quantises itself comes in float32."""
     if gathers_bytes(weight, recipe):
         return FP8
+    if weight.item != FP32:
+        return weight.item
     in_fp8 = weight.fp8 and recipe.train.fp8 != "off"
     return BF16 if weight.is_experts and item_of(recipe.train) == BF16 and not in_fp8 else FP32
 
@@ -52,7 +56,8 @@ def item_of(train: TrainConfig) -> int:
 class RankWeights:
     """The weights of the ranks at place `pp` of a pipeline."""
 
-    def __init__(self, shape: Shape, recipe: PretrainConfig, device: str, pp: int) -> None:
+    def __init__(self, shape: Shape, recipe: Recipe, device: str, pp: int) -> None:
+        shape = trained_shape(shape, recipe)
         self.shape, self.recipe, self.device = shape, recipe, device
         self.layout: ParallelConfig = recipe.parallel
         self.item = item_of(recipe.train)
@@ -76,7 +81,7 @@ class RankWeights:
     @property
     def copied(self) -> float:
         """Numbers of the embedding that the last stage has besides the first."""
-        shared = self.shape.config.num_nextn_predict_layers or self.shape.head is None
+        shared = self.shape.predictions > 1 or self.shape.head is None
         return self.own(self.shape.embedding) if self._needs_copy and shared else 0
 
     @property
@@ -107,11 +112,25 @@ class RankWeights:
         """Parameters of this rank."""
         return self.total(self.own)
 
+    def trained(self, weight: Weight) -> float:
+        """Numbers of a tensor on this rank that have a gradient."""
+        return 0.0 if weight.frozen else self.own(weight)
+
+    def parameters(self) -> float:
+        """Bytes of the weights as they are stored, the last stage's copy of the embedding too."""
+        copied = self.shape.embedding.item * self.copied
+        return self.total(lambda w: w.item * self.own(w)) + copied
+
+    def gradients(self) -> float:
+        """Bytes of the gradients of all weights that have one."""
+        copied = 0 if self.shape.embedding.frozen else self.copied
+        return FP32 * (self.total(self.trained) + copied)
+
     def states(self) -> float:
-        """Two moments of each number."""
+        """Two moments of each number that is trained."""
         if self.recipe.optim.name == "adamw":
-            return 2 * FP32 * self.numbers()
-        return self.total(lambda w: _states8(self.own(w)))
+            return 2 * FP32 * self.total(self.trained)
+        return self.total(lambda w: _states8(self.trained(w)))
 
     # ---- copies for products -------------------------------------------------------------------
 

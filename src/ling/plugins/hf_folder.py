@@ -12,6 +12,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from ..errors import CheckpointError, UsageError
 from ..text import parse_bytes
+from .hf_adapter import read_adapter_state
 from .hf_config import BailingMoeV2Config
 from .hf_release import names_release
 from .hf_weights import copy_experts, lazy_state, write_weights
@@ -46,7 +47,12 @@ class FolderModel(PreTrainedModel):
     def _load_pretrained_model(
         cls, model: Any, state_dict: Any, checkpoint_files: Any, *args: Any, **kwargs: Any
     ) -> Any:
-        if checkpoint_files is not None:
+        if checkpoint_files and getattr(model, "_hf_peft_config_loaded", False):
+            # `load_adapter` of transformers 5; that of 4 calls `load_state_dict`.
+            state_dict = read_adapter_state(model, checkpoint_files[0])
+            if "sharded_metadata" in kwargs:
+                kwargs["sharded_metadata"] = None
+        elif checkpoint_files is not None:
             devices = kwargs.get("device_map") or getattr(args[0], "device_map", None) or {}
             if "disk" in devices.values():
                 raise UsageError("`device_map` sends layers to disk; the stacked experts cannot go")

@@ -19,6 +19,7 @@ from transformers.utils import ModelOutput
 
 from ..errors import UsageError
 from ..model.ling import Ling, init_module
+from .hf_adapter import stack_for_peft
 from .hf_batch import IGNORED, Batch, Trace, shift_left, targets
 from .hf_config import BailingMoeV2Config
 from .hf_folder import FolderModel
@@ -50,6 +51,7 @@ class BailingMoeV2ForCausalLM(FolderModel, GenerationMixin):
         del network.lm_head
         object.__setattr__(self, "network", network)
         self.gradient_checkpointing = False
+        self.register_load_state_dict_pre_hook(stack_for_peft)
         self.post_init()
 
     @names_release

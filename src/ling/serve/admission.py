@@ -26,17 +26,20 @@ def model_for(service: Service, name: str | None) -> LLM:
 
 
 def check_model(service: Service, name: str | None) -> None:
-    """Raise `RequestError` 404 for a model that is not the one here; None is any."""
-    if name is not None and name != service.name:
+    """Raise `RequestError` 404 for what is neither the model here nor one of its adapters; None is
+    the model."""
+    known = [service.name, *service.adapters]
+    if name is not None and name not in known:
+        listed = ", ".join(f"`{here}`" for here in known)
         raise RequestError(
-            f"the model `{name[:200]}` is not here; this server has `{service.name}`",
+            f"the model `{name[:200]}` is not here; this server has {listed}",
             status=404,
             code="model_not_found",
             param="model",
         )
 
 
-def terms_of(body: Sampling, request: Request, *, is_chat_turn: bool) -> Terms:
+def terms_of(body: Sampling, request: Request, *, adapter: str | None, is_chat_turn: bool) -> Terms:
     """Requests share the engine, and cached prefixes, by API key and salt. Raises `RequestError`
     for fields that do not go together."""
     body.check_pairs()
@@ -49,4 +52,9 @@ def terms_of(body: Sampling, request: Request, *, is_chat_turn: bool) -> Terms:
         deadline=None if body.timeout_s is None else time.monotonic() + body.timeout_s,
         is_chat_turn=is_chat_turn,
     )
-    return Terms(scheduling, salt)
+    return Terms(scheduling, salt, adapter)
+
+
+def adapter_of(service: Service, name: str | None) -> str | None:
+    """The adapter that a request's `model` names; None where that is the model itself."""
+    return name if name in service.adapters else None

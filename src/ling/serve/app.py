@@ -132,6 +132,7 @@ def serve(
     host = config.host.removeprefix("[").removesuffix("]")  # an address may be as in a URL
     config = dataclasses.replace(config, host=host)
     name = config.served_model_name or Path(os.path.abspath(model)).name
+    _check_adapters(engine, name)
     with ExitStack() as stack:
         ports = [config.port] if config.metrics_port is None else [config.port, config.metrics_port]
         sockets = [stack.enter_context(closing(listen(host, port))) for port in ports]
@@ -158,6 +159,17 @@ def serve(
         load = partial(_load, app.state.service, str(model), engine, sampling)
         run(app, sockets, load, config)
     return 0
+
+
+def _check_adapters(engine: EngineConfig, name: str) -> None:
+    """Requests choose adapters by name, so that each has one that is not the model's."""
+    if engine.default_adapter is not None:
+        raise UsageError(f"`lora` is `{(engine.lora or [''])[0]}`, expected NAME=FOLDER")
+    if name in engine.adapter_folders:
+        raise UsageError(
+            f"`lora` has an adapter `{name}`, which is the model's own name; give another, or "
+            "`served_model_name`"
+        )
 
 
 def _load(service: Service, model: str, engine: EngineConfig, sampling: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from ..data.assistant import AssistantParser
 from ..data.chat import ChatPrompt
 from ..data.reasoning import ReasoningMode, reasoning_mode
 from . import prompts
-from .admission import model_for, terms_of
+from .admission import adapter_of, model_for, terms_of
 from .constrained import check_bounds, compiled, constraint_of, ignored_header
 from .conversation import Conversation
 from .reply import Prepared, reply
@@ -52,7 +52,8 @@ async def converse(
     llm = model_for(service, body.model)
     conversation = body.conversation()
     sampling = conversation.sampling
-    terms = terms_of(sampling, request, is_chat_turn=True)
+    adapter = adapter_of(service, body.model)
+    terms = terms_of(sampling, request, adapter=adapter, is_chat_turn=True)
     generation = service.admit(sampling.n or 1, terms)
     work = _prepare(service, llm, conversation, generation, shape_of)
     stream = bool(sampling.stream)

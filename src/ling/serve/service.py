@@ -48,6 +48,7 @@ class Terms:
 
     scheduling: SchedulingParams
     cache_salt: str = ""
+    adapter: str | None = None
 
 
 class Ends:
@@ -115,6 +116,11 @@ class Service:
     def engine_failure(self) -> Exception | None:
         """Why the engine takes no more requests; None while it does, or is yet to come."""
         return None if self.llm is None else self.llm.failure
+
+    @property
+    def adapters(self) -> dict[str, str]:
+        """Folders of the adapters by their names, by which requests choose them as their model."""
+        return {} if self.llm is None else self.llm.adapter_folders
 
     @property
     def vocab_size(self) -> int | None:
@@ -249,6 +255,7 @@ class Generation:
                     context=stream,
                     cache_salt=self.terms.cache_salt,
                     scheduling=self.terms.scheduling,
+                    adapter=self.terms.adapter,
                 )
                 for job, stream in zip(jobs, streams, strict=True)
             ]

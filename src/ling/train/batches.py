@@ -6,7 +6,7 @@ Legend: B rows · S positions.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -24,18 +24,29 @@ class Batch:
     """Rows of tokens, their next tokens, and where the loss counts.
 
     `documents_BS` numbers the documents of each row; it is None when they are not isolated.
+    `extra` holds further arrays of each row, `Sample.extra` stacked. `counts` is what the main and
+    each MTP loss are divided by where an objective takes that of the whole step; None: the
+    micro-batch's own. `first_row` is the number of the first row in the run, `trained` the
+    number of trained tokens of the whole step where it was counted.
     """
 
     tokens_BS: Tensor
     labels_BS: Tensor
     mask_BS: Tensor
     documents_BS: Tensor | None = None
+    extra: dict[str, Tensor] = field(default_factory=dict)
+    counts: Tensor | None = None
+    first_row: int = 0
+    trained: int | None = None
 
     def to(self, device: torch.device) -> Batch:
         """This batch on `device`."""
         documents = None if self.documents_BS is None else move(self.documents_BS, device)
         tokens, labels = move(self.tokens_BS, device), move(self.labels_BS, device)
-        moved = Batch(tokens, labels, move(self.mask_BS, device), documents)
+        extra = {name: move(x, device) for name, x in self.extra.items()}
+        counts = None if self.counts is None else move(self.counts, device)
+        mask, first = move(self.mask_BS, device), self.first_row
+        moved = Batch(tokens, labels, mask, documents, extra, counts, first)
         if documents is not None:  # borders are counted here, since the CPU would wait for a GPU
             moved.positions_T = move(self.positions_T, device)
             moved.cu_seqlens = self.cu_seqlens
@@ -82,6 +93,7 @@ class BatchReader:
             [self.samples[i] for i in range(first, first + rows)],
             isolate_documents=self.isolate_documents,
         )
+        batch.first_row = first
         top = max(int(batch.tokens_BS.max()), int(batch.labels_BS.max()))
         if top >= self.vocab_size:
             raise DataError(
@@ -104,6 +116,7 @@ def make_batch(samples: Sequence[Sample], *, isolate_documents: bool) -> Batch:
         stack([s.tokens for s in samples]).long(),
         stack([s.labels for s in samples]).long(),
         stack([s.loss_mask for s in samples]).float(),
+        extra={name: stack([s.extra[name] for s in samples]) for name in samples[0].extra},
     )
     if isolate_documents:
         batch.documents_BS = stack([s.documents for s in samples])

@@ -17,6 +17,7 @@ from ..model.layers import Linear
 from ..model.ling import Ling
 from ..model.moe import RoutingTrace
 from .batches import Batch
+from .noise import TokenNumbers
 
 if TYPE_CHECKING:
     from .objectives.base import Losses, Objective
@@ -65,19 +66,23 @@ Score = Callable[[Sequence[Tensor]], tuple[Tensor, ...]]
 class LingForTraining(nn.Module):
     """`Ling` and its MTP layers behind one call; parameters are those of `ling`.
 
-    `context` says which tokens of a micro-batch the caller passes.
+    `context` says which tokens of a micro-batch the caller passes, `token_numbers` while training
+    which they are. Without `uses_mtp` MTP layers
+    are kept, but not computed.
     """
 
     context: Context = WHOLE_ROWS
+    uses_mtp = True
 
     def __init__(self, ling: Ling) -> None:
         super().__init__()
         self.ling = ling
+        self.token_numbers = TokenNumbers()
 
     @property
     def num_mtp_layers(self) -> int:
         """How many hidden states follow the main one."""
-        return self.ling.config.num_nextn_predict_layers
+        return self.ling.config.num_nextn_predict_layers if self.uses_mtp else 0
 
     @property
     def head(self) -> Linear:
@@ -122,6 +127,7 @@ class LingForTraining(nn.Module):
         """Add the gradients of each micro-batch of a step, one of `scale`; yields losses and tokens
         of this rank's part."""
         for batch in batches:
-            losses = objective.losses(self, batch)
-            (losses.total / scale).backward()
+            with self.token_numbers.of(batch, self.context.cut):
+                losses = objective.losses(self, batch)
+                (losses.total / scale).backward()
             yield losses, batch.tokens_BS.numel() // self.context.parts

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from ..config.recipe import DataConfig
 from ..data.indexed import IndexedDataset
-from ..data.samples import RowsInOrder, split_part
+from ..data.samples import RowsInOrder, Samples, split_part
 from .batches import make_batch
 from .forward import LingForTraining
-from .loss import cross_entropy
+from .loss import cross_entropy, trained_rows
 from .objectives.pretrain import Prediction, scored
 
 
@@ -50,7 +50,6 @@ class Share:
 ALL_ROWS = Share(0, 1, lambda sums: sums)
 
 
-@torch.no_grad()
 def held_out_loss(
     network: LingForTraining,
     dataset: IndexedDataset,
@@ -64,7 +63,17 @@ def held_out_loss(
 
     Ranks share the rows out and all return the same.
     """
-    source = RowsInOrder(
+    isolate = cfg.isolate_documents and eod is not None
+    found = rows_in_order(dataset, cfg, rows, eod)
+    return loss_of_rows(network, found, isolate_documents=isolate, share=share)
+
+
+def rows_in_order(
+    dataset: IndexedDataset | str, cfg: DataConfig, rows: int, eod: int | None
+) -> RowsInOrder:
+    """The first `rows` rows of `dataset`, or of its held-out part."""
+    dataset = IndexedDataset(dataset) if isinstance(dataset, str) else dataset
+    return RowsInOrder(
         dataset,
         seq_length=cfg.seq_length,
         eod=eod,
@@ -72,15 +81,33 @@ def held_out_loss(
         documents=split_part(len(dataset), cfg.split, 1),
         rows=rows,
     )
+
+
+@torch.no_grad()
+def loss_of_rows(
+    network: LingForTraining,
+    samples: Samples,
+    *,
+    isolate_documents: bool,
+    trained_only: bool = False,
+    rows: int | None = None,
+    share: Share = ALL_ROWS,
+) -> HeldOut:
+    """Score the first `rows` of `samples`, or all, every trained token weighing the same.
+
+    With `trained_only` other rows of a hidden state do not meet the head, and nothing is said of
+    how often MTP agrees. Ranks share the rows out and all return the same.
+    """
     device = next(network.parameters()).device
     sums = torch.zeros(6, dtype=torch.float64, device=device)
-    count = len(source)
+    count = len(samples) if rows is None else min(rows, len(samples))
     for first in range(0, count, share.count):
         r = first + share.index
-        isolate = cfg.isolate_documents and eod is not None
         # Where no row is left a rank scores the first: the others need its part of the weights.
-        batch = make_batch([source[r if r < count else 0]], isolate_documents=isolate).to(device)
-        found = torch.stack(scored(network, batch, partial(_row, network)))
+        row = samples[r if r < count else 0]
+        batch = make_batch([row], isolate_documents=isolate_documents).to(device)
+        score = partial(_row, network, trained_only)
+        found = torch.stack(scored(network, batch, score))
         if r < count:
             sums += found
     loss, tokens, mtp_loss, mtp_tokens, agreed, compared = share.add(sums).cpu().tolist()
@@ -92,14 +119,18 @@ def held_out_loss(
     )
 
 
-def _row(network: LingForTraining, predictions: list[Prediction]) -> tuple[Tensor, ...]:
+def _row(
+    network: LingForTraining, trained_only: bool, predictions: list[Prediction]
+) -> tuple[Tensor, ...]:
     """Six sums over this rank's tokens of a row: loss and tokens of the main head and of MTP layer
     0; positions where that agrees with the main head, and all that are compared."""
     found: list[Tensor] = []
     for p in predictions[:2]:
-        mean, count = cross_entropy(p.hidden_TD, network.head, p.targets_T, p.mask_T)
+        rows = p.hidden_TD, p.targets_T, p.mask_T
+        hidden_TD, targets_T, mask_T = trained_rows(*rows) if trained_only else rows
+        mean, count = cross_entropy(hidden_TD, network.head, targets_T, mask_T)
         found += [mean.double() * count, count.double()]
-    if len(predictions) < 2:
+    if len(predictions) < 2 or trained_only:
         device = next(network.parameters()).device
         return (*found, *torch.zeros(6 - len(found), dtype=torch.float64, device=device))
     best = (network.head(p.hidden_TD).float().argmax(-1) for p in predictions[:2])

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
+from ..config.kinds import Recipe
 from ..config.model import ModelConfig
 from ..config.parallel import ParallelConfig
-from ..config.recipe import PretrainConfig
 from ..errors import UsageError
 from ..ops.limits import memory_available, usable_cores
 from ..plan.constants import ASSUMED, Constants
@@ -30,12 +30,12 @@ CPU_BYTES_PER_S, GLOO_BYTES_PER_S = 30e9, 1.5e9
 
 
 def chosen(
-    recipe: PretrainConfig,
-    config: Callable[[PretrainConfig], ModelConfig],
+    recipe: Recipe,
+    config: Callable[[Recipe], ModelConfig],
     out: Path,
     log: Callable[[str], None],
     world: World,
-) -> PretrainConfig:
+) -> Recipe:
     """The recipe with a layout in place of `auto`: that of the run in `out`, which the same number
     of ranks began, else the fastest that fits. All ranks call this; rank 0 chooses."""
     if not recipe.parallel.auto:
@@ -64,7 +64,7 @@ def _earlier(out: Path, ranks: int) -> ParallelConfig | None:
 
 
 def _best(
-    recipe: PretrainConfig, cfg: ModelConfig, ranks: int, log: Callable[[str], None]
+    recipe: Recipe, cfg: ModelConfig, ranks: int, log: Callable[[str], None]
 ) -> ParallelConfig:
     gpu, constants = _here(recipe, ranks)
     micro = [recipe.train.micro_batch_size]
@@ -80,7 +80,7 @@ def _best(
     return best.recipe.parallel
 
 
-def _here(recipe: PretrainConfig, ranks: int) -> tuple[Gpu, Constants]:
+def _here(recipe: Recipe, ranks: int) -> tuple[Gpu, Constants]:
     """What each rank computes with."""
     device = choose_device(recipe.train.device)
     if device.type == "cpu":

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..config.recipe import PretrainConfig
+from ..config.kinds import Recipe
 from ..errors import UsageError
 from ..files.atomic import write_atomic
 from ..text import first_line
@@ -42,7 +42,7 @@ def _is_installed(name: str) -> bool:
 
 
 def open_loggers(
-    recipe: PretrainConfig, out: Path, first_step: int, log: Callable[[str], None]
+    recipe: Recipe, out: Path, first_step: int, log: Callable[[str], None]
 ) -> list[Logger]:
     """Those that the recipe names; by default TensorBoard, if it is installed.
 
@@ -93,7 +93,7 @@ class _Careful:
 class TensorBoard:
     """Event files in `OUT/tensorboard`; steps that run again replace the old ones."""
 
-    def __init__(self, recipe: PretrainConfig, out: Path, first_step: int) -> None:
+    def __init__(self, recipe: Recipe, out: Path, first_step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer: Any = SummaryWriter(str(out / "tensorboard"), purge_step=first_step)
@@ -109,7 +109,7 @@ class TensorBoard:
 class Tracker:
     """W&B or trackio, which have the same calls; a run that continues is the same run there."""
 
-    def __init__(self, name: str, recipe: PretrainConfig, out: Path, first_step: int) -> None:
+    def __init__(self, name: str, recipe: Recipe, out: Path, first_step: int) -> None:
         module: Any = importlib.import_module(name)
         key = _run_key(out)
         # trackio knows runs by their names, W&B by ids.
@@ -138,7 +138,7 @@ def _run_key(out: Path) -> str:
     return path.read_text("utf-8").strip()
 
 
-_OPEN: dict[str, Callable[[PretrainConfig, Path, int], Logger]] = {
+_OPEN: dict[str, Callable[[Recipe, Path, int], Logger]] = {
     "tensorboard": TensorBoard,
     "wandb": lambda *args: Tracker("wandb", *args),
     "trackio": lambda *args: Tracker("trackio", *args),

@@ -5,53 +5,87 @@ Legend: B rows · S positions · T = B·S tokens · D hidden · V vocabulary · 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops import softmax
 from ..ops.experts import expert_counts
 from ..ops.softmax import CHUNK_TOKENS, GPU_CHUNK_TOKENS, IN_PLACE_CHUNK_TOKENS
 
+ROW_BLOCK = 64
+
+
+class Head(Protocol):
+    """The products of a frozen head: hidden states to scores, and back."""
+
+    def scores(self, hidden_TD: Tensor) -> Tensor:
+        """scores_TV in the dtype of the hidden states; new memory."""
+
+    def dx(self, dscores_TV: Tensor) -> Tensor:
+        """dhidden_TD."""
+
+
+class _FloatHead(NamedTuple):
+    w_VD: Tensor
+
+    def scores(self, hidden_TD: Tensor) -> Tensor:
+        return hidden_TD @ self.w_VD.t()
+
+    def dx(self, dscores_TV: Tensor) -> Tensor:
+        return dscores_TV @ self.w_VD
+
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
-    """Weighted sum of token losses; the gradient is made in the forward pass, chunk by chunk."""
+    """Weighted sum of token losses; the gradient is made in the forward pass, chunk by chunk.
+
+    The head is a weight, or the products of one that has no gradient.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_TD: Tensor, head_VD: Tensor, targets_T: Tensor, weights_T: Tensor
+        ctx: Any, hidden_TD: Tensor, given: Tensor | Head, targets_T: Tensor, weights_T: Tensor
     ) -> Tensor:
-        head = head_VD.to(hidden_TD.dtype)
+        weight = given if isinstance(given, Tensor) else None
+        head = given if weight is None else _FloatHead(weight.to(hidden_TD.dtype))
         wanted = any(ctx.needs_input_grad[:2])
-        dhidden_TD = torch.empty_like(hidden_TD)
-        dhead_VD = torch.zeros_like(head_VD, dtype=torch.float32) if wanted else None
-        in_place = dhead_VD is not None and softmax.has_kernel(hidden_TD)
-        chunk = IN_PLACE_CHUNK_TOKENS if in_place else _chunk_tokens(hidden_TD.device)
+        dhidden_TD = torch.empty_like(hidden_TD) if ctx.needs_input_grad[0] else None
+        # float32 in the size of the head: only where somebody trains it.
+        learns = weight is not None and ctx.needs_input_grad[1]
+        dhead_VD = torch.zeros_like(weight, dtype=torch.float32) if learns else None
+        in_place = wanted and softmax.has_kernel(hidden_TD)
+        # Packed weights make scores in float32 first.
+        large = in_place and weight is not None
+        chunk = IN_PLACE_CHUNK_TOKENS if large else _chunk_tokens(hidden_TD.device)
         total = hidden_TD.new_zeros((), dtype=torch.float32)
         for a in range(0, hidden_TD.shape[0], chunk):
             rows = slice(a, a + chunk)
-            logits = hidden_TD[rows] @ head.t()
+            logits = head.scores(hidden_TD[rows])
             dlogits: Tensor | None = logits
             if in_place:
                 total += softmax.loss_gradient_(logits, targets_T[rows], weights_T[rows]).sum()
             else:
                 loss, dlogits = _loss_gradient(logits, targets_T[rows], weights_T[rows], wanted)
                 total += loss
-            if dlogits is None or dhead_VD is None:
+            if dlogits is None:
                 continue
-            torch.mm(dlogits, head, out=dhidden_TD[rows])
-            dhead_VD += dlogits.t() @ hidden_TD[rows]
-        if dhead_VD is not None:
-            ctx.save_for_backward(dhidden_TD, dhead_VD)
-            ctx.head_dtype = head_VD.dtype
+            if dhidden_TD is not None:
+                dhidden_TD[rows] = head.dx(dlogits)
+            if dhead_VD is not None:
+                dhead_VD += dlogits.t() @ hidden_TD[rows]
+        ctx.save_for_backward(dhidden_TD, dhead_VD)
+        ctx.head_dtype = None if weight is None else weight.dtype
         return total
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         dhidden_TD, dhead_VD = ctx.saved_tensors
         (g,) = grads
-        return dhidden_TD * g.to(dhidden_TD.dtype), (dhead_VD * g).to(ctx.head_dtype), None, None
+        dhidden = None if dhidden_TD is None else dhidden_TD * g.to(dhidden_TD.dtype)
+        dhead = None if dhead_VD is None else (dhead_VD * g).to(ctx.head_dtype)
+        return dhidden, dhead, None, None
 
 
 def _chunk_tokens(device: torch.device) -> int:
@@ -85,14 +119,31 @@ def cross_entropy(
 ) -> tuple[Tensor, Tensor]:
     """(mean loss over the mask, number of positions in it), never storing T × V.
 
-    `count` is another number to divide by: that of all ranks that share the rows.
+    `count` is another number to divide by, above 0: that of all ranks that share the rows, or of
+    all rows of a step.
 
-    The only code that reads the head's weight instead of calling the head: its product is made
-    chunk by chunk here. An empty mask gives 0 (docs/concepts/training.md#main-loss).
+    The only code that reads the head's weight, or takes its `products`, instead of calling the
+    head: its product is made chunk by chunk here. An empty mask gives 0
+    (docs/concepts/training.md#main-loss).
     """
-    count = (mask_T.sum() if count is None else count).clamp(min=1)
-    loss = _ChunkedCrossEntropy.apply(hidden_TD, head.weight, targets_T, mask_T.float() / count)
+    count = mask_T.sum().clamp(min=1) if count is None else count
+    given = getattr(head, "products", None) or head.weight
+    loss = _ChunkedCrossEntropy.apply(hidden_TD, given, targets_T, mask_T.float() / count)
     return loss, mask_T.sum()
+
+
+def trained_rows(
+    hidden_TD: Tensor, targets_T: Tensor, mask_T: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The three where the mask is above 0: only these rows need meet the head.
+
+    Filled up with rows of mask 0 to a multiple of `ROW_BLOCK`, since kernels are compiled for each
+    number of rows.
+    """
+    rows = mask_T.nonzero().flatten()
+    padding = -len(rows) % ROW_BLOCK
+    rows, mask = F.pad(rows, (0, padding)), F.pad(mask_T[rows], (0, padding))
+    return hidden_TD.index_select(0, rows), targets_T[rows], mask
 
 
 def roll_left(x_BS: Tensor) -> Tensor:

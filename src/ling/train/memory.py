@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
+from ..config.kinds import Recipe
 from ..config.model import ModelConfig
-from ..config.recipe import PretrainConfig
 from ..ops.processes import resident_bytes
 from ..plan.memory import Memory, memory
 from ..plan.shape import shape_of
@@ -29,7 +29,7 @@ _SHOWN = ("parameters", "gradients", "states", "activations")
 class MemoryReport:
     """Make it before the model; all ranks call `measure` after every step."""
 
-    def __init__(self, recipe: PretrainConfig, device: torch.device, world: World) -> None:
+    def __init__(self, recipe: Recipe, device: torch.device, world: World) -> None:
         self.recipe, self.device, self.world = recipe, device, world
         self.before = _now(device)
         self.expected: list[Memory] = []

@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..checkpoint.run_folder import step_folder
-from ..data.indexed import IndexedDataset
 from ..model.size import flops_per_token
 from . import balance
 from .clock import StepClock
 from .fp8.health import Health
-from .heldout import Share, held_out_loss
+from .heldout import HeldOut, Share, loss_of_rows
 from .log import MetricsLog, each_row
 from .loggers import open_loggers
 from .parallel.shard import release
@@ -26,6 +25,7 @@ from .plots import draw
 from .profile import StepProfiler
 from .progress import Progress, duration, gemm_peak
 from .ranks import Ranks
+from .rows import HeldOutRows
 from .starts import note_start
 from .step import StepResult
 
@@ -43,7 +43,8 @@ class Monitor:
 
     def __init__(self, run: Run) -> None:
         self.recipe, self.out, self.log, self.state = run.recipe, run.out, run.log, run.state
-        self.valid_prefixes, self.world = run.valid_prefixes, run.state.world
+        self._data_names = run.rows.names
+        self.held_out, self.world = run.held_out, run.state.world
         device, profile = run.state.device, run.recipe.train.profile
         self.clock = StepClock(device, self.world.size)
         self._profiler = StepProfiler(profile, run.out, self.world.rank, device, run.log)
@@ -87,8 +88,9 @@ class Monitor:
         train = self.recipe.train
         return step % train.log_interval_steps == 0 or step == train.steps
 
-    def step(self, done: StepResult) -> None:
-        """Report the step that was just done; all ranks call this."""
+    def step(self, done: StepResult) -> HeldOut | None:
+        """Report the step that was just done; all ranks call this. Returns the held-out loss where
+        it was measured."""
         step, train = self.state.step, self.recipe.train
         row = self._row(done, self.clock.last_s)
         if self._is_logged(step):
@@ -97,11 +99,16 @@ class Monitor:
         if step % PEAK_INTERVAL_STEPS == 0:
             self._measure_peak()
         every = train.eval_interval_steps
-        if self.valid_prefixes and (step == train.steps or (every and step % every == 0)):
-            row.update(self._held_out())
+        found = None
+        if self.held_out and (step == train.steps or (every and step % every == 0)):
+            found = self._measured(self.held_out)
+            row["valid_loss"] = found.loss
+            row["valid_mtp_loss"] = found.mtp_loss
+            row["valid_mtp_agreement"] = found.mtp_agreement
         if self._metrics is not None and self._bar is not None:
             self._metrics.write(row)
             self._bar.step(row)
+        return found
 
     def _row(self, done: StepResult, seconds: float) -> dict[str, Any]:
         rate = done.tokens / seconds
@@ -110,9 +117,10 @@ class Monitor:
             "step": self.state.step,
             "loss": done.losses["loss"],
             "mtp_loss": done.losses.get("mtp_loss"),
-            **{k: v for k, v in done.losses.items() if k.startswith("mtp_loss_")},
+            **{k: v for k, v in done.losses.items() if k not in ("loss", "mtp_loss")},
             "z_loss": done.z_loss,
             "tokens": self.state.tokens,
+            **({} if done.trained is None else {"trained_tokens": done.trained}),
             "lr": done.lr,
             "grad_norm": done.grad_norm,
             "grad_norms": done.part_norms,
@@ -123,26 +131,21 @@ class Monitor:
             "skipped": self.state.skipped,
         }
 
-    def _held_out(self) -> dict[str, float | None]:
-        cfg, network, tokenizer = self.recipe, self.state.network, self.state.tokenizer
-        layout = cfg.parallel
+    def _measured(self, held_out: HeldOutRows) -> HeldOut:
+        layout, network = self.recipe.parallel, self.state.network
         share = Share(layout.place(self.world.rank).dp, layout.dp, self.world.added)
         network.eval()
-        result = held_out_loss(
+        result = loss_of_rows(
             network,
-            IndexedDataset(self.valid_prefixes[0]),
-            cfg.data,
-            rows=cfg.train.eval_rows,
-            eod=None if tokenizer is None else tokenizer.eod_token_id,
+            held_out.samples,
+            isolate_documents=held_out.isolate_documents,
+            trained_only=held_out.trained_only,
+            rows=held_out.rows,
             share=share,
         )
         network.train()
         release(network)
-        return {
-            "valid_loss": result.loss,
-            "valid_mtp_loss": result.mtp_loss,
-            "valid_mtp_agreement": result.mtp_agreement,
-        }
+        return result
 
     def _measure_peak(self) -> None:
         """Keep the best seen: other programs on the machine can only make it look lower."""
@@ -179,8 +182,7 @@ class Monitor:
 
     def _title(self) -> str:
         """Model, data and date of a picture."""
-        data = self.recipe.data
-        names = [data.corpus] if data.corpus else data.prefix
+        names = self._data_names
         short = ["/".join(Path(n).parts[-2:]) for n in names[:2]]
         text = ", ".join(short) + (" ..." if len(names) > 2 else "")
         return f"{Path(self.recipe.model).name} on {text}, {time.strftime('%Y-%m-%d')}"

@@ -8,14 +8,15 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from ..model.attention import Attention
 from ..model.moe import MLP, Experts, MoE
+from .forward import LingForTraining
+from .noise import TokenNumbers
 
 
-def recompute(network: nn.Module, what: str) -> None:
+def recompute(network: LingForTraining, what: str) -> None:
     """`what` is none, moe (routed and shared experts) or full (all MLPs and attention too)."""
     kinds = {"none": (), "moe": (Experts,), "full": (Experts, MLP, Attention)}[what]
     found = [m for m in network.modules() if isinstance(m, kinds)]
@@ -27,8 +28,10 @@ def recompute(network: nn.Module, what: str) -> None:
         ]
     for module in found:
         # The method alone: another module around it would give its weights other names.
-        setattr(module, "forward", partial(_again, module.forward))  # noqa: B010
+        again = partial(_again, network.token_numbers, module.forward)
+        setattr(module, "forward", again)  # noqa: B010
 
 
-def _again(forward: Any, *args: Any) -> Any:
-    return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False)
+def _again(tokens: TokenNumbers, forward: Any, *args: Any) -> Any:
+    same = tokens.kept(forward)
+    return checkpoint(same, *args, use_reentrant=False, preserve_rng_state=False)

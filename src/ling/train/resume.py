@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from ..checkpoint.run_folder import checkpoints, find_checkpoint
+from ..config.kinds import Recipe, default_of, flat
 from ..config.optim import OptimConfig
 from ..config.recipe import PretrainConfig, recipe_yaml
+from ..config.sft import SFTConfig
 from ..data.tokenizer import Tokenizer
 from ..errors import UsageError
 from ..files.atomic import write_atomic
@@ -50,8 +51,8 @@ _DECAY_KEYS = (
     "optim.decay_end_step",
 )
 # Keys that change neither what is learned nor in which order, but for `_NOTES` and `optim.name`, of
-# whose change the log tells when the moments are taken up. The other keys of `data` are paths and
-# how they were prepared: their tokens are compared instead.
+# whose change the log tells when the moments are taken up. Epochs only decide `train.steps`. The
+# other keys of `data` are paths and how they were prepared: their tokens are compared instead.
 _FREE_KEYS = (
     "optim.name",
     "train.device",
@@ -71,6 +72,9 @@ _FREE_KEYS = (
     "train.max_nonfinite",
     "train.rollback",
     "train.spike_factor",
+    "train.epochs",
+    "train.early_stop",
+    "train.show_samples",
 )
 _ROUNDING = "weights and optimizer continue, steps from here on round products otherwise"
 _NOTES = {
@@ -81,39 +85,58 @@ _NOTES = {
 }
 
 
-def check_recipe(recipe: PretrainConfig, out: Path, log: Callable[[str], None]) -> None:
+def check_recipe(recipe: Recipe, out: Path, log: Callable[[str], None]) -> None:
     """Refuse a recipe that differs from the one the run was started with, naming the key.
 
     What decides the rows is left to `data_change`, and `model` to `check_start`: the checkpoint
-    knows better.
+    knows better; what `train.steps` has to do with to `check_steps` where epochs decide them.
     """
     before = saved_recipe(out)
     if before is None:
         return
-    now = _flat(dataclasses.asdict(recipe))
-    for key in sorted(set(before) | set(now)):
-        was, is_now = before.get(key, _default(key)), now.get(key)
-        if was == is_now or _compared_elsewhere(key):
+    if (of_tuning := "method" in before) != isinstance(recipe, SFTConfig):
+        other = "sft" if of_tuning else "pretrain"
+        raise UsageError(f"{out}: a run of `ling {other}`; use another --out")
+    for key, was, is_now in _changes(recipe, before):
+        if _compared_elsewhere(key) or (key in _DECAY_KEYS and not recipe.train.steps):
             continue
         if key in _DECAY_KEYS and _decay_is_ahead(recipe, before, out):
             continue
-        if key in _NOTES:
+        # Fine-tuning weighs all trained tokens of a step alike.
+        if key in _NOTES and not (of_tuning and key == "train.micro_batch_size"):
             log(f"`{key}` was {was} and is now {is_now}: {_NOTES[key]}")
         if key not in _FREE_KEYS and not key.startswith(("checkpoint.", "parallel.")):
             raise UsageError(f"{out}: {_changed(key, was, is_now)}")
 
 
-def _decay_is_ahead(recipe: PretrainConfig, before: dict[str, Any], out: Path) -> bool:
+def check_steps(recipe: Recipe, out: Path) -> None:
+    """The rest of `check_recipe`, once epochs have become `train.steps`."""
+    before = saved_recipe(out)
+    for key, was, is_now in _changes(recipe, before) if before else ():
+        if key in _DECAY_KEYS and not _decay_is_ahead(recipe, before or {}, out):
+            raise UsageError(f"{out}: {_changed(key, was, is_now)}")
+
+
+def _changes(recipe: Recipe, before: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Keys that differ, what they were and what they are."""
+    now = flat(dataclasses.asdict(recipe))
+    for key in sorted(set(before) | set(now)):
+        was, is_now = before.get(key, default_of(key, type(recipe))), now.get(key)
+        if was != is_now:
+            yield key, was, is_now
+
+
+def _decay_is_ahead(recipe: Recipe, before: dict[str, Any], out: Path) -> bool:
     """Whether the steps done had the peak rate, before and after the change of the decay."""
     saved = checkpoints(out)
     done = int(saved[-1].name.removeprefix("step-")) if saved else 0
     keys = ("schedule", "decay_steps", "decay_end_step")
-    old = OptimConfig(**{k: before.get(f"optim.{k}", _default(f"optim.{k}")) for k in keys})
-    flat = (
-        old.flat_until(before.get("train.steps", _default("train.steps"))),
+    old = OptimConfig(**{k: before.get(f"optim.{k}", default_of(f"optim.{k}")) for k in keys})
+    ends = (
+        old.flat_until(before.get("train.steps", default_of("train.steps"))),
         recipe.optim.flat_until(recipe.train.steps),
     )
-    return all(until is not None and done <= until for until in flat)
+    return all(until is not None and done <= until for until in ends)
 
 
 def _compared_elsewhere(key: str) -> bool:
@@ -137,12 +160,12 @@ def saved_recipe(out: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        return _flat(yaml.safe_load(path.read_text("utf-8")))
+        return flat(yaml.safe_load(path.read_text("utf-8")))
     except (yaml.YAMLError, AttributeError, UnicodeDecodeError):
         raise UsageError(f"{path}: unreadable; use another --out") from None
 
 
-def save_recipe(recipe: PretrainConfig, out: Path) -> None:
+def save_recipe(recipe: Recipe, out: Path) -> None:
     """Keep the resolved recipe; called once everything it names has been opened and compared."""
     write_atomic(out / "config.yaml", recipe_yaml(recipe))
 
@@ -151,20 +174,21 @@ def save_recipe(recipe: PretrainConfig, out: Path) -> None:
 
 
 def data_state(
-    recipe: PretrainConfig, prefixes: Sequence[str], tokenizer: Tokenizer | None
+    recipe: PretrainConfig, files: list[str], tokenizer: Tokenizer | None
 ) -> dict[str, Any]:
     """What decides which row comes when, by name; each checkpoint keeps it beside its position.
 
-    `rows` are the numbers of rows that orders were laid out for, one order after the other.
+    `files` are the `fingerprints` of the prefixes, `rows` the numbers of rows that orders were laid
+    out for, one order after the other.
     """
-    flat = _flat(dataclasses.asdict(recipe))
-    keys = {key: flat[key] for key in _ROW_KEYS}
-    if len(prefixes) == 1:
+    values = flat(dataclasses.asdict(recipe))
+    keys = {key: values[key] for key in _ROW_KEYS}
+    if len(files) == 1:
         keys["data.weights"] = None  # any share of a single one is all of it
     return {
         **keys,
         "tokenizer": None if tokenizer is None else tokenizer.vocabulary_hash,
-        "files": fingerprints(prefixes),
+        "files": files,
         "rows": [recipe.train.rows(recipe.train.steps)],
     }
 
@@ -176,17 +200,33 @@ def fingerprints(prefixes: Iterable[str]) -> list[str]:
 
 def data_change(before: dict[str, Any], now: dict[str, Any], prefixes: Sequence[str]) -> str | None:
     """The first difference of two `data_state`s in words; None: the position still counts."""
-    for key in _ROW_KEYS:
-        one_file = key == "data.weights" and len(prefixes) == 1
-        was = before.get(key, _default(key))
-        if was != now[key] and not one_file:
-            return f"`{key}` was {was} in this run and is now {now[key]}"
+    one_file = len(prefixes) == 1
+    keys = [key for key in _ROW_KEYS if not (one_file and key == "data.weights")]
+    changed = key_change(before, now, keys, PretrainConfig)
+    if changed is not None:
+        return changed
     old, new = before["files"], now["files"]
     if len(old) != len(new):
         return f"`data.prefix` had {len(old)} entries in this run and has now {len(new)}"
     for prefix, was, is_now in zip(prefixes, old, new, strict=True):
         if was != is_now:
             return f"the files of {prefix} changed since this run read them"
+    return tokenizer_change(before, now)
+
+
+def key_change(
+    before: dict[str, Any], now: dict[str, Any], keys: Iterable[str], kind: type
+) -> str | None:
+    """The first of the keys of a `kind` of recipe that is another one in `now`, in words."""
+    for key in keys:
+        was = before.get(key, default_of(key, kind))
+        if was != now[key]:
+            return f"`{key}` was {was} in this run and is now {now[key]}"
+    return None
+
+
+def tokenizer_change(before: dict[str, Any], now: dict[str, Any]) -> str | None:
+    """Whether two tokenizers differ that are both known, in words."""
     if None not in (before.get("tokenizer"), now["tokenizer"]) and (
         before["tokenizer"] != now["tokenizer"]
     ):
@@ -199,16 +239,17 @@ def rows_before(before: dict[str, Any], out: Path) -> list[int]:
     if "rows" in before:
         return list(before["rows"])
     saved = saved_recipe(out) or {}
-    steps = saved.get("train.steps", _default("train.steps"))
+    steps = saved.get("train.steps", default_of("train.steps"))
     return [steps * before["train.global_batch_size"]]
 
 
 # ---- model -------------------------------------------------------------------------------------
 
 
-def start_of(model: str) -> str:
-    """What a run begins from: the name of a preset, or a hash of what a folder holds."""
-    if model in PRESETS:
+def start_of(model: str, *, is_weights: bool = False) -> str:
+    """What a run begins from: the name of a preset, or a hash of what a folder holds; a name that
+    means weights is never a preset's."""
+    if model in PRESETS and not is_weights:
         return model
     path = resolve_model(model)
     if path.is_file():
@@ -242,32 +283,3 @@ def _fingerprint(paths: Iterable[Path]) -> str:
                 file.seek(i * max(size - _BLOCK_BYTES, 0) // max(blocks - 1, 1))
                 digest.update(file.read(_BLOCK_BYTES))
     return digest.hexdigest()[:16]
-
-
-# ---- dotted keys -------------------------------------------------------------------------------
-
-
-def _default(key: str) -> Any:
-    """What a recipe means that was written before `key` existed."""
-    at: Any = PretrainConfig
-    for part in key.split("."):
-        field = next((f for f in dataclasses.fields(at) if f.name == part), None)
-        if field is None:
-            return None
-        if field.default is not dataclasses.MISSING:
-            return field.default
-        kind, factory = typing.get_type_hints(at)[part], field.default_factory
-        if not dataclasses.is_dataclass(kind):
-            return factory() if callable(factory) else None
-        at = kind
-    return None
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat.update(_flat(value, f"{prefix}{key}."))
-        else:
-            flat[prefix + key] = value
-    return flat

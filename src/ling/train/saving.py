@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..checkpoint import run_folder
 from ..checkpoint.dcp.layout import FileLayout, metadata_bytes
 from ..checkpoint.dcp.local import Deferred
 from ..checkpoint.dcp.parts import held, local_parts, share, write_part
@@ -144,10 +145,13 @@ class Saver:
         self._folder = out
         self._texts: dict[str, str] = {}
         self._skipped = 0
+        self._kept: int | None = None
 
-    def save(self) -> None:
-        """Begin the checkpoint of `state.step`, and write all of it unless in the background."""
+    def save(self, *, keep: bool = False) -> None:
+        """Begin the checkpoint of `state.step`, and write all of it unless in the background; with
+        `keep` it stays, instead of that which was kept before."""
         self.finish()
+        self._kept = self.state.step if keep else None
         self._folder = folder = step_folder(self.out, self.state.step)
         self.world.lead(lambda: self._make_room(folder))
         tensors = state_tensors(self.state)
@@ -208,5 +212,7 @@ class Saver:
             (tmp / name).write_text(text)
         write_manifest(tmp, hashes)
         put_in_place(tmp, self._folder)
+        if self._kept is not None:
+            run_folder.keep(self.out, self._kept)
         if not self._skipped:  # else the last good one, to go back to, might be too old
             prune(self.out, self._keep_last)

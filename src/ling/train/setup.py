@@ -15,12 +15,11 @@ from pathlib import Path
 
 import torch
 
-from ..checkpoint.open import config_at
-from ..checkpoint.run_folder import run_index_folder
+from ..checkpoint.open import config_at, holds_weights
+from ..checkpoint.run_folder import keep
+from ..config.kinds import Recipe
 from ..config.model import ModelConfig
-from ..config.recipe import PretrainConfig
-from ..data.index_files import IndexFolder
-from ..data.tokenizer import Tokenizer
+from ..config.sft import SFTConfig
 from ..errors import UsageError
 from ..hub import resolve_model
 from ..ops import fp8_choice
@@ -28,38 +27,43 @@ from ..plan.layouts import check_layout
 from ..plan.stages import described, stage_layers
 from ..presets import PRESETS, preset
 from ..text import nearest
+from .adapt import keeps_base, trained_table
 from .batches import BatchReader
+from .chat_rows import ChatRows
 from .device import choose_device
+from .forward import LingForTraining
 from .memory import MemoryReport
 from .moments import change as moments_change
 from .network import build_network
 from .newest import newest
 from .objectives.base import Objective
 from .objectives.pretrain import Pretraining
+from .objectives.sft import FineTuning
 from .optim import build_optimizer
-from .orders import Opening
 from .parallel.apply import parallelise
 from .parallel.group import ALONE, World
 from .parallel.mesh import make_meshes
 from .parallel.reduce import OverRanks
-from .resume import check_start, data_change, data_state, fingerprints, rows_before, start_of
+from .resume import check_start, check_steps, rows_before, start_of
 from .rollback import forget, forget_rows, read_rollbacks, restore
-from .run_data import Log, RunData, fills_a_row, open_data
+from .rows import HeldOutRows, Log, RowSource
 from .state import TrainState, load, read_progress
 from .step import ONE_RANK, Reduce
+from .token_rows import TokenRows
 
 
 @dataclass
 class Run:
     """A run that is set up: what trains, on what, and where its files are."""
 
-    recipe: PretrainConfig
+    recipe: Recipe
     out: Path
     log: Log
     state: TrainState
     objective: Objective
+    rows: RowSource
     reader: BatchReader
-    valid_prefixes: list[str]
+    held_out: HeldOutRows | None
     reduce: Reduce
     open_reader: Callable[[], BatchReader]
     """A reader of the rows that `state` needs from now on."""
@@ -67,7 +71,7 @@ class Run:
 
 
 def setup(
-    recipe: PretrainConfig,
+    recipe: Recipe,
     out: Path,
     log: Log,
     *,
@@ -86,53 +90,75 @@ def setup(
     torch.manual_seed(recipe.train.seed)
     # Before the data: reading a corpus takes longest.
     cfg = world.together(lambda: _checked_config(recipe, world))
-    data = world.first(lambda: open_data(recipe, cfg, out, log))
-    cfg = _with_special_ids(cfg, data.tokenizer)
+    rows = world.first(lambda: open_rows(recipe, cfg, out, log))
+    recipe, cfg = rows.recipe, rows.config
+    world.together(lambda: check_steps(recipe, out))
     meshes = None if world.size == 1 else make_meshes(recipe.parallel, device.type, world)
     if recipe.parallel.pp > 1:
         log(described(stage_layers(recipe.parallel, cfg, recipe.data.seq_length), cfg))
 
+    if isinstance(recipe, SFTConfig):
+        log("\n".join(world.together(lambda: trained_table(recipe, cfg))))
     memory = MemoryReport(recipe, device, world)
     memory.tell(cfg, log)
 
     def build() -> TrainState:
         spread = partial(parallelise, recipe, meshes)
         network = build_network(recipe, cfg, device, spread)
-        state = TrainState(
-            network, build_optimizer(network.ling, recipe.optim), device, world, data.tokenizer
-        )
-        state.data = data_state(recipe, data.train_prefixes, data.tokenizer)
-        state.start = start_of(recipe.model)
+        optimizer = build_optimizer(network.ling, recipe.optim)
+        state = TrainState(network, optimizer, device, world, rows.tokenizer)
+        state.data = rows.identity()
+        state.start = start_of(recipe.model, is_weights=isinstance(recipe, SFTConfig))
+        state.base = recipe.model if keeps_base(recipe) else None
         return state
 
     state = world.together(build)
-    require_same(world, state, data)
+    require_same(world, state, rows)
     found = newest(world, out, log)
-    world.together(
-        lambda: _resume(recipe, out, log, state, data.train_prefixes, allow_data_reset, found)
-    )
-    open_reader = partial(_open_reader, recipe, data, cfg.vocab_size, state, out, log)
+    world.together(lambda: _resume(recipe, out, log, state, rows, allow_data_reset, found))
+    open_reader = partial(rows.reader, state)
     reader = world.first(open_reader)
-    objective = Pretraining(recipe.train.mtp_loss_weight, recipe.train.z_loss_coef)
+    objective = objective_of(recipe, state.network)
     reduce = ONE_RANK if meshes is None else OverRanks(meshes)
-    valid = [p for p in data.valid_prefixes if fills_a_row(p, recipe.data, log)]
-    return Run(recipe, out, log, state, objective, reader, valid, reduce, open_reader, memory)
+    held_out = world.together(rows.held_out)
+    return Run(
+        recipe, out, log, state, objective, rows, reader, held_out, reduce, open_reader, memory
+    )
 
 
-def _checked_config(recipe: PretrainConfig, world: World) -> ModelConfig:
+def open_rows(recipe: Recipe, cfg: ModelConfig, out: Path, log: Log) -> RowSource:
+    """Open the data of a recipe of either kind, prepared into the run folder where need be."""
+    if isinstance(recipe, SFTConfig):
+        return ChatRows(recipe, cfg, out, log)
+    return TokenRows(recipe, cfg, out, log)
+
+
+def early_stop(recipe: Recipe) -> int:
+    """After how many measurements without a better one a run ends; 0 where it never does."""
+    return recipe.train.early_stop if isinstance(recipe, SFTConfig) else 0
+
+
+def objective_of(recipe: Recipe, network: LingForTraining) -> Objective:
+    """What the recipe minimises."""
+    train = recipe.train
+    if not isinstance(recipe, SFTConfig):
+        return Pretraining(train.mtp_loss_weight, train.z_loss_coef)
+    z_coef = train.z_loss_coef if recipe.train.train_router else None
+    return FineTuning(train.mtp_loss_weight, z_coef, network.num_mtp_layers)
+
+
+def _checked_config(recipe: Recipe, world: World) -> ModelConfig:
     cfg = model_config(recipe)
     check_layout(recipe.parallel, recipe.train, cfg, world.size)
     return cfg
 
 
-def require_same(world: World, state: TrainState, data: RunData) -> None:
+def require_same(world: World, state: TrainState, rows: RowSource) -> None:
     """End all ranks unless they read the same bytes; the line names the files that differ."""
     if world.size == 1:
         return
-    held_out = [p for p in data.valid_prefixes if p not in data.train_prefixes]
-    contents = [*state.data["files"], *world.together(lambda: fingerprints(held_out))]
-    for prefix, content in zip([*data.train_prefixes, *held_out], contents, strict=True):
-        world.same(f"content of {prefix}.bin or .idx", content)
+    for what, content in world.together(rows.contents).items():
+        world.same(what, content)
     world.same("tokenizer", state.data["tokenizer"])
     world.same("`model` (weights or configuration)", state.start)
     world.same("order of the data", state.data)
@@ -141,14 +167,10 @@ def require_same(world: World, state: TrainState, data: RunData) -> None:
 # ---- config ------------------------------------------------------------------------------------
 
 
-def model_config(recipe: PretrainConfig) -> ModelConfig:
+def model_config(recipe: Recipe) -> ModelConfig:
     """The configuration of `model` with `model_overrides`."""
     name, overrides = recipe.model, recipe.model_overrides
-    # A bare word that is no folder is a preset, misspelled at worst; a name with `/` is a
-    # hub's.
-    is_preset = name in PRESETS or ("/" not in name and not Path(name).exists())
-    folder = None if is_preset else resolve_model(name)
-    cfg = preset(name) if folder is None else config_at(folder)
+    cfg = _tuned_config(recipe) if isinstance(recipe, SFTConfig) else _shape(name)
     known = [f.name for f in dataclasses.fields(ModelConfig)]
     for key in sorted(set(overrides) - set(known)):
         raise UsageError(
@@ -163,45 +185,32 @@ def model_config(recipe: PretrainConfig) -> ModelConfig:
     return cfg
 
 
-def _with_special_ids(cfg: ModelConfig, tokenizer: Tokenizer | None) -> ModelConfig:
-    """Take the special ids of the tokenizer."""
-    eod = None if tokenizer is None else tokenizer.eod_token_id
-    if tokenizer is None or eod is None:
-        return cfg
-    bos = tokenizer.token_to_id("<|startoftext|>")
-    return cfg.replace(eos_token_id=eod, pad_token_id=eod, bos_token_id=eod if bos is None else bos)
+def _shape(name: str) -> ModelConfig:
+    # A bare word that is no folder is a preset, misspelled at worst; a name with `/` is a
+    # hub's.
+    is_preset = name in PRESETS or ("/" not in name and not Path(name).exists())
+    return preset(name) if is_preset else config_at(resolve_model(name))
 
 
-def _open_reader(
-    recipe: PretrainConfig, data: RunData, vocab_size: int, state: TrainState, out: Path, log: Log
-) -> BatchReader:
-    """Rows for all steps; `state.data` notes the orders that they come in."""
-    left = recipe.train.rows(recipe.train.steps) - recipe.train.rows(state.step)
-    left += sum(end - first for first, end in state.left_out if end > state.rows)
-    opening = Opening(
-        data.train_prefixes,
-        recipe.data,
-        recipe.train.seed,
-        data.eod,
-        vocab_size,
-        contents=state.data["files"],
-        index=IndexFolder(run_index_folder(out), log),
-        log=log,
-    )
-    samples, state.data["rows"] = opening.orders(state.data["rows"], state.rows + left)
-    files = ", ".join(data.train_prefixes)
-    return BatchReader(samples, recipe.data.isolate_documents, vocab_size, files)
+def _tuned_config(recipe: SFTConfig) -> ModelConfig:
+    """Of a model that has weights: there is nothing to fine-tune in a shape."""
+    folder = resolve_model(recipe.model)
+    if not holds_weights(folder):
+        raise UsageError(
+            f"{recipe.model}: a configuration without weights; fine-tuning needs a checkpoint"
+        )
+    return config_at(folder)
 
 
 # ---- resume ------------------------------------------------------------------------------------
 
 
 def _resume(
-    recipe: PretrainConfig,
+    recipe: Recipe,
     out: Path,
     log: Log,
     state: TrainState,
-    prefixes: list[str],
+    rows: RowSource,
     allow_data_reset: bool,
     found: Path | None,
 ) -> None:
@@ -209,16 +218,19 @@ def _resume(
     if found is None:
         if state.world.leads:
             forget(out)
+            keep(out, None)
         return
     before = read_progress(found)
     check_start(before, state.start, recipe.model, out)
-    change = data_change(before["data"], state.data, prefixes)
+    change = rows.change(before["data"], state.data)
     if change and not allow_data_reset:
         raise UsageError(
             f"{out}: {change}; go back to what it was, use another --out, or start the "
             "data again under these weights with --allow-data-reset"
         )
     load(found, state)
+    if state.ended != early_stop(recipe):  # asked for another one: the run goes on
+        state.ended = 0
     moments = moments_change(before, state.optimizer)
     if moments:
         log(moments)

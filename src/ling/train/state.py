@@ -34,7 +34,9 @@ class TrainState:
     again from 0. `skipped` counts steps in a row that were left out, the first of which began at
     row `skipped_from`; `norms` are those of the last steps that were taken, where spikes are looked
     for. `rollbacks` and the rows that they leave out, `left_out`, are kept by `rollback.py`. `data`
-    is the `data_state` that `rows` refers to, `start` what the run began from (`resume.start_of`).
+    is the `data_state` that `rows` refers to, `start` what the run began from (`resume.start_of`);
+    with a `base`, its name, checkpoints hold what is trained only. `ended` is the `early_stop` on
+    which a run ended before its last step, 0 of others.
     """
 
     network: LingForTraining
@@ -44,6 +46,8 @@ class TrainState:
     tokenizer: Tokenizer | None = None
     data: dict[str, Any] = field(default_factory=dict)
     start: str = ""
+    base: str | None = None
+    ended: int = 0
     step: int = 0
     rows: int = 0
     tokens: int = 0
@@ -61,7 +65,9 @@ class TrainState:
     def progress(self) -> dict[str, Any]:
         """Counters of a checkpoint."""
         counters = {name: getattr(self, name) for name in (*_COUNTERS, "data", "start")}
-        return {**counters, "moments": stored_as(self.optimizer)}
+        # Of some runs only.
+        more = {name: v for name in ("base", "ended") if (v := getattr(self, name))}
+        return {**counters, **more, "moments": stored_as(self.optimizer)}
 
     @property
     def next_row(self) -> int:
@@ -89,12 +95,11 @@ def state_tensors(state: TrainState) -> dict[str, Tensor | Deferred]:
 
     A sharded parameter is in here as it is: DCP saves and reads shards.
     """
-    tensors: dict[str, Tensor | Deferred] = {
-        f"model.{k}": v for k, v in state.model.state_dict().items()
-    }
-    for name, p in state.model.named_parameters():
-        if p.requires_grad:
-            tensors.update(moment_tensors(state.optimizer, name, p))
+    trained = {name: p for name, p in state.model.named_parameters() if p.requires_grad}
+    kept = state.model.state_dict() if state.base is None else trained
+    tensors: dict[str, Tensor | Deferred] = {f"model.{k}": v for k, v in kept.items()}
+    for name, p in trained.items():
+        tensors.update(moment_tensors(state.optimizer, name, p))
     tensors.update(random_states(state.device, state.world.rank))
     return tensors
 
@@ -117,3 +122,4 @@ def load(folder: Path, state: TrainState) -> None:
     for name in _COUNTERS:
         older: Any = [] if name == "norms" else 0
         setattr(state, name, progress.get(name, older))
+    state.ended = progress.get("ended", 0)

@@ -60,6 +60,11 @@ def _why_not(name: str, source: Source, config: EngineConfig) -> str | None:
             f"{name}: is in format `{source.folder.format.name}`, which runs on the CPU only; on a "
             "GPU use the bf16 or FP8 folder (`ling convert --to fp8` makes one of the original)"
         )
+    if config.lora:
+        return (
+            "`lora` is for the CPU: on a GPU put the adapter into the weights "
+            "(`ling convert --merge`), or serve it with vLLM (`ling deploy`)"
+        )
     if config.format not in (None, "bf16"):
         return (
             f"`format` is `{config.format}`, and packing at load is for the CPU; on a GPU use a "

@@ -20,7 +20,7 @@ from ..memory import kv_page_bytes
 from ..native_runner import DRAFT_VOCAB
 from ..pages import PAGE, Segment
 from ..routed import StepRouting
-from ..runner import BannedIds
+from ..runner import RunnerBase
 from .attention import SHORT_ROWS, EvenAttend, MixedAttend
 from .choosing import choose_on_device
 from .graphs import Capture, DecodeSteps, default_capture
@@ -29,7 +29,7 @@ from .memory import check_cache, device_pages
 from .pages import DevicePages
 
 
-class DeviceRunner(BannedIds):
+class DeviceRunner(RunnerBase):
     """A network of `device_modules` with weights on a device.
 
     `capture` makes programs of decode steps; by default CUDA graphs on a GPU (not in float32), none

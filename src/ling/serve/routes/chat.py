@@ -26,7 +26,7 @@ def add_chat(router: APIRouter, service: Service, keep_alive_s: float) -> None:
 
         def shape_of(turns: Sequence[Turn]) -> ChatShape:
             return ChatShape(
-                service.name,
+                body.model,
                 turns,
                 body.num_top_logprobs,
                 body.stream_options,

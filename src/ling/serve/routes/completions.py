@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from .. import prompts
-from ..admission import model_for, terms_of
+from ..admission import adapter_of, model_for, terms_of
 from ..completion_shape import CompletionShape
 from ..constrained import compiled, ignored_header
 from ..echo import echoes_of, scores_prompts
@@ -34,7 +34,9 @@ def add_completions(router: APIRouter, service: Service, keep_alive_s: float) ->
         """Continue one or more prompts."""
         llm = model_for(service, body.model)
         count = len(body.prompt) * (body.n or 1)
-        generation = service.admit(count, terms_of(body, request, is_chat_turn=False))
+        adapter = adapter_of(service, body.model)
+        terms = terms_of(body, request, adapter=adapter, is_chat_turn=False)
+        generation = service.admit(count, terms)
         work = _prepare(service, llm, body, generation)
         stream = bool(body.stream)
         return await reply(request, generation, work, stream=stream, keep_alive_s=keep_alive_s)
@@ -55,7 +57,7 @@ async def _prepare(
         await service.call(partial(generation.start, llm, jobs))
     n = body.n or 1
     shape = CompletionShape(
-        service.name,
+        body.model,
         body.logprobs is not None,
         echoes,
         n,

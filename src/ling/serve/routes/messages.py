@@ -33,7 +33,7 @@ def add_messages(
         """Answer a conversation."""
 
         def shape_of(turns: Sequence[Turn]) -> MessagesShape:
-            return MessagesShape(service.name, turns[0])
+            return MessagesShape(body.model, turns[0])
 
         return await converse(service, request, body, shape_of, keep_alive_s)
 

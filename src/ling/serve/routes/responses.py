@@ -24,6 +24,6 @@ def add_responses(router: APIRouter, service: Service, keep_alive_s: float) -> N
         defaults = service.require().sampling_defaults
 
         def shape_of(turns: Sequence[Turn]) -> ResponsesShape:
-            return ResponsesShape(service.name, body, turns[0], defaults)
+            return ResponsesShape(body.model, body, turns[0], defaults)
 
         return await converse(service, request, body, shape_of, keep_alive_s)

@@ -27,14 +27,14 @@ def add_status(router: APIRouter, service: Service) -> None:
 
     @router.get("/v1/models")
     async def models() -> ModelList:
-        """The one model this server has."""
-        return ModelList(data=[_model(service)])
+        """The model of this server, and its adapters."""
+        return ModelList(data=[_model(service, n) for n in (service.name, *service.adapters)])
 
     @router.get("/v1/models/{name:path}")
     async def model(name: str) -> Model:
-        """The model by its name."""
+        """The model, or an adapter, by its name."""
         check_model(service, name)
-        return _model(service)
+        return _model(service, name)
 
 
 def package_version() -> str:
@@ -45,6 +45,12 @@ def package_version() -> str:
         return "unknown"
 
 
-def _model(service: Service) -> Model:
-    llm = service.require()
-    return Model(id=service.name, created=service.created, max_model_len=llm.max_model_len)
+def _model(service: Service, name: str) -> Model:
+    llm, folder = service.require(), service.adapters.get(name)
+    return Model(
+        id=name,
+        created=service.created,
+        max_model_len=llm.max_model_len,
+        root=folder or name,
+        parent=None if folder is None else service.name,
+    )

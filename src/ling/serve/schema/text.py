@@ -55,6 +55,10 @@ class Model(BaseModel):
     created: int
     owned_by: str = "ling"
     max_model_len: int
+    root: str
+    """Folder of an adapter; the name of what is none."""
+    parent: str | None = None
+    """The model that an adapter changes."""
 
 
 class ModelList(BaseModel):

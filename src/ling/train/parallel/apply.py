@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ...config.recipe import PretrainConfig
+from ...config.kinds import Recipe
 from ...model.moe import Experts
 from ...model.swap import swap
 from ...plan.exchange import pays
@@ -25,9 +25,7 @@ from .pipeline import PipelinedLing
 from .shard import shard
 
 
-def parallelise(
-    recipe: PretrainConfig, meshes: Meshes | None, network: LingForTraining
-) -> LingForTraining:
+def parallelise(recipe: Recipe, meshes: Meshes | None, network: LingForTraining) -> LingForTraining:
     """Spread `network` over the ranks of `meshes`, its products in FP8 if `recipe` says so.
 
     Without meshes a process is alone.

@@ -37,7 +37,7 @@ class ParallelExperts(Experts):
         for name, p in base.named_parameters(recurse=False):
             # No rank's values count: the weights are made or loaded later, part by part.
             part = distribute_tensor(p.detach(), mesh, [Shard(0)], src_data_rank=None)
-            self.register_parameter(name, nn.Parameter(part))
+            self.register_parameter(name, nn.Parameter(part, requires_grad=p.requires_grad))
 
     def forward(self, x_TD: Tensor, ids_TA: Tensor, weights_TA: Tensor) -> Tensor:
         slots = experts.sort_by_expert(ids_TA, self.num_experts, 1)
@@ -66,8 +66,7 @@ class ParallelExperts(Experts):
 
     def products(self, x_RD: Tensor, groups: experts.Groups) -> Tensor:
         """SwiGLU of rows that are sorted by this rank's experts."""
-        weights = (local_part(w) for w in (self.gate_proj, self.up_proj, self.down_proj))
-        return self.multiply(x_RD, groups, *weights)
+        return self.multiply(x_RD, groups, *map(local_part, self._parameters.values()))
 
 
 class _Exchange(torch.autograd.Function):

@@ -24,7 +24,15 @@ from ...model.moe import RoutingTrace
 from ..batches import Batch
 from ..forward import LingForTraining, Score
 from ..objectives.base import Losses, Objective
-from .stage import AddLoss, SharedEmbedding, Stage, StageNetwork, own_embedding, part_of
+from .stage import (
+    AddLoss,
+    SharedEmbedding,
+    Stage,
+    StageNetwork,
+    own_embedding,
+    part_of,
+    shares_embedding,
+)
 
 
 class PipelinedLing(LingForTraining):
@@ -36,7 +44,9 @@ class PipelinedLing(LingForTraining):
     def __init__(self, whole: LingForTraining, stages: Sequence[range], group: Any) -> None:
         own = range(dist.get_rank(group), len(stages), dist.get_world_size(group))
         super().__init__(part_of(whole.ling, stages, own))
-        self.context, self.group, self.count = whole.context, group, len(stages)
+        self.context, self.uses_mtp = whole.context, whole.uses_mtp
+        self.token_numbers = whole.token_numbers
+        self.group, self.count = group, len(stages)
         self.stages = nn.ModuleList(self._stage(whole.ling, stages, i) for i in own)
         self._embedding = SharedEmbedding(self.own_stages, group)
         self._schedule: Any = None
@@ -45,10 +55,10 @@ class PipelinedLing(LingForTraining):
 
     def _stage(self, whole: Ling, stages: Sequence[range], index: int) -> Stage:
         ling, is_last = part_of(whole, stages, [index]), index == self.count - 1
-        if is_last:
-            own_embedding(ling)
         network = StageNetwork(ling, is_last=is_last)
-        network.context = self.context
+        network.context, network.uses_mtp = self.context, self.uses_mtp
+        if is_last and shares_embedding(network):
+            own_embedding(ling, whole.model.word_embeddings.weight.requires_grad)
         return Stage(network, index)
 
     @property
@@ -72,7 +82,8 @@ class PipelinedLing(LingForTraining):
 
         def work(network: StageNetwork, micro: Tensor) -> Tensor:
             batch = read[int(micro)]
-            losses = objective.losses(network, batch)
+            with self.token_numbers.of(batch, self.context.cut):
+                losses = objective.losses(network, batch)
             tokens = batch.tokens_BS.numel() // self.context.parts if network.is_last else 0
             found.append((_detached(losses), tokens))
             total = losses.total / scale
@@ -86,7 +97,9 @@ class PipelinedLing(LingForTraining):
         first = found[0][0]
         zeros = torch.zeros(self.ling.config.num_experts, dtype=torch.int64, device=self.device)
         # All ranks add up the counts of all layers, so each has them all.
-        first.counts = {i: first.counts.get(i, zeros) for i in self.ling.config.moe_layers}
+        layers = self.ling.config.num_hidden_layers + self.num_mtp_layers
+        computed = [i for i in self.ling.config.moe_layers if i < layers]
+        first.counts = {i: first.counts.get(i, zeros) for i in computed}
         return found
 
     @property

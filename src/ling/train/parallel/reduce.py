@@ -26,6 +26,13 @@ class OverRanks:
             counts = _summed(torch.stack(list(sums.counts.values())))
             sums.counts = dict(zip(sums.counts, counts, strict=True))
 
+    def over_rows(self, counts: Tensor) -> Tensor:
+        """The sum over all ranks; what ranks count that share rows, divided by their number."""
+        shared = 1 if self._meshes.rows is None else self._meshes.rows.size()
+        if self._meshes.pipeline is not None:
+            shared *= dist.get_world_size(self._meshes.pipeline)
+        return _summed(counts.to(self._meshes.dense.device_type)) / shared
+
     def norm(self, norm: Tensor) -> Tensor:
         """Norms of a gradient from those of this rank's part; each copy counts once.
 

@@ -14,7 +14,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ...checkpoint.dcp.local import local_part
-from ...config.model import ModelConfig
 from ...model.attention import Attend
 from ...model.ling import Ling
 from ...model.moe import RoutingTrace
@@ -101,7 +100,7 @@ class SharedEmbedding:
         # Not the weights: sharding puts others into the modules.
         self.original = self.copy = None
         self._is_old = True
-        if shares_embedding(stages[0].ling.config):
+        if shares_embedding(stages[0].network):
             self.original = stages[0].ling.model.word_embeddings if stages[0].index == 0 else None
             self.copy = stages[-1].ling.model.word_embeddings if stages[-1].is_last else None
 
@@ -119,6 +118,9 @@ class SharedEmbedding:
     @torch.no_grad()
     def add_gradient(self) -> None:
         """The first stage adds the copy's gradient to its own, for an update of the weights."""
+        used = self.original or self.copy
+        if used is None or not used.weight.requires_grad:
+            return
         self._is_old = True
         if self.copy is not None:
             dist.send(_part(self.copy.weight.grad), group=self.group, group_dst=0)
@@ -139,9 +141,9 @@ def _part(tensor: Any) -> Tensor:
     return local_part(tensor).detach()
 
 
-def shares_embedding(config: ModelConfig) -> bool:
+def shares_embedding(network: LingForTraining) -> bool:
     """Whether the last stage uses the embedding too."""
-    return bool(config.num_nextn_predict_layers or config.tie_word_embeddings)
+    return bool(network.num_mtp_layers or network.ling.config.tie_word_embeddings)
 
 
 def part_of(whole: Ling, stages: Sequence[range], numbers: Sequence[int]) -> Ling:
@@ -163,12 +165,11 @@ def part_of(whole: Ling, stages: Sequence[range], numbers: Sequence[int]) -> Lin
     return part
 
 
-def own_embedding(last: Ling) -> None:
-    """Give the last stage an embedding for its MTP layers and a tied head, if it needs one."""
-    if not shares_embedding(last.config):
-        return
+def own_embedding(last: Ling, learns: bool = True) -> None:
+    """Give the last stage an embedding for its MTP layers and a tied head."""
     with torch.device("meta"):
         own = Ling(last.config)
     last.model.word_embeddings = own.model.word_embeddings
+    last.model.word_embeddings.requires_grad_(learns)
     if last.config.tie_word_embeddings:
         last.lm_head = own.lm_head
