@@ -24,7 +24,7 @@ from ..data.tokenizer import Tokenizer
 from ..errors import UsageError
 from ..hub import resolve_model
 from ..ops import fp8_choice
-from ..plan.layouts import check_layout
+from ..plan.layouts import check_fp8_sizes, check_layout
 from ..plan.stages import described, stage_layers
 from ..presets import PRESETS, preset
 from ..text import nearest
@@ -121,6 +121,7 @@ def setup(
 
 def _checked_config(recipe: PretrainConfig, world: World) -> ModelConfig:
     cfg = model_config(recipe)
+    check_fp8_sizes(recipe.train, cfg)
     check_layout(recipe.parallel, recipe.train, cfg, world.size)
     return cfg
 
