@@ -1,6 +1,7 @@
 """Loss curves of ling-nano in bf16, in FP8, and of a control, on Python's own library.
 
-    python benchmarks/fp8_curves.py RUNS [--only bf16|fp8|control] [--steps 2000] [--threads N]
+    python benchmarks/fp8_curves.py RUNS [--only bf16|fp8|control] [--steps 2000] [--lr 0.004]
+                                         [--threads N]
 
 Three runs of `ling pretrain` into RUNS/bf16, RUNS/fp8 and RUNS/control: the same seed, data and
 4,096 tokens a step, the learning rate down to 0. The control is bf16 with half the micro batch, so
@@ -46,7 +47,7 @@ LABELS = {"bf16": "bf16", "fp8": "FP8 blockwise", "control": "bf16, half the mic
 
 def command(name: str, out: Path, args: argparse.Namespace) -> list[str]:
     """`ling pretrain` of one run."""
-    options = {**COMMON, **RUNS[name], "train.steps": args.steps}
+    options = {**COMMON, **RUNS[name], "train.steps": args.steps, "optim.lr": args.lr}
     # Often enough that the held-out curve can be drawn, at under 2% of the time.
     options["train.eval_interval_steps"] = max(args.steps // 4, 1)
     if args.threads:
@@ -119,6 +120,7 @@ def main() -> None:
     parser.add_argument("runs", type=Path)
     parser.add_argument("--only", choices=list(RUNS))
     parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--lr", type=float, default=0.004, help="peak learning rate")
     parser.add_argument("--threads", type=int)
     args = parser.parse_args()
     for name in [args.only] if args.only else RUNS:
@@ -130,7 +132,7 @@ def main() -> None:
     if missing:
         print(f"not done yet: {', '.join(missing)}")
         return
-    print(json.dumps(compared(rows), indent=2))
+    print(json.dumps({"lr": args.lr, **compared(rows)}, indent=2))
     draw(rows, args.runs / "fp8_curves.png")
 
 
