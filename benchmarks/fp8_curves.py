@@ -94,14 +94,16 @@ def draw(rows: dict[str, list[dict[str, Any]]], path: Path) -> None:
         held_out = [(r["step"], r["valid_loss"]) for r in rows[name] if "valid_loss" in r]
         top.plot(*zip(*held_out, strict=True), "o", color=line.get_color(), markersize=4)
         if name != "bf16":
-            difference = 100 * (mean / means["bf16"] - 1)
-            bottom.plot(steps[name], difference, color=line.get_color(), linewidth=1.2)
+            for key, style in (("loss", "-"), ("mtp_loss", ":")):
+                own, bf16 = (running_mean([row[key] for row in rows[n]]) for n in (name, "bf16"))
+                difference = 100 * (own / bf16 - 1)
+                bottom.plot(steps[name], difference, style, color=line.get_color(), linewidth=1.2)
     top.set(ylabel="loss (mean of 50 steps); points: held out", title="ling-nano, FP8 and bf16")
     top.legend()
     bottom.axhline(0, color="black", linewidth=0.8)
     for limit in (-0.25, 0.25):
         bottom.axhline(limit, color="grey", linewidth=0.8, linestyle="--")
-    bottom.set(xlabel="step", ylabel="difference to bf16, %", ylim=(-1, 1))
+    bottom.set(xlabel="step", ylabel="difference to bf16, %\n(dotted: MTP loss)")
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
