@@ -13,9 +13,14 @@ from runs import logged_losses, quiet
 from sft_runs import TINY, make_recipe, write_model, write_records
 
 from ling.checkpoint.load import load_model
-from ling.errors import UsageError
+from ling.convert.plan import convert
+from ling.errors import CheckpointError, UsageError
 from ling.train import loop
 from ling.train.log import read_metrics
+from ling.train.merge import merge
+from ling.train.objectives.sft import FineTuning
+from ling.train.report.page import page
+from ling.train.report.runs import read_runs
 
 
 @pytest.fixture(scope="module")
@@ -111,3 +116,54 @@ def test_a_shape_without_weights_is_refused(recipe, tmp_path):
     shape = dataclasses.replace(recipe(), model=str(tmp_path / "shape"))
     with pytest.raises(UsageError, match="a configuration without weights"):
         loop.run(shape, tmp_path / "run", quiet)
+
+
+def test_rows_of_bad_steps_are_left_out_after_going_back(recipe, tmp_path, monkeypatch):
+    losses, seen = FineTuning.losses, []
+
+    def spoiled(self, network, batch):
+        found = losses(self, network, batch)
+        seen.append(batch.first_row)
+        if batch.first_row in (4, 6):  # in steps 3 and 4
+            found.named["loss"] = found.named["loss"] * float("nan")
+        return found
+
+    monkeypatch.setattr(FineTuning, "losses", spoiled)
+    out, said = tmp_path / "run", []
+    made = recipe(steps=5, interval=2, max_nonfinite=2, rollback=1)
+    assert loop.run(made, out, said.append) == 0
+    (line,) = [text for text in said if "rollback" in text]
+    assert "back to step-2, rows 4 to 7 are left out" in line
+    assert seen == [*range(8), *range(8, 14)]
+    assert [step for step, *_ in logged_losses(out)] == [1, 2, 3, 4, 5]
+
+
+def test_reports_and_merges_take_a_fine_tuning(recipe, model, tmp_path):
+    out = tmp_path / "run"
+    assert loop.run(recipe(steps=4, data={"valid_share": 0.25}), out, quiet) == 0
+    rows = read_metrics(out / "metrics.jsonl")
+    assert all(0 < row["trained_tokens"] < row["tokens"] for row in rows)
+    assert "data.files" in page(read_runs([out]))
+    merge(out, tmp_path / "merged", last=2)
+    assert load_model(tmp_path / "merged").config.hidden_size == TINY.hidden_size
+    assert any(p.suffix == ".png" for p in out.iterdir())
+
+
+def test_checkpoints_of_adapters_are_no_models(recipe, tmp_path):
+    out = tmp_path / "run"
+    assert loop.run(recipe(steps=2, method="lora"), out, quiet) == 0
+    whole, again = recipe(steps=4, method="lora"), tmp_path / "again"
+    loop.run(whole, again, quiet)
+    loop.run(whole, out, quiet)
+    assert logged_losses(out) == logged_losses(again)
+    with pytest.raises(CheckpointError, match=r"holds adapters of .*base, not a model"):
+        load_model(out)
+    with pytest.raises(CheckpointError, match="holds adapters"):
+        merge(out, tmp_path / "merged", last=2)
+
+
+def test_integers_are_no_start_of_a_full_fine_tuning(recipe, model, tmp_path):
+    convert(model, tmp_path / "int8", to="int8")
+    over = dataclasses.replace(recipe(), model=str(tmp_path / "int8"))
+    with pytest.raises(UsageError, match="holds integers: name the folder that it was converted"):
+        loop.run(over, tmp_path / "run", quiet)
