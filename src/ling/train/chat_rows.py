@@ -14,6 +14,7 @@ from ..config.kinds import flat
 from ..config.model import ModelConfig
 from ..config.sft import SFTConfig
 from ..data.conversations.chat_data import open_chat_data
+from ..data.conversations.served import serve_as_trained
 from ..data.conversations.template import open_template
 from ..data.samples import Sample, Samples, lengthened
 from ..data.tokenizer import Tokenizer
@@ -48,11 +49,13 @@ class ChatRows:
     def __post_init__(self) -> None:
         recipe = self.given
         self.tokenizer = open_tokenizer(recipe, self.config)
+        template = open_template(recipe.data.template, self.tokenizer)
+        serve_as_trained(self.tokenizer, template)
         self.data = open_chat_data(
             recipe.data,
             recipe.train.seed,
             self.tokenizer,
-            open_template(recipe.data.template, self.tokenizer),
+            template,
             self.config.vocab_size,
             run_data_folder(self.out),
             self.log,
