@@ -5,6 +5,7 @@
 #include "checks.h"
 #include "fp8_tiles.h"
 #include "matrix.h"
+#include "rows_product.h"
 #include "adam8.h"
 #include "train_attention.h"
 
@@ -178,6 +179,18 @@ extern "C" int ling_matmul(const ling_matrix* w, const float* x, float* y, int64
   if (T == 0) return LING_OK;
   if (!x || !y) return fail(LING_BAD_ARGUMENT, "null pointer");
   return guarded([&] { matmul(*kernels, *w, x, y, T); });
+}
+
+extern "C" int ling_matmul_bf16(const ling_matrix* w, int64_t count, const int64_t* ends,
+                                int32_t pairs, const uint16_t* x, uint16_t* y) {
+  const IsaKernels* kernels = isa_kernels();
+  if (!kernels) return LING_BAD_ISA;
+  if (!w || !ends) return fail(LING_BAD_ARGUMENT, "null pointer");
+  if (int status = accept(check_matrix(*w))) return status;
+  if (int status = accept(check_stack(*w, count, ends, pairs != 0))) return status;
+  if (ends[count] == 0) return LING_OK;
+  if (!x || !y) return fail(LING_BAD_ARGUMENT, "null pointer");
+  return guarded([&] { multiply_rows(*kernels, {*w, count, ends, pairs != 0, x, y}); });
 }
 
 // ---- a whole model ----

@@ -21,6 +21,16 @@ inline const char* check_matrix(const ling_matrix& w) {
   return nullptr;
 }
 
+inline const char* check_stack(const ling_matrix& w, int64_t count, const int64_t* ends,
+                               bool pairs) {
+  if (count < 1 || count > (1 << 20) || ends[0]) return "the rows of matrices do not begin at 0";
+  for (int64_t e = 0; e < count; ++e)
+    if (ends[e + 1] < ends[e] || ends[e + 1] > (int64_t(1) << 28))
+      return "the rows of matrices are not in order";
+  if (pairs && w.rows % (2 * kTile)) return "the rows of a pair are not whole tiles";
+  return nullptr;
+}
+
 inline bool misshapen(const ling_matrix& w, int64_t rows, int64_t cols) {
   return check_matrix(w) || w.rows != rows || w.cols != cols;
 }

@@ -189,6 +189,39 @@ void fuzz_bf16_weights(Random& r) {
         "bf16");
 }
 
+// Rows of bfloat16 times a stack: each row is what it is in float32, rounded; of pairs columns are
+// apart.
+void fuzz_rows_product(Random& r) {
+  Case c = random_case(r);
+  if (!r.below(4)) c.format = LING_FP8, c.group = 128;
+  const bool pairs = r.below(2);
+  if (pairs) c.rows = 32 * r.between(1, r.below(4) ? 3 : 80);
+  const int64_t count = r.between(1, 4);
+  const Matrix p = random_matrix(r, c.format, c.group, c.rows, c.cols, count);
+  Array<int64_t> ends(count + 1);
+  for (int64_t e = 0; e < count; ++e) ends[e + 1] = ends[e] + r.between(0, r.below(3) ? 9 : 150);
+  const int64_t R = ends[count];
+  Array<uint16_t> x(R * c.cols, 1), y(R * c.rows, 1);
+  Array<float> wide(R * c.cols), want(R * c.rows);
+  for (int64_t i = 0; i < x.size; ++i) wide[i] = from_bf16(x[i] = to_bf16(r.normal()));
+  CHECK(!ling_matmul_bf16(&p.m, count, ends.data(), pairs, x.data(), y.data()), "product");
+  for (int64_t e = 0; e < count; ++e) {
+    ling_matrix one = p.m;
+    one.data = p.data.data() + e * (p.data.size / count);
+    one.scales = p.scales.data() + e * (p.scales.size / count);
+    CHECK(!ling_matmul(&one, wide.data() + ends[e] * c.cols, want.data() + ends[e] * c.rows,
+                       ends[e + 1] - ends[e]),
+          "product");
+  }
+  for (int64_t i = 0; i < R; ++i)
+    for (int64_t n = 0; n < c.rows; ++n) {
+      const int64_t to = pairs ? n / 16 % 2 * (c.rows / 2) + n / 32 * 16 + n % 16 : n;
+      CHECK(y[i * c.rows + to] == to_bf16(want[i * c.rows + n]),
+            "format %d of %d, row %d of %d, column %d", c.format, int(count), int(i), int(R),
+            int(n));
+    }
+}
+
 float value_of_fp8(uint8_t b) {
   const int e = b >> 3 & 15, m = b & 7;
   const float size = e == 15 && m == 7 ? NAN
@@ -293,6 +326,16 @@ void bad_calls(Random& r) {
   refused(ling_matmul(&p.m, x.data(), nullptr, 1), "null");
   refused(ling_unpack(nullptr, y.data()), "null");
   refused(ling_unpack_bf16(nullptr, wide), "null");
+  const int64_t none[] = {0, 0}, row[] = {0, 1}, late[] = {1, 1}, back[] = {0, -1};
+  CHECK(!ling_matmul_bf16(&p.m, 1, none, 0, nullptr, nullptr), "no rows");
+  refused(ling_matmul_bf16(nullptr, 1, row, 0, wide, wide), "null");
+  refused(ling_matmul_bf16(&p.m, 1, nullptr, 0, wide, wide), "null");
+  refused(ling_matmul_bf16(&p.m, 1, row, 0, nullptr, wide), "null");
+  refused(ling_matmul_bf16(&p.m, 1, row, 0, wide, nullptr), "null");
+  refused(ling_matmul_bf16(&p.m, 1, row, 1, wide, wide), "half a tile");
+  for (const int64_t* ends : {late, back})
+    refused(ling_matmul_bf16(&p.m, 1, ends, 0, wide, wide), "rows");
+  for (int64_t bad : huge) refused(ling_matmul_bf16(&p.m, bad, row, 0, wide, wide), "count");
   refused(ling_unpack_bf16(&p.m, nullptr), "null");
   refused(ling_unpack(&p.m, nullptr), "null");
   ling_matrix w = p.m;
@@ -359,6 +402,7 @@ int main(int argc, char** argv) {
     fuzz_fp8(r);
     fuzz_bytes(r);
   }
+  for (int64_t i = 0; i < rounds; ++i) fuzz_rows_product(r);
   fuzz_sampling(seed, rounds);
   fuzz_attention(seed, rounds);
   fuzz_train_attention(seed, rounds / 3);

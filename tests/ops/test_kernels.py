@@ -51,7 +51,8 @@ def test_one_matrix_is_packed_as_defined(path, fmt):
     rounded = packing.unpack(want).bfloat16()
     assert torch.equal(kernels.unpack_bf16(out), rounded)
     place = torch.empty_like(rounded)
-    assert kernels.unpack_bf16(out, place) is place and torch.equal(place, rounded)
+    assert kernels.unpack_bf16(out, place) is place
+    assert torch.equal(place, rounded)
 
 
 @ALL
@@ -91,3 +92,17 @@ def test_released_fp8_keeps_its_bytes_and_widens_to_bfloat16(path):
         exact = fp8.dequantise_fp8_block(values, scales)
         assert torch.equal(got, exact)
         assert torch.equal(kernels.widen_fp8(values, scales), exact.to(torch.bfloat16))
+
+
+@ALL
+@pytest.mark.parametrize("pairs", [False, True])
+def test_rows_times_a_stack_are_those_of_the_definition(path, fmt, pairs):
+    stack = empty(fmt, 32, 130, 2)
+    for e in range(2):
+        kernels.pack([torch.randn(32, 130)], stack[e])
+    x = torch.randn(7, 130).bfloat16()
+    got = kernels.matmul_bf16(stack, x, [0, 4, 7], pairs=pairs)
+    want = torch.cat([packing.matmul(stack[0], x[:4]), packing.matmul(stack[1], x[4:])])
+    want = packing.side_by_side(want) if pairs else want
+    assert got.dtype == torch.bfloat16
+    assert (got - want).norm() < 0.01 * want.norm()

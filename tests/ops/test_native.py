@@ -109,7 +109,8 @@ def test_unpacking_to_bfloat16_is_the_oracles_rounded(fmt, shape):
         want = packing.unpack(packed).bfloat16()
         assert same_bits(native.unpack_bf16(packed), want)
         place = torch.empty(shape, dtype=torch.bfloat16)
-        assert same_bits(native.unpack_bf16(packed, place), want) and same_bits(place, want)
+        assert native.unpack_bf16(packed, place) is place
+        assert same_bits(place, want)
 
 
 @pytest.mark.parametrize(
@@ -384,6 +385,45 @@ def test_no_rows_give_no_rows():
     assert native.matmul(
         packing.pack(torch.randn(3, 40), FORMATS["int4"]), torch.zeros(0, 40)
     ).shape == (0, 3)
+
+
+# ---- rows of bfloat16 --------------------------------------------------------------------------
+
+
+@ALL
+@pytest.mark.parametrize("pairs", [False, True])
+def test_rows_of_bfloat16_times_a_stack_are_those_in_float32_rounded(fmt, pairs):
+    alone = [packing.pack(torch.randn(96, 100), fmt) for _ in range(5)]
+    stack = packing.empty(fmt, 96, 100, 5)
+    for e, one in enumerate(alone):
+        stack.data[e] = one.data
+        if one.scales is not None:
+            stack.scales[e] = one.scales
+    ends = [0, 0, 3, 103, 103, 110]
+    x = torch.randn(110, 100).bfloat16()
+    got = native.matmul_bf16(stack, x, ends, pairs=pairs)
+    want = torch.cat(
+        [native.matmul(p, x[a:b].float()) for p, a, b in zip(alone, ends, ends[1:], strict=False)]
+    ).bfloat16()
+    assert torch.equal(got, packing.side_by_side(want) if pairs else want)
+
+
+def test_a_wide_matrix_is_multiplied_in_parts():
+    packed, x = packed_of("int4", 5000, 64), torch.randn(70, 64).bfloat16()
+    got = native.matmul_bf16(packed, x, [0, 70])
+    assert torch.equal(got, native.matmul(packed, x.float()).bfloat16())
+
+
+@pytest.mark.parametrize(
+    ("x", "ends"),
+    [(torch.randn(2, 64), [0, 2]), (torch.randn(2, 65).bfloat16(), [0, 2]),
+     (torch.randn(2, 64).bfloat16(), [0, 1]), (torch.randn(2, 64).bfloat16(), [0, 1, 2]),
+     (torch.randn(64).bfloat16(), [0, 2]), (torch.randn(2, 64).bfloat16(), [1, 2])],
+    ids=["float32", "too wide", "rows left", "two matrices", "flat", "not from 0"],
+)  # fmt: skip
+def test_rows_that_do_not_fit_are_refused(x, ends):
+    with pytest.raises(KernelError):
+        native.matmul_bf16(packed_of("int8"), x, ends)
 
 
 # ---- instruction sets ----------------------------------------------------------------------------

@@ -4,6 +4,8 @@ their definition in `ops.packing`. Nobody else asks which of the two there is.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -70,6 +72,21 @@ def unpack_bf16(p: Packed, out: Tensor | None = None) -> Tensor:
 def matmul(p: Packed, x_TK: Tensor) -> Tensor:
     """float32 x_TK @ unpack(p).T as `packing.matmul` defines it, float32."""
     return packing.matmul(p, x_TK) if why_no_kernels(p.format) else native.matmul(p, x_TK)
+
+
+def matmul_bf16(p: Packed, x_RK: Tensor, ends: list[int], *, pairs: bool = False) -> Tensor:
+    """bfloat16 y_RN: rows [ends[e], ends[e + 1]) of x times matrix e of a stack, or the one matrix.
+
+    `matmul` of the same rows, rounded; with `pairs` the columns of two matrices whose tiles take
+    turns (`packing.interleave`) are side by side.
+    """
+    if not why_no_kernels(p.format):
+        return native.matmul_bf16(p, x_RK, ends, pairs=pairs)
+    y_RN = x_RK.new_empty((len(x_RK), p.rows))
+    for e, (first, end) in enumerate(pairwise(ends)):
+        one = p[e] if p.data.ndim == 3 else p
+        y_RN[first:end] = packing.matmul(one, x_RK[first:end].float())
+    return packing.side_by_side(y_RN) if pairs else y_RN
 
 
 def widen_fp8(q_MN: Tensor, scale: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ from .formats import FP8, FP8_BLOCK, TILE, Format
 from .fp8 import quantise_fp8_block
 from .packing import Packed, empty, packed_shapes, scale_dtype
 
-ABI_VERSION = 10
+ABI_VERSION = 11
 
 
 class Matrix(Structure):
@@ -163,6 +163,7 @@ _SIGNATURES: dict[str, Sequence[Any]] = {
     "ling_widen_fp8": [c_void_p, c_int64, c_int64, c_void_p, c_int64, c_void_p],
     "ling_unpack": [POINTER(Matrix), c_void_p],
     "ling_unpack_bf16": [POINTER(Matrix), c_void_p],
+    "ling_matmul_bf16": [POINTER(Matrix), c_int64, c_void_p, c_int32, c_void_p, c_void_p],
     "ling_matmul": [POINTER(Matrix), c_void_p, c_void_p, c_int64],
     "ling_model_new": [POINTER(ModelConfigC), POINTER(LayerC), POINTER(c_void_p)],
     "ling_model_adapters": [c_void_p, c_void_p, c_int64],
@@ -428,4 +429,26 @@ def matmul(p: Packed, x_TK: Tensor) -> Tensor:
         raise KernelError(f"x must be a float32 matrix with {p.cols} columns on the CPU")
     x, y = x_TK.contiguous(), torch.empty(x_TK.shape[0], p.rows)
     check(lib, lib.ling_matmul(ctypes.byref(matrix(p)), x.data_ptr(), y.data_ptr(), len(x)))
+    return y
+
+
+def matmul_bf16(p: Packed, x_RK: Tensor, ends: Sequence[int], *, pairs: bool = False) -> Tensor:
+    """bfloat16 y_RN: rows [ends[e], ends[e + 1]) of x times matrix e of a stack (or the one matrix).
+
+    `matmul` of the same rows in float32, rounded; with `pairs` the columns of two matrices whose
+    tiles take turns are side by side. Raises `KernelError` for other than bfloat16 rows.
+    """
+    lib, count = required(), len(p.data) if p.data.ndim == 3 else 1
+    fits = x_RK.ndim == 2 and x_RK.shape[1] == p.cols and x_RK.dtype == torch.bfloat16
+    if not fits or not x_RK.is_cpu or len(ends) != count + 1 or ends[-1] != len(x_RK):
+        raise KernelError(
+            f"x must be a bfloat16 matrix with {p.cols} columns on the CPU, and its rows those of "
+            f"{count} matrices"
+        )
+    x, y = x_RK.contiguous(), x_RK.new_empty((len(x_RK), p.rows))
+    borders = (c_int64 * len(ends))(*ends)
+    status = lib.ling_matmul_bf16(
+        *(ctypes.byref(matrix(p)), count, borders, int(pairs), x.data_ptr(), y.data_ptr())
+    )
+    check(lib, status)
     return y

@@ -1,4 +1,4 @@
-"""Products with packed weights that a gradient passes through: of a matrix, and of a layer's experts.
+"""Products with packed weights that a gradient passes through: of matrices, and of experts.
 
 Forward they are the products of inference, so what is tuned is what is served; the backward pass
 unpacks one matrix at a time and multiplies in the dtype of the gradient. Weights have none.
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import kernels
+from . import kernels, packing
 from .experts import Groups, experts_with_rows
 from .formats import TILE
 from .packing import Packed
@@ -26,6 +26,8 @@ ROWS_AT_A_TIME = 16384
 
 def product(x_TK: Tensor, w: Packed) -> Tensor:
     """y_TN = x·Wᵀ in `x`'s dtype, without gradient."""
+    if x_TK.dtype == torch.bfloat16:
+        return kernels.matmul_bf16(w, x_TK, [0, len(x_TK)])
     return kernels.matmul(w, x_TK.float()).to(x_TK.dtype)
 
 
@@ -71,6 +73,21 @@ def linear(x_TK: Tensor, w: Packed) -> Tensor:
 
 
 @dataclass(frozen=True)
+class PackedHead:
+    """Hidden states to scores and back, for the loss."""
+
+    w: Packed
+
+    def scores(self, hidden_TD: Tensor) -> Tensor:
+        """scores_TV in the dtype of the hidden states."""
+        return product(hidden_TD, self.w)
+
+    def dx(self, dscores_TV: Tensor) -> Tensor:
+        """dhidden_TD."""
+        return product_dx(dscores_TV, self.w)
+
+
+@dataclass(frozen=True)
 class PackedExperts:
     """`grouped_lora.FrozenExperts` of two packed stacks: gate and up with their tiles in turn, and
     down."""
@@ -80,11 +97,11 @@ class PackedExperts:
 
     def gate_up(self, x_RD: Tensor, groups: Groups) -> Tensor:
         """gu_R2F: gate·x, and up·x beside it."""
-        return _side_by_side(_product(x_RD, self.gate_up_2FD, groups))
+        return _product(x_RD, self.gate_up_2FD, groups, pairs=True)
 
     def gate_up_dx(self, dgu_R2F: Tensor, groups: Groups) -> Tensor:
         """dx_RD of `gate_up`."""
-        return _product_dx(_in_turn(dgu_R2F), self.gate_up_2FD, groups)
+        return _product_dx(packing.in_turn(dgu_R2F), self.gate_up_2FD, groups)
 
     def down(self, h_RF: Tensor, groups: Groups) -> Tensor:
         """y_RD."""
@@ -95,29 +112,22 @@ class PackedExperts:
         return _product_dx(dy_RD, self.down_DF, groups)
 
 
-def _product(x_RK: Tensor, w: Packed, groups: Groups) -> Tensor:
+def _product(x_RK: Tensor, w: Packed, groups: Groups, *, pairs: bool = False) -> Tensor:
+    if x_RK.dtype == torch.bfloat16:
+        return kernels.matmul_bf16(w, x_RK, _borders(groups), pairs=pairs)
     y_RN = x_RK.new_empty((len(x_RK), w.rows))
-    for e, rows in _used(groups):
+    for e, rows in experts_with_rows(_borders(groups)):
         y_RN[rows] = kernels.matmul(w[e], x_RK[rows].float())
-    return y_RN
+    return packing.side_by_side(y_RN) if pairs else y_RN
 
 
 def _product_dx(dy_RN: Tensor, w: Packed, groups: Groups) -> Tensor:
     dx_RK = dy_RN.new_empty((len(dy_RN), w.cols))
-    for e, rows in _used(groups):
+    for e, rows in experts_with_rows(_borders(groups)):
         torch.mm(dy_RN[rows], unpacked(w[e], dy_RN.dtype), out=dx_RK[rows])
     return dx_RK
 
 
-def _used(groups: Groups) -> list[tuple[int, slice]]:
+def _borders(groups: Groups) -> list[int]:
     assert not isinstance(groups, Tensor), "packed weights are multiplied on the CPU"
-    return experts_with_rows(groups)
-
-
-def _side_by_side(gu_R2F: Tensor) -> Tensor:
-    """Columns whose tiles of gate and up take turns as all of gate, then all of up."""
-    return gu_R2F.unflatten(1, (-1, 2, TILE)).transpose(1, 2).flatten(1)
-
-
-def _in_turn(gu_R2F: Tensor) -> Tensor:
-    return gu_R2F.unflatten(1, (2, -1, TILE)).transpose(1, 2).flatten(1)
+    return groups

@@ -99,6 +99,16 @@ def separate(both_ND: Tensor) -> list[Tensor]:
     return [tiles[:, i].flatten(0, 1) for i in (0, 1)]
 
 
+def side_by_side(y_TN: Tensor) -> Tensor:
+    """Columns of a product with `interleave`d matrices: all of the first, then all of the second."""
+    return y_TN.unflatten(1, (-1, 2, TILE)).transpose(1, 2).flatten(1)
+
+
+def in_turn(y_TN: Tensor) -> Tensor:
+    """Undo `side_by_side`."""
+    return y_TN.unflatten(1, (2, -1, TILE)).transpose(1, 2).flatten(1)
+
+
 def quantise(
     w_NK: Tensor, fmt: Format, importance_K: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:

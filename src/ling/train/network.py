@@ -15,6 +15,7 @@ from torch import Tensor
 from ..checkpoint.dcp.local import fill_part
 from ..checkpoint.load import fill
 from ..checkpoint.open import holds_weights, open_source
+from ..checkpoint.packed.source import PackedSource
 from ..config.kinds import Recipe
 from ..config.model import ModelConfig
 from ..config.sft import SFTConfig
@@ -26,6 +27,7 @@ from ..presets import PRESETS
 from .adapt import adapt, start
 from .forward import LingForTraining
 from .fp8.gather import gather_bytes
+from .packed.place import load_packed
 
 Parallelise = Callable[[LingForTraining], LingForTraining]
 
@@ -48,7 +50,10 @@ def build_network(
     # On the CPU, so that a seed gives the same weights on every device.
     generator = torch.Generator().manual_seed(recipe.train.seed)
     if folder is not None and holds_weights(folder):
-        _load_weights(network.ling, folder, name)
+        packed = isinstance(recipe, SFTConfig) and recipe.method == "qlora"
+        if isinstance(recipe, SFTConfig) and not packed:
+            _check_floats(folder, recipe)
+        _load_weights(network.ling, folder, name, packed=packed)
         start(network, recipe)
     else:
         init_parts(network.ling, generator)
@@ -56,8 +61,17 @@ def build_network(
     return network
 
 
-def _load_weights(model: Ling, folder: Path, name: str) -> None:
-    """This rank's part of the weights, which it reads alone."""
+def _check_floats(folder: Path, recipe: SFTConfig) -> None:
+    with contextlib.closing(open_source(folder)) as source:
+        if isinstance(source, PackedSource):
+            raise UsageError(
+                f"`method: {recipe.method}` trains over float weights, and {recipe.model} holds "
+                "integers: name the folder that it was converted from, or set `method: qlora`"
+            )
+
+
+def _load_weights(model: Ling, folder: Path, name: str, *, packed: bool) -> None:
+    """This rank's part of the weights, which it reads alone; with `packed` matrices as they are."""
     with contextlib.closing(open_source(folder)) as source:
         found, own = (
             {name: spec.shape for name, spec in tensor_specs(cfg).items()}
@@ -68,6 +82,8 @@ def _load_weights(model: Ling, folder: Path, name: str) -> None:
                 f"`model_overrides` may not change the shapes of the weights in {name}"
             )
         fill(model, source)
+        if packed:
+            load_packed(model, source)
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -88,14 +88,15 @@ class OneRank:
 ONE_RANK = OneRank()
 
 
-Look = Callable[[Ling, Mapping[int, Tensor]], None]
+Look = Callable[[Ling], None]
 
 
 @dataclass
 class StepResult:
     """What the log tells of a step; losses are means over the global batch.
 
-    `part_norms` are the norms of the gradient of each part of the model, before clipping.
+    `part_norms` are the norms of the gradient of each part of the model, before clipping; `trained`
+    is the number of trained tokens, where the objective counts them.
     """
 
     losses: dict[str, float]
@@ -105,6 +106,7 @@ class StepResult:
     lr: float
     grad_norm: float
     part_norms: dict[str, float] = field(default_factory=dict)
+    trained: int | None = None
 
 
 def train_step(
@@ -118,7 +120,7 @@ def train_step(
 ) -> StepResult:
     """Train on this process's micro-batches of step `state.step + 1`, and count it as done.
 
-    `look` sees the model with the gradients of the step, and its counts.
+    `look` sees the model with the gradients of the step.
 
     A step that is not finite, or whose gradient's norm is a spike, leaves weights, optimizer and
     expert bias as they were; raises `TooManySkipped` after `train.max_nonfinite` of them in a row.
@@ -130,12 +132,13 @@ def train_step(
     sums = Sums()
     scale = rows // train.micro_batch_size
     ready = objective.batches(batches, scale, reduce.over_rows)
+    trained = {batch.trained for batch in ready} if isinstance(ready, list) else {None}
     moved = (batch.to(state.device) for batch in ready)
     for losses, tokens in state.network.micro_batches(objective, moved, scale):
         sums.add(losses, scale, tokens)
     reduce.sums(sums)
     if look is not None:
-        look(state.model, sums.counts)
+        look(state.model)
     means = {name: float(value) for name, value in sums.losses.items()}
     norm, *parts = _update(state, sum(means.values()), sums.counts, train, reduce)
     if state.skipped == 1:
@@ -149,7 +152,8 @@ def train_step(
     state.rows = row + rows
     state.tokens += sums.tokens
     norms, counts = dict(zip(PARTS, parts, strict=True)), _on_cpu(sums.counts)
-    return StepResult(means, float(sums.z_loss), counts, sums.tokens, lr, norm, norms)
+    z_loss, (count,) = float(sums.z_loss), trained
+    return StepResult(means, z_loss, counts, sums.tokens, lr, norm, norms, count)
 
 
 def _on_cpu(counts: dict[int, Tensor]) -> dict[int, Tensor]:
