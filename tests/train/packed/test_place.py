@@ -9,6 +9,7 @@ import torch
 
 from ling.checkpoint.open import config_at
 from ling.config.engine import EngineConfig
+from ling.config.parallel import ParallelConfig
 from ling.config.sft import ChatDataConfig, LoRAConfig, SFTConfig, SFTTrainConfig
 from ling.convert.synth import synth
 from ling.errors import UsageError
@@ -21,6 +22,8 @@ from ling.presets import preset
 from ling.train.lora.table import rows as table
 from ling.train.loss import cross_entropy
 from ling.train.network import build_network
+from ling.train.packed import place
+from ling.train.packed.place import check_packed
 
 TINY = preset("ling-tiny")
 # All experts are chosen: rounding cannot flip a choice.
@@ -176,3 +179,19 @@ def test_float_weights_are_refused_with_the_command_that_packs_them(folder):
     path = folder("bf16")
     with pytest.raises(UsageError, match=rf"ling convert {path} {path.name}-int4 --to int4"):
         network(path)
+
+
+@pytest.mark.parametrize("key", ["ep", "pp"])
+def test_ranks_that_would_share_packed_weights_are_refused(key):
+    degrees = {"ep": {"ep": 2, "dp_shard": 2}, "pp": {"pp": 2}}[key]
+    recipe = SFTConfig(
+        model="x", data=ChatDataConfig(files=["-"]), parallel=ParallelConfig(**degrees)
+    )
+    with pytest.raises(UsageError, match=f"`parallel.{key}` = 2"):
+        check_packed(recipe)
+
+
+def test_a_gpu_is_refused(monkeypatch):
+    monkeypatch.setattr(place, "device_type", lambda name: torch.device("cuda"))
+    with pytest.raises(UsageError, match=r"set `train.device: cpu`"):
+        check_packed(SFTConfig(model="x", data=ChatDataConfig(files=["-"])))
