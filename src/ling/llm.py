@@ -46,9 +46,9 @@ class LLM:
     "auto", "bfloat16" or "float32" (float32 throughout, in PyTorch); `format` "int4" or "int8"
     packs the weights as they are loaded, `max_memory` "6GB" runs a packed folder that is larger,
     `kv_cache_dtype` "int8" halves the KV cache and "int4" makes it almost four times smaller,
-    `cache_dir` keeps cached prefixes on disk, `lora` adapters (a folder, or folders by name). A folder without a tokenizer serves token ids, and
-    texts are empty. Without a seed in the request, sampling depends on `seed` and on how many
-    requests came before.
+    `cache_dir` keeps cached prefixes on disk, `lora` adapters (a folder, or folders by name). A
+    folder without a tokenizer serves token ids, and texts are empty. Without a seed in the request,
+    sampling depends on `seed` and on how many requests came before.
     """
 
     @shows_options(EngineConfig)
@@ -122,9 +122,7 @@ class LLM:
         updates: _Updates = queue.SimpleQueue()
         handles = self.submit(
             [
-                Submission(
-                    ids, p, updates.put, k, self.text_stream(p), adapter=self._adapter(lora)
-                )
+                Submission(ids, p, updates.put, k, self.text_stream(p), adapter=self._adapter(lora))
                 for (_, ids), p in zip(listed, params, strict=True)
                 for k in range(p.n)
             ]

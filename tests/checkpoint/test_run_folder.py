@@ -63,6 +63,21 @@ def test_old_and_half_written_ones_are_removed_and_others_stay(run):
     assert left == ["mine", "step-10", "step-11", "step-9", "step-x"]
 
 
+def test_the_one_that_is_kept_stays_until_another_is(run):
+    assert run_folder.kept(run) is None
+    run_folder.keep(run, 2)
+    run_folder.prune(run, 1)
+    assert names(run) == ["step-2", "step-10"]
+    assert run_folder.kept(run).name == "step-2"
+    run_folder.keep(run, 10)
+    run_folder.prune(run, 1)
+    assert names(run) == ["step-10"]
+    run_folder.keep(run, 77)  # gone meanwhile
+    assert run_folder.kept(run) is None
+    run_folder.keep(run, None)
+    assert not (run / "kept.json").exists()
+
+
 def test_only_one_run_writes_and_an_unused_folder_leaves_no_trace(tmp_path):
     out = tmp_path / "run"
     with (

@@ -25,7 +25,7 @@ def adapter_of(cfg=CFG, *, kinds=KINDS, alpha=32, rslora=False, dtype=torch.floa
             continue
         stack, r = (target.experts,) if target.experts else (), RANKS[target.kind]
         a = torch.randn(*stack, r, target.in_features, generator=g) / target.in_features**0.5
-        b = torch.randn(*stack, target.out_features, r, generator=g) / 50
+        b = torch.randn(*stack, target.out_features, r, generator=g) / 200
         scale = scale_of(r, alpha, rslora=rslora)
         matrices[name] = LowRank(a.to(dtype), b.to(dtype), scale)
     return Adapter(matrices)

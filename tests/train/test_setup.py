@@ -23,7 +23,7 @@ from ling.train.log import read_metrics
 from ling.train.parallel.group import World
 from ling.train.run_data import RunData, open_data
 from ling.train.setup import model_config, require_same, setup
-from ling.train.token_rows import contents_of, with_special_ids
+from ling.train.token_rows import contents_of
 
 TINY = preset("ling-tiny")
 
@@ -172,17 +172,6 @@ def test_a_folder_with_a_config_alone_starts_at_random(recipe, tmp_path):
     want = from_config(model.config, seed=42)
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, want.state_dict()[name]), name
-
-
-def test_special_ids_are_those_of_the_tokenizer():
-    def tokenizer(eod, bos):
-        return SimpleNamespace(eod_token_id=eod, token_to_id=lambda name: bos)
-
-    assert with_special_ids(TINY, None) == TINY
-    assert with_special_ids(TINY, tokenizer(None, 5)) == TINY
-    for bos, want in ((5, 5), (None, 7)):
-        got = with_special_ids(TINY, tokenizer(7, bos))
-        assert (got.eos_token_id, got.pad_token_id, got.bos_token_id) == (7, 7, want)
 
 
 # ---- data --------------------------------------------------------------------------------------

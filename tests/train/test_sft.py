@@ -4,61 +4,37 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from functools import partial
 
 import pytest
 import torch
 import yaml
-from runs import logged_losses, quiet, saved_steps
+from runs import logged_losses, quiet
+from sft_runs import TINY, make_recipe, write_model, write_records
 
-from ling.checkpoint.hf.save import save_model
 from ling.checkpoint.load import load_model
-from ling.checkpoint.run_folder import kept
-from ling.config.optim import OptimConfig
-from ling.config.recipe import CheckpointConfig
-from ling.config.sft import ChatDataConfig, SFTConfig, SFTTrainConfig
-from ling.data.tokenizer import train_tokenizer
-from ling.errors import UsageError
-from ling.model.ling import from_config
-from ling.presets import preset
+from ling.convert.plan import convert
+from ling.errors import CheckpointError, UsageError
 from ling.train import loop
-from ling.train.after_held_out import Verdict
 from ling.train.log import read_metrics
-
-TINY = preset("ling-tiny").replace(num_nextn_predict_layers=1, dtype="float32")
-WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+from ling.train.merge import merge
+from ling.train.objectives.sft import FineTuning
+from ling.train.report.page import page
+from ling.train.report.runs import read_runs
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("base")
-    network = from_config(TINY, seed=0)
-    save_model(network, TINY, folder)
-    train_tokenizer([" ".join(WORDS)] * 20, 300).save(folder)
+    folder = tmp_path_factory.mktemp("model")
+    write_model(folder)
     return folder
-
-
-def record(i):
-    said = " ".join(WORDS[(i + k) % 10] for k in range(1 + i % 6))
-    asked = {"role": "user", "content": f"say {WORDS[i % 10]}"}
-    return {"messages": [asked, {"role": "assistant", "content": said}]}
 
 
 @pytest.fixture
 def recipe(model, tmp_path):
-    file = tmp_path / "chat.jsonl"
-    file.write_text("".join(json.dumps(record(i)) + "\n" for i in range(24)))
-
-    def make(steps=6, interval=2, epochs=1.0, data=None, lr=1e-3, **train):
-        settings = {"global_batch_size": 2, "micro_batch_size": 1, "threads": 1, **train}
-        return SFTConfig(
-            model=str(model),
-            data=ChatDataConfig(files=[str(file)], **{"seq_length": 128, **(data or {})}),
-            train=SFTTrainConfig(steps=steps, epochs=epochs, dtype="float32", **settings),
-            optim=OptimConfig(lr=lr, schedule="constant"),
-            checkpoint=CheckpointConfig(interval_steps=interval, keep_last=2),
-        )
-
-    return make
+    write_records(tmp_path / "chat.jsonl")
+    (tmp_path / "base").symlink_to(model)
+    return partial(make_recipe, tmp_path)
 
 
 @pytest.fixture(autouse=True)
@@ -142,28 +118,52 @@ def test_a_shape_without_weights_is_refused(recipe, tmp_path):
         loop.run(shape, tmp_path / "run", quiet)
 
 
-# ---- the held-out loss -------------------------------------------------------------------------
+def test_rows_of_bad_steps_are_left_out_after_going_back(recipe, tmp_path, monkeypatch):
+    losses, seen = FineTuning.losses, []
+
+    def spoiled(self, network, batch):
+        found = losses(self, network, batch)
+        seen.append(batch.first_row)
+        if batch.first_row in (4, 6):  # in steps 3 and 4
+            found.named["loss"] = found.named["loss"] * float("nan")
+        return found
+
+    monkeypatch.setattr(FineTuning, "losses", spoiled)
+    out, said = tmp_path / "run", []
+    made = recipe(steps=5, interval=2, max_nonfinite=2, rollback=1)
+    assert loop.run(made, out, said.append) == 0
+    (line,) = [text for text in said if "rollback" in text]
+    assert "back to step-2, rows 4 to 7 are left out" in line
+    assert seen == [*range(8), *range(8, 14)]
+    assert [step for step, *_ in logged_losses(out)] == [1, 2, 3, 4, 5]
 
 
-def test_a_kept_checkpoint_outlives_newer_ones_and_a_stop_ends_the_run(recipe, tmp_path):
-    out, seen = tmp_path / "run", []
-
-    def after(run, held_out):
-        seen.append((run.state.step, held_out.loss))
-        return Verdict(keep=len(seen) == 1, stop=len(seen) == 4)
-
-    made = recipe(
-        steps=20, interval=1, data={"valid_share": 0.25}, eval_interval_steps=1, early_stop=3
-    )
-    assert loop.run(made, out, quiet, after_held_out=[after]) == 0
-    assert [step for step, _ in seen] == [1, 2, 3, 4]
-    assert saved_steps(out) == ["step-1", "step-3", "step-4"]
-    assert kept(out).name == "step-1"
+def test_reports_and_merges_take_a_fine_tuning(recipe, model, tmp_path):
+    out = tmp_path / "run"
+    assert loop.run(recipe(steps=4, data={"valid_share": 0.25}), out, quiet) == 0
     rows = read_metrics(out / "metrics.jsonl")
-    assert [row["valid_loss"] for row in rows] == [loss for _, loss in seen]
-    said = []
-    assert loop.run(made, out, said.append, after_held_out=[after]) == 0
-    assert "already done (4 steps)" in said[-1]
-    # Asked for another early stop, the run goes on.
-    loop.run(changed(changed(made, "train", early_stop=9), "train", steps=6), out, quiet)
-    assert saved_steps(out)[-1] == "step-6"
+    assert all(0 < row["trained_tokens"] < row["tokens"] for row in rows)
+    assert "data.files" in page(read_runs([out]))
+    merge(out, tmp_path / "merged", last=2)
+    assert load_model(tmp_path / "merged").config.hidden_size == TINY.hidden_size
+    assert any(p.suffix == ".png" for p in out.iterdir())
+
+
+def test_checkpoints_of_adapters_are_no_models(recipe, tmp_path):
+    out = tmp_path / "run"
+    assert loop.run(recipe(steps=2, method="lora"), out, quiet) == 0
+    whole, again = recipe(steps=4, method="lora"), tmp_path / "again"
+    loop.run(whole, again, quiet)
+    loop.run(whole, out, quiet)
+    assert logged_losses(out) == logged_losses(again)
+    with pytest.raises(CheckpointError, match=r"holds adapters of .*base, not a model"):
+        load_model(out)
+    with pytest.raises(CheckpointError, match="holds adapters"):
+        merge(out, tmp_path / "merged", last=2)
+
+
+def test_integers_are_no_start_of_a_full_fine_tuning(recipe, model, tmp_path):
+    convert(model, tmp_path / "int8", to="int8")
+    over = dataclasses.replace(recipe(), model=str(tmp_path / "int8"))
+    with pytest.raises(UsageError, match="holds integers: name the folder that it was converted"):
+        loop.run(over, tmp_path / "run", quiet)

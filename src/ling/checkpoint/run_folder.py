@@ -94,6 +94,23 @@ def intact(folder: Path) -> bool:
     return recorded is not None and match(folder, recorded)
 
 
+def base_of(checkpoint: Path) -> str | None:
+    """The model under the adapters that a checkpoint holds; None of one that holds all weights."""
+    state = checkpoint / "state.json"
+    base = read_json(state).get("base") if state.is_file() else None
+    return None if base is None else str(base)
+
+
+def refuse_adapters(checkpoint: Path) -> None:
+    """Raise `CheckpointError` for a checkpoint that holds adapters, where all weights are due."""
+    base = base_of(checkpoint)
+    if base is not None:
+        raise CheckpointError(
+            f"{checkpoint}: holds adapters of {base}, not a model; `ling sft` leaves them as the "
+            f"folder `adapter` of the run: `ling serve {shlex.quote(base)} --lora NAME=FOLDER`"
+        )
+
+
 def keep(run: Path, step: int | None) -> None:
     """Let the checkpoint of that step, and no other, stay however many are newer."""
     if step is None:

@@ -22,6 +22,11 @@ COMMANDS = {
         "pretrain",
         "train from a recipe (a name or YAML file, dotted overrides); rerun to resume",
     ),
+    "sft": Command(
+        "sft",
+        "sft",
+        "fine-tune on conversations or pairs, all weights or an adapter (LoRA, QLoRA, DPO)",
+    ),
     "plan": Command(
         "plan",
         "plan",

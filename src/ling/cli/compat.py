@@ -66,5 +66,6 @@ def _yaml(translation: Translation, scripts: list[str]) -> str:
     names = ", ".join(Path(script).name for script in scripts)
     head = one_line(f"# From {names}, by `ling compat megatron`.") + "\n"
     if translation.sft:
-        head += "# Fine-tuning: settings for `ling sft`, which is not built yet.\n"
+        head += "# Fine-tuning: put these values into a recipe of `ling sft`, such as that which\n"
+        head += "# `ling recipes ling-mini-sft-megatron` prints.\n"
     return head + yaml.safe_dump(translation.tree, sort_keys=False, allow_unicode=True)

@@ -47,6 +47,9 @@ def convert(args: list[str]) -> None:
     parser.add_argument(
         "--calibrate", type=str, default=None, help="text whose activations weigh int4/int8 errors"
     )
+    parser.add_argument(
+        "--merge", type=str, default=None, help="add the LoRA adapter in this folder to the weights"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the target")
     parser.add_argument("--dry-run", action="store_true", help="print the files, write nothing")
     parser.add_argument("--verify", action="store_true", help="read back and compare")

@@ -139,7 +139,7 @@ def _print_text(check: Check, records: Iterable[Checked], show: int) -> None:
         for name, sample in checked.sides:
             if left > 0:
                 head = f"{checked.record.origin}" + (f" ({name})" if name else "")
-                print(_shown(head, sample, has_colours), end="\n\n")
+                print(shown_sample(head, sample, has_colours), end="\n\n")
             left -= 1
     if left < 0:
         print(f"[{-left:,} more samples are not shown]\n")
@@ -147,7 +147,7 @@ def _print_text(check: Check, records: Iterable[Checked], show: int) -> None:
         print(terminal_text(line))
 
 
-def _shown(head: str, sample: Supervised, has_colours: bool) -> str:
+def shown_sample(head: str, sample: Supervised, has_colours: bool) -> str:
     """A sample for a terminal: what is trained in green, or between brackets without colours."""
     begin, end = (_TRAINED, _PLAIN) if has_colours else ("[[", "]]")
     parts, at = [], 0

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import typing
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 from ..config.recipe import PretrainConfig
+from ..config.recipe_file import find_recipe, list_keys, read_recipe
 from .options import make_parser
 
 
@@ -35,10 +37,13 @@ def run_options(parser: Any) -> None:
     )
 
 
-def with_recipe(args: list[str], kind: type = PretrainConfig) -> tuple[list[str], Path | None]:
-    """Arguments with recipe files in place of their names, and single values as lists."""
-    from ..config.recipe_file import find_recipe, list_keys, read_recipe
-
+def with_recipe(
+    args: list[str],
+    kind: type = PretrainConfig,
+    read: Callable[[Path, type], dict[str, Any]] = read_recipe,
+) -> tuple[list[str], Path | None]:
+    """Arguments with recipe files, as `read` gives them, in place of their names, and single values
+    as lists."""
     if args and not args[0].startswith("-"):
         args = ["--config", *args]
     flags, result, path, rest = [f"--{key}" for key in list_keys(kind)], [], None, list(args)
@@ -46,7 +51,7 @@ def with_recipe(args: list[str], kind: type = PretrainConfig) -> tuple[list[str]
         flag, equals, value = rest.pop(0).partition("=")
         if flag == "--config" and (equals or rest):
             path = find_recipe(value if equals else rest.pop(0))
-            result += [flag, json.dumps(read_recipe(path, kind), default=str)]
+            result += [flag, json.dumps(read(path, kind), default=str)]
         elif flag == "--parallel" and "auto" in (value, *rest[:1]):
             result += ["--parallel.auto", "true"]
             del rest[: not equals]

@@ -238,7 +238,20 @@ def quickstart(args: list[str]) -> int:
         "--out", type=str, default="quickstart", help="folder for everything it makes"
     )
     parser.add_argument("--minutes", type=float, default=4.0, help="training time to aim for")
+    parser.add_argument(
+        "--sft",
+        action="store_true",
+        help="then fine-tune the model on conversations with tools, and measure before and after",
+    )
     ns = parser.parse_args(args)
     from ..quickstart import quickstart
 
-    return quickstart(ns.out, ns.minutes)
+    if ns.sft and (Path(ns.out) / "model" / "config.json").is_file():
+        code = 0  # of the quickstart that was before
+    else:
+        code = quickstart(ns.out, ns.minutes)
+    if code or not ns.sft:
+        return code
+    from ..quickstart_sft import quickstart_sft
+
+    return quickstart_sft(ns.out)

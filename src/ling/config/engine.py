@@ -128,7 +128,8 @@ class EngineConfig:
         if not 0 < self.max_step_ms < math.inf:
             raise UsageError(f"`max_step_ms` is {self.max_step_ms}, expected more than 0")
         object.__setattr__(self, "lora", _adapters_listed(self.lora))
-        _ = self.adapter_folders, self.max_memory_bytes, self.kv_cache_memory_bytes, self.cache_dir_bytes
+        _ = self.adapter_folders, self.max_memory_bytes
+        _ = self.kv_cache_memory_bytes, self.cache_dir_bytes
 
     @property
     def most_drafts(self) -> int:
@@ -152,7 +153,7 @@ class EngineConfig:
         for text in self.lora or ():
             name, folder = _named_folder(text)
             if name is None and len(self.lora or ()) > 1:
-                raise UsageError(f"`lora` is `{text}`, expected NAME=FOLDER where there are several")
+                raise UsageError(f"`lora` has `{text}`, expected NAME=FOLDER for each of several")
             name = name or Path(folder).resolve().name
             if name in found:
                 raise UsageError(f"`lora` has the name `{name}` twice")

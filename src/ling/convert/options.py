@@ -30,6 +30,8 @@ class Options:
     verify: bool = False
     calibrate: str | Path | None = None
     """Text whose activations weigh the errors of an integer format."""
+    merge: str | Path | None = None
+    """Folder of an adapter that is added to the weights."""
 
     def __post_init__(self) -> None:
         check_writer(self.to)

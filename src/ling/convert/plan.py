@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checkpoint.adapter.merge import with_adapter
 from ..checkpoint.dtypes import DTYPES
 from ..checkpoint.gguf.sink import FILE as GGUF_FILE
 from ..checkpoint.open import layout_for, open_source, sink_for
@@ -43,7 +44,7 @@ def convert(
     """
     wanted, target = Options(**options), final_path(Path(target))
     restore(target, log)
-    with contextlib.closing(open_source(source)) as opened:
+    with contextlib.closing(_open(source, wanted)) as opened:
         check_target(Path(source), target, wanted)
         job = plan(opened, scratch_path(target), wanted, log=log)
         if wanted.dry_run:
@@ -54,10 +55,15 @@ def convert(
             job.write(folder, log)
             if wanted.verify:
                 written = folder / GGUF_FILE if wanted.to == "gguf" else folder
-                report = verify(source, written, with_logits=False)
+                report = verify(source, written, with_logits=False, opened=opened)
                 _check_bits(report, wanted)
                 (log or _silent)(f"verified: {report['summary']}")
     return job.files
+
+
+def _open(source: str | Path, wanted: Options) -> Source:
+    opened = open_source(source)
+    return opened if wanted.merge is None else with_adapter(opened, source, wanted.merge)
 
 
 def _check_bits(report: dict[str, Any], wanted: Options) -> None:

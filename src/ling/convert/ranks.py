@@ -48,6 +48,8 @@ def convert_part(
         raise UsageError(f"`{wanted.to}` is not written in shards, run one process")
     if wanted.mtp == "separate":
         raise UsageError("`--mtp separate` has no shards to share, run one process")
+    if wanted.merge is not None:
+        raise UsageError("`--merge` reads the adapter in one process: run one")
     if target.resolve().is_relative_to(source.resolve()):
         raise UsageError(f"{target}: several processes cannot write into the source")
     restore(target, log)

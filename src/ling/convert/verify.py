@@ -32,7 +32,12 @@ _GGUF_NRMSE = 0.12
 
 
 def verify(
-    a: str | Path, b: str | Path | None = None, *, with_logits: bool = True, progress: bool = False
+    a: str | Path,
+    b: str | Path | None = None,
+    *,
+    with_logits: bool = True,
+    progress: bool = False,
+    opened: Source | None = None,
 ) -> dict[str, Any]:
     """Check names, shapes, types, scales, values and checksums of `a`; with `b`, compare the two.
 
@@ -42,7 +47,7 @@ def verify(
     that is wrong. Holds two tensors at a time, and for the logits one decoder layer.
     """
     with contextlib.ExitStack() as stack:
-        first = stack.enter_context(contextlib.closing(open_source(a)))
+        first = opened or stack.enter_context(contextlib.closing(open_source(a)))
         second = None if b is None else stack.enter_context(contextlib.closing(open_source(b)))
         report = _check(Path(a), first, progress)
         if b is None or second is None:

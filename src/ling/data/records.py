@@ -29,6 +29,13 @@ class Record(NamedTuple):
     value: Any
 
 
+class Fault(NamedTuple):
+    """A line or an element that is no record: its number as a record's, and the error."""
+
+    number: int
+    error: DataError
+
+
 class RecordText(NamedTuple):
     """The number of a record, the key of its text (None: it is a text itself) and the text."""
 
@@ -59,9 +66,9 @@ def read_json_records(path: Path) -> Iterator[Record]:
     return _no_faults(records_and_faults(path))
 
 
-def records_and_faults(path: Path) -> Iterator[Record | DataError]:
-    """As `read_json_records`, but a line that is no record is an error in its place, and the next
-    line is read; faults of an array, and of a file as a whole, are raised."""
+def records_and_faults(path: Path) -> Iterator[Record | Fault]:
+    """As `read_json_records`, but what is no record is a `Fault` in its place, and the next one is
+    read; an array that does not parse, and faults of a file as a whole, are raised."""
     encoding = marked_encoding(path)
     if _begins_as_array(path, encoding):
         return _Array(decoded(path, encoding), path).records()
@@ -79,17 +86,17 @@ def _errors(encoding: str) -> str:
     return "surrogateescape" if encoding == UTF8 else "strict"
 
 
-def _no_faults(records: Iterable[Record | DataError]) -> Iterator[Record]:
+def _no_faults(records: Iterable[Record | Fault]) -> Iterator[Record]:
     for record in records:
-        if isinstance(record, DataError):
-            raise record
+        if isinstance(record, Fault):
+            raise record.error
         yield record
 
 
 def parse_json(text: str) -> Any:
     """The value of a JSON text; `ValueError` says in a few words what is wrong with it."""
     try:
-        return _checked(json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse), text)
+        return _checked(_STRICT.decode(text), text)
     except (ValueError, RecursionError) as err:
         raise ValueError(_cause(err)) from None
 
@@ -151,7 +158,7 @@ def _fail(reason: str, path: Path, record: Record) -> NoReturn:
 
 def _lines(
     texts: Iterable[str], path: Path, line: int = 0, number: int = 0
-) -> Iterator[Record | DataError]:
+) -> Iterator[Record | Fault]:
     size = 0
     parts: list[str] = []
     for text in chain(texts, ["\n"]):
@@ -165,7 +172,7 @@ def _lines(
             line += 1
             if is_long:
                 is_long = False
-                yield _too_long(path, line)
+                yield Fault(line, _too_long(path, line))
             elif row.strip():
                 number += 1
                 yield _record(row, path, line)
@@ -173,19 +180,19 @@ def _lines(
             parts.clear()  # the rest of the line is passed over, and not kept
 
 
-def _record(text: str, path: Path, line: int) -> Record | DataError:
+def _record(text: str, path: Path, line: int) -> Record | Fault:
     try:
         if not text.isascii():
             text.encode()
     except UnicodeEncodeError:
-        return DataError(NOT_UTF8, path=path, line=line)
+        return Fault(line, DataError(NOT_UTF8, path=path, line=line))
     try:
-        return Record(line, line, _checked(json.loads(text, object_pairs_hook=_unique), text))
+        return Record(line, line, _checked(_DECODER.decode(text), text))
     except (ValueError, RecursionError) as err:
         cause = _whole_file_cause(text) if line == 1 else None
         if cause:
             raise DataError(cause, path=path, line=line) from None
-        return DataError(_cause(err), path=path, line=line)
+        return Fault(line, DataError(_cause(err), path=path, line=line))
 
 
 def _checked(value: Any, text: str) -> Any:
@@ -229,6 +236,13 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+# Making one for each line would take as long as reading it.
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique)
+_LENIENT = json.JSONDecoder()  # finds where an element ends whose fault is not its form
+_ELEMENT_FAULTS = (_TwiceError, UnicodeEncodeError, RecursionError)
+_STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse)
+
+
 class _Array:
     """A JSON array, of which one element and about one block of text are in memory."""
 
@@ -238,16 +252,21 @@ class _Array:
         self._texts, self._path = iter(texts), path
         self._text, self._at = "", 0
         self._line, self._counted = 1, 0  # the line at the position `_counted`
-        self._decoder = json.JSONDecoder(object_pairs_hook=_unique)
 
-    def records(self) -> Iterator[Record]:
+    def records(self) -> Iterator[Record | Fault]:
+        """The elements; one with a key twice or half a surrogate pair is an error in its place."""
         self._take("[")
         number = 0
         if self._peek() != "]":
             while True:
                 number += 1
                 self._peek()
-                yield Record(number, self._place(), self._value())
+                line = self._place()
+                try:
+                    yield Record(number, line, self._value(_DECODER))
+                except _ELEMENT_FAULTS as err:
+                    self._value(_LENIENT)
+                    yield Fault(number, DataError(_cause(err), path=self._path, line=line))
                 if self._peek() != ",":
                     break
                 self._take(",")
@@ -255,13 +274,16 @@ class _Array:
         if self._peek():
             self._fail("something after the end of the array")
 
-    def _value(self) -> Any:
+    def _value(self, decoder: json.JSONDecoder) -> Any:
         while True:
             try:
-                value, end = self._decoder.raw_decode(self._text, self._at)
-                value = _checked(value, self._text[self._at : end])
-            except (_TwiceError, UnicodeEncodeError, RecursionError) as err:
-                self._fail(_cause(err))
+                value, end = decoder.raw_decode(self._text, self._at)
+                if decoder is _DECODER:
+                    value = _checked(value, self._text[self._at : end])
+            except _ELEMENT_FAULTS:
+                if decoder is _DECODER:
+                    raise
+                self._fail("nested too deeply")
             except ValueError:
                 if len(self._text) - self._at > MAX_RECORD_CHARS:
                     raise _too_long(self._path, self._place()) from None

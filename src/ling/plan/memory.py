@@ -145,6 +145,8 @@ class _Rank(RankWeights):
 
     def _kept(self, layer: Layer) -> float:
         """Bytes that a layer keeps of a micro-batch."""
+        if layer.unused:
+            return 0.0
         return self.tokens * self._of(layer).after(self.layout.recompute, layer.is_moe)
 
     def _loss_kept(self) -> float:
@@ -169,11 +171,13 @@ class _Rank(RankWeights):
             rows, item = (IN_PLACE_CHUNK_TOKENS, _IN_PLACE) if in_place else (CHUNK_TOKENS, _COPIED)
         scores = min(rows, self.tokens) * item * self.shape.config.vocab_size
         head = self.shape.head or self.shape.embedding
-        copies = int(head.item != self.item) if head.frozen else 2
+        copies = int(self._is_cast(head)) if head.frozen else 2
         return scores + copies * self.item * self.shape.embedding.size
 
     def _work(self, layer: Layer) -> float:
         """What the backward pass of a layer needs for itself."""
+        if layer.unused:
+            return 0.0
         found, what = self._of(layer), self.layout.recompute
         rows = self.tokens * (found.making + found.again(what, layer.is_moe))
         if layer.is_moe and self.layout.ep > 1:
@@ -190,8 +194,13 @@ class _Rank(RankWeights):
             return 0.0
         here = self.here(weight)
         if weight.frozen:
-            return self.item * here * ("down_proj" not in weight.name or weight.item != self.item)
+            joined = "down_proj" not in weight.name and weight.item >= BF16
+            return self.item * here * (joined or self._is_cast(weight))
         return 2 * BF16 * here if self.item == BF16 else FP32 * here
+
+    def _is_cast(self, frozen: Weight) -> bool:
+        """Whether products make a copy of all of it; packed ones are unpacked matrix by matrix."""
+        return BF16 <= frozen.item != self.item
 
     def _sums(self) -> float:
         """Rows of a token in float32, to be added up for each rank, as they go and as they come."""

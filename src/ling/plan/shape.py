@@ -47,12 +47,13 @@ class Weight:
 @dataclass(frozen=True)
 class Layer:
     """One decoder layer; an MTP layer is one that looks ahead. `mlp_width` is that of the dense MLP
-    or of the shared experts together."""
+    or of the shared experts together. An `unused` one is kept, but not computed."""
 
     weights: tuple[Weight, ...]
     is_moe: bool
     is_mtp: bool
     mlp_width: int
+    unused: bool = False
 
     def size(self, experts: bool | None = None) -> int:
         """Its parameters: all, or the routed experts', or the rest."""
@@ -96,7 +97,7 @@ class Shape:
     @property
     def predictions(self) -> int:
         """How often the head is used on a token."""
-        return 1 + self.config.num_nextn_predict_layers
+        return 1 + sum(layer.is_mtp and not layer.unused for layer in self.layers)
 
 
 def shape_of(cfg: ModelConfig, seq_length: int) -> Shape:

@@ -5,13 +5,18 @@ What `train/adapt.py` does to a network is counted here without one.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
+import math
 from collections.abc import Iterator
 
+from ..checkpoint.open import open_source
 from ..config.kinds import Recipe
 from ..config.sft import SFTConfig
+from ..hub import resolve_model
 from ..model.adapter import Target, adapter_targets
-from ..ops.formats import INT4
+from ..model.names import tensor_specs
 from .shape import BF16, FP32, Layer, Shape, Weight
 
 
@@ -19,39 +24,58 @@ def trained_shape(shape: Shape, recipe: Recipe) -> Shape:
     """`shape` with frozen weights told from trained ones, and with the adapters of the recipe."""
     if not isinstance(recipe, SFTConfig):
         return shape
-    adapters = _adapters(shape, recipe)
+    adapters, base = _adapters(shape, recipe), _Base(recipe)
     kinds: dict[Layer, Layer] = {}  # equal layers are one object
-    layers = (_layer(layer, adapters[n], recipe) for n, layer in enumerate(shape.layers))
-    head = None if shape.head is None else _base(shape.head, recipe)
+    layers = (base.layer(layer, adapters[n]) for n, layer in enumerate(shape.layers))
     return dataclasses.replace(
         shape,
         layers=tuple(kinds.setdefault(layer, layer) for layer in layers),
-        embedding=_base(shape.embedding, recipe),
-        norm=_base(shape.norm, recipe),
-        head=head,
+        embedding=base.weight(shape.embedding),
+        norm=base.weight(shape.norm),
+        head=None if shape.head is None else base.weight(shape.head),
     )
 
 
-def _layer(layer: Layer, adapters: list[Weight], recipe: SFTConfig) -> Layer:
-    unused = layer.is_mtp and recipe.train.mtp_loss_weight == 0
-    weights = (_base(w, recipe, unused=unused) for w in layer.weights)
-    return dataclasses.replace(layer, weights=(*weights, *adapters))
+class _Base:
+    """The weights of the model, as a recipe keeps them."""
+
+    def __init__(self, recipe: SFTConfig) -> None:
+        self.recipe = recipe
+        # What a matrix that an adapter leaves as it is takes: the dtype of products, or its format.
+        self.item: float = BF16 if recipe.train.dtype == "bfloat16" else FP32
+        if recipe.method == "qlora":
+            self.item = packed_item(recipe.model)
+
+    def layer(self, layer: Layer, adapters: list[Weight]) -> Layer:
+        """With its adapters; an MTP layer without a loss is not computed, and of packed ones not
+        read either."""
+        unused = layer.is_mtp and self.recipe.train.mtp_loss_weight == 0
+        found = [self.weight(w, unused=unused) for w in layer.weights]
+        on_disk = unused and self.recipe.method == "qlora"
+        weights = () if on_disk else (*found, *adapters)
+        return dataclasses.replace(layer, weights=weights, unused=unused)
+
+    def weight(self, weight: Weight, *, unused: bool = False) -> Weight:
+        """One of them; the router keeps float32."""
+        is_router = weight.name.endswith("mlp.gate.weight")
+        if self.recipe.method == "full":
+            frozen = unused or (is_router and not self.recipe.train.train_router)
+            return dataclasses.replace(weight, frozen=frozen)
+        is_matrix = len(weight.shape) > 1 and not is_router
+        item = self.item if is_matrix else FP32
+        # Products in bfloat16 cast float32 weights, and unpack packed ones at use.
+        cast = weight.cast and item == FP32
+        return dataclasses.replace(weight, frozen=True, cast=cast, item=item)
 
 
-def _base(weight: Weight, recipe: SFTConfig, *, unused: bool = False) -> Weight:
-    """A weight of the model: in the dtype of products where an adapter leaves it as it is."""
-    is_router = weight.name.endswith("mlp.gate.weight")
-    if recipe.method == "full":
-        frozen = unused or (is_router and not recipe.train.train_router)
-        return dataclasses.replace(weight, frozen=frozen)
-    if recipe.method == "qlora" and len(weight.shape) > 1 and not is_router:
-        # Of the folder's format nothing is known here; MTP layers that are not trained stay in it.
-        packed = 0.0 if unused else INT4.stored_bytes
-        return dataclasses.replace(weight, frozen=True, cast=False, item=packed)
-    narrow = recipe.train.dtype == "bfloat16" and len(weight.shape) > 1 and not is_router
-    cast = weight.cast and not narrow
-    item = BF16 if narrow else FP32
-    return dataclasses.replace(weight, frozen=True, cast=cast, item=item)
+@functools.cache
+def packed_item(model: str) -> float:
+    """Bytes of a number of the matrices of a packed folder, on average."""
+    with contextlib.closing(open_source(resolve_model(model))) as source:
+        specs = tensor_specs(source.config)
+        matrices = [name for name, spec in specs.items() if len(spec.shape) > 1]
+        size = sum(map(source.stored_bytes, matrices))
+    return size / sum(math.prod(specs[name].shape) for name in matrices)
 
 
 def _adapters(shape: Shape, recipe: SFTConfig) -> list[list[Weight]]:

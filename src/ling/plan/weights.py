@@ -81,7 +81,7 @@ class RankWeights:
     @property
     def copied(self) -> float:
         """Numbers of the embedding that the last stage has besides the first."""
-        shared = self.shape.config.num_nextn_predict_layers or self.shape.head is None
+        shared = self.shape.predictions > 1 or self.shape.head is None
         return self.own(self.shape.embedding) if self._needs_copy and shared else 0
 
     @property

@@ -39,9 +39,7 @@ def check_model(service: Service, name: str | None) -> None:
         )
 
 
-def terms_of(
-    body: Sampling, request: Request, *, adapter: str | None, is_chat_turn: bool
-) -> Terms:
+def terms_of(body: Sampling, request: Request, *, adapter: str | None, is_chat_turn: bool) -> Terms:
     """Requests share the engine, and cached prefixes, by API key and salt. Raises `RequestError`
     for fields that do not go together."""
     body.check_pairs()

@@ -26,7 +26,8 @@ class Batch:
     `documents_BS` numbers the documents of each row; it is None when they are not isolated.
     `extra` holds further arrays of each row, `Sample.extra` stacked. `counts` is what the main and
     each MTP loss are divided by where an objective takes that of the whole step; None: the
-    micro-batch's own. `first_row` is the number of the first row in the run.
+    micro-batch's own. `first_row` is the number of the first row in the run, `trained` the
+    number of trained tokens of the whole step where it was counted.
     """
 
     tokens_BS: Tensor
@@ -36,6 +37,7 @@ class Batch:
     extra: dict[str, Tensor] = field(default_factory=dict)
     counts: Tensor | None = None
     first_row: int = 0
+    trained: int | None = None
 
     def to(self, device: torch.device) -> Batch:
         """This batch on `device`."""

@@ -14,7 +14,9 @@ from ..config.kinds import flat
 from ..config.model import ModelConfig
 from ..config.sft import SFTConfig
 from ..data.conversations.chat_data import open_chat_data
+from ..data.conversations.served import serve_as_trained
 from ..data.conversations.template import open_template
+from ..data.samples import Sample, Samples, lengthened
 from ..data.tokenizer import Tokenizer
 from ..errors import UsageError
 from ..hub import resolve_model, resolve_tokenizer
@@ -47,11 +49,13 @@ class ChatRows:
     def __post_init__(self) -> None:
         recipe = self.given
         self.tokenizer = open_tokenizer(recipe, self.config)
+        template = open_template(recipe.data.template, self.tokenizer)
+        serve_as_trained(self.tokenizer, template)
         self.data = open_chat_data(
             recipe.data,
             recipe.train.seed,
             self.tokenizer,
-            open_template(recipe.data.template, self.tokenizer),
+            template,
             self.config.vocab_size,
             run_data_folder(self.out),
             self.log,
@@ -101,7 +105,7 @@ class ChatRows:
 
     def reader(self, state: TrainState) -> BatchReader:
         """Rows for all steps from `state` on."""
-        rows = self.data.order(rows_needed(self.recipe, state), None)
+        rows = self._cut(self.data.order(rows_needed(self.recipe, state), None))
         files = ", ".join(self.names)
         return BatchReader(rows, self.isolate_documents, self.config.vocab_size, files)
 
@@ -110,7 +114,28 @@ class ChatRows:
         rows = self.data.valid
         if rows is None:
             return None
+        rows = self._cut(rows)
         return HeldOutRows(rows, self.isolate_documents, True, self.given.train.eval_rows)
+
+    def _cut(self, rows: Samples) -> Samples:
+        """Rows of one length where ranks take parts of each, or send it on stage by stage."""
+        parallel = self.given.parallel
+        fixed = parallel.cp > 1 or parallel.pp > 1
+        return OfLength(rows, self.given.data.seq_length) if fixed else rows
+
+
+@dataclass(frozen=True)
+class OfLength:
+    """Rows with padding behind those that are shorter than `length`."""
+
+    rows: Samples
+    length: int
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: int) -> Sample:
+        return lengthened(self.rows[i], self.length)
 
 
 def steps_of(train: Any, rows: int) -> int:

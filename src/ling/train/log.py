@@ -11,6 +11,9 @@ from ..errors import DataError
 from ..files.atomic import write_atomic
 from .loggers import Logger, numbers
 
+# Of a fine-tuning: held-out prompts with the model's answers, one JSON line each.
+SAMPLES = "samples.jsonl"
+
 
 class MetricsLog:
     """`metrics.jsonl` (one object a step, flushed), and the numbers of each step to loggers."""

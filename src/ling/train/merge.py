@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..checkpoint.dcp.folder import DCPFolder
 from ..checkpoint.dcp.parts import write_tensors
-from ..checkpoint.run_folder import checkpoints, intact
+from ..checkpoint.run_folder import checkpoints, intact, refuse_adapters
 from ..config.optim import OptimConfig
 from ..config.recipe import PretrainConfig, TrainConfig
 from ..errors import CheckpointError, UsageError
@@ -47,6 +47,7 @@ def merge(
     for folder in found:
         if not intact(folder):
             raise CheckpointError(f"{folder}: damaged, cannot be merged")
+        refuse_adapters(folder)  # the mean of A and B is not that of their product
     total = _weighed_sum(found, weights)
     with atomic_folder(out) as tmp:
         write_tensors(tmp, total)

@@ -120,6 +120,7 @@ class Monitor:
             **{k: v for k, v in done.losses.items() if k not in ("loss", "mtp_loss")},
             "z_loss": done.z_loss,
             "tokens": self.state.tokens,
+            **({} if done.trained is None else {"trained_tokens": done.trained}),
             "lr": done.lr,
             "grad_norm": done.grad_norm,
             "grad_norms": done.part_norms,

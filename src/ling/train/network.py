@@ -15,6 +15,7 @@ from torch import Tensor
 from ..checkpoint.dcp.local import fill_part
 from ..checkpoint.load import fill
 from ..checkpoint.open import holds_weights, open_source
+from ..checkpoint.packed.source import PackedSource
 from ..config.kinds import Recipe
 from ..config.model import ModelConfig
 from ..config.sft import SFTConfig
@@ -50,12 +51,23 @@ def build_network(
     generator = torch.Generator().manual_seed(recipe.train.seed)
     if folder is not None and holds_weights(folder):
         packed = isinstance(recipe, SFTConfig) and recipe.method == "qlora"
+        if isinstance(recipe, SFTConfig) and not packed:
+            _check_floats(folder, recipe)
         _load_weights(network.ling, folder, name, packed=packed)
         start(network, recipe)
     else:
         init_parts(network.ling, generator)
     network.train()
     return network
+
+
+def _check_floats(folder: Path, recipe: SFTConfig) -> None:
+    with contextlib.closing(open_source(folder)) as source:
+        if isinstance(source, PackedSource):
+            raise UsageError(
+                f"`method: {recipe.method}` trains over float weights, and {recipe.model} holds "
+                "integers: name the folder that it was converted from, or set `method: qlora`"
+            )
 
 
 def _load_weights(model: Ling, folder: Path, name: str, *, packed: bool) -> None:

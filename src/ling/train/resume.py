@@ -102,7 +102,8 @@ def check_recipe(recipe: Recipe, out: Path, log: Callable[[str], None]) -> None:
             continue
         if key in _DECAY_KEYS and _decay_is_ahead(recipe, before, out):
             continue
-        if key in _NOTES:
+        # Fine-tuning weighs all trained tokens of a step alike.
+        if key in _NOTES and not (of_tuning and key == "train.micro_batch_size"):
             log(f"`{key}` was {was} and is now {is_now}: {_NOTES[key]}")
         if key not in _FREE_KEYS and not key.startswith(("checkpoint.", "parallel.")):
             raise UsageError(f"{out}: {_changed(key, was, is_now)}")

@@ -95,7 +95,8 @@ Look = Callable[[Ling], None]
 class StepResult:
     """What the log tells of a step; losses are means over the global batch.
 
-    `part_norms` are the norms of the gradient of each part of the model, before clipping.
+    `part_norms` are the norms of the gradient of each part of the model, before clipping; `trained`
+    is the number of trained tokens, where the objective counts them.
     """
 
     losses: dict[str, float]
@@ -105,6 +106,7 @@ class StepResult:
     lr: float
     grad_norm: float
     part_norms: dict[str, float] = field(default_factory=dict)
+    trained: int | None = None
 
 
 def train_step(
@@ -130,6 +132,7 @@ def train_step(
     sums = Sums()
     scale = rows // train.micro_batch_size
     ready = objective.batches(batches, scale, reduce.over_rows)
+    trained = {batch.trained for batch in ready} if isinstance(ready, list) else {None}
     moved = (batch.to(state.device) for batch in ready)
     for losses, tokens in state.network.micro_batches(objective, moved, scale):
         sums.add(losses, scale, tokens)
@@ -149,7 +152,8 @@ def train_step(
     state.rows = row + rows
     state.tokens += sums.tokens
     norms, counts = dict(zip(PARTS, parts, strict=True)), _on_cpu(sums.counts)
-    return StepResult(means, float(sums.z_loss), counts, sums.tokens, lr, norm, norms)
+    z_loss, (count,) = float(sums.z_loss), trained
+    return StepResult(means, z_loss, counts, sums.tokens, lr, norm, norms, count)
 
 
 def _on_cpu(counts: dict[int, Tensor]) -> dict[int, Tensor]:

@@ -23,12 +23,14 @@ def test_what_is_held_out_is_never_trained_on():
     assert len(new) == len(held_out) == 60
     assert not asked & new
     assert len(asked) > 300
+    texts = [json.dumps(r) for r in trained]
+    assert len(set(texts)) == len(texts)
 
 
 def test_a_quarter_asks_for_the_time_and_some_for_the_model():
-    trained, held_out = training_and_held_out(requests=800, held_out=60)
+    trained, held_out = training_and_held_out(requests=400, held_out=60)
     tools = Counter(call["name"] if (call := call_of(r)) else None for r in trained)
-    assert tools == {"set_light": 600, "get_time": 200, None: 32}
+    assert tools == {"set_light": 300, "get_time": 100, None: 32}
     assert Counter(call_of(r)["name"] for r in held_out) == {"set_light": 50, "get_time": 10}
     # Tools are there also where none is to be called.
     assert Counter("tools" in r for r in trained if call_of(r) is None) == {True: 16, False: 16}

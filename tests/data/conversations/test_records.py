@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import pickle
+from importlib import resources
 
 import pytest
 from hypothesis import given, settings
@@ -58,6 +59,14 @@ def test_messages_are_read_from_each_kind_of_file(read, name):
     assert one.in_loss == [False, False, True]
     assert two.in_loss == [False, True, False]
     assert (one.tools, one.notes, two.origin.line) == (None, [], 2)
+
+
+def test_the_packaged_records_of_llama_factory_are_read():
+    path = resources.files("ling") / "data" / "conversations" / "identity.json"
+    found = list(read_records(ChatDataConfig(files=[str(path)])))
+    assert len(found) == 91
+    assert texts(found[0])[0] == ("user", "hi")
+    assert all(record.in_loss == [False, True] for record in found)
 
 
 def test_sharegpt_is_read_with_calls_results_and_tools_in_a_text(read):
@@ -291,6 +300,16 @@ def test_a_file_that_is_not_for_fine_tuning_is_refused(tmp_path, reason):
         read_bytes(tmp_path, WHOLE[reason])
     assert reason in str(caught.value)
     assert str(caught.value).startswith(str(tmp_path / "x.jsonl"))
+
+
+@pytest.mark.parametrize("reason", ["the key `role` is there twice", "a lone surrogate"])
+def test_an_element_of_an_array_is_passed_over(tmp_path, reason):
+    good = json.dumps({"messages": [ASK, SAY]}).encode()
+    long = LINES[reason].replace(b'{"', b'{"id": "' + b"x" * (2 << 20) + b'", "', 1)
+    found = read_bytes(tmp_path, b"[" + b",".join([good, long, good]) + b"]", "x.json")
+    assert [type(r) for r in found] == [Conversation, BadRecord, Conversation]
+    assert reason in found[1].reason
+    assert found[1].origin.line == 2
 
 
 @pytest.mark.parametrize("data", [b'[{"messages": []}', b"[1,", b"[{]", b"[] []", b"[]"])

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import torch
 
-from ling.config.sft import LoRAConfig
+from ling.config.sft import ChatDataConfig, LoRAConfig, SFTConfig
 from ling.model.ling import Ling
 from ling.presets import preset
+from ling.train.adapt import trained_table
 from ling.train.lora import table
 from ling.train.lora.rule import add_adapters
 
@@ -74,3 +75,20 @@ def test_the_table_says_what_is_frozen():
 def test_a_share_is_of_the_kind():
     ling = network()
     assert table.lines(ling)[1].split()[-1] == "100.00%"
+
+
+def test_what_a_recipe_trains_is_told_without_weights():
+    full, lora = (
+        {
+            line.split()[0]: line.split()[1:]
+            for line in trained_table(
+                SFTConfig(model="x", method=method, data=ChatDataConfig(files=["x"])),
+                preset("ling-tiny"),
+            )
+        }
+        for method in ("full", "lora")
+    )
+    assert full["router"][-1] == lora["router"][-1] == "frozen"
+    assert full["head"][-1] == "100.00%"
+    assert lora["head"][-1] == "frozen"
+    assert lora["experts"][:3] == ["48", "48", "4"]

@@ -101,12 +101,13 @@ def test_only_trained_rows_meet_the_head_in_blocks():
 # ---- packed documents --------------------------------------------------------------------------
 
 
-def test_a_documents_loss_has_no_gradient_in_its_neighbours():
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_a_documents_loss_has_no_gradient_in_its_neighbours(dtype):
     """Exactly zero: not a small number."""
     sample = row(5, 10, 9)
     sample.loss_mask[:10] = 0  # only the second document is trained
     net = network()
-    net.uses_mtp = False
+    net.uses_mtp, net.ling.compute_dtype = False, dtype
     seen = {}
 
     def keep(module, args, out):

@@ -58,3 +58,28 @@ def test_machines_are_those_of_the_last_start(run_folder):
     assert found == {"ranks": ["4"], "torch": ["2"], "continued after step": ["7"]}
     assert cells(tables.summary([run]))["restarts"] == ["1"]
     assert "older version" in tables.machines(read_runs([run_folder("old")]))
+
+
+def answered(step, said):
+    messages = [{"role": "user", "content": "Who <b>?"}]
+    row = {"step": step, "messages": messages, "expected": "I am.", "answer": said}
+    return json.dumps(row) + "\n"
+
+
+def test_the_first_and_the_last_answers_of_a_fine_tuning_are_shown(run_folder):
+    folder = run_folder("a")
+    assert tables.samples(read_runs([folder])) == ""
+    (folder / "samples.jsonl").write_text(
+        answered(5, "no") + answered(10, "maybe") + answered(20, "<i>yes")
+    )
+    text = tables.samples(read_runs([folder]))
+    assert re.findall("<td>(.*?)</td>", text) == [
+        "Who &lt;b&gt;?", "I am.", "no", "&lt;i&gt;yes",
+    ]  # fmt: skip
+    assert "step 5<" in text
+    assert "step 20<" in text
+
+
+def test_keys_of_a_fine_tuning_are_compared_with_its_own_defaults(run_folder):
+    runs = read_runs([run_folder("a", recipe="model: m\nmethod: lora\ntrain: {seed: 1234}\n")])
+    assert cells(tables.recipes(runs)) == {"model": ["m"], "method": ["lora"]}

@@ -9,6 +9,7 @@ from torch import Tensor
 from ...model.names import tensor_specs
 from ..hf.config import read_config
 from ..raw.shards import Extent
+from ..run_folder import refuse_adapters
 from ..source import tokenizer_in
 from ..stored import Held, as_stored
 from .folder import DCPFolder
@@ -27,6 +28,7 @@ class DCPSource:
     kind = "DCP checkpoint"
 
     def __init__(self, folder: Path) -> None:
+        refuse_adapters(folder)
         config = read_config(folder)
         self._held = DCPFolder(folder)
         keys = model_keys(self._held.tensors)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,8 @@ def refuse_adapter(folder: Path) -> None:
         base = None
     of = f" for {shown(base)}" if isinstance(base, str) and base else ""
     raise CheckpointError(
-        f"{folder}: a LoRA adapter{of}, not a model; merge it into its model first "
-        "(peft: `merge_and_unload`, then `save_pretrained`)"
+        f"{folder}: a LoRA adapter{of}, not a model; merge it into its model: "
+        f"`ling convert MODEL OUT --merge {shlex.quote(str(folder))}`"
     )
 
 

@@ -39,7 +39,10 @@ class Row:
 
     def first(self, *columns: str) -> str | None:
         """The first of the columns that has a value."""
-        return next((c for c in columns if self.get(c) is not None), None)
+        for column in columns:
+            if self.get(column) is not None:
+                return column
+        return None
 
     def text(self, column: str) -> str | None:
         """A column of text; `RecordError` for other values."""

@@ -22,7 +22,7 @@ READERS: dict[str, Reader] = {
     "preference": read_pair,
     "tokens": read_tokens,
 }
-_MEDIA = ("images", "videos", "audios", "image", "video", "audio")
+_MEDIA = frozenset({"images", "videos", "audios", "image", "video", "audio"})
 
 
 def read_record(row: Row, format: str, tags: Tags, origin: Origin) -> Record:
@@ -67,7 +67,9 @@ def _check_kto(row: Row) -> None:
 
 
 def _check_media(row: Row) -> None:
-    for column in _MEDIA:
+    if _MEDIA.isdisjoint(row.record):
+        return
+    for column in sorted(_MEDIA):
         value: Any = row.record.get(column)
         if value and not isinstance(value, bool):
             raise WrongKindError(f"`{column}` is given: Ling models read text only")

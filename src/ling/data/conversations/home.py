@@ -64,21 +64,23 @@ class Request(NamedTuple):
 
 
 def training_and_held_out(
-    seed: int = 0, requests: int = 800, held_out: int = 60
+    seed: int = 0, requests: int = 500, held_out: int = 60
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Records in OpenAI's form: those to train on, who is asked among them, and requests whose
     wording, room and state never occur together in those.
     """
     rng = random.Random(seed)
-    lights, times = list(_lights()), list(_times(rng))
+    lights, asked = list(_lights()), list(itertools.product(_OPENINGS, _TIME_WORDS))
     rng.shuffle(lights)
-    rng.shuffle(times)
+    rng.shuffle(asked)
     # A sixth of what is held out asks for the time, a quarter of what is trained on.
     of_time, of_light = held_out // 6, held_out - held_out // 6
-    valid = lights[:of_light] + times[:of_time]
+    valid = lights[:of_light] + [_time(*words, rng.choice(HOURS)) for words in asked[:of_time]]
+    times = [_time(*words, hour) for words in asked[of_time:] for hour in HOURS]
+    rng.shuffle(times)
     chosen = [
         *itertools.islice(itertools.cycle(lights[of_light:]), requests - requests // 4),
-        *itertools.islice(itertools.cycle(times[of_time:]), requests // 4),
+        *itertools.islice(itertools.cycle(times), requests // 4),
     ]
     records = [_record(r) for r in chosen] + list(_introductions())
     rng.shuffle(records)
@@ -97,12 +99,9 @@ def _lights() -> Iterator[Request]:
         )
 
 
-def _times(rng: random.Random) -> Iterator[Request]:
-    for opening, words in itertools.product(_OPENINGS, _TIME_WORDS):
-        hour = rng.choice(HOURS)
-        yield Request(
-            _sentence(opening, words), "get_time", {}, {"hour": hour}, f"It is {hour} o'clock."
-        )
+def _time(opening: str, words: str, hour: str) -> Request:
+    text = _sentence(opening, words)
+    return Request(text, "get_time", {}, {"hour": hour}, f"It is {hour} o'clock.")
 
 
 def _sentence(opening: str, words: str) -> str:

@@ -20,6 +20,8 @@ ROLES: Mapping[str, str] = {
     **dict.fromkeys(("function_call", "tool_call"), "call"),
 }
 WEIGHTS = ("weight", "loss", "train", "loss_weight")
+_WEIGHT_KEYS = frozenset(WEIGHTS)
+_PLAIN = {"role", "content"}
 _REASONING = ("reasoning_content", "reasoning", "thinking")
 
 
@@ -77,6 +79,9 @@ def check_order(turns: Turns, where: str) -> None:
 
 
 def _add(turns: Turns, item: Any, where: str, tags: Tags, trained: bool) -> None:
+    if (role := _plain_role(item, tags)) is not None:
+        turns.add(role, item["content"], trained and role == "assistant")
+        return
     if not isinstance(item, dict):
         raise RecordError(f"`{where}` is {as_json(item)}, expected an object with a role")
     role, key = _role(item, where, tags)
@@ -94,6 +99,17 @@ def _add(turns: Turns, item: Any, where: str, tags: Tags, trained: bool) -> None
         turns.notes.append(f"{where} is an empty answer")
     turns.messages.append(message)
     turns.in_loss.append(role == "assistant" and (trained if weight is None else weight))
+
+
+def _plain_role(item: Any, tags: Tags) -> str | None:
+    """The role of a message that is a role and a text only, as most are: nothing else to read."""
+    if not isinstance(item, dict) or item.keys() != _PLAIN or tags.role not in (None, "role"):
+        return None
+    content, given = item["content"], item["role"]
+    if not content or not isinstance(content, str) or not isinstance(given, str):
+        return None
+    role = tags.roles.get(given) if tags.content in (None, "content") else None
+    return None if role == "call" else role
 
 
 def _role(item: dict[str, Any], where: str, tags: Tags) -> tuple[str, str]:
@@ -115,6 +131,8 @@ def _role(item: dict[str, Any], where: str, tags: Tags) -> tuple[str, str]:
 def _weight(item: dict[str, Any], where: str) -> bool | None:
     """Whether a message is in the loss, None where it does not say."""
     found = None
+    if _WEIGHT_KEYS.isdisjoint(item):
+        return None
     for key in WEIGHTS:
         value = item.get(key)
         if value is None:

@@ -11,8 +11,8 @@ from ...config.sft import ChatDataConfig
 from ...errors import DataError
 from ...text import as_json, one_line
 from ..parquet import read_parquet_rows
+from ..records import Fault, records_and_faults
 from ..records import Record as Value
-from ..records import records_and_faults
 from .dataset_info import Layout
 from .fields import RecordError, Row, WrongKindError, without_nulls
 from .files import Source, sources
@@ -45,8 +45,8 @@ def _records(source: Source) -> Iterator[Record | BadRecord]:
 def _file(path: Path, layout: Layout) -> Iterator[Record | BadRecord]:
     has_any = False
     for value in _values(path):
-        if isinstance(value, DataError):
-            yield BadRecord(Origin(path, value.line or 0), value.reason)
+        if isinstance(value, Fault):
+            yield BadRecord(Origin(path, value.number), value.error.reason)
             continue
         try:
             record = _read(value, layout, path)
@@ -61,7 +61,7 @@ def _file(path: Path, layout: Layout) -> Iterator[Record | BadRecord]:
             yield record
 
 
-def _values(path: Path) -> Iterable[Value | DataError]:
+def _values(path: Path) -> Iterable[Value | Fault]:
     if path.suffix.lower() != ".parquet":
         return records_and_faults(path)
     return (row._replace(value=without_nulls(row.value)) for row in read_parquet_rows(path))

@@ -10,6 +10,7 @@ from ...text import as_json
 from ..records import parse_json
 from .fields import RecordError
 
+_PLAIN = json.JSONEncoder(allow_nan=False)
 _THINKS = re.compile(r"\s*<think>(.*?)</think>\s*", re.DOTALL)
 
 
@@ -97,7 +98,7 @@ def _check_function(function: Any, where: str) -> None:
 def _check_plain(value: dict[str, Any], where: str) -> None:
     """Parquet has dates and bytes, and Python's JSON has NaN: nothing that a server sends."""
     try:
-        json.dumps(value, allow_nan=False)
+        _PLAIN.encode(value)
     except (TypeError, ValueError) as err:
         raise RecordError(f"`{where}` is not JSON ({err})") from None
 

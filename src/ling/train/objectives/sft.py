@@ -52,6 +52,7 @@ class FineTuning:
         total = over_rows(torch.stack(each).sum(0).double())
         for batch in read:
             batch.counts = (total.clamp(min=1) / micro_batches).float()
+            batch.trained = round(float(total[0]))
         return read
 
     def losses(self, network: LingForTraining, batch: Batch) -> Losses:

@@ -43,6 +43,7 @@ def page(runs: Sequence[RunData]) -> str:
         "STYLE": (_ASSETS / "report.css").read_text("utf-8"),
         "SCRIPT": (_ASSETS / "report.js").read_text("utf-8"),
         "SUMMARY": tables.summary(runs),
+        "SAMPLES": tables.samples(runs),
         "RECIPES": tables.recipes(runs),
         "MACHINES": tables.machines(runs),
         "DATA": _in_script([_data(run, len(runs)) for run in runs]),

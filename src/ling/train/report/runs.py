@@ -12,7 +12,7 @@ from typing import Any
 
 from ...errors import DataError, UsageError
 from ..loads import LoadMap
-from ..log import each_row
+from ..log import SAMPLES, each_row
 from ..resume import saved_recipe
 from ..starts import read_starts
 from .series import Series
@@ -45,6 +45,8 @@ class RunData:
     loads: LoadMap = field(default_factory=LoadMap)
     slowest: Counter[str] = field(default_factory=Counter)
     skipped: list[int] = field(default_factory=list)
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    """Of a fine-tuning: held-out prompts with the model's answers, each time they were asked."""
     last_step: int = 0
     first_time: float = 0.0
 
@@ -96,6 +98,7 @@ def read_run(folder: Path, name: str) -> RunData:
         except _DAMAGE:
             message = "a damaged step: its values are not of the kinds that a run logs"
             raise DataError(message, path=path, line=line) from None
+    run.samples = list(each_row(folder / SAMPLES))
     if not run.series:
         raise UsageError(f"{path}: no step is logged yet")
     return run

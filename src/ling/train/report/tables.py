@@ -6,7 +6,9 @@ import html
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ...config.recipe import PretrainConfig
 from ...config.recipe_docs import keys
+from ...config.sft import SFTConfig
 from ...text import size
 from .runs import RunData
 
@@ -98,7 +100,8 @@ def recipes(runs: Sequence[RunData]) -> str:
     if not known:
         return "<p>No recipe was found (config.yaml).</p>"
     if len(runs) == 1:
-        defaults = {key.name: key.default for key in keys()}
+        kind = SFTConfig if "method" in (known[0].recipe or {}) else PretrainConfig
+        defaults = {key.name: key.default for key in keys(kind)}
         names = [k for k, v in (known[0].recipe or {}).items() if repr(v) != defaults.get(k)]
         return "<p>Keys that are not the default.</p>" + _recipe_table(runs, names)
     every = list(dict.fromkeys(key for run in known for key in run.recipe or {}))
@@ -123,6 +126,46 @@ def _value(value: Any) -> str:
         if isinstance(value, list)
         else str(value)
     )
+
+
+# ---- answers -----------------------------------------------------------------------------------
+
+_LONGEST = 600
+
+
+def samples(runs: Sequence[RunData]) -> str:
+    """Held-out prompts of fine-tunings with the first and the last answer; nothing for others."""
+    parts = [_samples(run) for run in runs if run.samples]
+    return f"<section><h2>Held-out prompts</h2>{''.join(parts)}</section>" if parts else ""
+
+
+def _samples(run: RunData) -> str:
+    first, last = (min(_steps_of(run)), max(_steps_of(run)))
+    answers = {step: [r for r in run.samples if r["step"] == step] for step in (first, last)}
+    head = ("prompt", "expected", f"step {first:,}", f"step {last:,}")
+    rows = [
+        [_asked(new), new.get("expected"), old.get("answer"), new.get("answer")]
+        for old, new in zip(answers[first], answers[last], strict=False)
+    ]
+    cells = "".join(f"<th>{html.escape(text)}</th>" for text in head)
+    body = "".join(f"<tr>{''.join(map(_text_cell, row))}</tr>" for row in rows)
+    return f"<p>{html.escape(run.name)}</p><table><tr>{cells}</tr>{body}</table>"
+
+
+def _steps_of(run: RunData) -> list[int]:
+    return [row["step"] for row in run.samples]
+
+
+def _asked(row: dict[str, Any]) -> Any:
+    """The last message of a prompt."""
+    messages = row.get("messages")
+    last = messages[-1] if isinstance(messages, list) and messages else None
+    return last.get("content") if isinstance(last, dict) else None
+
+
+def _text_cell(value: Any) -> str:
+    text = value if isinstance(value, str) else "–"
+    return f"<td>{html.escape(text[:_LONGEST])}</td>"
 
 
 # ---- machines ----------------------------------------------------------------------------------

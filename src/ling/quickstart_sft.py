@@ -1,0 +1,89 @@
+"""`ling quickstart --sft`: the model of the quickstart learns to chat and to call tools."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from .config.recipe_file import packaged_recipes, read_recipe
+from .config.sft import ChatDataConfig, SFTConfig, SFTOptimConfig, SFTTrainConfig
+from .data.conversations.home import training_and_held_out
+from .eval.tool_talk import Score, measure, read_talks
+from .files.atomic import make_folder, write_atomic
+from .finetune import finetune, result_folder
+from .llm import LLM
+
+PROMPTS = 50
+_ROWS = {
+    "stopped": "ends its turns",
+    "right_tool": "calls the right tool",
+    "exact": "with the right arguments",
+    "answered": "answers the result",
+    "right_answer": "in the right words",
+}
+
+
+def quickstart_sft(out: str | Path) -> int:
+    """Fine-tune `<out>/model`, made by `quickstart`, on a home's conversations; returns the exit
+    code.
+
+    Data, run and result are under `<out>/sft`. An interrupted run goes on where it was.
+    """
+    out, start = Path(out), time.monotonic()
+    folder = make_folder(out / "sft")
+    print(f"[1/4] data: a home with lights and a clock, and who is asked -> {folder}")
+    recipe = _recipe(out, *write_data(folder))
+    print(f"[2/4] {PROMPTS} held-out prompts before")
+    records = read_talks(folder / "valid.jsonl", PROMPTS)
+    before = _measured(out / "model", records)
+    print(f"[3/4] fine-tuning all weights -> {folder / 'run'}")
+    code = finetune(recipe, folder / "run")
+    if code:
+        return code
+    model = result_folder(recipe, folder / "run")
+    print("[4/4] the same prompts after")
+    after = _measured(model, records)
+    _show(before, after)
+    print(f"\ndone in {(time.monotonic() - start) / 60:.1f} minutes. What to try next:")
+    print(f"  ling chat {model}")
+    print(f"  ling serve {model}")
+    print(f"  ling report {folder / 'run'}")
+    return 0
+
+
+def write_data(folder: Path) -> tuple[Path, Path]:
+    """The records to train on and those that are held out, as files."""
+    paths = folder / "train.jsonl", folder / "valid.jsonl"
+    for path, records in zip(paths, training_and_held_out(), strict=True):
+        write_atomic(path, (json.dumps(record) + "\n" for record in records))
+    return paths
+
+
+def _recipe(out: Path, train: Path, valid: Path) -> SFTConfig:
+    """The packaged recipe on this folder's files."""
+    tree: dict[str, Any] = read_recipe(packaged_recipes("sft")["nano-sft"], SFTConfig)
+    data = ChatDataConfig(**tree["data"])
+    return SFTConfig(
+        model=str(out / "model"),
+        data=dataclasses.replace(data, files=[str(train)], valid_files=[str(valid)]),
+        train=SFTTrainConfig(**tree["train"]),
+        optim=SFTOptimConfig(**tree["optim"]),
+    )
+
+
+def _measured(model: Path, records: list[dict[str, Any]]) -> Score:
+    with LLM(model) as llm:
+        return measure(llm, records)
+
+
+def _show(before: Score, after: Score) -> None:
+    print(f"\n{'of the prompts, the model':28} before   after")
+    for name, words in _ROWS.items():
+        print(f"{words:28} {before.share(name):6.0%}  {after.share(name):6.0%}")
+    talk = next((t for t in after.talks if t.right_answer), after.talks[0])
+    print(f"\nuser:      {talk.asked}")
+    for text in (talk.said, talk.answer):
+        print(f"assistant: {' '.join(text.split())}")

@@ -1,0 +1,187 @@
+"""`ling sft` from records to the folder that is served."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from small_sft import recipe, write_model
+
+from ling.checkpoint.run_folder import checkpoints, kept
+from ling.cli.sft import sft
+from ling.data.conversations.records import read_records
+from ling.data.conversations.supervise import supervise
+from ling.data.conversations.template import open_template
+from ling.data.tokenizer import Tokenizer
+from ling.errors import UsageError
+from ling.finetune import NOTE, finetune, write_result
+from ling.infer.request import SamplingParams
+from ling.llm import LLM
+from ling.train.dry_run import dry_run
+from ling.train.log import each_row, read_metrics
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    made = tmp_path_factory.mktemp("sft")
+    write_model(made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def full(folder):
+    """A finished run of all weights."""
+    said = []
+    assert finetune(recipe(folder), folder / "full", said.append) == 0
+    return folder / "full", said
+
+
+@pytest.fixture(scope="module")
+def lora(folder):
+    said = []
+    assert finetune(recipe(folder, method="lora"), folder / "lora", said.append) == 0
+    return folder / "lora", said
+
+
+def test_the_result_is_served_with_the_text_that_was_trained(folder, full):
+    out, _ = full
+    given = recipe(folder)
+    tokenizer = Tokenizer.from_folder(folder / "base")
+    template = open_template(None, tokenizer)
+    record = next(iter(read_records(given.data)))
+    (sample,) = supervise(record, template, tokenizer)
+    with LLM(out / "model", dtype="float32") as llm:
+        last = max(i for i, m in enumerate(record.messages) if m["role"] == "assistant")
+        sent = llm.render(record.messages[:last])
+        assert sample.text.startswith(sent)
+        assert sample.spans[-1][0] == len(sent)
+        output = llm.chat(record.messages[:last], SamplingParams(temperature=0, max_tokens=3))
+        assert output[0].prompt_token_ids == sample.ids[: len(output[0].prompt_token_ids)]
+
+
+def test_serving_stops_at_the_end_of_a_turn(full):
+    out, _ = full
+    for folder in (out / "model", out / "tokenizer"):
+        generation = json.loads((folder / "generation_config.json").read_text())
+        tokenizer = Tokenizer.from_folder(folder)
+        assert tokenizer.token_to_id("<|role_end|>") in generation["eos_token_id"]
+        assert tokenizer.eod_token_id in generation["eos_token_id"]
+
+
+def test_the_next_command_is_said(full, lora):
+    out, said = full
+    assert f"next: ling serve {out}/model (or `ling chat {out}/model`)" in said
+    out, said = lora
+    (line,) = [row for row in said if row.startswith("next: ")]
+    assert f"--lora lora={out}/adapter" in line
+    assert f"--merge {out}/adapter" in line
+    assert not [row for row in said if "another chat template" in row]
+
+
+def test_held_out_prompts_are_answered_at_each_measurement(full):
+    out, said = full
+    rows = list(each_row(out / "samples.jsonl"))
+    assert [row["step"] for row in rows] == [2, 2, 4, 4]
+    measured = {row["step"]: row.get("valid_loss") for row in read_metrics(out / "metrics.jsonl")}
+    for row in rows:
+        assert row["valid_loss"] == measured[row["step"]]
+        assert row["messages"][-1]["role"] == "user"
+        assert row["expected"].endswith("<|role_end|>")
+        assert 1 <= row["tokens"] <= 8
+    assert rows[0]["messages"] == rows[2]["messages"]
+    assert len([row for row in said if "held-out prompt" in row]) == 4
+
+
+def test_a_finished_run_says_so_and_keeps_its_result(folder, full):
+    out, _ = full
+    before, said = (out / "model" / NOTE).stat().st_mtime_ns, []
+    assert finetune(recipe(folder), out, said.append) == 0
+    assert any("already done" in row for row in said)
+    assert any("there already" in row for row in said)
+    assert (out / "model" / NOTE).stat().st_mtime_ns == before
+    assert len(list(each_row(out / "samples.jsonl"))) == 4
+
+
+def test_the_result_is_of_the_best_checkpoint_which_stays(folder):
+    """A rate that is much too high makes each measurement worse than the first."""
+    out, said = folder / "worse", []
+    given = recipe(folder, lr=0.5, train={"steps": 6, "early_stop": 1})
+    assert finetune(given, out, said.append) == 0
+    rows = [r for r in read_metrics(out / "metrics.jsonl") if r.get("valid_loss") is not None]
+    best = min(rows, key=lambda r: r["valid_loss"])["step"]
+    assert kept(out).name == f"step-{best}"
+    assert kept(out) in checkpoints(out)
+    assert json.loads((out / "model" / NOTE).read_text())["checkpoint"] == f"step-{best}"
+    assert rows[-1]["step"] < 6, "it should have ended early"
+    assert any("`train.early_stop`" in row for row in said)
+
+
+def test_the_adapter_of_a_run_gives_what_the_run_computed(folder, lora):
+    out, _ = lora
+    config = json.loads((out / "adapter" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(folder / "base")
+    from ling.checkpoint.adapter.read import read_adapter
+    from ling.checkpoint.hf.config import read_config
+
+    adapter = read_adapter(out / "adapter", read_config(folder / "base"))
+    assert {m.rank for m in adapter.matrices.values()} == {4, 2}
+    assert any(torch.count_nonzero(m.b) for m in adapter.matrices.values())
+    for name in ("tokenizer.json", "chat_template.jinja", "generation_config.json", NOTE):
+        assert (out / "adapter" / name).is_file()
+
+
+def test_another_template_is_kept_with_the_result(folder, tmp_path):
+    template = tmp_path / "other.jinja"
+    template.write_text(
+        "{% for m in messages %}{{ '<role>' + m.role + '</role>' + m.content + '[gMASK]' }}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<role>assistant</role>' }}{% endif %}"
+    )
+    said = []
+    given = recipe(
+        folder,
+        method="lora",
+        data={"template": str(template), "valid_files": []},
+        train={"steps": 1},
+    )
+    assert finetune(given, tmp_path / "run", said.append) == 0
+    again = Tokenizer.from_folder(tmp_path / "run" / "adapter")
+    assert again.chat_template == template.read_text()
+    assert again.token_to_id("[gMASK]") in again.stop_token_ids
+    assert any("another chat template" in row for row in said)
+
+
+def test_a_missing_result_is_written_again(folder, full, tmp_path):
+    out, _ = full
+    (out / "model" / NOTE).unlink()
+    said = []
+    write_result(recipe(folder), out, said.append)
+    assert any(row.endswith("of step-4") for row in said)
+
+
+def test_a_dry_run_says_what_would_be_done_and_trains_nothing(folder, tmp_path, capsys):
+    said = []
+    given = recipe(folder, train={"steps": 0, "epochs": 2})
+    planned = dry_run(given, tmp_path / "run", said.append)
+    text = "\n".join(said)
+    assert planned.train.steps > 0
+    assert f"steps: {planned.train.steps} of 2 rows of 128 tokens, 2.00 epochs of" in text
+    assert "% of them trained" in text
+    assert "experts" in text
+    assert "peak" in text
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    file = tmp_path / "r.yaml"
+    from ling.config.recipe import recipe_yaml
+
+    file.write_text(recipe_yaml(given))
+    assert sft([str(file), "--dry-run", "--out", str(tmp_path / "run")]) == 0
+    shown = capsys.readouterr().out
+    assert "[[add(a, b)<|role_end|>]]" in shown
+    assert "train.jsonl:1" in shown
+
+
+def test_early_stop_without_held_out_records_is_refused(folder):
+    with pytest.raises(UsageError, match="early_stop"):
+        recipe(folder, data={"valid_files": []}, train={"early_stop": 2})
+    assert dataclasses.replace(recipe(folder).data, valid_files=[]).has_held_out is False

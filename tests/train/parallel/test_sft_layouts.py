@@ -1,0 +1,50 @@
+"""The losses of fine-tuning do not depend on the layout, however unequal rows are (decision 36)."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import sft_runs
+from runs import quiet
+
+from ling.train import loop
+from ling.train.log import read_metrics
+from ling.train.parallel.group import ALONE
+
+HELPERS = Path(__file__).parents[2] / "helpers"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sft")
+    sft_runs.write_model(folder / "base")
+    sft_runs.write_records(folder / "chat.jsonl", 40)
+    for name in dict.fromkeys(map(sft_runs.alone, sft_runs.LAYOUTS)):
+        loop.run_in(ALONE, sft_runs.layout_recipe(folder, name, {}), folder / name, quiet)
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *("--nproc-per-node", "2", str(HELPERS / "sft_runs.py"), str(folder)),
+        ],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HELPERS)},
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+@pytest.mark.parametrize("name", sft_runs.LAYOUTS)
+def test_losses_and_norms_are_those_of_one_process(trained, name):
+    one, got = (read_metrics(trained / n / "metrics.jsonl") for n in (sft_runs.alone(name), name))
+    assert [row["step"] for row in got] == list(range(1, sft_runs.STEPS + 1))
+    for key in ("loss", "grad_norm", *["mtp_loss"] * ("mtp" in name)):
+        assert [row[key] for row in got] == pytest.approx([row[key] for row in one], rel=1e-6), key
+    assert got[-1]["valid_loss"] == pytest.approx(one[-1]["valid_loss"], rel=1e-6)
+    if "off" not in name:  # padding counts too, and here ranks have more of it
+        assert [row["expert_load"] for row in got] == [row["expert_load"] for row in one]
