@@ -11,6 +11,7 @@ from ling.checkpoint.open import config_at
 from ling.config.engine import EngineConfig
 from ling.config.parallel import ParallelConfig
 from ling.config.sft import ChatDataConfig, LoRAConfig, SFTConfig, SFTTrainConfig
+from ling.convert.plan import convert
 from ling.convert.synth import synth
 from ling.errors import UsageError
 from ling.infer.open import open_runner
@@ -44,6 +45,14 @@ def folder(tmp_path_factory):
         return path
 
     return make
+
+
+def unpacked(path):
+    """The folder with the values that its codes stand for."""
+    floats = path.parent / f"{path.name}-float32"
+    if not floats.exists():
+        convert(path, floats, to="float32", log=lambda line: None)
+    return floats
 
 
 def network(path, method="qlora", dtype="float32", mtp=0.0, targets=None):
@@ -107,7 +116,8 @@ KINDS = {
 def test_gradients_are_near_those_of_the_unpacked_model(folder, to, kind):
     cfg, targets = KINDS[kind]
     path = folder(to, cfg)
-    packed, plain = (network(path, method, targets=targets) for method in ("qlora", "lora"))
+    packed = network(path, targets=targets)
+    plain = network(unpacked(path), "lora", targets=targets)
     grow(packed, plain)
     losses = [loss_of(net) for net in (packed, plain)]
     assert abs(losses[0] - losses[1]) < 1e-3 * losses[1]
@@ -123,7 +133,7 @@ def test_gradients_are_near_those_of_the_unpacked_model(folder, to, kind):
 @pytest.mark.parametrize("to", PACKED)
 def test_with_exact_products_gradients_are_those_of_the_unpacked_model(folder, to, monkeypatch):
     monkeypatch.setattr(kernels, "matmul", lambda w, x: x @ kernels.unpack(w).t())
-    packed, plain = network(folder(to)), network(folder(to), "lora")
+    packed, plain = network(folder(to)), network(unpacked(folder(to)), "lora")
     grow(packed, plain)
     for net in (packed, plain):
         loss_of(net).backward()
@@ -150,10 +160,9 @@ def test_only_adapters_learn_and_what_is_not_packed_stays_a_parameter(folder):
 
 def test_the_table_counts_packed_matrices_as_it_does_others(folder):
     cfg = TINY.replace(num_nextn_predict_layers=0)
-    packed, plain = (
-        table(network(folder("int8", cfg), method).ling) for method in ("qlora", "lora")
-    )
-    assert packed == plain
+    path = folder("int8", cfg)
+    packed, plain = network(path), network(unpacked(path), "lora")
+    assert table(packed.ling) == table(plain.ling)
 
 
 @pytest.mark.parametrize("mtp", [0.0, 0.1])

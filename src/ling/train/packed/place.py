@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -40,8 +40,9 @@ def place_packed(ling: Ling, *, mtp: bool) -> None:
     MTP layers are taken out, and stay on disk.
     """
     if not mtp:
-        for n in range(ling.config.num_hidden_layers, len(ling.model.layers)):
-            ling.model.layers._modules[str(n)] = None
+        layers: Any = ling.model.layers
+        for n in range(ling.config.num_hidden_layers, len(layers)):
+            layers[n] = None
     swap(ling, _packed)
 
 
