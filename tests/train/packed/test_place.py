@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
 import torch
 
-from ling.checkpoint.open import config_at
+from ling.checkpoint.load import fill
+from ling.checkpoint.open import config_at, open_source
 from ling.config.engine import EngineConfig
 from ling.config.parallel import ParallelConfig
 from ling.config.sft import ChatDataConfig, LoRAConfig, SFTConfig, SFTTrainConfig
@@ -47,20 +49,23 @@ def folder(tmp_path_factory):
     return make
 
 
-def unpacked(path):
-    """The folder with the values that its codes stand for."""
-    floats = path.parent / f"{path.name}-float32"
-    if not floats.exists():
-        convert(path, floats, to="float32", log=lambda line: None)
-    return floats
-
-
 def network(path, method="qlora", dtype="float32", mtp=0.0, targets=None):
     lora = LoRAConfig(rank=4, expert_rank=2, **({"targets": targets} if targets else {}))
     train = SFTTrainConfig(dtype=dtype, mtp_loss_weight=mtp)
     recipe = SFTConfig(model=str(path), method=method, data=ChatDataConfig(files=["-"]),
                        lora=lora, train=train)  # fmt: skip
     return build_network(recipe, config_at(Path(path)), torch.device("cpu"), lambda n: n)
+
+
+def unpacked(path, targets=None):
+    """The network with adapters over the values that the codes of a folder stand for."""
+    floats = path.parent / f"{path.name}-bf16"
+    if not floats.exists():
+        convert(path, floats, to="bf16", log=lambda line: None)
+    net = network(floats, "lora", targets=targets)
+    with contextlib.closing(open_source(path)) as source:
+        fill(net.ling, source)  # not rounded
+    return net
 
 
 def trained(net):
@@ -117,7 +122,7 @@ def test_gradients_are_near_those_of_the_unpacked_model(folder, to, kind):
     cfg, targets = KINDS[kind]
     path = folder(to, cfg)
     packed = network(path, targets=targets)
-    plain = network(unpacked(path), "lora", targets=targets)
+    plain = unpacked(path, targets)
     grow(packed, plain)
     losses = [loss_of(net) for net in (packed, plain)]
     assert abs(losses[0] - losses[1]) < 1e-3 * losses[1]
@@ -133,7 +138,7 @@ def test_gradients_are_near_those_of_the_unpacked_model(folder, to, kind):
 @pytest.mark.parametrize("to", PACKED)
 def test_with_exact_products_gradients_are_those_of_the_unpacked_model(folder, to, monkeypatch):
     monkeypatch.setattr(kernels, "matmul", lambda w, x: x @ kernels.unpack(w).t())
-    packed, plain = network(folder(to)), network(unpacked(folder(to)), "lora")
+    packed, plain = network(folder(to)), unpacked(folder(to))
     grow(packed, plain)
     for net in (packed, plain):
         loss_of(net).backward()
@@ -161,7 +166,7 @@ def test_only_adapters_learn_and_what_is_not_packed_stays_a_parameter(folder):
 def test_the_table_counts_packed_matrices_as_it_does_others(folder):
     cfg = TINY.replace(num_nextn_predict_layers=0)
     path = folder("int8", cfg)
-    packed, plain = network(path), network(unpacked(path), "lora")
+    packed, plain = network(path), unpacked(path)
     assert table(packed.ling) == table(plain.ling)
 
 
@@ -193,9 +198,8 @@ def test_float_weights_are_refused_with_the_command_that_packs_them(folder):
 @pytest.mark.parametrize("key", ["ep", "pp"])
 def test_ranks_that_would_share_packed_weights_are_refused(key):
     degrees = {"ep": {"ep": 2, "dp_shard": 2}, "pp": {"pp": 2}}[key]
-    recipe = SFTConfig(
-        model="x", data=ChatDataConfig(files=["-"]), parallel=ParallelConfig(**degrees)
-    )
+    data, parallel = ChatDataConfig(files=["-"]), ParallelConfig(**degrees)
+    recipe = SFTConfig(model="x", method="qlora", data=data, parallel=parallel)
     with pytest.raises(UsageError, match=f"`parallel.{key}` = 2"):
         check_packed(recipe)
 
@@ -203,4 +207,4 @@ def test_ranks_that_would_share_packed_weights_are_refused(key):
 def test_a_gpu_is_refused(monkeypatch):
     monkeypatch.setattr(place, "device_type", lambda name: torch.device("cuda"))
     with pytest.raises(UsageError, match=r"set `train.device: cpu`"):
-        check_packed(SFTConfig(model="x", data=ChatDataConfig(files=["-"])))
+        check_packed(SFTConfig(model="x", method="qlora", data=ChatDataConfig(files=["-"])))

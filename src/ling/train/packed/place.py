@@ -55,8 +55,10 @@ def _packed(name: str, module: nn.Module) -> nn.Module | None:
 
 
 def check_packed(recipe: SFTConfig) -> None:
-    """Raise `UsageError` where packed weights cannot be trained over, and for a model whose weights
-    are not packed; reads headers only."""
+    """Of `method: qlora` raise `UsageError` where packed weights cannot be trained over, and for a
+    model whose weights are not packed; reads headers only."""
+    if recipe.method != "qlora":
+        return
     name, parallel = recipe.model, recipe.parallel
     for key in ("ep", "pp"):
         if getattr(parallel, key) > 1:
