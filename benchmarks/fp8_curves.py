@@ -1,6 +1,7 @@
 """Loss curves of ling-nano in bf16, in FP8, and of a control, on Python's own library.
 
-    python benchmarks/fp8_curves.py RUNS [--only bf16|fp8|control] [--steps 2000] [--threads N]
+    python benchmarks/fp8_curves.py RUNS [--only bf16|fp8|control] [--steps 2000] [--lr 0.004]
+                                         [--threads N]
 
 Three runs of `ling pretrain` into RUNS/bf16, RUNS/fp8 and RUNS/control: the same seed, data and
 4,096 tokens a step, the learning rate down to 0. The control is bf16 with half the micro batch, so
@@ -46,7 +47,7 @@ LABELS = {"bf16": "bf16", "fp8": "FP8 blockwise", "control": "bf16, half the mic
 
 def command(name: str, out: Path, args: argparse.Namespace) -> list[str]:
     """`ling pretrain` of one run."""
-    options = {**COMMON, **RUNS[name], "train.steps": args.steps}
+    options = {**COMMON, **RUNS[name], "train.steps": args.steps, "optim.lr": args.lr}
     # Often enough that the held-out curve can be drawn, at under 2% of the time.
     options["train.eval_interval_steps"] = max(args.steps // 4, 1)
     if args.threads:
@@ -93,14 +94,16 @@ def draw(rows: dict[str, list[dict[str, Any]]], path: Path) -> None:
         held_out = [(r["step"], r["valid_loss"]) for r in rows[name] if "valid_loss" in r]
         top.plot(*zip(*held_out, strict=True), "o", color=line.get_color(), markersize=4)
         if name != "bf16":
-            difference = 100 * (mean / means["bf16"] - 1)
-            bottom.plot(steps[name], difference, color=line.get_color(), linewidth=1.2)
+            for key, style in (("loss", "-"), ("mtp_loss", ":")):
+                own, bf16 = (running_mean([row[key] for row in rows[n]]) for n in (name, "bf16"))
+                difference = 100 * (own / bf16 - 1)
+                bottom.plot(steps[name], difference, style, color=line.get_color(), linewidth=1.2)
     top.set(ylabel="loss (mean of 50 steps); points: held out", title="ling-nano, FP8 and bf16")
     top.legend()
     bottom.axhline(0, color="black", linewidth=0.8)
     for limit in (-0.25, 0.25):
         bottom.axhline(limit, color="grey", linewidth=0.8, linestyle="--")
-    bottom.set(xlabel="step", ylabel="difference to bf16, %", ylim=(-1, 1))
+    bottom.set(xlabel="step", ylabel="difference to bf16, %\n(dotted: MTP loss)")
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
@@ -119,6 +122,7 @@ def main() -> None:
     parser.add_argument("runs", type=Path)
     parser.add_argument("--only", choices=list(RUNS))
     parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--lr", type=float, default=0.004, help="peak learning rate")
     parser.add_argument("--threads", type=int)
     args = parser.parse_args()
     for name in [args.only] if args.only else RUNS:
@@ -130,7 +134,7 @@ def main() -> None:
     if missing:
         print(f"not done yet: {', '.join(missing)}")
         return
-    print(json.dumps(compared(rows), indent=2))
+    print(json.dumps({"lr": args.lr, **compared(rows)}, indent=2))
     draw(rows, args.runs / "fp8_curves.png")
 
 

@@ -255,6 +255,15 @@ TESTED_TOGETHER = {
         "tests/data/conversations/test_records.py",
         "records of files of each format",
     ),
+    "data/conversations/{batches,preparation,report,store}.py": (
+        "tests/data/conversations/test_chat_data.py",
+        "from files to rows",
+    ),
+    "data/conversations/rendered.py": (
+        "tests/data/conversations/test_supervise.py",
+        "which characters are said",
+    ),
+    "data/conversations/{check,template}.py": ("tests/cli/test_data_check.py", "its only caller"),
     "data/reading.py": ("tests/data/test_units.py", "all of a corpus against its units"),
     "convert/{options,probe,ranks,repack,target,transfer}.py": (
         "tests/convert/test_plan.py",

@@ -135,3 +135,14 @@ def test_the_price_is_that_of_the_gpu_hours(capsys):
     _, out, _ = run(capsys, *args)
     words = out.split("GPU hours, ")[1].split()
     assert float(words[0]) == pytest.approx(found["cost"], rel=0.01)
+
+
+def test_a_shape_that_fp8_products_cannot_have_is_refused_as_a_run_would(capsys, tmp_path):
+    recipe = tmp_path / "odd.yaml"
+    recipe.write_text(
+        "model: ling-nano\nmodel_overrides: {intermediate_size: 1000}\n"
+        "data: {prefix: [x]}\ntrain: {fp8: blockwise}\n"
+    )
+    code, _, err = run(capsys, recipe, "--gpus", 8, "--search")
+    assert code == 2
+    assert "mlp.gate_proj.weight` is 1000 × 256" in err

@@ -53,3 +53,27 @@ def test_child_that_takes_too_long_is_ended_and_replaced(monkeypatch):
     assert child.process.wait() != 0
     monkeypatch.undo()
     assert template.render({"n": 0}) == "done"
+
+
+def test_beginnings_of_a_conversation_are_rendered_in_one_request(monkeypatch):
+    source = "{{ messages | join('') ~ add_generation_prompt }}{{ messages[1].x }}"
+    template, asked = FencedTemplate(source), []
+    ask = template._ask
+    monkeypatch.setattr(template, "_ask", lambda *args: asked.append(args) or ask(*args))
+    texts = template.render_beginnings(
+        {"messages": ["a", "b", "c"]}, [(3, False), (2, True), (1, True)]
+    )
+    assert texts[:2] == ["abcFalse", "abTrue"]
+    assert isinstance(texts[2], TemplateError)  # there is no second message
+    assert "no element 1" in str(texts[2])
+    assert len(asked) == 1
+
+
+def test_beginnings_that_are_too_long_together_are_rendered_one_by_one(monkeypatch):
+    monkeypatch.setattr(fence, "_MAX_ANSWER", 500_000)
+    template = FencedTemplate("{{ messages | join('') }}")
+    messages = ["x" * 100_000] * 4
+    texts = template.render_beginnings({"messages": messages}, [(n, False) for n in (4, 3, 2, 1)])
+    assert [len(t) for t in texts] == [400_000, 300_000, 200_000, 100_000]
+    with pytest.raises(TemplateError, match="stopped"):
+        template.render_beginnings({"messages": messages * 2}, [(8, False), (1, False)])

@@ -8,7 +8,7 @@ import torch
 from ling.config.parallel import ParallelConfig
 from ling.config.recipe import TrainConfig
 from ling.errors import UsageError
-from ling.plan.layouts import check_layout
+from ling.plan.layouts import check_fp8_sizes, check_layout
 from ling.presets import preset
 from ling.train.parallel.group import World
 from ling.train.state import TrainState
@@ -73,3 +73,17 @@ def test_experts_that_do_not_divide_are_refused():
         check(4, {"dp_shard": 4, "ep": 4}, num_experts=18, n_group=2, topk_group=1)
     with pytest.raises(UsageError, match="`moe_intermediate_size` = 33"):
         check(4, {"dp_shard": 4, "ep": 2}, moe_intermediate_size=33)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"intermediate_size": 1000}, "`model.layers.0.mlp.gate_proj.weight` is 1000 × 256"),
+        ({"moe_intermediate_size": 72}, "`model.layers.1.mlp.experts.0.gate_proj.weight` is 72 × "),
+    ],
+)
+def test_a_size_that_fp8_products_cannot_have_is_refused(change, said):
+    cfg = preset("ling-nano").replace(**change)
+    check_fp8_sizes(TrainConfig(), cfg)
+    with pytest.raises(UsageError, match=f"{said}.*`train.fp8: off`"):
+        check_fp8_sizes(TrainConfig(fp8="blockwise"), cfg)

@@ -113,7 +113,7 @@ def _show(ns: Any, recipe: PretrainConfig, *, is_preset: bool) -> None:
     gpus = ns.gpus or recipe.parallel.world
     gpu, calibration = _gpu(ns.gpu, gpus, ns.calibrate)
     cfg = _config(recipe)
-    check_fp8(recipe, gpu)
+    check_fp8(recipe, cfg, gpu)
     layouts: list[Estimate] = []
     no_layout = is_preset and gpus > 1 and recipe.parallel == type(recipe.parallel)()
     if ns.search or recipe.parallel.auto or no_layout:

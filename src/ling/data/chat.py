@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import TemplateError
 from .history import plain_message, plain_tool
-from .sandbox import compile_template, render_template
+from .sandbox import Cut, compile_own, each_cut, render_own
 
 if TYPE_CHECKING:
     from .tokenizer import Tokenizer
@@ -68,7 +68,7 @@ class ChatTemplate:
     def __init__(self, source: str, special_tokens: Mapping[str, str] | None = None) -> None:
         self.source, self._special_tokens = source, dict(special_tokens or {})
         try:
-            self._run = _runner(source)
+            self._run, self._run_cuts = _runners(source)
         except TemplateError as err:
             raise TemplateError(f"chat template: {err}") from None
 
@@ -83,17 +83,44 @@ class ChatTemplate:
 
         `kwargs` are further variables of the template, such as `enable_thinking`.
         """
-        variables = {
+        variables = self._variables(messages, tools, kwargs)
+        try:
+            return self._run({**variables, "add_generation_prompt": add_generation_prompt})
+        except TemplateError as err:
+            raise TemplateError(f"chat template: {err}") from None
+
+    def render_beginnings(
+        self,
+        messages: Messages,
+        tools: Sequence[dict[str, Any]] | None,
+        cuts: Sequence[Cut],
+        **kwargs: Any,
+    ) -> list[str | TemplateError]:
+        """`render` of the first messages, for each of `cuts` how many and `add_generation_prompt`;
+        where it fails, the error.
+
+        Raises that of the first cut, which is to be the whole.
+        """
+        try:
+            whole, *found = self._run_cuts(self._variables(messages, tools, kwargs), cuts)
+        except TemplateError as err:
+            whole, found = err, []
+        if isinstance(whole, TemplateError):
+            raise TemplateError(f"chat template: {whole}") from None
+        return [whole, *found]
+
+    def _variables(
+        self,
+        messages: Messages,
+        tools: Sequence[dict[str, Any]] | None,
+        kwargs: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        return {
             **self._special_tokens,
             **kwargs,
             "messages": [plain_message(m, i) for i, m in enumerate(messages)],
             "tools": tools and [plain_tool(t, i) for i, t in enumerate(tools)],
-            "add_generation_prompt": add_generation_prompt,
         }
-        try:
-            return self._run(variables)
-        except TemplateError as err:
-            raise TemplateError(f"chat template: {err}") from None
 
     def encode(
         self,
@@ -128,7 +155,7 @@ def encode_chat(
     message or a tool is plain text, so a message cannot end its turn or speak in another role.
     """
     chat = guard_chat(tokenizer.control_tokens, messages, tools, kwargs)
-    text = chat.render(render, chat.messages, add_generation_prompt)
+    text = chat.render(render, add_generation_prompt)
     return ChatPrompt(
         text.replace(chat.mark, ""), tokenizer.encode(text, parse_special=True, guard=chat.mark)
     )
@@ -142,11 +169,19 @@ class GuardedChat(NamedTuple):
     variables: dict[str, Any]
     mark: str
 
-    def render(
-        self, render: Callable[..., str], messages: Messages, add_generation_prompt: bool
-    ) -> str:
-        """The text, with its marks, of the first messages of this conversation."""
-        text = render(messages, self.tools, add_generation_prompt, **self.variables)
+    def render(self, render: Callable[..., str], add_generation_prompt: bool) -> str:
+        """The text with its marks."""
+        found = render(self.messages, self.tools, add_generation_prompt, **self.variables)
+        return self._marked(found)
+
+    def render_beginnings(
+        self, template: ChatTemplate, cuts: Sequence[Cut]
+    ) -> list[str | TemplateError]:
+        """The texts, or errors, of `ChatTemplate.render_beginnings`, with their marks."""
+        found = template.render_beginnings(self.messages, self.tools, cuts, **self.variables)
+        return [t if isinstance(t, TemplateError) else self._marked(t) for t in found]
+
+    def _marked(self, text: str) -> str:
         # A template may write JSON in ASCII.
         return text.replace(json.dumps(self.mark)[1:-1], self.mark)
 
@@ -189,7 +224,10 @@ def _guard(given: tuple[str, ...], mark: str) -> Callable[[str], str]:
         first, rest = found[0], found["rest"]
         return first if rest is not None and harmless(first + rest) else first + mark
 
-    return lambda text: pattern.sub(put, text)
+    if any(n[0] not in firsts for n in names):
+        return lambda text: pattern.sub(put, text)
+    # Most texts have no bracket.
+    return lambda text: pattern.sub(put, text) if any(c in text for c in firsts) else text
 
 
 def _is_within(name: str, text: str) -> bool:
@@ -223,13 +261,23 @@ def _thinks(message: Any) -> bool:
     return bool(message.get("reasoning_content")) or "</think>" in str(message.get("content"))
 
 
-def _runner(source: str) -> Callable[[Mapping[str, Any]], str]:
-    if source in (BASE_TEMPLATE, CHAT_TEMPLATE):
-        template = compile_template(source)
-        return lambda variables: render_template(template, variables)
-    from .fence import FencedTemplate
+Run = Callable[[Mapping[str, Any]], str]
+RunCuts = Callable[[Mapping[str, Any], Sequence[Cut]], list[str | TemplateError]]
 
-    return FencedTemplate(source).render
+
+def _runners(source: str) -> tuple[Run, RunCuts]:
+    """How a template makes one text, and how it makes those of all cuts of a conversation."""
+    if source not in (BASE_TEMPLATE, CHAT_TEMPLATE):
+        from .fence import FencedTemplate
+
+        fenced = FencedTemplate(source)
+        return fenced.render, fenced.render_beginnings
+    template = compile_own(source)
+
+    def run(variables: Mapping[str, Any]) -> str:
+        return render_own(template, variables)
+
+    return run, functools.partial(each_cut, run)
 
 
 def _unused_mark(value: Any) -> str:

@@ -12,7 +12,7 @@ from ..errors import UsageError
 from .compute import Work, forward_work, head_work, repeated, seconds
 from .constants import Constants
 from .gpus import Gpu
-from .layouts import check_layout
+from .layouts import check_fp8_sizes, check_layout
 from .memory import Memory, memory
 from .network import Traffic, traffic
 from .schedule import Timeline, simulate
@@ -71,8 +71,11 @@ class Estimate:
         return seconds_ * self.recipe.parallel.world / 3600
 
 
-def check_fp8(recipe: Recipe, gpu: Gpu) -> None:
-    """Raise `UsageError` for FP8 products on a GPU that has none; CPUs emulate them."""
+def check_fp8(recipe: Recipe, cfg: ModelConfig, gpu: Gpu) -> None:
+    """Raise `UsageError` for FP8 products that the model's shape or the GPU cannot have; CPUs
+    emulate them.
+    """
+    check_fp8_sizes(recipe.train, cfg)
     if recipe.train.fp8 != "off" and gpu.fp8_flops is None and gpu.device == "cuda":
         raise UsageError(
             f"`train.fp8: {recipe.train.fp8}` needs a GPU with FP8 products, which {gpu.name} does "
@@ -95,7 +98,7 @@ def estimate(
     `shape` and `held`, the memory of its ranks, are counted here unless they are given.
     """
     check_layout(recipe.parallel, recipe.train, cfg, recipe.parallel.world)
-    check_fp8(recipe, gpu)
+    check_fp8(recipe, cfg, gpu)
     shape = shape or shape_of(cfg, recipe.data.seq_length)
     timer = _Timer(shape, recipe, gpu, constants)
     sent = traffic(shape, recipe, gpu, per_micro_batch=per_micro_batch)

@@ -8,7 +8,11 @@ from ..config.model import ModelConfig
 from ..config.parallel import ParallelConfig
 from ..config.recipe import TrainConfig
 from ..errors import UsageError
+from .shape import shape_of
 from .stages import check_stages
+
+FP8_MULTIPLE = 16
+"""Of which both sizes of an FP8 product's weight are; tiles of 128 may be partial."""
 
 
 def check_layout(
@@ -55,3 +59,18 @@ def _check_experts(parallel: ParallelConfig, model: ModelConfig) -> None:
                 f"`parallel.dp_shard` × `cp` / `ep` = {shards} does not divide the model's "
                 f"`{name}` = {getattr(model, name)}; set another `parallel.ep`"
             )
+
+
+def check_fp8_sizes(train: TrainConfig, model: ModelConfig) -> None:
+    """Raise `UsageError` for weights whose sizes products in FP8 cannot have, in any layout."""
+    if train.fp8 == "off":
+        return
+    for n, layer in enumerate(shape_of(model, 1).layers):
+        for weight in layer.weights:
+            if weight.fp8 and any(size % FP8_MULTIPLE for size in weight.shape[-2:]):
+                raise UsageError(
+                    f"`train.fp8: {train.fp8}` multiplies weights whose sizes are multiples of "
+                    f"{FP8_MULTIPLE}; `model.layers.{n}.{weight.name}` is "
+                    f"{' × '.join(map(str, weight.shape[-2:]))}: change the model's shape or set "
+                    "`train.fp8: off`"
+                )

@@ -23,7 +23,7 @@ from ..config.sft import SFTConfig
 from ..errors import UsageError
 from ..hub import resolve_model
 from ..ops import fp8_choice
-from ..plan.layouts import check_layout
+from ..plan.layouts import check_fp8_sizes, check_layout
 from ..plan.stages import described, stage_layers
 from ..presets import PRESETS, preset
 from ..text import nearest
@@ -150,6 +150,7 @@ def objective_of(recipe: Recipe, network: LingForTraining) -> Objective:
 
 def _checked_config(recipe: Recipe, world: World) -> ModelConfig:
     cfg = model_config(recipe)
+    check_fp8_sizes(recipe.train, cfg)
     check_layout(recipe.parallel, recipe.train, cfg, world.size)
     if isinstance(recipe, SFTConfig):
         check_packed(recipe)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +14,7 @@ from ling.data.chat import CHAT_TEMPLATE, ChatTemplate
 from ling.data.conversations.rendered import TrainingTemplate
 from ling.data.conversations.supervise import NOT_TRAINED, answers_of, supervise
 from ling.data.conversations.types import Conversation, Origin, Preference
-from ling.data.sandbox import compile_template, render_template
+from ling.data.sandbox import compile_template, each_cut, render_template
 from ling.errors import TemplateError
 from ling.serve.conversation import Transcript
 from ling.serve.prompts import encode_chat
@@ -51,7 +52,8 @@ def in_process(source):
     template = ChatTemplate(CHAT_TEMPLATE)
     compiled = compile_template(source)
     template.source = source
-    template._run = lambda variables: render_template(compiled, variables)
+    template._run = partial(render_template, compiled)
+    template._run_cuts = partial(each_cut, template._run)
     return template
 
 

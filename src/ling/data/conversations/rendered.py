@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ...errors import TemplateError
-from ..chat import GuardedChat, TurnMarks, guard_chat
+from ..chat import ChatTemplate, GuardedChat, TurnMarks, guard_chat
 from .types import Conversation
 
 if TYPE_CHECKING:
@@ -72,16 +72,18 @@ def marked_samples(
     names = [*tokenizer.control_tokens, *(marks.names if marks else ())]
     variables = {"enable_thinking": True} if thinking else {}
     chat = guard_chat(names, conversation.messages, conversation.tools, variables)
-    whole = chat.render(template.render, chat.messages, False)
     turns = [i for i, m in enumerate(chat.messages) if m.get("role") == "assistant"]
-    spans = _between(whole, marks, len(turns)) if marks else None
-    kept = conversation.in_loss
-    if spans is not None:
-        spans = [s for s, i in zip(spans, turns, strict=True) if kept[i]]
-        marked = Marked(whole, chat.mark, spans, conversation.notes, template.pieces_alone)
-        return [_ended(marked, template.ending, tokenizer)]
-    reading = _Reading(template, chat, whole, tuple(tokenizer.control_tokens))
-    return list(reading.samples([i for i in turns if kept[i]], conversation.notes, split_turns))
+    kept, notes = conversation.in_loss, conversation.notes
+    if marks is None:
+        assert isinstance(template, ChatTemplate)
+        trained = [i for i in turns if kept[i]]
+        reading = _Reading(template, chat, trained, list(tokenizer.control_tokens))
+        return list(reading.samples(notes, split_turns))
+    whole = chat.render(template.render, False)
+    found = zip(_between(whole, marks), turns, strict=True)
+    spans = [span for span, i in found if kept[i]]
+    marked = Marked(whole, chat.mark, spans, notes, template.pieces_alone)
+    return [_ended(marked, template.ending, tokenizer)]
 
 
 def _ended(sample: Marked, ending: str, tokenizer: Tokenizer) -> Marked:
@@ -96,32 +98,33 @@ def _ended(sample: Marked, ending: str, tokenizer: Tokenizer) -> Marked:
     return sample._replace(text=text, spans=spans)
 
 
-def _between(text: str, marks: TurnMarks, count: int) -> list[Span] | None:
-    """What is between the marks, each end a part of it; None unless there are `count` of them."""
-    spans, at = [], 0
+def _between(text: str, marks: TurnMarks) -> Iterator[Span]:
+    """What is between the marks, each end a part of it."""
+    at = 0
     while (begin := text.find(marks.before, at)) >= 0:
         start = begin + len(marks.before)
-        end = text.find(marks.end, start)
-        if end < 0:
-            return None
-        at = end + len(marks.end)
-        spans.append((start, at))
-    return spans if len(spans) == count else None
+        at = text.index(marks.end, start) + len(marks.end)
+        yield start, at
 
 
 class _Reading:
-    """A conversation rendered as a whole and up to each turn."""
+    """A conversation rendered as a whole, and before and behind each turn."""
 
     def __init__(
-        self, template: TrainingTemplate, chat: GuardedChat, whole: str, controls: tuple[str, ...]
+        self, template: ChatTemplate, chat: GuardedChat, turns: list[int], controls: list[str]
     ) -> None:
-        self._template, self._chat, self._whole = template, chat, whole
-        self._controls = controls
+        self._mark, self._turns, self._controls = chat.mark, turns, tuple(controls)
+        cuts = [(len(chat.messages), False)]
+        cuts += [cut for i in turns for cut in ((i, True), (i + 1, False))]
+        cuts = list(dict.fromkeys(cuts))  # the last turn is the whole
+        found = chat.render_beginnings(template, cuts)
+        self._texts = dict(zip(cuts, found, strict=True))
+        self._whole = str(found[0])
 
-    def samples(self, turns: list[int], notes: list[str], split_turns: bool) -> Iterator[Marked]:
-        """Of these turns' message numbers; the whole comes last."""
+    def samples(self, notes: list[str], split_turns: bool) -> Iterator[Marked]:
+        """Those of the turns; the whole comes last."""
         spans, left_out = [], []
-        for i in turns:
+        for i in self._turns:
             turn, reason = self._turn(i)
             if turn is not None and self._whole.startswith(turn.text):
                 spans += turn.spans
@@ -130,28 +133,21 @@ class _Reading:
                 yield turn._replace(notes=[*notes, note])
             else:
                 left_out.append(f"messages[{i}] {CONTEXT_ONLY}: {reason or _DIFFERS}")
-        if spans or not split_turns or not turns:
-            yield Marked(self._whole, self._chat.mark, spans, [*notes, *left_out])
+        if spans or not split_turns or not self._turns:
+            yield Marked(self._whole, self._mark, spans, [*notes, *left_out])
 
     def _turn(self, i: int) -> tuple[Marked | None, str]:
         """The conversation up to a turn with the turn marked; None, and why, where it does not
         begin with what the server would send.
         """
-        try:
-            before = self._render(i, True)
-            after = self._render(i + 1, False)
-        except TemplateError as err:
-            return None, f"the server cannot render the messages before it ({err})"
+        before, after = self._texts[i, True], self._texts[i + 1, False]
+        if isinstance(before, TemplateError) or isinstance(after, TemplateError):
+            failed = before if isinstance(before, TemplateError) else after
+            return None, f"the server cannot render the messages before it ({failed})"
         if not after.startswith(before) or len(after) == len(before):
             return None, "its text does not begin with the generation prompt that the server sends"
         span = (len(before), self._end(after, len(before)))
-        return Marked(after, self._chat.mark, [span], []), ""
-
-    def _render(self, count: int, add_generation_prompt: bool) -> str:
-        messages = self._chat.messages
-        if count == len(messages) and not add_generation_prompt:
-            return self._whole
-        return self._chat.render(self._template.render, messages[:count], add_generation_prompt)
+        return Marked(after, self._mark, [span], []), ""
 
     def _end(self, text: str, start: int) -> int:
         """Without white space behind the end mark: the server stops there."""

@@ -8,7 +8,7 @@ with the same id is not.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,7 +17,7 @@ from .rendered import Marked, TrainingTemplate, marked_samples
 from .types import Conversation, Preference
 
 if TYPE_CHECKING:
-    from ..tokenizer import Piece, Tokenizer
+    from ..tokenizer import Tokenizer
 
 NOT_TRAINED = -100
 
@@ -36,7 +36,9 @@ class Supervised(NamedTuple):
     @property
     def trained(self) -> int:
         """Tokens that are learned; the first id of a sample cannot be."""
-        return sum(label != NOT_TRAINED for label in self.labels[1:])
+        first = self.labels[:1]
+        hidden = self.labels.count(NOT_TRAINED) - first.count(NOT_TRAINED)
+        return len(self.labels) - len(first) - hidden
 
 
 def supervise(
@@ -68,15 +70,16 @@ def _without(c: Conversation, first: int) -> Conversation:
 
 
 def encode_marked(samples: Sequence[Marked], tokenizer: Tokenizer) -> list[Supervised]:
-    """Ids and labels of many samples, encoded together."""
+    """Ids and labels of many samples, encoded together; what they share, such as tools, once."""
     parts = [list(_parts(s, tokenizer)) for s in samples]
-    plain = [p for ps in parts for p in ps if p.ids is None]
-    for part, ids in zip(plain, encode([p.text for p in plain], tokenizer), strict=True):
-        part.ids = ids
+    texts = list(dict.fromkeys(p.text for ps in parts for p in ps if p.ids is None))
+    ids_of = dict(zip(texts, encode(texts, tokenizer), strict=True))
+    for part in (p for ps in parts for p in ps if p.ids is None):
+        part.ids = ids_of[part.text]
     return [_joined(s, ps) for s, ps in zip(samples, parts, strict=True)]
 
 
-@dataclass
+@dataclass(slots=True)
 class _Part:
     """A run of text that is learned in all its tokens or in none, or whose `labels` say which."""
 
@@ -84,52 +87,52 @@ class _Part:
     is_trained: bool
     ids: list[int] | None = None
     labels: list[int] | None = None
-    notes: list[str] = field(default_factory=list)
+    note: str = ""
 
 
 def _parts(sample: Marked, tokenizer: Tokenizer) -> Iterator[_Part]:
     spans = iter([*sample.spans, (len(sample.text) + 1,) * 2])
     start, end = next(spans)
-    for piece in tokenizer.pieces(sample.text):
-        first, last = piece.start, piece.start + len(piece.text)
+    mark = sample.mark if sample.mark in sample.text else ""
+    for text, first, control in tokenizer.pieces(sample.text):
+        last = first + len(text)
         while end <= first:
             start, end = next(spans)
-        if not piece.text:
-            continue
         is_inside = start <= first and last <= end
-        if piece.id is not None:
-            yield _Part("", is_inside, [piece.id])
+        if control is not None:
+            yield _Part("", is_inside, [control])
+        elif not text:
+            continue
         elif is_inside or last <= start:
-            yield _Part(piece.text.replace(sample.mark, ""), is_inside)
+            yield _Part(text.replace(mark, "") if mark else text, is_inside)
         elif sample.pieces_alone:
-            yield from _alone(piece, sample)
+            yield from _alone(first, last, sample)
         else:
-            yield _straddling(piece, sample, tokenizer)
+            yield _straddling(text, first, sample, tokenizer)
 
 
-def _alone(piece: Piece, sample: Marked) -> Iterator[_Part]:
+def _alone(first: int, last: int, sample: Marked) -> Iterator[_Part]:
     """Plain text that was said in part, cut at the borders."""
-    first, last = piece.start, piece.start + len(piece.text)
     inside = [at for span in sample.spans for at in span if first < at < last]
     for start, end in pairwise([first, *inside, last]):
         is_trained = any(a <= start and end <= b for a, b in sample.spans)
         yield _Part(sample.text[start:end].replace(sample.mark, ""), is_trained)
 
 
-def _straddling(piece: Piece, sample: Marked, tokenizer: Tokenizer) -> _Part:
+def _straddling(text: str, start: int, sample: Marked, tokenizer: Tokenizer) -> _Part:
     """Plain text that was said in part. A token that was said in part is not learned: the server
     would have sent its beginning, or stopped before its end.
     """
-    text = piece.text.replace(sample.mark, "")
+    text = text.replace(sample.mark, "")
     ids, offsets = tokenizer.encode_with_offsets(text)
-    said = [_unmarked_span(sample, span, piece.start) for span in sample.spans]
+    said = [_unmarked_span(sample, span, start) for span in sample.spans]
     labels, cut = [], 0
     for i, (first, last) in zip(ids, offsets, strict=True):
         is_trained = any(start <= first and last <= end for start, end in said)
         cut += not is_trained and any(first < end and start < last for start, end in said)
         labels.append(i if is_trained else NOT_TRAINED)
     note = f"{cut} token(s) across the border of a turn are not trained"
-    return _Part(text, False, ids, labels, [note] if cut else [])
+    return _Part(text, False, ids, labels, note if cut else "")
 
 
 def _unmarked_span(sample: Marked, span: tuple[int, int], first: int = 0) -> tuple[int, int]:
@@ -147,6 +150,7 @@ def _joined(sample: Marked, parts: Iterable[_Part]) -> Supervised:
         ids += part.ids
         hidden = part.ids if part.is_trained else [NOT_TRAINED] * len(part.ids)
         labels += hidden if part.labels is None else part.labels
-        notes += part.notes
+        if part.note:
+            notes.append(part.note)
     text = sample.text.replace(sample.mark, "")
     return Supervised(text, ids, labels, [_unmarked_span(sample, s) for s in sample.spans], notes)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from torch import nn
 
 from ...config.recipe import TrainConfig
-from ...errors import UsageError
 from ...model.layers import Linear
 from ...model.moe import Experts
 from ...model.swap import swap
@@ -22,14 +21,12 @@ from .products import Products
 from .weights import save_memory
 
 HIGH_PRECISION = ("lm_head", "eh_proj")
-MULTIPLE = 16
-"""Of which both sizes of an FP8 product's weight are; tiles of 128 may be partial."""
 
 
 def fp8(network: nn.Module, train: TrainConfig) -> None:
     """Replace the products of `network`, in place; names of parameters stay.
 
-    Raises `UsageError` for weights whose sizes FP8 products cannot have.
+    `plan.layouts.check_fp8_sizes` has refused weights whose sizes FP8 products cannot have.
     """
     if train.fp8 == "off":
         return
@@ -43,22 +40,10 @@ def fp8(network: nn.Module, train: TrainConfig) -> None:
 
     def rule(name: str, module: nn.Module) -> nn.Module | None:
         if isinstance(module, Experts):
-            for part, weight in module.named_parameters(recurse=False):
-                _check(f"{name}.{part}", weight.shape[-2:])
             module.multiply = Fp8SwiGLU(watched(f"{name}.gate_proj"))
         elif isinstance(module, Linear) and name.rpartition(".")[2] not in HIGH_PRECISION:
-            _check(f"{name}.weight", module.weight.shape)
             return Fp8Linear(module, watched(f"{name}.weight"))
         return None
 
     swap(network, rule)
     save_memory(network, train, reads_transposed=products.reads_transposed)
-
-
-def _check(name: str, shape: tuple[int, ...]) -> None:
-    if any(size % MULTIPLE for size in shape):
-        raise UsageError(
-            f"`train.fp8: blockwise` multiplies weights whose sizes are multiples of {MULTIPLE}; "
-            f"`{name}` is {' × '.join(map(str, shape))}: change the model's shape or set "
-            "`train.fp8: off`"
-        )
