@@ -85,6 +85,8 @@ class Experts(nn.Module):
     """
 
     pad_routing = False
+    # What an expert's rows are padded to a multiple of, from the number of rows and of experts.
+    row_block = staticmethod(experts.row_block)
     # The products that adapters are added to, of this module's parameters.
     frozen: Callable[..., FrozenExperts] = FloatExperts
 
@@ -105,7 +107,7 @@ class Experts(nn.Module):
         """Slots of routed rows, of token `token_N` for expert `ids_N` of those here each."""
         if self.pad_routing:
             return routing_map.slots_of_padded_map(ids_N, token_N, num_tokens, self.num_own)
-        block = experts.row_block(len(ids_N), self.num_own)
+        block = self.row_block(len(ids_N), self.num_own)
         return experts.sort_by_expert(ids_N, self.num_own, block)
 
     @property
