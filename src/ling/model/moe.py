@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from ..config.model import ModelConfig
 from ..ops import experts, grouped, reference, routing_map
@@ -116,6 +117,8 @@ class Experts(nn.Module):
 
     def products(self, x_RD: Tensor, groups: experts.Groups) -> Tensor:
         """SwiGLU of rows that are sorted by expert, with the borders that `Slots.groups` gives."""
+        if is_parametrized(self):  # peft adds its product to a weight by a parametrisation
+            return self.multiply(x_RD, groups, self.gate_proj, self.up_proj, self.down_proj)
         return self.multiply(x_RD, groups, *self._parameters.values())
 
 
