@@ -2,9 +2,9 @@
 
 python benchmarks/adapters.py FOLDER [--ranks 16,16 16,4] [--steps 40]
 
-FOLDER is any checkpoint that `ling serve` takes; `--ranks R,E` makes a random adapter of rank R, and
-E on the routed experts. Printed are medians in milliseconds and the median ratio to the same step
-without adapters, for decode steps of 1, 8 and 32 requests and a prompt of 512 tokens.
+FOLDER is any checkpoint that `ling serve` takes; `--ranks R,E` makes a random adapter of rank R,
+and E on the routed experts. Printed are medians in milliseconds and the median ratio to the same
+step without adapters, for decode steps of 1, 8 and 32 requests and a prompt of 512 tokens.
 """
 
 from __future__ import annotations
