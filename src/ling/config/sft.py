@@ -166,6 +166,9 @@ class LoRAConfig:
     dropout: float = 0.0
     """Share of an adapter's inputs that is left out while training; adapters of routed experts have
     no dropout (peft's have none either)."""
+    adapter: str | None = None
+    """An adapter folder to go on from, of the same matrices, ranks and scale; by default a run
+    begins with no change."""
 
     def __post_init__(self) -> None:
         at_least("lora.rank", self.rank, 1)

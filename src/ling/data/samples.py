@@ -49,7 +49,9 @@ def lengthened(sample: Sample, length: int) -> Sample:
     have = len(sample.tokens)
     if have == length:
         return sample
-    padded: dict[str, Any] = {k: np.pad(getattr(sample, k), (0, length - have)) for k in _BY_POSITION}
+    padded: dict[str, Any] = {
+        k: np.pad(getattr(sample, k), (0, length - have)) for k in _BY_POSITION
+    }
     return replace(sample, **padded, borders=np.append(sample.borders, have))
 
 

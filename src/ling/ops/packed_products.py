@@ -1,4 +1,4 @@
-"""Products with packed weights that a gradient passes through: of a matrix, and of a layer's experts.
+"""Products with packed weights that a gradient passes through: of matrices, and of experts.
 
 Forward they are the products of inference, so what is tuned is what is served; the backward pass
 unpacks one matrix at a time and multiplies in the dtype of the gradient. Weights have none.
@@ -68,6 +68,21 @@ class _Linear(torch.autograd.Function):
 def linear(x_TK: Tensor, w: Packed) -> Tensor:
     """`product`, differentiable in `x`."""
     return _Linear.apply(x_TK, w)
+
+
+@dataclass(frozen=True)
+class PackedHead:
+    """Hidden states to scores and back, for the loss."""
+
+    w: Packed
+
+    def scores(self, hidden_TD: Tensor) -> Tensor:
+        """scores_TV in the dtype of the hidden states."""
+        return product(hidden_TD, self.w)
+
+    def dx(self, dscores_TV: Tensor) -> Tensor:
+        """dhidden_TD."""
+        return product_dx(dscores_TV, self.w)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 
+from ..checkpoint.adapter.read import read_adapter
 from ..config.kinds import Recipe
 from ..config.model import ModelConfig
 from ..config.sft import SFTConfig
@@ -16,7 +17,9 @@ from ..model.ling import Ling
 from ..model.moe import Router
 from .forward import LingForTraining
 from .lora import table
+from .lora.adapter import put
 from .lora.rule import add_adapters, start_adapters
+from .packed.place import check_packed, place_packed
 
 
 def adapt(network: LingForTraining, recipe: Recipe) -> None:
@@ -27,8 +30,10 @@ def adapt(network: LingForTraining, recipe: Recipe) -> None:
     if recipe.method != "full":
         _check_frozen(recipe)
         network.ling.requires_grad_(False)
-        if recipe.method == "lora":
-            add_adapters(network.ling, recipe.lora, network.token_numbers, recipe.train.seed)
+        if recipe.method == "qlora":
+            check_packed(recipe.model)
+            place_packed(network.ling, mtp=network.uses_mtp)
+        add_adapters(network.ling, recipe.lora, network.token_numbers, recipe.train.seed)
         return
     for module in network.ling.modules():
         if isinstance(module, Router):
@@ -58,8 +63,13 @@ def _check_frozen(recipe: SFTConfig) -> None:
 
 def start(network: LingForTraining, recipe: Recipe) -> None:
     """First values of what `adapt` put in, of a sharded network this rank's part."""
-    if keeps_base(recipe):
+    if not isinstance(recipe, SFTConfig) or recipe.method == "full":
+        return
+    folder = recipe.lora.adapter
+    if folder is None:
         start_adapters(network.ling, recipe.train.seed)
+    else:
+        put(network.ling, read_adapter(folder, network.ling.config))
 
 
 def trained_table(recipe: Recipe, cfg: ModelConfig) -> list[str]:

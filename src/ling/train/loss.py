@@ -5,7 +5,7 @@ Legend: B rows · S positions · T = B·S tokens · D hidden · V vocabulary · 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -18,25 +18,51 @@ from ..ops.softmax import CHUNK_TOKENS, GPU_CHUNK_TOKENS, IN_PLACE_CHUNK_TOKENS
 ROW_BLOCK = 64
 
 
+class Head(Protocol):
+    """The products of a frozen head: hidden states to scores, and back."""
+
+    def scores(self, hidden_TD: Tensor) -> Tensor:
+        """scores_TV in the dtype of the hidden states; new memory."""
+
+    def dx(self, dscores_TV: Tensor) -> Tensor:
+        """dhidden_TD."""
+
+
+class _FloatHead(NamedTuple):
+    w_VD: Tensor
+
+    def scores(self, hidden_TD: Tensor) -> Tensor:
+        return hidden_TD @ self.w_VD.t()
+
+    def dx(self, dscores_TV: Tensor) -> Tensor:
+        return dscores_TV @ self.w_VD
+
+
 class _ChunkedCrossEntropy(torch.autograd.Function):
-    """Weighted sum of token losses; the gradient is made in the forward pass, chunk by chunk."""
+    """Weighted sum of token losses; the gradient is made in the forward pass, chunk by chunk.
+
+    The head is a weight, or the products of one that has no gradient.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_TD: Tensor, head_VD: Tensor, targets_T: Tensor, weights_T: Tensor
+        ctx: Any, hidden_TD: Tensor, given: Tensor | Head, targets_T: Tensor, weights_T: Tensor
     ) -> Tensor:
-        head = head_VD.to(hidden_TD.dtype)
+        weight = given if isinstance(given, Tensor) else None
+        head = given if weight is None else _FloatHead(weight.to(hidden_TD.dtype))
         wanted = any(ctx.needs_input_grad[:2])
         dhidden_TD = torch.empty_like(hidden_TD) if ctx.needs_input_grad[0] else None
         # float32 in the size of the head: only where somebody trains it.
-        learns = ctx.needs_input_grad[1]
-        dhead_VD = torch.zeros_like(head_VD, dtype=torch.float32) if learns else None
+        learns = weight is not None and ctx.needs_input_grad[1]
+        dhead_VD = torch.zeros_like(weight, dtype=torch.float32) if learns else None
         in_place = wanted and softmax.has_kernel(hidden_TD)
-        chunk = IN_PLACE_CHUNK_TOKENS if in_place else _chunk_tokens(hidden_TD.device)
+        # Packed weights make scores in float32 first.
+        large = in_place and weight is not None
+        chunk = IN_PLACE_CHUNK_TOKENS if large else _chunk_tokens(hidden_TD.device)
         total = hidden_TD.new_zeros((), dtype=torch.float32)
         for a in range(0, hidden_TD.shape[0], chunk):
             rows = slice(a, a + chunk)
-            logits = hidden_TD[rows] @ head.t()
+            logits = head.scores(hidden_TD[rows])
             dlogits: Tensor | None = logits
             if in_place:
                 total += softmax.loss_gradient_(logits, targets_T[rows], weights_T[rows]).sum()
@@ -46,11 +72,11 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             if dlogits is None:
                 continue
             if dhidden_TD is not None:
-                torch.mm(dlogits, head, out=dhidden_TD[rows])
+                dhidden_TD[rows] = head.dx(dlogits)
             if dhead_VD is not None:
                 dhead_VD += dlogits.t() @ hidden_TD[rows]
         ctx.save_for_backward(dhidden_TD, dhead_VD)
-        ctx.head_dtype = head_VD.dtype
+        ctx.head_dtype = None if weight is None else weight.dtype
         return total
 
     @staticmethod
@@ -96,11 +122,13 @@ def cross_entropy(
     `count` is another number to divide by, above 0: that of all ranks that share the rows, or of
     all rows of a step.
 
-    The only code that reads the head's weight instead of calling the head: its product is made
-    chunk by chunk here. An empty mask gives 0 (docs/concepts/training.md#main-loss).
+    The only code that reads the head's weight, or takes its `products`, instead of calling the
+    head: its product is made chunk by chunk here. An empty mask gives 0
+    (docs/concepts/training.md#main-loss).
     """
     count = mask_T.sum().clamp(min=1) if count is None else count
-    loss = _ChunkedCrossEntropy.apply(hidden_TD, head.weight, targets_T, mask_T.float() / count)
+    given = getattr(head, "products", None) or head.weight
+    loss = _ChunkedCrossEntropy.apply(hidden_TD, given, targets_T, mask_T.float() / count)
     return loss, mask_T.sum()
 
 

@@ -26,6 +26,7 @@ from ..presets import PRESETS
 from .adapt import adapt, start
 from .forward import LingForTraining
 from .fp8.gather import gather_bytes
+from .packed.place import load_packed
 
 Parallelise = Callable[[LingForTraining], LingForTraining]
 
@@ -48,7 +49,8 @@ def build_network(
     # On the CPU, so that a seed gives the same weights on every device.
     generator = torch.Generator().manual_seed(recipe.train.seed)
     if folder is not None and holds_weights(folder):
-        _load_weights(network.ling, folder, name)
+        packed = isinstance(recipe, SFTConfig) and recipe.method == "qlora"
+        _load_weights(network.ling, folder, name, packed=packed)
         start(network, recipe)
     else:
         init_parts(network.ling, generator)
@@ -56,8 +58,8 @@ def build_network(
     return network
 
 
-def _load_weights(model: Ling, folder: Path, name: str) -> None:
-    """This rank's part of the weights, which it reads alone."""
+def _load_weights(model: Ling, folder: Path, name: str, *, packed: bool) -> None:
+    """This rank's part of the weights, which it reads alone; with `packed` matrices as they are."""
     with contextlib.closing(open_source(folder)) as source:
         found, own = (
             {name: spec.shape for name, spec in tensor_specs(cfg).items()}
@@ -68,6 +70,8 @@ def _load_weights(model: Ling, folder: Path, name: str) -> None:
                 f"`model_overrides` may not change the shapes of the weights in {name}"
             )
         fill(model, source)
+        if packed:
+            load_packed(model, source)
 
 
 @torch.no_grad()

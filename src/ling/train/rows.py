@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 from ..config.kinds import Recipe
 from ..config.model import ModelConfig
-from ..config.sft import SFTConfig
 from ..data.samples import Samples
 from ..data.tokenizer import Tokenizer
 from .batches import BatchReader
@@ -65,17 +63,6 @@ class RowSource(Protocol):
 
     def held_out(self) -> HeldOutRows | None:
         """The first `train.eval_rows` rows that are not trained on."""
-
-
-def open_rows(recipe: Recipe, cfg: ModelConfig, out: Path, log: Log) -> RowSource:
-    """Open the data of a recipe of either kind, prepared into the run folder where need be."""
-    if isinstance(recipe, SFTConfig):
-        from .chat_rows import ChatRows
-
-        return ChatRows(recipe, cfg, out, log)
-    from .token_rows import TokenRows
-
-    return TokenRows(recipe, cfg, out, log)
 
 
 def rows_needed(recipe: Recipe, state: TrainState) -> int:

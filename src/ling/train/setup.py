@@ -29,6 +29,7 @@ from ..presets import PRESETS, preset
 from ..text import nearest
 from .adapt import keeps_base, trained_table
 from .batches import BatchReader
+from .chat_rows import ChatRows
 from .device import choose_device
 from .forward import LingForTraining
 from .memory import MemoryReport
@@ -45,9 +46,10 @@ from .parallel.mesh import make_meshes
 from .parallel.reduce import OverRanks
 from .resume import check_start, check_steps, rows_before, start_of
 from .rollback import forget, forget_rows, read_rollbacks, restore
-from .rows import HeldOutRows, Log, RowSource, open_rows
+from .rows import HeldOutRows, Log, RowSource
 from .state import TrainState, load, read_progress
 from .step import ONE_RANK, Reduce
+from .token_rows import TokenRows
 
 
 @dataclass
@@ -122,6 +124,13 @@ def setup(
     return Run(
         recipe, out, log, state, objective, rows, reader, held_out, reduce, open_reader, memory
     )
+
+
+def open_rows(recipe: Recipe, cfg: ModelConfig, out: Path, log: Log) -> RowSource:
+    """Open the data of a recipe of either kind, prepared into the run folder where need be."""
+    if isinstance(recipe, SFTConfig):
+        return ChatRows(recipe, cfg, out, log)
+    return TokenRows(recipe, cfg, out, log)
 
 
 def early_stop(recipe: Recipe) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -88,7 +88,7 @@ class OneRank:
 ONE_RANK = OneRank()
 
 
-Look = Callable[[Ling, Mapping[int, Tensor]], None]
+Look = Callable[[Ling], None]
 
 
 @dataclass
@@ -118,7 +118,7 @@ def train_step(
 ) -> StepResult:
     """Train on this process's micro-batches of step `state.step + 1`, and count it as done.
 
-    `look` sees the model with the gradients of the step, and its counts.
+    `look` sees the model with the gradients of the step.
 
     A step that is not finite, or whose gradient's norm is a spike, leaves weights, optimizer and
     expert bias as they were; raises `TooManySkipped` after `train.max_nonfinite` of them in a row.
@@ -135,7 +135,7 @@ def train_step(
         sums.add(losses, scale, tokens)
     reduce.sums(sums)
     if look is not None:
-        look(state.model, sums.counts)
+        look(state.model)
     means = {name: float(value) for name, value in sums.losses.items()}
     norm, *parts = _update(state, sum(means.values()), sums.counts, train, reduce)
     if state.skipped == 1:

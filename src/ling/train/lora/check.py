@@ -5,7 +5,7 @@ B is zero at first, so A has no gradient yet; B has one wherever a trained token
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,27 +20,36 @@ _SHOWN = 4
 
 @dataclass
 class FirstStep:
-    """`silent`: adapters whose B has no gradient; `idle`: experts that no token chose, by layer."""
+    """`silent`: adapters whose B has no gradient; `idle`: experts that no trained token came
+    through, by layer.
+    """
 
     silent: list[str] = field(default_factory=list)
     idle: dict[int, int] = field(default_factory=dict)
 
     @torch.no_grad()
-    def look(self, ling: Ling, counts: Mapping[int, Tensor]) -> None:
-        """Before gradients are cleared; all ranks call this, each for the layers that it has.
-
-        Of a stack an expert is silent, as `<stack>[expert]`, if it had tokens: `counts` are those
-        of each expert by layer, of the whole step.
-        """
+    def look(self, ling: Ling) -> None:
+        """Before gradients are cleared; all ranks call this, each for the layers that it has."""
+        stacks: dict[int, dict[str, Tensor]] = {}
         for name, p in ling.named_parameters():
             if name.endswith(".lora_B"):
-                self.silent += [] if _moves(p)[0] else [name[: -len(".lora_B")]]
+                self.silent += [] if bool(_moves_E(p)) else [name[: -len(".lora_B")]]
             elif name.endswith("_lora_B"):
-                layer, stack = int(name.split(".")[2]), name[: -len("_lora_B")]
-                used_E, moves_E = counts[layer].cpu() > 0, torch.tensor(_moves(p))
-                still = (used_E & ~moves_E).nonzero().flatten().tolist()
-                self.silent += [f"{stack}[{e}]" for e in still]
-                self.idle[layer] = int((~used_E).sum())
+                stack = name[: -len("_lora_B")]
+                stacks.setdefault(int(name.split(".")[2]), {})[stack] = _moves_E(p)
+        for layer, moves in stacks.items():
+            self._look_at_experts(layer, moves)
+
+    def _look_at_experts(self, layer: int, moves: dict[str, Tensor]) -> None:
+        """A token moves all three matrices of an expert, or none: not one that is not trained
+        itself and that no trained one attends to."""
+        used_E = torch.stack(list(moves.values())).any(0)
+        self.idle[layer] = int((~used_E).sum())
+        if not used_E.any():
+            self.silent += list(moves)
+        for stack, moves_E in moves.items():
+            still = (used_E & ~moves_E).nonzero().flatten().tolist()
+            self.silent += [f"{stack}[{e}]" for e in still]
 
 
 def lines(ranks: Iterable[FirstStep]) -> list[str]:
@@ -58,15 +67,14 @@ def lines(ranks: Iterable[FirstStep]) -> list[str]:
             f"they are: {names}"
         )
     if idle:
-        text.append(f"{idle} experts had no token in the first step (that is no fault)")
+        text.append(f"{idle} experts had no trained token in the first step (that is no fault)")
     return text
 
 
-def _moves(p: Any) -> list[bool]:
-    """Whether a gradient is not zero; of a stack's for each expert. Ranks add up their parts."""
-    stack = p.ndim == 3
+def _moves_E(p: Any) -> Tensor:
+    """Whether a gradient is not zero, of a stack's for each expert. Ranks add up their parts."""
+    dims = tuple(range(p.ndim - 2, p.ndim))
     if p.grad is None:
-        return [False] * (len(p) if stack else 1)
+        return torch.zeros(p.shape[:-2], dtype=torch.bool)
     whole: Tensor = p.grad if mesh_of(p.grad) is None else p.grad.full_tensor()
-    found: list[bool] = (whole if stack else whole[None]).flatten(1).any(1).tolist()
-    return found
+    return (whole != 0).any(dims).cpu()

@@ -67,7 +67,8 @@ def frozen_matrices(network: nn.Module) -> list[tuple[str, int, int]]:
     weights: each such module tells it by `frozen_matrices`."""
     found = []
     for name, module in network.named_modules():
-        tell: Any = getattr(module, "frozen_matrices", None)
+        # Of a module with an adapter: what it was put over.
+        tell: Any = getattr(getattr(module, "base", module), "frozen_matrices", None)
         if tell is not None:
             found += [(f"{name}.{part}", count, size) for part, count, size in tell()]
     return found

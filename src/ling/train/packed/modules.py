@@ -1,13 +1,13 @@
 """Modules of a network over frozen packed weights, in place of those with parameters.
 
-They differentiate their input only. What they hold is no parameter: it is in no checkpoint of a
-run, is not spread over ranks, and may lie in a mapped file. Legend: T tokens · D hidden · V
+They differentiate their input only, and have no weights until `load_packed`. What they hold is no
+parameter: it is in no checkpoint of a run, is not spread over ranks, and may lie in a mapped file.
+Legend: T tokens · D hidden · V
 vocabulary · K inputs and N outputs.
 """
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from ...model.layers import Linear
@@ -22,36 +22,44 @@ from ...ops.packing import Packed
 class PackedLinear(nn.Module):
     """A `Linear` over a packed matrix; a bias stays a parameter under its name."""
 
-    def __init__(self, base: Linear, w: Packed) -> None:
+    w: Packed
+
+    def __init__(self, base: Linear) -> None:
         super().__init__()
-        self.in_features, self.out_features = w.cols, w.rows
-        self.w, self.bias = w, base.bias
+        self.in_features, self.out_features = base.in_features, base.out_features
+        self.bias = base.bias
 
     def forward(self, x_TK: Tensor) -> Tensor:
         y_TN = packed_products.linear(x_TK, self.w)
         return y_TN if self.bias is None else y_TN + self.bias.to(y_TN.dtype)
 
+    @property
+    def products(self) -> packed_products.PackedHead:
+        """For the loss, where this is the head."""
+        return packed_products.PackedHead(self.w)
+
     def frozen_matrices(self) -> list[tuple[str, int, int]]:
         """For the table of what is trained."""
-        return [("weight", 1, self.w.rows * self.w.cols)]
+        return [("weight", 1, self.in_features * self.out_features)]
 
 
 class PackedExperts(Experts):
     """A layer's `Experts` over two packed stacks."""
 
-    def __init__(self, base: Experts, gate_up: Packed, down: Packed) -> None:
+    weights: packed_products.PackedExperts
+
+    def __init__(self, base: Experts) -> None:
         nn.Module.__init__(self)
-        self.pad_routing = base.pad_routing
-        self.weights = packed_products.PackedExperts(gate_up, down)
-        self.multiply = self._multiply
+        self.shape, self.pad_routing = base.down_proj.shape, base.pad_routing
+        # Functions that find the weights when they are called.
+        self.multiply, self.frozen = self._multiply, self._frozen
 
     @property
     def num_own(self) -> int:
         """All: they are not spread over ranks."""
-        return len(self.weights.down_DF.data)
+        return self.shape[0]
 
-    def frozen(self) -> FrozenExperts:
-        """The products that adapters are added to."""
+    def _frozen(self) -> FrozenExperts:
         return self.weights
 
     def _multiply(self, x_RD: Tensor, groups: Groups) -> Tensor:
@@ -59,17 +67,19 @@ class PackedExperts(Experts):
 
     def frozen_matrices(self) -> list[tuple[str, int, int]]:
         """For the table of what is trained."""
-        w = self.weights.down_DF
-        size = self.num_own * w.rows * w.cols
+        size = self.shape.numel()
         return [(name, self.num_own, size) for name in ("gate_proj", "up_proj", "down_proj")]
 
 
 class PackedEmbedding(nn.Module):
     """Rows of a frozen embedding: bfloat16 [V, D], or int8 [V, D] with scales by groups."""
 
-    def __init__(self, q_VD: Tensor, scales: Tensor | None) -> None:
+    q_VD: Tensor
+    scales: Tensor | None
+
+    def __init__(self, base: nn.Embedding) -> None:
         super().__init__()
-        self.q_VD, self.scales = q_VD, scales
+        self.size = base.weight.numel()
 
     def forward(self, tokens_T: Tensor) -> Tensor:
         """float32, as the native engine has them."""
@@ -81,4 +91,4 @@ class PackedEmbedding(nn.Module):
 
     def frozen_matrices(self) -> list[tuple[str, int, int]]:
         """For the table of what is trained."""
-        return [("weight", 1, self.q_VD.numel())]
+        return [("weight", 1, self.size)]

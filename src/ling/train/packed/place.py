@@ -1,14 +1,14 @@
-"""Putting the packed weights of a folder into a network (`method: qlora`).
+"""The packed weights of a folder in a network (`method: qlora`).
 
-Called on a network without storage. An integer folder is mapped: its pages count as free memory
-until they are read, and are shared by all processes that train or serve it. Norms, router and
-biases stay parameters, which the run fills as those of any checkpoint.
+`place_packed` puts modules for them into a network without storage, `load_packed` gives them their
+weights. An integer folder is mapped: its pages count as free memory until they are read, and are
+shared by all processes that train or serve it. Norms, router and biases stay parameters, which the
+run fills as those of any checkpoint.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,39 +23,65 @@ from ...checkpoint.packed.names import EMBEDDING, PackedSpec, packed_specs
 from ...checkpoint.packed.source import PackedSource
 from ...checkpoint.source import Source
 from ...errors import UsageError
+from ...hub import resolve_model
 from ...model.layers import Linear
 from ...model.ling import Ling
 from ...model.moe import Experts
 from ...model.swap import swap
+from ...ops.packed_products import PackedExperts as PackedStacks
 from ...ops.packing import Packed
 from .modules import PackedEmbedding, PackedExperts, PackedLinear
 
 
-def place_packed(ling: Ling, folder: Path, name: str, *, mtp: bool) -> None:
-    """Replace, in place, every matrix of `ling` by that of the folder; without `mtp` its MTP layers
-    are taken out and stay on disk.
-
-    Raises `UsageError` where the folder, called `name`, holds float weights.
+def place_packed(ling: Ling, *, mtp: bool) -> None:
+    """Replace, in place, every module with matrices by one for packed weights; without `mtp` the
+    MTP layers are taken out, and stay on disk.
     """
     if not mtp:
         for n in range(ling.config.num_hidden_layers, len(ling.model.layers)):
-            ling.model.layers[n] = None
-    with contextlib.closing(open_source(folder)) as source:
-        _check(source, name)
-        weights = packed_weights(source)
-        swap(ling, _rule(weights, packed_specs(ling.config)))
-        ling.model.word_embeddings = PackedEmbedding(*weights.embedding())
+            ling.model.layers._modules[str(n)] = None
+    swap(ling, _packed)
 
 
-def _check(source: Source, name: str) -> None:
-    if isinstance(source, PackedSource):
-        return
-    if isinstance(source, HFSource) and has_fp8(source.tensors):
-        return
+def _packed(name: str, module: nn.Module) -> nn.Module | None:
+    if isinstance(module, nn.Embedding):
+        return PackedEmbedding(module)
+    if isinstance(module, Experts):
+        return PackedExperts(module)
+    return PackedLinear(module) if isinstance(module, Linear) else None
+
+
+def check_packed(name: str) -> None:
+    """Raise `UsageError` for a model whose weights are not packed; reads headers only."""
+    with contextlib.closing(open_source(resolve_model(name))) as source:
+        if isinstance(source, PackedSource):
+            return
+        if isinstance(source, HFSource) and has_fp8(source.tensors):
+            return
     raise UsageError(
-        f"`method: qlora` trains over weights in integers or FP8, and {name} has others: convert "
-        f"them with `ling convert {name} {Path(name).name}-int4 --to int4`, or set `method: lora`"
+        f"`method: qlora` trains over weights in integers or FP8, and those of {name} are not: "
+        f"`ling convert {name} {Path(name).name}-int4 --to int4` makes such a folder; or set "
+        "`method: lora`"
     )
+
+
+def load_packed(ling: Ling, source: Source) -> None:
+    """Give the modules of `place_packed`, with adapters around them or not, their weights."""
+    weights, specs = packed_weights(source), packed_specs(ling.config)
+    places = {
+        name: _Place(spec, part)
+        for spec in specs.values()
+        for part, name in enumerate(spec.sources)
+    }
+    for name, found in ling.named_modules():
+        module = getattr(found, "base", found)
+        if isinstance(module, PackedLinear):
+            module.w = _matrix(weights, _place(name, places))
+        elif isinstance(module, PackedExperts):
+            stacks = (weights.matrix(specs[f"{name}.{m}"]) for m in ("gate_up_proj", "down_proj"))
+            module.weights = PackedStacks(*stacks)
+        elif isinstance(module, PackedEmbedding):
+            module.q_VD, module.scales = weights.embedding()
 
 
 class _Place(NamedTuple):
@@ -63,26 +89,6 @@ class _Place(NamedTuple):
 
     spec: PackedSpec
     part: int
-
-
-def _rule(
-    weights: PackedWeights, specs: dict[str, PackedSpec]
-) -> Callable[[str, nn.Module], nn.Module | None]:
-    places = {
-        source: _Place(spec, part)
-        for spec in specs.values()
-        for part, source in enumerate(spec.sources)
-    }
-
-    def rule(name: str, module: nn.Module) -> nn.Module | None:
-        if isinstance(module, Experts):
-            stacks = (weights.matrix(specs[f"{name}.{m}"]) for m in ("gate_up_proj", "down_proj"))
-            return PackedExperts(module, *stacks)
-        if isinstance(module, Linear):
-            return PackedLinear(module, _matrix(weights, _place(name, places)))
-        return None
-
-    return rule
 
 
 def _place(name: str, places: dict[str, _Place]) -> _Place:
