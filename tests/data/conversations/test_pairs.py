@@ -87,3 +87,15 @@ def test_equal_answers_are_told():
 def test_pairs_that_are_none_are_refused(reason, row):
     with pytest.raises(RecordError, match=reason):
         pair(**row)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "q", "chosen": "yes", "rejected": "yes"},
+        {"chosen": [ASK, YES], "rejected": [ASK, YES]},
+    ],
+)
+def test_equal_answers_say_nothing(row):
+    with pytest.raises(RecordError, match="`chosen` and `rejected` are the same answer"):
+        pair(**row)

@@ -20,6 +20,7 @@ from ling.train.reference import Reference
 TINY = preset("ling-tiny")
 # Lengths of the prompt and of both answers.
 PAIRS = [(5, 4, 9), (3, 12, 2), (8, 1, 1), (2, 7, 7)]
+ALL = tuple(range(len(PAIRS)))
 REFERENCE = np.random.RandomState(9).randn(len(PAIRS), 2).astype(np.float32) - 40
 
 
@@ -42,7 +43,7 @@ def network():
     return net
 
 
-def ours(micro, numbers=range(len(PAIRS)), **cfg):
+def ours(micro, numbers=ALL, **cfg):
     """Gradients of a step in micro-batches of `micro` pairs, and what it logs."""
     net, objective = network(), Preferences(DPOConfig(**cfg), {})
     objective.references["train"] = Reference(REFERENCE)
@@ -59,12 +60,12 @@ def ours(micro, numbers=range(len(PAIRS)), **cfg):
     return {n: p.grad for n, p in net.named_parameters() if p.grad is not None}, named
 
 
-def plain(numbers=range(len(PAIRS)), beta=0.1, label_smoothing=0.0, sft_weight=0.0):
+def plain(numbers=ALL, beta=0.1, label_smoothing=0.0, sft_weight=0.0):
     """The same from the formula: every answer in a pass of its own, torch's log_softmax."""
     net, losses, margins = network(), [], []
     for number in numbers:
         row, (prompt, *lengths), start, logps = pair(number), PAIRS[number], 0, []
-        for end, n in zip(row.borders, lengths, strict=True):
+        for end in row.borders:
             ids = torch.tensor(row.tokens[start:end])
             hidden = net.ling(ids, torch.arange(len(ids)), DenseAttend([0, len(ids)]))
             logp = net.ling.logits(hidden).float().log_softmax(-1)
