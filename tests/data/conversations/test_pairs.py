@@ -64,10 +64,6 @@ def test_nothing_is_stripped_from_texts_that_hold_their_prompt():
     assert found.chosen.messages[1]["content"] == " blue."
 
 
-def test_equal_answers_are_told():
-    assert pair(prompt="q", chosen="yes", rejected="yes").chosen.notes
-
-
 @pytest.mark.parametrize(
     ("reason", "row"),
     [
