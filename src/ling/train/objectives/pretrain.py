@@ -76,12 +76,15 @@ def token_losses(
 ) -> Losses:
     """Losses of next tokens; `loss_of` a prediction and the head is one of them. No `z_coef`
     leaves the z-loss out."""
-    trace = RoutingLoss(network.ling.config.num_experts, train=z_coef is not None)
+    context, experts = network.context, network.ling.config.num_experts
+    # Each part of a row divides its z-loss by the number of parts.
+    shares_T = None if batch.shares_BS is None else context.cut(batch.shares_BS) * context.parts
+    trace = RoutingLoss(experts, train=z_coef is not None, shares_T=shares_T)
     z_coef = z_coef or 0.0
     names = _names(network.num_mtp_layers)
 
     def score(predictions: list[Prediction]) -> tuple[Tensor, ...]:
-        z = trace.z_loss().to(batch.tokens_BS.device) / network.context.parts
+        z = trace.z_loss().to(batch.tokens_BS.device) / context.parts
         if not predictions:  # a pipeline stage without the head
             return z_coef * z, z, *[torch.zeros_like(z) for _ in names]
         main, *mtp = [loss_of(p, network.head) for p in predictions]
