@@ -57,6 +57,13 @@ class Batch:
             moved.cu_seqlens = self.cu_seqlens
         return moved
 
+    @property
+    def real_BS(self) -> Tensor:
+        """1 of a token, 0 of padding."""
+        S, device = self.tokens_BS.shape[1], self.tokens_BS.device
+        ends_B = S - torch.tensor(self.padding_B, device=device)
+        return (torch.arange(S, device=device) < ends_B[:, None]).float()
+
     @cached_property
     def positions_T(self) -> Tensor:
         """Position of each token in its row, or in its document when isolated."""

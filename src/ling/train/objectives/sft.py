@@ -48,7 +48,7 @@ class FineTuning:
         on average: together, the mean over the tokens of the step.
         """
         read = list(batches)
-        real = [_not_padding(b) for b in read]
+        real = [b.real_BS for b in read]
         each = [
             torch.stack([*(m.sum() for m in targets(b, self.mtp_layers)[2]), r.sum()])
             for b, r in zip(read, real, strict=True)
@@ -63,13 +63,6 @@ class FineTuning:
     def losses(self, network: LingForTraining, batch: Batch) -> Losses:
         """Forward pass and losses, logged as in pre-training."""
         return token_losses(network, batch, self.mtp_weight, self.z_coef, over_trained)
-
-
-def _not_padding(batch: Batch) -> Tensor:
-    """[B, S]: 1 of a token, 0 of padding."""
-    S = batch.tokens_BS.shape[1]
-    ends_B = S - torch.tensor(batch.padding_B, device=batch.tokens_BS.device)
-    return (torch.arange(S, device=ends_B.device) < ends_B[:, None]).float()
 
 
 def over_trained(p: Prediction, head: Linear) -> Tensor:
