@@ -28,8 +28,8 @@ class Batch:
     each MTP loss are divided by where an objective takes that of the whole step; None: the
     micro-batch's own. `first_row` is the number of the first row in the run, `trained` the
     number of trained tokens of the whole step where it was counted. The last `padding_B` tokens of
-    each row stand for nothing; `shares_BS` is what each token counts in a mean over those that a
-    router sees, 0 of padding; None: all alike.
+    each row stand for nothing (empty: none does); `shares_BS` is what each token counts in a mean
+    over those that a router sees, 0 of padding; None: all alike.
     """
 
     tokens_BS: Tensor
@@ -60,8 +60,8 @@ class Batch:
     @property
     def real_BS(self) -> Tensor:
         """1 of a token, 0 of padding."""
-        S, device = self.tokens_BS.shape[1], self.tokens_BS.device
-        ends_B = S - torch.tensor(self.padding_B, device=device)
+        (B, S), device = self.tokens_BS.shape, self.tokens_BS.device
+        ends_B = S - torch.tensor(self.padding_B or [0] * B, device=device)
         return (torch.arange(S, device=device) < ends_B[:, None]).float()
 
     @cached_property
