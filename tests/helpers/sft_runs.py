@@ -37,6 +37,8 @@ LAYOUTS: dict[str, dict[str, int]] = {
     "pp 2, full": {"pp": 2},
     "pp 2, full, off, mtp": {"pp": 2},
     "cp 2, full, off, mtp": {"cp": 2},
+    "fsdp 2, full, off, mtp, router": {"dp_shard": 2},
+    "cp 2, full, off, mtp, router": {"cp": 2},
 }
 STEPS = 4
 
@@ -89,7 +91,9 @@ def make_recipe(
 
 
 def layout_recipe(folder: Path, name: str, degrees: dict[str, int]) -> SFTConfig:
-    """Of a name of `LAYOUTS`, or of the one process that it is compared with."""
+    """Of a name of `LAYOUTS`, or of the one process that it is compared with, whose micro-batches
+    are of other rows."""
+    router = {"train_router": True, "z_loss_coef": 0.1, "bias_update_rate": 1e-3}
     return make_recipe(
         folder,
         steps=STEPS,
@@ -99,7 +103,9 @@ def layout_recipe(folder: Path, name: str, degrees: dict[str, int]) -> SFTConfig
         data={"valid_share": 0.2, "packing": "off" if "off" in name else "best_fit"},
         parallel=degrees,
         global_batch_size=4,
+        micro_batch_size=1 if degrees else 2,
         mtp_loss_weight=0.3 if "mtp" in name else 0.0,
+        **(router if "router" in name else {}),
     )
 
 

@@ -53,7 +53,7 @@ def test_a_kept_checkpoint_outlives_newer_ones_and_a_stop_ends_the_run(
     assert [row["valid_loss"] for row in rows] == [loss for _, loss in seen]
     said = []
     assert loop.run(made, out, said.append, after_held_out=[after]) == 0
-    assert "already done (4 steps)" in said[-1]
+    assert "already done (4 steps, ended by `train.early_stop`)" in said[-1]
     # Asked for another early stop, the run goes on.
     loop.run(recipe(steps=6, early_stop=9), out, quiet)
     assert saved_steps(out) == ["step-1", "step-5", "step-6"]

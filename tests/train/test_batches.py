@@ -8,9 +8,9 @@ import torch
 from runs import write_tokens
 
 from ling.data.indexed import IndexedDataset
-from ling.data.samples import GPTSamples, sample_of
+from ling.data.samples import GPTSamples, Sample, sample_of
 from ling.errors import DataError
-from ling.train.batches import BatchReader, make_batch, run_data_folder
+from ling.train.batches import Batch, BatchReader, make_batch, run_data_folder
 
 EOD = 3
 
@@ -55,11 +55,24 @@ def test_no_loss_behind_an_end_of_document_where_it_is_masked():
     assert batch.mask_BS.tolist() == [[1, 0, 1]]
 
 
+def test_what_shorter_rows_are_padded_with_is_not_real():
+    rows = [
+        Sample(np.arange(n), np.arange(n), np.ones(n, "f4"), np.array([n]), padding=p)
+        for n, p in ((4, 1), (2, 0))
+    ]
+    assert make_batch(rows, isolate_documents=True).real_BS.tolist() == [[1, 1, 1, 0], [1, 1, 0, 0]]
+    ids = torch.zeros(2, 3)
+    assert Batch(ids, ids, ids).real_BS.tolist() == [[1, 1, 1]] * 2
+
+
 def test_a_batch_moves_with_all_its_tensors():
     device = torch.device("meta")
-    moved = batch_of([1, 3, 2]).to(device)
+    batch = batch_of([1, 3, 2])
+    batch.counts, batch.shares_BS, batch.extra = torch.ones(1), batch.real_BS, {"x": torch.ones(1)}
+    moved = batch.to(device)
     tensors = (moved.tokens_BS, moved.labels_BS, moved.mask_BS, moved.documents_BS)
-    assert all(t.device == device for t in (*tensors, moved.positions_T))
+    more = (moved.positions_T, moved.counts, moved.shares_BS, moved.extra["x"])
+    assert all(t.device == device for t in (*tensors, *more))
     assert moved.cu_seqlens == [0, 2]  # from there it could not be told any more
     assert batch_of([1, 3, 2], isolate=False).to(device).documents_BS is None
 

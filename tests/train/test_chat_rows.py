@@ -59,6 +59,17 @@ def test_rows_have_one_length_where_ranks_share_them(rows):
     assert lengths(made(parallel={"pp": 2})) == lengths(made(parallel={"cp": 2})) == {128}
 
 
+def test_a_share_that_holds_nothing_out_is_told(rows, monkeypatch):
+    said, few = [], {"valid_share": 1e-9}
+    source = rows(data=few)
+    monkeypatch.setattr(source, "log", said.append)
+    assert source.held_out() is None
+    assert "`data.valid_share` = 1e-09 leaves no record to measure" in said[0]
+    with pytest.raises(UsageError, match=r"which `train.early_stop` needs"):
+        rows(data=few, early_stop=2, eval_interval_steps=1).held_out()
+    assert rows().held_out() is None
+
+
 def test_documents_are_isolated_but_in_the_packing_of_the_original(rows):
     assert rows().isolate_documents
     assert rows(data={"packing": "off"}).isolate_documents

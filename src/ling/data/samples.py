@@ -26,8 +26,9 @@ class Sample:
 
     `tokens` and `labels` (the next tokens) i64 [S]; `loss_mask` f32 [S], 1.0 where the loss
     counts; `borders` i64, ascending positions of 1 to S before which a document ends. Rows of one
-    batch are of one length, or are `lengthened` to that of the longest. `extra` are arrays that an
-    objective wants besides, under the same names and in the same shapes in all rows.
+    batch are of one length, or are `lengthened` to that of the longest; the last `padding` tokens
+    of a row stand for nothing. `extra` are arrays that an objective wants besides, under the same
+    names and in the same shapes in all rows.
     """
 
     tokens: np.ndarray
@@ -35,6 +36,7 @@ class Sample:
     loss_mask: np.ndarray
     borders: np.ndarray
     extra: dict[str, np.ndarray] = field(default_factory=dict)
+    padding: int = 0
 
     @property
     def documents(self) -> np.ndarray:
@@ -52,7 +54,8 @@ def lengthened(sample: Sample, length: int) -> Sample:
     padded: dict[str, Any] = {
         k: np.pad(getattr(sample, k), (0, length - have)) for k in _BY_POSITION
     }
-    return replace(sample, **padded, borders=np.append(sample.borders, have))
+    more, borders = length - have, np.append(sample.borders, have)
+    return replace(sample, **padded, borders=borders, padding=sample.padding + more)
 
 
 _BY_POSITION = ("tokens", "labels", "loss_mask")

@@ -27,7 +27,9 @@ class Batch:
     `extra` holds further arrays of each row, `Sample.extra` stacked. `counts` is what the main and
     each MTP loss are divided by where an objective takes that of the whole step; None: the
     micro-batch's own. `first_row` is the number of the first row in the run, `trained` the
-    number of trained tokens of the whole step where it was counted.
+    number of trained tokens of the whole step where it was counted. The last `padding_B` tokens of
+    each row stand for nothing (empty: none does); `shares_BS` is what each token counts in a mean
+    over those that a router sees, 0 of padding; None: all alike.
     """
 
     tokens_BS: Tensor
@@ -38,6 +40,8 @@ class Batch:
     counts: Tensor | None = None
     first_row: int = 0
     trained: int | None = None
+    padding_B: tuple[int, ...] = ()
+    shares_BS: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """This batch on `device`."""
@@ -47,10 +51,18 @@ class Batch:
         counts = None if self.counts is None else move(self.counts, device)
         mask, first = move(self.mask_BS, device), self.first_row
         moved = Batch(tokens, labels, mask, documents, extra, counts, first)
+        moved.shares_BS = None if self.shares_BS is None else move(self.shares_BS, device)
         if documents is not None:  # borders are counted here, since the CPU would wait for a GPU
             moved.positions_T = move(self.positions_T, device)
             moved.cu_seqlens = self.cu_seqlens
         return moved
+
+    @property
+    def real_BS(self) -> Tensor:
+        """1 of a token, 0 of padding."""
+        (B, S), device = self.tokens_BS.shape, self.tokens_BS.device
+        ends_B = S - torch.tensor(self.padding_B or [0] * B, device=device)
+        return (torch.arange(S, device=device) < ends_B[:, None]).float()
 
     @cached_property
     def positions_T(self) -> Tensor:
@@ -117,6 +129,7 @@ def make_batch(samples: Sequence[Sample], *, isolate_documents: bool) -> Batch:
         stack([s.labels for s in samples]).long(),
         stack([s.loss_mask for s in samples]).float(),
         extra={name: stack([s.extra[name] for s in samples]) for name in samples[0].extra},
+        padding_B=tuple(s.padding for s in samples),
     )
     if isolate_documents:
         batch.documents_BS = stack([s.documents for s in samples])

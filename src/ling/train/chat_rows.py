@@ -140,12 +140,26 @@ class ChatRows:
         return BatchReader(rows, self.isolate_documents, self.config.vocab_size, files)
 
     def held_out(self) -> HeldOutRows | None:
-        """None where the recipe holds nothing out."""
+        """None where nothing is held out; `UsageError` where the recipe needs it to stop early."""
         rows = self.pairs.get("valid") if self._is_dpo else self.data.valid
         if rows is None:
+            self._tell_nothing_held_out()
             return None
         rows = rows if self._is_dpo else self._cut(rows)
         return HeldOutRows(rows, self.isolate_documents, True, self.given.train.eval_rows)
+
+    def _tell_nothing_held_out(self) -> None:
+        """A small share of few records may be none."""
+        data = self.given.data
+        if not data.has_held_out:
+            return
+        key = "data.valid_files" if data.valid_files else "data.valid_share"
+        text = (
+            f"`{key}` = {getattr(data, key[5:])} leaves no record to measure the held-out loss on"
+        )
+        if self.given.train.early_stop:
+            raise UsageError(f"{text}, which `train.early_stop` needs")
+        self.log(f"note: {text}")
 
     def _cut(self, rows: Samples) -> Samples:
         """Rows of one length where ranks take parts of each, or send it on stage by stage."""

@@ -130,7 +130,8 @@ class Loop:
         # Only now: a recipe that could not start must not stand in the way of a better one.
         self.world.lead(lambda: save_recipe(cfg, self.out))
         if state.step >= cfg.train.steps or state.ended:
-            self.log(f"{self.out}: already done ({state.step} steps)")
+            early = ", ended by `train.early_stop`" if state.ended else ""
+            self.log(f"{self.out}: already done ({state.step} steps{early})")
             self.monitor.finish_earlier_run()
             return 0
         if state.step:

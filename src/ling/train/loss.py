@@ -210,20 +210,34 @@ def roll_left(x_BS: Tensor) -> Tensor:
 
 
 class RoutingLoss:
-    """A routing trace for training: expert loads per layer and the z-loss of each layer."""
+    """A routing trace for training: expert loads per layer and the z-loss of each layer.
 
-    def __init__(self, num_experts: int, *, train: bool) -> None:
-        self.num_experts, self.train = num_experts, train
+    `shares_T` is what each token counts in the z-loss, by default 1/T; those of 0 are padding
+    and no load either.
+    """
+
+    def __init__(self, num_experts: int, *, train: bool, shares_T: Tensor | None = None) -> None:
+        self.num_experts, self.train, self.shares_T = num_experts, train, shares_T
         self.counts: dict[int, Tensor] = {}
         self.z_losses: list[Tensor] = []
 
     def record(self, layer: int, logits_TE: Tensor, ids_TA: Tensor) -> None:
         """Called by every MoE layer."""
-        counts = expert_counts(ids_TA, self.num_experts)
+        counts = self._loads(ids_TA)
         self.counts[layer] = self.counts[layer] + counts if layer in self.counts else counts
         if self.train:
             # logsumexp over the raw float32 logits, before any bias, as in Megatron-LM.
-            self.z_losses.append(logits_TE.logsumexp(-1).square().mean())
+            squares_T = logits_TE.logsumexp(-1).square()
+            shares_T = self.shares_T
+            mean = squares_T.mean() if shares_T is None else (squares_T * shares_T).sum()
+            self.z_losses.append(mean)
+
+    def _loads(self, ids_TA: Tensor) -> Tensor:
+        if self.shares_T is None:
+            return expert_counts(ids_TA, self.num_experts)
+        # Padding is counted for an expert more, since a mask would wait for the device.
+        ids_TA = ids_TA.masked_fill(self.shares_T[:, None] == 0, self.num_experts)
+        return expert_counts(ids_TA, self.num_experts + 1)[:-1]
 
     def z_loss(self) -> Tensor:
         """Sum over layers, before the coefficient."""

@@ -75,6 +75,7 @@ _FREE_KEYS = (
     "train.epochs",
     "train.early_stop",
     "train.show_samples",
+    "train.show_tokens",
 )
 _ROUNDING = "weights and optimizer continue, steps from here on round products otherwise"
 _NOTES = {

@@ -35,10 +35,6 @@ def test_a_kind_that_no_matrix_is_of_is_named():
     cfg = preset("ling-tiny").replace(num_shared_experts=0)
     with pytest.raises(UsageError, match=r"kind `shared`; there are: attention, dense, experts"):
         add_adapters(from_config(cfg, seed=0), LoRAConfig())
-    with pytest.raises(UsageError, match=r"kind `q_proj`; there are: attention, dense, shared"):
-        add_adapters(from_config(preset("ling-tiny"), seed=0), LoRAConfig(targets=["q_proj"]))
-    with pytest.raises(UsageError, match="nothing would be trained"):
-        add_adapters(from_config(preset("ling-tiny"), seed=0), LoRAConfig(targets=[]))
 
 
 def test_first_values_depend_on_the_seed_and_the_matrix_alone(made):

@@ -119,3 +119,18 @@ def test_rewards_and_accuracy_are_of_what_was_gained_on_the_reference():
     right = [ours(1, [n])[1]["reward_margin"] > 0 for n in range(len(PAIRS))]
     assert 0 < sum(right) < len(PAIRS)
     assert ours(4)[1]["reward_accuracy"] == sum(right) / len(PAIRS)
+
+
+def test_padding_is_no_load_of_an_expert():
+    loads = []
+    for micro in (1, len(PAIRS)):
+        net, objective = network(), Preferences(DPOConfig(), {})
+        objective.references["train"] = Reference(REFERENCE)
+        rows = [pair(n) for n in ALL]
+        parts = [rows[i : i + micro] for i in range(0, len(rows), micro)]
+        batches = [make_batch(part, isolate_documents=True) for part in parts]
+        found = objective.batches(batches, len(batches), lambda counts: counts)
+        loads.append([objective.losses(net, batch).counts for batch in found])
+    (whole,) = loads[1]
+    for layer, counts in whole.items():
+        assert torch.equal(counts, sum(each[layer] for each in loads[0]))

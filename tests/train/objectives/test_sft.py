@@ -67,6 +67,22 @@ def test_a_step_is_one_mean_over_its_trained_tokens_however_it_is_cut():
         assert (got[name] - g).abs().max() <= 1e-6 * max(size, 1), name
 
 
+def test_padding_is_no_load_of_an_expert_and_has_no_part_in_the_z_loss():
+    long, whole = row(0, 24), row(1, 12)
+    short = Sample(whole.tokens[:12], whole.labels[:12], whole.loss_mask[:12], np.array([12]))
+    objective, found = FineTuning(mtp_weight=0.0, z_coef=1.0), []
+    for rows in ([long, short], [long], [short]):
+        net = network()
+        net.uses_mtp = False
+        batch = make_batch(rows, isolate_documents=True)
+        (ready,) = objective.batches([batch], 1, lambda counts: counts)
+        found.append(objective.losses(net, ready))
+    both, first, second = found
+    for layer, counts in both.counts.items():
+        assert torch.equal(counts, first.counts[layer] + second.counts[layer])
+    torch.testing.assert_close(both.z_loss * 36, first.z_loss * 24 + second.z_loss * 12)
+
+
 def test_the_loss_is_that_of_the_trained_tokens_alone():
     net = network()
     net.uses_mtp = False

@@ -43,8 +43,8 @@ def trained(tmp_path_factory):
 def test_losses_and_norms_are_those_of_one_process(trained, name):
     one, got = (read_metrics(trained / n / "metrics.jsonl") for n in (sft_runs.alone(name), name))
     assert [row["step"] for row in got] == list(range(1, sft_runs.STEPS + 1))
-    for key in ("loss", "grad_norm", *["mtp_loss"] * ("mtp" in name)):
+    for key in ("loss", "grad_norm", "z_loss", *["mtp_loss"] * ("mtp" in name)):
         assert [row[key] for row in got] == pytest.approx([row[key] for row in one], rel=1e-6), key
     assert got[-1]["valid_loss"] == pytest.approx(one[-1]["valid_loss"], rel=1e-6)
-    if "off" not in name:  # padding counts too, and here ranks have more of it
-        assert [row["expert_load"] for row in got] == [row["expert_load"] for row in one]
+    # Of padding, which depends on the layout, none is counted.
+    assert [row["expert_load"] for row in got] == [row["expert_load"] for row in one]

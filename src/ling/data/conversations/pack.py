@@ -193,4 +193,5 @@ def row_of(samples: list[StoredSample], width: int, pad: int, *, isolated: bool)
     counts = wanted[1:] != NOT_TRAINED
     labels = np.where(counts, wanted[1:], ids[1:])
     borders = [end for end in ends if end <= width] if isolated else []
-    return Sample(ids[:-1], labels, counts.astype(np.float32), np.array(borders, np.int64))
+    mask, padding = counts.astype(np.float32), max(width - at, 0)
+    return Sample(ids[:-1], labels, mask, np.array(borders, np.int64), padding=padding)

@@ -70,8 +70,6 @@ def chosen_targets(ling: Ling, lora: LoRAConfig) -> dict[str, Target]:
             raise UsageError(
                 f"`lora.targets`: no matrix of this model is of kind `{kind}`; there are: {there}"
             )
-    if not lora.targets:
-        raise UsageError(f"`lora.targets` is empty: nothing would be trained; there are: {there}")
     if lora.dropout and set(lora.targets) == {"experts"}:
         raise UsageError(
             f"`lora.dropout` is {lora.dropout:g}, but adapters of routed experts have no dropout "

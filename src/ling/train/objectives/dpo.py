@@ -20,12 +20,11 @@ from ...data.conversations.store import Part
 from ..batches import Batch, make_batch
 from ..forward import LingForTraining
 from ..heldout import HeldOut, Share
-from ..loss import RoutingLoss
 from ..reference import Reference, make_reference
 from ..rows import HeldOutRows
 from .answers import answers
 from .base import Losses, OverRows
-from .pretrain import Prediction, scored
+from .pretrain import Prediction, routing_trace, scored
 
 if TYPE_CHECKING:
     from ..setup import Run
@@ -73,6 +72,7 @@ class Preferences:
         All micro-batches have as many pairs: the mean over them is that over the pairs of the step.
         """
         for batch in batches:
+            batch.shares_BS = batch.real_BS / batch.real_BS.sum()
             yield self._with_reference(batch, "train")
 
     def _with_reference(self, batch: Batch, part: Part) -> Batch:
@@ -81,7 +81,7 @@ class Preferences:
 
     def losses(self, network: LingForTraining, batch: Batch) -> Losses:
         """Forward pass and loss; rewards are β times what was gained on the reference."""
-        trace = RoutingLoss(network.ling.config.num_experts, train=self.z_coef is not None)
+        trace = routing_trace(network, batch, train=self.z_coef is not None)
         z_coef, parts = self.z_coef or 0.0, network.context.parts
 
         def score(predictions: list[Prediction]) -> tuple[Tensor, ...]:

@@ -76,12 +76,12 @@ def token_losses(
 ) -> Losses:
     """Losses of next tokens; `loss_of` a prediction and the head is one of them. No `z_coef`
     leaves the z-loss out."""
-    trace = RoutingLoss(network.ling.config.num_experts, train=z_coef is not None)
+    trace, parts = routing_trace(network, batch, train=z_coef is not None), network.context.parts
     z_coef = z_coef or 0.0
     names = _names(network.num_mtp_layers)
 
     def score(predictions: list[Prediction]) -> tuple[Tensor, ...]:
-        z = trace.z_loss().to(batch.tokens_BS.device) / network.context.parts
+        z = trace.z_loss().to(batch.tokens_BS.device) / parts
         if not predictions:  # a pipeline stage without the head
             return z_coef * z, z, *[torch.zeros_like(z) for _ in names]
         main, *mtp = [loss_of(p, network.head) for p in predictions]
@@ -94,6 +94,14 @@ def token_losses(
 
     total, z, *named = scored(network, batch, score, trace)
     return Losses(total, dict(zip(names, named, strict=True)), z, trace.counts)
+
+
+def routing_trace(network: LingForTraining, batch: Batch, *, train: bool) -> RoutingLoss:
+    """That of a micro-batch; with `train` it has a z-loss, to be divided by the context's parts."""
+    context, shares_T = network.context, None
+    if batch.shares_BS is not None:
+        shares_T = context.cut(batch.shares_BS) * context.parts
+    return RoutingLoss(network.ling.config.num_experts, train=train, shares_T=shares_T)
 
 
 def _names(num_mtp_layers: int) -> list[str]:

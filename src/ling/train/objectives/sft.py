@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class FineTuning:
     """Main loss + `mtp_weight` · mean MTP loss, each a mean over the trained tokens of the whole
-    step, however they are spread over micro-batches and ranks; + `z_coef` · z-loss,
-    which is left out (None) where no router trains.
+    step, however they are spread over micro-batches and ranks; + `z_coef` · z-loss, a mean over all
+    tokens but padding, which is left out (None) where no router trains.
 
     Only rows of trained tokens meet the head. `mtp_layers` is the network's `num_mtp_layers`.
     """
@@ -48,10 +48,15 @@ class FineTuning:
         on average: together, the mean over the tokens of the step.
         """
         read = list(batches)
-        each = [torch.stack([m.sum() for m in targets(b, self.mtp_layers)[2]]) for b in read]
+        real = [b.real_BS for b in read]
+        each = [
+            torch.stack([*(m.sum() for m in targets(b, self.mtp_layers)[2]), r.sum()])
+            for b, r in zip(read, real, strict=True)
+        ]
         total = over_rows(torch.stack(each).sum(0).double())
-        for batch in read:
-            batch.counts = (total.clamp(min=1) / micro_batches).float()
+        means = (total.clamp(min=1) / micro_batches).float()
+        for batch, real_BS in zip(read, real, strict=True):
+            batch.counts, batch.shares_BS = means[:-1], real_BS / means[-1]
             batch.trained = round(float(total[0]))
         return read
 
