@@ -143,6 +143,8 @@ def test_reports_and_merges_take_a_fine_tuning(recipe, model, tmp_path):
     assert loop.run(recipe(steps=4, data={"valid_share": 0.25}), out, quiet) == 0
     rows = read_metrics(out / "metrics.jsonl")
     assert all(0 < row["trained_tokens"] < row["tokens"] for row in rows)
+    assert all(0 < row["trained_tokens_per_s"] < row["tokens_per_s"] for row in rows)
+    assert not any("mfu" in row for row in rows), "of weights that are frozen it would be wrong"
     assert "data.files" in page(read_runs([out]))
     merge(out, tmp_path / "merged", last=2)
     assert load_model(tmp_path / "merged").config.hidden_size == TINY.hidden_size
