@@ -48,7 +48,7 @@ def finetune(
     The result is that of the checkpoint with the lowest held-out loss, of the last one where
     nothing is held out. A run that had ended before is left as it is, and its result too.
     """
-    after: list[AfterHeldOut] = [ShowAnswers(), KeepBest(recipe.train.early_stop)]
+    after: list[AfterHeldOut] = [KeepBest(recipe.train.early_stop), ShowAnswers()]
     code = run(recipe, out, log, allow_data_reset=allow_data_reset, after_held_out=after)
     if code == 0 and leads():
         write_result(recipe, out, log)

@@ -80,6 +80,7 @@ def lines(ling: Ling) -> list[str]:
     text = [["trained", "matrices", "of", "rank", "parameters", "of", "share"]]
     for kind, row in table.items():
         text.append(_cells(kind, row))
+        total.ranks |= row.ranks
         for name in ("matrices", "trained_matrices", "numbers", "trained_numbers"):
             setattr(total, name, getattr(total, name) + getattr(row, name))
     return columns([*text, _cells("all", total)])
