@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..checkpoint.run_folder import step_folder
+from ..config.sft import SFTConfig
 from ..model.size import flops_per_token
 from . import balance
 from .clock import StepClock
@@ -132,9 +133,11 @@ class Monitor:
         }
 
     def _use(self, done: StepResult, rate: float, seconds: float) -> dict[str, Any]:
-        """How well time is used: by trained tokens where only some are, by the peak of products
-        where all are. Frozen weights and rows that miss the head make fewer products."""
-        if done.trained is not None:
+        """How well time is used: by the share of the peak of products, or by the trained tokens of
+        a fine-tuning, where frozen weights and rows that miss the head make fewer products."""
+        if isinstance(self.recipe, SFTConfig):
+            if done.trained is None:  # of pairs
+                return {}
             return {
                 "trained_tokens": done.trained,
                 "trained_tokens_per_s": done.trained / seconds,

@@ -97,10 +97,14 @@ def _words(row: dict[str, Any]) -> list[str]:
 
 
 def _rates(row: dict[str, Any]) -> list[str]:
-    """Of a fine-tuning how many of the tokens are trained, else the share of the peak."""
-    trained = row.get("trained_tokens_per_s")
-    use = f"mfu {row['mfu']:.0%}" if trained is None else f"({trained:,.0f} trained)"
-    return [f"{row['tokens_per_s']:,.0f} tok/s", use]
+    """Tokens; of pre-training the share of the peak, of a fine-tuning the tokens that are trained,
+    of pairs neither."""
+    words = [f"{row['tokens_per_s']:,.0f} tok/s"]
+    if "mfu" in row:
+        words.append(f"mfu {row['mfu']:.0%}")
+    if "trained_tokens_per_s" in row:
+        words.append(f"({row['trained_tokens_per_s']:,.0f} trained)")
+    return words
 
 
 def _rank_words(row: dict[str, Any]) -> list[str]:

@@ -50,7 +50,7 @@ def summary(runs: Sequence[RunData]) -> str:
 def _lowest(run: RunData) -> str:
     """Of the checkpoint that a fine-tuning keeps; of pre-training only the last one counts."""
     found = run.series.get("valid_loss")
-    if found is None or "trained_tokens" not in run.series:
+    if found is None or "method" not in (run.recipe or {}):
         return "–"
     best = -1 - since_best(found.values)
     return f"{found.values[best]:.4f} (step {found.steps[best]:,})"
