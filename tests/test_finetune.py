@@ -118,7 +118,7 @@ def test_an_adapter_over_integers_is_applied_where_it_is_served(folder, tmp_path
     assert served == pytest.approx(min(measured), abs=2e-2)
     (line,) = [row for row in said if row.startswith("next: ")]
     assert f"ling serve {tmp_path}/int4 --lora run={out}/adapter" in line
-    assert f"ling convert FLOAT_MODEL OUT --merge {out}/adapter" in line
+    assert f"ling convert ORIGINAL OUT --merge {out}/adapter" in line
 
 
 def test_serving_stops_at_the_end_of_a_turn(full):

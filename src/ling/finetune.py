@@ -129,8 +129,8 @@ def _next(recipe: SFTConfig, out: Path, target: Path) -> list[str]:
     if not recipe.uses_adapter:
         return [f"next: ling serve {folder} (or `ling chat {folder}`)"]
     base, named = shlex.quote(recipe.model), shlex.quote(f"{_name(out)}={target}")
-    # Integers are no weights to add to: those that they were made of are.
-    into = "FLOAT_MODEL" if recipe.method == "qlora" else base
+    # Nothing can be added to integers: the weights that they were made of it can.
+    into = "ORIGINAL" if recipe.method == "qlora" else base
     lines = [
         f"next: ling serve {base} --lora {named} (or merge it: `ling convert {into} OUT --merge "
         f"{folder}`)"
