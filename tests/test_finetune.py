@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
+import shutil
 
 import pytest
 import torch
@@ -11,6 +13,8 @@ from small_sft import recipe, write_model
 
 from ling.checkpoint.run_folder import checkpoints, kept
 from ling.cli.sft import sft
+from ling.config.engine import EngineConfig
+from ling.convert.plan import convert
 from ling.data.conversations.records import read_records
 from ling.data.conversations.supervise import supervise
 from ling.data.conversations.template import open_template
@@ -59,6 +63,62 @@ def test_the_result_is_served_with_the_text_that_was_trained(folder, full):
         assert sample.spans[-1][0] == len(sent)
         output = llm.chat(record.messages[:last], SamplingParams(temperature=0, max_tokens=3))
         assert output[0].prompt_token_ids == sample.ids[: len(output[0].prompt_token_ids)]
+
+
+def served_loss(llm, recipe, tokenizer, lora=None):
+    """The mean loss of the answers of the held-out records, as the engine scores them."""
+    template = open_template(None, tokenizer)
+    records = read_records(recipe.data, recipe.data.valid_files)
+    samples = [s for record in records for s in supervise(record, template, tokenizer)]
+    params = SamplingParams(max_tokens=1, prompt_logprobs=1)
+    scored = llm.generate([{"prompt_token_ids": s.ids} for s in samples], params, lora=lora)
+    losses = [
+        -output.prompt_logprobs[i][label].logprob
+        for output, sample in zip(scored, samples, strict=True)
+        for i, label in enumerate(sample.labels)
+        if i and label >= 0
+    ]
+    return sum(losses) / len(losses)
+
+
+def test_an_adapter_is_applied_where_it_is_served(folder, lora):
+    """Scored by the engine, held-out answers have the loss that the run measured."""
+    out, _ = lora
+    given, tokenizer = recipe(folder), Tokenizer.from_folder(folder / "base")
+    measured = [r["valid_loss"] for r in read_metrics(out / "metrics.jsonl") if "valid_loss" in r]
+    with LLM(folder / "base", dtype="float32", lora=[f"tuned={out / 'adapter'}"]) as llm:
+        served = served_loss(llm, given, tokenizer, lora="tuned")
+        base = served_loss(llm, given, tokenizer)
+    assert served == pytest.approx(min(measured), abs=1e-4)
+    assert base > served + 1e-2
+
+
+@pytest.mark.parametrize(
+    ("run_name", "name"),
+    [("my run", "my-run"), ("größer=1", "gr-er-1"), ("_.x", "x"), ("試", "tuned")],
+)
+def test_the_name_of_a_served_adapter_is_one_that_the_server_takes(run_name, name, tmp_path, lora):
+    (out, _), said = lora, []
+    shutil.copytree(out, tmp_path / run_name)
+    write_result(recipe(out.parent, method="lora"), tmp_path / run_name, said.append)
+    (line,) = [row for row in said if row.startswith("next: ")]
+    flag = shlex.split(line.partition(" (or")[0])[-1]
+    assert EngineConfig(lora=[flag]).adapter_folders == {name: str(tmp_path / run_name / "adapter")}
+
+
+def test_an_adapter_over_integers_is_applied_where_it_is_served(folder, tmp_path):
+    """Its base is no model to merge into, and the last line names none."""
+    convert(folder / "base", tmp_path / "int4", to="int4")
+    given = dataclasses.replace(recipe(folder, method="qlora"), model=str(tmp_path / "int4"))
+    out, said = tmp_path / "run", []
+    assert finetune(given, out, said.append) == 0
+    measured = [r["valid_loss"] for r in read_metrics(out / "metrics.jsonl") if "valid_loss" in r]
+    with LLM(tmp_path / "int4", lora=[f"tuned={out / 'adapter'}"]) as llm:
+        served = served_loss(llm, given, Tokenizer.from_folder(folder / "base"), lora="tuned")
+    assert served == pytest.approx(min(measured), abs=2e-2)
+    (line,) = [row for row in said if row.startswith("next: ")]
+    assert f"ling serve {tmp_path}/int4 --lora run={out}/adapter" in line
+    assert f"ling convert ORIGINAL OUT --merge {out}/adapter" in line
 
 
 def test_serving_stops_at_the_end_of_a_turn(full):
@@ -170,6 +230,11 @@ def test_a_dry_run_says_what_would_be_done_and_trains_nothing(folder, tmp_path, 
     assert "experts" in text
     assert "peak" in text
     assert not (tmp_path / "run" / "checkpoints").exists()
+    alone: list[str] = []
+    data = dataclasses.replace(given.data, valid_files=[])
+    dry_run(dataclasses.replace(given, data=data), tmp_path / "alone", alone.append)
+    counted = [row.partition(",")[0] for row in said if row.startswith("tokens: ")]
+    assert counted == [row.partition(",")[0] for row in alone if row.startswith("tokens: ")]
     file = tmp_path / "r.yaml"
     from ling.config.recipe import recipe_yaml
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +32,7 @@ from .train.best import KeepBest
 from .train.loop import run
 from .train.lora.adapter import adapter_in
 from .train.parallel.group import leads
+from .train.progress import tell
 
 Log = Callable[[str], None]
 # In a result: what it was made from.
@@ -38,7 +40,7 @@ NOTE = "finetuning.json"
 
 
 def finetune(
-    recipe: SFTConfig, out: Path, log: Log = print, *, allow_data_reset: bool = False
+    recipe: SFTConfig, out: Path, log: Log = tell, *, allow_data_reset: bool = False
 ) -> int:
     """Train as `train.loop.run` does, then write `<out>/model` or `<out>/adapter`; returns the exit
     code.
@@ -46,7 +48,7 @@ def finetune(
     The result is that of the checkpoint with the lowest held-out loss, of the last one where
     nothing is held out. A run that had ended before is left as it is, and its result too.
     """
-    after: list[AfterHeldOut] = [ShowAnswers(), KeepBest(recipe.train.early_stop)]
+    after: list[AfterHeldOut] = [KeepBest(recipe.train.early_stop), ShowAnswers()]
     code = run(recipe, out, log, allow_data_reset=allow_data_reset, after_held_out=after)
     if code == 0 and leads():
         write_result(recipe, out, log)
@@ -126,10 +128,12 @@ def _next(recipe: SFTConfig, out: Path, target: Path) -> list[str]:
     folder = shlex.quote(str(target))
     if not recipe.uses_adapter:
         return [f"next: ling serve {folder} (or `ling chat {folder}`)"]
-    base, name = shlex.quote(recipe.model), shlex.quote(out.resolve().name)
+    base, named = shlex.quote(recipe.model), shlex.quote(f"{_name(out)}={target}")
+    # Nothing can be added to integers: the weights that they were made of it can.
+    into = "ORIGINAL" if recipe.method == "qlora" else base
     lines = [
-        f"next: ling serve {base} --lora {name}={folder} (or merge it: `ling convert {base} OUT "
-        f"--merge {folder}`)"
+        f"next: ling serve {base} --lora {named} (or merge it: `ling convert {into} OUT --merge "
+        f"{folder}`)"
     ]
     if _template(target) != _template_of_base(recipe.model):
         lines.append(
@@ -137,6 +141,11 @@ def _next(recipe: SFTConfig, out: Path, target: Path) -> list[str]:
             f"merged folder with {shlex.quote(str(target / 'chat_template.jinja'))} in it"
         )
     return lines
+
+
+def _name(out: Path) -> str:
+    """That of the run's folder as requests can have it."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", out.resolve().name).lstrip("-._")[:128] or "tuned"
 
 
 def _template(folder: Path) -> str | None:

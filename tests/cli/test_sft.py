@@ -28,11 +28,16 @@ def test_a_method_on_the_command_line_brings_its_rate(capsys):
     common = ("--model", "m", "--data.files", "a")
     assert printed(capsys, *common)["optim"]["lr"] == 1e-6
     assert printed(capsys, *common, "--method", "lora")["optim"]["lr"] == 1e-4
+    named = ("ling-mini-lora", "--data.files", "a")
+    assert printed(capsys, *named, "--method", "full")["optim"]["lr"] == 1e-6
+    assert printed(capsys, *named, "--objective", "dpo")["optim"]["lr"] == 1e-5
+    assert printed(capsys, "ling-mini-sft", *named[1:], "--method", "lora")["optim"]["lr"] == 1e-4
 
 
 @pytest.mark.parametrize(
     ("args", "line"),
     [
+        ("", "name a recipe: a YAML file, or one that `ling recipes` lists"),
         ("tiny", "run `ling pretrain tiny`"),
         ("ling-mini-lora", "`data.files` is empty"),
         ("ling-mini-lore", "did you mean `ling-mini-lora`"),

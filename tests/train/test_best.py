@@ -48,7 +48,13 @@ def test_a_run_ends_after_as_many_measurements_without_a_better_one(tmp_path):
     said = []
     found = verdicts(KeepBest(2), run_in(tmp_path, said), [3.0, 2.0, 2.5, 2.1])
     assert [v.stop for v in found] == [False, False, False, True]
-    assert "than 2.0000 of step 2" in said[0]
+    assert "than 2.0000 of step 2" in said.pop()
+    assert said == [
+        "step 1: held-out loss 3.0000, the lowest",
+        "step 2: held-out loss 2.0000, the lowest",
+        "step 3: held-out loss 2.5000; the lowest is 2.0000 of step 2",
+        "step 4: held-out loss 2.1000; the lowest is 2.0000 of step 2",
+    ]
 
 
 def test_what_was_measured_before_counts_when_a_run_continues(tmp_path):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import sys
+
 import pytest
 
-from ling.train.progress import Progress, duration, fitting
+from ling.train.progress import Progress, duration, fitting, tell
 
 ROW = {
     "step": 100_000, "loss": 11.123, "mtp_loss": 11.234, "tokens_per_s": 1_234_567.0, "mfu": 0.45,
@@ -29,6 +32,33 @@ def test_lines_fit_80_columns(capsys, steps, step):
     assert len(line) <= 80
     assert line.startswith(f"step {step}/{steps}, ")
     assert "loss 11.123 mtp 11.234" in line
+
+
+def test_of_a_fine_tuning_the_trained_tokens_are_told(capsys):
+    bar = Progress(1_000_000, 0, every_s=0.0)
+    row = {k: v for k, v in ROW.items() if k != "mfu"}
+    bar.step(row | {"mtp_loss": None, "trained_tokens_per_s": 54_321.0})
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "1,234,567 tok/s (54,321 trained)" in line
+    assert len(line) <= 80
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_line_is_printed_above_the_bar(monkeypatch):
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.setattr(sys, "stderr", screen)
+    bar = Progress(10, 0)
+    bar.step(ROW | {"step": 1})
+    tell("step 1: said")
+    bar.close()
+    (line,) = [row for row in screen.getvalue().split("\n") if "said" in row]
+    assert line.rpartition("\r")[2] == "step 1: said"
+    assert "/10" in screen.getvalue()
 
 
 def test_the_least_wanted_words_go_first():

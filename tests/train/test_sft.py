@@ -71,8 +71,13 @@ def test_epochs_become_steps_and_the_saved_recipe_says_so(recipe, tmp_path):
     assert saved["train"]["epochs"] == 2.0
     assert saved["method"] == "full"
     # The same command again, and one with fewer epochs than are done.
-    assert loop.run(recipe(steps=0, epochs=2.0), out, said.append) == 0
-    assert "already done" in said[-1]
+    for epochs in (2.0, 1.0):
+        assert loop.run(recipe(steps=0, epochs=epochs), out, said.append) == 0
+        assert f"already done ({steps} steps)" in said[-1]
+    # Longer rows take fewer steps: what is named is what was changed.
+    longer = changed(recipe(steps=0, epochs=2.0), "data", seq_length=256)
+    with pytest.raises(UsageError, match=r"`data\.seq_length` was 128 .* now 256"):
+        loop.run(longer, out, quiet)
     assert loop.run(recipe(steps=0, epochs=3.0), out, said.append) == 0
     assert len(read_metrics(out / "metrics.jsonl")) > steps
 
@@ -100,6 +105,13 @@ def test_what_may_not_change_is_named(recipe, tmp_path, section, fields, words):
     loop.run(recipe(steps=2), out, quiet)
     with pytest.raises(UsageError, match=words):
         loop.run(changed(recipe(steps=4), section, **fields), out, quiet)
+
+
+def test_what_is_shown_may_change(recipe, tmp_path):
+    out = tmp_path / "run"
+    loop.run(recipe(steps=1), out, quiet)
+    shown = changed(recipe(steps=2), "train", show_samples=1, show_tokens=7, early_stop=0)
+    assert loop.run(shown, out, quiet) == 0
 
 
 def test_a_run_folder_of_the_other_kind_is_refused(recipe, tmp_path):
@@ -143,6 +155,8 @@ def test_reports_and_merges_take_a_fine_tuning(recipe, model, tmp_path):
     assert loop.run(recipe(steps=4, data={"valid_share": 0.25}), out, quiet) == 0
     rows = read_metrics(out / "metrics.jsonl")
     assert all(0 < row["trained_tokens"] < row["tokens"] for row in rows)
+    assert all(0 < row["trained_tokens_per_s"] < row["tokens_per_s"] for row in rows)
+    assert not any("mfu" in row for row in rows), "of weights that are frozen it would be wrong"
     assert "data.files" in page(read_runs([out]))
     merge(out, tmp_path / "merged", last=2)
     assert load_model(tmp_path / "merged").config.hidden_size == TINY.hidden_size

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from ..config.recipe import PretrainConfig
 from ..config.recipe_file import find_recipe, list_keys, read_recipe
+from ..errors import UsageError
 from .options import make_parser
 
 
@@ -44,7 +45,9 @@ def with_recipe(
 ) -> tuple[list[str], Path | None]:
     """Arguments with recipe files, as `read` gives them, in place of their names, and single values
     as lists."""
-    if args and not args[0].startswith("-"):
+    if not args:
+        raise UsageError("name a recipe: a YAML file, or one that `ling recipes` lists")
+    if not args[0].startswith("-"):
         args = ["--config", *args]
     flags, result, path, rest = [f"--{key}" for key in list_keys(kind)], [], None, list(args)
     while rest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,10 +29,12 @@ class KeepBest:
         # Steps behind a checkpoint that the run went back to are done again.
         before = [(s, loss) for s, loss in self._measured if s < step]
         self._measured = [*before, (step, held_out.loss)]
-        since = _since_best([loss for _, loss in self._measured])
+        since = since_best([loss for _, loss in self._measured])
         stop = 0 < self._early_stop <= since
+        best_step, best = self._measured[-1 - since]
+        lowest = f"; the lowest is {best:.4f} of step {best_step}" if since else ", the lowest"
+        run.log(f"step {step}: held-out loss {held_out.loss:.4f}{lowest}")
         if stop:
-            best_step, best = self._measured[-1 - since]
             run.log(
                 f"step {step}: {since} measurements without a lower held-out loss than {best:.4f} "
                 f"of step {best_step} (`train.early_stop`): this is the end"
@@ -45,7 +48,7 @@ def measured(run: Path) -> list[tuple[int, float]]:
     return [(row["step"], loss) for row in rows if (loss := row.get("valid_loss")) is not None]
 
 
-def _since_best(losses: list[float]) -> int:
+def since_best(losses: Sequence[float]) -> int:
     """Measurements behind the first of the lowest loss; NaN is never lower."""
     best = 0
     for n, loss in enumerate(losses):

@@ -74,7 +74,7 @@ def _next(
     valid_V: Tensor | None,
 ) -> int:
     def best(hidden: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        scores_V = network.head(hidden[0][-1]).float()
+        (scores_V,) = network.head(hidden[0][-1:]).float()
         if valid_V is not None:
             scores_V = scores_V.masked_fill(~valid_V, -torch.inf)
         return (scores_V.argmax(),)

@@ -37,6 +37,7 @@ from .parallel.lost import (
     process_here,
     tells_first,
 )
+from .progress import tell
 from .resume import check_recipe, save_recipe
 from .rollback import roll_back
 from .saving import Saver
@@ -48,7 +49,7 @@ from .threads import Threads
 def run(
     recipe: Recipe,
     out: Path,
-    log: Log = print,
+    log: Log = tell,
     *,
     allow_data_reset: bool = False,
     after_held_out: Sequence[AfterHeldOut] = (),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..checkpoint.run_folder import step_folder
+from ..config.sft import SFTConfig
 from ..model.size import flops_per_token
 from . import balance
 from .clock import StepClock
@@ -114,7 +115,6 @@ class Monitor:
 
     def _row(self, done: StepResult, seconds: float) -> dict[str, Any]:
         rate = done.tokens / seconds
-        flops = flops_per_token(self.state.model.config, self.recipe.data.seq_length)
         return {
             "step": self.state.step,
             "loss": done.losses["loss"],
@@ -122,16 +122,28 @@ class Monitor:
             **{k: v for k, v in done.losses.items() if k not in ("loss", "mtp_loss")},
             "z_loss": done.z_loss,
             "tokens": self.state.tokens,
-            **({} if done.trained is None else {"trained_tokens": done.trained}),
             "lr": done.lr,
             "grad_norm": done.grad_norm,
             "grad_norms": done.part_norms,
             "tokens_per_s": rate,
-            "mfu": rate * flops / (self.peak * self.world.size),
+            **self._use(done, rate, seconds),
             "load_max_mean": balance.load_imbalance(done.counts),
             "expert_load": {str(layer): c.tolist() for layer, c in done.counts.items()},
             "skipped": self.state.skipped,
         }
+
+    def _use(self, done: StepResult, rate: float, seconds: float) -> dict[str, Any]:
+        """How well time is used: by the share of the peak of products, or by the trained tokens of
+        a fine-tuning, where frozen weights and rows that miss the head make fewer products."""
+        if isinstance(self.recipe, SFTConfig):
+            if done.trained is None:  # of pairs
+                return {}
+            return {
+                "trained_tokens": done.trained,
+                "trained_tokens_per_s": done.trained / seconds,
+            }
+        flops = flops_per_token(self.state.model.config, self.recipe.data.seq_length)
+        return {"mfu": rate * flops / (self.peak * self.world.size)}
 
     def _measured(self, held_out: HeldOutRows) -> HeldOut:
         layout, network = self.recipe.parallel, self.state.network

@@ -41,6 +41,13 @@ _BAR_WIDTH = 40
 _SLOW = 1.2
 
 
+def tell(text: str) -> None:
+    """Print a line, above the bar where there is one."""
+    bars = sys.modules.get("tqdm")
+    write = print if bars is None else bars.tqdm.write
+    write(text)
+
+
 class Progress:
     """A bar on a terminal, plain lines of at most 80 columns in a log."""
 
@@ -85,9 +92,19 @@ class Progress:
 def _words(row: dict[str, Any]) -> list[str]:
     """A step in parts, the most wanted first."""
     mtp = [] if row.get("mtp_loss") is None else [f"mtp {row['mtp_loss']:.3f}"]
-    rates = [f"{row['tokens_per_s']:,.0f} tok/s", f"mfu {row['mfu']:.0%}"]
     load = f"load {row['load_max_mean']:.2f}"
-    return [f"loss {row['loss']:.3f}", *mtp, *rates, load, *_rank_words(row)]
+    return [f"loss {row['loss']:.3f}", *mtp, *_rates(row), load, *_rank_words(row)]
+
+
+def _rates(row: dict[str, Any]) -> list[str]:
+    """Tokens; of pre-training the share of the peak, of a fine-tuning the tokens that are trained,
+    of pairs neither."""
+    words = [f"{row['tokens_per_s']:,.0f} tok/s"]
+    if "mfu" in row:
+        words.append(f"mfu {row['mfu']:.0%}")
+    if "trained_tokens_per_s" in row:
+        words.append(f"({row['trained_tokens_per_s']:,.0f} trained)")
+    return words
 
 
 def _rank_words(row: dict[str, Any]) -> list[str]:

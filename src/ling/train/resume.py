@@ -132,9 +132,12 @@ def _decay_is_ahead(recipe: Recipe, before: dict[str, Any], out: Path) -> bool:
     saved = checkpoints(out)
     done = int(saved[-1].name.removeprefix("step-")) if saved else 0
     keys = ("schedule", "decay_steps", "decay_end_step")
-    old = OptimConfig(**{k: before.get(f"optim.{k}", default_of(f"optim.{k}")) for k in keys})
+    kind = type(recipe)
+    old = OptimConfig(**{k: before.get(f"optim.{k}", default_of(f"optim.{k}", kind)) for k in keys})
+    if old.schedule == recipe.optim.schedule == "constant":
+        return True  # no step's rate depends on which is the last, were it already behind
     ends = (
-        old.flat_until(before.get("train.steps", default_of("train.steps"))),
+        old.flat_until(before.get("train.steps", default_of("train.steps", kind))),
         recipe.optim.flat_until(recipe.train.steps),
     )
     return all(until is not None and done <= until for until in ends)

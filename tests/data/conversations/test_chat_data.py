@@ -13,6 +13,7 @@ from ling.data.conversations.chat_data import open_chat_data
 from ling.data.conversations.megatron import MegatronTemplate
 from ling.data.conversations.supervise import NOT_TRAINED
 from ling.errors import DataError, UsageError
+from ling.train.batches import make_batch
 
 TEMPLATE = ChatTemplate(CHAT_TEMPLATE)
 
@@ -71,6 +72,21 @@ def test_an_epoch_learns_each_answer_and_its_end(write, opened, tokenizer):
         int(rows[i].loss_mask.sum()) for i in range(len(rows))
     )
     assert data.valid is None
+
+
+@pytest.mark.parametrize("packing", ["best_fit", "off"])
+def test_an_end_mark_that_is_the_padding_too_is_learned(
+    write, opened, tokenizer, monkeypatch, packing
+):
+    monkeypatch.setitem(tokenizer.special_tokens, "pad_token", "<|role_end|>")
+    data = opened(write(TALKS), packing=packing)
+    end = data.pad
+    assert end == tokenizer.token_to_id("<|role_end|>")
+    rows = data.order(epochs=1.0)
+    batch = make_batch([rows[i] for i in range(len(rows))], isolate_documents=True)
+    learned = batch.labels_BS[batch.mask_BS > 0]
+    assert int((learned == end).sum()) == len(TALKS)
+    assert int((batch.tokens_BS == end).sum()) > 2 * len(TALKS), "some of it is padding"
 
 
 def test_files_are_tokenised_once(write, opened, tmp_path, monkeypatch):

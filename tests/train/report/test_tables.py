@@ -80,6 +80,21 @@ def test_the_first_and_the_last_answers_of_a_fine_tuning_are_shown(run_folder):
     assert "step 20<" in text
 
 
+def test_of_a_fine_tuning_the_lowest_held_out_loss_counts(run_folder):
+    recipe = "model: m\nmethod: lora\ntrain: {steps: 30, early_stop: 1}\n"
+    folder = run_folder("a", recipe=recipe, trained_tokens=10, trained_tokens_per_s=500.0)
+    found = cells(tables.summary(read_runs([folder])))
+    assert found["held-out loss, lowest"] == ["0.2750 (step 20)"]
+    assert found["trained tokens/s, median"] == ["500"]
+    assert found["state"] == ["stopped, step 20 of 30"]
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows[-1]["valid_loss"] = 2.0
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = cells(tables.summary(read_runs([folder])))
+    assert found["held-out loss, lowest"] == ["0.5500 (step 10)"]
+    assert found["state"] == ["ended early (`train.early_stop`), step 20 of 30"]
+
+
 def test_keys_of_a_fine_tuning_are_compared_with_its_own_defaults(run_folder):
     runs = read_runs([run_folder("a", recipe="model: m\nmethod: lora\ntrain: {seed: 1234}\n")])
     assert cells(tables.recipes(runs)) == {"model": ["m"], "method": ["lora"]}

@@ -10,6 +10,7 @@ from ...config.recipe import PretrainConfig
 from ...config.recipe_docs import keys
 from ...config.sft import SFTConfig
 from ...text import size
+from ..best import since_best
 from .runs import RunData
 
 _Row = tuple[str, list[str]]
@@ -22,9 +23,14 @@ def summary(runs: Sequence[RunData]) -> str:
         ("tokens", lambda r: _number(r.last("tokens"), "{:,.0f}")),
         ("loss, last", lambda r: _number(r.last("loss"), "{:.4f}")),
         ("held-out loss, last", lambda r: _number(r.last("valid_loss"), "{:.4f}")),
+        ("held-out loss, lowest", _lowest),
         ("MTP loss, last", lambda r: _number(r.last("mtp_loss"), "{:.4f}")),
         ("held-out MTP loss, last", lambda r: _number(r.last("valid_mtp_loss"), "{:.4f}")),
         ("tokens/s, median", lambda r: _number(r.typical("tokens_per_s"), "{:,.0f}")),
+        (
+            "trained tokens/s, median",
+            lambda r: _number(r.typical("trained_tokens_per_s"), "{:,.0f}"),
+        ),
         ("MFU, median", lambda r: _number(r.typical("mfu"), "{:.1%}")),
         ("memory of the largest rank", _memory),
         ("GPU memory of the largest rank", _gpu_memory),
@@ -41,6 +47,15 @@ def summary(runs: Sequence[RunData]) -> str:
     return _table("", runs, [row for row in found if any(cell != "–" for cell in row[1])])
 
 
+def _lowest(run: RunData) -> str:
+    """Of the checkpoint that a fine-tuning keeps; of pre-training only the last one counts."""
+    found = run.series.get("valid_loss")
+    if found is None or "method" not in (run.recipe or {}):
+        return "–"
+    best = -1 - since_best(found.values)
+    return f"{found.values[best]:.4f} (step {found.steps[best]:,})"
+
+
 def _number(value: float | None, form: str) -> str:
     return "–" if value is None else form.format(value)
 
@@ -50,7 +65,16 @@ def _state(run: RunData) -> str:
     if steps is not None and run.last_step >= steps:
         return f"done, {run.last_step:,} steps"
     of = "" if steps is None else f" of {steps:,}"
+    if _ended_early(run):
+        return f"ended early (`train.early_stop`), step {run.last_step:,}{of}"
     return f"{'running' if run.is_running else 'stopped'}, step {run.last_step:,}{of}"
+
+
+def _ended_early(run: RunData) -> bool:
+    patience, found = (run.recipe or {}).get("train.early_stop"), run.series.get("valid_loss")
+    if not patience or found is None or run.is_running:
+        return False
+    return found.steps[-1] == run.last_step and since_best(found.values) >= patience
 
 
 def _memory(run: RunData) -> str:

@@ -139,6 +139,7 @@ const SECTIONS = [
   ]],
   ["Speed", [
     { title: "Tokens per second", lines: [over("tokens_per_s")], zero: true },
+    { title: "Trained tokens per second", lines: [over("trained_tokens_per_s")], zero: true, note: "of a fine-tuning, in which only answers are trained" },
     { title: "MFU", lines: [over("mfu")], zero: true, format: percent, note: "share of the peak of matrix products, measured on the same machine" },
     { title: "Time in communication", lines: [over("communication_share")], zero: true, format: percent, note: "share of a step, mean over ranks" },
     { title: "Time waiting for data", lines: [over("data_share")], zero: true, format: percent, note: "share of a step, mean over ranks" },
