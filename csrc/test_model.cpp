@@ -1,5 +1,6 @@
 // Random small models: the same bits however a sequence is cut, batched and threaded; and every
 // wrong configuration, layer, segment, token or pointer refused.
+#include "internal.h"
 #include "test.h"
 
 namespace {

@@ -160,6 +160,10 @@ TESTED_TOGETHER = {
         "parts of one reading",
     ),
     "cli/bench_serve.py": ("tests/eval/serving/test_bench.py", "run as users run it"),
+    "infer/{native_adapters,torch_adapters}.py": (
+        "tests/infer/test_adapters.py",
+        "what each makes of an adapter is compared with the other",
+    ),
     "checkpoint/open.py": ("tests/infer/test_open.py", "every kind of checkpoint, opened"),
     "checkpoint/{checks,inventory,sink,slices,source}.py": (
         "tests/convert/test_plan.py",

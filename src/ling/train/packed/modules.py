@@ -2,8 +2,7 @@
 
 They differentiate their input only, and have no weights until `load_packed`. What they hold is no
 parameter: it is in no checkpoint of a run, is not spread over ranks, and may lie in a mapped file.
-Legend: T tokens · D hidden · V
-vocabulary · K inputs and N outputs.
+Legend: T tokens · D hidden · V vocabulary · K inputs and N outputs.
 """
 
 from __future__ import annotations
