@@ -95,6 +95,9 @@ def test_ids_that_are_given_are_shown_as_text(capsys, write, tokenizer_folder):
     file = write({"input_ids": [ord("a") - 33, ord("b") - 33], "labels": [-100, ord("b") - 33]})
     ((sample,), _) = objects(check(capsys, file, "--json", "--tokenizer", tokenizer_folder).out)
     assert (sample["text"], sample["trained"]) == ("ab", [[1, 2]])
+    ((sample,), _) = objects(check(capsys, file, "--json").out)
+    assert (sample["text"], sample["trained"]) == ("", [])
+    assert sample["notes"] == ["its text is not known without a tokenizer"]
 
 
 def test_text_marks_what_is_trained_and_has_no_character_that_acts(capsys, write):

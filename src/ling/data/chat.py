@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Messages = Sequence[dict[str, Any]]
 # Noncharacters: Unicode keeps them out of texts, so one that marks our guards is always left.
 _MARKS = [chr(c) for c in range(0xFDD0, 0xFDF0)]
+_NOT_PLAIN = "messages: nested too deeply, or not plain JSON values"
 
 
 def builtin_template(name: str) -> str:
@@ -195,7 +196,10 @@ def guard_chat(
     """Guard these `names` in all that is not the template's; raises `TemplateError`."""
     given = [list(messages), None if tools is None else list(tools), dict(variables)]
     mark = _unused_mark(given)
-    inside, listed, further = _map_text(given, _guard(tuple(names), mark))
+    try:
+        inside, listed, further = _map_text(given, _guard(tuple(names), mark))
+    except RecursionError:
+        raise TemplateError(_NOT_PLAIN) from None
     return GuardedChat(inside, listed, further, mark)
 
 
@@ -218,7 +222,7 @@ def _guard(given: tuple[str, ...], mark: str) -> Callable[[str], str]:
 
     @functools.lru_cache(maxsize=1024)
     def harmless(tag: str) -> bool:
-        return not any(_is_within(n, tag.lower()) for n in names)
+        return not any(is_within(n, tag.lower()) for n in names)
 
     def put(found: re.Match[str]) -> str:
         first, rest = found[0], found["rest"]
@@ -230,7 +234,7 @@ def _guard(given: tuple[str, ...], mark: str) -> Callable[[str], str]:
     return lambda text: pattern.sub(put, text) if any(c in text for c in firsts) else text
 
 
-def _is_within(name: str, text: str) -> bool:
+def is_within(name: str, text: str) -> bool:
     """Whether `name` is left when some characters of `text` are cut out."""
     left = iter(text)
     return all(c in left for c in name)
@@ -284,7 +288,7 @@ def _unused_mark(value: Any) -> str:
     try:
         text = json.dumps(value, ensure_ascii=False)
     except (TypeError, ValueError, RecursionError):
-        raise TemplateError("messages: nested too deeply, or not plain JSON values") from None
+        raise TemplateError(_NOT_PLAIN) from None
     mark = next((m for m in _MARKS if m not in text and json.dumps(m)[1:-1] not in text), None)
     if mark is None:
         raise TemplateError("messages: every Unicode noncharacter of U+FDD0..FDEF is in use")

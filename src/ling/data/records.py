@@ -208,6 +208,8 @@ def _cause(err: Exception) -> str:
         return "a lone surrogate, which no text can hold"
     if isinstance(err, RecursionError):
         return "nested too deeply"
+    if not isinstance(err, json.JSONDecodeError) and "integer string conversion" in str(err):
+        return "a number with too many digits"
     return f"not JSON ({err})"
 
 
@@ -238,8 +240,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 # Making one for each line would take as long as reading it.
 _DECODER = json.JSONDecoder(object_pairs_hook=_unique)
-_LENIENT = json.JSONDecoder()  # finds where an element ends whose fault is not its form
-_ELEMENT_FAULTS = (_TwiceError, UnicodeEncodeError, RecursionError)
+# Finds where an element ends whose fault is not its form.
+_LENIENT = json.JSONDecoder(parse_int=str)
 _STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse)
 
 
@@ -254,7 +256,8 @@ class _Array:
         self._line, self._counted = 1, 0  # the line at the position `_counted`
 
     def records(self) -> Iterator[Record | Fault]:
-        """The elements; one with a key twice or half a surrogate pair is an error in its place."""
+        """The elements; one whose fault is not its form, such as a key that is there twice, is a
+        `Fault` in its place."""
         self._take("[")
         number = 0
         if self._peek() != "]":
@@ -264,7 +267,7 @@ class _Array:
                 line = self._place()
                 try:
                     yield Record(number, line, self._value(_DECODER))
-                except _ELEMENT_FAULTS as err:
+                except (ValueError, RecursionError) as err:
                     self._value(_LENIENT)
                     yield Fault(number, DataError(_cause(err), path=self._path, line=line))
                 if self._peek() != ",":
@@ -280,15 +283,15 @@ class _Array:
                 value, end = decoder.raw_decode(self._text, self._at)
                 if decoder is _DECODER:
                     value = _checked(value, self._text[self._at : end])
-            except _ELEMENT_FAULTS:
-                if decoder is _DECODER:
-                    raise
-                self._fail("nested too deeply")
-            except ValueError:
+            except json.JSONDecodeError:
                 if len(self._text) - self._at > MAX_RECORD_CHARS:
                     raise _too_long(self._path, self._place()) from None
                 if not self._more():  # an element that is cut off looks like a wrong one
                     self._fail("not JSON, or cut off")
+            except (ValueError, RecursionError):
+                if decoder is _DECODER:
+                    raise
+                self._fail("nested too deeply")
             else:
                 self._at = end
                 return value

@@ -125,8 +125,18 @@ def test_held_out_files(write, opened):
     data = opened(write(TALKS), valid_files=[write(TALKS[:5], "v.jsonl")])
     assert data.report["held_out"] == 5
     assert data.report["samples"] == 65
-    assert data.report["duplicates"] == 5
+    assert (data.report["duplicates"], data.report["leaked"]) == (5, 5)
     assert len(data.valid) == 1
+
+
+def test_a_record_that_is_there_twice_is_not_held_out_from_itself(write, opened):
+    data = opened(write(TALKS * 2), valid_share=0.3)
+    assert (data.report["duplicates"], data.report["leaked"]) == (60, 0)
+
+
+def test_nothing_left_to_train_on_is_told(write, opened):
+    with pytest.raises(DataError, match="no sample to train on: 60 samples are held out"):
+        opened(write(TALKS), valid_share=0.999999)
 
 
 LONG = talk("long", "y" * 900)

@@ -266,6 +266,7 @@ LINES = {
     "a lone surrogate": b'{"messages": "\\ud800"}',
     "nested too deeply": b'{"messages": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
     "not UTF-8": b'{"messages": "\xff"}',
+    "too many digits": b'{"messages": ' + b"1" * 5000 + b"}",
     "longer than": b'{"messages": "' + b"x" * (3 << 20) + b'"}',
 }
 
@@ -302,7 +303,9 @@ def test_a_file_that_is_not_for_fine_tuning_is_refused(tmp_path, reason):
     assert str(caught.value).startswith(str(tmp_path / "x.jsonl"))
 
 
-@pytest.mark.parametrize("reason", ["the key `role` is there twice", "a lone surrogate"])
+@pytest.mark.parametrize(
+    "reason", ["the key `role` is there twice", "a lone surrogate", "too many digits"]
+)
 def test_an_element_of_an_array_is_passed_over(tmp_path, reason):
     good = json.dumps({"messages": [ASK, SAY]}).encode()
     long = LINES[reason].replace(b'{"', b'{"id": "' + b"x" * (2 << 20) + b'", "', 1)

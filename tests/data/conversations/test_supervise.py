@@ -146,7 +146,14 @@ def test_only_what_the_assistant_said_is_learned_after_what_the_server_sends(
         assert tokenizer.decode(sample.ids, skip_special_tokens=False) == sample.text
     assert len(found) == len(set(found))
     if split and source == CHAT_TEMPLATE:
-        assert sorted(found) == turns  # each exactly once
+        notes = "".join(note for sample in samples for note in sample.notes)
+        left = [i for i in turns if f"messages[{i}] is context only: the template leaves" in notes]
+        assert sorted(found + left) == turns  # each exactly once
+        # Ling's template has reasoning behind a question only, and no text before `<think>`.
+        assert all(
+            messages[i].get("reasoning_content") or "</think>" in messages[i]["content"]
+            for i in left
+        )
     whole = samples[-1]
     if whole.text == template.render(messages, tools, False):
         assert whole.ids == template.encode(tokenizer, messages, tools, False).ids
@@ -229,11 +236,40 @@ def test_a_token_across_a_border_is_not_learned_and_noted(tokenizer):
     assert sample.notes == ["1 token(s) across the border of a turn are not trained"]
 
 
+THOUGHT = answer("done", reasoning_content="look it up")
+CALL = answer("", tool_calls=[{"function": {"name": "find", "arguments": {}}}])
+
+
+@pytest.mark.parametrize("said", [THOUGHT, CALL, answer("<think>look it up</think>done")])
+@pytest.mark.parametrize("split", [True, False])
+def test_an_answer_of_which_the_template_leaves_out_a_part_is_not_learned(tokenizer, said, split):
+    template = in_process(PLAIN.replace("m.content", "m.content.split('</think>')[-1]"))
+    (sample,) = supervise(conversation(USER, said), template, tokenizer, split_turns=split)
+    assert sample.spans == []
+    assert "leaves out some of its content, reasoning or calls" in sample.notes[0]
+
+
+@pytest.mark.parametrize("written", ["m.content | trim", "m.content | upper", "m.content | tojson"])
+def test_an_answer_that_the_template_writes_in_its_own_way_is_learned(tokenizer, written):
+    source = PLAIN.replace("m.content", written)
+    (sample,) = supervise(conversation(USER, answer(' a\n"b" ')), in_process(source), tokenizer)
+    assert len(sample.spans) == 1
+
+
 def test_prompts_that_the_template_refuses_are_not_learned(tokenizer):
     source = "{{ messages[0].content + messages[1].content }}"
     (sample,) = supervise(conversation(USER, answer("b")), in_process(source), tokenizer)
     assert sample.spans == []
     assert "the server cannot render the messages before it" in sample.notes[0]
+
+
+def test_tools_that_are_nested_too_deeply_are_an_error(tokenizer):
+    nested = {}
+    for _ in range(700):
+        nested = {"a": nested}
+    tools = [{"type": "function", "function": {"name": "f", "parameters": nested}}]
+    with pytest.raises(TemplateError, match="nested too deeply"):
+        supervise(conversation(USER, answer("a"), tools=tools), LING, tokenizer)
 
 
 def test_a_conversation_that_the_template_refuses_is_an_error(tokenizer):

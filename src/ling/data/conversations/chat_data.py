@@ -143,10 +143,10 @@ class ChatData:
         if self.is_pairs:
             raise UsageError("the data has pairs of answers: train on them with `objective: dpo`")
         count = self.rows(1.0 if epochs is None else epochs) if rows is None else rows
-        if not self.cfg.weights:
+        weights = self.cfg.weights
+        if not weights:
             (order,) = self._orders
             return ConversationRows(self.parts["train"], order, count, self.pad)
-        weights = self._weights
         sources = [
             ConversationRows(part, order, int(count * w / sum(weights) * 1.01) + 2, self.pad)
             for part, order, w in zip(self._files, self._orders, weights, strict=True)
@@ -169,15 +169,6 @@ class ChatData:
             return 0.0
         used = sum(int(o.lengths[o.epoch(0)["samples"]].sum(dtype="i8")) for o in self._orders)
         return 1 - used / sum(widths)
-
-    @cached_property
-    def _weights(self) -> list[float]:
-        weights = self.cfg.weights or []
-        if len(weights) != len(self.cfg.files):
-            raise UsageError(
-                f"`data.weights` has {len(weights)} numbers for {len(self.cfg.files)} files"
-            )
-        return weights
 
     @cached_property
     def _files(self) -> list[SampleStore]:

@@ -68,9 +68,11 @@ class Check:
             yield Checked(ready, [])
 
     def _sample(self, sample: Supervised, record: Record) -> Supervised:
-        if isinstance(record, Tokens):
-            sample = _with_text(sample, self.supervisor.tokenizer)
         notes = list(sample.notes)
+        if isinstance(record, Tokens) and self.has_ids:
+            sample = _with_text(sample, self.supervisor.tokenizer)
+        elif isinstance(record, Tokens):
+            notes.append("its text is not known without a tokenizer")
         self.report.note(sample, record)
         if not sample.trained:
             notes.append("nothing of it is trained: it would be left out")

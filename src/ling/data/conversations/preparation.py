@@ -108,6 +108,8 @@ class Preparation:
     def _why(self) -> str:
         tallies = (self.report.bad, self.report.over_long, self.report.untrained)
         lines = [line for tally in tallies for line in tally.lines()]
+        if self.report.held_out:
+            lines.append(f"{self.report.held_out:,} samples are held out")
         return f": {'; '.join(lines)}" if lines else ""
 
     def _parts(
@@ -126,8 +128,8 @@ class Preparation:
                     "them one after the other"
                 )
             content = content_hash(ready.record)
-            self.report.see(ready.record, content)
             chosen = self._part_of(content, part)
+            self.report.see(ready.record, content, is_held_out=chosen == "valid")
             yield chosen, self._used(ready, chosen)
 
     def _part_of(self, content: int, part: Part) -> Part:

@@ -7,11 +7,13 @@ that ends with the turn. A template that drops earlier reasoning breaks that for
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ...errors import TemplateError
-from ..chat import ChatTemplate, GuardedChat, TurnMarks, guard_chat
+from ..chat import ChatTemplate, GuardedChat, TurnMarks, guard_chat, is_within
 from .types import Conversation
 
 if TYPE_CHECKING:
@@ -114,6 +116,7 @@ class _Reading:
         self, template: ChatTemplate, chat: GuardedChat, turns: list[int], controls: list[str]
     ) -> None:
         self._mark, self._turns, self._controls = chat.mark, turns, tuple(controls)
+        self._messages = chat.messages
         cuts = [(len(chat.messages), False)]
         cuts += [cut for i in turns for cut in ((i, True), (i + 1, False))]
         cuts = list(dict.fromkeys(cuts))  # the last turn is the whole
@@ -133,7 +136,7 @@ class _Reading:
                 yield turn._replace(notes=[*notes, note])
             else:
                 left_out.append(f"messages[{i}] {CONTEXT_ONLY}: {reason or _DIFFERS}")
-        if spans or not split_turns or not self._turns:
+        if spans or left_out or not split_turns or not self._turns:
             yield Marked(self._whole, self._mark, spans, [*notes, *left_out])
 
     def _turn(self, i: int) -> tuple[Marked | None, str]:
@@ -146,6 +149,8 @@ class _Reading:
             return None, f"the server cannot render the messages before it ({failed})"
         if not after.startswith(before) or len(after) == len(before):
             return None, "its text does not begin with the generation prompt that the server sends"
+        if not _says(after[len(before) :], self._messages[i], self._mark):
+            return None, "the template leaves out some of its content, reasoning or calls"
         span = (len(before), self._end(after, len(before)))
         return Marked(after, self._mark, [span], []), ""
 
@@ -155,6 +160,25 @@ class _Reading:
         return start + len(said) if said.endswith(self._controls) else len(text)
 
 
+def _says(text: str, message: dict[str, Any], mark: str) -> bool:
+    """Whether a text has the reasoning, the content and the names of the calls of a message."""
+    calls = message.get("tool_calls") or []
+    names = [call.get("function", call)["name"] for call in calls]
+    said = [message.get("reasoning_content") or "", message.get("content") or "", *names]
+    at = 0
+    for part in map(str.strip, said):
+        if (at := text.find(part, at)) < 0:
+            break
+        at += len(part)
+    else:
+        return True
+    # Templates may escape texts, change their case, and write white space and tags of their own.
+    plain = _UNSAID.sub("", "".join(said).replace(mark, "")).lower()
+    written = text.lower()
+    return is_within(plain, written) or is_within(json.dumps(plain)[1:-1], written)
+
+
+_UNSAID = re.compile(r"\s|</?think>")
 _DIFFERS = (
     "it, or a turn before it, reads otherwise in the whole conversation (templates drop earlier "
     "reasoning); `--split-turns` trains it by itself"

@@ -30,11 +30,12 @@ class Report:
     samples: int = 0
     held_out: int = 0
     _hashes: array[int] = field(default_factory=lambda: array("Q"))
+    _held_out_hashes: array[int] = field(default_factory=lambda: array("Q"))
 
-    def see(self, record: Record, content: int) -> None:
+    def see(self, record: Record, content: int, *, is_held_out: bool = False) -> None:
         """Count a record that can be used."""
         self.read += 1
-        self._hashes.append(content)
+        (self._held_out_hashes if is_held_out else self._hashes).append(content)
         match record:
             case Conversation():
                 self.roles.update(m["role"] for m in record.messages)
@@ -59,7 +60,14 @@ class Report:
     @property
     def duplicates(self) -> int:
         """Records that say what another one says, too."""
-        return len(self._hashes) - len(np.unique(np.array(self._hashes, np.uint64)))
+        every = np.array(self._hashes + self._held_out_hashes, np.uint64)
+        return len(every) - len(np.unique(every))
+
+    @property
+    def leaked(self) -> int:
+        """Held-out records that are trained on, too."""
+        trained = np.array(self._hashes, np.uint64)
+        return int(np.isin(np.array(self._held_out_hashes, np.uint64), trained).sum())
 
     def as_dict(self) -> dict[str, Any]:
         """For `ling data check` and for the report of a run."""
@@ -70,6 +78,7 @@ class Report:
             "held_out": self.held_out,
             "bad": self.bad.as_dict(),
             "duplicates": self.duplicates,
+            "leaked": self.leaked,
             "roles": dict(self.roles),
             "tokens": tokens,
             "trained_tokens": self.trained,
@@ -104,6 +113,11 @@ def report_lines(report: dict[str, Any]) -> list[str]:
         lines.append("messages: " + ", ".join(f"{n:,} {r}" for r, n in report["roles"].items()))
     if report["duplicates"]:
         lines.append(f"{report['duplicates']:,} records repeat another one")
+    if report["leaked"]:
+        lines.append(
+            f"{report['leaked']:,} held-out records are among those to train on: the held-out loss "
+            "is too low"
+        )
     for name, words in _LEFT_OUT.items():
         for reason, found in report[name].items():
             places = ", ".join(found["names"][:3]) + (", ..." if found["count"] > 3 else "")
