@@ -69,10 +69,19 @@ def test_beginnings_of_a_conversation_are_rendered_in_one_request(monkeypatch):
     assert len(asked) == 1
 
 
+def test_beginnings_that_the_whole_does_not_have_are_texts_of_their_own():
+    template = FencedTemplate("{{ messages[0] if messages | length < 3 else messages | join('') }}")
+    cuts = [(3, False), (2, True), (1, True)]
+    assert template.render_beginnings({"messages": ["aa", "b", "c"]}, cuts) == ["aabc", "aa", "aa"]
+    assert template.render_beginnings({"messages": ["", "b", "c"]}, cuts) == ["bc", "", ""]
+    swapped = FencedTemplate("{{ messages | reverse | join('') }}")
+    assert swapped.render_beginnings({"messages": ["aa", "b", "c"]}, cuts) == ["cbaa", "baa", "aa"]
+
+
 def test_beginnings_that_are_too_long_together_are_rendered_one_by_one(monkeypatch):
     monkeypatch.setattr(fence, "_MAX_ANSWER", 500_000)
-    template = FencedTemplate("{{ messages | join('') }}")
-    messages = ["x" * 100_000] * 4
+    template = FencedTemplate("{{ messages | reverse | join('') }}")
+    messages = [letter * 100_000 for letter in "abcd"]
     texts = template.render_beginnings({"messages": messages}, [(n, False) for n in (4, 3, 2, 1)])
     assert [len(t) for t in texts] == [400_000, 300_000, 200_000, 100_000]
     with pytest.raises(TemplateError, match="stopped"):

@@ -25,6 +25,12 @@ def test_json_is_written_as_given():
     ("source", "words"),
     [
         ("{{ ''.__class__.__mro__ }}", "unsafe"),
+        ("{{ ''._x }}{{ ''.__init__.__globals__ }}", "unsafe|undefined"),
+        ("{% for x in [1] %}{{ loop.__init__.__globals__ }}{% endfor %}", "unsafe"),
+        ("{% set n = namespace(a=1) %}{{ n.__init__.__globals__ }}", "no attribute"),
+        ("{{ {'a': 1}.__class__.__mro__ }}", "unsafe"),
+        ("{{ {'a': 1}.update({}) }}", "not safely callable|unsafe"),
+        ("{{ '{0.__class__.__mro__}'.format(1) }}", "unsafe"),
         ("{{ 'A' * 20000000000 }}", "not allowed"),
         ("{{ 9 ** (9 ** 9) }}", "not allowed"),
         ("{{ '%10000000000d' % 1 }}", "not allowed"),
@@ -56,6 +62,7 @@ def test_what_a_template_may_not_do_is_one_short_line(source, words):
         ("{% set y = 1 %}{% generation %}{% set y = 2 %}{% endgeneration %}{{ y }}", "1"),
         ("a\n  {%- generation -%}\n b {% endgeneration %}", "ab "),
         ("{{ '%s says' % x }}{{ '%3d' % 7 }}{{ '%.2f' % 1.5 }}", "hi says  71.50"),
+        ("{{ {'a': 1}.a }}{{ {'items': 1}.items() | list }}{{ {}.a }}", "1[('items', 1)]"),
         ("{{ '{} says'.format(x) }}{{ '=' * 3 }}{{ 7 % 4 }}", "hi says===3"),
     ],
 )

@@ -63,7 +63,8 @@ class FencedTemplate:
             # Together they may take too long, or be too long.
             found = self.render_beginnings(variables, cuts[:1])
             return found + [self._beginning(variables, cut) for cut in cuts[1:]]
-        return [r["text"] if "text" in r else TemplateError(r["error"]) for r in reply["texts"]]
+        whole = reply["texts"][0].get("text", "")
+        return [_text(r, whole) for r in reply["texts"]]
 
     def _beginning(self, variables: Mapping[str, Any], cut: Cut) -> str | TemplateError:
         try:
@@ -104,6 +105,13 @@ class FencedTemplate:
         return reply
 
 
+def _text(reply: Mapping[str, Any], whole: str) -> str | TemplateError:
+    """A text, which is the beginning of the whole where only its length is given."""
+    if "error" in reply:
+        return TemplateError(reply["error"])
+    return whole[: reply["length"]] if "length" in reply else reply["text"]
+
+
 # ---- inside the child --------------------------------------------------------------------------
 
 
@@ -131,11 +139,19 @@ def _rendered(template: Template, request: dict[str, Any]) -> Mapping[str, Any]:
     """The text of these variables, or the texts of `cuts` of their messages."""
     run, variables = functools.partial(render_template, template), request["variables"]
     if request["cuts"] is not None:
-        return {"texts": [_reply(text) for text in each_cut(run, variables, request["cuts"])]}
+        whole, *others = each_cut(run, variables, request["cuts"])
+        return {"texts": [_reply(whole), *(_short_reply(text, whole) for text in others)]}
     try:
         return _reply(run(variables))
     except TemplateError as err:
         return _reply(err)
+
+
+def _short_reply(text: str | TemplateError, whole: str | TemplateError) -> Mapping[str, Any]:
+    """Most texts are beginnings of the whole, which is sent once."""
+    if isinstance(text, TemplateError) or isinstance(whole, TemplateError):
+        return _reply(text)
+    return {"length": len(text)} if whole.startswith(text) else {"text": text}
 
 
 def _reply(text: str | TemplateError) -> Mapping[str, str]:

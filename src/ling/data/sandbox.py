@@ -11,7 +11,9 @@ from typing import Any
 from jinja2 import Environment, Template, nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
+from jinja2.runtime import LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
 
 from ..errors import TemplateError
 from ..text import first_line
@@ -39,10 +41,26 @@ class _Generation(Extension):
         return nodes.Scope(body, lineno=line)
 
 
+_OF_DICTS = frozenset(dir(dict))
+_UNCHANGEABLE = frozenset({str, LoopContext, Namespace})
+
+
 class _Sandbox(ImmutableSandboxedEnvironment):
     """No loader, no private attributes, no operator that turns a short text into a huge value."""
 
     intercepted_binops = frozenset(["*", "**", "%"])
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """As the original does it, of a key of a dictionary without asking for an attribute."""
+        if type(obj) is dict and attribute in obj and attribute not in _OF_DICTS:
+            return obj[attribute]
+        return super().getattr(obj, attribute)
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        """As the original says, at once for what it has no more rules for."""
+        if type(obj) in _UNCHANGEABLE:
+            return not attr.startswith("_")
+        return super().is_safe_attribute(obj, attr, value)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         if operator == "**" or not _small_product(operator, left, right):
