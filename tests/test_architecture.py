@@ -269,7 +269,7 @@ TESTED_TOGETHER = {
         "tests/data/conversations/test_supervise.py",
         "which characters are said",
     ),
-    "data/conversations/{check,template}.py": ("tests/cli/test_data_check.py", "its only caller"),
+    "data/conversations/{check,template}.py": ("tests/cli/test_data_check.py", "as it calls them"),
     "data/reading.py": ("tests/data/test_units.py", "all of a corpus against its units"),
     "convert/{options,probe,ranks,repack,target,transfer}.py": (
         "tests/convert/test_plan.py",

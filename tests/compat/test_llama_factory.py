@@ -169,6 +169,8 @@ def test_names_of_the_hub_are_online(read):
         ({"learning_rat": 1}, "did you mean `learning_rate`?"),
         ({"use_dora": True}, "`use_dora` is not supported"),
         ({"neftune_noise_alpha": 5}, "`neftune_noise_alpha`"),
+        ({"moe_aux_loss_coef": 0.01}, "`moe_aux_loss_coef` is not supported"),
+        ({"model_revision": "v2"}, "`model_revision: v2` is not supported, only main"),
         ({"lora_target": "q_proj"}, "`q_proj`"),
         ({"learning_rate": "fast"}, "expected a number"),
         ({"cutoff_len": 10.5}, "expected a whole number"),

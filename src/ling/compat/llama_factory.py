@@ -65,6 +65,7 @@ def read_llama_factory(path: str | Path) -> LlamaFactory:
     not train; a share of steps for warm-up, and a number of records to hold out, read the data.
     """
     keys = _Keys(path, read_yaml(path))
+    keys.either("model_revision", "main", ("main",))
     data, train = _data(keys), _train(keys)
     recipe = SFTConfig(
         model=keys.required("model_name_or_path"),

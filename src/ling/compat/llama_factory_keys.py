@@ -15,7 +15,7 @@ REFUSED = frozenset(
         *("ref_model_adapters", "reward_model", "train_on_prompt", "default_system", "shift_attn"),
         *("rope_scaling", "resize_vocab", "add_tokens", "add_special_tokens", "do_predict"),
         *("new_special_tokens_config", "mixture_of_depths", "train_from_scratch", "optim_args"),
-        *("use_eaft_loss", "use_asft_loss"),
+        *("use_eaft_loss", "use_asft_loss", "moe_aux_loss_coef"),
     )
 )
 
@@ -51,7 +51,7 @@ _DATA = (
 )
 _MODEL = (
     *("trust_remote_code", "cache_dir", "adapter_folder", "use_fast_tokenizer", "use_cache"),
-    *("split_special_tokens", "init_special_tokens", "model_revision", "moe_aux_loss_coef"),
+    *("split_special_tokens", "init_special_tokens"),
     *("infer_backend", "infer_dtype", "use_kv_cache", "hf_hub_token", "ms_hub_token"),
     *("om_hub_token", "print_param_status", "vllm_maxlen", "vllm_gpu_util", "vllm_enforce_eager"),
     *("vllm_max_lora_rank", "vllm_config", "sglang_maxlen", "sglang_mem_fraction"),
