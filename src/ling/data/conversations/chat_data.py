@@ -85,7 +85,7 @@ def _key(
     """What decides the samples; paths do not."""
     settings = {k: v for k, v in asdict(data).items() if k not in _NOT_IN_SAMPLES}
     return {
-        "what": "conversations, version 1",
+        "what": "conversations, version 2",
         "files": _contents(data, data.files),
         "valid_files": _contents(data, data.valid_files),
         "seed": seed if data.valid_share else 0,
