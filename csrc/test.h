@@ -105,6 +105,7 @@ inline void refused(int status, const char* what) {
 }
 
 void fuzz_models(uint64_t seed, int64_t rounds);
+void fuzz_low_rank(uint64_t seed, int64_t rounds);
 void fuzz_adam8(uint64_t seed, int64_t rounds);
 void fuzz_attention(uint64_t seed, int64_t rounds);
 void fuzz_train_attention(uint64_t seed, int64_t rounds);

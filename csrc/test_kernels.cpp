@@ -48,8 +48,9 @@ float group_top(const float* x, int64_t n) {
 }
 
 void check_packing(const Case& c, const Array<float>& w, const Array<float>& got) {
-  // Levels may cut off the largest value of a group for the sake of the others.
-  const double bound[] = {0, 0.25, 0.012, 0, 0, 0.4};
+  // Levels may cut off the largest value of a group for the sake of the others: with 3 bits, none
+  // of which stand for zero, all of it where more than 128 share a scale and nearly all are zeros.
+  const double bound[] = {0, 0.25, 0.012, 0, 0, c.group > 128 ? 1.01 : 0.4};
   for (int64_t n = 0; n < c.rows; ++n)
     for (int64_t k = 0; k < c.cols; ++k) {
       const float want = w.data()[n * c.cols + k], have = got.data()[n * c.cols + k];
@@ -203,7 +204,9 @@ void fuzz_rows_product(Random& r) {
   const int64_t R = ends[count];
   Array<uint16_t> x(R * c.cols, 1), y(R * c.rows, 1);
   Array<float> wide(R * c.cols), want(R * c.rows);
-  for (int64_t i = 0; i < x.size; ++i) wide[i] = from_bf16(x[i] = to_bf16(r.normal()));
+  fill(r, wide, R && r.below(3) == 0);
+  for (int64_t i = 0; i < x.size; ++i) wide[i] = from_bf16(x[i] = to_bf16(wide[i]));
+  ling_set_num_threads(int(r.between(1, 3)));
   CHECK(!ling_matmul_bf16(&p.m, count, ends.data(), pairs, x.data(), y.data()), "product");
   for (int64_t e = 0; e < count; ++e) {
     ling_matrix one = p.m;
@@ -216,7 +219,9 @@ void fuzz_rows_product(Random& r) {
   for (int64_t i = 0; i < R; ++i)
     for (int64_t n = 0; n < c.rows; ++n) {
       const int64_t to = pairs ? n / 16 % 2 * (c.rows / 2) + n / 32 * 16 + n % 16 : n;
-      CHECK(y[i * c.rows + to] == to_bf16(want[i * c.rows + n]),
+      const uint16_t have = y[i * c.rows + to];
+      const float wanted = want[i * c.rows + n];
+      CHECK(have == to_bf16(wanted) || (isnan(wanted) && isnan(from_bf16(have))),
             "format %d of %d, row %d of %d, column %d", c.format, int(count), int(i), int(R),
             int(n));
     }
@@ -249,6 +254,7 @@ void fuzz_fp8(Random& r) {
         "pack");
   Array<float> back(p.m.rows * cols, 1), x(T * cols, 1), y(T * p.m.rows, 1), one(p.m.rows, 1);
   CHECK(!ling_unpack(&p.m, back.data()), "unpack");
+  check_unpacked_bf16(p.m, back);
   for (float& v : x) v = from_bf16(to_bf16(r.normal()));
   ling_set_num_threads(int(r.between(1, 3)));
   CHECK(!ling_matmul(&p.m, x.data(), y.data(), T), "matmul");
@@ -403,6 +409,7 @@ int main(int argc, char** argv) {
     fuzz_bytes(r);
   }
   for (int64_t i = 0; i < rounds; ++i) fuzz_rows_product(r);
+  fuzz_low_rank(seed, rounds);
   fuzz_sampling(seed, rounds);
   fuzz_attention(seed, rounds);
   fuzz_train_attention(seed, rounds / 3);

@@ -255,8 +255,8 @@ void advance(Random& r, ling_model* model, const Model& m, std::vector<Sequence*
     const int64_t left = int64_t(s->tokens.size()) - s->done;
     const int64_t n = r.below(3) ? r.between(1, left < 40 ? left : 40) : left;
     const int64_t start = int64_t(ids.size()), end = s->done + n;
-    segments.push_back({s->done, start, start + n, s->pages.data(), (end + kPage - 1) / kPage,
-                        s->adapter});
+    segments.push_back(
+        {s->done, start, start + n, s->pages.data(), (end + kPage - 1) / kPage, s->adapter});
     for (int64_t i = s->done; i < end; ++i) {
       ids.push_back(s->tokens[size_t(i)]);
       after.push_back(s->tokens[size_t(i + 1) % s->tokens.size()]);

@@ -179,15 +179,14 @@ static void unit_product(const Product& p, int64_t begin, int64_t end, uint8_t* 
         }
       }
       for (int64_t r = 0; r < some; ++r) {
-        f32 first = load(y[0][r]), second = load(y[together - 1][r]);
-        if (p.low_rank) {
-          first = add_low_rank(p, m + r, tile, first);
-          second = add_low_rank(p, m + r, tile + together - 1, second);
-        }
+        const auto finished = [&](int t) {
+          const f32 v = load(y[t][r]);
+          return p.low_rank ? add_low_rank(p, m + r, tile + t, v) : v;
+        };
         if (together == 2)
-          store(p.y[m + r] + tile / 2 * kTile, swiglu(first, second));
+          store(p.y[m + r] + tile / 2 * kTile, swiglu(finished(0), finished(1)));
         else
-          finish(p, m + r, tile, first);
+          finish(p, m + r, tile, finished(0));
       }
     }
   }

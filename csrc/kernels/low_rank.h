@@ -45,7 +45,15 @@ __attribute__((noinline)) static f32 add_low_rank(const Product& p, int64_t m, i
   if (!row.b) return v;
   const uint16_t* b = row.b + tile * kTile * row.rank;
   const float* t = row.t + (p.epilogue == Epilogue::kSwiGLU && tile % 2 ? row.rank : 0);
-  f32 sum = zero();
-  for (int64_t j = 0; j < row.rank; ++j) sum = fma(load_bf16(b + kTile * j), set(t[j]), sum);
-  return add(v, sum);
+  // One sum would wait for itself at every step.
+  f32 sum[kLowRankBlock];
+  for (f32& part : sum) part = zero();
+  const auto take = [&](int64_t j, f32& part) {
+    part = fma(load_bf16(b + kTile * j), set(t[j]), part);
+  };
+  int64_t j = 0;
+  for (; j + kLowRankBlock <= row.rank; j += kLowRankBlock)
+    for (int i = 0; i < kLowRankBlock; ++i) take(j + i, sum[i]);
+  for (; j < row.rank; ++j) take(j, sum[0]);
+  return add(v, add(add(sum[0], sum[1]), add(sum[2], sum[3])));
 }

@@ -55,7 +55,8 @@ def fuzzer(tmp_path_factory):
     jobs = [isa_job(name, checks, folder / f"{name}.o") for name in ISAS]
     sources = ("api", "forward", "offload", "sampling", "matrix", "threads", "dispatch")
     training = ("train_attention", "fp8_tiles", "adam8", "rows_product")
-    programs = ("model", "attention", "sampling", "kernels", "train_attention", "fp8", "adam8")
+    programs = ("model", "attention", "sampling", "kernels", "low_rank")
+    programs += ("train_attention", "fp8", "adam8")
     for name in (*sources, *training, *(f"test_{program}" for program in programs)):
         jobs.append([*COMMON, *checks, *have, "-c", str(CSRC / f"{name}.cpp"),
                      "-o", str(folder / f"{name}.o")])  # fmt: skip

@@ -21,6 +21,7 @@ from ling.checkpoint.open import config_at
 from ling.config.optim import OptimConfig
 from ling.config.parallel import ParallelConfig
 from ling.config.sft import ChatDataConfig, LoRAConfig, SFTConfig, SFTTrainConfig
+from ling.convert.plan import convert
 from ling.data.samples import Sample
 from ling.model.ling import from_config
 from ling.presets import preset
@@ -45,12 +46,14 @@ LAYOUTS: dict[int, dict[str, dict[str, Any]]] = {
         "one, bf16": {},
         "one, bf16, tied": {},
         "one, dropout": {},
+        "one, int4": {},
         "recompute full, dropout": {},
     },
     2: {
         "ep 2, recompute moe": {"dp_shard": 2, "ep": 2, "recompute": "moe"},
         "fsdp 2, bf16": {"dp_shard": 2},
         "cp 2, recompute full, dropout": {"cp": 2, "recompute": "full"},
+        "fsdp 2, int4": {"dp_shard": 2},
     },
 }
 # More of them (slow).
@@ -59,6 +62,7 @@ MORE: dict[int, dict[str, dict[str, Any]]] = {
         "replicate 2": {"dp_replicate": 2},
         "fsdp 2, recompute full": {"dp_shard": 2, "recompute": "full"},
         "fsdp 2, dropout": {"dp_shard": 2},
+        "cp 2, int4": {"cp": 2},
         "cp 2 with ep 2": {"cp": 2, "ep": 2},
         "pp 2": {"pp": 2},
         "pp 2, bf16, tied": {"pp": 2},
@@ -77,9 +81,10 @@ MORE: dict[int, dict[str, dict[str, Any]]] = {
 
 
 def recipe(folder: Path, name: str, degrees: dict[str, Any]) -> SFTConfig:
+    model = next((kind for kind in ("tied", "int4") if kind in name), "model")
     return SFTConfig(
-        model=str(folder / ("tied" if "tied" in name else "model")),
-        method="lora",
+        model=str(folder / model),
+        method="qlora" if model == "int4" else "lora",
         data=ChatDataConfig(files=["rows of this file"], seq_length=LENGTH),
         train=SFTTrainConfig(
             steps=STEPS,
@@ -101,6 +106,7 @@ def write_model(folder: Path) -> None:
         (folder / name).mkdir()
         made = cfg.replace(tie_word_embeddings=name == "tied")
         save_model(from_config(made, seed=0), made, folder / name)
+    convert(folder / "model", folder / "int4", to="int4", log=lambda line: None)
 
 
 def row(number: int) -> Sample:

@@ -5,6 +5,10 @@ and pages that are never another adapter's.
 from __future__ import annotations
 
 import functools
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -203,6 +207,34 @@ def test_the_kernels_do_what_the_reference_does(fmt):
         each.allocate(4)
         out.append(hidden(each, PROMPT[:120], *segments))
     assert distances(got[0], want[0]).mean() < BOUND[fmt]
+
+
+LEVEL = """
+import hashlib, sys
+sys.path[:0] = sys.argv[1:]
+import test_adapters as t
+runner, h = t.engine("int4").runner, hashlib.sha256()
+runner.allocate(4)
+for n in range(len(t.NAMES)):
+    h.update(t.hidden(runner, t.PROMPT[:100], ([0, 1], 0, 0, 100, n)).numpy().tobytes())
+print(t.native.isa(), h.hexdigest())
+"""
+
+
+@pytest.mark.skipif(native.library() is None, reason="no kernel library")
+def test_instruction_sets_without_bfloat16_instructions_give_the_same_bits():
+    here, found = Path(__file__).parent, {}
+    for level in ("generic", "avx2", "avx512vnni"):
+        done = subprocess.run(
+            [sys.executable, "-c", LEVEL, here, here.parent / "helpers"],
+            env={**os.environ, "LING_ISA": level},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        isa, bits = done.stdout.split()
+        found[isa] = bits
+    assert len(set(found.values())) == 1, found
 
 
 def test_an_adapter_that_does_not_fit_is_refused_by_its_first_tensor():

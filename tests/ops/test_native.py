@@ -444,6 +444,8 @@ for f in (f for f in FORMATS.values() if f.kernel is not None):
         y = native.matmul(p, x)
         h.update(y.nan_to_num(7).numpy().tobytes())
         h.update(native.unpack_bf16(p).float().numpy().tobytes())
+        y = native.matmul_bf16(p, x.bfloat16(), [0, 9])
+        h.update(y.float().nan_to_num(7).numpy().tobytes())
         q = native.pack(w, f)
         if f.scale_dtype:
             i = torch.rand(k, generator=g) if f.levels else None

@@ -47,16 +47,18 @@ def result(folder, name):
 
 
 def check(folder, name):
-    setting = "".join(f", {s}" for s in ("bf16", "tied", "dropout") if s in name)
+    setting = "".join(f", {s}" for s in ("bf16", "tied", "dropout", "int4") if s in name)
     one, got = result(folder, f"one{setting}"), result(folder, name)
-    near = 2e-3 if "bf16" in name else 2e-6
+    # In int4 activations have 8 bits: a last bit more may make their codes others.
+    coarse = "bf16" in name or "int4" in name
+    near = 2e-3 if coarse else 2e-6
     assert len(got["steps"]) == lora_layouts.STEPS
     for a, b in zip(one["steps"], got["steps"], strict=True):
         assert b == pytest.approx(a, rel=near)
     assert set(got["sums"]) == set(one["sums"])
     for matrix, sums in one["sums"].items():
         # Of few tokens AdamW makes much of a last bit.
-        assert got["sums"][matrix] == pytest.approx(sums, rel=5e-2 if "bf16" in name else 1e-3)
+        assert got["sums"][matrix] == pytest.approx(sums, rel=5e-2 if coarse else 1e-3)
     assert got["lines"] == one["lines"]
 
 
