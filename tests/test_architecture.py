@@ -151,6 +151,7 @@ TESTED_TOGETHER = {
         "tests/infer/test_scheduler.py",
         "parts of one scheduler",
     ),
+    "infer/{native,torch}_adapters.py": ("tests/infer/test_adapters.py", "equal to each other"),
     "cli/compat.py": ("tests/compat/test_megatron.py", "run as users run it"),
     "compat/{arguments,launch}.py": ("tests/compat/test_megatron.py", "parts of a translation"),
     "train/packed/modules.py": ("tests/train/packed/test_place.py", "what it puts in"),

@@ -13,10 +13,11 @@ from typing import Any, cast
 from .checkpoint.open import tokenizer_folder
 from .config.engine import EngineConfig, shows_options
 from .config.model import ModelConfig
-from .data.chat import ChatTemplate, builtin_template, continuing, encode_chat
+from .data.chat import ChatPrompt
+from .data.chat_prompts import ChatPrompts
 from .data.reasoning import reasoning_before_form
 from .data.tokenizer import Tokenizer
-from .errors import RequestError, TemplateError
+from .errors import RequestError
 from .grammar.compile import Grammar
 from .grammar.constraints import Constraints
 from .grammar.spec import Reasoning, StructuredOutputs
@@ -72,7 +73,7 @@ class LLM:
         ends = sorted(self.engine.stop_token_ids)
         compiled = self.engine.stats.grammar_compile.observe
         self._constraints = Constraints(tok, self.config.vocab_size, ends, compiled)
-        self._template = _open_template(tok) if tok else None
+        self._chats = ChatPrompts(tok)
         own = Path(model)
         self.sampling_defaults = sampling_defaults(own if (own / FILE).is_file() else found)
         self._driver = Driver(self.engine)
@@ -160,12 +161,13 @@ class LLM:
         `lora` is as in `generate`.
         """
         many = messages if messages and isinstance(messages[0], list) else [messages]
-        options = add_generation_prompt, continue_final_message, chat_template_kwargs or {}
-        prompts = [self._chat_prompt(m, tools, *options) for m in many]
+        variables = chat_template_kwargs or {}
+        options = add_generation_prompt, continue_final_message, variables
+        prompts = [_chat(self._chats.prompt(m, tools, *options)) for m in many]
         params = self._params(sampling_params, len(prompts))
         return self.generate(
             prompts,
-            [_reasoned(p, q, options[2]) for p, q in zip(params, prompts, strict=True)],
+            [_reasoned(p, q, variables) for p, q in zip(params, prompts, strict=True)],
             lora=lora,
         )
 
@@ -179,17 +181,9 @@ class LLM:
         _, ids = _ids(self.tokenizer, prompt)
         params = self._params(sampling_params, 1)[0]
         updates: _Updates = queue.SimpleQueue()
-        (handle,) = self.submit(
-            [
-                Submission(
-                    ids,
-                    params,
-                    updates.put,
-                    context=self.text_stream(params),
-                    adapter=self._adapter(lora),
-                )
-            ]
-        )
+        text, adapter = self.text_stream(params), self._adapter(lora)
+        asked = Submission(ids, params, updates.put, context=text, adapter=adapter)
+        (handle,) = self.submit([asked])
         chunks = _chunks(handle, updates)
         next(chunks)
         return chunks
@@ -202,7 +196,7 @@ class LLM:
         lora: str | None = None,
     ) -> Iterator[StreamChunk]:
         """`stream` for a conversation."""
-        return self.stream(self._chat_prompt(messages, None), sampling_params, lora=lora)
+        return self.stream(_chat(self._chats.prompt(messages)), sampling_params, lora=lora)
 
     def render(
         self,
@@ -212,13 +206,7 @@ class LLM:
         **template_kwargs: Any,
     ) -> str:
         """The conversation as the model reads it."""
-        if self._template is None:
-            raise RequestError(
-                "this model has no tokenizer: it takes token ids, not messages", param="messages"
-            )
-        if isinstance(self._template, TemplateError):
-            raise self._template
-        return self._template.render(messages, tools, add_generation_prompt, **template_kwargs)
+        return self._chats.render(messages, tools, add_generation_prompt, **template_kwargs)
 
     # ---- for those who wait for many requests in one thread ------------------------------------
 
@@ -282,26 +270,6 @@ class LLM:
     def _adapter(self, name: str | None) -> str | None:
         return self._default_adapter if name is None else name
 
-    def _chat_prompt(
-        self,
-        messages: Sequence[dict[str, Any]],
-        tools: Any,
-        opened: bool | None = None,
-        continued: bool = False,
-        template_kwargs: dict[str, Any] | None = None,
-    ) -> dict[str, Any]:
-        if self.tokenizer is None:
-            self.render(messages, tools)  # raises
-        assert self.tokenizer is not None
-        if continued:
-            _check_continued(messages, opened)
-        render = continuing(self.render) if continued else self.render
-        opened = not continued if opened is None else opened
-        text, ids = encode_chat(
-            render, self.tokenizer, messages, tools, opened, **(template_kwargs or {})
-        )
-        return {"prompt": text, "prompt_token_ids": ids}
-
     def _params(self, given: Any, count: int) -> list[SamplingParams]:
         is_list = isinstance(given, (list, tuple))
         params = list(given) if is_list else [given or self.default_sampling_params()] * count
@@ -312,6 +280,11 @@ class LLM:
         if self.tokenizer is None and any(p.stop for p in params):
             raise RequestError("stop strings need a tokenizer", param="stop")
         return params
+
+
+def _chat(prompt: ChatPrompt) -> dict[str, Any]:
+    """As `generate` takes it."""
+    return {"prompt": prompt.text, "prompt_token_ids": prompt.ids}
 
 
 def _reasoned(
@@ -346,18 +319,6 @@ def _ids(tokenizer: Tokenizer | None, prompt: Any) -> tuple[str | None, list[int
             param="prompt",
         )
     return text, ids
-
-
-def _open_template(tokenizer: Tokenizer) -> ChatTemplate | TemplateError:
-    """The folder's template, or why there can be no chat: text goes in and out without one."""
-    try:
-        if tokenizer.template_problem is not None:
-            raise TemplateError(f"chat template: {tokenizer.template_problem}")
-        source = tokenizer.chat_template or builtin_template("chat")
-        return ChatTemplate(source, tokenizer.template_variables)
-    except TemplateError as err:
-        log.info("%s; this model can continue texts, but not chat", err)
-        return err
 
 
 def _ends_of_turn(tokenizer: Tokenizer | None, config: ModelConfig) -> tuple[int, ...]:
@@ -402,18 +363,6 @@ def _chunks(handle: Handle, updates: _Updates) -> Iterator[StreamChunk]:
                     return
     finally:
         handle.abort()
-
-
-def _check_continued(messages: Sequence[dict[str, Any]], opened: bool | None) -> None:
-    if opened:
-        raise RequestError(
-            "`continue_final_message` and `add_generation_prompt` cannot both be true",
-            param="continue_final_message",
-        )
-    if not messages or messages[-1].get("role") != "assistant":
-        raise RequestError(
-            "`continue_final_message` needs a last message of the assistant", param="messages"
-        )
 
 
 def _raise_if_all_failed(texts: list[IncrementalText]) -> None:

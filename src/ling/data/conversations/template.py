@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...errors import TemplateError, UsageError
-from ..chat import ChatTemplate, builtin_template
+from ...errors import UsageError
+from ..chat import ChatTemplate
+from ..chat_prompts import template_of
 from .megatron import MegatronTemplate
 from .rendered import TrainingTemplate
 
@@ -24,10 +25,7 @@ def open_template(name: str | None, tokenizer: Tokenizer) -> TrainingTemplate:
         return MegatronTemplate()
     if name is not None:
         return ChatTemplate(_source(Path(name)), tokenizer.template_variables)
-    if tokenizer.template_problem is not None:
-        raise TemplateError(f"chat template: {tokenizer.template_problem}")
-    source = tokenizer.chat_template or builtin_template("chat")
-    return ChatTemplate(source, tokenizer.template_variables)
+    return template_of(tokenizer)
 
 
 def _source(path: Path) -> str:
