@@ -231,8 +231,9 @@ def test_a_dry_run_says_what_would_be_done_and_trains_nothing(folder, tmp_path, 
     assert "peak" in text
     assert not (tmp_path / "run" / "checkpoints").exists()
     alone: list[str] = []
-    data = dataclasses.replace(given.data, valid_files=[])
+    data = dataclasses.replace(given.data, valid_files=[], valid_share=1e-9)
     dry_run(dataclasses.replace(given, data=data), tmp_path / "alone", alone.append)
+    assert any("leaves no record to measure the held-out loss on" in row for row in alone)
     counted = [row.partition(",")[0] for row in said if row.startswith("tokens: ")]
     assert counted == [row.partition(",")[0] for row in alone if row.startswith("tokens: ")]
     file = tmp_path / "r.yaml"

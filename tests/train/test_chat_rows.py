@@ -76,17 +76,6 @@ def test_documents_are_isolated_but_in_the_packing_of_the_original(rows):
     assert not rows(data={"packing": "megatron"}).isolate_documents
 
 
-def test_a_share_that_holds_nothing_out_is_told(folder, tmp_path):
-    def told(share):
-        said, made = [], make_recipe(folder, data={"valid_share": share})
-        ChatRows(made, TINY, tmp_path / "run", said.append)
-        return any("no record was held out" in line for line in said)
-
-    assert told(1e-6)
-    assert not told(0.25)
-    assert not told(0.0)
-
-
 def test_a_difference_is_named_by_its_key_first(rows, folder, tmp_path):
     one = rows()
     now = one.identity()

@@ -157,7 +157,7 @@ def test_overrides_change_fields_of_the_preset(recipe):
 
 
 def test_rows_longer_than_the_context_are_refused(recipe):
-    with pytest.raises(UsageError, match=r"= 513 is above the model's .* = 512"):
+    with pytest.raises(UsageError, match=r"= 513 is above the model's .* = 512: set it"):
         model_config(recipe(seq_length=513))
     assert model_config(recipe(seq_length=512)) == TINY
 

@@ -62,11 +62,6 @@ class ChatRows:
             run_data_folder(self.out),
             self.log,
         )
-        if recipe.data.has_held_out and not self.data.report["held_out"]:
-            self.log(
-                "data: no record was held out; for a held-out loss, give `data.valid_files` or a "
-                "larger `data.valid_share`"
-            )
 
     @cached_property
     def recipe(self) -> SFTConfig:

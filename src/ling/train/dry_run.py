@@ -26,6 +26,7 @@ def dry_run(recipe: SFTConfig, out: Path, log: Log = print) -> SFTConfig:
     device, cfg = choose_device(recipe.train.device), model_config(recipe)
     rows = open_rows(recipe, cfg, out, log)
     assert isinstance(rows, ChatRows)
+    rows.held_out()  # says where there is none
     log("\n".join(_steps(rows)))
     log("\n".join(trained_table(rows.recipe, rows.config)))
     MemoryReport(rows.recipe, device, ALONE).tell(rows.config, log)

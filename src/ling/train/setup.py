@@ -192,7 +192,7 @@ def model_config(recipe: Recipe) -> ModelConfig:
     if recipe.data.seq_length > cfg.max_position_embeddings:
         raise UsageError(
             f"`data.seq_length` = {recipe.data.seq_length} is above the model's "
-            f"`max_position_embeddings` = {cfg.max_position_embeddings}"
+            f"`max_position_embeddings` = {cfg.max_position_embeddings}: set it to that or less"
         )
     return cfg
 
