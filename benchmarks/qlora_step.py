@@ -113,7 +113,10 @@ def main() -> None:
         step = {"loss": found.losses["loss"], "seconds": seconds, "cpu_s": cpu}
         report["steps"].append({k: round(v, 4 if k == "loss" else 1) for k, v in step.items()})
     memory.look()
-    report |= {"peak_gb": round(memory.all / GB, 2), "anonymous_gb": round(memory.anonymous / GB, 2)}
+    report |= {
+        "peak_gb": round(memory.all / GB, 2),
+        "anonymous_gb": round(memory.anonymous / GB, 2),
+    }
     print(json.dumps(report))
 
 

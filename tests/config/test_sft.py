@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 import yaml
 
+from ling.config.kinds import flat
 from ling.config.recipe import CheckpointConfig, recipe_yaml
 from ling.config.recipe_file import packaged_recipes, read_recipe
 from ling.config.sft import (
@@ -124,3 +125,42 @@ def test_a_packaged_recipe_reads_and_prints_as_it_is(name, tmp_path):
     printed = recipe_yaml(SFTConfig(**made))
     (tmp_path / "again.yaml").write_text(printed)
     assert read_recipe(tmp_path / "again.yaml", SFTConfig) == yaml.safe_load(printed)
+
+
+PUBLISHED = {
+    # What the original's model file and launcher come to, the later argument winning.
+    "data.seq_length": 8192,
+    "train.global_batch_size": 8,
+    "train.micro_batch_size": 1,
+    "optim.lr": 1e-6,
+    "optim.schedule": "constant",
+    "optim.warmup_steps": 0,
+    "optim.beta1": 0.9,
+    "optim.beta2": 0.95,
+    "optim.weight_decay": 0.1,
+    "optim.name": "adamw",
+    "train.grad_clip": 1.0,
+    "train.dtype": "bfloat16",
+    "train.fp8": "off",
+    "train.seed": 1234,
+    "parallel.ep": 8,
+    "parallel.recompute": "full",
+    "train.bias_update_rate": 0.0,
+    "train.bias_zero_mean": False,
+    "train.z_loss_coef": 3.5e-6,
+    "train.mtp_loss_weight": 0.0,
+    "model_overrides.rope_theta": 600000.0,
+    "model_overrides.initializer_range": 0.006,
+    "model_overrides.max_position_embeddings": 8192,
+    # Of all weights: only the bias is frozen there.
+    "train.train_router": True,
+    "data.template": "megatron",
+    "data.packing": "megatron",
+}
+
+
+def test_the_published_recipe_is_the_original_field_by_field():
+    tree = read_recipe(packaged_recipes("sft")["ling-mini-sft-megatron"], SFTConfig)
+    found = flat(tree)
+    assert {key: found[key] for key in PUBLISHED} == PUBLISHED
+    assert found["train.steps"] * found["train.global_batch_size"] == 664

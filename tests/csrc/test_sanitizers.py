@@ -53,7 +53,16 @@ def fuzzer(tmp_path_factory):
     checks = ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fopenmp"]
     have = [f"-DLING_HAVE_{name.upper()}" for name in ISAS]
     jobs = [isa_job(name, checks, folder / f"{name}.o") for name in ISAS]
-    sources = ("api", "forward", "offload", "sampling", "matrix", "rows_product", "threads", "dispatch")
+    sources = (
+        "api",
+        "forward",
+        "offload",
+        "sampling",
+        "matrix",
+        "rows_product",
+        "threads",
+        "dispatch",
+    )
     training = ("train_attention", "fp8_tiles", "adam8")
     programs = ("model", "attention", "sampling", "kernels", "train_attention", "fp8", "adam8")
     for name in (*sources, *training, *(f"test_{program}" for program in programs)):

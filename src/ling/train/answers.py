@@ -50,13 +50,13 @@ class ShowAnswers:
             return Verdict()
         if self._prompts is None:
             self._prompts = state.world.together(lambda: _prompts(run, recipe, tokenizer))
-            state.world.lead(lambda: _forget(run.out / SAMPLES, state.step))
         found = [_answer(state, prompt, recipe.train.show_tokens) for prompt in self._prompts]
         rows = [
             {"step": state.step, "valid_loss": held_out.loss, **_row(prompt, ids, tokenizer)}
             for prompt, ids in zip(self._prompts, found, strict=True)
         ]
-        state.world.lead(lambda: _write(run.out / SAMPLES, rows, run.log))
+        if rows:
+            state.world.lead(lambda: _write(run.out / SAMPLES, rows, run.log))
         return Verdict()
 
 
@@ -109,6 +109,7 @@ def _answer(state: TrainState, prompt: Prompt, most: int) -> list[int]:
         max_tokens=min(most, cfg.max_position_embeddings - len(prompt.ids)),
         stop_ids=stop_ids(tokenizer),
         valid_V=valid,
+        agree=lambda token: state.world.gather(token)[0],
     )
 
 
@@ -140,6 +141,7 @@ def _forget(path: Path, step: int) -> None:
 
 
 def _write(path: Path, rows: Sequence[dict[str, Any]], log: Callable[[str], None]) -> None:
+    _forget(path, rows[0]["step"])
     with path.open("a", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
     for row in rows:

@@ -11,8 +11,8 @@ from .device import choose_device
 from .layout import chosen
 from .memory import MemoryReport
 from .parallel.group import ALONE
-from .rows import Log, open_rows
-from .setup import model_config
+from .rows import Log
+from .setup import model_config, open_rows
 
 
 def dry_run(recipe: SFTConfig, out: Path, log: Log = print) -> SFTConfig:

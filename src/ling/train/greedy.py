@@ -6,7 +6,7 @@ G kv heads · K head dim · V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -40,11 +40,14 @@ def answer(
     max_tokens: int,
     stop_ids: Collection[int],
     valid_V: Tensor | None = None,
+    agree: Callable[[int], int] = int,
 ) -> list[int]:
     """The likeliest tokens behind `prompt`, one after the other, a stop id included.
 
-    Ids outside of `valid_V` (bools) stand for no token and are never chosen. The network must
-    compute its layers on each rank (no pipeline, no context parallelism), and is left in training.
+    Ids outside of `valid_V` (bools) stand for no token and are never chosen. `agree` gives all
+    ranks the choice of one: theirs may differ by rounding, and then they would wait for each other.
+    The network must compute its layers on each rank (no pipeline, no context parallelism), and is
+    left in training.
     """
     device = next(network.parameters()).device
     attend, new = GrowingCache(), list(prompt)
@@ -55,7 +58,7 @@ def answer(
             last = len(prompt) + len(found)
             positions_T = torch.arange(last - len(new), last, device=device)
             tokens_T = torch.tensor(new, device=device)
-            found.append(_next(network, tokens_T, positions_T, attend, valid_V))
+            found.append(agree(_next(network, tokens_T, positions_T, attend, valid_V)))
             new = found[-1:]
     finally:
         network.train()

@@ -1,4 +1,4 @@
-"""What a tokenizer's folder says, so that a server sends what training rendered, and stops there."""
+"""What a tokenizer folder says, so that a server sends what training rendered, and stops there."""
 
 from __future__ import annotations
 
