@@ -1,5 +1,5 @@
 """How well a model keeps to conversations with tools: where it stops, which tool it calls, with
-what, and what it says to the result."""
+what, what it says to the result, and whose name it gives."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from ..data.assistant import AssistantMessage, parse_assistant
 from ..files.guarded import loads
 from ..infer.request import SamplingParams
 from ..llm import LLM
+from ..outputs import CompletionOutput
 
+SHARES = ("stopped", "right_tool", "exact", "answered", "right_answer", "named")
 _MAX_TOKENS = 96
 
 
@@ -37,50 +39,92 @@ class Talk:
 
 
 @dataclass
+class Introduction:
+    """Who is asked, and what was said."""
+
+    asked: str
+    said: str
+    stopped: bool
+    named: bool
+    """Words, without a call, in which the expected name is; and they ended."""
+
+
+@dataclass
 class Score:
     """Shares over all conversations."""
 
     talks: list[Talk] = field(default_factory=list)
+    introductions: list[Introduction] = field(default_factory=list)
 
     def share(self, name: str) -> float:
-        """Of those where `name`, a field of `Talk`, holds."""
-        return sum(getattr(talk, name) for talk in self.talks) / max(len(self.talks), 1)
+        """Of those where `name`, a field of `Talk` or `named`, holds."""
+        asked = self.introductions if name == "named" else self.talks
+        return sum(getattr(talk, name) for talk in asked) / max(len(asked), 1)
 
     def as_dict(self) -> dict[str, Any]:
         """Shares, and the conversations."""
-        names = ("stopped", "right_tool", "exact", "answered", "right_answer")
-        shares = {name: self.share(name) for name in names}
-        return {"prompts": len(self.talks), **shares, "talks": [asdict(t) for t in self.talks]}
+        return {
+            "prompts": len(self.talks),
+            **{name: self.share(name) for name in SHARES},
+            "talks": [asdict(t) for t in self.talks],
+            "introductions": [asdict(t) for t in self.introductions],
+        }
 
 
 def read_talks(path: Path, count: int) -> list[dict[str, Any]]:
-    """The first records of a file that ask for a tool: user, call, result, answer."""
-    lines = path.read_text("utf-8").splitlines()
-    records = [json.loads(line) for line in lines]
-    return [r for r in records if r["messages"][1].get("tool_calls")][:count]
+    """The first records of a file that ask for a tool: user, call, result, answer; and those that
+    ask for none: user, answer."""
+    records = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    return [r for r in records if _calls(r)][:count] + [r for r in records if not _calls(r)]
 
 
-def measure(llm: LLM, records: Sequence[dict[str, Any]]) -> Score:
-    """Greedy answers to each record's question, then to the result of its call."""
-    params = SamplingParams(temperature=0.0, max_tokens=_MAX_TOKENS)
-    (tools,) = _one(records)
-    first = llm.chat([r["messages"][:1] for r in records], params, tools)
-    score = Score()
-    for record, output in zip(records, first, strict=True):
-        asked, called, *_ = record["messages"]
-        reply = output.outputs[0]
-        said = parse_assistant(reply.text, parse_tools=True, reasoning="none")
-        talk = Talk(asked["content"], reply.text, stopped=reply.finish_reason == "stop")
-        _judge_call(talk, said, called["tool_calls"][0]["function"])
-        score.talks.append(talk)
-    _second_turns(llm, score, records, params, tools)
+def measure(llm: LLM, records: Sequence[dict[str, Any]], name: str) -> Score:
+    """Greedy answers to each record's question, then to the result of its call; a question for no
+    tool is to be answered with `name`."""
+    score, params = Score(), SamplingParams(temperature=0.0, max_tokens=_MAX_TOKENS)
+    for group in _by_tools(records):
+        tools = group[0].get("tools")
+        outputs = llm.chat([r["messages"][:1] for r in group], params, tools)
+        asked = []
+        for record, output in zip(group, outputs, strict=True):
+            if not _calls(record):
+                score.introductions.append(_introduction(record, output.outputs[0], name))
+                continue
+            talk = _talk(record, output.outputs[0])
+            score.talks.append(talk)
+            asked.append((talk, record))
+        _second_turns(llm, asked, params, tools)
     return score
 
 
-def _one(records: Sequence[dict[str, Any]]) -> list[Any]:
-    """The tools that all records have."""
-    found = {json.dumps(r["tools"]) for r in records}
-    return [json.loads(tools) for tools in found]
+def _calls(record: dict[str, Any]) -> list[Any]:
+    """The calls of the first answer."""
+    return record["messages"][1].get("tool_calls") or []
+
+
+def _by_tools(records: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """In groups that have the same tools."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        groups.setdefault(json.dumps(record.get("tools")), []).append(record)
+    return list(groups.values())
+
+
+def _introduction(record: dict[str, Any], reply: CompletionOutput, name: str) -> Introduction:
+    said, stopped = _parsed(reply), reply.finish_reason == "stop"
+    named = stopped and not said.tool_calls and name in (said.content or "")
+    return Introduction(record["messages"][0]["content"], reply.text, stopped, named)
+
+
+def _talk(record: dict[str, Any], reply: CompletionOutput) -> Talk:
+    asked = record["messages"][0]["content"]
+    talk = Talk(asked, reply.text, stopped=reply.finish_reason == "stop")
+    _judge_call(talk, _parsed(reply), _calls(record)[0]["function"])
+    return talk
+
+
+def _parsed(reply: CompletionOutput) -> AssistantMessage:
+    return parse_assistant(reply.text, parse_tools=True, reasoning="none")
 
 
 def _judge_call(talk: Talk, said: AssistantMessage, wanted: dict[str, str]) -> None:
@@ -97,19 +141,17 @@ def _judge_call(talk: Talk, said: AssistantMessage, wanted: dict[str, str]) -> N
 
 def _second_turns(
     llm: LLM,
-    score: Score,
-    records: Sequence[dict[str, Any]],
+    asked: Sequence[tuple[Talk, dict[str, Any]]],
     params: SamplingParams,
-    tools: list[dict[str, Any]],
+    tools: list[dict[str, Any]] | None,
 ) -> None:
-    both = zip(score.talks, records, strict=True)
-    going_on = [(talk, record) for talk, record in both if talk.exact and talk.stopped]
+    going_on = [(talk, record) for talk, record in asked if talk.exact and talk.stopped]
     if not going_on:
         return
     second = llm.chat([record["messages"][:3] for _, record in going_on], params, tools)
     for (talk, record), output in zip(going_on, second, strict=True):
         reply = output.outputs[0]
-        said = parse_assistant(reply.text, parse_tools=True, reasoning="none")
+        said = _parsed(reply)
         talk.answer = reply.text
         talk.stopped = reply.finish_reason == "stop"
         talk.answered = talk.stopped and bool(said.content) and not said.tool_calls
