@@ -12,11 +12,15 @@ drop and other processes share.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
+import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -95,7 +99,7 @@ def main() -> None:
     memory.start()
     start = time.perf_counter()
     recipe, state = made(args)
-    report = {
+    report: dict[str, Any] = {
         "isa": native.isa(),
         "threads": torch.get_num_threads(),
         "tokens": args.tokens,
@@ -106,36 +110,31 @@ def main() -> None:
     }
     rows = batch(state.model.config.vocab_size, args.tokens)
     for i in range(args.steps):
-        start, cpu = time.perf_counter(), time.process_time()
+        start, before = time.perf_counter(), time.process_time()
         with profiled(args.profile if i == args.steps - 1 else None):
             found = train_step(state, FineTuning(0.0, None), [rows], recipe.train, recipe.optim)
-        seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
-        step = {"loss": found.losses["loss"], "seconds": seconds, "cpu_s": cpu}
-        report["steps"].append({k: round(v, 4 if k == "loss" else 1) for k, v in step.items()})
+        took = {
+            "seconds": round(time.perf_counter() - start, 1),
+            "cpu_s": round(time.process_time() - before, 1),
+        }
+        report["steps"].append({"loss": round(found.losses["loss"], 4), **took})
+        memory.look()
+        print(json.dumps(report["steps"][-1]), file=sys.stderr)
     memory.look()
-    report |= {
-        "peak_gb": round(memory.all / GB, 2),
-        "anonymous_gb": round(memory.anonymous / GB, 2),
-    }
+    report["peak_gb"] = round(memory.all / GB, 2)
+    report["anonymous_gb"] = round(memory.anonymous / GB, 2)
     print(json.dumps(report))
 
 
-class profiled:  # noqa: N801
-    """A block under torch's profiler, if it is given a file."""
-
-    def __init__(self, path: Path | None) -> None:
-        self.path = path
-        self.profile = None if path is None else torch.profiler.profile()
-
-    def __enter__(self) -> None:
-        if self.profile is not None:
-            self.profile.__enter__()
-
-    def __exit__(self, *error: object) -> None:
-        if self.profile is not None and self.path is not None:
-            self.profile.__exit__(None, None, None)
-            table = self.profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=40)
-            self.path.write_text(table)
+@contextlib.contextmanager
+def profiled(path: Path | None) -> Iterator[None]:
+    """A block under torch's profiler, if it is given a file for its table."""
+    if path is None:
+        yield
+        return
+    with torch.profiler.profile() as profile:
+        yield
+    path.write_text(profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=40))
 
 
 if __name__ == "__main__":

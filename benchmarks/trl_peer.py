@@ -92,7 +92,7 @@ def ling(ns: argparse.Namespace, turns: Turns) -> None:
             packing="best_fit" if ns.way == "packed" else "off",
         ),
         train=SFTTrainConfig(
-            steps=1000, global_batch_size=ns.rows, micro_batch_size=ns.rows, threads=1
+            steps=200, global_batch_size=ns.rows, micro_batch_size=ns.rows, threads=1
         ),
         optim=OptimConfig(lr=1e-5, schedule="constant"),
     )
@@ -101,7 +101,6 @@ def ling(ns: argparse.Namespace, turns: Turns) -> None:
         turns.wait()
         batch = run.reader.read(step * ns.rows, ns.rows)
         train_step(run.state, run.objective, [batch], recipe.train, recipe.optim, run.reduce)
-        run.state.step += 1
         turns.done(int(batch.mask_BS.sum()))
 
 
@@ -127,10 +126,10 @@ def trl(ns: argparse.Namespace, turns: Turns) -> None:
     trainer = trl.SFTTrainer(
         AutoModelForCausalLM.from_pretrained(room / "model", dtype=torch.float32),
         trl.SFTConfig(
-            str(room / f"trl-{ns.way}"), max_steps=1000, per_device_train_batch_size=ns.rows,
+            str(room / f"trl-{ns.way}"), max_steps=200, per_device_train_batch_size=ns.rows,
             learning_rate=1e-5, lr_scheduler_type="constant", seed=1, bf16=True, use_cpu=True,
             max_length=ns.length, packing=ns.way == "packed", gradient_checkpointing=False,
-            optim="adamw_torch_fused", save_strategy="no", report_to=[], logging_steps=1000,
+            optim="adamw_torch_fused", save_strategy="no", report_to=[], logging_steps=200,
         ),
         train_dataset=datasets.load_dataset(
             "json", data_files=str(room / "tokens.jsonl"), cache_dir=str(room / f"trl-{ns.way}")

@@ -170,11 +170,10 @@ inline const char* check_low_rank(const ling_low_rank& l, const ling_matrix& w) 
 }
 
 inline const char* check_adapter(const ling_layer_adapter& a, const ling_layer& l) {
-  for (const char* wrong :
-       {check_low_rank(a.qkv, l.qkv), check_low_rank(a.dense, l.dense),
-        check_low_rank(a.gate_up, l.gate_up), check_low_rank(a.down, l.down),
-        check_low_rank(a.expert_gate_up, l.expert_gate_up),
-        check_low_rank(a.expert_down, l.expert_down)})
+  for (const char* wrong : {check_low_rank(a.qkv, l.qkv), check_low_rank(a.dense, l.dense),
+                            check_low_rank(a.gate_up, l.gate_up), check_low_rank(a.down, l.down),
+                            check_low_rank(a.expert_gate_up, l.expert_gate_up),
+                            check_low_rank(a.expert_down, l.expert_down)})
     if (wrong) return wrong;
   return nullptr;
 }

@@ -99,10 +99,10 @@ LING_API int ling_unpack_bf16(const ling_matrix* w, uint16_t* out);
 // multiplies by the exact E4M3 values, sums a group in float32 and then applies its scale. A row of
 // y depends on nothing but its own row of x: not on T, not on the number of threads.
 LING_API int ling_matmul(const ling_matrix* w, const float* x, float* y, int64_t T);
-// The same of bfloat16 rows x [R, cols] with `count` matrices back to back, of which w is the first:
-// rows [ends[e], ends[e + 1]) with matrix e; ends[0] is 0. y [R, rows] is rounded to bfloat16. With
-// `pairs` tiles of two matrices take turns in w, as ling_pack_pair has them, and y has all columns
-// of the first, then those of the second.
+// The same of bfloat16 rows x [R, cols] with `count` matrices back to back, of which w is the
+// first: rows [ends[e], ends[e + 1]) with matrix e; ends[0] is 0. y [R, rows] is rounded to
+// bfloat16. With `pairs` tiles of two matrices take turns in w, as ling_pack_pair has them, and y
+// has all columns of the first, then those of the second.
 LING_API int ling_matmul_bf16(const ling_matrix* w, int64_t count, const int64_t* ends,
                               int32_t pairs, const uint16_t* x, uint16_t* y);
 

@@ -1,6 +1,6 @@
-// Packed matrices times rows of bfloat16, of a stack each with its own: the forward pass of training
-// over frozen weights. A task has some rows of a matrix and some of its tiles, so that what it works
-// in stays in the cache of its core; results are those of `matmul`, rounded.
+// Packed matrices times rows of bfloat16, of a stack each with its own: the forward pass of
+// training over frozen weights. A task has some rows of a matrix and some of its tiles, so that
+// what it works in stays in the cache of its core; results are those of `matmul`, rounded.
 #include "rows_product.h"
 
 #include <vector>
@@ -88,9 +88,8 @@ void multiply_rows(const IsaKernels& kernels, const RowsProduct& p) {
   // Nothing may allocate, so throw, once the threads run.
   for (Room& room : rooms) room.reserve(p.w);
   in_team(threads, [&](Team& team) {
-    stage(team, int64_t(tasks.size()), [&](int64_t i, int thread) {
-      run(kernels, p, tasks[size_t(i)], rooms[size_t(thread)]);
-    });
+    stage(team, int64_t(tasks.size()),
+          [&](int64_t i, int thread) { run(kernels, p, tasks[size_t(i)], rooms[size_t(thread)]); });
   });
 }
 

@@ -13,8 +13,16 @@ struct Layer {
   Matrix qkv, dense, gate_up, down, expert_gate_up, expert_down, eh_proj;
 };
 
+constexpr int64_t kAdapters = 2;
+
+struct LowRank {
+  Array<uint16_t> a, b;
+};
+
 struct Model {
   ling_model_config c = {};
+  std::vector<LowRank> low_ranks;
+  std::vector<ling_layer_adapter> adapters;  // [kAdapters, layers]
   std::vector<Layer> parts;
   std::vector<ling_layer> layers;
   Array<float> norm, cos, sin;
@@ -106,6 +114,39 @@ void add_layer(Random& r, Model& m, bool mtp) {
   m.layers.push_back(l);
 }
 
+// Random matrices beside w, or none; `pair`: of gate and up. Their arrays end with the model.
+ling_low_rank random_low_rank(Random& r, Model& m, const ling_matrix& w, bool pair, int64_t stack) {
+  ling_low_rank l = {};
+  if (!w.rows || !r.below(3)) return l;
+  l.rank = r.below(4) ? r.between(1, 20) : r.between(1, ling::kMaxRank);
+  l.scales[0] = r.uniform(), l.scales[1] = r.uniform();
+  m.low_ranks.emplace_back();
+  LowRank& own = m.low_ranks.back();
+  own.a = Array<uint16_t>(stack * (pair ? 2 : 1) * l.rank * w.cols);
+  own.b = Array<uint16_t>(stack * w.rows * l.rank);
+  for (Array<uint16_t>* x : {&own.a, &own.b})
+    for (uint16_t& v : *x) v = to_bf16(0.1f * r.normal());
+  l.a = own.a.data(), l.b = own.b.data();
+  return l;
+}
+
+void add_adapters(Random& r, Model& m) {
+  const int64_t E = m.c.num_experts;
+  for (int64_t i = 0; i < kAdapters * m.c.num_layers; ++i) {
+    const ling_layer& l = m.layers[size_t(i % m.c.num_layers)];
+    ling_layer_adapter a = {};
+    a.qkv = random_low_rank(r, m, l.qkv, false, 1);
+    a.dense = random_low_rank(r, m, l.dense, false, 1);
+    a.gate_up = random_low_rank(r, m, l.gate_up, true, 1);
+    if (l.gate_up.rows) a.down = random_low_rank(r, m, l.down, false, 1);
+    if (l.is_moe) {
+      a.expert_gate_up = random_low_rank(r, m, l.expert_gate_up, true, E);
+      a.expert_down = random_low_rank(r, m, l.expert_down, false, E);
+    }
+    m.adapters.push_back(a);
+  }
+}
+
 void add_embedding(Random& r, Model& m) {
   ling_model_config& c = m.c;
   const int64_t n = c.vocab_size * c.hidden_size;
@@ -132,6 +173,7 @@ Model random_model(Random& r) {
   ling_model_config& c = m.c;
   random_sizes(r, c);
   for (int64_t i = 0; i < c.num_layers + c.num_mtp_layers; ++i) add_layer(r, m, i >= c.num_layers);
+  add_adapters(r, m);
   add_embedding(r, m);
   const Format k = random_format(r);
   c.head = (m.head = random_matrix(r, k.format, k.group, c.vocab_size, c.hidden_size)).m;
@@ -161,7 +203,7 @@ struct Sequence {
   std::vector<int32_t> pages;
   std::vector<float> hidden, mtp, expert_weights;
   std::vector<int32_t> experts;
-  int64_t done = 0;
+  int64_t done = 0, adapter = 0;
 };
 
 // Which experts a pass says that its rows took.
@@ -192,6 +234,7 @@ struct Traced {
 
 Sequence random_sequence(Random& r, const Model& m, int32_t first_page) {
   Sequence s;
+  s.adapter = r.between(0, kAdapters);
   const int64_t n = r.between(1, m.c.max_positions);
   for (int64_t i = 0; i < n; ++i) s.tokens.push_back(r.below(m.c.vocab_size));
   const int64_t pages = m.c.num_pages / 3;
@@ -211,7 +254,8 @@ void advance(Random& r, ling_model* model, const Model& m, std::vector<Sequence*
     const int64_t left = int64_t(s->tokens.size()) - s->done;
     const int64_t n = r.below(3) ? r.between(1, left < 40 ? left : 40) : left;
     const int64_t start = int64_t(ids.size()), end = s->done + n;
-    segments.push_back({s->done, start, start + n, s->pages.data(), (end + kPage - 1) / kPage});
+    segments.push_back({s->done, start, start + n, s->pages.data(), (end + kPage - 1) / kPage,
+                        s->adapter});
     for (int64_t i = s->done; i < end; ++i) {
       ids.push_back(s->tokens[size_t(i)]);
       after.push_back(s->tokens[size_t(i + 1) % s->tokens.size()]);
@@ -262,7 +306,7 @@ void bad_passes(Random& r, ling_model* model, const Model& m) {
   Array<int64_t> tokens(T);
   Array<float> hidden(T * D), out(T * D), logits(T * m.c.vocab_size);
   std::vector<int32_t> pages = {0, 1};
-  const ling_segment good = {2, 0, T, pages.data(), 2};
+  const ling_segment good = {2, 0, T, pages.data(), 2, 0};
   auto forward = [&](ling_segment s) {
     if (m.c.num_mtp_layers)
       refused(ling_mtp(model, 0, tokens.data(), hidden.data(), T, &s, 1, out.data()), "a segment");
@@ -284,6 +328,11 @@ void bad_passes(Random& r, ling_model* model, const Model& m) {
     s.num_pages = bad;
     forward(s);
   }
+  for (int64_t bad : {int64_t(-1), kAdapters + 1, INT64_MAX, INT64_MIN}) {
+    ling_segment s = good;
+    s.adapter = bad;
+    forward(s);
+  }
   ling_segment none = good;
   none.pages = nullptr;
   forward(none);
@@ -292,7 +341,7 @@ void bad_passes(Random& r, ling_model* model, const Model& m) {
     forward(good);
     pages[0] = 0;
   }
-  const ling_segment two[] = {{0, 0, 2, pages.data(), 2}, {0, 1, 3, pages.data(), 2}};
+  const ling_segment two[] = {{0, 0, 2, pages.data(), 2, 0}, {0, 1, 3, pages.data(), 2, 0}};
   refused(ling_forward(model, tokens.data(), T, two, 2, out.data()), "overlap");
   for (int64_t n : {int64_t(0), int64_t(-1), INT64_MIN})
     refused(ling_forward(model, tokens.data(), T, &good, n, out.data()), "no segments");
@@ -331,6 +380,29 @@ void bad_passes(Random& r, ling_model* model, const Model& m) {
   const char* name;
   double seconds;
   refused(ling_profile(model, &name, &seconds, &small), "too few slots");
+}
+
+void bad_adapters(ling_model* model, const Model& m) {
+  const int64_t n = kAdapters;
+  refused(ling_model_adapters(nullptr, m.adapters.data(), n), "null");
+  refused(ling_model_adapters(model, nullptr, n), "null");
+  for (int64_t bad : {int64_t(-1), INT64_MAX, INT64_MIN, int64_t(1) << 40})
+    refused(ling_model_adapters(model, m.adapters.data(), bad), "number of adapters");
+  auto change = [&](auto edit) {
+    std::vector<ling_layer_adapter> adapters = m.adapters;
+    edit(adapters.back().qkv);
+    refused(ling_model_adapters(model, adapters.data(), n), "an adapter");
+  };
+  for (int64_t bad : {int64_t(-1), ling::kMaxRank + 1, INT64_MAX, INT64_MIN})
+    change([&](ling_low_rank& l) { l.rank = bad; });
+  change([](ling_low_rank& l) { l.rank = 1, l.a = nullptr; });
+  change([](ling_low_rank& l) { l.rank = 1, l.b = nullptr; });
+  std::vector<ling_layer_adapter> adapters = m.adapters;
+  const size_t last = size_t(m.c.num_layers - 1);
+  if (m.layers[last].is_moe) return;
+  const uint16_t value = 0;
+  adapters[last].expert_down = {1, {1, 1}, &value, &value};
+  refused(ling_model_adapters(model, adapters.data(), n), "of a matrix that is not there");
 }
 
 void try_config(const ling_model_config& c, const std::vector<ling_layer>& layers) {
@@ -450,6 +522,8 @@ void fuzz_models(uint64_t seed, int64_t rounds) {
     Model m = random_model(r);
     ling_model* model = nullptr;
     CHECK(!ling_model_new(&m.c, m.layers.data(), &model), "new");
+    CHECK(!ling_model_adapters(model, m.adapters.data(), kAdapters), "adapters");
+    bad_adapters(model, m);
     bad_passes(r, model, m);
     int64_t tokens = 0;
     std::vector<Sequence> first, second;

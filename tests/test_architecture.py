@@ -152,6 +152,7 @@ TESTED_TOGETHER = {
     ),
     "cli/compat.py": ("tests/compat/test_megatron.py", "run as users run it"),
     "compat/{arguments,launch}.py": ("tests/compat/test_megatron.py", "parts of a translation"),
+    "train/packed/modules.py": ("tests/train/packed/test_place.py", "what it puts in"),
     "train/run_data.py": ("tests/train/test_setup.py", "what a run reads, opened by its set-up"),
     "compat/{commands,conditions,effects,expand,lexer}.py": (
         "tests/compat/test_script.py",

@@ -12,11 +12,14 @@ import threading
 import numpy as np
 import pytest
 import torch
+from random_adapters import merge, random_adapter
 
 from ling import LLM, SamplingParams, StructuredOutputs, from_config, preset
+from ling.checkpoint.adapter.read import read_adapter
+from ling.checkpoint.adapter.write import write_adapter
 from ling.checkpoint.hf.save import save_model
 from ling.data.tokenizer import train_tokenizer
-from ling.errors import RequestError, TemplateError
+from ling.errors import CheckpointError, RequestError, TemplateError
 
 TEXTS = ["def f(x):", "import os", "class A:\n    pass"]
 GREEDY = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
@@ -50,6 +53,33 @@ def test_text_is_that_of_the_tokens(llm):
         assert len(one.token_ids) == 12
         assert one.text == llm.tokenizer.decode(one.token_ids)
         assert (one.finish_reason, one.stop_reason, one.logprobs) == ("length", None, None)
+
+
+def test_adapters_are_chosen_by_name(folder, tmp_path):
+    cfg = preset("ling-tiny")
+    for seed in (1, 2):
+        write_adapter(tmp_path / f"a{seed}", random_adapter(cfg, seed), cfg, alpha=2)
+    several = LLM(folder, dtype="float32", lora={"x": tmp_path / "a1", "y": tmp_path / "a2"})
+    ids = [[3, 4, 5]]
+
+    def tokens(llm, **options):
+        return llm.generate(ids, GREEDY, **options)[0].outputs[0].token_ids
+
+    base, x, y = (tokens(several, lora=name) for name in (None, "x", "y"))
+    assert len({tuple(t) for t in (base, x, y)}) == 3
+    assert [i for c in several.stream(ids[0], GREEDY, lora="y") for i in c.token_ids] == y
+    with pytest.raises(RequestError, match="there is no adapter `z`"):
+        several.generate(ids, GREEDY, lora="z")
+    assert tokens(LLM(folder, dtype="float32", lora=tmp_path / "a1")) == x
+    (tmp_path / "merged").mkdir()
+    merged = merge(from_config(cfg, seed=1), read_adapter(tmp_path / "a1", cfg))
+    save_model(merged, cfg, tmp_path / "merged")
+    assert tokens(LLM(tmp_path / "merged", dtype="float32")) == x
+
+
+def test_an_adapter_that_is_none_is_refused_before_weights_are_read(folder, tmp_path):
+    with pytest.raises(CheckpointError, match=r"nothing: no such adapter folder"):
+        LLM(folder, lora=tmp_path / "nothing")
 
 
 CACHED = list(range(3, 150))

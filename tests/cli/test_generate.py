@@ -8,8 +8,10 @@ import subprocess
 import sys
 
 import pytest
+from random_adapters import random_adapter
 
 from ling import from_config, preset
+from ling.checkpoint.adapter.write import write_adapter
 from ling.checkpoint.hf.save import save_model
 from ling.cli.main import main
 from ling.data.tokenizer import train_tokenizer
@@ -59,6 +61,23 @@ def test_minus_one_goes_to_the_end_of_the_context(model, capsys):
     for flag in ("--max-tokens", "--max-new-tokens"):
         done, _ = generated(capsys, model, flag, -1, "--max-model-len", 40)
         assert done["finish_reason"] == "stop" or len(done["token_ids"]) > 30
+
+
+def test_an_adapter_changes_the_text_and_several_are_for_servers(model, tmp_path, capsys):
+    cfg = preset("ling-tiny")
+    write_adapter(tmp_path / "poet", random_adapter(cfg, 1), cfg, alpha=2)
+    plain, _ = generated(capsys, model)
+    found = [
+        generated(capsys, model, "--lora", f"{name}{tmp_path / 'poet'}") for name in ("", "x=")
+    ]
+    assert found[0][0]["token_ids"] == found[1][0]["token_ids"] != plain["token_ids"]
+    two = ["--lora", "x=a", "--lora", "y=b"]
+    for command in ("generate", "chat"):
+        prompt = ["-p", "x"] if command == "generate" else []
+        assert main([command, str(model), *two, *prompt]) == 2
+        assert "error: give one `--lora`; `ling serve` runs several" in capsys.readouterr().err
+    assert main(["generate", str(model), "-p", "x", "--lora", str(tmp_path)]) == 2
+    assert "adapter_config.json" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from pathlib import Path
 
 import pytest
 
@@ -27,6 +28,40 @@ from ling.errors import UsageError
 def test_a_bad_option_is_named_as_python_spells_it(field, value):
     with pytest.raises(UsageError, match=f"`{field}` is `?{value}"):
         EngineConfig(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("given", "folders", "default"),
+    [
+        (None, {}, None),
+        ("runs/poet", {"poet": "runs/poet"}, "poet"),
+        (Path("runs/poet"), {"poet": "runs/poet"}, "poet"),
+        ("a=runs/poet", {"a": "runs/poet"}, None),
+        ("runs/r=16", {"r=16": "runs/r=16"}, "r=16"),
+        (["a=x", "b=y=z"], {"a": "x", "b": "y=z"}, None),
+        ({"a": "x", "b": Path("y")}, {"a": "x", "b": "y"}, None),
+    ],
+)
+def test_adapters_have_names(given, folders, default):
+    config = EngineConfig(lora=given)
+    assert (config.adapter_folders, config.default_adapter) == (folders, default)
+    assert EngineConfig(**dataclasses.asdict(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["a=x", "a=y"], "has the name `a` twice"),
+        (["a=x", "y"], "has `y`, expected NAME=FOLDER for each of several"),
+        ("", "is empty, expected NAME=FOLDER"),
+        ("=x", "is `=x`: names have up to 128 letters"),
+        ("a b=x", "is `a b=x`: names have"),
+        ({"a\n": "x"}, "names have"),
+    ],
+)
+def test_adapters_without_a_sound_name_are_refused(given, message):
+    with pytest.raises(UsageError, match=f"`lora` {message}" if "is" in message else message):
+        EngineConfig(lora=given)
 
 
 def test_the_cache_has_one_size():

@@ -17,6 +17,7 @@ import torch
 
 from ling.checkpoint.dcp.local import local_part
 from ling.checkpoint.hf.save import save_model
+from ling.checkpoint.open import config_at
 from ling.config.optim import OptimConfig
 from ling.config.parallel import ParallelConfig
 from ling.config.sft import ChatDataConfig, LoRAConfig, SFTConfig, SFTTrainConfig
@@ -39,7 +40,13 @@ from ling.train.step import ONE_RANK, train_step
 STEPS, LENGTH = 4, 16
 # Name: degrees; by number of ranks. The end of a name says what else is not as in "one".
 LAYOUTS: dict[int, dict[str, dict[str, Any]]] = {
-    1: {"one": {}, "one, bf16": {}, "one, dropout": {}, "recompute full, dropout": {}},
+    1: {
+        "one": {},
+        "one, bf16": {},
+        "one, bf16, tied": {},
+        "one, dropout": {},
+        "recompute full, dropout": {},
+    },
     2: {
         "ep 2, recompute moe": {"dp_shard": 2, "ep": 2, "recompute": "moe"},
         "fsdp 2, bf16": {"dp_shard": 2},
@@ -54,6 +61,7 @@ MORE: dict[int, dict[str, dict[str, Any]]] = {
         "fsdp 2, dropout": {"dp_shard": 2},
         "cp 2 with ep 2": {"cp": 2, "ep": 2},
         "pp 2": {"pp": 2},
+        "pp 2, bf16, tied": {"pp": 2},
         "pp 2 × 2 stages, recompute full, dropout": {
             "pp": 2,
             "pp_stages_per_rank": 2,
@@ -70,7 +78,7 @@ MORE: dict[int, dict[str, dict[str, Any]]] = {
 
 def recipe(folder: Path, name: str, degrees: dict[str, Any]) -> SFTConfig:
     return SFTConfig(
-        model=str(folder / "model"),
+        model=str(folder / ("tied" if "tied" in name else "model")),
         method="lora",
         data=ChatDataConfig(files=["rows of this file"], seq_length=LENGTH),
         train=SFTTrainConfig(
@@ -89,8 +97,10 @@ def recipe(folder: Path, name: str, degrees: dict[str, Any]) -> SFTConfig:
 def write_model(folder: Path) -> None:
     # Four main layers, so that each of four stages has one.
     cfg = preset("ling-tiny").replace(num_hidden_layers=4, num_nextn_predict_layers=0)
-    (folder / "model").mkdir()
-    save_model(from_config(cfg, seed=0), cfg, folder / "model")
+    for name in ("model", "tied"):
+        (folder / name).mkdir()
+        made = cfg.replace(tie_word_embeddings=name == "tied")
+        save_model(from_config(made, seed=0), made, folder / name)
 
 
 def row(number: int) -> Sample:
@@ -112,7 +122,7 @@ class Rows:
 def train(world: World, folder: Path, name: str, degrees: dict[str, Any]) -> None:
     made, device = recipe(folder, name, degrees), torch.device("cpu")
     meshes = None if world.size == 1 else make_meshes(made.parallel, "cpu", world)
-    cfg = preset("ling-tiny").replace(num_hidden_layers=4, num_nextn_predict_layers=0)
+    cfg = config_at(Path(made.model))
     network = build_network(made, cfg, device, partial(parallelise, made, meshes))
     state = TrainState(network, build_optimizer(network.ling, made.optim), device, world)
     objective = FineTuning(0.0, None, network.num_mtp_layers)

@@ -15,10 +15,10 @@ def small_engine(**options) -> Engine:
     return Engine(runner_for(from_config(preset("ling-tiny"), seed=0)), EngineConfig(**options))
 
 
-def finished(engine: Engine, prompt: list[int], salt="", n=4, **options) -> Request:
+def finished(engine: Engine, prompt: list[int], salt="", n=4, adapter=None, **options) -> Request:
     """A request after all its `n` greedy tokens."""
     params = SamplingParams(max_tokens=n, temperature=0, ignore_eos=True, **options)
-    request = engine.add(prompt, params, cache_salt=salt)
+    request = engine.add(prompt, params, cache_salt=salt, adapter=adapter)
     while engine.has_work:
         engine.step()
     return request

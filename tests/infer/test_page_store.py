@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from random_adapters import random_adapter
 
 from ling.config.engine import EngineConfig
 from ling.errors import UsageError
@@ -45,7 +46,7 @@ def model():
     return made
 
 
-def engine(folder, fmt=DEFAULT, weights_id="w", **options):
+def engine(folder, fmt=DEFAULT, weights_id="w", adapters=None, **options):
     """An engine that keeps pages in `folder`; None keeps none."""
     parts = (fmt or "").split(", ")
     weights = [p for p in parts if p and not p.endswith(" KV")]
@@ -62,13 +63,15 @@ def engine(folder, fmt=DEFAULT, weights_id="w", **options):
         own.load_state_dict(model().state_dict())
     runner = runner_for(own, config)
     runner.weights_id = weights_id
+    if adapters is not None:
+        runner.use_adapters(adapters)
     return Engine(runner, config, adaptive=False)
 
 
-def run(e, *prompts, n=6, salt="", temperature=0.0, seed=1):
+def run(e, *prompts, n=6, salt="", temperature=0.0, seed=1, adapter=None):
     """Requests after all their tokens."""
     params = SamplingParams(max_tokens=n, temperature=temperature, seed=seed, ignore_eos=True)
-    requests = [e.add(prompt, params, cache_salt=salt) for prompt in prompts]
+    requests = [e.add(p, params, cache_salt=salt, adapter=adapter) for p in prompts]
     while e.has_work:
         e.step()
     assert e.pool.available == e.pool.num_pages
@@ -211,6 +214,26 @@ def engine_after(folder, *prompts, **options):
     e = engine(folder, **options)
     run(e, *prompts)
     return e
+
+
+def test_pages_of_an_adapter_are_found_by_its_hash_whatever_its_name(tmp_path):
+    cfg, names = preset("ling-tiny"), ("x", "y")
+    one, other = (random_adapter(cfg, seed) for seed in (1, 2))
+    e = engine(tmp_path, adapters={"x": one, "y": other})
+    want = {name: run(e, PROMPT, adapter=name)[0].output for name in (None, *names)}
+    assert len({tuple(tokens) for tokens in want.values()}) == 3
+    save(e)
+    assert len(files(tmp_path)) == 9
+    for given, moved in (
+        ({"a": other, "b": one}, {"a": "y", "b": "x", None: None}),
+        ({}, {None: None}),
+    ):
+        e = engine(tmp_path, adapters=given)
+        for name, before in moved.items():
+            (request,) = run(e, PROMPT, adapter=name)
+            assert (request.num_cached_tokens, request.output) == (3 * PAGE, want[before])
+    e = engine(tmp_path, adapters={"x": random_adapter(cfg, 3)})
+    assert run(e, PROMPT, adapter="x")[0].num_cached_tokens == 0
 
 
 def test_a_small_pool_reads_what_fits(tmp_path):

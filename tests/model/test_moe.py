@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import register_parametrization, remove_parametrizations
 
 from ling.model.moe import MLP, MoE, Router
 from ling.presets import preset
@@ -49,6 +50,23 @@ def test_output_is_the_weighed_sum_of_the_chosen_experts_and_the_shared_one(moe)
         )
         want.append(routed + mlp(x, s.gate_proj.weight, s.up_proj.weight, s.down_proj.weight))
     torch.testing.assert_close(moe(x_TD, 1, None).double(), torch.stack(want), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("names", [("up_proj",), ("gate_proj", "up_proj", "down_proj")])
+def test_weights_may_be_parametrised(moe, names):
+    """As peft does it while a layer with adapters runs."""
+
+    class Doubled(nn.Module):
+        def forward(self, weight):
+            return 2 * weight
+
+    x_TD = torch.randn(20, CFG.hidden_size)
+    for name in names:
+        register_parametrization(moe.experts, name, Doubled())
+    seen = moe(x_TD, 1, None)
+    for name in names:
+        remove_parametrizations(moe.experts, name, leave_parametrized=True)
+    torch.testing.assert_close(seen, moe(x_TD, 1, None))
 
 
 def test_trace_sees_layer_logits_and_ids(moe):

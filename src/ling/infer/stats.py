@@ -49,7 +49,9 @@ class Stats:
     preemptions: int = 0
     """Times that a running request lost its pages to another."""
     finished: Counter[str] = field(default_factory=Counter)
-    """Requests by their `finish_reason`."""
+    """Requests by their `finish_reason`, those under adapters included."""
+    finished_under: Counter[tuple[int, str]] = field(default_factory=Counter)
+    """Requests under adapters, by the adapter's number and their `finish_reason`."""
     time_to_first_token: Histogram = field(default_factory=_histogram(LONG_SECONDS))
     """Seconds from a request's arrival to its first token."""
     inter_token: Histogram = field(default_factory=_histogram(SECONDS))
@@ -113,7 +115,10 @@ class Stats:
 
     def end(self, request: Request) -> None:
         """A request is over; its times count where it got all of its answer."""
-        self.finished[request.finish_reason or "abort"] += 1
+        reason = request.finish_reason or "abort"
+        self.finished[reason] += 1
+        if request.adapter:
+            self.finished_under[request.adapter, reason] += 1
         timeline = request.timeline
         if request.finish_reason not in ("stop", "length") or not timeline.first_token:
             return

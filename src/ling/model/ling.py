@@ -171,9 +171,9 @@ class Ling(nn.Module):
     def tie_weights(self) -> None:
         """Make the head the embedding's own parameter where the configuration ties the two."""
         embedding = self.model.word_embeddings
-        if self.config.tie_word_embeddings and isinstance(embedding, nn.Embedding):
-            if self.lm_head is not None:
-                self.lm_head.weight = embedding.weight
+        both = self.lm_head is not None and isinstance(embedding, nn.Embedding)
+        if self.config.tie_word_embeddings and both:
+            self.lm_head.weight = embedding.weight
 
     def _apply(self, *args: Any, **kwargs: Any) -> Ling:
         # `to_empty` and `to` give every module a new parameter of its own, the head as well.

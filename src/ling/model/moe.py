@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from ..config.model import ModelConfig
 from ..ops import experts, grouped, reference, routing_map
@@ -84,6 +85,8 @@ class Experts(nn.Module):
     """
 
     pad_routing = False
+    # What an expert's rows are padded to a multiple of, from the number of rows and of experts.
+    row_block = staticmethod(experts.row_block)
     # The products that adapters are added to, of this module's parameters.
     frozen: Callable[..., FrozenExperts] = FloatExperts
 
@@ -104,7 +107,7 @@ class Experts(nn.Module):
         """Slots of routed rows, of token `token_N` for expert `ids_N` of those here each."""
         if self.pad_routing:
             return routing_map.slots_of_padded_map(ids_N, token_N, num_tokens, self.num_own)
-        block = experts.row_block(len(ids_N), self.num_own)
+        block = self.row_block(len(ids_N), self.num_own)
         return experts.sort_by_expert(ids_N, self.num_own, block)
 
     @property
@@ -114,6 +117,8 @@ class Experts(nn.Module):
 
     def products(self, x_RD: Tensor, groups: experts.Groups) -> Tensor:
         """SwiGLU of rows that are sorted by expert, with the borders that `Slots.groups` gives."""
+        if is_parametrized(self):  # peft adds its product to a weight by a parametrisation
+            return self.multiply(x_RD, groups, self.gate_proj, self.up_proj, self.down_proj)
         return self.multiply(x_RD, groups, *self._parameters.values())
 
 

@@ -433,7 +433,7 @@ def matmul(p: Packed, x_TK: Tensor) -> Tensor:
 
 
 def matmul_bf16(p: Packed, x_RK: Tensor, ends: Sequence[int], *, pairs: bool = False) -> Tensor:
-    """bfloat16 y_RN: rows [ends[e], ends[e + 1]) of x times matrix e of a stack (or the one matrix).
+    """bfloat16 y_RN: rows [ends[e], ends[e + 1]) of x times matrix e of a stack, or the one matrix.
 
     `matmul` of the same rows in float32, rounded; with `pairs` the columns of two matrices whose
     tiles take turns are side by side. Raises `KernelError` for other than bfloat16 rows.

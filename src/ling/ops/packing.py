@@ -100,7 +100,7 @@ def separate(both_ND: Tensor) -> list[Tensor]:
 
 
 def side_by_side(y_TN: Tensor) -> Tensor:
-    """Columns of a product with `interleave`d matrices: all of the first, then all of the second."""
+    """Columns of a product with `interleave`d matrices: those of the first, then of the second."""
     return y_TN.unflatten(1, (-1, 2, TILE)).transpose(1, 2).flatten(1)
 
 

@@ -30,6 +30,7 @@ from ..infer.histogram import LONG_SECONDS, Histogram
 
 if TYPE_CHECKING:
     from ..infer.engine import Engine
+    from ..infer.stats import Stats
     from .served import Served
     from .service import Service
 
@@ -163,17 +164,27 @@ class EngineCollector:
             yield counter
         for row in HISTOGRAMS:
             yield _histogram(row, row.value(engine), names, values)
-        ended = CounterMetricFamily(
-            f"{PREFIX}:request_success",
-            "Requests that ended, by reason.",
-            labels=[*names, "finished_reason"],
-        )
-        for reason in ("stop", "length", "abort", "error"):
-            ended.add_metric([*values, reason], engine.stats.finished[reason])
-        yield ended
+        yield _ended(engine.stats, self._service)
         info = InfoMetricFamily(f"{PREFIX}:cache_config", "The KV cache.", labels=names)
         info.add_metric(values, {"num_pages": str(engine.pool.num_pages)})
         yield info
+
+
+def _ended(stats: Stats, service: Service) -> Metric:
+    """Requests of the model itself and of each adapter."""
+    ended = CounterMetricFamily(
+        f"{PREFIX}:request_success",
+        "Requests that ended, by reason, and by model or adapter.",
+        labels=["model_name", "finished_reason"],
+    )
+    for reason in ("stop", "length", "abort", "error"):
+        of_adapters = 0
+        for number, name in enumerate(service.adapters, 1):
+            count = stats.finished_under[number, reason]
+            of_adapters += count
+            ended.add_metric([name, reason], count)
+        ended.add_metric([service.name, reason], stats.finished[reason] - of_adapters)
+    return ended
 
 
 def _histogram(row: Row, histogram: Histogram, names: list[str], values: list[str]) -> Metric:

@@ -31,7 +31,7 @@ def adapt(network: LingForTraining, recipe: Recipe) -> None:
         _check_frozen(recipe)
         network.ling.requires_grad_(False)
         if recipe.method == "qlora":
-            check_packed(recipe.model)
+            check_packed(recipe)
             place_packed(network.ling, mtp=network.uses_mtp)
         add_adapters(network.ling, recipe.lora, network.token_numbers, recipe.train.seed)
         return

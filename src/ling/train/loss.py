@@ -48,16 +48,16 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, hidden_TD: Tensor, given: Tensor | Head, targets_T: Tensor, weights_T: Tensor
     ) -> Tensor:
-        weight = given if isinstance(given, Tensor) else None
-        head = given if weight is None else _FloatHead(weight.to(hidden_TD.dtype))
+        head = _FloatHead(given.to(hidden_TD.dtype)) if isinstance(given, Tensor) else given
         wanted = any(ctx.needs_input_grad[:2])
         dhidden_TD = torch.empty_like(hidden_TD) if ctx.needs_input_grad[0] else None
         # float32 in the size of the head: only where somebody trains it.
-        learns = weight is not None and ctx.needs_input_grad[1]
-        dhead_VD = torch.zeros_like(weight, dtype=torch.float32) if learns else None
+        dhead_VD: Tensor | None = None
+        if isinstance(given, Tensor) and ctx.needs_input_grad[1]:
+            dhead_VD = torch.zeros_like(given, dtype=torch.float32)
         in_place = wanted and softmax.has_kernel(hidden_TD)
-        # Packed weights make scores in float32 first.
-        large = in_place and weight is not None
+        # Beside packed weights the scores of more rows would be the largest thing in memory.
+        large = in_place and isinstance(given, Tensor)
         chunk = IN_PLACE_CHUNK_TOKENS if large else _chunk_tokens(hidden_TD.device)
         total = hidden_TD.new_zeros((), dtype=torch.float32)
         for a in range(0, hidden_TD.shape[0], chunk):
@@ -76,7 +76,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             if dhead_VD is not None:
                 dhead_VD += dlogits.t() @ hidden_TD[rows]
         ctx.save_for_backward(dhidden_TD, dhead_VD)
-        ctx.head_dtype = None if weight is None else weight.dtype
+        ctx.head_dtype = given.dtype if isinstance(given, Tensor) else None
         return total
 
     @staticmethod

@@ -40,6 +40,7 @@ from .objectives.base import Objective
 from .objectives.pretrain import Pretraining
 from .objectives.sft import FineTuning
 from .optim import build_optimizer
+from .packed.place import check_packed
 from .parallel.apply import parallelise
 from .parallel.group import ALONE, World
 from .parallel.mesh import make_meshes
@@ -151,6 +152,8 @@ def _checked_config(recipe: Recipe, world: World) -> ModelConfig:
     cfg = model_config(recipe)
     check_fp8_sizes(recipe.train, cfg)
     check_layout(recipe.parallel, recipe.train, cfg, world.size)
+    if isinstance(recipe, SFTConfig):
+        check_packed(recipe)
     return cfg
 
 

@@ -7,14 +7,17 @@ import logging
 import pytest
 import torch
 from on_device import CFG, model
+from random_adapters import random_adapter
 
 import ling.infer.device.open as device_open
+from ling.checkpoint.adapter.write import write_adapter
 from ling.checkpoint.hf.save import save_model
 from ling.cli.main import main
 from ling.config.engine import EngineConfig
 from ling.convert.plan import convert
 from ling.errors import UsageError
 from ling.infer.device.open import check_device
+from ling.infer.device.runner import DeviceRunner
 from ling.infer.native_runner import NativeRunner
 from ling.infer.open import open_runner
 from ling.infer.torch_runner import TorchRunner
@@ -77,6 +80,15 @@ def test_what_a_gpu_does_not_have(folder, options, message, folders, monkeypatch
     assert "\n" not in str(caught.value)
     if folder == "int8":  # and `auto` leaves it to the CPU
         assert not hasattr(open_runner(folders / folder, EngineConfig(device="auto")), "device")
+
+
+def test_adapters_are_for_the_cpu(folders, tmp_path, monkeypatch):
+    write_adapter(tmp_path / "a", random_adapter(CFG, 1), CFG, alpha=2)
+    monkeypatch.setattr(device_open, "why_no_gpu", lambda: None)
+    with pytest.raises(UsageError, match=r"`lora` is for the CPU: on a GPU put the adapter into"):
+        open_runner(folders / "bf16", EngineConfig(device="cuda", lora=tmp_path / "a"))
+    with pytest.raises(UsageError, match="adapters run on the CPU only"):
+        DeviceRunner(model(torch.bfloat16)).use_adapters({"a": random_adapter(CFG, 1)})
 
 
 @no_gpu

@@ -47,7 +47,7 @@ def result(folder, name):
 
 
 def check(folder, name):
-    setting = "".join(f", {s}" for s in ("bf16", "dropout") if s in name)
+    setting = "".join(f", {s}" for s in ("bf16", "tied", "dropout") if s in name)
     one, got = result(folder, f"one{setting}"), result(folder, name)
     near = 2e-3 if "bf16" in name else 2e-6
     assert len(got["steps"]) == lora_layouts.STEPS

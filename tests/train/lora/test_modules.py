@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from ling.config.optim import OptimConfig
 from ling.config.sft import LoRAConfig
 from ling.model.adapter import adapter_targets
 from ling.model.attention import DenseAttend
@@ -12,6 +13,7 @@ from ling.model.ling import from_config
 from ling.presets import preset
 from ling.train.lora.adapter import adapter_of
 from ling.train.lora.modules import LoRAExperts, LoRALinear
+from ling.train.optim import build_optimizer, check_strides
 from ling.train.recompute import recompute
 
 LORA = LoRAConfig(rank=4, expert_rank=2, alpha=8.0)
@@ -91,3 +93,16 @@ def test_moving_a_network_moves_what_is_frozen_too(made):
     network.double()
     assert linear.base.weight is linear.weight
     assert experts.base.gate_proj.dtype == torch.float64
+
+
+@pytest.mark.parametrize("name", ["adamw", "adamw8bit"])
+def test_either_optimizer_moves_adapters_alone(made, name):
+    network = made(grown=True)
+    before = {n: p.detach().clone() for n, p in network.named_parameters()}
+    optimizer = build_optimizer(network.ling, OptimConfig(name=name, weight_decay=0.0))
+    hidden(network).square().sum().backward()
+    check_strides(network.parameters())
+    optimizer.step()
+    for n, p in network.named_parameters():
+        assert torch.equal(p, before[n]) != p.requires_grad, n
+    assert set(optimizer.state) == {p for p in network.parameters() if p.requires_grad}

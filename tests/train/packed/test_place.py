@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
 import torch
 
-from ling.checkpoint.open import config_at
+from ling.checkpoint.load import fill
+from ling.checkpoint.open import config_at, open_source
 from ling.config.engine import EngineConfig
+from ling.config.parallel import ParallelConfig
 from ling.config.sft import ChatDataConfig, LoRAConfig, SFTConfig, SFTTrainConfig
+from ling.convert.plan import convert
 from ling.convert.synth import synth
 from ling.errors import UsageError
 from ling.infer.open import open_runner
@@ -21,6 +25,8 @@ from ling.presets import preset
 from ling.train.lora.table import rows as table
 from ling.train.loss import cross_entropy
 from ling.train.network import build_network
+from ling.train.packed import place
+from ling.train.packed.place import check_packed
 
 TINY = preset("ling-tiny")
 # All experts are chosen: rounding cannot flip a choice.
@@ -49,6 +55,17 @@ def network(path, method="qlora", dtype="float32", mtp=0.0, targets=None):
     recipe = SFTConfig(model=str(path), method=method, data=ChatDataConfig(files=["-"]),
                        lora=lora, train=train)  # fmt: skip
     return build_network(recipe, config_at(Path(path)), torch.device("cpu"), lambda n: n)
+
+
+def unpacked(path, targets=None):
+    """The network with adapters over the values that the codes of a folder stand for."""
+    floats = path.parent / f"{path.name}-bf16"
+    if not floats.exists():
+        convert(path, floats, to="bf16", log=lambda line: None)
+    net = network(floats, "lora", targets=targets)
+    with contextlib.closing(open_source(path)) as source:
+        fill(net.ling, source)  # not rounded
+    return net
 
 
 def trained(net):
@@ -104,7 +121,8 @@ KINDS = {
 def test_gradients_are_near_those_of_the_unpacked_model(folder, to, kind):
     cfg, targets = KINDS[kind]
     path = folder(to, cfg)
-    packed, plain = (network(path, method, targets=targets) for method in ("qlora", "lora"))
+    packed = network(path, targets=targets)
+    plain = unpacked(path, targets)
     grow(packed, plain)
     losses = [loss_of(net) for net in (packed, plain)]
     assert abs(losses[0] - losses[1]) < 1e-3 * losses[1]
@@ -120,7 +138,7 @@ def test_gradients_are_near_those_of_the_unpacked_model(folder, to, kind):
 @pytest.mark.parametrize("to", PACKED)
 def test_with_exact_products_gradients_are_those_of_the_unpacked_model(folder, to, monkeypatch):
     monkeypatch.setattr(kernels, "matmul", lambda w, x: x @ kernels.unpack(w).t())
-    packed, plain = network(folder(to)), network(folder(to), "lora")
+    packed, plain = network(folder(to)), unpacked(folder(to))
     grow(packed, plain)
     for net in (packed, plain):
         loss_of(net).backward()
@@ -147,10 +165,9 @@ def test_only_adapters_learn_and_what_is_not_packed_stays_a_parameter(folder):
 
 def test_the_table_counts_packed_matrices_as_it_does_others(folder):
     cfg = TINY.replace(num_nextn_predict_layers=0)
-    packed, plain = (
-        table(network(folder("int8", cfg), method).ling) for method in ("qlora", "lora")
-    )
-    assert packed == plain
+    path = folder("int8", cfg)
+    packed, plain = network(path), unpacked(path)
+    assert table(packed.ling) == table(plain.ling)
 
 
 @pytest.mark.parametrize("mtp", [0.0, 0.1])
@@ -176,3 +193,18 @@ def test_float_weights_are_refused_with_the_command_that_packs_them(folder):
     path = folder("bf16")
     with pytest.raises(UsageError, match=rf"ling convert {path} {path.name}-int4 --to int4"):
         network(path)
+
+
+@pytest.mark.parametrize("key", ["ep", "pp"])
+def test_ranks_that_would_share_packed_weights_are_refused(key):
+    degrees = {"ep": {"ep": 2, "dp_shard": 2}, "pp": {"pp": 2}}[key]
+    data, parallel = ChatDataConfig(files=["-"]), ParallelConfig(**degrees)
+    recipe = SFTConfig(model="x", method="qlora", data=data, parallel=parallel)
+    with pytest.raises(UsageError, match=f"`parallel.{key}` = 2"):
+        check_packed(recipe)
+
+
+def test_a_gpu_is_refused(monkeypatch):
+    monkeypatch.setattr(place, "device_type", lambda name: torch.device("cuda"))
+    with pytest.raises(UsageError, match=r"set `train.device: cpu`"):
+        check_packed(SFTConfig(model="x", method="qlora", data=ChatDataConfig(files=["-"])))

@@ -49,7 +49,7 @@ def test_a_stage_goes_on_from_the_one_before():
     for i in range(3):
         ling = part_of(whole, STAGES, [i])
         if i == 2:
-            own_embedding(ling)
+            own_embedding(ling, whole.model.word_embeddings.weight)
             ling.model.word_embeddings.weight = whole.model.word_embeddings.weight
         got = Stage(StageNetwork(ling, is_last=i == 2), i)(hidden, work=work)
         assert (got == ()) == (i < 2)

@@ -68,7 +68,7 @@ class LoRAExperts(Experts):
         nn.Module.__init__(self)
         self._parameters, self._buffers = base._parameters, base._buffers
         self._base, num_experts = (base,), base.num_own
-        self.pad_routing = base.pad_routing
+        self.pad_routing, self.row_block = base.pad_routing, base.row_block
         device = _device(base)
         for matrix in MATRICES:
             n, k = shapes[matrix]

@@ -18,6 +18,8 @@ from ...ops.formats import EMBEDDING_INT8
 from ...ops.grouped_lora import FrozenExperts, swiglu
 from ...ops.packing import Packed
 
+ROW_BLOCK = 16
+
 
 class PackedLinear(nn.Module):
     """A `Linear` over a packed matrix; a bias stays a parameter under its name."""
@@ -47,6 +49,9 @@ class PackedExperts(Experts):
     """A layer's `Experts` over two packed stacks."""
 
     weights: packed_products.PackedExperts
+    # Products of integers take any number of rows; what rows of 64 save others in compiled kernels
+    # is less than what the padding costs here.
+    row_block = staticmethod(lambda num_rows, num_experts: ROW_BLOCK)
 
     def __init__(self, base: Experts) -> None:
         nn.Module.__init__(self)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -22,6 +22,7 @@ from ...checkpoint.packed.load import PackedWeights
 from ...checkpoint.packed.names import EMBEDDING, PackedSpec, packed_specs
 from ...checkpoint.packed.source import PackedSource
 from ...checkpoint.source import Source
+from ...config.sft import SFTConfig
 from ...errors import UsageError
 from ...hub import resolve_model
 from ...model.layers import Linear
@@ -30,6 +31,7 @@ from ...model.moe import Experts
 from ...model.swap import swap
 from ...ops.packed_products import PackedExperts as PackedStacks
 from ...ops.packing import Packed
+from ..device import device_type
 from .modules import PackedEmbedding, PackedExperts, PackedLinear
 
 
@@ -38,8 +40,9 @@ def place_packed(ling: Ling, *, mtp: bool) -> None:
     MTP layers are taken out, and stay on disk.
     """
     if not mtp:
-        for n in range(ling.config.num_hidden_layers, len(ling.model.layers)):
-            ling.model.layers._modules[str(n)] = None
+        layers: Any = ling.model.layers
+        for n in range(ling.config.num_hidden_layers, len(layers)):
+            layers[n] = None
     swap(ling, _packed)
 
 
@@ -51,8 +54,23 @@ def _packed(name: str, module: nn.Module) -> nn.Module | None:
     return PackedLinear(module) if isinstance(module, Linear) else None
 
 
-def check_packed(name: str) -> None:
-    """Raise `UsageError` for a model whose weights are not packed; reads headers only."""
+def check_packed(recipe: SFTConfig) -> None:
+    """Of `method: qlora` raise `UsageError` where packed weights cannot be trained over, and for a
+    model whose weights are not packed; reads headers only."""
+    if recipe.method != "qlora":
+        return
+    name, parallel = recipe.model, recipe.parallel
+    for key in ("ep", "pp"):
+        if getattr(parallel, key) > 1:
+            raise UsageError(
+                f"`parallel.{key}` = {getattr(parallel, key)} does not spread packed weights over "
+                f"ranks: set it to 1, or `method: lora` with float weights"
+            )
+    if device_type(recipe.train.device).type != "cpu":
+        raise UsageError(
+            "`method: qlora` multiplies packed weights on the CPU only: set `train.device: cpu`, "
+            "or `method: lora` with float weights"
+        )
     with contextlib.closing(open_source(resolve_model(name))) as source:
         if isinstance(source, PackedSource):
             return

@@ -58,7 +58,7 @@ class PipelinedLing(LingForTraining):
         network = StageNetwork(ling, is_last=is_last)
         network.context, network.uses_mtp = self.context, self.uses_mtp
         if is_last and shares_embedding(network):
-            own_embedding(ling, whole.model.word_embeddings.weight.requires_grad)
+            own_embedding(ling, whole.model.word_embeddings.weight)
         return Stage(network, index)
 
     @property

@@ -165,11 +165,12 @@ def part_of(whole: Ling, stages: Sequence[range], numbers: Sequence[int]) -> Lin
     return part
 
 
-def own_embedding(last: Ling, learns: bool = True) -> None:
-    """Give the last stage an embedding for its MTP layers and a tied head."""
+def own_embedding(last: Ling, like: Tensor) -> None:
+    """Give the last stage an embedding for its MTP layers and a tied head; its weights are stored
+    and frozen as those of the first are (`like`)."""
     with torch.device("meta"):
         own = Ling(last.config)
-    last.model.word_embeddings = own.model.word_embeddings
-    last.model.word_embeddings.requires_grad_(learns)
+    last.model.word_embeddings = own.model.word_embeddings.to(like.dtype)
+    last.model.word_embeddings.requires_grad_(like.requires_grad)
     if last.config.tie_word_embeddings:
         last.lm_head = own.lm_head
