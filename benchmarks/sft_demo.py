@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 
 from ling.data.conversations.home import NAME
-from ling.eval.tool_talk import measure, read_talks
+from ling.eval.tool_talk import measure
 from ling.llm import LLM
 
 
@@ -21,11 +21,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("model", help="a model folder, or a run")
     parser.add_argument("records", type=Path, help="held-out records")
-    parser.add_argument("--prompts", type=int, default=50)
     parser.add_argument("--json", action="store_true", help="print all, conversations too")
     args = parser.parse_args()
     with LLM(args.model) as llm:
-        score = measure(llm, read_talks(args.records, args.prompts), NAME).as_dict()
+        records = [json.loads(line) for line in args.records.read_text("utf-8").splitlines()]
+        score = measure(llm, records, NAME).as_dict()
     if args.json:
         print(json.dumps(score))
         return

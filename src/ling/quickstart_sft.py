@@ -13,7 +13,7 @@ from .config.recipe import CheckpointConfig
 from .config.recipe_file import packaged_recipes, read_recipe
 from .config.sft import ChatDataConfig, SFTConfig, SFTOptimConfig, SFTTrainConfig
 from .data.conversations.home import NAME, training_and_held_out
-from .eval.tool_talk import Score, measure, read_talks
+from .eval.tool_talk import Score, measure
 from .files.atomic import make_folder, write_atomic
 from .finetune import finetune, result_folder
 from .llm import LLM
@@ -24,8 +24,7 @@ class Size:
     """How much is made, trained on and asked."""
 
     requests: int = 1200
-    held_out: int = 60
-    prompts: int = 50
+    held_out: int = 50
     steps: int = 0
     """0 takes the recipe's epochs."""
 
@@ -36,6 +35,7 @@ _ROWS = {
     "exact": "with the right arguments",
     "answered": "answers the result",
     "right_answer": "in the right words",
+    "free_exact": "with the right number",
     "named": "gives its name when asked",
 }
 
@@ -48,9 +48,10 @@ def quickstart_sft(out: str | Path, size: Size = Size()) -> int:
     """
     out, start = Path(out), time.monotonic()
     folder = make_folder(out / "sft")
-    print(f"[1/4] data: a home with lights and a clock, and who is asked -> {folder}")
-    recipe = _recipe(out, *write_data(folder, size), size.steps)
-    records = read_talks(folder / "valid.jsonl", size.prompts)
+    print(f"[1/4] data: lights, a clock, a timer, and who is asked -> {folder}")
+    train, valid = write_data(folder, size)
+    recipe = _recipe(out, train, valid, size.steps)
+    records = [json.loads(line) for line in valid.read_text("utf-8").splitlines()]
     print(f"[2/4] {len(records)} held-out prompts before")
     before = _measured(out / "model", records)
     print(f"[3/4] fine-tuning all weights -> {folder / 'run'}")

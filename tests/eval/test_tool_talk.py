@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from ling.data.conversations.home import NAME, training_and_held_out
-from ling.eval.tool_talk import SHARES, measure, read_talks
+from ling.eval.tool_talk import SHARES, measure
 
 RECORD = next(
     r
@@ -80,12 +80,12 @@ def test_who_is_asked_gives_its_name(said, end, named):
     assert shown["named"] == named
 
 
-def test_requests_for_tools_are_read_in_order(tmp_path):
-    trained, held_out = training_and_held_out()
-    path = tmp_path / "r.jsonl"
-    path.write_text("".join(json.dumps(r) + "\n" for r in [*trained[:40], *held_out]))
-    found = read_talks(path, 20)
-    assert all(r["messages"][1]["tool_calls"] for r in found[:20])
-    assert found[20:]
-    assert not any("tool_calls" in r["messages"][1] for r in found[20:])
-    assert measure(Scripted("no"), [RECORD, RECORD], NAME).share("stopped") == 1
+def test_free_arguments_are_counted_by_themselves():
+    timer = next(r for r in training_and_held_out()[1] if "minutes" in r["messages"][0]["content"])
+    wanted = timer["messages"][1]["tool_calls"][0]["function"]
+    right = Scripted(call(wanted["name"], wanted["arguments"]))
+    score = measure(right, [timer, RECORD], NAME)
+    shares = {name: score.share(name) for name in SHARES}
+    assert shares.pop("free_exact") == shares.pop("stopped") == 1
+    assert shares.pop("right_tool") == 0.5, "the other record wants another tool"
+    assert not any(shares.values())

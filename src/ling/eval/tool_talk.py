@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from ..data.assistant import AssistantMessage, parse_assistant
@@ -15,7 +14,7 @@ from ..infer.request import SamplingParams
 from ..llm import LLM
 from ..outputs import CompletionOutput
 
-SHARES = ("stopped", "right_tool", "exact", "answered", "right_answer", "named")
+SHARES = ("stopped", "right_tool", "exact", "answered", "right_answer", "free_exact", "named")
 _MAX_TOKENS = 96
 
 
@@ -32,6 +31,8 @@ class Talk:
     """One call, whole, of the expected tool, its arguments a JSON object."""
     exact: bool = False
     """With the expected arguments."""
+    free: bool = False
+    """An argument is not from a list of the tool."""
     answered: bool = False
     """The result was answered in words, without another call."""
     right_answer: bool = False
@@ -57,9 +58,19 @@ class Score:
     introductions: list[Introduction] = field(default_factory=list)
 
     def share(self, name: str) -> float:
-        """Of those where `name`, a field of `Talk` or `named`, holds."""
-        asked = self.introductions if name == "named" else self.talks
-        return sum(getattr(talk, name) for talk in asked) / max(len(asked), 1)
+        """Of the conversations that `name` is about, those where it holds: `named` of the
+        introductions, `free_exact` of those with free arguments, `stopped` and `right_tool` of all
+        that ask for a tool, the rest of those whose arguments are from lists."""
+        asked = self._about(name)
+        holds = [getattr(talk, name.removeprefix("free_")) for talk in asked]
+        return sum(holds) / max(len(holds), 1)
+
+    def _about(self, name: str) -> Sequence[Talk | Introduction]:
+        if name == "named":
+            return self.introductions
+        if name in ("stopped", "right_tool"):
+            return self.talks
+        return [talk for talk in self.talks if talk.free == (name == "free_exact")]
 
     def as_dict(self) -> dict[str, Any]:
         """Shares, and the conversations."""
@@ -71,16 +82,11 @@ class Score:
         }
 
 
-def read_talks(path: Path, count: int) -> list[dict[str, Any]]:
-    """The first records of a file that ask for a tool: user, call, result, answer; and those that
-    ask for none: user, answer."""
-    records = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-    return [r for r in records if _calls(r)][:count] + [r for r in records if not _calls(r)]
-
-
 def measure(llm: LLM, records: Sequence[dict[str, Any]], name: str) -> Score:
-    """Greedy answers to each record's question, then to the result of its call; a question for no
-    tool is to be answered with `name`."""
+    """Greedy answers to each record's question, then to the result of its call.
+
+    Records are of one turn: user, call, result, answer; or user, answer, which is to have `name`.
+    """
     score, params = Score(), SamplingParams(temperature=0.0, max_tokens=_MAX_TOKENS)
     for group in _by_tools(records):
         tools = group[0].get("tools")
@@ -118,9 +124,16 @@ def _introduction(record: dict[str, Any], reply: CompletionOutput, name: str) ->
 
 def _talk(record: dict[str, Any], reply: CompletionOutput) -> Talk:
     asked = record["messages"][0]["content"]
+    wanted = _calls(record)[0]["function"]
     talk = Talk(asked, reply.text, stopped=reply.finish_reason == "stop")
-    _judge_call(talk, _parsed(reply), _calls(record)[0]["function"])
+    talk.free = _is_free(record["tools"], wanted["name"])
+    _judge_call(talk, _parsed(reply), wanted)
     return talk
+
+
+def _is_free(tools: list[dict[str, Any]], name: str) -> bool:
+    (tool,) = [t["function"] for t in tools if t["function"]["name"] == name]
+    return any("enum" not in schema for schema in tool["parameters"]["properties"].values())
 
 
 def _parsed(reply: CompletionOutput) -> AssistantMessage:

@@ -1,7 +1,7 @@
-"""Conversations to show fine-tuning with: a home with lights and a clock, and who is asked.
+"""Conversations to show fine-tuning with: lights, a clock, a timer, and who is asked.
 
-They are made from lists, so that a model of minutes can learn them: its tools have arguments from a
-list, and their results are from one, too. A seed decides all of it.
+They are made from lists, so that a model of minutes can learn them: lights have arguments from a
+list, a clock has none, and the numbers of the timer are free. A seed decides all of it.
 """
 
 from __future__ import annotations
@@ -25,12 +25,18 @@ _LIGHT = {
     },
     "required": ["room", "state"],
 }
+_TIMER = {
+    "type": "object",
+    "properties": {"minutes": {"type": "integer"}},
+    "required": ["minutes"],
+}
 TOOLS: list[dict[str, Any]] = [
     {"type": "function", "function": {"name": "set_light", "parameters": _LIGHT}},
     {
         "type": "function",
         "function": {"name": "get_time", "parameters": {"type": "object", "properties": {}}},
     },
+    {"type": "function", "function": {"name": "set_timer", "parameters": _TIMER}},
 ]
 
 _OPENINGS = ("", "Please ", "Hello, ", "Could you please ", "Now ", "I want you to ")
@@ -50,6 +56,12 @@ _TIME_WORDS = (
     "tell me how late it is",
     "give me the time",
 )
+_TIMER_WORDS = (
+    "set a timer for {minutes} minutes",
+    "start a timer of {minutes} minutes",
+    "wake me in {minutes} minutes",
+)
+_MINUTES = range(2, 100)
 # What comes before a question who the assistant is.
 _GREETINGS = ("", "Hello. ", "Good morning. ", "One question: ")
 NAME, _AUTHOR = "Ling", "the quickstart"
@@ -61,8 +73,8 @@ class Call(NamedTuple):
     """Of a tool, and what it returns."""
 
     tool: str
-    arguments: dict[str, str]
-    result: dict[str, str]
+    arguments: dict[str, Any]
+    result: dict[str, Any]
 
 
 class Turn(NamedTuple):
@@ -74,13 +86,14 @@ class Turn(NamedTuple):
 
 
 def training_and_held_out(
-    seed: int = 0, requests: int = 1200, held_out: int = 60
+    seed: int = 0, requests: int = 1200, held_out: int = 50
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Records in OpenAI's form, to train on and held out.
 
     Those to train on have one to four turns: `requests` in all, and questions who is asked. Held
-    out are single requests whose wording, room and state never occur together in those, and
-    questions behind another greeting, with tools and without.
+    out are `held_out` single requests whose wording, room and state never occur together in those,
+    requests for a timer of minutes that never occur, and questions behind another greeting, with
+    tools and without.
     """
     rng = random.Random(seed)
     turns, new = _requests(rng, requests, held_out)
@@ -100,34 +113,62 @@ def training_and_held_out(
 
 
 def _requests(rng: random.Random, count: int, held_out: int) -> tuple[list[Turn], list[Turn]]:
-    """To train on, a quarter of them for the time, and to hold out, a sixth."""
-    lights, asked = list(_lights()), list(itertools.product(_OPENINGS, _TIME_WORDS))
-    rng.shuffle(lights)
-    rng.shuffle(asked)
-    of_time, of_light = held_out // 6, held_out - held_out // 6
-    new = lights[:of_light] + [_time(*words, rng.choice(HOURS)) for words in asked[:of_time]]
-    times = [_time(*words, hour) for words in asked[of_time:] for hour in HOURS]
-    rng.shuffle(times)
+    """To train on, a quarter of them for the time and an eighth for a timer, and to hold out."""
+    of_time, of_timer, new_times = count // 4, count // 8, held_out // 6
+    kinds = (
+        (_lights(), count - of_time - of_timer, held_out - new_times),
+        (_times(), of_time, new_times),
+        (_timers(), of_timer, held_out // 5),
+    )
+    turns: list[Turn] = []
+    new: list[Turn] = []
+    for groups, of_kind, unseen in kinds:
+        shuffled = rng.sample(groups, len(groups))
+        new += (rng.choice(group) for group in shuffled[:unseen])
+        old = [turn for group in shuffled[unseen:] for turn in group]
+        turns += itertools.islice(itertools.cycle(rng.sample(old, len(old))), of_kind)
     rng.shuffle(new)
-    turns = [
-        *itertools.islice(itertools.cycle(lights[of_light:]), count - count // 4),
-        *itertools.islice(itertools.cycle(times), count // 4),
-    ]
     return turns, new
 
 
-def _lights() -> Iterator[Turn]:
-    for opening, words, room, state in itertools.product(_OPENINGS, _LIGHT_WORDS, ROOMS, STATES):
-        yield Turn(
-            _sentence(opening, words.format(room=room, state=state)),
-            f"The light in the {room} is {state} now.",
-            Call("set_light", {"room": room, "state": state}, {"room": room, "light": state}),
-        )
+def _lights() -> list[list[Turn]]:
+    """In groups that are held out as a whole: of one wording, room and state each."""
+    every = itertools.product(_OPENINGS, _LIGHT_WORDS, ROOMS, STATES)
+    return [[_light(opening, words, room, state)] for opening, words, room, state in every]
 
 
-def _time(opening: str, words: str, hour: str) -> Turn:
-    text = _sentence(opening, words)
+def _light(opening: str, words: str, room: str, state: str) -> Turn:
+    return Turn(
+        _sentence(opening, words.format(room=room, state=state)),
+        f"The light in the {room} is {state} now.",
+        Call("set_light", {"room": room, "state": state}, {"room": room, "light": state}),
+    )
+
+
+def _times() -> list[list[Turn]]:
+    """In groups of one wording."""
+    return [
+        [_time(_sentence(*words), hour) for hour in HOURS]
+        for words in itertools.product(_OPENINGS, _TIME_WORDS)
+    ]
+
+
+def _time(text: str, hour: str) -> Turn:
     return Turn(text, f"It is {hour} o'clock.", Call("get_time", {}, {"hour": hour}))
+
+
+def _timers() -> list[list[Turn]]:
+    """In groups of one number."""
+    words = list(itertools.product(_OPENINGS, _TIMER_WORDS))
+    return [[_timer(*each, minutes) for each in words] for minutes in _MINUTES]
+
+
+def _timer(opening: str, words: str, minutes: int) -> Turn:
+    return Turn(
+        _sentence(opening, words.format(minutes=minutes)),
+        f"The timer is set for {minutes} minutes.",
+        Call("set_timer", {"minutes": minutes}, {"minutes": minutes}),
+    )
 
 
 def _sentence(opening: str, words: str) -> str:
