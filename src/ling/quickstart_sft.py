@@ -17,6 +17,7 @@ from .eval.tool_talk import Score, measure
 from .files.atomic import make_folder, write_atomic
 from .finetune import finetune, result_folder
 from .llm import LLM
+from .text import one_line
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ def quickstart_sft(out: str | Path, size: Size = Size()) -> int:
     print(f"\ndone in {(time.monotonic() - start) / 60:.1f} minutes. What to try next:")
     print(f"  ling chat {model}")
     print(f"  ling serve {model}")
+    print(f"  ling convert {model} {folder / 'int4'} --to int4")
     print(f"  ling report {folder / 'run'}")
     return 0
 
@@ -101,6 +103,13 @@ def _show(before: Score, after: Score) -> None:
     for name, words in _ROWS.items():
         print(f"{words:28} {before.share(name):6.0%}  {after.share(name):6.0%}")
     talk = next((t for t in after.talks if t.right_answer), after.talks[0])
-    print(f"\nuser:      {talk.asked}")
-    for text in (talk.said, talk.answer):
-        print(f"assistant: {' '.join(text.split())}")
+    _say(("user", talk.asked), ("assistant", talk.said))
+    if talk.answer:
+        _say(("tool", talk.result), ("assistant", talk.answer))
+    first = after.introductions[0]
+    _say(("user", first.asked), ("assistant", first.said))
+
+
+def _say(*said: tuple[str, str]) -> None:
+    for who, text in said:
+        print(f"{who + ':':10} {one_line(text)}")

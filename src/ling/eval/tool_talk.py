@@ -24,6 +24,8 @@ class Talk:
 
     asked: str
     said: str
+    result: str
+    """What the tool returned, where it was called."""
     answer: str = ""
     stopped: bool = False
     """Ended by the end mark in both turns that there were."""
@@ -123,9 +125,9 @@ def _introduction(record: dict[str, Any], reply: CompletionOutput, name: str) ->
 
 
 def _talk(record: dict[str, Any], reply: CompletionOutput) -> Talk:
-    asked = record["messages"][0]["content"]
+    asked, _, result, *_ = [message.get("content") for message in record["messages"]]
     wanted = _calls(record)[0]["function"]
-    talk = Talk(asked, reply.text, stopped=reply.finish_reason == "stop")
+    talk = Talk(asked, reply.text, result, stopped=reply.finish_reason == "stop")
     talk.free = _is_free(record["tools"], wanted["name"])
     _judge_call(talk, _parsed(reply), wanted)
     return talk
