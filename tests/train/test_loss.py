@@ -103,3 +103,36 @@ def test_z_loss_equals_megatron(fixtures):
     assert float(trace.z_loss()) * 3.5e-6 == pytest.approx(
         want["z_loss_times_coeff_3p5e6"], rel=1e-5
     )
+
+
+# ---- token by token ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("learns", [True, False])
+def test_token_losses_take_any_gradient_and_never_store_all_scores(dtype, learns, monkeypatch):
+    monkeypatch.setattr(loss, "CHUNK_TOKENS", 16)
+    hidden, targets = torch.randn(50, 8, dtype=dtype), torch.randint(40, (50,))
+    head = torch.nn.Linear(8, 40, bias=False)
+    head.weight.requires_grad_(learns)
+    weights = torch.randn(50)  # of both signs
+    weights[3] = 0
+    sizes = []
+    real = loss._loss_gradient
+    monkeypatch.setattr(loss, "_loss_gradient", lambda x, *a: sizes.append(len(x)) or real(x, *a))
+    x = hidden.clone().requires_grad_()
+    got = loss.token_losses(x, head, targets)
+    (got * weights).sum().backward()
+    assert max(sizes) == 16
+    y = hidden.clone().requires_grad_()
+    w = head.weight.detach().to(dtype).requires_grad_()
+    want = torch.nn.functional.cross_entropy((y @ w.t()).float(), targets, reduction="none")
+    (want * weights).sum().backward()
+    near = {"rtol": 1e-5, "atol": 1e-6} if dtype == torch.float32 else {"rtol": 3e-2, "atol": 3e-2}
+    torch.testing.assert_close(got, want, **near)
+    torch.testing.assert_close(x.grad, y.grad, **near)
+    assert x.grad[3].abs().max() == 0
+    if learns:
+        torch.testing.assert_close(head.weight.grad, w.grad.float(), rtol=2e-2, atol=4e-2)
+    else:
+        assert head.weight.grad is None

@@ -250,11 +250,27 @@ class SFTConfig:
                 f"`train.train_router` needs `method: full`: with `method: {self.method}` all "
                 "weights of the model are frozen"
             )
+        if self.objective == "dpo":
+            self._check_pairs()
         if self.train.early_stop and not self.data.has_held_out:
             raise UsageError(
                 "`train.early_stop` needs records to measure the held-out loss on: set "
                 "`data.valid_share` or `data.valid_files`"
             )
+
+    def _check_pairs(self) -> None:
+        """Raise `UsageError` for what pairs cannot have: each is a row of its own."""
+        for key, is_set, why in (
+            (
+                "train.mtp_loss_weight",
+                self.train.mtp_loss_weight > 0,
+                "has no MTP loss: set it to 0",
+            ),
+            ("data.packing", self.data.packing == "megatron", "packs nothing: leave it out"),
+            ("data.weights", self.data.weights is not None, "reads each pair once: leave it out"),
+        ):
+            if is_set:
+                raise UsageError(f"`{key}`: `objective: dpo` {why}")
 
     @property
     def uses_adapter(self) -> bool:

@@ -14,7 +14,9 @@ from ..config.kinds import flat
 from ..config.model import ModelConfig
 from ..config.sft import SFTConfig
 from ..data.conversations.chat_data import open_chat_data
+from ..data.conversations.pair_rows import PairRows
 from ..data.conversations.served import serve_as_trained
+from ..data.conversations.store import Part
 from ..data.conversations.template import open_template
 from ..data.samples import Sample, Samples, lengthened
 from ..data.tokenizer import Tokenizer
@@ -67,9 +69,32 @@ class ChatRows:
         train = self.given.train
         if train.steps:
             return self.given
-        rows = self.data.rows(train.epochs)
+        if self._is_dpo:
+            rows = len(self.data.pairs(epochs=train.epochs))
+        else:
+            rows = self.data.rows(train.epochs)
         resolved = dataclasses.replace(train, steps=steps_of(train, rows))
         return dataclasses.replace(self.given, train=resolved)
+
+    @property
+    def _is_dpo(self) -> bool:
+        return self.given.objective == "dpo"
+
+    @cached_property
+    def pairs(self) -> dict[Part, PairRows]:
+        """The pairs of `objective: dpo`, to train on and held out."""
+        found: dict[Part, PairRows | None] = {
+            "train": self.data.pairs(),
+            "valid": self.data.valid_pairs,
+        }
+        return {part: self._widened(rows) for part, rows in found.items() if rows is not None}
+
+    def _widened(self, rows: PairRows) -> PairRows:
+        """All of one length where ranks share rows, or hand them on."""
+        parallel = self.given.parallel
+        if parallel.cp == parallel.pp == 1:
+            return rows
+        return dataclasses.replace(rows, width=2 * self.given.data.seq_length)
 
     @property
     def names(self) -> list[str]:
@@ -105,16 +130,21 @@ class ChatRows:
 
     def reader(self, state: TrainState) -> BatchReader:
         """Rows for all steps from `state` on."""
-        rows = self._cut(self.data.order(rows_needed(self.recipe, state), None))
+        count = rows_needed(self.recipe, state)
+        rows = (
+            self._widened(self.data.pairs(count))
+            if self._is_dpo
+            else self._cut(self.data.order(count))
+        )
         files = ", ".join(self.names)
         return BatchReader(rows, self.isolate_documents, self.config.vocab_size, files)
 
     def held_out(self) -> HeldOutRows | None:
         """None where the recipe holds nothing out."""
-        rows = self.data.valid
+        rows = self.pairs.get("valid") if self._is_dpo else self.data.valid
         if rows is None:
             return None
-        rows = self._cut(rows)
+        rows = rows if self._is_dpo else self._cut(rows)
         return HeldOutRows(rows, self.isolate_documents, True, self.given.train.eval_rows)
 
     def _cut(self, rows: Samples) -> Samples:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -17,6 +17,7 @@ from .batches import make_batch
 from .forward import LingForTraining
 from .loss import cross_entropy, trained_rows
 from .objectives.pretrain import Prediction, scored
+from .rows import HeldOutRows
 
 
 @dataclass
@@ -24,13 +25,15 @@ class HeldOut:
     """Mean losses in nats per token, and how often MTP agrees with the main head.
 
     `mtp_agreement` is the share of positions where MTP's first choice for token t + 2 is the main
-    head's at t + 1.
+    head's at t + 1. `named` is what an objective measures besides; of pairs the loss is that of the
+    objective.
     """
 
     loss: float
     tokens: int
     mtp_loss: float | None
     mtp_agreement: float | None
+    named: dict[str, float] = field(default_factory=dict)
 
     @property
     def perplexity(self) -> float:
@@ -45,6 +48,15 @@ class Share:
     index: int
     count: int
     add: Callable[[Tensor], Tensor]
+
+    def rows(self, count: int) -> Iterator[tuple[int, bool]]:
+        """Numbers of rows below `count` to score, and whether they are this process's.
+
+        Where no row is left it scores the first: the others need its part of the weights.
+        """
+        for first in range(0, count, self.count):
+            row = first + self.index
+            yield (row, True) if row < count else (0, False)
 
 
 ALL_ROWS = Share(0, 1, lambda sums: sums)
@@ -66,6 +78,22 @@ def held_out_loss(
     isolate = cfg.isolate_documents and eod is not None
     found = rows_in_order(dataset, cfg, rows, eod)
     return loss_of_rows(network, found, isolate_documents=isolate, share=share)
+
+
+Measure = Callable[[LingForTraining, HeldOutRows, Share], HeldOut]
+"""Of held-out rows; ranks share them out and all return the same."""
+
+
+def token_loss(network: LingForTraining, held_out: HeldOutRows, share: Share) -> HeldOut:
+    """`loss_of_rows` of these."""
+    return loss_of_rows(
+        network,
+        held_out.samples,
+        isolate_documents=held_out.isolate_documents,
+        trained_only=held_out.trained_only,
+        rows=held_out.rows,
+        share=share,
+    )
 
 
 def rows_in_order(
@@ -101,14 +129,11 @@ def loss_of_rows(
     device = next(network.parameters()).device
     sums = torch.zeros(6, dtype=torch.float64, device=device)
     count = len(samples) if rows is None else min(rows, len(samples))
-    for first in range(0, count, share.count):
-        r = first + share.index
-        # Where no row is left a rank scores the first: the others need its part of the weights.
-        row = samples[r if r < count else 0]
-        batch = make_batch([row], isolate_documents=isolate_documents).to(device)
+    for row, is_ours in share.rows(count):
+        batch = make_batch([samples[row]], isolate_documents=isolate_documents).to(device)
         score = partial(_row, network, trained_only)
         found = torch.stack(scored(network, batch, score))
-        if r < count:
+        if is_ours:
             sums += found
     loss, tokens, mtp_loss, mtp_tokens, agreed, compared = share.add(sums).cpu().tolist()
     return HeldOut(

@@ -143,7 +143,7 @@ class Loop:
         restore = self._catch_signals()
         try:
             with Threads(self.log) as threads:
-                self.objective.begin(self.prepared)
+                self.objective.begin(self.prepared, self._stops)
                 self._train(threads)
         except RuntimeError as err:
             if self.world.size == 1 or not is_lost_rank(err):
@@ -195,8 +195,7 @@ class Loop:
                     verdict = asked(self.after_held_out, self.prepared, held_out)
             self.ends_early = verdict.stop
             state.ended = early_stop(cfg) if verdict.stop else 0
-            # A signal to one rank stops all after the same step.
-            self.stopping = self.world.largest(self.caught or 0) or None
+            self._stops()
             self.saver.advance()
             wanted = verdict.keep or state.step == cfg.train.steps
             if wanted or state.step % cfg.checkpoint.interval_steps == 0:
@@ -205,6 +204,11 @@ class Loop:
         if saved != state.step:
             self.saver.save()
         self.saver.finish()
+
+    def _stops(self) -> bool:
+        """A signal to one rank stops all after the same step."""
+        self.stopping = self.world.largest(self.caught or 0) or None
+        return self.stopping is not None
 
     def _is_over(self) -> bool:
         last = self.state.step >= self.recipe.train.steps

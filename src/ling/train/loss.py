@@ -1,10 +1,11 @@
-"""Losses: chunked cross-entropy, the MTP targets, router z-loss.
+"""Losses: chunked cross-entropy (a sum, or token by token), the MTP targets, router z-loss.
 
 Legend: B rows · S positions · T = B·S tokens · D hidden · V vocabulary · E experts.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -38,45 +39,65 @@ class _FloatHead(NamedTuple):
         return dscores_TV @ self.w_VD
 
 
-class _ChunkedCrossEntropy(torch.autograd.Function):
-    """Weighted sum of token losses; the gradient is made in the forward pass, chunk by chunk.
+class _Gradients:
+    """Those of hidden states and of a head, as far as somebody wants them, added chunk by chunk.
 
     The head is a weight, or the products of one that has no gradient.
     """
+
+    def __init__(self, hidden_TD: Tensor, given: Tensor | Head, wanted: Sequence[bool]) -> None:
+        self.hidden_TD = hidden_TD
+        self.dhidden_TD = torch.empty_like(hidden_TD) if wanted[0] else None
+        self.dhead_VD: Tensor | None = None
+        self.weight = given if isinstance(given, Tensor) else None
+        if not isinstance(given, Tensor):
+            self.head: Head = given
+            return
+        self.head = _FloatHead(given.to(hidden_TD.dtype))
+        if wanted[1]:  # float32 in the size of the head: only where somebody trains it
+            self.dhead_VD = torch.zeros_like(given, dtype=torch.float32)
+
+    def chunks(
+        self, targets_T: Tensor, weights_T: Tensor, *, wanted: bool
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """Rows and their losses times weight; the gradients of these are added if `wanted`."""
+        in_place = wanted and softmax.has_kernel(self.hidden_TD)
+        # Packed weights make scores in float32 first.
+        large = in_place and self.weight is not None
+        chunk = IN_PLACE_CHUNK_TOKENS if large else _chunk_tokens(self.hidden_TD.device)
+        for a in range(0, self.hidden_TD.shape[0], chunk):
+            rows = slice(a, a + chunk)
+            logits = self.head.scores(self.hidden_TD[rows])
+            dlogits: Tensor | None = logits
+            if in_place:
+                losses = softmax.loss_gradient_(logits, targets_T[rows], weights_T[rows])
+            else:
+                losses, dlogits = _loss_gradient(logits, targets_T[rows], weights_T[rows], wanted)
+            if dlogits is not None:
+                self._add(rows, dlogits)
+            yield rows, losses
+
+    def _add(self, rows: slice, dlogits: Tensor) -> None:
+        if self.dhidden_TD is not None:
+            self.dhidden_TD[rows] = self.head.dx(dlogits)
+        if self.dhead_VD is not None:
+            self.dhead_VD += dlogits.t() @ self.hidden_TD[rows]
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    """Weighted sum of token losses; the gradient is made in the forward pass, chunk by chunk."""
 
     @staticmethod
     def forward(
         ctx: Any, hidden_TD: Tensor, given: Tensor | Head, targets_T: Tensor, weights_T: Tensor
     ) -> Tensor:
-        head = _FloatHead(given.to(hidden_TD.dtype)) if isinstance(given, Tensor) else given
+        made = _Gradients(hidden_TD, given, ctx.needs_input_grad)
         wanted = any(ctx.needs_input_grad[:2])
-        dhidden_TD = torch.empty_like(hidden_TD) if ctx.needs_input_grad[0] else None
-        # float32 in the size of the head: only where somebody trains it.
-        dhead_VD: Tensor | None = None
-        if isinstance(given, Tensor) and ctx.needs_input_grad[1]:
-            dhead_VD = torch.zeros_like(given, dtype=torch.float32)
-        in_place = wanted and softmax.has_kernel(hidden_TD)
-        # Beside packed weights the scores of more rows would be the largest thing in memory.
-        large = in_place and isinstance(given, Tensor)
-        chunk = IN_PLACE_CHUNK_TOKENS if large else _chunk_tokens(hidden_TD.device)
         total = hidden_TD.new_zeros((), dtype=torch.float32)
-        for a in range(0, hidden_TD.shape[0], chunk):
-            rows = slice(a, a + chunk)
-            logits = head.scores(hidden_TD[rows])
-            dlogits: Tensor | None = logits
-            if in_place:
-                total += softmax.loss_gradient_(logits, targets_T[rows], weights_T[rows]).sum()
-            else:
-                loss, dlogits = _loss_gradient(logits, targets_T[rows], weights_T[rows], wanted)
-                total += loss
-            if dlogits is None:
-                continue
-            if dhidden_TD is not None:
-                dhidden_TD[rows] = head.dx(dlogits)
-            if dhead_VD is not None:
-                dhead_VD += dlogits.t() @ hidden_TD[rows]
-        ctx.save_for_backward(dhidden_TD, dhead_VD)
-        ctx.head_dtype = given.dtype if isinstance(given, Tensor) else None
+        for _, losses in made.chunks(targets_T, weights_T, wanted=wanted):
+            total += losses.sum()
+        ctx.save_for_backward(made.dhidden_TD, made.dhead_VD)
+        ctx.head_dtype = None if made.weight is None else made.weight.dtype
         return total
 
     @staticmethod
@@ -88,6 +109,31 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return dhidden, dhead, None, None
 
 
+class _TokenLosses(torch.autograd.Function):
+    """The loss of each token. Only the backward pass knows what each counts, and makes the scores
+    again."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden_TD: Tensor, given: Tensor | Head, targets_T: Tensor) -> Tensor:
+        is_weight = isinstance(given, Tensor)
+        ctx.save_for_backward(hidden_TD, targets_T, given if is_weight else None)
+        ctx.head = None if is_weight else given
+        losses_T = hidden_TD.new_empty(len(hidden_TD), dtype=torch.float32)
+        made = _Gradients(hidden_TD, given, (False, False))
+        for rows, losses in made.chunks(targets_T, torch.ones_like(losses_T), wanted=False):
+            losses_T[rows] = losses
+        return losses_T
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        hidden_TD, targets_T, weight = ctx.saved_tensors
+        made = _Gradients(hidden_TD, ctx.head or weight, ctx.needs_input_grad)
+        for _ in made.chunks(targets_T, grads[0].contiguous(), wanted=True):
+            pass
+        dhead = None if made.dhead_VD is None else made.dhead_VD.to(weight.dtype)
+        return made.dhidden_TD, dhead, None
+
+
 def _chunk_tokens(device: torch.device) -> int:
     return CHUNK_TOKENS if device.type == "cpu" else GPU_CHUNK_TOKENS
 
@@ -95,19 +141,19 @@ def _chunk_tokens(device: torch.device) -> int:
 def _loss_gradient(
     logits: Tensor, targets_T: Tensor, weights_T: Tensor, wanted: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Weighted sum of the losses of some rows, and the gradient of their logits if it is wanted."""
+    """Losses of some rows times weight, and the gradient of their logits if it is wanted."""
     targets, weights = targets_T[:, None], weights_T[:, None]
     dtype, logits = logits.dtype, logits.float()
     logits -= logits.amax(-1, keepdim=True)
     picked = logits.gather(1, targets)
     sums = logits.exp_().sum(-1, keepdim=True)
     # A position without loss must add nothing even where its logits are not finite.
-    loss = torch.where(weights > 0, (sums.log() - picked) * weights, 0).sum()
+    losses = torch.where(weights != 0, (sums.log() - picked) * weights, 0).squeeze(1)
     if not wanted:
-        return loss, None
+        return losses, None
     dlogits = logits.mul_(weights / sums)
     dlogits.scatter_add_(1, targets, -weights)
-    return loss, dlogits.to(dtype)
+    return losses, dlogits.to(dtype)
 
 
 def cross_entropy(
@@ -122,14 +168,26 @@ def cross_entropy(
     `count` is another number to divide by, above 0: that of all ranks that share the rows, or of
     all rows of a step.
 
-    The only code that reads the head's weight, or takes its `products`, instead of calling the
-    head: its product is made chunk by chunk here. An empty mask gives 0
+    With `token_losses` the only code that reads the head's weight, or takes its `products`, instead
+    of calling the head: its product is made chunk by chunk here. An empty mask gives 0
     (docs/concepts/training.md#main-loss).
     """
     count = mask_T.sum().clamp(min=1) if count is None else count
-    given = getattr(head, "products", None) or head.weight
-    loss = _ChunkedCrossEntropy.apply(hidden_TD, given, targets_T, mask_T.float() / count)
+    weights_T = mask_T.float() / count
+    loss = _ChunkedCrossEntropy.apply(hidden_TD, _products(head), targets_T, weights_T)
     return loss, mask_T.sum()
+
+
+def token_losses(hidden_TD: Tensor, head: nn.Linear, targets_T: Tensor) -> Tensor:
+    """losses_T: -log of each target's probability, never storing T × V; for what is no weighted sum
+    of them, at the price of making the scores twice.
+    """
+    losses_T: Tensor = _TokenLosses.apply(hidden_TD, _products(head), targets_T)
+    return losses_T
+
+
+def _products(head: nn.Linear) -> Tensor | Head:
+    return getattr(head, "products", None) or head.weight
 
 
 def trained_rows(

@@ -6,6 +6,7 @@ allocated.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 
 from ..config.kinds import Recipe
 from ..config.model import ModelConfig
+from ..config.sft import SFTConfig
 from ..ops.processes import resident_bytes
 from ..plan.memory import Memory, memory
 from ..plan.shape import shape_of
@@ -37,8 +39,9 @@ class MemoryReport:
 
     def tell(self, cfg: ModelConfig, log: Callable[[str], None]) -> None:
         """Log what each rank will hold at most."""
-        shape = shape_of(cfg, self.recipe.data.seq_length)
-        self.expected = memory(shape, self.recipe, self.device.type)
+        recipe = _counted(self.recipe)
+        shape = shape_of(cfg, recipe.data.seq_length)
+        self.expected = memory(shape, recipe, self.device.type)
         log("\n".join(lines(self.expected)))
 
     def measure(self, log: Callable[[str], None]) -> None:
@@ -53,6 +56,14 @@ class MemoryReport:
             f"memory after {self._steps} steps: {size(held[rank])} on rank {rank}, expected "
             f"{size(peak)} ({peak / max(held[rank], 1) - 1:+.0%})"
         )
+
+
+def _counted(recipe: Recipe) -> Recipe:
+    """With rows as long as they can be: a row of `objective: dpo` has two answers."""
+    if not isinstance(recipe, SFTConfig) or recipe.objective != "dpo":
+        return recipe
+    data = dataclasses.replace(recipe.data, seq_length=2 * recipe.data.seq_length)
+    return dataclasses.replace(recipe, data=data)
 
 
 def lines(expected: Sequence[Memory]) -> list[str]:

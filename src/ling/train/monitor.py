@@ -17,7 +17,7 @@ from ..model.size import flops_per_token
 from . import balance
 from .clock import StepClock
 from .fp8.health import Health
-from .heldout import HeldOut, Share, loss_of_rows
+from .heldout import HeldOut, Share
 from .log import MetricsLog, each_row
 from .loggers import open_loggers
 from .parallel.shard import release
@@ -45,6 +45,7 @@ class Monitor:
         self.recipe, self.out, self.log, self.state = run.recipe, run.out, run.log, run.state
         self._data_names = run.rows.names
         self.held_out, self.world = run.held_out, run.state.world
+        self._measure = run.measure
         device, profile = run.state.device, run.recipe.train.profile
         self.clock = StepClock(device, self.world.size)
         self._profiler = StepProfiler(profile, run.out, self.world.rank, device, run.log)
@@ -105,6 +106,7 @@ class Monitor:
             row["valid_loss"] = found.loss
             row["valid_mtp_loss"] = found.mtp_loss
             row["valid_mtp_agreement"] = found.mtp_agreement
+            row.update({f"valid_{name}": value for name, value in found.named.items()})
         if self._metrics is not None and self._bar is not None:
             self._metrics.write(row)
             self._bar.step(row)
@@ -135,14 +137,7 @@ class Monitor:
         layout, network = self.recipe.parallel, self.state.network
         share = Share(layout.place(self.world.rank).dp, layout.dp, self.world.added)
         network.eval()
-        result = loss_of_rows(
-            network,
-            held_out.samples,
-            isolate_documents=held_out.isolate_documents,
-            trained_only=held_out.trained_only,
-            rows=held_out.rows,
-            share=share,
-        )
+        result = self._measure(network, held_out, share)
         network.train()
         release(network)
         return result

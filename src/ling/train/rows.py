@@ -25,6 +25,11 @@ class HeldOutRows:
     trained_only: bool = False
     rows: int | None = None
 
+    @property
+    def count(self) -> int:
+        """How many are scored."""
+        return len(self.samples) if self.rows is None else min(self.rows, len(self.samples))
+
 
 class RowSource(Protocol):
     """The rows of a run: row n is a function of its number, as long as `identity` is the same."""

@@ -32,11 +32,13 @@ from .batches import BatchReader
 from .chat_rows import ChatRows
 from .device import choose_device
 from .forward import LingForTraining
+from .heldout import Measure, token_loss
 from .memory import MemoryReport
 from .moments import change as moments_change
 from .network import build_network
 from .newest import newest
 from .objectives.base import Objective
+from .objectives.dpo import Preferences
 from .objectives.pretrain import Pretraining
 from .objectives.sft import FineTuning
 from .optim import build_optimizer
@@ -69,6 +71,8 @@ class Run:
     open_reader: Callable[[], BatchReader]
     """A reader of the rows that `state` needs from now on."""
     memory: MemoryReport
+    measure: Measure = token_loss
+    """What the held-out rows are measured by."""
 
 
 def setup(
@@ -119,11 +123,13 @@ def setup(
     world.together(lambda: _resume(recipe, out, log, state, rows, allow_data_reset, found))
     open_reader = partial(rows.reader, state)
     reader = world.first(open_reader)
-    objective = objective_of(recipe, state.network)
+    objective = objective_of(recipe, state.network, rows)
+    measure = objective.measure if isinstance(objective, Preferences) else token_loss
     reduce = ONE_RANK if meshes is None else OverRanks(meshes)
     held_out = world.together(rows.held_out)
     return Run(
-        recipe, out, log, state, objective, rows, reader, held_out, reduce, open_reader, memory
+        *(recipe, out, log, state, objective, rows, reader, held_out, reduce, open_reader, memory),
+        measure,
     )
 
 
@@ -139,12 +145,14 @@ def early_stop(recipe: Recipe) -> int:
     return recipe.train.early_stop if isinstance(recipe, SFTConfig) else 0
 
 
-def objective_of(recipe: Recipe, network: LingForTraining) -> Objective:
+def objective_of(recipe: Recipe, network: LingForTraining, rows: RowSource) -> Objective:
     """What the recipe minimises."""
     train = recipe.train
     if not isinstance(recipe, SFTConfig):
         return Pretraining(train.mtp_loss_weight, train.z_loss_coef)
     z_coef = train.z_loss_coef if recipe.train.train_router else None
+    if isinstance(rows, ChatRows) and recipe.objective == "dpo":
+        return Preferences(recipe.dpo, rows.pairs, z_coef)
     return FineTuning(train.mtp_loss_weight, z_coef, network.num_mtp_layers)
 
 

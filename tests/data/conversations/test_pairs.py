@@ -64,10 +64,6 @@ def test_nothing_is_stripped_from_texts_that_hold_their_prompt():
     assert found.chosen.messages[1]["content"] == " blue."
 
 
-def test_equal_answers_are_told():
-    assert pair(prompt="q", chosen="yes", rejected="yes").chosen.notes
-
-
 @pytest.mark.parametrize(
     ("reason", "row"),
     [
@@ -86,4 +82,16 @@ def test_equal_answers_are_told():
 )
 def test_pairs_that_are_none_are_refused(reason, row):
     with pytest.raises(RecordError, match=reason):
+        pair(**row)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "q", "chosen": "yes", "rejected": "yes"},
+        {"chosen": [ASK, YES], "rejected": [ASK, YES]},
+    ],
+)
+def test_equal_answers_say_nothing(row):
+    with pytest.raises(RecordError, match="`chosen` and `rejected` are the same answer"):
         pair(**row)

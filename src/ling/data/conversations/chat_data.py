@@ -5,23 +5,22 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from ...config.sft import ChatDataConfig
 from ...errors import DataError, UsageError
 from ...files.atomic import hash_file
 from ..index_files import IndexFolder
 from ..mixture import Mixture
-from ..samples import Sample, Samples
+from ..samples import Samples
 from .batches import Supervisor
 from .files import sources
-from .pack import ConversationRows, Packing, RowOrder, row_of
+from .pack import ConversationRows, Packing, RowOrder
+from .pair_rows import PairRows, pair_rows
 from .preparation import Preparation
 from .records import read_records
 from .rendered import TrainingTemplate
@@ -32,14 +31,6 @@ if TYPE_CHECKING:
     from ..tokenizer import Tokenizer
 
 Log = Callable[[str], None]
-
-
-class Pair(NamedTuple):
-    """A better and a worse answer; `number` is that of the pair in the data, whatever the order."""
-
-    number: int
-    chosen: Sample
-    rejected: Sample
 
 
 def open_chat_data(
@@ -235,45 +226,14 @@ class ChatData:
 
     # ---- pairs ---------------------------------------------------------------------------------
 
-    def pairs(self, rows: int | None = None, epochs: float | None = None) -> Pairs:
-        """At least `rows` pairs, or those of `epochs`, each epoch in an order of its own."""
+    def pairs(self, rows: int | None = None, epochs: float = 1.0) -> PairRows:
+        """`rows` pairs, or those of `epochs`, each epoch in an order of its own."""
         if not self.is_pairs:
             raise UsageError("`objective: dpo` needs pairs of answers, the data has conversations")
-        count = len(self.parts["train"]) // 2
-        size = round(count * (1.0 if epochs is None else epochs)) if rows is None else rows
-        return Pairs(self.parts["train"], self._pair_order(count), size, self.pad)
+        return pair_rows(self.parts["train"], self.seed, self.pad, rows, epochs)
 
     @cached_property
-    def valid_pairs(self) -> Pairs | None:
+    def valid_pairs(self) -> PairRows | None:
         """The pairs that are held out."""
-        count = len(self.parts["valid"]) // 2
-        if not self.is_pairs or not count:
-            return None
-        return Pairs(self.parts["valid"], self._pair_order(count), count, self.pad)
-
-    def _pair_order(self, count: int) -> RowOrder:
-        return RowOrder(np.ones(count, np.int32), 1, self.seed, "off")
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Pairs in an order; both rows are as long as their answer needs."""
-
-    store: SampleStore
-    order: RowOrder
-    size: int
-    pad: int
-
-    def __len__(self) -> int:
-        return self.size
-
-    def __getitem__(self, i: int) -> Pair:
-        if not 0 <= i < self.size:
-            raise IndexError(i)
-        (number,) = self.order.samples(i).tolist()
-        both = (self.store[2 * number], self.store[2 * number + 1])
-        rows = (row_of([s], len(s.ids), self.pad, isolated=True) for s in both)
-        return Pair(number, *rows)
-
-    def __iter__(self) -> Iterator[Pair]:
-        return (self[i] for i in range(self.size))
+        part = self.parts["valid"]
+        return pair_rows(part, self.seed, self.pad) if self.is_pairs and len(part) else None

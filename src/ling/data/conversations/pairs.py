@@ -25,12 +25,12 @@ def read_pair(row: Row, tags: Tags, origin: Origin) -> Preference:
         check_order(turns, name or row.name(column))
         _check_answer(turns, shared, row.name(column))
         turns.in_loss[:shared] = [False] * shared
-    pair = Preference(
+    if chosen.messages == rejected.messages:
+        names = f"`{row.name('chosen')}` and `{row.name('rejected')}`"
+        raise RecordError(f"{names} are the same answer: nothing says which is better")
+    return Preference(
         conversation(row, chosen, origin), conversation(row, rejected, origin), origin
     )
-    if chosen.messages == rejected.messages:
-        pair.chosen.notes.append("the rejected answer is the same")
-    return pair
 
 
 def _parts(row: Row, tags: Tags) -> tuple[Turns, tuple[Turns, Turns], str | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,6 +44,25 @@ def fitted(sample: Supervised, cfg: ChatDataConfig) -> tuple[list[Supervised], s
     starts = range(0, length - 1, most - 1)
     parts = [_part(sample, at, min(at + most, length)) for at in starts]
     return [p for p in parts if p.trained], f"split into parts of {most:,} tokens"
+
+
+def fitted_pair(both: Sequence[Supervised], cfg: ChatDataConfig) -> tuple[list[Supervised], str]:
+    """`fitted` of a pair with an answer too many: both are cut alike, so that the prompt stays the
+    same, or the pair is left out; it cannot be split.
+    """
+    most, longest = limit_of(cfg), max(both, key=lambda s: len(s.ids))
+    if cfg.over_long != "cut-left":
+        fitted(longest, cfg)  # may refuse
+        return [], f"dropped, a pair with more than {cfg.seq_length:,} tokens"
+    start = len(longest.ids) - most
+    if start >= min(_first_trained(s) for s in both):
+        return [], f"dropped, a pair whose answer alone has more than {cfg.seq_length:,} tokens"
+    cut = [_part(s, start, len(s.ids)) for s in both]
+    return cut, f"cut, both answers of a pair alike, to at most {most:,} tokens"
+
+
+def _first_trained(sample: Supervised) -> int:
+    return next(i for i, label in enumerate(sample.labels) if label != NOT_TRAINED)
 
 
 def _part(sample: Supervised, start: int, end: int) -> Supervised:
@@ -128,13 +147,12 @@ class Preparation:
         kept: list[Supervised] = []
         for sample in ready.samples:
             self.report.note(sample, ready.record)
-            found = self._fitted(sample, ready.record) if sample.trained else [sample]
+        for group in self._together(ready):
+            found = self._fitted(group, ready.record) if all(s.trained for s in group) else group
             if not all(s.trained for s in found):
                 self.report.untrained.add("no token is trained", str(origin))
                 found = []
             kept += found
-        if isinstance(ready.record, Preference) and len(kept) != 2:
-            return []
         for sample in kept:
             self.report.use(sample)
         self.report.held_out += len(kept) if part == "valid" else 0
@@ -142,16 +160,21 @@ class Preparation:
             self._keep_prompt(ready.record)
         return [Sample(s.ids, s.labels) for s in kept]
 
-    def _fitted(self, sample: Supervised, record: Record) -> list[Supervised]:
-        if len(sample.ids) <= limit_of(self.cfg):
-            return [sample]
+    def _together(self, ready: Ready) -> list[list[Supervised]]:
+        """What is kept or left out as one: each sample, or a pair."""
+        if isinstance(ready.record, Preference):
+            return [ready.samples]
+        return [[sample] for sample in ready.samples]
+
+    def _fitted(self, group: list[Supervised], record: Record) -> list[Supervised]:
+        if all(len(s.ids) <= limit_of(self.cfg) for s in group):
+            return group
         origin = record.origin
+        is_pair = isinstance(record, Preference)
         try:
-            found, done = fitted(sample, self.cfg)
+            found, done = fitted_pair(group, self.cfg) if is_pair else fitted(group[0], self.cfg)
         except DataError as err:
             raise DataError(err.reason, path=origin.path, line=origin.line) from None
-        if isinstance(record, Preference) and len(found) > 1:
-            found, done = [], f"dropped, a pair with more than {self.cfg.seq_length:,} tokens"
         self.report.over_long.add(done, str(origin))
         return found
 

@@ -36,8 +36,11 @@ OverRows = Callable[[Tensor], Tensor]
 class Objective(Protocol):
     """Turns a micro-batch into losses."""
 
-    def begin(self, run: Run) -> None:
-        """Before the first step of a process, on all ranks: what needs a pass over the data."""
+    def begin(self, run: Run, stops: Callable[[], bool]) -> None:
+        """Before the first step of a process, on all ranks: what needs a pass over the data.
+
+        All ranks ask together now and then whether it `stops`, and return then.
+        """
 
     def batches(
         self, batches: Iterable[Batch], micro_batches: int, over_rows: OverRows

@@ -45,7 +45,7 @@ class Pretraining:
     mtp_weight: float
     z_coef: float
 
-    def begin(self, run: Run) -> None:
+    def begin(self, run: Run, stops: Callable[[], bool]) -> None:
         """Nothing is to be known before."""
 
     def batches(

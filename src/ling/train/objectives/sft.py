@@ -5,7 +5,7 @@ Legend: B rows · S positions · T = B·S tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -36,7 +36,7 @@ class FineTuning:
     z_coef: float | None
     mtp_layers: int = 0
 
-    def begin(self, run: Run) -> None:
+    def begin(self, run: Run, stops: Callable[[], bool]) -> None:
         """Nothing is to be known before."""
 
     def batches(
