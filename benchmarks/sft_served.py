@@ -17,6 +17,8 @@ from typing import Any
 
 import openai
 
+from ling.eval.tool_talk import has_free_arguments
+
 _GREEDY = {"temperature": 0, "max_tokens": 96}
 
 
@@ -29,9 +31,11 @@ def main() -> None:
     model = client.models.list().data[0].id
     records = [json.loads(line) for line in args.records.read_text("utf-8").splitlines()]
     loops = [loop(client, model, r) for r in records if r["messages"][1].get("tool_calls")]
-    print(f"{model}: {len(loops)} loops of two turns")
-    for name in ("called", "exact", "answered"):
-        print(f"{name:9} {sum(found[name] for found in loops) / len(loops):.0%}")
+    for free, kind in ((False, "from lists"), (True, "free")):
+        some = [found for found in loops if found["free"] == free]
+        print(f"{model}, arguments {kind}: {len(some)} loops of two turns")
+        for name in ("called", "exact", "answered"):
+            print(f"  {name:9} {sum(found[name] for found in some) / max(len(some), 1):.0%}")
     print(json.dumps(loops[0]["messages"], indent=1))
 
 
@@ -43,6 +47,7 @@ def loop(client: openai.OpenAI, model: str, record: dict[str, Any]) -> dict[str,
     choice = first.choices[0]
     messages = [*messages, choice.message.model_dump(exclude_none=True)]
     found = {"called": False, "exact": False, "answered": False, "messages": messages}
+    found["free"] = has_free_arguments(tools, wanted["name"])
     if choice.finish_reason != "tool_calls" or len(choice.message.tool_calls or ()) != 1:
         return found
     (call,) = choice.message.tool_calls

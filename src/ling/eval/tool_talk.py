@@ -128,12 +128,13 @@ def _talk(record: dict[str, Any], reply: CompletionOutput) -> Talk:
     asked, _, result, *_ = [message.get("content") for message in record["messages"]]
     wanted = _calls(record)[0]["function"]
     talk = Talk(asked, reply.text, result, stopped=reply.finish_reason == "stop")
-    talk.free = _is_free(record["tools"], wanted["name"])
+    talk.free = has_free_arguments(record["tools"], wanted["name"])
     _judge_call(talk, _parsed(reply), wanted)
     return talk
 
 
-def _is_free(tools: list[dict[str, Any]], name: str) -> bool:
+def has_free_arguments(tools: list[dict[str, Any]], name: str) -> bool:
+    """Whether a tool has an argument that is not from a list."""
     (tool,) = [t["function"] for t in tools if t["function"]["name"] == name]
     return any("enum" not in schema for schema in tool["parameters"]["properties"].values())
 
