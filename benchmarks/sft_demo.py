@@ -12,7 +12,8 @@ import argparse
 import json
 from pathlib import Path
 
-from ling.eval.tool_talk import measure, read_talks
+from ling.data.conversations.home import NAME
+from ling.eval.tool_talk import measure
 from ling.llm import LLM
 
 
@@ -20,19 +21,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("model", help="a model folder, or a run")
     parser.add_argument("records", type=Path, help="held-out records")
-    parser.add_argument("--prompts", type=int, default=50)
     parser.add_argument("--json", action="store_true", help="print all, conversations too")
     args = parser.parse_args()
     with LLM(args.model) as llm:
-        score = measure(llm, read_talks(args.records, args.prompts)).as_dict()
-    talks = score.pop("talks")
+        records = [json.loads(line) for line in args.records.read_text("utf-8").splitlines()]
+        score = measure(llm, records, NAME).as_dict()
     if args.json:
-        print(json.dumps({**score, "talks": talks}))
+        print(json.dumps(score))
         return
+    talks, introductions = score.pop("talks"), score.pop("introductions")
     for name, value in score.items():
         print(f"{name:14} {value if name == 'prompts' else f'{value:.0%}'}")
     for talk in talks[:3]:
         print(f"\n{talk['asked']}\n{talk['said']}\n{talk['answer']}")
+    for talk in introductions[:3]:
+        print(f"\n{talk['asked']}\n{talk['said']}")
 
 
 if __name__ == "__main__":

@@ -141,7 +141,6 @@ def lines(path: Path) -> int:
 TESTED_TOGETHER = {
     "errors.py": ("tests/cli/test_main.py", "classes; every refusal raises one"),
     "quickstart.py": ("tests/train/test_loop.py", "minutes; its steps are those of a run"),
-    "quickstart_sft.py": ("tests/eval/test_tool_talk.py", "minutes; what it measures is tested"),
     "train/{answers,dry_run}.py": ("tests/test_finetune.py", "parts of one fine-tuning"),
     "cli/{convert,serve,train}.py": (
         "tests/cli/test_main.py",

@@ -7,14 +7,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from ling.data.conversations.home import training_and_held_out
-from ling.eval.tool_talk import measure, read_talks
+from ling.data.conversations.home import NAME, training_and_held_out
+from ling.eval.tool_talk import SHARES, measure
 
 RECORD = next(
     r
     for r in training_and_held_out()[1]
     if "set_light" in json.dumps(r["messages"][1])
 )  # fmt: skip
+INTRODUCTION = next(r for r in training_and_held_out()[1] if "tools" not in r)
 WANTED = RECORD["messages"][1]["tool_calls"][0]["function"]
 ANSWER = RECORD["messages"][3]["content"]
 
@@ -30,7 +31,7 @@ class Scripted:
         self.says = dict(zip((1, 3), zip((first, second), ends, strict=True), strict=True))
 
     def chat(self, conversations, params, tools):
-        assert tools == RECORD["tools"]
+        assert tools in (RECORD["tools"], None)
         assert params.temperature == 0
         said = [self.says[len(messages)] for messages in conversations]
         return [
@@ -57,16 +58,34 @@ class Scripted:
     ],
 )
 def test_what_counts(model, holds):
-    score = measure(model, [RECORD])
-    shares = {k: v for k, v in score.as_dict().items() if k not in ("prompts", "talks")}
-    assert {name for name, share in shares.items() if share} == holds
+    score = measure(model, [RECORD], NAME)
+    assert {name for name in SHARES if score.share(name)} == holds
 
 
-def test_requests_for_tools_are_read_in_order(tmp_path):
-    trained, held_out = training_and_held_out()
-    path = tmp_path / "r.jsonl"
-    path.write_text("".join(json.dumps(r) + "\n" for r in [*trained[:40], *held_out]))
-    found = read_talks(path, 20)
-    assert len(found) == 20
-    assert all(r["messages"][1]["tool_calls"] for r in found)
-    assert measure(Scripted("no"), [RECORD, RECORD]).share("stopped") == 1
+@pytest.mark.parametrize(
+    ("said", "end", "named"),
+    [
+        (f"I am {NAME}.", "stop", True),
+        (f"I am {NAME}.", "length", False),
+        ("I am another.", "stop", False),
+        (f"I am {NAME}.\n{call()}", "stop", False),
+    ],
+)
+def test_who_is_asked_gives_its_name(said, end, named):
+    score = measure(Scripted(said, ends=(end, "stop")), [INTRODUCTION, RECORD], NAME)
+    assert score.share("named") == named
+    assert (len(score.talks), len(score.introductions)) == (1, 1)
+    shown = score.as_dict()
+    assert shown["introductions"][0]["said"] == said
+    assert shown["named"] == named
+
+
+def test_free_arguments_are_counted_by_themselves():
+    timer = next(r for r in training_and_held_out()[1] if "minutes" in r["messages"][0]["content"])
+    wanted = timer["messages"][1]["tool_calls"][0]["function"]
+    right = Scripted(call(wanted["name"], wanted["arguments"]))
+    score = measure(right, [timer, RECORD], NAME)
+    shares = {name: score.share(name) for name in SHARES}
+    assert shares.pop("free_exact") == shares.pop("stopped") == 1
+    assert shares.pop("right_tool") == 0.5, "the other record wants another tool"
+    assert not any(shares.values())

@@ -249,3 +249,13 @@ def test_a_tokenizer_of_another_model_is_refused(write, opened, tokenizer, tmp_p
     cfg = ChatDataConfig(files=[write(TALKS)])
     with pytest.raises(UsageError, match=r"the tokenizer has \d+ ids, the model 100"):
         open_chat_data(cfg, 1, tokenizer, TEMPLATE, 100, tmp_path / "run")
+
+
+def test_prompts_ask_for_the_last_turn_and_for_those_before_it_in_turn(write, opened):
+    talks = [
+        {"messages": [*talk(f"a{i}", "b")["messages"], *talk(f"c{i}", "d")["messages"]]}
+        for i in range(3)
+    ]
+    data = opened(write(TALKS), valid_files=[write(talks, "valid.jsonl")])
+    assert [len(messages) for messages, _, _ in data.prompts(3)] == [3, 1, 3]
+    assert [expected["content"] for _, _, expected in data.prompts(3)] == ["d", "b", "d"]

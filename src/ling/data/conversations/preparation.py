@@ -181,17 +181,19 @@ class Preparation:
         return found
 
     def _keep_prompt(self, record: Record) -> None:
-        """The last turn that is learned, and what comes before it."""
+        """A turn that is learned and what comes before it: the last of the first record, the one
+        before it of the second, so that calls are shown and what is said to their results."""
         conversation = record.chosen if isinstance(record, Preference) else record
         if len(self.prompts) >= _MAX_PROMPTS or not isinstance(conversation, Conversation):
             return
-        last = max((i for i, kept in enumerate(conversation.in_loss) if kept), default=0)
-        if last:
+        learned = [i for i, kept in enumerate(conversation.in_loss) if kept and i]
+        if learned:
+            turn = learned[-1 - len(self.prompts) % len(learned)]
             messages = conversation.messages
             self.prompts.append(
                 {
-                    "messages": messages[:last],
+                    "messages": messages[:turn],
                     "tools": conversation.tools,
-                    "expected": messages[last],
+                    "expected": messages[turn],
                 }
             )
