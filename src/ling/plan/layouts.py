@@ -39,7 +39,7 @@ def _other_ranks(parallel: ParallelConfig, ranks: int) -> str:
     degrees = ("dp_replicate", "dp_shard", "cp", "pp")
     product = " × ".join(f"{name} {getattr(parallel, name)}" for name in degrees)
     rest = parallel.world // parallel.dp_shard
-    fix = f"start {parallel.world} (torchrun --nproc-per-node {parallel.world} -m ling pretrain …)"
+    fix = f"start {parallel.world} (torchrun --nproc-per-node {parallel.world} -m ling …)"
     if ranks % rest == 0 and ranks // rest % parallel.ep == 0:
         fix = f"set `parallel.dp_shard: {ranks // rest}`, or {fix}"
     started = "1 rank was" if ranks == 1 else f"{ranks} ranks were"

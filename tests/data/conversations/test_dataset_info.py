@@ -147,6 +147,14 @@ def test_an_entry_of_the_hub_is_one_source(tmp_path):
     assert (found.split, found.subset) == ("s", "t")
 
 
+def test_a_file_that_is_not_there_is_said_once(tmp_path):
+    path = tmp_path / "data" / "dataset_info.json"
+    with pytest.raises(UsageError) as raised:
+        DatasetInfo(path)
+    said = "No such file or directory; `data.dataset_info` names it or its folder"
+    assert str(raised.value) == f"{path}: {said}"
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"a": 1, "a": 2}', "null"])
 def test_a_file_that_is_none_is_refused(tmp_path, text):
     (tmp_path / "dataset_info.json").write_text(text)

@@ -71,7 +71,12 @@ class DatasetInfo:
             self.path /= "dataset_info.json"
         try:
             self._entries = loads(read_regular(self.path, _MAX_BYTES))
-        except (OSError, ValueError) as err:
+        except OSError as err:
+            raise UsageError(
+                f"{self.path}: {err.strerror or first_line(err)}; `data.dataset_info` names it or "
+                "its folder"
+            ) from None
+        except ValueError as err:
             raise UsageError(f"{self.path}: {first_line(err)}") from None
         if not isinstance(self._entries, dict):
             raise UsageError(f"{self.path}: expected an object with the names of data sets")
