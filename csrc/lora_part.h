@@ -69,16 +69,16 @@ inline void multiply_low_rank(Pass& p) {
     const LowRankRun& run = work.low_rank_runs[size_t(task / chunks)];
     const int64_t first = task % chunks * kTaskValues;
     if (first >= run.values) return;
-    p.m.kernels->low_rank({&run.matrix, run.cols, first,
-                           std::min(first + kTaskValues, run.values), run.count,
-                           work.low_rank_x.data() + run.first, work.low_rank.data() + run.first});
+    p.m.kernels->low_rank({&run.matrix, run.cols, first, std::min(first + kTaskValues, run.values),
+                           run.count, work.low_rank_x.data() + run.first,
+                           work.low_rank.data() + run.first});
   });
   work.low_rank_runs.clear();
 }
 
 // Of all tokens, for a matrix whose input rows are `stride` apart; null where none has an adapter.
 inline const LowRankRow* low_rank_of_tokens(Pass& p, int64_t layer, const ling_matrix& w,
-                                            ling_low_rank ling_layer_adapter::*which,
+                                            ling_low_rank ling_layer_adapter::* which,
                                             const float* x, int64_t stride) {
   if (!p.has_adapters) return nullptr;
   for (int64_t t = 0; t < p.T; ++t) {
@@ -94,8 +94,8 @@ inline const LowRankRow* low_rank_of_tokens(Pass& p, int64_t layer, const ling_m
 struct MLPMatrix {
   const ling_matrix& shared;
   const ling_matrix& routed;
-  ling_low_rank ling_layer_adapter::*of_shared;
-  ling_low_rank ling_layer_adapter::*of_routed;
+  ling_low_rank ling_layer_adapter::* of_shared;
+  ling_low_rank ling_layer_adapter::* of_routed;
   bool pair;
 };
 

@@ -37,9 +37,9 @@ struct ling_model {
   std::vector<ling::Offload> offloads;  // empty: everything fits in memory
   const ling::IsaKernels* kernels;
   ling::Workspace work;
-  std::vector<int64_t> counts;  // [layers, E]
+  std::vector<int64_t> counts;               // [layers, E]
   std::vector<ling_layer_adapter> adapters;  // [adapters, main layers]
-  ling::Trace next_trace;       // of the next pass
+  ling::Trace next_trace;                    // of the next pass
   double seconds[ling::kStages] = {};
 };
 
