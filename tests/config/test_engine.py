@@ -54,13 +54,21 @@ def test_adapters_have_names(given, folders, default):
         (["a=x", "a=y"], "has the name `a` twice"),
         (["a=x", "y"], "has `y`, expected NAME=FOLDER for each of several"),
         ("", "is empty, expected NAME=FOLDER"),
-        ("=x", "is `=x`: names have up to 128 letters"),
-        ("a b=x", "is `a b=x`: names have"),
+        ("=x", "has the name ``: names have up to 128 letters"),
+        ("a b=x", "has the name `a b`: names have"),
+        ("a\x1b[2J=x", r"has the name `a\?\[2J`: names have"),
         ({"a\n": "x"}, "names have"),
+        ({"a/b": "x"}, "has the name `a/b`: names have"),
+        ({"a=b": "x"}, "has the name `a=b`: names have"),
+        ("a=", "is `a=`, expected NAME=FOLDER"),
+        ({"a": ""}, "is `a=`, expected NAME=FOLDER"),
+        ({"a": None}, "has `null`, expected NAME=FOLDER, or folders by name"),
+        ([("a", "x")], r'has `\["a", "x"\]`, expected NAME=FOLDER, or folders by name'),
+        (5, "has `5`, expected NAME=FOLDER, or folders by name"),
     ],
 )
 def test_adapters_without_a_sound_name_are_refused(given, message):
-    with pytest.raises(UsageError, match=f"`lora` {message}" if "is" in message else message):
+    with pytest.raises(UsageError, match=message):
         EngineConfig(lora=given)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import UsageError
-from ..text import parse_bytes
+from ..text import parse_bytes, shown
 
 F = TypeVar("F", bound=Callable[..., Any])
 DEVICES = ("auto", "cpu", "cuda")
@@ -153,7 +153,9 @@ class EngineConfig:
         for text in self.lora or ():
             name, folder = _named_folder(text)
             if name is None and len(self.lora or ()) > 1:
-                raise UsageError(f"`lora` has `{text}`, expected NAME=FOLDER for each of several")
+                raise UsageError(
+                    f"`lora` has {shown(text)}, expected NAME=FOLDER for each of several"
+                )
             name = name or Path(folder).resolve().name
             if name in found:
                 raise UsageError(f"`lora` has the name `{name}` twice")
@@ -184,32 +186,47 @@ class EngineConfig:
         return parse_bytes(self.cache_dir_size, "cache_dir_size")
 
 
-_ADAPTER = re.compile(r"([^=/\\]*)=(.+)")
+_ADAPTER = re.compile(r"([^=/\\]*)=(.*)", re.DOTALL)
 _ADAPTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 
 
 def _adapters_listed(given: Any) -> list[str] | None:
     """One text each, of what Python callers may give: a folder, a mapping, or a list."""
-    if given is None or isinstance(given, (str, Path)):
-        return None if given is None else [str(given)]
+    if given is None:
+        return None
     if isinstance(given, Mapping):
-        return [f"{name}={folder}" for name, folder in given.items()]
-    return [str(text) for text in given]
+        for name in given:
+            _check_adapter_name(str(name))
+        listed = [f"{name}={_adapter_text(folder)}" for name, folder in given.items()]
+    else:
+        several = given if isinstance(given, (list, tuple)) else [given]
+        listed = [_adapter_text(text) for text in several]
+    return listed
+
+
+def _adapter_text(given: Any) -> str:
+    if not isinstance(given, (str, Path)):
+        raise UsageError(f"`lora` has {shown(given)}, expected NAME=FOLDER, or folders by name")
+    return str(given)
 
 
 def _named_folder(text: str) -> tuple[str | None, str]:
     """Name, None without one, and folder of an adapter."""
     found = _ADAPTER.fullmatch(text)
-    if found is None:
-        if not text:
-            raise UsageError("`lora` is empty, expected NAME=FOLDER")
-        return None, text
-    if not _ADAPTER_NAME.fullmatch(found[1]):
+    name, folder = found.groups() if found else (None, text)
+    if name is not None:
+        _check_adapter_name(name)
+    if not folder:
+        raise UsageError(f"`lora` is {shown(text) if text else 'empty'}, expected NAME=FOLDER")
+    return name, folder
+
+
+def _check_adapter_name(name: str) -> None:
+    if not _ADAPTER_NAME.fullmatch(name):
         raise UsageError(
-            f"`lora` is `{text}`: names have up to 128 letters, digits and `._:-`, as in "
-            "NAME=FOLDER"
+            f"`lora` has the name {shown(name)}: names have up to 128 letters, digits and `._:-`, "
+            "as in NAME=FOLDER"
         )
-    return found[1], found[2]
 
 
 DEFAULTS = EngineConfig()

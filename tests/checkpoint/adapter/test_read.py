@@ -150,5 +150,7 @@ def test_pickles_gguf_and_other_folders_are_refused(tmp_path):
         json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": 8})
     )
     refused(tmp_path, "has no tensors")
+    (tmp_path / "adapter_model.safetensors").mkdir()
+    refused(tmp_path, "has no tensors")
     (tmp_path / "adapter_model.bin").write_bytes(b"x")
     refused(tmp_path, "pickle")

@@ -19,11 +19,12 @@ from .names import CONFIG, MATRICES
 
 T = TypeVar("T")
 MAX_RANK = 1 << 16
+MAX_ALPHA = 1e6
 _MAX_PATTERNS = 4096
-# Patterns come with the file, and an expression can be made to take forever: only names with
-# alternatives and few repetitions are read, and no group is repeated.
+# Patterns come with the file, and an expression can be made to take forever: only names with few
+# alternatives and repetitions are read, and no group is repeated.
 _PLAIN_PATTERN = re.compile(r"(?:\(\\\.\\d\+\)\?|\\d\+|\\\.|\.\*|\(\?:|[\w.^$()|-])+", re.ASCII)
-_MAX_REPETITIONS = 2
+_MAX_REPETITIONS, _MAX_CHOICES = 2, 1000
 
 # What an adapter can be besides two matrices, by the key that says so.
 _REFUSED = {
@@ -85,7 +86,7 @@ def read_adapter_config(folder: str | Path) -> AdapterConfig:
         return AdapterConfig(
             rank=_rank("r", raw.get("r")),
             alpha=_number("lora_alpha", raw.get("lora_alpha")),
-            rslora=bool(raw.get("use_rslora")),
+            rslora=_switch("use_rslora", raw.get("use_rslora")),
             rank_pattern=_pattern(raw, "rank_pattern", _rank),
             alpha_pattern=_pattern(raw, "alpha_pattern", _number),
             target_parameters=_texts(raw, "target_parameters"),
@@ -140,14 +141,36 @@ def _pattern(raw: Mapping[str, Any], key: str, read: Any) -> dict[str, Any]:
     if not isinstance(pattern, dict) or len(pattern) > _MAX_PATTERNS:
         raise ConfigError(f"`{key}` is not an object of at most {_MAX_PATTERNS} names")
     for name in pattern:
-        repetitions = sum(name.count(c) for c in "*+")
-        if not _PLAIN_PATTERN.fullmatch(name) or repetitions > _MAX_REPETITIONS:
+        if not _is_plain(name):
             raise ConfigError(f"`{key}` has {shown(name)}; write the modules' names instead")
         try:
             _compiled(name)
-        except re.error:
+        except (re.error, RecursionError):
             raise ConfigError(f"`{key}` has {shown(name)}, no regular expression") from None
     return {name: read(key, value) for name, value in pattern.items()}
+
+
+def _is_plain(pattern: str) -> bool:
+    """Whether matching ends soon: backtracking tries each combination of alternatives."""
+    repetitions = sum(pattern.count(c) for c in "*+")
+    return (
+        _PLAIN_PATTERN.fullmatch(pattern) is not None
+        and repetitions <= _MAX_REPETITIONS
+        and _choices(pattern) <= _MAX_CHOICES
+    )
+
+
+def _choices(pattern: str) -> int:
+    """How many combinations the alternatives of all groups have."""
+    done, open_groups = 1 << pattern.count(")?"), [1]
+    for c in pattern:
+        if c == "(":
+            open_groups.append(1)
+        elif c == "|":
+            open_groups[-1] += 1
+        elif c == ")" and len(open_groups) > 1:
+            done *= open_groups.pop()
+    return done * math.prod(open_groups)
 
 
 def _rank(key: str, value: Any) -> int:
@@ -157,9 +180,15 @@ def _rank(key: str, value: Any) -> int:
 
 
 def _number(key: str, value: Any) -> float:
-    if type(value) not in (int, float) or not math.isfinite(value):
-        raise ConfigError(f"`{key}` is {as_json(value)}, expected a number")
+    if type(value) not in (int, float) or not -MAX_ALPHA <= value <= MAX_ALPHA:
+        raise ConfigError(f"`{key}` is {as_json(value)}, expected a number up to {MAX_ALPHA:g}")
     return float(value)
+
+
+def _switch(key: str, value: Any) -> bool:
+    if value not in (None, True, False):
+        raise ConfigError(f"`{key}` is {as_json(value)}, expected true or false")
+    return bool(value)
 
 
 def _texts(raw: Mapping[str, Any], key: str) -> tuple[str, ...]:

@@ -88,8 +88,9 @@ def with_adapter(source: Source, path: str | Path, folder: str | Path) -> Merged
 
 def _command(path: str | Path, folder: str | Path, stored: str) -> str:
     """The conversion from the adapter's base to the format of `path`."""
-    base = read_adapter_config(folder).base
-    known = base is not None and Path(base).resolve() != Path(path).resolve()
-    original = shlex.quote(base) if known and base else "ORIGINAL"
+    base = read_adapter_config(folder).base or ""
+    # The file may say anything; what is no path or hub name is no part of a command.
+    known = base.isprintable() and base and Path(base).resolve() != Path(path).resolve()
+    original = shlex.quote(base) if known else "ORIGINAL"
     to = f" --to {stored}" if stored in FORMATS else ""
     return f"ling convert {original} OUT --merge {shlex.quote(str(folder))}{to}"

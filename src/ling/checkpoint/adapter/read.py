@@ -54,7 +54,7 @@ def _open(folder: Path) -> SafetensorsFile:
     except OSError as err:
         raise CheckpointError(f"{folder / TENSORS}: {err.strerror}") from None
     if not path.is_file():
-        pickles = any(folder.glob("adapter_model.*"))
+        pickles = any(found.name != TENSORS for found in folder.glob("adapter_model.*"))
         why = "as a pickle is not read; save it as safetensors" if pickles else "has no tensors"
         raise CheckpointError(f"{folder}: the adapter {why} ({TENSORS})")
     return SafetensorsFile(path)
