@@ -28,9 +28,8 @@ import torch
 from ling.checkpoint.hf.save import save_model
 from ling.checkpoint.open import config_at
 from ling.config.model import ModelConfig
-from ling.config.optim import OptimConfig
 from ling.config.parallel import ParallelConfig
-from ling.config.sft import ChatDataConfig, LoRAConfig, SFTConfig, SFTTrainConfig
+from ling.config.sft import ChatDataConfig, LoRAConfig, SFTConfig, SFTOptimConfig, SFTTrainConfig
 from ling.model.ling import from_config
 from ling.ops.processes import resident_bytes
 from ling.plan.memory import memory
@@ -72,7 +71,7 @@ def recipe(folder: Path, method: str, args: argparse.Namespace) -> SFTConfig:
             micro_batch_size=args.rows,
         ),
         lora=LoRAConfig(),
-        optim=OptimConfig(lr=1e-4, schedule="constant", **METHODS[method]),
+        optim=SFTOptimConfig(lr=1e-4, schedule="constant", **METHODS[method]),
         parallel=ParallelConfig(recompute="full"),
     )
 

@@ -25,9 +25,8 @@ from typing import Any
 import torch
 
 from ling.checkpoint.open import config_at
-from ling.config.optim import OptimConfig
 from ling.config.parallel import ParallelConfig
-from ling.config.sft import ChatDataConfig, LoRAConfig, SFTConfig, SFTTrainConfig
+from ling.config.sft import ChatDataConfig, LoRAConfig, SFTConfig, SFTOptimConfig, SFTTrainConfig
 from ling.ops import native
 from ling.train.batches import Batch
 from ling.train.network import build_network
@@ -68,7 +67,7 @@ def made(args: argparse.Namespace) -> tuple[SFTConfig, TrainState]:
         method="qlora",
         data=ChatDataConfig(files=["-"], seq_length=args.tokens),
         train=SFTTrainConfig(steps=args.steps, global_batch_size=1),
-        optim=OptimConfig(lr=args.lr, schedule="constant", warmup_steps=0),
+        optim=SFTOptimConfig(lr=args.lr, schedule="constant", warmup_steps=0),
         lora=LoRAConfig(rank=16, expert_rank=args.expert_rank),
         parallel=ParallelConfig(recompute="full"),
     )

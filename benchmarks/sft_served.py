@@ -19,7 +19,7 @@ import openai
 
 from ling.eval.tool_talk import has_free_arguments
 
-_GREEDY = {"temperature": 0, "max_tokens": 96}
+_GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 96}
 
 
 def main() -> None:

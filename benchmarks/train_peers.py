@@ -75,12 +75,13 @@ def ling(ns: argparse.Namespace) -> tuple[Callable[[], None], float]:
     from ling.model.ling import from_config
     from ling.model.size import flops_per_token
     from ling.presets import preset
+    from ling.train.forward import LingForTraining
     from ling.train.recompute import recompute
 
     own = {"num_experts": 64, "num_shared_experts": 1, "num_nextn_predict_layers": int(ns.mtp)}
     cfg = preset("ling-nano").replace(**SHAPE, **own)
     model = from_config(cfg, seed=0)
-    recompute(model, ns.recompute)
+    recompute(LingForTraining(model), ns.recompute)
     optim = OptimConfig(name=ns.optim, schedule="constant")
     return stepper(model, ns.rows, LENGTH, optim), flops_per_token(cfg, LENGTH) * ns.rows * LENGTH
 

@@ -77,8 +77,7 @@ def ling(ns: argparse.Namespace, turns: Turns) -> None:
     """Steps of `ling sft`."""
     import torch
 
-    from ling.config.optim import OptimConfig
-    from ling.config.sft import ChatDataConfig, SFTConfig, SFTTrainConfig
+    from ling.config.sft import ChatDataConfig, SFTConfig, SFTOptimConfig, SFTTrainConfig
     from ling.train.setup import setup
     from ling.train.step import train_step
 
@@ -94,7 +93,7 @@ def ling(ns: argparse.Namespace, turns: Turns) -> None:
         train=SFTTrainConfig(
             steps=200, global_batch_size=ns.rows, micro_batch_size=ns.rows, threads=1
         ),
-        optim=OptimConfig(lr=1e-5, schedule="constant"),
+        optim=SFTOptimConfig(lr=1e-5, schedule="constant"),
     )
     run = setup(recipe, room / f"ling-{ns.way}", print)
     for step in itertools.count():
@@ -244,7 +243,9 @@ def prepare(ns: argparse.Namespace, room: Path) -> None:
     from ling.data.tokenizer import Tokenizer
 
     convert(ns.model, room / "model", to="float32", mtp="drop")
-    tokenizer = Tokenizer.from_folder(tokenizer_folder(ns.model))
+    folder = tokenizer_folder(ns.model)
+    assert folder is not None, f"{ns.model}: no tokenizer in it"
+    tokenizer = Tokenizer.from_folder(folder)
     template = open_template(None, tokenizer)
     lengths, kept, trained = [], 0, 0
     with (room / "tokens.jsonl").open("w") as file:

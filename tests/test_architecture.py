@@ -140,8 +140,11 @@ def lines(path: Path) -> int:
 # Files without a test file of their own: the test that covers them, and why it does.
 TESTED_TOGETHER = {
     "errors.py": ("tests/cli/test_main.py", "classes; every refusal raises one"),
-    "quickstart.py": ("tests/train/test_loop.py", "minutes; its steps are those of a run"),
     "train/{answers,dry_run}.py": ("tests/test_finetune.py", "parts of one fine-tuning"),
+    "train/{objectives/answers,reference}.py": (
+        "tests/train/test_dpo.py",
+        "parts of one objective",
+    ),
     "cli/{convert,serve,train}.py": (
         "tests/cli/test_main.py",
         "a command is run as users run it",
