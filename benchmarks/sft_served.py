@@ -54,7 +54,11 @@ def loop(client: openai.OpenAI, model: str, record: dict[str, Any]) -> dict[str,
     found["called"] = call.function.name == wanted["name"]
     arguments = json.loads(call.function.arguments)
     found["exact"] = found["called"] and arguments == json.loads(wanted["arguments"])
-    result = {"role": "tool", "tool_call_id": call.id, "content": record["messages"][2]["content"]}
+    result: Any = {
+        "role": "tool",
+        "tool_call_id": call.id,
+        "content": record["messages"][2]["content"],
+    }
     second = client.chat.completions.create(
         model=model, messages=[*messages, result], tools=tools, **_GREEDY
     )
