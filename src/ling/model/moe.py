@@ -10,7 +10,6 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import is_parametrized
 
 from ..config.model import ModelConfig
 from ..ops import experts, grouped, reference, routing_map
@@ -117,9 +116,18 @@ class Experts(nn.Module):
 
     def products(self, x_RD: Tensor, groups: experts.Groups) -> Tensor:
         """SwiGLU of rows that are sorted by expert, with the borders that `Slots.groups` gives."""
-        if is_parametrized(self):  # peft adds its product to a weight by a parametrisation
-            return self.multiply(x_RD, groups, self.gate_proj, self.up_proj, self.down_proj)
-        return self.multiply(x_RD, groups, *self._parameters.values())
+        return self.multiply(x_RD, groups, *self.factors())
+
+    def factors(self) -> list[Tensor]:
+        """What `multiply` takes behind rows and groups: the three weights, then those of adapters.
+
+        By name: peft puts parametrisations in place of weights, and the weights back in another
+        order.
+        """
+        weights = ("gate_proj", "up_proj", "down_proj")
+        others = (p for name, p in self._parameters.items() if name not in weights)
+        adapters = [p for p in others if p is not None]
+        return [self.gate_proj, self.up_proj, self.down_proj, *adapters]
 
 
 class MoE(nn.Module):

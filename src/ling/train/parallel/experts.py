@@ -66,7 +66,7 @@ class ParallelExperts(Experts):
 
     def products(self, x_RD: Tensor, groups: experts.Groups) -> Tensor:
         """SwiGLU of rows that are sorted by this rank's experts."""
-        return self.multiply(x_RD, groups, *map(local_part, self._parameters.values()))
+        return self.multiply(x_RD, groups, *map(local_part, self.factors()))
 
 
 class _Exchange(torch.autograd.Function):
