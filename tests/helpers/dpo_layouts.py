@@ -59,6 +59,7 @@ def recipe(folder: Path, name: str, degrees: dict[str, Any]) -> SFTConfig:
 
 def write(folder: Path) -> None:
     cfg = preset("ling-tiny").replace(num_nextn_predict_layers=0, dtype="float32")
+    (folder / "model").mkdir()
     save_model(from_config(cfg, seed=0), cfg, folder / "model")
     words = ["one", "two", "three", "four", "five", "six", "seven"]
     train_tokenizer([" ".join(words)] * 20, 300).save(folder / "model")

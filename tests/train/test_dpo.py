@@ -22,6 +22,7 @@ from ling.model.ling import from_config
 from ling.presets import preset
 from ling.train import loop, reference
 from ling.train.batches import make_batch
+from ling.train.dry_run import dry_run
 from ling.train.forward import LingForTraining
 from ling.train.log import read_metrics
 from ling.train.objectives.answers import log_probabilities
@@ -206,6 +207,15 @@ def test_a_file_of_other_pairs_in_its_place_is_named(recipe, tmp_path):
     file.write_text("no array")
     with pytest.raises(UsageError, match=r"unreadable"):
         loop.run(recipe(steps=4), out, quiet)
+
+
+def test_a_dry_run_counts_epochs_of_the_pairs_that_are_trained_on(recipe, tmp_path):
+    said, out = [], tmp_path / "run"
+    made = recipe(steps=6, data={"valid_share": 0.25})
+    dry_run(made, out, said.append)
+    count = setup(made, out, quiet).rows.pairs["train"].count
+    assert count < 16
+    assert f"steps: 6 of 4 pairs, {24 / count:.2f} epochs of {count}" in "\n".join(said)
 
 
 def test_beta_may_not_change_in_a_run(recipe, tmp_path):

@@ -119,15 +119,16 @@ class Experts(nn.Module):
         return self.multiply(x_RD, groups, *self.factors())
 
     def factors(self) -> list[Tensor]:
-        """What `multiply` takes behind rows and groups: the three weights, then those of adapters.
+        """What `multiply` takes behind rows and groups: the three weights, unless they are packed
+        and no parameters, then those of adapters.
 
         By name: peft puts parametrisations in place of weights, and the weights back in another
         order.
         """
-        weights = ("gate_proj", "up_proj", "down_proj")
-        others = (p for name, p in self._parameters.items() if name not in weights)
-        adapters = [p for p in others if p is not None]
-        return [self.gate_proj, self.up_proj, self.down_proj, *adapters]
+        names = ("gate_proj", "up_proj", "down_proj")
+        weights = (getattr(self, name, None) for name in names)
+        adapters = (p for name, p in self._parameters.items() if name not in names)
+        return [p for p in (*weights, *adapters) if p is not None]
 
 
 class MoE(nn.Module):

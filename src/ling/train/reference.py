@@ -104,7 +104,8 @@ class ReferenceFile:
         if not self.path.exists():
             make_folder(self.path.parent)
             tmp = self.path.with_suffix(".tmp")
-            np.save(tmp.open("wb"), np.full((self.count, 2), np.nan, np.float32))
+            with tmp.open("wb") as new:
+                np.save(new, np.full((self.count, 2), np.nan, np.float32))
             tmp.replace(self.path)
         kept = self._open("r+")
         kept[numbers] = logps_n2

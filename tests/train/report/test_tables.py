@@ -7,6 +7,7 @@ import json
 import re
 
 from ling.train.report import tables
+from ling.train.report.page import page
 from ling.train.report.runs import read_runs
 
 RECIPE = "model: ling-tiny\ntrain: {steps: 20, seed: 42}\noptim: {lr: %s}\n"
@@ -32,6 +33,22 @@ def test_the_summary_says_what_came_of_each_run(run_folder):
     assert found["skipped steps"] == ["1 (3)"] * 2
     assert found["restarts"] == ["not noted"] * 2
     assert "GPU memory of the largest rank" not in found
+
+
+def test_rewards_are_in_the_summary_and_charts_of_runs_that_have_them(run_folder):
+    folder = run_folder()
+    row = {"step": 21, "reward_margin": 0.5, "reward_accuracy": 0.75, "valid_reward_margin": 0.25}
+    with (folder / "metrics.jsonl").open("a") as log:
+        log.write(json.dumps(row) + "\n")
+    runs = read_runs([folder])
+    found = cells(tables.summary(runs))
+    assert found["reward margin, last"] == ["0.5000"]
+    assert found["held-out reward margin, last"] == ["0.2500"]
+    assert found["reward accuracy, last"] == ["75.0%"]
+    assert not [
+        label for label in cells(tables.summary(read_runs([run_folder("b")]))) if "reward" in label
+    ]
+    assert 'over("reward_margin")' in page(runs)
 
 
 def test_recipes_show_the_keys_that_differ(run_folder):

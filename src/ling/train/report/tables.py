@@ -26,6 +26,16 @@ def summary(runs: Sequence[RunData]) -> str:
         ("held-out loss, lowest", _lowest),
         ("MTP loss, last", lambda r: _number(r.last("mtp_loss"), "{:.4f}")),
         ("held-out MTP loss, last", lambda r: _number(r.last("valid_mtp_loss"), "{:.4f}")),
+        ("reward margin, last", lambda r: _number(r.last("reward_margin"), "{:.4f}")),
+        (
+            "held-out reward margin, last",
+            lambda r: _number(r.last("valid_reward_margin"), "{:.4f}"),
+        ),
+        ("reward accuracy, last", lambda r: _number(r.last("reward_accuracy"), "{:.1%}")),
+        (
+            "held-out reward accuracy, last",
+            lambda r: _number(r.last("valid_reward_accuracy"), "{:.1%}"),
+        ),
         ("tokens/s, median", lambda r: _number(r.typical("tokens_per_s"), "{:,.0f}")),
         (
             "trained tokens/s, median",

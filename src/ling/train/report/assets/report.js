@@ -132,6 +132,12 @@ const SECTIONS = [
     { title: "MTP agrees with the main head", lines: [over("valid_mtp_agreement")], format: percent, note: "share of held-out tokens" },
     { title: "Router z-loss", lines: [over("z_loss")], note: "before its coefficient" },
   ]],
+  ["Preferences", [
+    { title: "Reward margin", lines: [over("reward_margin"), over("valid_reward_margin", { dots: true, suffix: ", held out" })], note: "chosen less rejected; points: held-out pairs" },
+    { title: "Reward accuracy", lines: [over("reward_accuracy"), over("valid_reward_accuracy", { dots: true, suffix: ", held out" })], format: percent, note: "pairs with a margin above 0; points: held-out pairs" },
+    { title: "Reward of chosen answers", lines: [over("chosen_reward"), over("valid_chosen_reward", { dots: true, suffix: ", held out" })] },
+    { title: "Reward of rejected answers", lines: [over("rejected_reward"), over("valid_rejected_reward", { dots: true, suffix: ", held out" })] },
+  ]],
   ["Optimisation", [
     { title: "Gradient norm", lines: [over("grad_norm")], note: "before clipping; crosses: skipped steps", events: true },
     { title: "Gradient norm by part", choices: table("grad_norms", null, "", "") },
