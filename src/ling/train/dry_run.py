@@ -36,23 +36,14 @@ def dry_run(recipe: SFTConfig, out: Path, log: Log = print) -> SFTConfig:
 def _steps(rows: ChatRows) -> list[str]:
     """Steps and tokens of the whole run."""
     recipe, report = rows.recipe, rows.data.report
-<<<<<<< HEAD
-    train, length = recipe.train, recipe.data.seq_length
-    lengths = rows.data.parts["train"].lengths  # the report counts what is held out, too
-=======
     train, length, lengths = recipe.train, recipe.data.seq_length, rows.data.parts["train"].lengths
->>>>>>> r16-dpo
     if rows.data.is_pairs:
         each, what = len(lengths) // 2, "pairs"
     else:
         each, what = rows.data.rows_per_epoch(), f"rows of {length:,} tokens"
     read = train.rows(train.steps)
     epochs = read / max(each, 1)
-<<<<<<< HEAD
-    tokens = int(lengths.sum(dtype="i8")) * epochs
-=======
     tokens = float(lengths.sum(dtype="i8")) * epochs
->>>>>>> r16-dpo
     padding = "" if rows.data.is_pairs else f", {rows.data.padding:.1%} of them padding"
     return [
         f"steps: {train.steps:,} of {train.global_batch_size} {what}, {epochs:.2f} epochs of "
