@@ -11,7 +11,7 @@ import pytest
 import torch
 from small_sft import recipe, write_model
 
-from ling.checkpoint.run_folder import checkpoints, kept
+from ling.checkpoint.run_folder import MANIFEST, checkpoints, kept
 from ling.cli.sft import sft
 from ling.config.engine import EngineConfig
 from ling.convert.plan import convert
@@ -20,6 +20,7 @@ from ling.data.conversations.supervise import supervise
 from ling.data.conversations.template import open_template
 from ling.data.tokenizer import Tokenizer
 from ling.errors import UsageError
+from ling.files.atomic import read_json
 from ling.finetune import NOTE, finetune, write_result
 from ling.infer.request import SamplingParams
 from ling.llm import LLM
@@ -162,6 +163,17 @@ def test_a_finished_run_says_so_and_keeps_its_result(folder, full):
     assert any("there already" in row for row in said)
     assert (out / "model" / NOTE).stat().st_mtime_ns == before
     assert len(list(each_row(out / "samples.jsonl"))) == 4
+
+
+def test_a_result_of_a_checkpoint_that_was_trained_again_is_written_again(folder, full, tmp_path):
+    """Of the same name, but with other weights."""
+    out = tmp_path / "run"
+    shutil.copytree(full[0], out)
+    path = out / "checkpoints" / read_json(out / "model" / NOTE)["checkpoint"] / MANIFEST
+    path.write_text(json.dumps(dict(reversed(read_json(path).items()))))
+    said = []
+    assert finetune(recipe(folder), out, said.append) == 0
+    assert not any("there already" in row for row in said)
 
 
 def test_the_result_is_of_the_best_checkpoint_which_stays(folder):

@@ -7,6 +7,7 @@ so that a server stops where the model learned to.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import re
 import shlex
@@ -18,7 +19,7 @@ from .checkpoint.adapter.write import write_adapter
 from .checkpoint.dcp.folder import DCPFolder
 from .checkpoint.hf.config import read_config
 from .checkpoint.open import tokenizer_folder
-from .checkpoint.run_folder import checkpoints, kept
+from .checkpoint.run_folder import MANIFEST, checkpoints, kept
 from .config.sft import SFTConfig
 from .convert.plan import convert
 from .data.tokenizer import Tokenizer
@@ -83,6 +84,7 @@ def _note(recipe: SFTConfig, checkpoint: Path) -> dict[str, Any]:
         "method": recipe.method,
         "objective": recipe.objective,
         "checkpoint": checkpoint.name,
+        "manifest": hashlib.sha256((checkpoint / MANIFEST).read_bytes()).hexdigest(),
     }
 
 

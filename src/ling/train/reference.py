@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 # Pairs of a rank between two looks at whether to stop, when they are written, too.
 _PAIRS = 8
+_MEND = "remove it, and it is made again; after steps of `method: full` use another --out"
 # Seconds between two lines of progress.
 _EVERY_S = 20
 
@@ -115,9 +116,9 @@ class ReferenceFile:
         try:
             kept: np.memmap = np.lib.format.open_memmap(self.path, mode=mode)
         except (ValueError, OSError) as err:
-            raise UsageError(f"{self.path}: unreadable ({err}); remove it") from None
+            raise UsageError(f"{self.path}: unreadable ({err}); {_MEND}") from None
         if kept.shape != (self.count, 2) or kept.dtype != np.float32:
-            raise UsageError(f"{self.path}: not the log-probabilities of these pairs; remove it")
+            raise UsageError(f"{self.path}: not the log-probabilities of these pairs; {_MEND}")
         return kept
 
 
