@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from async_save import SHAPE
 
 from ling.checkpoint.hf.save import save_model
 from ling.checkpoint.open import config_at
@@ -44,14 +45,6 @@ from ling.train.parallel.apply import parallelise
 from ling.train.state import TrainState
 from ling.train.step import train_step
 
-# That of benchmarks/async_save.py.
-PEERS = {
-    "hidden_size": 512, "num_hidden_layers": 8, "first_k_dense_replace": 1, "num_experts": 64,
-    "num_experts_per_tok": 4, "moe_intermediate_size": 256, "num_shared_experts": 1,
-    "moe_shared_expert_intermediate_size": 256, "num_attention_heads": 8, "num_key_value_heads": 2,
-    "head_dim": 64, "vocab_size": 32000, "intermediate_size": 1536, "num_nextn_predict_layers": 0,
-    "n_group": 1, "topk_group": 1,
-}  # fmt: skip
 METHODS: dict[str, dict[str, Any]] = {
     "full": {},
     "lora": {},
@@ -105,7 +98,7 @@ def trained(folder: Path, method: str, args: argparse.Namespace) -> dict[str, fl
 
 def shape(name: str) -> ModelConfig:
     cfg = preset("ling-nano")
-    return cfg.replace(**PEERS) if name == "peers" else cfg
+    return cfg.replace(**SHAPE) if name == "peers" else cfg
 
 
 def main() -> None:

@@ -2,34 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import dpo_layouts
 import numpy as np
 import pytest
+from torchrun import torchrun
 
 from ling.train.log import read_metrics
 from ling.train.parallel.group import ALONE
-
-HELPERS = Path(__file__).parents[1] / "helpers"
-
-
-def torchrun(folder, *more):
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HELPERS)}
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-            *("--nproc-per-node", "2", str(HELPERS / "dpo_layouts.py"), str(folder), *more),
-        ],
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +17,7 @@ def trained(tmp_path_factory):
     dpo_layouts.write(folder)
     for name, degrees in dpo_layouts.LAYOUTS[1].items():
         dpo_layouts.train(ALONE, folder, name, degrees)
-    torchrun(folder)
+    torchrun(2, "dpo_layouts.py", folder)
     return folder
 
 
@@ -66,6 +45,6 @@ def test_two_ranks_train_what_one_process_does(trained, name):
 
 @pytest.mark.slow
 def test_so_do_other_layouts(trained):
-    torchrun(trained, "all")
+    torchrun(2, "dpo_layouts.py", trained, "all")
     for name in dpo_layouts.MORE[2]:
         check(trained, name)

@@ -103,7 +103,7 @@ class SFTTrainConfig(TrainConfig):
     steps: int = 0
     """Optimizer steps in all; 0 with `epochs`."""
     epochs: float = 1.0
-    """How often each record is trained on, where `steps` is 0; shuffled anew in each epoch."""
+    """How often each record is trained on, where `steps` is 0; shuffled again in each epoch."""
     global_batch_size: int = 8
     """Rows per optimizer step, over all ranks."""
     micro_batch_size: int = 1

@@ -3,33 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import lora_layouts
 import pytest
+from torchrun import torchrun
 
 from ling.train.parallel.group import ALONE
-
-HELPERS = Path(__file__).parents[2] / "helpers"
-
-
-def torchrun(ranks, folder, *more):
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HELPERS)}
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-            *("--nproc-per-node", str(ranks), str(HELPERS / "lora_layouts.py"), str(folder)),
-            *more,
-        ],
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +17,7 @@ def trained(tmp_path_factory):
     lora_layouts.write_model(folder)
     for name, degrees in lora_layouts.LAYOUTS[1].items():
         lora_layouts.train(ALONE, folder, name, degrees)
-    torchrun(2, folder)
+    torchrun(2, "lora_layouts.py", folder)
     return folder
 
 
@@ -84,6 +63,6 @@ def test_dropout_is_there_and_the_same_when_computed_again(trained):
 @pytest.mark.slow
 def test_more_layouts(trained):
     for ranks, names in lora_layouts.MORE.items():
-        torchrun(ranks, trained, "all")
+        torchrun(ranks, "lora_layouts.py", trained, "all")
         for name in names:
             check(trained, name)

@@ -6,18 +6,12 @@ prints the table of docs/evidence/fp8-savings.md. One of the layouts is in test_
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import layouts
 import pytest
+from torchrun import torchrun
 
 from ling.train.log import read_metrics
 from ling.train.parallel.group import ALONE
-
-HELPERS = Path(layouts.__file__).parent
 
 
 def rows(folder, name, kind):
@@ -39,18 +33,7 @@ def test_fp8_on_every_layout_is_fp8_on_one_process(tmp_path):
     layouts.write_data(tmp_path)
     layouts.train_fp8(ALONE, tmp_path)
     for ranks in (2, 4):
-        done = subprocess.run(
-            [
-                *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-                *("--nproc-per-node", str(ranks), str(HELPERS / "layouts.py"), str(tmp_path)),
-                "fp8",
-            ],
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HELPERS)},
-            capture_output=True,
-            text=True,
-            timeout=600,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
+        torchrun(ranks, "layouts.py", tmp_path, "fp8", timeout=600)
     print("\n| layout | products | first loss | loss | norm | steps of the same loads |")
     print("|---|---|---|---|---|---|")
     for name in (*layouts.FP8[2], *layouts.FP8[4]):

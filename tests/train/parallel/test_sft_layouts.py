@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import sft_runs
 from runs import quiet
+from torchrun import torchrun
 
 from ling.train import loop
 from ling.train.log import read_metrics
 from ling.train.parallel.group import ALONE
-
-HELPERS = Path(__file__).parents[2] / "helpers"
 
 
 @pytest.fixture(scope="module")
@@ -25,17 +19,7 @@ def trained(tmp_path_factory):
     sft_runs.write_records(folder / "chat.jsonl", 40)
     for name in dict.fromkeys(map(sft_runs.alone, sft_runs.LAYOUTS)):
         loop.run_in(ALONE, sft_runs.layout_recipe(folder, name, {}), folder / name, quiet)
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-            *("--nproc-per-node", "2", str(HELPERS / "sft_runs.py"), str(folder)),
-        ],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HELPERS)},
-        capture_output=True,
-        text=True,
-        timeout=400,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    torchrun(2, "sft_runs.py", folder, timeout=400)
     return folder
 
 

@@ -138,7 +138,7 @@ class ChatData:
     def order(self, rows: int | None = None, epochs: float | None = None) -> Samples:
         """At least `rows` rows, or those of `epochs`; row n depends on nothing but n.
 
-        Each epoch is shuffled and packed anew. With `data.weights`, files are mixed row by row.
+        Each epoch is shuffled and packed again. With `data.weights`, files are mixed row by row.
         """
         if self.is_pairs:
             raise UsageError("the data has pairs of answers: train on them with `objective: dpo`")

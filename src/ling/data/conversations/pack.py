@@ -1,6 +1,6 @@
 """Which samples share a row: epoch by epoch a function of the lengths, the seed and its number.
 
-Each epoch is shuffled and packed anew, so a row is found from its number alone, and a run resumes
+Each epoch is shuffled and packed again, so a row is found from its number alone, and a run resumes
 inside an epoch from one integer.
 """
 
