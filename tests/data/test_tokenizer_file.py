@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -101,6 +102,20 @@ def test_slow_pattern_is_found_by_its_time(sound, read, monkeypatch):
 
 
 BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+
+
+def test_busy_machine_does_not_make_a_pattern_slow(sound, read, monkeypatch):
+    split = {"type": "Split", "behavior": "Isolated", "invert": False, "pattern": {"Regex": "a+"}}
+    guarded = tokenizer_file.guarded
+
+    def waits(function, *args, **kwargs):
+        time.sleep(0.06)
+        return guarded(function, *args, **kwargs)
+
+    monkeypatch.setattr(tokenizer_file, "_PROBE_LIMIT_S", 0.05)
+    monkeypatch.setattr(tokenizer_file, "guarded", waits)
+    steps = {"type": "Sequence", "pretokenizers": [split, BYTES]}
+    assert read({**sound, "pre_tokenizer": steps})
 
 
 @pytest.mark.parametrize(
