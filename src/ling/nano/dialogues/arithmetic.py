@@ -74,7 +74,7 @@ def ask(d: Draw, operator: str, a: int, b: int) -> str:
     if "s" in sign and max(a, b) < 100 and d.chance(0.4):
         left, right = in_words(a), in_words(b)
     words = d.words(_ASKED, _NEW, x=left + sign + right)
-    if words[0].isdigit() or words.endswith("="):
+    if words.startswith(left) or words.endswith("="):
         return d.text(words + d.one(("", "?", " = ?" if "=" not in words else "")))
     return d.asked(words)
 

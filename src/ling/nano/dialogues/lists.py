@@ -116,6 +116,6 @@ def _odd_one(d: Draw) -> Turn:
     d.rng.shuffle(items)
     asked = d.words(("which word does not belong: {x}", "which is not {c}: {x}",
                      "find the odd one: {x}", "which one of these is not {c}: {x}"),
-                    ("one of these is not {c}: {x}. Which",),
+                    ("which word is surely not {c}: {x}",),
                     x=", ".join(items), c=article(own))  # fmt: skip
     return d.turn(d.asked(asked), f"{capital(odd)} is not {article(own)}.")
