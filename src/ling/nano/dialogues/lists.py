@@ -25,7 +25,7 @@ def _name(d: Draw) -> Turn:
         asked = d.words(("name {x}", "tell me {x}", "give me {x}", "give me the name of {x}"),
                         ("think of {x}",), x=article(category))  # fmt: skip
         return d.turn(d.request(asked), f"{capital(d.one(CATEGORIES[category]))}.", key="")
-    n = d.rng.randrange(4)
+    n = d.rng.randrange(min(4, len(CATEGORIES[category]) - 1))
     asked = d.words(
         ("name {n} {x}", "list {n} {x}", "give me {n} {x}", "tell me {n} {x}", "write {n} {x}",
          "give me a list of {n} {x}", "say {n} {x}", "give me the names of {n} {x}"),
