@@ -127,17 +127,22 @@ def kept(run: Path) -> Path | None:
     return folder if (folder / MANIFEST).is_file() else None
 
 
-def prune(run: Path, keep_last: int) -> None:
+def prune(run: Path, keep_last: int, keep_every_steps: int = 0) -> None:
     """Remove all but the newest `keep_last` checkpoints (0 keeps all), that which is `kept`, and
-    unfinished ones."""
+    those of every `keep_every_steps`-th step; unfinished ones too."""
     folder = run / "checkpoints"
     for tmp in folder.glob("step-*.tmp"):
         shutil.rmtree(tmp, ignore_errors=True)
     if keep_last:
         stays = kept(run)
         for old in checkpoints(run)[:-keep_last]:
-            if old != stays:
+            if old != stays and not _is_every(old, keep_every_steps):
                 shutil.rmtree(old, ignore_errors=True)
+
+
+def _is_every(checkpoint: Path, steps: int) -> bool:
+    """Whether a checkpoint is that of a multiple of `steps`."""
+    return bool(steps) and int(checkpoint.name.removeprefix("step-")) % steps == 0
 
 
 @contextlib.contextmanager
