@@ -294,6 +294,22 @@ TESTED_TOGETHER = {
         "tests/hub/test_download.py",
         "both hubs pass the same tests",
     ),
+    "nano/dialogues/{dates,facts,knowledge,lists,numbers,tools_time,tools_values}.py": (
+        "tests/nano/dialogues/test_answers.py",
+        "what is answered is right",
+    ),
+    "nano/dialogues/{copying,identity,said,smalltalk,unknown,writing}.py": (
+        "tests/nano/dialogues/test_answers.py",
+        "what is said again is what was said, and tables can be read",
+    ),
+    "nano/dialogues/{arithmetic,definitions,draw,turns,words}.py": (
+        "tests/nano/dialogues/test_answers.py",
+        "a turn of each",
+    ),
+    "nano/dialogues/{tools,tools_home,tools_text}.py": (
+        "tests/nano/dialogues/test_mix.py",
+        "calls of records fit the tools",
+    ),
     "ops/native_causal.py": ("tests/ops/test_causal.py", "the same functions, one floor above"),
     "plugins/hf_{attend,batch,folder,hook,model,output,tokenizer,weights}.py": (
         "tests/interop/test_transformers.py",

@@ -1,0 +1,156 @@
+"""A little of what everybody knows: capitals, opposites, plurals, sounds, colours, legs, verbs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from .draw import Draw, article, capital
+from .turns import Turn
+from .words import NOUNS, listed
+
+
+def _pairs(text: str) -> dict[str, str]:
+    pairs = (pair.split("-", 1) for pair in text.split())
+    return {a.replace("_", " "): b.replace("_", " ") for a, b in pairs}
+
+
+_CAPITALS = _pairs("""
+France-Paris Germany-Berlin Italy-Rome Spain-Madrid Portugal-Lisbon England-London Ireland-Dublin
+Scotland-Edinburgh Norway-Oslo Sweden-Stockholm Finland-Helsinki Denmark-Copenhagen Poland-Warsaw
+Austria-Vienna Switzerland-Bern Belgium-Brussels Greece-Athens Turkey-Ankara Russia-Moscow
+Ukraine-Kyiv Hungary-Budapest Romania-Bucharest Bulgaria-Sofia China-Beijing Japan-Tokyo Korea-Seoul
+India-Delhi Thailand-Bangkok Vietnam-Hanoi Indonesia-Jakarta Egypt-Cairo Kenya-Nairobi Peru-Lima
+Ghana-Accra Morocco-Rabat Canada-Ottawa Mexico-Mexico_City Brazil-Brasilia Chile-Santiago
+Argentina-Buenos_Aires Cuba-Havana Australia-Canberra Iran-Tehran Iraq-Baghdad Israel-Jerusalem
+Iceland-Reykjavik Colombia-Bogota Netherlands-Amsterdam Serbia-Belgrade Croatia-Zagreb
+Czechia-Prague Pakistan-Islamabad Philippines-Manila
+""")
+_UNKNOWN_COUNTRIES = listed("""
+Bhutan Chad Mali Togo Gabon Benin Malta Cyprus Nepal Laos Oman Yemen Qatar Angola Niger Fiji Samoa
+Tonga Belize Guyana Haiti Bolivia Zambia Malawi Rwanda Burundi Eritrea Georgia Armenia
+""")
+_OPPOSITES = _pairs("""
+hot-cold big-small fast-slow old-young high-low long-short good-bad rich-poor hard-soft light-dark
+wet-dry full-empty open-closed happy-sad strong-weak early-late near-far thick-thin wide-narrow
+clean-dirty cheap-expensive easy-difficult right-wrong up-down left-right in-out day-night
+black-white first-last true-false love-hate begin-end push-pull buy-sell give-take always-never
+yes-no win-lose laugh-cry come-go heavy-light loud-quiet sweet-sour new-old before-after
+inside-outside above-below north-south east-west summer-winter friend-enemy start-stop alive-dead
+tall-short brave-afraid war-peace man-woman boy-girl king-queen brother-sister
+""")
+_PLURALS = _pairs("""
+dog-dogs cat-cats mouse-mice foot-feet tooth-teeth child-children man-men woman-women
+goose-geese sheep-sheep fish-fish box-boxes bus-buses baby-babies city-cities leaf-leaves
+knife-knives wolf-wolves person-people
+house-houses book-books tree-trees glass-glasses dish-dishes story-stories day-days
+key-keys potato-potatoes tomato-tomatoes ox-oxen life-lives
+fox-foxes lady-ladies cup-cups star-stars
+""")
+_PAST = _pairs("""
+go-went see-saw eat-ate drink-drank come-came run-ran sing-sang swim-swam write-wrote read-read
+give-gave take-took make-made say-said buy-bought bring-brought think-thought teach-taught
+catch-caught sleep-slept keep-kept feel-felt leave-left lose-lost find-found have-had be-was
+do-did know-knew grow-grew fly-flew draw-drew speak-spoke break-broke drive-drove ride-rode
+walk-walked play-played work-worked look-looked help-helped ask-asked open-opened live-lived
+""")
+_SOUNDS = _pairs("""
+dog-woof cat-meow cow-moo sheep-baa horse-neigh pig-oink duck-quack owl-hoot bee-buzz lion-roar
+snake-hiss frog-croak crow-caw mouse-squeak goose-honk wolf-howl rooster-cock-a-doodle
+""")
+_COLOURS = _pairs("""
+grass-green the_sky-blue snow-white coal-black blood-red a_lemon-yellow a_banana-yellow
+a_carrot-orange milk-white gold-yellow a_tomato-red the_sun-yellow the_sea-blue an_elephant-grey
+a_rose-red the_night-black chocolate-brown a_crow-black a_frog-green a_swan-white
+""")
+_LEGS = _pairs("""
+dog-four cat-four horse-four cow-four table-four bird-two human-two duck-two spider-eight ant-six
+bee-six fly-six octopus-eight snake-no fish-no chair-four sheep-four chicken-two worm-no beetle-six
+""")
+_YOUNG = _pairs("""
+dog-puppy cat-kitten cow-calf sheep-lamb horse-foal pig-piglet duck-duckling goose-gosling
+bear-cub lion-cub chicken-chick deer-fawn frog-tadpole goat-kid
+""")
+_SPEAK = _pairs("""
+France-French Germany-German Spain-Spanish Italy-Italian China-Chinese Japan-Japanese Russia-Russian
+England-English Portugal-Portuguese Brazil-Portuguese Mexico-Spanish Poland-Polish Greece-Greek
+Egypt-Arabic Sweden-Swedish Austria-German Australia-English Argentina-Spanish
+""")
+_PLACES = _pairs("""
+teacher-school doctor-hospital baker-bakery farmer-farm cook-kitchen pilot-plane nurse-hospital
+sailor-ship judge-court actor-theatre waiter-restaurant librarian-library
+""")
+_MADE_OF = _pairs("""
+bread-flour cheese-milk a_window-glass a_book-paper a_ring-gold a_shoe-leather a_sweater-wool
+a_table-wood wine-grapes butter-milk a_snowman-snow juice-fruit a_chair-wood a_wall-bricks
+""")
+
+
+class Relation(NamedTuple):
+    """What holds between two words, how it is asked, and how answered ({a}, {b})."""
+
+    pairs: Mapping[str, str]
+    trained: Sequence[str]
+    new: Sequence[str]
+    answer: str
+
+
+_RELATIONS = (
+    Relation(_CAPITALS, ("what is the capital of {a}", "what's the capital of {a}",
+    "capital of {a}",
+                         "which city is the capital of {a}", "tell me the capital of {a}",
+                         "what is the capital city of {a}", "do you know the capital of {a}"),
+             ("name the capital of {a}",), "The capital of {a} is {b}."),
+    Relation({b: a for a, b in _CAPITALS.items()},
+             ("which country has the capital {a}", "{a} is the capital of which country",
+              "of which country is {a} the capital"),
+             ("{a} is the capital of what",), "{a} is the capital of {b}."),
+    Relation({**{b: a for a, b in _OPPOSITES.items()}, **_OPPOSITES},
+             ("what is the opposite of {a}", "opposite of {a}", "give me the opposite of {a}",
+              "tell me the opposite of {a}", "what's the opposite of {a}"),
+             ("which word means the contrary of {a}",), "The opposite of {a} is {b}."),
+    Relation(_PLURALS, ("what is the plural of {a}", "plural of {a}", "give me the plural of {a}",
+                        "one {a}, two what", "how do you write more than one {a}"),
+             ("name the plural of {a}",), "The plural of {a} is {b}."),
+    Relation(_PAST, ("what is the past tense of {a}", "past tense of {a}",
+    "what is the past of {a}",
+                     "give me the past tense of {a}"),
+             ("put {a} in the past",), "The past tense of {a} is {b}."),
+    Relation(_SOUNDS, ("what sound does {aa} make", "what does {aa} say",
+    "what noise does {aa} make",
+                       "how does {aa} sound"), ("make the sound of {aa}",), "{Aa} says {b}."),
+    Relation(_COLOURS, ("what colour is {a}", "what color is {a}",
+    "what is the colour of {a}"), ("name the colour of {a}",), "The colour of {a} is {b}."),
+    Relation(_LEGS, ("how many legs does {aa} have", "how many legs has {aa}",
+                     "what number of legs does {aa} have"),
+             ("count the legs of {aa}",), "{Aa} has {b} legs."),
+    Relation(_YOUNG, ("what is a young {a} called", "what is a baby {a} called",
+                      "how do you call a baby {a}", "what is the name of a young {a}"),
+             ("name the young of {aa}",), "A young {a} is called a {b}."),
+    Relation(_SPEAK, ("what language do they speak in {a}", "which language is spoken in {a}",
+                      "what do people speak in {a}"),
+             ("name the language of {a}",), "People in {a} speak {b}."),
+    Relation(_PLACES, ("where does {aa} work", "what is the place of work of {aa}"),
+             ("tell me where {aa} works",), "{Aa} works in a {b}."),
+    Relation(_MADE_OF, ("what is {a} made of", "what is {a} made from", "from what is {a} made"),
+             ("name what {a} is made of",), "{Ab} is made of {b}."),
+)  # fmt: skip
+_WEIGHTS = (6, 2, 5, 3, 3, 2, 2, 2, 1, 2, 1, 1)
+COMMON = frozenset(
+    [*NOUNS, *_OPPOSITES, *_OPPOSITES.values(), *_PLURALS, *_PAST, *_MADE_OF.values()]
+)
+"""Words that people use often."""
+
+
+def knowledge(d: Draw) -> Turn:
+    """A pair of a relation; of a country outside the list it says that it does not know."""
+    (relation,) = d.rng.choices(_RELATIONS, _WEIGHTS)
+    a = d.one([*relation.pairs])
+    b = relation.pairs[a]
+    if relation.pairs is _CAPITALS and d.chance(0.12):
+        a, b = d.one(_UNKNOWN_COUNTRIES), ""
+    values = {"a": a, "aa": article(a), "Aa": capital(article(a)), "Ab": capital(a), "b": b}
+    asked = d.words(relation.trained, relation.new, **values)
+    if not b:
+        return d.turn(d.asked(asked), f"I do not know the capital of {d.typed(a)}.")
+    return d.turn(d.asked(asked), relation.answer.format(**values))
