@@ -30,6 +30,11 @@ def step_folder(run: Path, step: int) -> Path:
     return run / "checkpoints" / f"step-{step}"
 
 
+def step_of(checkpoint: Path) -> int:
+    """After how many steps a checkpoint was saved."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
 def run_index_folder(run: Path) -> Path:
     """Where a run keeps the order of its rows; whatever is missing there is made again."""
     return run / "index"
