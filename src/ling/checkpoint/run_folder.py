@@ -141,13 +141,8 @@ def prune(run: Path, keep_last: int, keep_every_steps: int = 0) -> None:
     if keep_last:
         stays = kept(run)
         for old in checkpoints(run)[:-keep_last]:
-            if old != stays and not _is_every(old, keep_every_steps):
+            if old != stays and not (keep_every_steps and step_of(old) % keep_every_steps == 0):
                 shutil.rmtree(old, ignore_errors=True)
-
-
-def _is_every(checkpoint: Path, steps: int) -> bool:
-    """Whether a checkpoint is that of a multiple of `steps`."""
-    return bool(steps) and int(checkpoint.name.removeprefix("step-")) % steps == 0
 
 
 @contextlib.contextmanager

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from ..convert.plan import convert
-from ..data.prepared import find_prepared
 from ..errors import RunError, UsageError
 from ..files.atomic import files_below, make_folder, read_json, write_atomic
 from ..finetune import finetune, result_folder
@@ -23,8 +22,10 @@ from ..text import nearest, size
 from ..train.loop import run
 from ..train.merge import merge
 from ..train.progress import tell
+from .card import write_card
+from .checkpoints import held_out_of
 from .corpus import prepare_corpus
-from .losses import losses_of
+from .held_out import held_out_parts
 from .plan import NOTE, Plan, require_same
 from .sources import Split, dialogues
 
@@ -114,6 +115,10 @@ class Making:
         done[name] = {**facts, "seconds": round(time.monotonic() - start, 1)}
         write_atomic(self.out / NOTE, json.dumps(self.note, indent=1) + "\n")
 
+    @property
+    def _data(self) -> Path:
+        return self.out / "data"
+
     # ---- the stages --------------------------------------------------------------------------
 
     def _fetch(self) -> Facts:
@@ -124,7 +129,7 @@ class Making:
         return {"packages": dict(zip(self.plan.names, notes, strict=True))}
 
     def _corpus(self) -> Facts:
-        plan, folder = self.plan, make_folder(self.out / "data")
+        plan, folder = self.plan, make_folder(self._data)
         ready = prepare_corpus(
             plan.parts(plan.packages, folder),
             plan.shares,
@@ -149,14 +154,12 @@ class Making:
             shutil.rmtree(target)
         names = merge(self.out / "pretrain", target, last=self.plan.merge_last)
         self.log(f"merged {names[0]} to {names[-1]} into {target}")
-        losses = losses_of(target, self._held_out(), self.base.data.seq_length)
+        losses = {
+            name: score.loss for name, score in held_out_of(target, held_out_parts(self._data))
+        }
         for name, loss in losses.items():
             self.log(f"held out, {name}: {loss:.3f} nats per token")
         return {"from": names, "losses": losses}
-
-    def _held_out(self) -> dict[str, Path]:
-        found = {name: find_prepared(self.out / "data" / name) for name in self.plan.shares}
-        return {name: ready.valid_prefix for name, ready in found.items() if ready is not None}
 
     def _sft(self) -> Facts:
         make_folder(self.out / "sft")
@@ -184,8 +187,6 @@ class Making:
         return {"bytes": total}
 
     def _card(self) -> Facts:
-        from .card import write_card
-
         return write_card(self.out, self.log)
 
     def _finished(self, code: int) -> None:
