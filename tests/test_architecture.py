@@ -307,7 +307,7 @@ TESTED_TOGETHER = {
         "tests/nano/dialogues/test_answers.py",
         "a turn of each",
     ),
-    "nano/dialogues/{tools,tools_home,tools_text}.py": (
+    "nano/dialogues/{memory,offered,tools,tools_home,tools_text}.py": (
         "tests/nano/dialogues/test_mix.py",
         "calls of records fit the tools",
     ),

@@ -59,6 +59,13 @@ class ToolKind:
     errors: tuple[str, ...] = ("not available", "connection lost", "try again later", "no access")
     excludes: frozenset[str] = field(default_factory=frozenset)
     """Plain kinds that are answered by this tool where it is offered."""
+    vague: tuple[str, ...] = ()
+    """Requests without the value of the only argument, which is then asked for: `missing`."""
+    missing: str = ""
+    given: tuple[str, ...] = ("{x}",)
+    """How that value is given ({x})."""
+    again: tuple[str, ...] = ()
+    """The same once more with another value of the first argument."""
 
     def offer(self, rng: random.Random, split: Split) -> Tool:
         """The tool in one of its forms."""
@@ -82,6 +89,38 @@ class ToolKind:
         if properties:
             function["parameters"]["required"] = [*properties]
         return Tool({"type": "function", "function": function}, names, values)
+
+
+def asked_back(d: Draw, kind: ToolKind, tool: Tool) -> list[Turn]:
+    """A request without its value, the question for it, and the value."""
+    turn = kind.ask(d, tool)
+    assert turn.call is not None
+    (x,) = turn.call.arguments.values()
+    vague = d.asked(d.one(kind.vague))
+    key = f"{kind.kind} {x}"
+    # In the case of the argument: it is to be copied.
+    given = d.one(kind.given).format(x=x)
+    return [
+        Turn(vague, (kind.missing,), key=key),
+        turn._replace(text=given, key=key),
+    ]
+
+
+def once_more(d: Draw, kind: ToolKind, tool: Tool) -> list[Turn]:
+    """A request, and in a few words the same with another value of its first argument."""
+    first = kind.ask(d, tool)
+    assert first.call is not None
+    while True:
+        second = kind.ask(d, tool)
+        assert second.call is not None
+        (x, *others), (y, *same) = (
+            turn.call.arguments.values() for turn in (second, first) if turn.call
+        )
+        if others == same and x != y:
+            break
+    key = f"{kind.kind} {y} {x}"
+    short = d.one(kind.again).format(x=x)
+    return [first._replace(key=key), second._replace(text=short, key=key)]
 
 
 def returned(d: Draw, *results: dict[str, Any] | str) -> dict[str, Any] | str:
