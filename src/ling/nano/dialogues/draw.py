@@ -31,9 +31,11 @@ _ENDS = ("", "", "", "", "", "", " please", " for me", " now", ", thanks")
 _STARTS = frozenset(
     listed("""
 what what's which how is are who whose where when does do did has have was were if of can
+would will why from to with in suppose today am
 """)
 )
-_WISHES = ("a", "an", "i", "poem", "story", "one")
+_NOUNS = ("capital", "definition", "meaning", "opposite", "past", "plural")
+_WISHES = (*_NOUNS, "a", "an", "i", "poem", "story")
 OPEN_END = ("",)
 """For a request that ends with what is to be copied."""
 _ASKS = ("can you", "could you", "would you", "will you")
@@ -90,7 +92,7 @@ class Draw:
         otherwise as a request."""
         first = words.split()[0].lower()
         if first in _WISHES:
-            return self.text(words + ".")
+            return self.text(words + self.one(("", ".", "?" if first in _NOUNS else ".")))
         return self.question(words) if first in _STARTS else self.request(words)
 
     def text(self, text: str) -> str:

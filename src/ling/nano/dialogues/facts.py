@@ -89,6 +89,25 @@ def _owns(d: Draw, who: str, n: int) -> Fact:
     )
 
 
+def _owns_two(d: Draw, who: str, n: int) -> Fact:
+    """Two things of one person: which of them is asked for decides."""
+    colour, second = d.some(words.COLOURS[n::3], 2)
+    thing, other = d.some(words.THINGS[n::3], 2)
+    verb, ask = d.one((("has", "have"), ("owns", "own"), ("wants", "want"), ("sells", "sell")))
+    both = f"{article(colour)} {thing} and {article(second)} {other}"
+    return Fact(
+        f"{who} {verb} {both}.",
+        (
+            (f"What colour is the {thing}?", f"The {thing} is {colour}."),
+            (f"What colour is the {other}?", f"The {other} is {second}."),
+            (f"Which of them is {colour}?", f"The {thing} is {colour}."),
+            (f"What does {who} {ask}?", f"{who} {verb} {both}."),
+        ),
+        (f"Is the {thing} {{x}}?", colour, f"the {thing} is {colour}"),
+        second,
+    )
+
+
 def _lives(d: Draw, who: str, n: int) -> Fact:
     city, other = words.city(d.rng), words.city(d.rng)
     other = other if other != city else "Nowhere"
@@ -197,4 +216,4 @@ def _called(d: Draw, who: str, n: int) -> Fact:
     )
 
 
-_FORMS = (_owns, _owns, _lives, _age, _job, _place, _price, _likes, _called)
+_FORMS = (_owns, _owns, _owns_two, _lives, _age, _job, _place, _price, _likes, _called)

@@ -48,7 +48,12 @@ def talks_of(kind: ToolKind) -> list[str]:
 
 def talked(name: str, kind: ToolKind, tool: Tool) -> Callable[[Draw], list[Turn]]:
     """One of `TALKS` about a tool that is offered."""
-    return lambda d: TALKS[name](d, kind, tool)
+
+    def make(d: Draw) -> list[Turn]:
+        is_new = tool.name in kind.new
+        return [t._replace(is_new=t.is_new or is_new) for t in TALKS[name](d, kind, tool)]
+
+    return make
 
 
 def called(kind: ToolKind, tool: Tool, fails: bool) -> Make:

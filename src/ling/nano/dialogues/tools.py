@@ -74,9 +74,12 @@ class ToolKind:
         names: dict[str, str] = {}
         values: dict[str, list[str]] = {}
         properties: dict[str, Schema] = {}
+        is_detailed = rng.random() < 0.12
         for purpose, argument in self.arguments.items():
             names[purpose] = rng.choice(argument.names)
             schema: Schema = {"type": argument.type}
+            if is_detailed:
+                schema["description"] = f"The {purpose}"
             if argument.values:
                 count = min(len(argument.values), rng.randint(2, argument.most))
                 values[purpose] = rng.sample(argument.values, count)
@@ -86,7 +89,7 @@ class ToolKind:
         if rng.random() < 0.7:
             function["description"] = rng.choice(self.descriptions)
         function["parameters"] = {"type": "object", "properties": properties}
-        if properties:
+        if properties and rng.random() < 0.9:
             function["parameters"]["required"] = [*properties]
         return Tool({"type": "function", "function": function}, names, values)
 

@@ -27,6 +27,7 @@ def _weather(d: Draw, tool: Tool) -> Turn:
         d,
         {"weather": sky, "temperature": degrees},
         {"sky": sky, "degrees": degrees},
+        {"city": typed, "weather": sky, "temperature": degrees},
         {"temperature": degrees, "condition": sky},
         f"{sky}, {degrees} degrees",
     )
