@@ -294,6 +294,7 @@ TESTED_TOGETHER = {
         "tests/hub/test_download.py",
         "both hubs pass the same tests",
     ),
+    "nano/plan.py": ("tests/nano/test_make.py", "all stages, and what is refused"),
     "nano/dialogues/{dates,facts,knowledge,lists,numbers,tools_time,tools_values}.py": (
         "tests/nano/dialogues/test_answers.py",
         "what is answered is right",

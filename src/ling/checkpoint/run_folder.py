@@ -132,16 +132,16 @@ def kept(run: Path) -> Path | None:
     return folder if (folder / MANIFEST).is_file() else None
 
 
-def prune(run: Path, keep_last: int) -> None:
+def prune(run: Path, keep_last: int, keep_every_steps: int = 0) -> None:
     """Remove all but the newest `keep_last` checkpoints (0 keeps all), that which is `kept`, and
-    unfinished ones."""
+    those of every `keep_every_steps`-th step; unfinished ones too."""
     folder = run / "checkpoints"
     for tmp in folder.glob("step-*.tmp"):
         shutil.rmtree(tmp, ignore_errors=True)
     if keep_last:
         stays = kept(run)
         for old in checkpoints(run)[:-keep_last]:
-            if old != stays:
+            if old != stays and not (keep_every_steps and step_of(old) % keep_every_steps == 0):
                 shutil.rmtree(old, ignore_errors=True)
 
 
