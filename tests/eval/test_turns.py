@@ -72,9 +72,10 @@ class Scripted:
 )
 def test_what_counts(model, want):
     found = measure_turns(model, [LIGHT])
-    names = [name for name in SHARES if name != "exact_free"]
+    names = [name for name in SHARES if name not in ("formed_and_stopped", "exact_free")]
     assert [found.share(name) for name in names] == want
     assert found.share("exact_free") is None, "no argument of the record is free"
+    assert found.share("formed_and_stopped") == min(want[0], want[1])
 
 
 def test_kinds_and_free_arguments_are_counted_apart():
@@ -86,3 +87,12 @@ def test_kinds_and_free_arguments_are_counted_apart():
     (missed,) = found.missed(5)
     assert missed["kind"] == "set_light"
     assert json.loads(missed["wanted"])[0]["name"] == "set_light"
+
+
+def test_words_that_a_record_counts_as_right_are_right_at_its_end_only():
+    record = {**LIGHT, "answers": ["Done.", "It is done."], "is_new": True}
+    found = measure_turns(Scripted(call(), "It is done."), [record, TIMER])
+    assert [turn.exact for turn in found.turns if not turn.calls] == [True, False]
+    assert len(found.of_new().turns) == 2
+    said = measure_turns(Scripted("It is done."), [record])
+    assert not said.turns[0].exact, "a call was due there"

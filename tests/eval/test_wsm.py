@@ -36,7 +36,8 @@ def test_merges_reach_back_as_far_as_checkpoints_are_evenly_apart(run, tmp_path)
         even_tail(copy)
 
 
-def test_decays_take_the_rows_of_the_run_and_end_at_its_step(run, tmp_path):
+def test_decays_take_the_rows_of_the_run_and_end_at_its_step(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("ling.eval.wsm.COUNTS", (2, 6))
     report = compare(run, tmp_path, rows=2, log=lambda _: None)
     assert (report["step"], report["lr"]) == (STEPS, 3e-3)
     assert [row["window"] for row in report["decays"]] == [10, 4]

@@ -22,7 +22,7 @@ STEPS, EVERY = 12, 2
 PROSE = "The river runs to the sea, and the sea is wide and blue. "
 CODE = "def add(a, b):\n    return a + b\n\n\n"
 HELLO = {
-    "kind": "greeting",
+    "kind": "hello",
     "messages": [
         {"role": "user", "content": "Hello!"},
         {"role": "assistant", "content": "Hello, how can I help?"},

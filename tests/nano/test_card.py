@@ -11,7 +11,7 @@ from ling.errors import UsageError
 from ling.nano.card import SECTIONS, write_card
 from ling.nano.checkpoints import along
 from ling.nano.held_out import held_out_parts, spread
-from ling.nano.page import GOALS
+from ling.nano.page import GOALS, page
 from ling.nano.questions import QUESTIONS
 
 SPEED = {
@@ -27,6 +27,8 @@ def made(tmp_path_factory):
     said = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(SECTIONS, "speed", lambda made, log: SPEED)
+        for name, value in (("_RECORDS", 4), ("_PROMPTS", 2), ("_CONTINUED", 8)):
+            patch.setattr(f"ling.nano.card.{name}", value)
         shares = write_card(out, said.append)
     return out, said, shares
 
@@ -44,7 +46,7 @@ def test_every_section_is_there_and_the_goals_are_returned(made):
     assert [row["step"] for row in card["checkpoints"]] == [2, 4, 8, 10, 12, "merged"]
     assert set(card["bits_per_byte"]["ling-nano"]["parts"]) == {"prose", "code", "dialogues"}
     assert {g["temperature"] for g in card["mtp"]["gains"]} == {0.0, 0.7}
-    assert card["dialogues"]["kinds"]["greeting"]["turns"] == 1
+    assert card["dialogues"]["kinds"]["hello"]["turns"] == 1
     assert [a["asked"] for a in card["questions"]] == list(QUESTIONS)
     assert card["model"]["bytes"] == sum(card["model"]["files"].values())
 
@@ -61,6 +63,24 @@ def test_the_page_and_the_readme_say_what_the_card_has(made):
     for words, _ in GOALS.values():
         assert words in page
         assert words in readme
+
+
+def test_merges_and_decays_are_a_section_where_they_were_measured(made):
+    out, _, _ = made
+    merge = {"count": 3, "interval": 2, "window": 4, "schedule": "mean", "loss": 2.5}
+    report = {
+        "step": 12,
+        "rows": 4,
+        "shape": "linear",
+        "last": {"loss": 2.75},
+        "merges": [merge, {**merge, "loss": 2.625}],
+        "decays": [{"window": 4, "loss": 3.0}],
+    }
+    text = page({**card_of(out), "wsm": report}, "../results/x.json")
+    assert "| merge of 3, every 2 steps, mean | 4 | 2.5000 | +0.2500 |" in text
+    assert "| decay over 4 steps (linear) | 4 | 3.0000 | -0.2500 |" in text
+    assert "[x.json](../results/x.json)" in text
+    assert "Merge or decay" not in page(card_of(out))
 
 
 def test_what_is_measured_stays_until_the_weights_change(made):

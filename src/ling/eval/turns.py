@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..data.assistant import AssistantMessage, ToolCall, parse_assistant
 from ..files.guarded import loads
@@ -43,7 +43,9 @@ class Turn:
     chosen: bool = False
     """The tools that the record calls, or none where it calls none."""
     exact: bool = False
-    """The calls or the words of the record."""
+    """The calls of the record, or words that it counts as right."""
+    new: bool = False
+    """The record says that its wording was never trained on (`is_new`)."""
 
 
 def _all(_: Turn) -> bool:
@@ -53,11 +55,12 @@ def _all(_: Turn) -> bool:
 SHARES: dict[str, tuple[Callable[[Turn], bool], Callable[[Turn], bool]]] = {
     "stopped": (_all, lambda t: t.stopped),
     "formed": (_all, lambda t: t.formed),
+    "formed_and_stopped": (_all, lambda t: t.formed and t.stopped),
     "right_tool": (lambda t: t.calls, lambda t: t.chosen),
     "exact_listed": (lambda t: t.calls and not t.free, lambda t: t.exact),
     "exact_free": (lambda t: t.calls and t.free, lambda t: t.exact),
     "words_without_call": (lambda t: not t.calls, lambda t: t.chosen),
-    "same_words": (lambda t: not t.calls, lambda t: t.exact),
+    "right_words": (lambda t: not t.calls, lambda t: t.exact),
 }
 """By name: the turns that a share is about, and those of them that count."""
 
@@ -85,6 +88,10 @@ class Turns:
         kinds = sorted({turn.kind for turn in self.turns})
         return {k: Turns([t for t in self.turns if t.kind == k]).shares() for k in kinds}
 
+    def of_new(self) -> Turns:
+        """Those of wordings that were never trained on."""
+        return Turns([turn for turn in self.turns if turn.new])
+
     def missed(self, most: int) -> list[dict[str, Any]]:
         """The first turns that were not as the record has them, one of each kind in turn."""
         queues = [
@@ -99,52 +106,59 @@ class Turns:
 
 def measure_turns(llm: LLM, records: Iterable[dict[str, Any]]) -> Turns:
     """Greedy answers to every turn of these records, which are in OpenAI's form; `kind` is the name
-    of what a record is about."""
+    of what a record is about, `answers` the words that are right at its end."""
     found = Turns()
     params = SamplingParams(temperature=0.0, max_tokens=MAX_TOKENS)
     for tools, asked in _by_tools(records):
-        outputs = llm.chat([messages[:-1] for _, messages in asked], params, tools)
-        for (kind, messages), output in zip(asked, outputs, strict=True):
-            found.turns.append(_judged(kind, messages, tools, output.outputs[0]))
+        outputs = llm.chat([one.messages[:-1] for one in asked], params, tools)
+        for one, output in zip(asked, outputs, strict=True):
+            found.turns.append(_judged(one, tools, output.outputs[0]))
     return found
 
 
-_Asked = list[tuple[str, list[dict[str, Any]]]]
+class _Asked(NamedTuple):
+    """One turn of a record: the messages up to and with it, and the words that are right."""
+
+    record: dict[str, Any]
+    messages: list[dict[str, Any]]
+    answers: Sequence[str]
 
 
 def _by_tools(
     records: Iterable[dict[str, Any]],
-) -> Iterator[tuple[Sequence[dict[str, Any]] | None, _Asked]]:
-    """Kinds, and messages up to and with a turn of the assistant, in groups of the same tools."""
-    groups: dict[str, _Asked] = {}
+) -> Iterator[tuple[Sequence[dict[str, Any]] | None, list[_Asked]]]:
+    """Turns of the assistant in groups of the same tools."""
+    groups: dict[str, list[_Asked]] = {}
     for record in records:
         asked = groups.setdefault(json.dumps(record.get("tools")), [])
         messages = record["messages"]
         for i, message in enumerate(messages):
             if message["role"] == "assistant":
-                asked.append((record.get("kind", ""), messages[: i + 1]))
+                is_last = i == len(messages) - 1
+                answers = record.get("answers", ()) if is_last else ()
+                asked.append(_Asked(record, messages[: i + 1], answers))
     return ((json.loads(tools), asked) for tools, asked in groups.items())
 
 
-def _judged(
-    kind: str,
-    messages: Sequence[dict[str, Any]],
-    tools: Sequence[dict[str, Any]] | None,
-    reply: CompletionOutput,
-) -> Turn:
-    before, wanted = messages[-2], messages[-1]
+def _judged(asked: _Asked, tools: Sequence[dict[str, Any]] | None, reply: CompletionOutput) -> Turn:
+    before, wanted = asked.messages[-2], asked.messages[-1]
     calls = [call["function"] for call in wanted.get("tool_calls") or []]
     said = parse_assistant(reply.text, parse_tools=tools is not None, reasoning="none")
     read = [_arguments(call) for call in said.tool_calls]
-    turn = Turn(kind, before["content"], json.dumps(calls) if calls else wanted["content"])
+    words = json.dumps(calls) if calls else wanted["content"]
+    turn = Turn(asked.record.get("kind", ""), before["content"], words)
     turn.said, turn.calls = reply.text, bool(calls)
+    turn.new = bool(asked.record.get("is_new"))
     turn.free = any(has_free_arguments(list(tools or ()), call["name"]) for call in calls)
     turn.stopped = reply.finish_reason == "stop"
     turn.formed = _formed(said, read)
     names = [call.name for call in said.tool_calls]
     turn.chosen = turn.formed and names == [call["name"] for call in calls]
-    same = read == [loads(call["arguments"].encode()) for call in calls]
-    turn.exact = turn.chosen and (same if calls else said.content == wanted["content"])
+    if calls:
+        same = read == [loads(call["arguments"].encode()) for call in calls]
+    else:
+        same = said.content in (wanted["content"], *asked.answers)
+    turn.exact = turn.chosen and same
     return turn
 
 

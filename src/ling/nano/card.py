@@ -32,6 +32,7 @@ from ..train.log import read_metrics
 from ..train.resume import start_of
 from ..train.starts import machine_facts
 from .checkpoints import along, held_out_of, measure_checkpoints
+from .dialogues import records
 from .held_out import HeldOutPart, held_out_parts, spread
 from .page import page, reached, readme
 from .peer import peer_bits
@@ -44,7 +45,8 @@ Log = Callable[[str], None]
 _POINTS = 400  # of a curve
 _MISSED = 16  # turns that are printed
 _PROMPTS, _PROMPT_TOKENS, _CONTINUED = 12, 48, 96
-_LESS = 128  # records that each checkpoint is asked
+_SEED, _RECORDS = 2, 700  # of held-out dialogues besides those that fine-tuning left out
+_LESS = 256  # records that each checkpoint is asked
 
 
 @dataclass(frozen=True)
@@ -75,11 +77,13 @@ class Made:
 
     @cached_property
     def records(self) -> list[Facts]:
-        """Held-out dialogues, which fine-tuning has left out, too."""
+        """Held-out dialogues: those that fine-tuning left out, and more of them."""
         path = self.out / "sft" / "valid.jsonl"
         if not path.is_file():
             raise UsageError(f"{path}: no such file; run `ling nano` up to its stage `sft`")
-        return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        first = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        every = (*first, *records("held_out", _SEED, _RECORDS))
+        return list({json.dumps(record["messages"]): record for record in every}.values())
 
     @cached_property
     def note(self) -> Facts:
@@ -171,11 +175,10 @@ def _curve(made: Made, log: Log) -> Facts:
 def _dialogues(made: Made, log: Log) -> Facts:
     with LLM(made.model) as llm:
         found = measure_turns(llm, made.records)
-    good = [turn.formed and turn.stopped for turn in found.turns]
     return {
         "records": len(made.records),
-        "formed_and_stopped": sum(good) / max(len(good), 1),
         "shares": found.shares(),
+        "new": found.of_new().shares(),
         "kinds": found.by_kind(),
         "missed": found.missed(_MISSED),
     }

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..text import size
 from .checkpoints import MERGED
-from .pictures import CHECKPOINTS, CURVE
+from .pictures import CHECKPOINTS, CURVE, WSM
 
 Facts = dict[str, Any]
 
@@ -27,16 +27,21 @@ given facts, what a word means. Outside of that it is fluent at best, and it kno
 do not use it for facts or advice."""
 
 
-def page(card: Facts) -> str:
-    """The page of the docs; raises `KeyError` for a card that is not whole."""
-    parts = (_head, _making, _dialogues, _bits, _mtp, _checkpoints, _questions, _missed)
-    return "\n\n".join("\n".join(part(card)) for part in parts) + "\n"
+def page(card: Facts, numbers: str = "card.json") -> str:
+    """The page of the docs, which links to the card's `numbers`; `wsm` is what `eval/wsm.py`
+    reported, where it was run.
+
+    Raises `KeyError` for a card that is not whole.
+    """
+    parts = (_head, _making, _dialogues, _bits, _mtp, _checkpoints, _wsm, _questions, _missed)
+    texts = ["\n".join(part(card)).strip() for part in parts]
+    texts.append(f"All of it as numbers: [{numbers.rpartition('/')[2]}]({numbers}).")
+    return "\n\n".join(filter(None, texts)) + "\n"
 
 
 def reached(card: Facts) -> dict[str, float | None]:
     """The shares that have goals."""
-    dialogues = card["dialogues"]
-    shares = {**dialogues["shares"], "formed_and_stopped": dialogues["formed_and_stopped"]}
+    shares = card["dialogues"]["shares"]
     return {name: shares[name] for name in GOALS}
 
 
@@ -132,29 +137,33 @@ def _dialogues(card: Facts) -> Iterator[str]:
     yield (
         f"{dialogues['records']:,} dialogues of wordings and values that were held out, "
         f"{shares['turns']:,} turns of the assistant, {shares['calls']:,} of them calls; each turn "
-        "greedily, behind the messages of the record."
+        f"greedily, behind the messages of the record. {dialogues['new']['turns']:,} turns are of "
+        "wordings, or tools of names, that no training text has; in the others the values are new."
     )
     yield ""
     yield from _goal_table(card)
     yield ""
     yield "By kind, as shares of its turns:"
     yield ""
-    keys = ("turns", "stopped", "formed", "right_tool", "exact_listed", "exact_free", "same_words")
+    keys = ("turns", "stopped", "formed", "right_tool", "exact_listed", "exact_free", "right_words")
     rows = [
         (kind, *(_share(found[key]) if key != "turns" else found[key] for key in keys))
         for kind, found in dialogues["kinds"].items()
     ]
     yield from _table(
         ("kind", "turns", "ended", "in form", "right tool", "exact (list)", "exact (free)",
-         "same words"),
+         "right words"),
         rows,
     )  # fmt: skip
 
 
 def _goal_table(card: Facts) -> Iterator[str]:
-    shares = reached(card)
-    rows = [(words, _share(shares[name]), f"{goal:.0%}") for name, (words, goal) in GOALS.items()]
-    return _table(("held-out dialogues", "reached", "goal"), rows)
+    shares, new = reached(card), card["dialogues"]["new"]
+    rows = [
+        (words, _share(shares[name]), f"{goal:.0%}", _share(new.get(name)))
+        for name, (words, goal) in GOALS.items()
+    ]
+    return _table(("held-out dialogues", "reached", "goal", "of new wordings"), rows)
 
 
 def _bits(card: Facts) -> Iterator[str]:
@@ -240,6 +249,39 @@ def _checkpoints(card: Facts) -> Iterator[str]:
     ]
     head = ("step", *(f"{name}, bits/byte" for name in names), "right tool", "exact call (list)")
     yield from _table(head, cells)
+
+
+def _wsm(card: Facts) -> Iterator[str]:
+    report = card.get("wsm")
+    if report is None:
+        return
+    best = min(report["merges"], key=lambda row: row["loss"])
+    last = report["last"]["loss"]
+    yield "## Merge or decay"
+    yield ""
+    yield (
+        "The same run at a constant rate, its last checkpoints merged (WSM) over windows and "
+        "intervals; and decays that were really trained from the same checkpoints, on the same "
+        f"rows, all to step {report['step']:,}. Held-out loss is the mean of the parts by their "
+        f"weight in the mixture, {report['rows']} rows of each; the last checkpoint has "
+        f"{last:.4f}."
+    )
+    yield ""
+    yield f"![Held-out loss over window and interval, and of decays]({WSM})"
+    yield ""
+    rows = [
+        (f"merge of {best['count']}, every {best['interval']} steps, {best['schedule']}", best),
+        *(
+            (f"decay over {row['window']:,} steps ({report['shape']})", row)
+            for row in report["decays"]
+        ),
+    ]
+    yield from _table(
+        ("at the same step", "window", "held-out loss", "less than the last checkpoint"),
+        [(what, r["window"], f"{r['loss']:.4f}", f"{last - r['loss']:+.4f}") for what, r in rows],
+    )
+    yield ""
+    yield from _code("bash", ["python benchmarks/wsm.py OUT/pretrain WSM"])
 
 
 def _questions(card: Facts) -> Iterator[str]:

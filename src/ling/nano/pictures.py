@@ -11,6 +11,7 @@ from ..train.plots import smooth
 from .checkpoints import MERGED
 
 CURVE, CHECKPOINTS = "ling-nano-curve.png", "ling-nano-checkpoints.png"
+WSM = "ling-nano-wsm.png"
 _SHARES = {
     "formed": "in form",
     "right_tool": "right tool",
