@@ -290,11 +290,19 @@ TESTED_TOGETHER = {
         "tests/eval/test_bench_infer.py",
         "one benchmark, measured end to end",
     ),
+    "eval/draft_gain.py": ("tests/nano/test_card.py", "measured for the card"),
+    "eval/peer_text_bits.py": ("tests/nano/test_peer.py", "runs inside llama.cpp's Python"),
+    "eval/wsm_plot.py": ("tests/eval/test_wsm.py", "the picture of one comparison"),
+    "nano/{checkpoints,held_out,page,pictures,questions}.py": (
+        "tests/nano/test_card.py",
+        "the parts of one card",
+    ),
     "eval/peer_llama.py": ("tests/interop/test_llama_cpp.py", "runs inside llama.cpp's Python"),
     "hub/{huggingface,modelscope}.py": (
         "tests/hub/test_download.py",
         "both hubs pass the same tests",
     ),
+    "nano/plan.py": ("tests/nano/test_make.py", "all stages, and what is refused"),
     "nano/dialogues/{dates,facts,knowledge,lists,numbers,tools_time,tools_values}.py": (
         "tests/nano/dialogues/test_answers.py",
         "what is answered is right",

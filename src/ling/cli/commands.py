@@ -17,6 +17,9 @@ COMMANDS = {
     "quickstart": Command(
         "train", "quickstart", "train, convert and run a small Ling on this machine, in minutes"
     ),
+    "nano": Command(
+        "nano", "nano", "make ling-nano, the small model of the package, from its corpus on; hours"
+    ),
     "pretrain": Command(
         "train",
         "pretrain",
