@@ -8,24 +8,24 @@ from fractions import Fraction
 import pytest
 
 from ling.errors import ToolError
-from ling.tools.calculator import MAX_DEPTH, MAX_LENGTH, calculate, decimal
+from ling.tools.calculator import MAX_DEPTH, MAX_LENGTH, calculate, number
 
 
 @pytest.mark.parametrize(
     ("expression", "value"),
     [
-        ("2 + 3 * 4", "14"),
-        ("(2 + 3) * 4", "20"),
-        ("10 - 4 - 3", "3"),
-        ("100 / 10 / 5", "2"),
-        ("-3 * -(2 - 5)", "-9"),
-        ("0.1 + 0.2", "0.3"),
-        ("1 / 3", "0.3333333333"),
-        ("-2 / 3", "-0.6666666667"),
-        ("12 × 7.50 ÷ 3 − 1", "29"),
-        (".5*4", "2"),
-        ("-1 / 100000000000", "0"),
-        ("123456789123456789 * 1000", "123456789123456789000"),
+        ("2 + 3 * 4", 14),
+        ("(2 + 3) * 4", 20),
+        ("10 - 4 - 3", 3),
+        ("100 / 10 / 5", 2),
+        ("-3 * -(2 - 5)", -9),
+        ("0.1 + 0.2", 0.3),
+        ("1 / 3", 0.3333333333),
+        ("-2 / 3", -0.6666666667),
+        ("12 × 7.50 ÷ 3 − 1", 29),
+        (".5*4", 2),
+        ("-1 / 100000000000", 0),
+        ("123456789123456789 * 1000", 123456789123456789000),
     ],
 )
 def test_values(expression, value):
@@ -47,7 +47,7 @@ def test_random_expressions_have_the_value_that_python_computes():
 
     for _ in range(200):
         text = expression(3)
-        assert calculate(text) == str(eval(text)), text
+        assert calculate(text) == eval(text), text
 
 
 @pytest.mark.parametrize(
@@ -75,9 +75,9 @@ def test_what_has_no_value_says_why(expression, message):
 
 
 def test_the_longest_product_is_computed():
-    assert len(calculate("*".join(["99999999"] * 22))) == 176
+    assert calculate("*".join(["99999999"] * 22)) == 99999999**22
 
 
-def test_decimal_rounds_and_drops_needless_zeros():
-    assert [decimal(Fraction(n, 4), 1) for n in (-1, 1, 3, 4)] == ["-0.2", "0.2", "0.8", "1"]
-    assert decimal(Fraction(-1, 1000), 2) == "0"
+def test_a_result_is_whole_or_rounded():
+    assert [number(Fraction(n, 4), 1) for n in (-1, 1, 3, 4)] == [-0.2, 0.2, 0.8, 1]
+    assert isinstance(number(Fraction(8, 2), 1), int)

@@ -1,31 +1,22 @@
-"""The clock's parts."""
+"""Time and date of a moment."""
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-import pytest
-
-from ling.errors import ToolError
-from ling.tools.clock import tell
+from ling.tools.clock import DAYS, MONTHS, date_of, time_of
 
 SUNDAY = datetime(2026, 11, 29, 7, 5, 9)
 
 
-def test_each_part_of_a_moment():
-    assert [tell(part, SUNDAY) for part in ("time", "date", "weekday")] == [
-        "07:05",
-        "2026-11-29",
-        "Sunday",
+def test_time_and_date_of_a_moment():
+    assert time_of(SUNDAY) == "7:05"
+    assert date_of(SUNDAY) == {"weekday": "Sunday", "date": "November 29", "year": 2026}
+
+
+def test_every_day_and_month_has_its_name():
+    days = [date_of(SUNDAY + timedelta(days=n))["weekday"] for n in range(1, 8)]
+    assert tuple(days) == DAYS
+    assert [date_of(SUNDAY.replace(month=n, day=1))["date"] for n in range(1, 13)] == [
+        f"{month} 1" for month in MONTHS
     ]
-
-
-def test_it_tells_the_time_of_now():
-    before = datetime.now()
-    told = datetime.fromisoformat(f"{tell('date')} {tell('time')}")
-    assert before - timedelta(minutes=2) <= told <= datetime.now()
-
-
-def test_another_part_is_named():
-    with pytest.raises(ToolError, match="`part` must be one of time, date, weekday"):
-        tell("year")

@@ -1,7 +1,8 @@
 """The table of built-in tools, and running a call of one.
 
 They are safe to run for any model: they read a clock and compute on numbers, and neither open a
-file nor a connection. The definitions here are those that our own model is trained with.
+file nor a connection. Names, arguments and results are of the forms that our own small
+model is trained on (`ling.nano.dialogues`).
 """
 
 from __future__ import annotations
@@ -9,16 +10,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from fractions import Fraction
 from typing import Any
 
 from ..errors import ToolError
 from .calculator import calculate
-from .clock import FORMATS, tell
+from .clock import date_of, time_of
 from .units import convert
 
 MAX_ARGUMENTS = 2000
 """Characters of arguments that are read."""
+Result = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +31,13 @@ class Tool:
     name: str
     description: str
     properties: Mapping[str, dict[str, Any]]
-    function: Callable[..., str]
+    function: Callable[..., Result]
 
     @property
     def parameters(self) -> dict[str, Any]:
         """JSON Schema of the arguments."""
-        names = list(self.properties)
-        return {"type": "object", "properties": dict(self.properties), "required": names}
+        schema = {"type": "object", "properties": dict(self.properties)}
+        return {**schema, "required": list(self.properties)} if self.properties else schema
 
     @property
     def definition(self) -> dict[str, Any]:
@@ -43,32 +46,29 @@ class Tool:
         return {"type": "function", "function": {**function, "parameters": self.parameters}}
 
 
-def _convert_units(value: Any, from_unit: str, to_unit: str) -> str:
-    return convert(Fraction(str(value)), from_unit, to_unit)
+def _calculator(expression: str) -> Result:
+    return {"result": calculate(expression)}
 
 
-def _choice(values: tuple[str, ...]) -> dict[str, Any]:
-    return {"type": "string", "enum": list(values)}
+def _clock() -> Result:
+    return {"time": time_of(datetime.now())}
 
 
+def _date() -> Result:
+    return date_of(datetime.now())
+
+
+def _convert_units(value: float, unit: str, to: str) -> Result:
+    return {"result": convert(Fraction(str(value)), unit, to)}
+
+
+_TEXT, _NUMBER = {"type": "string"}, {"type": "number"}
+_UNITS = {"value": _NUMBER, "unit": _TEXT, "to": _TEXT}
 _TOOLS = (
-    Tool(
-        "calculator",
-        "Compute an arithmetic expression.",
-        {"expression": {"type": "string"}},
-        calculate,
-    ),
-    Tool("clock", "Tell the current time, date or weekday.", {"part": _choice((*FORMATS,))}, tell),
-    Tool(
-        "convert_units",
-        "Convert a value to another unit.",
-        {
-            "value": {"type": "number"},
-            "from_unit": {"type": "string"},
-            "to_unit": {"type": "string"},
-        },
-        _convert_units,
-    ),
+    Tool("calculator", "Evaluates an expression", {"expression": _TEXT}, _calculator),
+    Tool("clock", "Tells the time", {}, _clock),
+    Tool("date", "Tells weekday and date", {}, _date),
+    Tool("convert_units", "Converts units", _UNITS, _convert_units),
 )
 BUILTIN = {tool.name: tool for tool in _TOOLS}
 
@@ -84,12 +84,13 @@ def builtin(definition: Mapping[str, Any]) -> Tool | None:
 
 
 def run(tool: Tool, arguments: str) -> str:
-    """What the tool gives for arguments as JSON text; also why it gives nothing, for the model to
-    read."""
+    """What the tool gives for arguments as JSON text, as JSON; also why it gives nothing, for the
+    model to read."""
     try:
-        return tool.function(**_checked(tool, arguments))
+        result = tool.function(**_checked(tool, arguments))
     except ToolError as error:
-        return f"error: {error}"
+        result = {"error": str(error)}
+    return json.dumps(result, ensure_ascii=False)
 
 
 def _checked(tool: Tool, text: str) -> dict[str, Any]:

@@ -16,8 +16,9 @@ _TOKEN = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+|[-+*/()])", re.ASCII)
 _SIGNS = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-", "–": "-"})
 
 
-def calculate(expression: str) -> str:
-    """The value in decimals, rounded to `PLACES`; raises `ToolError` where there is none."""
+def calculate(expression: str) -> int | float:
+    """The value, rounded to `PLACES` where it is no whole number; raises `ToolError` where there is
+    none."""
     if len(expression) > MAX_LENGTH:
         raise ToolError(
             f"the expression has {len(expression)} characters, {MAX_LENGTH} are allowed"
@@ -26,15 +27,13 @@ def calculate(expression: str) -> str:
     value = parser.sum(0)
     if parser.next is not None:
         raise ToolError(f"unexpected {parser.next}")
-    return decimal(value)
+    return number(value, PLACES)
 
 
-def decimal(value: Fraction, places: int = PLACES) -> str:
-    """The number without needless zeros, rounded to `places` after the point."""
-    digits = abs(round(value * 10**places))
-    whole, rest = divmod(digits, 10**places)
-    text = f"{whole}.{rest:0{places}d}".rstrip("0").rstrip(".")
-    return f"-{text}" if value < 0 and digits else text
+def number(value: Fraction, places: int) -> int | float:
+    """As JSON writes it: whole, or rounded to so many decimal places."""
+    value = round(value, places)
+    return value.numerator if value.denominator == 1 else float(value)
 
 
 def _tokens(text: str) -> list[str]:

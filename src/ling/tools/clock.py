@@ -1,18 +1,22 @@
-"""What time it is on this machine."""
+"""What time and what day it is on this machine, in English whatever its language."""
 
 from __future__ import annotations
 
 from datetime import datetime
 
-from ..errors import ToolError
+DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+MONTHS = (
+    *("January", "February", "March", "April", "May", "June", "July", "August", "September"),
+    *("October", "November", "December"),
+)
 
-FORMATS = {"time": "%H:%M", "date": "%Y-%m-%d", "weekday": "%w"}
-DAYS = ("Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday")
+
+def time_of(now: datetime) -> str:
+    """Such as `9:05`."""
+    return f"{now.hour}:{now.minute:02}"
 
 
-def tell(part: str, now: datetime | None = None) -> str:
-    """The local `time`, `date` or `weekday`; raises `ToolError` for another part."""
-    if part not in FORMATS:
-        raise ToolError(f"`part` must be one of {', '.join(FORMATS)}")
-    text = (now or datetime.now()).strftime(FORMATS[part])
-    return DAYS[int(text)] if part == "weekday" else text  # whatever the language of the machine
+def date_of(now: datetime) -> dict[str, str | int]:
+    """The weekday, and the date as `November 29`, with the year apart."""
+    date = f"{MONTHS[now.month - 1]} {now.day}"
+    return {"weekday": DAYS[now.weekday()], "date": date, "year": now.year}

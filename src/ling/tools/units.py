@@ -5,45 +5,65 @@ from __future__ import annotations
 from fractions import Fraction
 
 from ..errors import ToolError
-from .calculator import decimal
+from .calculator import number
 
-PLACES = 4
-_DIMENSIONS: dict[str, dict[str, str]] = {
-    "length": {
-        "millimeters": "0.001",
-        "centimeters": "0.01",
-        "meters": "1",
-        "kilometers": "1000",
-        "inches": "0.0254",
-        "feet": "0.3048",
-        "miles": "1609.344",
-    },
-    "weight": {"grams": "1", "kilograms": "1000", "ounces": "28.349523125", "pounds": "453.59237"},
-    "volume": {"milliliters": "1", "liters": "1000", "gallons": "3785.411784"},
-    "time": {"seconds": "1", "minutes": "60", "hours": "3600", "days": "86400", "weeks": "604800"},
-}
-FACTORS = {
-    unit: (dimension, Fraction(factor))
-    for dimension, units in _DIMENSIONS.items()
-    for unit, factor in units.items()
-}
-TEMPERATURES = ("celsius", "fahrenheit")
-UNITS = (*FACTORS, *TEMPERATURES)
+PLACES = 3
+# What a unit measures, its size, and how else it is written.
+_UNITS = """
+length 0.001 mm millimeter millimeters
+length 0.01 cm centimeter centimeters
+length 1 m meter meters
+length 1000 km kilometer kilometers
+length 0.0254 inches inch in
+length 0.3048 feet foot ft
+length 1609.344 miles mile
+weight 1 g gram grams
+weight 1000 kg kilogram kilograms
+weight 28.349523125 ounces ounce oz
+weight 453.59237 pounds pound lb
+volume 1 ml milliliter milliliters
+volume 1000 l liter liters
+volume 3785.411784 gallons gallon
+time 1 s second seconds
+time 60 min minute minutes
+time 3600 h hour hours
+time 86400 days day
+time 604800 weeks week
+"""
+_FAHRENHEIT, _CELSIUS = ("fahrenheit", "f"), ("celsius", "c")
 
 
-def convert(value: Fraction, source: str, target: str) -> str:
+def _table() -> dict[str, tuple[str, Fraction]]:
+    rows = (line.split() for line in _UNITS.strip().splitlines())
+    return {name: (kind, Fraction(size)) for kind, size, *names in rows for name in names}
+
+
+FACTORS = _table()
+"""What a unit measures, and how much of the first unit of that kind it is."""
+
+
+def convert(value: Fraction, source: str, target: str) -> int | float:
     """`value` of unit `source` in unit `target`; raises `ToolError` where that cannot be."""
-    for unit in (source, target):
-        if unit not in UNITS:
-            raise ToolError(f"no such unit: {unit[:40]}")
-    return decimal(_converted(value, source, target), PLACES)
-
-
-def _converted(value: Fraction, source: str, target: str) -> Fraction:
-    if source in TEMPERATURES and target in TEMPERATURES:
-        celsius = value if source == "celsius" else (value - 32) / Fraction(9, 5)
-        return celsius if target == "celsius" else celsius * Fraction(9, 5) + 32
-    kinds = [FACTORS[unit][0] if unit in FACTORS else "temperature" for unit in (source, target)]
+    source, target = source.strip().lower(), target.strip().lower()
+    kinds = [_kind(unit) for unit in (source, target)]
     if kinds[0] != kinds[1]:
-        raise ToolError(f"{source} measure {kinds[0]}, {target} measure {kinds[1]}")
-    return value * FACTORS[source][1] / FACTORS[target][1]
+        raise ToolError(f"{source} is a {kinds[0]}, {target} is a {kinds[1]}")
+    if kinds[0] == "temperature":
+        return number(_from_celsius(_to_celsius(value, source), target), PLACES)
+    return number(value * FACTORS[source][1] / FACTORS[target][1], PLACES)
+
+
+def _kind(unit: str) -> str:
+    if unit in _FAHRENHEIT + _CELSIUS:
+        return "temperature"
+    if unit not in FACTORS:
+        raise ToolError(f"unknown unit {unit[:40]}")
+    return FACTORS[unit][0]
+
+
+def _to_celsius(value: Fraction, unit: str) -> Fraction:
+    return (value - 32) / Fraction(9, 5) if unit in _FAHRENHEIT else value
+
+
+def _from_celsius(value: Fraction, unit: str) -> Fraction:
+    return value * Fraction(9, 5) + 32 if unit in _FAHRENHEIT else value
