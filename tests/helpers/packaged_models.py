@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from ling.convert.plan import convert
 from ling.convert.synth import synth
 from ling.data.tokenizer import train_tokenizer
 from ling.presets import preset
-from ling.tools import BUILTIN
+from ling.tools.files import write_tools
 
 TEXT = ["What is 2 + 3? It is 5.\n", "Hello, I am a small model. <tool_call> calculator\n"]
 
@@ -25,8 +24,7 @@ def nano_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     train_tokenizer(TEXT * 50, 400).save(tokenizer)
     folder = room / "ling-nano"
     convert(floats, folder, to="int8", tokenizer=str(tokenizer))
-    definitions = [tool.definition for tool in BUILTIN.values()]
-    (folder / "tools.json").write_text(json.dumps(definitions))
+    write_tools(folder)
     (folder / "README.md").write_text("# ling-nano\n")
     return folder
 

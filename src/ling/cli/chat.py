@@ -15,10 +15,11 @@ from ..errors import LingError, UsageError
 from ..hub import resolve_model
 from ..text import one_line, printable, shown
 from ..tools import BUILTIN
+from ..tools.files import Tools, tools_of_model
 from . import chat_commands
 from .chat_models import ChatModel, Ended, LocalModel, Settings, connect
 from .chat_screen import Screen
-from .chat_tools import Tools, choose_tools, result_of, tools_of_model
+from .chat_tools import choose_tools, result_of
 from .conversation import Conversation
 from .options import (
     given_sampling,

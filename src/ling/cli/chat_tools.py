@@ -7,14 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
-from ..files.guarded import loads, read_regular
-from ..text import nearest, printable, shown
+from ..text import nearest, shown
 from ..tools import BUILTIN, builtin, run
-
-MODEL_FILE = "tools.json"
-"""Beside a model's weights: the tools that it was trained to call, which a chat then offers."""
-MAX_BYTES = 4 << 20
-Tools = list[dict[str, Any]]
+from ..tools.files import Tools, read_tools
 
 
 def choose_tools(text: str) -> Tools | None:
@@ -38,31 +33,6 @@ def _named(name: str) -> Any:
             f"{', '.join(BUILTIN)}, a file with a JSON list of tools, or off"
         )
     return BUILTIN[name]
-
-
-def tools_of_model(folder: Path) -> Tools | None:
-    """The tools that a model's folder offers; None without any. Raises `UsageError`."""
-    path = folder / MODEL_FILE
-    return read_tools(path) if path.is_file() else None
-
-
-def read_tools(path: Path) -> Tools:
-    """Tools in OpenAI's form; raises `UsageError`."""
-    name = f"`{printable(str(path))}`"
-    try:
-        tools = loads(read_regular(path, MAX_BYTES))
-    except OSError as error:
-        raise UsageError(f"{name}: {error.strerror or error}") from None
-    except ValueError as error:
-        raise UsageError(f"{name} is not JSON: {error}") from None
-    try:
-        named = [isinstance(tool["function"]["name"], str) for tool in tools]
-    except (TypeError, LookupError):
-        named = [False]
-    if not isinstance(tools, list) or not all(named):
-        form = '[{"type": "function", "function": {"name": ..., "parameters": {...}}}, ...]'
-        raise UsageError(f"{name} is no list of tools: {form}")
-    return tools
 
 
 def result_of(call: dict[str, Any], tools: Tools | None) -> str | None:

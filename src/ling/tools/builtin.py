@@ -55,7 +55,7 @@ def _clock() -> Result:
 
 
 def _date() -> Result:
-    return date_of(datetime.now())
+    return {**date_of(datetime.now())}
 
 
 def _convert_units(value: float, unit: str, to: str) -> Result:

@@ -16,7 +16,6 @@ def time_of(now: datetime) -> str:
     return f"{now.hour}:{now.minute:02}"
 
 
-def date_of(now: datetime) -> dict[str, str | int]:
-    """The weekday, and the date as `November 29`, with the year apart."""
-    date = f"{MONTHS[now.month - 1]} {now.day}"
-    return {"weekday": DAYS[now.weekday()], "date": date, "year": now.year}
+def date_of(now: datetime) -> dict[str, str]:
+    """The weekday, and the date as `November 29`."""
+    return {"weekday": DAYS[now.weekday()], "date": f"{MONTHS[now.month - 1]} {now.day}"}
