@@ -13,6 +13,7 @@ import pytest
 from app_server import served
 from openai_stand_in import NAME, OpenAIStandIn
 from scripted import ScriptedLLM
+from tool_loop import tool_loop
 
 from ling import from_config, preset
 from ling.checkpoint.hf.save import save_model
@@ -178,6 +179,20 @@ def test_a_built_in_tool_runs_and_the_model_reads_what_it_gave(monkeypatch, caps
     assert "call 0> calculator" in out
     assert 'calculator> {"result": 42}\nling> It is 42.\n' in out
     assert 'calculator> {"error": "division by zero"}\nling> It is division by zero.\n' in out
+
+
+def test_a_program_runs_the_same_tools_through_a_server():
+    with ScriptedLLM(sums) as llm, served(llm) as url:
+        results, last = tool_loop(url, "scripted", "six times seven?", [CALCULATOR])
+    assert (results, last.message.content) == (['{"result": 42}'], "It is 42.")
+    assert last.finish_reason == "stop"
+
+
+def test_built_in_tools_run_here_for_a_model_of_a_server(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.StringIO("six times seven?\n"))
+    with ScriptedLLM(sums) as llm, served(llm) as url:
+        assert main(["chat", url, "--tools", "calculator"]) == 0
+    assert 'calculator> {"result": 42}\nling> It is 42.\n' in capsys.readouterr().out
 
 
 def test_the_person_is_asked_for_what_is_no_built_in_tool(monkeypatch, capsys):

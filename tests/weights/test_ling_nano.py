@@ -8,16 +8,16 @@ from __future__ import annotations
 import json
 import re
 
-import openai
 import pytest
 from app_server import served
+from tool_loop import tool_loop
 from unwritable import run_unwritable
 
 import ling
 from ling.checkpoint.open import config_at
 from ling.hub.packaged import weights_folder
 from ling.presets import preset
-from ling.tools import BUILTIN, run
+from ling.tools import BUILTIN
 from ling.tools.files import tools_of_model
 
 NAME = "ling-nano"
@@ -96,20 +96,10 @@ def test_its_mtp_layer_drafts_what_it_says(llm):
 
 
 def test_a_tool_loop_through_the_server(llm):
+    tools = tools_of_model(FOLDER)
+    assert tools
     with served(llm, NAME) as url:
-        client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
-        messages: list = [{"role": "user", "content": SUM}]
-        for _ in range(3):
-            reply = client.chat.completions.create(
-                model=NAME, messages=messages, tools=tools_of_model(FOLDER), temperature=0
-            )
-            message = reply.choices[0].message
-            if not message.tool_calls:
-                break
-            messages.append(message)
-            for call in message.tool_calls:
-                result = run(BUILTIN[call.function.name], call.function.arguments)
-                messages.append({"role": "tool", "tool_call_id": call.id, "content": result})
-        assert [m["content"] for m in messages[2:]] == ['{"result": 95}']
-        assert "95" in (message.content or "")
-        assert reply.choices[0].finish_reason == "stop"
+        results, last = tool_loop(url, NAME, SUM, tools)
+    assert results == ['{"result": 95}']
+    assert "95" in (last.message.content or "")
+    assert last.finish_reason == "stop"
