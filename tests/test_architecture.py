@@ -256,6 +256,14 @@ TESTED_TOGETHER = {
         "what is asked and answered",
     ),
     "serve/admission.py": ("tests/serve/test_reply.py", "what reaches the engine"),
+    "data/packages/texts/{bible,brown,chatterbot,chitchat,dialogue,gcide,gzipped}.py": (
+        "tests/data/packages/test_texts.py",
+        "a few lines of each package",
+    ),
+    "data/packages/texts/{human_eval,python_docs,shakespeare,wordnet}.py": (
+        "tests/data/packages/test_texts.py",
+        "a few lines of each package",
+    ),
     "data/{join,measure,parts,plan,split,tokenise}.py": (
         "tests/data/test_prepare.py",
         "the stages of one preparation",
@@ -282,10 +290,34 @@ TESTED_TOGETHER = {
         "tests/eval/test_bench_infer.py",
         "one benchmark, measured end to end",
     ),
+    "eval/draft_gain.py": ("tests/nano/test_card.py", "measured for the card"),
+    "eval/peer_text_bits.py": ("tests/nano/test_peer.py", "runs inside llama.cpp's Python"),
+    "eval/wsm_plot.py": ("tests/eval/test_wsm.py", "the picture of one comparison"),
+    "nano/{checkpoints,held_out,page,pictures,questions}.py": (
+        "tests/nano/test_card.py",
+        "the parts of one card",
+    ),
     "eval/peer_llama.py": ("tests/interop/test_llama_cpp.py", "runs inside llama.cpp's Python"),
     "hub/{huggingface,modelscope}.py": (
         "tests/hub/test_download.py",
         "both hubs pass the same tests",
+    ),
+    "nano/plan.py": ("tests/nano/test_make.py", "all stages, and what is refused"),
+    "nano/dialogues/{dates,facts,knowledge,lists,numbers,tools_time,tools_values}.py": (
+        "tests/nano/dialogues/test_answers.py",
+        "what is answered is right",
+    ),
+    "nano/dialogues/{copying,identity,said,smalltalk,unknown,writing}.py": (
+        "tests/nano/dialogues/test_answers.py",
+        "what is said again is what was said, and tables can be read",
+    ),
+    "nano/dialogues/{arithmetic,definitions,draw,turns,words}.py": (
+        "tests/nano/dialogues/test_answers.py",
+        "a turn of each",
+    ),
+    "nano/dialogues/{memory,offered,tools,tools_home,tools_text}.py": (
+        "tests/nano/dialogues/test_mix.py",
+        "calls of records fit the tools",
     ),
     "ops/native_causal.py": ("tests/ops/test_causal.py", "the same functions, one floor above"),
     "plugins/hf_{attend,batch,folder,hook,model,output,tokenizer,weights}.py": (

@@ -94,21 +94,9 @@ def _steps(out: Path, minutes: float) -> int:
         if isinstance(known, dict) and isinstance(known.get("steps"), int) and known["steps"] > 0:
             return known["steps"]
         raise UsageError(f"{note}: damaged; use another --out")
-    from .eval.bench import stepper
-    from .model.ling import from_config
-    from .presets import preset
-    from .train.threads import Threads
+    from .eval.bench import steps_within
 
-    step = stepper(from_config(preset(MODEL), seed=0), ROWS, LENGTH)
-    times = []
-    with Threads(print) as threads:
-        for _ in range(10):
-            begin = time.perf_counter()
-            step()
-            times.append(time.perf_counter() - begin)
-            threads.adapt()
-    # The first step compiles kernels. A tenth is left for checkpoints and reports.
-    steps = max(int(minutes * 60 * 0.9 / min(times[1:])), 20)
+    steps = max(steps_within(minutes, MODEL, ROWS, LENGTH), 20)
     write_atomic(note, json.dumps({"steps": steps, "minutes": minutes}) + "\n")
     return steps
 

@@ -63,6 +63,11 @@ def test_old_and_half_written_ones_are_removed_and_others_stay(run):
     assert left == ["mine", "step-10", "step-11", "step-9", "step-x"]
 
 
+def test_those_of_every_so_many_steps_stay(run):
+    run_folder.prune(run, 1, 3)
+    assert names(run) == ["step-9", "step-10"]
+
+
 def test_the_one_that_is_kept_stays_until_another_is(run):
     assert run_folder.kept(run) is None
     run_folder.keep(run, 2)

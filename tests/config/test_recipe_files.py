@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from ling.config import recipe_docs, recipe_file
-from ling.config.recipe import DataConfig, PretrainConfig
+from ling.config.optim import OptimConfig
+from ling.config.recipe import DataConfig, PretrainConfig, recipe_yaml
 from ling.config.sft import SFTConfig
 from ling.errors import UsageError
 
@@ -116,3 +117,17 @@ def test_the_home_folder_is_meant_as_in_a_shell(tmp_path, monkeypatch):
     file.write_text("model: ~/m\ndata: {prefix: [~/a, b~/c], corpus: ~}\n")
     want = {"model": "/home/me/m", "data": {"prefix": ["/home/me/a", "b~/c"], "corpus": None}}
     assert recipe_file.read_recipe(file) == want
+
+
+def test_a_recipe_that_a_run_keeps_is_the_one_it_was_made_from(tmp_path):
+    made = PretrainConfig(
+        model="ling-tiny",
+        data=DataConfig(prefix="a", weights=2.0),
+        optim=OptimConfig(schedule="wsd", decay_steps=3),
+    )
+    file = tmp_path / "config.yaml"
+    file.write_text(recipe_yaml(made))
+    assert recipe_file.load_recipe(file) == made
+    file.write_text("model: ling-tiny\ndata:\n  prefix: a\ntrain:\n  stepz: 3\n")
+    with pytest.raises(UsageError, match=r"no key `train\.stepz`"):
+        recipe_file.load_recipe(file)

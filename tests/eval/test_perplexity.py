@@ -63,6 +63,7 @@ def test_loss_is_that_of_every_token_of_the_rows(model, ids, tmp_path):
     assert report["mtp_loss"] == pytest.approx(mtp, abs=1e-5)
     assert report["perplexity"] == pytest.approx(math.exp(main), rel=1e-5)
     assert 0 <= report["mtp_agreement"] <= 1
+    assert report["bits_per_byte"] is None, "without a tokenizer nobody knows the bytes"
 
 
 def test_fewer_rows_are_the_first_ones(model, ids, tmp_path):
@@ -84,6 +85,11 @@ def test_texts_are_read_in_order_and_their_ends_are_not_scored(model, tmp_path):
     report = perplexity(own, files, seq_length=len(rows) - 1)
     # Where the input ends a document, the next token is anyone's guess.
     assert report["tokens"] == len(rows) - 1 - 1
+    scored = [i for k, i in enumerate(rows) if k and rows[k - 1] != tok.eod_token_id]
+    nbytes = sum(len(tok.token_bytes(i)) for i in scored if i != tok.eod_token_id)
+    assert report["bytes"] == nbytes
+    nats = report["loss"] * report["tokens"]
+    assert report["bits_per_byte"] == pytest.approx(nats / math.log(2) / nbytes)
     with pytest.raises(DataError, match="text needs a model with a tokenizer"):
         perplexity(folder, files)
 

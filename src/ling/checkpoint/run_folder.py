@@ -30,6 +30,11 @@ def step_folder(run: Path, step: int) -> Path:
     return run / "checkpoints" / f"step-{step}"
 
 
+def step_of(checkpoint: Path) -> int:
+    """After how many steps a checkpoint was saved."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
 def run_index_folder(run: Path) -> Path:
     """Where a run keeps the order of its rows; whatever is missing there is made again."""
     return run / "index"
@@ -127,16 +132,16 @@ def kept(run: Path) -> Path | None:
     return folder if (folder / MANIFEST).is_file() else None
 
 
-def prune(run: Path, keep_last: int) -> None:
+def prune(run: Path, keep_last: int, keep_every_steps: int = 0) -> None:
     """Remove all but the newest `keep_last` checkpoints (0 keeps all), that which is `kept`, and
-    unfinished ones."""
+    those of every `keep_every_steps`-th step; unfinished ones too."""
     folder = run / "checkpoints"
     for tmp in folder.glob("step-*.tmp"):
         shutil.rmtree(tmp, ignore_errors=True)
     if keep_last:
         stays = kept(run)
         for old in checkpoints(run)[:-keep_last]:
-            if old != stays:
+            if old != stays and not (keep_every_steps and step_of(old) % keep_every_steps == 0):
                 shutil.rmtree(old, ignore_errors=True)
 
 

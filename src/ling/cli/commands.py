@@ -17,6 +17,9 @@ COMMANDS = {
     "quickstart": Command(
         "train", "quickstart", "train, convert and run a small Ling on this machine, in minutes"
     ),
+    "nano": Command(
+        "nano", "nano", "make ling-nano, the small model of the package, from its corpus on; hours"
+    ),
     "pretrain": Command(
         "train",
         "pretrain",
@@ -36,7 +39,8 @@ COMMANDS = {
     "data": Command(
         "train",
         "data",
-        "`data prepare`: text or source code to token files; `data check`: conversations",
+        "`data prepare`: text or source code to token files; `data check`: conversations; "
+        "`data fetch`: public text by name",
     ),
     "compat": Command(
         "compat",

@@ -260,6 +260,8 @@ class CheckpointConfig:
     """Save every N steps, and always at the end."""
     keep_last: int = 2
     """Keep the newest N; 0 keeps all."""
+    keep_every_steps: int = 0
+    """Keep also those of every N-th step, however old; 0 keeps none for that."""
     async_save: bool = False
     """Write checkpoints while steps continue, from a copy of weights and optimizer state in main
     memory."""
@@ -267,6 +269,12 @@ class CheckpointConfig:
     def __post_init__(self) -> None:
         at_least("checkpoint.interval_steps", self.interval_steps, 1)
         at_least("checkpoint.keep_last", self.keep_last, 0)
+        at_least("checkpoint.keep_every_steps", self.keep_every_steps, 0)
+        if self.keep_every_steps % self.interval_steps:
+            raise UsageError(
+                f"`checkpoint.keep_every_steps` = {self.keep_every_steps} is not a multiple of "
+                f"`checkpoint.interval_steps` = {self.interval_steps}, so none would be saved there"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

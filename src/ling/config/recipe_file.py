@@ -58,6 +58,15 @@ def read_recipe(path: str | Path, kind: type = PretrainConfig) -> dict[str, Any]
     return check_keys(read_yaml(path), path, kind)
 
 
+def load_recipe(path: str | Path, kind: type = PretrainConfig) -> Any:
+    """The recipe in a file, such as the `config.yaml` of a run: a `kind`."""
+    tree = read_recipe(path, kind)
+    for key, hint in typing.get_type_hints(kind).items():
+        if dataclasses.is_dataclass(hint) and isinstance(hint, type) and key in tree:
+            tree[key] = hint(**tree[key])
+    return kind(**tree)
+
+
 def read_yaml(path: str | Path) -> Any:
     """What a YAML file says; `UsageError` with the line of what is not YAML."""
     import yaml

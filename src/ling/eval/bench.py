@@ -28,6 +28,7 @@ from ..train.optim import build_optimizer
 from ..train.progress import gemm_peak
 from ..train.state import TrainState
 from ..train.step import train_step
+from ..train.threads import Threads
 
 ROWS, LENGTH = 8, 512
 
@@ -107,6 +108,19 @@ def stepper(
         train_step(state, objective, [batch], train, optim)
 
     return step
+
+
+def steps_within(minutes: float, model: str, rows: int, length: int) -> int:
+    """How many training steps of a preset fit into `minutes` on this machine, by timing ten."""
+    step, times = stepper(from_config(preset(model), seed=0), rows, length), []
+    with Threads(print) as threads:
+        for _ in range(10):
+            begin = time.perf_counter()
+            step()
+            times.append(time.perf_counter() - begin)
+            threads.adapt()
+    # The first step compiles kernels. A tenth is left for checkpoints and reports.
+    return int(minutes * 60 * 0.9 / min(times[1:]))
 
 
 def _timed(step: Callable[[], None], device: torch.device) -> float:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..checkpoint.load import load_model
@@ -15,11 +16,13 @@ from ..checkpoint.open import tokenizer_folder
 from ..config.recipe import DataConfig
 from ..data.corpus import documents
 from ..data.indexed import IndexedDataset, IndexedWriter, token_dtype
+from ..data.samples import Samples
 from ..data.tokenizer import Tokenizer
 from ..errors import DataError
 from ..hub import resolve_model
 from ..train.forward import LingForTraining
-from ..train.heldout import held_out_loss
+from ..train.heldout import held_out_loss, rows_in_order
+from .text_bits import bits_per_byte
 
 MAX_ROW = 1024
 
@@ -33,9 +36,11 @@ def perplexity(
     dtype: str = "float32",
     compute_dtype: torch.dtype | None = None,
 ) -> dict[str, Any]:
-    """Loss (nats per token), perplexity and MTP agreement of any checkpoint.
+    """Loss (nats per token), perplexity, bits per byte and MTP agreement of any checkpoint.
 
     `data` is one Megatron prefix, or jsonl and text files, read in order and cut into rows.
+    `bits_per_byte` is the same loss over the `bytes` of the scored tokens, None without a
+    tokenizer; it compares tokenizers where their rows have about as much text.
     """
     folder = resolve_model(model)
     network = load_model(folder, dtype)
@@ -51,16 +56,28 @@ def perplexity(
                 f"{dataset.num_tokens} tokens, fewer than a row of {length}", path=data[0]
             )
         cfg = DataConfig(prefix=["-"], seq_length=length)
-        result = held_out_loss(
-            LingForTraining(network), dataset, cfg, rows=rows or 1 << 40, eod=eod
-        )
+        count = rows or 1 << 40
+        result = held_out_loss(LingForTraining(network), dataset, cfg, rows=count, eod=eod)
+        nbytes = scored_bytes(rows_in_order(dataset, cfg, count, eod), tok) if tok else None
     return {
         "loss": result.loss,
         "perplexity": math.exp(min(result.loss, 700)),
         "tokens": result.tokens,
+        "bits_per_byte": bits_per_byte(result.loss * result.tokens, nbytes) if nbytes else None,
+        "bytes": nbytes,
         "mtp_loss": result.mtp_loss,
         "mtp_agreement": result.mtp_agreement,
     }
+
+
+def scored_bytes(samples: Samples, tok: Tokenizer) -> int:
+    """Bytes of text of all tokens that are scored; control tokens are none."""
+    control = set(tok.control_tokens.values())
+    lengths = np.array(
+        [0 if i in control else len(tok.token_bytes(i)) for i in range(tok.vocab_size)]
+    )
+    rows = (samples[k] for k in range(len(samples)))
+    return sum(int(lengths[row.labels[row.loss_mask > 0]].sum()) for row in rows)
 
 
 def _open(data: Sequence[str], tok: Tokenizer | None, scratch: Path) -> IndexedDataset:

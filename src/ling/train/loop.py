@@ -117,8 +117,14 @@ class Loop:
         self.state, self.objective = run.state, run.objective
         self.reduce, self.world = run.reduce, run.state.world
         self.processes = self.world.gather(process_here())
-        keep, behind = run.recipe.checkpoint.keep_last, run.recipe.checkpoint.async_save
-        self.saver = Saver(run.out, run.state, keep, background=behind)
+        cfg = run.recipe.checkpoint
+        self.saver = Saver(
+            run.out,
+            run.state,
+            cfg.keep_last,
+            background=cfg.async_save,
+            keep_every_steps=cfg.keep_every_steps,
+        )
         self.monitor = Monitor(run)
         # The signal that this process got, and that on which all ranks stop.
         self.caught: int | None = None

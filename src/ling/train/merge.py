@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..checkpoint.dcp.folder import DCPFolder
 from ..checkpoint.dcp.parts import write_tensors
-from ..checkpoint.run_folder import checkpoints, intact, refuse_adapters
+from ..checkpoint.run_folder import checkpoints, intact, refuse_adapters, step_of
 from ..config.optim import OptimConfig
 from ..config.recipe import PretrainConfig, TrainConfig
 from ..errors import CheckpointError, UsageError
@@ -43,12 +43,12 @@ def merge(
     if like is not None and (decay_steps is not None or schedule != "mean"):
         raise UsageError("`--like` has its own schedule: leave out `--schedule`, `--decay-steps`")
     found = _newest(run, last) if decay_steps is None else _reaching_back(run, decay_steps)
-    weights = _weights([_step(p) for p in found], schedule, decay_steps, like)
+    weights = _weights([step_of(p) for p in found], schedule, decay_steps, like)
     for folder in found:
         if not intact(folder):
             raise CheckpointError(f"{folder}: damaged, cannot be merged")
         refuse_adapters(folder)  # the mean of A and B is not that of their product
-    total = _weighed_sum(found, weights)
+    total = weighed_sum(found, weights)
     with atomic_folder(out) as tmp:
         write_tensors(tmp, total)
         if (run / "tokenizer").is_dir():
@@ -63,10 +63,6 @@ def merge(
 # ---- which, and how much of each ---------------------------------------------------------------
 
 
-def _step(folder: Path) -> int:
-    return int(folder.name.removeprefix("step-"))
-
-
 def _newest(run: Path, last: int | None) -> list[Path]:
     saved, count = checkpoints(run), last or 0
     if count < 1 or len(saved) < count:
@@ -79,8 +75,8 @@ def _reaching_back(run: Path, decay_steps: int) -> list[Path]:
     saved = checkpoints(run)
     if not saved:
         raise UsageError(f"{run}: holds no checkpoints")
-    begin = _step(saved[-1]) - decay_steps
-    before = [i for i, folder in enumerate(saved) if _step(folder) <= begin]
+    begin = step_of(saved[-1]) - decay_steps
+    before = [i for i, folder in enumerate(saved) if step_of(folder) <= begin]
     if decay_steps < 1 or not before:
         raise UsageError(
             f"{run}: a decay of {decay_steps} steps up to {saved[-1].name} begins at step {begin}, "
@@ -101,7 +97,7 @@ def _weights(
     return weights_of_decay(decay_between(steps, optim, TrainConfig(steps=steps[-1])))
 
 
-def _weighed_sum(folders: Sequence[Path], weights: Sequence[float]) -> dict[str, Tensor]:
+def weighed_sum(folders: Sequence[Path], weights: Sequence[float]) -> dict[str, Tensor]:
     """The model tensors of all checkpoints, in float32."""
     total: dict[str, Tensor] = {}
     for folder, weight in zip(folders, weights, strict=True):

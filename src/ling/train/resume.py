@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from ..checkpoint.run_folder import checkpoints, find_checkpoint
+from ..checkpoint.run_folder import checkpoints, find_checkpoint, step_of
 from ..config.kinds import Recipe, default_of, flat
 from ..config.optim import OptimConfig
 from ..config.recipe import PretrainConfig, recipe_yaml
@@ -130,7 +130,7 @@ def _changes(recipe: Recipe, before: dict[str, Any]) -> Iterator[tuple[str, Any,
 def _decay_is_ahead(recipe: Recipe, before: dict[str, Any], out: Path) -> bool:
     """Whether the steps done had the peak rate, before and after the change of the decay."""
     saved = checkpoints(out)
-    done = int(saved[-1].name.removeprefix("step-")) if saved else 0
+    done = step_of(saved[-1]) if saved else 0
     keys = ("schedule", "decay_steps", "decay_end_step")
     kind = type(recipe)
     old = OptimConfig(**{k: before.get(f"optim.{k}", default_of(f"optim.{k}", kind)) for k in keys})

@@ -135,9 +135,18 @@ class Saver:
     all ranks, and leaves the checkpoints that were there.
     """
 
-    def __init__(self, out: Path, state: TrainState, keep_last: int, *, background: bool) -> None:
+    def __init__(
+        self,
+        out: Path,
+        state: TrainState,
+        keep_last: int,
+        *,
+        background: bool,
+        keep_every_steps: int = 0,
+    ) -> None:
         self.out, self.state, self.world = out, state, state.world
-        self._keep_last, self._background = keep_last, background
+        self._keep_last, self._keep_every_steps = keep_last, keep_every_steps
+        self._background = background
         self._files: list[FileLayout] | None = None
         self._staging = Staging()
         self._work: Work | None = None
@@ -215,4 +224,4 @@ class Saver:
         if self._kept is not None:
             run_folder.keep(self.out, self._kept)
         if not self._skipped:  # else the last good one, to go back to, might be too old
-            prune(self.out, self._keep_last)
+            prune(self.out, self._keep_last, self._keep_every_steps)

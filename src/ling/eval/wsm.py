@@ -1,0 +1,270 @@
+"""Merging against decaying, from one run at a constant learning rate (WSM, arXiv 2507.17634).
+
+Its last checkpoints are merged over several windows and intervals; from some of the same
+checkpoints the run is continued with a rate that decays over as many steps, on the same rows. All
+end after the same tokens, and are compared by their held-out loss.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..checkpoint.load import load_model
+from ..checkpoint.run_folder import checkpoints, step_folder, step_of
+from ..config.optim import DecayShape
+from ..config.recipe import CheckpointConfig, PretrainConfig
+from ..config.recipe_file import load_recipe
+from ..data.indexed import IndexedDataset
+from ..errors import RunError, UsageError
+from ..files.atomic import make_folder
+from ..model.ling import Ling
+from ..train.forward import LingForTraining
+from ..train.heldout import held_out_loss
+from ..train.log import each_row
+from ..train.loop import run as train
+from ..train.merge import weighed_sum
+from ..train.schedule import merge_weights
+
+Log = Callable[[str], None]
+
+SCHEDULES = ("mean", "linear", "one-minus-sqrt")
+COUNTS = (2, 3, 4, 6, 8, 12, 16, 24, 32)
+INTERVALS = (1, 2, 4)
+
+
+@dataclass(frozen=True)
+class Merge:
+    """The checkpoints of one merge, the oldest first, and their weights."""
+
+    folders: tuple[Path, ...]
+    schedule: str
+
+    @property
+    def weights(self) -> list[float]:
+        """Of the folders."""
+        return merge_weights(len(self.folders) - 1, self.schedule)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Which, how far apart, and how much of each."""
+        steps = [step_of(folder) for folder in self.folders]
+        return {
+            "schedule": self.schedule,
+            "count": len(steps),
+            "interval": steps[1] - steps[0],
+            "window": steps[-1] - steps[0],
+            "weights": self.weights,
+        }
+
+
+def merges(run: Path) -> Iterator[Merge]:
+    """Of the newest checkpoints, as far back as they are evenly apart; raises `UsageError` where
+    there are no two."""
+    tail = even_tail(run)
+    for apart in INTERVALS:
+        spaced = tail[::-1][::apart][::-1]
+        for count in (n for n in COUNTS if n <= len(spaced)):
+            for schedule in SCHEDULES:
+                if count > 2 or schedule == "mean":  # others give the oldest no weight
+                    yield Merge(tuple(spaced[-count:]), schedule)
+
+
+def even_tail(run: Path) -> list[Path]:
+    """The newest checkpoints of a run, as far back as they are evenly apart."""
+    saved = checkpoints(run)
+    if len(saved) < 2:
+        raise UsageError(f"{run}: holds {len(saved)} checkpoints, merging needs two or more")
+    steps = [step_of(folder) for folder in saved]
+    apart, first = steps[-1] - steps[-2], len(saved) - 2
+    while first and steps[first] - steps[first - 1] == apart:
+        first -= 1
+    return saved[first:]
+
+
+# ---- held-out loss -----------------------------------------------------------------------------
+
+
+class HeldOutLoss:
+    """Mean loss on held-out token files, weighed as the run's mixture, or alike."""
+
+    def __init__(self, recipe: PretrainConfig, rows: int, eod: int | None) -> None:
+        self.data, self.rows, self.eod = recipe.data, rows, eod
+        self.prefixes, self.weights = held_out_prefixes(recipe)
+        self.datasets = [IndexedDataset(prefix) for prefix in self.prefixes]
+        self.dtype = getattr(torch, recipe.train.dtype)
+
+    def __call__(self, network: Ling) -> dict[str, Any]:
+        """Of one model: the mean, and by the folders of the prefixes."""
+        network.compute_dtype = self.dtype
+        trained = LingForTraining(network)
+        found = [
+            held_out_loss(trained, dataset, self.data, rows=self.rows, eod=self.eod).loss
+            for dataset in self.datasets
+        ]
+        mean = sum(w * loss for w, loss in zip(self.weights, found, strict=True))
+        names = (Path(prefix).parent.name for prefix in self.prefixes)
+        return {"loss": mean, "by_part": dict(zip(names, found, strict=True))}
+
+
+def held_out_prefixes(recipe: PretrainConfig) -> tuple[list[str], list[float]]:
+    """Held-out prefixes and their shares: those that `ling data prepare` left beside each prefix
+    that is trained on, or `data.valid_prefix`."""
+    data = recipe.data
+    beside = [str(Path(p).with_name("valid_text_document")) for p in data.prefix]
+    if beside and all(Path(f"{p}.idx").is_file() for p in beside):
+        weights = data.weights or [1.0] * len(beside)
+    elif data.valid_prefix:
+        beside, weights = data.valid_prefix, [1.0] * len(data.valid_prefix)
+    else:
+        raise UsageError(
+            "no held-out text: the run has no `data.valid_prefix`, and there is no "
+            "`valid_text_document` beside each of `data.prefix`"
+        )
+    return beside, [w / sum(weights) for w in weights]
+
+
+@torch.no_grad()
+def put_weights(network: Ling, tensors: dict[str, Tensor]) -> None:
+    """Write merged tensors, named as in a checkpoint, into a module; every one of it is there."""
+    own = network.state_dict()
+    for name in own:
+        own[name].copy_(tensors[f"model.{name}"])
+
+
+# ---- decays ------------------------------------------------------------------------------------
+
+
+def decay(
+    run: Path,
+    start: Path,
+    out: Path,
+    recipe: PretrainConfig,
+    shape: DecayShape,
+    lr_min: float,
+    log: Log,
+) -> Path:
+    """Continue `run` from its checkpoint `start` to the run's end, on the same rows, at a rate that
+    decays over all these steps; returns the last checkpoint. A run folder in `out` goes on."""
+    end = step_of(checkpoints(run)[-1])
+    begin = step_of(start)
+    final = step_folder(out, end)
+    if not out.exists():
+        _copy(run, start, out)
+    optim = dataclasses.replace(
+        recipe.optim, schedule="wsd", decay_steps=end - begin, decay_shape=shape, lr_min=lr_min
+    )
+    changed = dataclasses.replace(
+        recipe,
+        optim=optim,
+        train=dataclasses.replace(recipe.train, steps=end),
+        checkpoint=CheckpointConfig(interval_steps=end, keep_last=2),
+    )
+    if train(changed, out, log):
+        raise RunError(f"{out}: interrupted; the same command continues")
+    return final
+
+
+def _copy(run: Path, start: Path, out: Path) -> None:
+    """A run folder as it was when `start` was its newest checkpoint."""
+    target = step_folder(make_folder(out), step_of(start))
+    for folder in ("tokenizer", "data"):
+        if (run / folder).is_dir():
+            shutil.copytree(run / folder, out / folder)
+    shutil.copytree(start, target)
+    shutil.copy(run / "config.yaml", out / "config.yaml")
+
+
+def same_rows(run: Path, branch: Path, step: int) -> bool | None:
+    """Whether the first step of a branch had the loss that the run had there, bit for bit: the same
+    weights saw the same rows. None where the run's log has no such step."""
+    losses = [
+        next(
+            (row["loss"] for row in each_row(folder / "metrics.jsonl") if row["step"] == step), None
+        )
+        for folder in (run, branch)
+    ]
+    return None if None in losses else losses[0] == losses[1]
+
+
+# ---- both --------------------------------------------------------------------------------------
+
+
+def compare(
+    run: Path,
+    out: Path,
+    *,
+    decay_steps: Sequence[int] = (),
+    shape: DecayShape = "one-minus-sqrt",
+    lr_min: float = 0.0,
+    rows: int = 16,
+    log: Log = print,
+) -> dict[str, Any]:
+    """Held-out loss of the last checkpoint, of merges, and of decays over `decay_steps` steps.
+
+    By default one decay is as long as the largest window of a merge, and one half of it. Raises
+    `UsageError` for a run that is not at a constant rate, or where no checkpoint is that far back.
+    """
+    recipe: PretrainConfig = load_recipe(run / "config.yaml")
+    if recipe.optim.schedule != "constant":
+        raise UsageError(
+            f"{run}: `optim.schedule` is `{recipe.optim.schedule}`, merging in place of a decay "
+            "needs a run at a `constant` rate"
+        )
+    last = checkpoints(run)[-1] if checkpoints(run) else None
+    planned = list(merges(run))
+    assert last is not None
+    starts = _starts(run, decay_steps)
+    network = load_model(last, "float32")
+    score = HeldOutLoss(recipe, rows, network.config.eos_token_id)
+    report: dict[str, Any] = {
+        "run": run.name,
+        "step": step_of(last),
+        "lr": recipe.optim.lr,
+        "lr_min": lr_min,
+        "shape": shape,
+        "rows": rows,
+        "last": score(network),
+        "merges": [],
+        "decays": [],
+    }
+    log(f"last checkpoint: {report['last']['loss']:.4f}")
+    for merge in planned:
+        put_weights(network, weighed_sum(merge.folders, merge.weights))
+        row = {**merge.as_dict(), **score(network)}
+        report["merges"].append(row)
+        what = f"{row['count']} checkpoints, {row['window']} steps, {row['schedule']}"
+        log(f"{what}: {row['loss']:.4f}")
+    for start in starts:
+        begin = step_of(start)
+        branch = out / f"decay-{begin}-{shape}"
+        final = decay(run, start, branch, recipe, shape, lr_min, log)
+        row = {
+            "window": step_of(last) - begin,
+            "same_rows": same_rows(run, branch, begin + 1),
+            **score(load_model(final, "float32")),
+        }
+        report["decays"].append(row)
+        log(f"decay over {row['window']} steps: {row['loss']:.4f}")
+    return report
+
+
+def _starts(run: Path, decay_steps: Sequence[int]) -> list[Path]:
+    """The checkpoints that are this many steps before the last."""
+    saved, tail = {step_of(p): p for p in checkpoints(run)}, even_tail(run)
+    if not decay_steps:
+        return [tail[0], tail[len(tail) // 2]] if len(tail) > 2 else [tail[0]]
+    end = max(saved)
+    missing = [n for n in decay_steps if end - n not in saved or n < 1]
+    if missing:
+        there = ", ".join(str(end - step) for step in saved if step != end)
+        raise UsageError(
+            f"{run}: no checkpoint {missing[0]} steps before the last; there are {there}"
+        )
+    return [saved[end - n] for n in decay_steps]

@@ -1,0 +1,1 @@
+"""How `ling-nano` is made."""

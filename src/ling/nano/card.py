@@ -1,0 +1,250 @@
+"""The card of a made `ling-nano`: what it can do, measured on what was held out.
+
+`OUT/card/card.json` has every figure; pictures, the page of the docs and the README of the weights
+are made of it (`pictures.py`, `page.py`). What is in it already is not measured again.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..checkpoint.open import open_source
+from ..checkpoint.run_folder import step_of
+from ..data.chat_prompts import template_of
+from ..data.tokenizer import Tokenizer
+from ..errors import UsageError
+from ..eval.bench_engine import BenchOptions
+from ..eval.bench_infer import run as bench
+from ..eval.draft_gain import Drafts, beginnings, draft_gain
+from ..eval.turns import measure_turns
+from ..files.atomic import files_below, make_folder, read_json, write_atomic
+from ..llm import LLM
+from ..model.size import parameter_counts
+from ..train.log import read_metrics
+from ..train.resume import start_of
+from ..train.starts import machine_facts
+from .checkpoints import along, held_out_of, measure_checkpoints
+from .dialogues import records
+from .held_out import HeldOutPart, held_out_parts, spread
+from .page import page, reached, readme
+from .peer import peer_bits
+from .pictures import draw
+from .questions import answers
+
+Facts = dict[str, Any]
+Log = Callable[[str], None]
+
+_POINTS = 400  # of a curve
+_MISSED = 16  # turns that are printed
+_PROMPTS, _PROMPT_TOKENS, _CONTINUED = 12, 48, 96
+_SEED, _RECORDS = 2, 700  # of held-out dialogues besides those that fine-tuning left out
+_LESS = 256  # records that each checkpoint is asked
+
+
+@dataclass(frozen=True)
+class Made:
+    """Where `ling nano OUT` leaves what the card is about."""
+
+    out: Path
+
+    @property
+    def run(self) -> Path:
+        """The pre-training."""
+        return self.out / "pretrain"
+
+    @property
+    def base(self) -> Path:
+        """Its merged checkpoints."""
+        return self.out / "base"
+
+    @property
+    def model(self) -> Path:
+        """The folder that is shipped."""
+        return self.out / "model"
+
+    @cached_property
+    def parts(self) -> list[HeldOutPart]:
+        """Held-out text."""
+        return held_out_parts(self.out / "data")
+
+    @cached_property
+    def records(self) -> list[Facts]:
+        """Held-out dialogues: those that fine-tuning left out, and more of them."""
+        path = self.out / "sft" / "valid.jsonl"
+        if not path.is_file():
+            raise UsageError(f"{path}: no such file; run `ling nano` up to its stage `sft`")
+        first = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        every = (*first, *records("held_out", _SEED, _RECORDS))
+        return list({json.dumps(record["messages"]): record for record in every}.values())
+
+    @cached_property
+    def note(self) -> Facts:
+        """What the stages noted."""
+        path = self.out / "nano.json"
+        return read_json(path) if path.is_file() else {}
+
+
+def write_card(out: Path, log: Log) -> Facts:
+    """Measure what `out/card/card.json` has not yet of these weights, and write all that is made
+    of it; returns the shares that have goals."""
+    made, folder = Made(Path(out)), make_folder(Path(out) / "card")
+    card = _begun(made, folder / "card.json")
+    for name, measured in SECTIONS.items():
+        if name in card:
+            continue
+        log(f"card: {name}")
+        begin = time.monotonic()
+        card[name] = measured(made, log)
+        card["seconds"][name] = round(time.monotonic() - begin, 1)
+        write_atomic(folder / "card.json", json.dumps(card, indent=1, ensure_ascii=False) + "\n")
+    draw(card, folder)
+    write_atomic(folder / "ling-nano.md", page(card))
+    for place in (folder, made.model):
+        write_atomic(place / "README.md", readme(card))
+    log(f"card: {folder / 'ling-nano.md'}")
+    return reached(card)
+
+
+def _begun(made: Made, path: Path) -> Facts:
+    """The card so far, if it is of these weights."""
+    identity = start_of(str(made.model), is_weights=True)
+    if path.is_file():
+        card = read_json(path)
+        if isinstance(card, dict) and card.get("weights") == identity:
+            return card
+    date = time.strftime("%Y-%m-%d", time.gmtime())
+    machine = {**machine_facts(), "threads": torch.get_num_threads()}
+    return {"weights": identity, "date": date, "machine": machine, "seconds": {}}
+
+
+# ---- sections ----------------------------------------------------------------------------------
+
+
+def _model(made: Made, log: Log) -> Facts:
+    source = open_source(made.model)
+    cfg, files = source.config, files_below(made.model)
+    source.close()
+    sizes = {name: path.stat().st_size for name, path in files.items() if name != "README.md"}
+    shape = ("hidden_size", "num_hidden_layers", "num_experts", "num_experts_per_tok", "vocab_size")
+    return {
+        "parameters": parameter_counts(cfg),
+        "mtp_layers": cfg.num_nextn_predict_layers,
+        "shape": {key: getattr(cfg, key) for key in shape},
+        "context": cfg.max_position_embeddings,
+        "files": sizes,
+        "bytes": sum(sizes.values()),
+    }
+
+
+def _making(made: Made, log: Log) -> Facts:
+    stages = made.note.get("stages", {})
+    return {
+        "commands": ["ling nano OUT"],
+        "seconds": {name: facts.get("seconds") for name, facts in stages.items()},
+        "packages": stages.get("fetch", {}).get("packages", {}),
+        "parts": stages.get("corpus", {}).get("parts", {}),
+        "merged": stages.get("merge", {}).get("from", []),
+        "settings": made.note.get("settings", {}),
+    }
+
+
+def _curve(made: Made, log: Log) -> Facts:
+    rows = read_metrics(made.run / "metrics.jsonl")
+    shown = spread(rows, _POINTS)
+    valid = [row for row in rows if row.get("valid_loss") is not None]
+    keys = ("step", "loss", "mtp_loss", "tokens")
+    return {
+        "steps": rows[-1]["step"] if rows else 0,
+        "train": {key: [row.get(key) for row in shown] for key in keys},
+        "held_out": {
+            "step": [row["step"] for row in valid],
+            "loss": [row["valid_loss"] for row in valid],
+        },
+        "kept": [step_of(folder) for folder in along(made.run)],
+    }
+
+
+def _dialogues(made: Made, log: Log) -> Facts:
+    with LLM(made.model) as llm:
+        found = measure_turns(llm, made.records)
+    return {
+        "records": len(made.records),
+        "shares": found.shares(),
+        "new": found.of_new().shares(),
+        "kinds": found.by_kind(),
+        "missed": found.missed(_MISSED),
+    }
+
+
+def _bits_per_byte(made: Made, log: Log) -> Facts:
+    with LLM(made.model) as llm:
+        ours = {part.name: part.bits(llm).as_dict() for part in made.parts}
+    return {"ling-nano": {"parts": ours}, "smollm2-135m": peer_bits(made.parts)}
+
+
+def _mtp(made: Made, log: Log) -> Facts:
+    agreement = {name: score.mtp_agreement for name, score in held_out_of(made.model, made.parts)}
+    gains = []
+    for about, prompts, ends in _prompts(made):
+        for temperature in (0.0, 0.7):
+            drafts = Drafts(temperature=temperature, tokens=_CONTINUED, ignore_eos=not ends)
+            gains.append({"prompts_of": about, **draft_gain(made.model, prompts, drafts, ends)})
+    return {"agreement": agreement, "gains": gains}
+
+
+def _prompts(made: Made) -> list[tuple[str, list[list[int]], tuple[int, ...]]]:
+    """Beginnings of text, which go on, and questions, whose answers end."""
+    tok = Tokenizer.from_folder(made.model)
+    template = template_of(tok)
+    found = [
+        (part.name, ids, ())
+        for part in made.parts
+        if part.windows and (ids := list(beginnings(str(part.prefix), _PROMPTS, _PROMPT_TOKENS)))
+    ]
+    asked = [
+        template.encode(
+            tok, [m for m in r["messages"][:2] if m["role"] != "assistant"], r.get("tools")
+        )
+        for r in spread(made.records, 4 * _PROMPTS)
+    ]
+    return [*found, ("dialogues", [prompt.ids for prompt in asked], tok.stop_token_ids)]
+
+
+def _speed(made: Made, log: Log) -> Facts:
+    found = {}
+    for kind, tokens in (("decode", 64), ("prefill", 512)):
+        report = bench(made.model, "ling-nano", BenchOptions(kind=kind, tokens=tokens), log=log)
+        keys = ("tokens_per_s", "samples", "threads", "format", "peak_memory_gb", "load")
+        found[kind] = {key: report[key] for key in keys}
+    return found
+
+
+def _questions(made: Made, log: Log) -> list[Facts]:
+    with LLM(made.model) as llm:
+        return answers(llm)
+
+
+def _checkpoints(made: Made, log: Log) -> list[Facts]:
+    records = spread(made.records, _LESS)
+    return measure_checkpoints(made.run, made.base, made.parts, records, log)
+
+
+SECTIONS: dict[str, Callable[[Made, Log], Any]] = {
+    "model": _model,
+    "making": _making,
+    "curve": _curve,
+    "dialogues": _dialogues,
+    "questions": _questions,
+    "mtp": _mtp,
+    "speed": _speed,
+    "bits_per_byte": _bits_per_byte,
+    "checkpoints": _checkpoints,
+}

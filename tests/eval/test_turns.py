@@ -1,0 +1,98 @@
+"""What counts in each turn: form, choice, arguments, words."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from ling.eval.turns import SHARES, measure_turns
+
+LIST = {"type": "object", "properties": {"room": {"enum": ["hall", "office"]}}}
+FREE = {"type": "object", "properties": {"minutes": {"type": "integer"}}}
+TOOLS = [
+    {"type": "function", "function": {"name": name, "parameters": form}}
+    for name, form in (("set_light", LIST), ("set_timer", FREE))
+]
+
+
+def record(name, arguments):
+    call = {"type": "function", "function": {"name": name, "arguments": json.dumps(arguments)}}
+    return {
+        "kind": name,
+        "tools": TOOLS,
+        "messages": [
+            {"role": "user", "content": "Now."},
+            {"role": "assistant", "tool_calls": [call]},
+            {"role": "tool", "content": "{}"},
+            {"role": "assistant", "content": "Done."},
+        ],
+    }
+
+
+LIGHT, TIMER = record("set_light", {"room": "hall"}), record("set_timer", {"minutes": 3})
+
+
+def call(name="set_light", arguments='{"room": "hall"}'):
+    return f'<tool_call>\n{{"name": "{name}", "arguments": {arguments}}}\n</tool_call>'
+
+
+class Scripted:
+    """Says `first` to a question and `second` to a result."""
+
+    def __init__(self, first, second="Done.", end="stop"):
+        self.says, self.end = {1: first, 3: second}, end
+
+    def chat(self, conversations, params, tools):
+        assert params.temperature == 0
+        texts = [self.says[len(messages)] for messages in conversations]
+        return [
+            SimpleNamespace(outputs=[SimpleNamespace(text=t, finish_reason=self.end)])
+            for t in texts
+        ]
+
+
+@pytest.mark.parametrize(
+    ("model", "want"),
+    [
+        (Scripted(call()), [1, 1, 1, 1, 1, 1]),
+        (Scripted(call(), end="length"), [0, 1, 1, 1, 1, 1]),
+        (Scripted(call(arguments='{"room": "office"}')), [1, 1, 1, 0, 1, 1]),
+        (Scripted(call("set_timer", '{"minutes": 1}')), [1, 1, 0, 0, 1, 1]),
+        (Scripted(call(arguments="[1]")), [1, 0.5, 0, 0, 1, 1]),
+        (Scripted(call()[:-14]), [1, 0.5, 0, 0, 1, 1]),
+        (Scripted(f"Well.\n{call()}"), [1, 0.5, 0, 0, 1, 1]),
+        (Scripted(f"{call()}\n{call()}"), [1, 1, 0, 0, 1, 1]),
+        (Scripted("I cannot."), [1, 1, 0, 0, 1, 1]),
+        (Scripted(call(), "Done!"), [1, 1, 1, 1, 1, 0]),
+        (Scripted(call(), call()), [1, 1, 1, 1, 0, 0]),
+        (Scripted(call(), ""), [1, 0.5, 1, 1, 0, 0]),
+    ],
+)
+def test_what_counts(model, want):
+    found = measure_turns(model, [LIGHT])
+    names = [name for name in SHARES if name not in ("formed_and_stopped", "exact_free")]
+    assert [found.share(name) for name in names] == want
+    assert found.share("exact_free") is None, "no argument of the record is free"
+    assert found.share("formed_and_stopped") == min(want[0], want[1])
+
+
+def test_kinds_and_free_arguments_are_counted_apart():
+    found = measure_turns(Scripted(call("set_timer", '{"minutes": 3}')), [LIGHT, TIMER])
+    assert (found.share("exact_free"), found.share("exact_listed")) == (1, 0)
+    kinds = found.by_kind()
+    assert [kinds[k]["right_tool"] for k in ("set_light", "set_timer")] == [0, 1]
+    assert found.shares()["turns"] == 4
+    (missed,) = found.missed(5)
+    assert missed["kind"] == "set_light"
+    assert json.loads(missed["wanted"])[0]["name"] == "set_light"
+
+
+def test_words_that_a_record_counts_as_right_are_right_at_its_end_only():
+    record = {**LIGHT, "answers": ["Done.", "It is done."], "is_new": True}
+    found = measure_turns(Scripted(call(), "It is done."), [record, TIMER])
+    assert [turn.exact for turn in found.turns if not turn.calls] == [True, False]
+    assert len(found.of_new().turns) == 2
+    said = measure_turns(Scripted("It is done."), [record])
+    assert not said.turns[0].exact, "a call was due there"

@@ -1,0 +1,141 @@
+"""A seed decides the records, what is held out is new, and each fits its tools and the template."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections import Counter
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from ling.data.chat import CHAT_TEMPLATE, ChatTemplate
+from ling.data.conversations.fields import Row
+from ling.data.conversations.formats import read_record
+from ling.data.conversations.messages import Tags
+from ling.data.conversations.supervise import supervise
+from ling.data.conversations.types import Origin
+from ling.data.tokenizer import train_tokenizer
+from ling.nano.dialogues import KINDS, records
+from ling.nano.dialogues.turns import plain
+
+GLOSSES = [
+    ("dog", "n", "a tame animal that barks (or howls); known to all"),
+    ("cup", "n", "a small open container used for drinking"),
+    ("run", "v", "move fast by using one's feet"),
+    ("red", "a", "of the colour of blood"),
+    ("hammer", "n", "a tool that hits"),
+]
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return list(records("train", 0, 3000, GLOSSES))
+
+
+@pytest.fixture(scope="module")
+def held_out():
+    return list(records("held_out", 0, 400, GLOSSES))
+
+
+def questions(record):
+    return [m["content"] for m in record["messages"] if m["role"] == "user"]
+
+
+def calls_of(record):
+    """(call, result, answer) of each call."""
+    messages = record["messages"]
+    for n, message in enumerate(messages):
+        if "tool_calls" in message:
+            assert [m["role"] for m in messages[n - 1 : n + 3]] == [
+                "user", "assistant", "tool", "assistant",
+            ]  # fmt: skip
+            yield (
+                message["tool_calls"][0]["function"],
+                *(m["content"] for m in messages[n + 1 : n + 3]),
+            )
+
+
+def test_a_seed_decides_all_of_it_and_a_longer_count_only_adds():
+    assert [*records("train", 1, 20)] == [*records("train", 1, 40)][:20]
+    assert [*records("train", 1, 20)] != [*records("train", 2, 20)]
+    assert [*records("held_out", 1, 20)] == [*records("held_out", 1, 40)][:20]
+    assert len([*itertools.islice(records("train", 1), 30)]) == 30
+
+
+def test_what_is_held_out_is_never_trained_on(trained, held_out):
+    old = {plain(text) for record in trained for text in questions(record)}
+    old_talks = {json.dumps(questions(record)) for record in trained}
+    for record in held_out:
+        if record["kind"] == "persona":  # its system text has the name, which is held out
+            continue
+        if record["kind"] in ("memory", "tool-asked-back", "tool-again"):
+            assert json.dumps(questions(record)) not in old_talks
+        else:
+            assert plain(*questions(record)) not in old
+    personas = [
+        {r["messages"][0]["content"] for r in part if r["messages"][0]["role"] == "system"}
+        for part in ([r for r in held_out if r["kind"] == "persona"], trained)
+    ]
+    assert personas[0]
+    assert not personas[0] & personas[1]
+
+
+def test_every_kind_is_in_both_and_new_wordings_only_in_one(trained, held_out):
+    assert {r["kind"] for r in held_out} == set(KINDS)
+    assert {r["kind"] for r in trained} <= {*KINDS, "mixed"}
+    assert Counter("tools" in r for r in trained)[True] > 0.3 * len(trained)
+    new = Counter(r["is_new"] for r in held_out)
+    assert min(new[True], new[False]) > 100
+    names = {t["function"]["name"] for r in trained for t in r.get("tools", [])}
+    assert not names & {"fetch_weather", "toggle_light", "set_thermostat", "new_timer"}
+
+
+def test_every_call_has_arguments_of_its_tool_and_an_answer_that_says_what_it_returned(
+    trained, held_out
+):
+    count = 0
+    for record in [*trained, *held_out]:
+        tools = {t["function"]["name"]: t["function"] for t in record.get("tools", [])}
+        assert len(tools) == len(record.get("tools", []))
+        for call, result, answer in calls_of(record):
+            count += 1
+            jsonschema.validate(json.loads(call["arguments"]), tools[call["name"]]["parameters"])
+            if "error" in result:
+                assert answer.startswith("Sorry, that did not work: ")
+            if "weekday" not in result:
+                assert numbers_of(result) <= numbers_of(answer) | numbers_of(call["arguments"])
+    assert count > 2000
+
+
+def numbers_of(text):
+    return {word for word in plain(text).split() if word.isdigit()}
+
+
+def test_arguments_are_in_what_the_user_said(trained):
+    for record in trained:
+        asked = ""
+        for message in record["messages"]:
+            if message["role"] == "user":
+                asked += " " + message["content"]
+            for call in message.get("tool_calls", []):
+                for value in json.loads(call["function"]["arguments"]).values():
+                    if not set(str(value)) & set("+*/-("):  # a formula is written in another way
+                        assert str(value).lower() in asked.lower()
+
+
+def test_each_is_read_as_a_conversation_whose_answers_are_trained(trained, held_out):
+    template, tokenizer = (
+        ChatTemplate(CHAT_TEMPLATE),
+        train_tokenizer([json.dumps(r) for r in trained[:200]], 512),
+    )
+    for n, record in enumerate([*trained[:150], *held_out]):
+        conversation = read_record(Row(record), "auto", Tags(), Origin(Path("made"), n))
+        (sample,) = supervise(conversation, template, tokenizer)
+        said = [m for m in record["messages"] if m["role"] == "assistant"]
+        assert len(sample.spans) == len(said)
+        for (start, end), message in zip(sample.spans, said, strict=True):
+            text = sample.text[start:end]
+            assert text.endswith("<|role_end|>")
+            assert "tool_calls" in message or text == message["content"] + "<|role_end|>"

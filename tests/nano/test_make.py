@@ -1,0 +1,109 @@
+"""`ling nano` at a tiny size: all stages, again, in pieces, and refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+from fetched import fetched
+
+from ling.checkpoint.run_folder import checkpoints
+from ling.data.tokenizer import Tokenizer
+from ling.errors import UsageError
+from ling.llm import LLM
+from ling.nano.make import STAGES, nano
+from ling.nano.plan import packaged_plan
+from ling.train.log import read_metrics
+
+BEFORE_CARD = STAGES[: STAGES.index("card")]
+
+
+def tiny_plan(packages, **changes):
+    """The packaged recipes on `ling-tiny`, a few rows at a time."""
+    plan = packaged_plan(10, packages=packages)
+    data = dataclasses.replace(plan.base.data, vocab_size=384, seq_length=256)
+    train = dataclasses.replace(
+        plan.base.train,
+        global_batch_size=2,
+        micro_batch_size=2,
+        rampup_batch_size=None,
+        eval_rows=2,
+        loggers=[],
+    )
+    chat_train = dataclasses.replace(
+        plan.chat.train, steps=3, global_batch_size=2, micro_batch_size=2, eval_rows=2, loggers=[]
+    )
+    return dataclasses.replace(
+        plan,
+        base=dataclasses.replace(
+            plan.base,
+            model="ling-tiny",
+            model_overrides={"max_position_embeddings": 2048},
+            data=data,
+            train=train,
+        ),
+        chat=dataclasses.replace(
+            plan.chat,
+            data=dataclasses.replace(plan.chat.data, seq_length=2048),
+            train=chat_train,
+        ),
+        merge_last=3,
+        conversations=12,
+        held_out=6,
+        **changes,
+    )
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory):
+    return fetched(tmp_path_factory.mktemp("fetched") / "packages")
+
+
+@pytest.fixture(scope="module")
+def made(packages, tmp_path_factory):
+    out = tmp_path_factory.mktemp("made")
+    assert nano(out, tiny_plan(packages), BEFORE_CARD) == 0
+    return out
+
+
+def test_a_folder_that_answers_comes_out(made):
+    note = json.loads((made / "nano.json").read_text())
+    assert list(note["stages"]) == list(BEFORE_CARD)
+    assert set(note["stages"]["merge"]["losses"]) >= {"dialogues", "code"}
+    assert note["stages"]["pack"]["bytes"] < 22_000_000
+    assert Tokenizer.from_folder(made / "model").chat_template
+    with LLM(made / "model", speculative="mtp") as llm:
+        assert llm.chat([{"role": "user", "content": "Hi"}])
+
+
+def test_checkpoints_along_the_run_are_kept(made):
+    steps = [int(p.name.removeprefix("step-")) for p in checkpoints(made / "pretrain")]
+    assert {2, 4, 6, 8, 10} <= set(steps)
+
+
+def test_again_nothing_is_done(made, packages):
+    said = []
+    assert nano(made, tiny_plan(packages), BEFORE_CARD, said.append) == 0
+    assert said == [f"[{n}/7] {name}: done before" for n, name in enumerate(BEFORE_CARD, 1)]
+
+
+def test_another_setting_is_refused_by_name(made, packages):
+    plan = tiny_plan(packages)
+    other = dataclasses.replace(plan.base.optim, lr=1e-3)
+    with pytest.raises(UsageError, match=r"`base\.optim\.lr` was 0\.004 and"):
+        nano(made, dataclasses.replace(plan, base=dataclasses.replace(plan.base, optim=other)))
+
+
+def test_a_run_that_stops_early_has_the_same_first_losses(made, packages, tmp_path):
+    assert nano(tmp_path, tiny_plan(packages, stop_after=4), log=[].append) == 0
+    whole, short = (read_metrics(out / "pretrain/metrics.jsonl") for out in (made, tmp_path))
+    assert [r["loss"] for r in short] == [r["loss"] for r in whole[:4]]
+    assert not (tmp_path / "base").exists()
+
+
+def test_a_stage_needs_those_before_it(packages, tmp_path):
+    with pytest.raises(UsageError, match="stage `merge` needs `fetch`"):
+        nano(tmp_path, tiny_plan(packages), ["merge"])
+    with pytest.raises(UsageError, match="no stage `mrege`"):
+        nano(tmp_path, tiny_plan(packages), ["mrege"])
