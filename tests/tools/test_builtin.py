@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import random
 from datetime import datetime, timedelta
 
 import jsonschema
 import pytest
 
+from ling.nano.dialogues.draw import Draw
+from ling.nano.dialogues.tools_time import TIME
+from ling.nano.dialogues.tools_values import VALUES
 from ling.tools import BUILTIN, builtin, run
 
 GOOD = {
@@ -62,3 +66,20 @@ def test_a_definition_means_its_tool_and_another_of_the_name_does_not(name):
 )
 def test_wrong_arguments_are_said_to_the_model(arguments, message):
     assert json.loads(run(BUILTIN["convert_units"], arguments))["error"].startswith(message)
+
+
+@pytest.mark.parametrize("name", BUILTIN)
+def test_our_own_model_is_trained_on_tools_of_this_form(name):
+    """Under this name and description, with such arguments, among others."""
+    definition = BUILTIN[name].definition["function"]
+    (kind,) = (k for k in (*TIME, *VALUES) if name in k.names)
+    assert definition["description"] in kind.descriptions
+    properties = definition["parameters"]["properties"]
+    for own, argument in zip(properties.items(), kind.arguments.values(), strict=True):
+        assert own[0] in argument.names
+        assert own[1] == {"type": argument.type}
+    rng = random.Random(0)
+    tool = kind.offer(rng, "train")
+    results = [kind.ask(Draw(rng, "train"), tool).call.result for _ in range(50)]
+    given = json.loads(run(BUILTIN[name], json.dumps(GOOD.get(name, ({},))[0])))
+    assert given.keys() in [result.keys() for result in results if isinstance(result, dict)]
