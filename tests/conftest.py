@@ -14,8 +14,8 @@ import torch
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
-pytest_plugins = ["checkpoints"]
-"""Fixtures of tests/helpers/checkpoints.py, which several rooms use."""
+pytest_plugins = ["checkpoints", "packaged_models"]
+"""Fixtures of tests/helpers, which several rooms use."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -12,7 +12,8 @@ LingError
 │   │   ├── DCPError                 torch distributed checkpoint
 │   │   └── GGUFError                one GGUF file
 │   ├── DataError                    training or evaluation data (path and line)
-│   └── RequestError                 a request to the engine or the server
+│   ├── RequestError                 a request to the engine or the server
+│   └── ToolError                    a call of a built-in tool
 ├── KernelError                      the C++ core refused a call
 └── RunError                         a failure that is not the input's fault: exit code 1
 """
@@ -101,6 +102,10 @@ class RequestError(InputError):
         """The error of a request whose deadline is over."""
         message = "the request did not end within its `timeout_s`"
         return cls(message, status=504, code="timeout", param="timeout_s")
+
+
+class ToolError(InputError):
+    """A call of a built-in tool that has no result; the message is for the model to read."""
 
 
 class KernelError(LingError):

@@ -42,14 +42,14 @@ _Updates = queue.SimpleQueue[list[Update]]
 class LLM:
     """A model ready to generate. Safe to use from several threads: one thread runs the engine.
 
-    `model` is a folder or a hub name, downloaded on first use; the options are the fields of
-    `ling.config.engine.EngineConfig`: `device` "cuda" runs a bf16 or FP8 folder on a GPU; `dtype`
-    "auto", "bfloat16" or "float32" (float32 throughout, in PyTorch); `format` "int4" or "int8"
-    packs the weights as they are loaded, `max_memory` "6GB" runs a packed folder that is larger,
-    `kv_cache_dtype` "int8" halves the KV cache and "int4" makes it almost four times smaller,
-    `cache_dir` keeps cached prefixes on disk, `lora` adapters (a folder, or folders by name). A
-    folder without a tokenizer serves token ids, and texts are empty. Without a seed in the request,
-    sampling depends on `seed` and on how many requests came before.
+    `model` is a folder, the packaged `ling-nano`, or a hub name, downloaded on first use; the
+    options are the fields of `ling.config.engine.EngineConfig`: `device` "cuda" runs a bf16 or FP8
+    folder on a GPU; `dtype` "auto", "bfloat16" or "float32" (float32 throughout, in PyTorch);
+    `format` "int4" or "int8" packs the weights as they are loaded, `max_memory` "6GB" runs a packed
+    folder that is larger, `kv_cache_dtype` "int8" halves the KV cache and "int4" makes it almost
+    four times smaller, `cache_dir` keeps cached prefixes on disk, `lora` adapters (a folder, or
+    folders by name). A folder without a tokenizer serves token ids, and texts are empty. Without a
+    seed in the request, sampling depends on `seed` and on how many requests came before.
     """
 
     @shows_options(EngineConfig)

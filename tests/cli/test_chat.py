@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import shutil
 import subprocess
 import sys
 
@@ -11,6 +13,7 @@ import pytest
 from app_server import served
 from openai_stand_in import NAME, OpenAIStandIn
 from scripted import ScriptedLLM
+from tool_loop import tool_loop
 
 from ling import from_config, preset
 from ling.checkpoint.hf.save import save_model
@@ -21,6 +24,7 @@ from ling.cli.main import main
 from ling.data.assistant import fold
 from ling.data.tokenizer import train_tokenizer
 from ling.errors import UsageError
+from ling.tools import BUILTIN
 
 TEXT = ["def f(x):\n    return x\n\nclass A:\n    pass\n"] * 10
 TOOLS = [{"type": "function", "function": {"name": "get_weather", "parameters": {}}}]
@@ -131,6 +135,115 @@ def test_a_local_model_calls_tools_and_thinks():
         events = list(model.answer(talking, Settings()))
         assert fold(events[:-1]).reasoning == "let me see"
         assert fold(events[:-1]).content == "You are right."
+
+
+# ---- tools ---------------------------------------------------------------------------------------
+
+
+def call(name: str, **arguments: object) -> str:
+    return f"<tool_call>\n{json.dumps({'name': name, 'arguments': arguments})}\n</tool_call>"
+
+
+def sums(prompt: str) -> str:
+    """A model that asks its calculator, and repeats what that gave."""
+    last = prompt.rpartition("<role>HUMAN</role>")[2]
+    results = re.findall(r"<tool_response>\n(.*?)\n</tool_response>", last, re.DOTALL)
+    if "for ever" in last:
+        return call("calculator", expression="1 + 1")
+    if results:
+        return f"It is {' and '.join(_told(result) for result in results)}."
+    if "both" in last:
+        return call("calculator", expression="6 * 7") + call("get_weather", city="Oslo")
+    if "zero" in last:
+        return call("calculator", expression="1 / 0")
+    return call("calculator", expression="6 * 7")
+
+
+def _told(result: str) -> str:
+    return " ".join(map(str, json.loads(result).values())) if result[0] == "{" else result
+
+
+def said(lines: str, tools: object, monkeypatch, capsys) -> str:
+    """What `ling chat` prints of a scripted model that has these tools."""
+    monkeypatch.setattr("sys.stdin", io.StringIO(lines))
+    with ScriptedLLM(sums) as llm:
+        chat.Chat(LocalModel(llm, "x"), Conversation(), Settings(tools=tools)).run()
+    return capsys.readouterr().out
+
+
+CALCULATOR = BUILTIN["calculator"].definition
+
+
+def test_a_built_in_tool_runs_and_the_model_reads_what_it_gave(monkeypatch, capsys):
+    out = said("six times seven?\ndivide by zero\n", [CALCULATOR], monkeypatch, capsys)
+    assert "call 0> calculator" in out
+    assert 'calculator> {"result": 42}\nling> It is 42.\n' in out
+    assert 'calculator> {"error": "division by zero"}\nling> It is division by zero.\n' in out
+
+
+def test_a_program_runs_the_same_tools_through_a_server():
+    with ScriptedLLM(sums) as llm, served(llm) as url:
+        results, last = tool_loop(url, "scripted", "six times seven?", [CALCULATOR])
+    assert (results, last.message.content) == (['{"result": 42}'], "It is 42.")
+    assert last.finish_reason == "stop"
+
+
+def test_built_in_tools_run_here_for_a_model_of_a_server(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.StringIO("six times seven?\n"))
+    with ScriptedLLM(sums) as llm, served(llm) as url:
+        assert main(["chat", url, "--tools", "calculator"]) == 0
+    assert 'calculator> {"result": 42}\nling> It is 42.\n' in capsys.readouterr().out
+
+
+def test_the_person_is_asked_for_what_is_no_built_in_tool(monkeypatch, capsys):
+    out = said("both\n7 degrees\n", [CALCULATOR, *TOOLS], monkeypatch, capsys)
+    assert 'calculator> {"result": 42}\nwhat get_weather gave (2 of 2, empty: nothing)> ' in out
+    assert "ling> It is 42 and 7 degrees." in out
+
+
+@pytest.mark.parametrize("change", [{"name": "calculator"}, {"name": "x", "parameters": {}}])
+def test_what_is_not_our_tool_or_was_not_offered_is_not_run(monkeypatch, capsys, change):
+    other = {"type": "function", "function": {"parameters": {"type": "object"}, **change}}
+    out = said("hi\n\n", [other], monkeypatch, capsys)
+    assert "what calculator gave (1 of 1" in out
+
+
+def test_a_model_that_only_calls_is_stopped(monkeypatch, capsys):
+    out = said("for ever\n", [CALCULATOR], monkeypatch, capsys)
+    assert out.count('calculator> {"result": 2}') == chat.MAX_ROUNDS
+    assert f"[{chat.MAX_ROUNDS} answers in a row had calls: ask again to go on]" in out
+
+
+def test_a_model_offers_the_tools_of_its_folder(model, tmp_path, talk):
+    folder = tmp_path / "with-tools"
+    shutil.copytree(model, folder)
+    (folder / "tools.json").write_text(json.dumps([CALCULATOR]))
+    options = ["--max-tokens", 1]
+    _, out, _ = talk("/tools\n/tools off\n/tools\n/tools clock, calculator\n", folder, *options)
+    assert "[it may call calculator; `/tools off` drops them]" in out
+    shown = re.findall(r"\[tools: (.*)\]", out)
+    assert shown == ["calculator", "none", "none", "clock, calculator"]
+    assert "may call" not in talk("", folder, *options, "--tools", "off")[1]
+    assert "[tools: clock]" in talk("/tools\n", folder, *options, "--tools", "clock")[1]
+    (folder / "tools.json").write_text("{")
+    code, _, err = talk("", folder, *options)
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert "tools.json` is not JSON" in err
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("calculater", "there is no built-in tool `calculater` (did you mean `calculator`?): exp"),
+        ("clock,nothing", "there is no built-in tool `nothing`: expected calculator, clock, date"),
+        ("no/such.json", "`no/such.json`: No such file or directory"),
+        ("nothing.json", "`nothing.json`: No such file or directory"),
+    ],
+)
+def test_tools_that_are_not_there(model, talk, text, words):
+    code, _, err = talk("", model, "--tools", text)
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert err.startswith(f"error: {words}")
 
 
 # ---- servers -------------------------------------------------------------------------------------

@@ -14,6 +14,8 @@ from ling.errors import UsageError
 from ling.llm import LLM
 from ling.nano.make import STAGES, nano
 from ling.nano.plan import packaged_plan
+from ling.tools import BUILTIN
+from ling.tools.files import tools_of_model
 from ling.train.log import read_metrics
 
 BEFORE_CARD = STAGES[: STAGES.index("card")]
@@ -73,8 +75,10 @@ def test_a_folder_that_answers_comes_out(made):
     assert set(note["stages"]["merge"]["losses"]) >= {"dialogues", "code"}
     assert note["stages"]["pack"]["bytes"] < 22_000_000
     assert Tokenizer.from_folder(made / "model").chat_template
+    assert tools_of_model(made / "model") == [tool.definition for tool in BUILTIN.values()]
     with LLM(made / "model", speculative="mtp") as llm:
         assert llm.chat([{"role": "user", "content": "Hi"}])
+        assert llm.sampling_defaults == {"temperature": 0.0}
 
 
 def test_checkpoints_along_the_run_are_kept(made):

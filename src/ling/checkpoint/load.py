@@ -26,7 +26,8 @@ from .source import BoxSource, DirectSource, Source, cut
 
 
 def load_model(model: str | Path, dtype: str | None = None) -> Ling:
-    """Load any checkpoint that `ling convert` reads, or download a named model first.
+    """Load any checkpoint that `ling convert` reads, or a model by name, downloaded where it is not
+    a packaged one.
 
     `dtype` None or "auto" keeps the one of the weights. Names, shapes and types are checked before
     anything is allocated. `expert_bias` is float32 always.

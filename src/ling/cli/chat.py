@@ -12,10 +12,14 @@ from typing import Any
 from ..config.engine import DEFAULTS, EngineConfig, flags
 from ..data.assistant import AssistantEvent, ToolCallEnd, ToolCallStart, fold
 from ..errors import LingError, UsageError
+from ..hub import resolve_model
 from ..text import one_line, printable, shown
+from ..tools import BUILTIN
+from ..tools.files import Tools, tools_of_model
 from . import chat_commands
 from .chat_models import ChatModel, Ended, LocalModel, Settings, connect
 from .chat_screen import Screen
+from .chat_tools import choose_tools, result_of
 from .conversation import Conversation
 from .options import (
     given_sampling,
@@ -28,6 +32,8 @@ from .options import (
     say_recommended,
 )
 
+MAX_ROUNDS = 8
+"""Answers with calls, one after the other, before the word goes back to the person."""
 KEY_VARIABLES = ("LING_API_KEY", "OPENAI_API_KEY")
 
 
@@ -36,14 +42,18 @@ def chat(args: list[str]) -> None:
     ns = _parser().parse_args(args)
     if sys.stdin is None:  # as Python has it where the shell closed it
         raise UsageError("chat: there is no input to read; `ling generate` takes a `--prompt`")
-    tools = None if ns.tools is None else chat_commands.read_tools(ns.tools)
+    tools = None if ns.tools is None else choose_tools(ns.tools)
     if ns.model.lower().startswith(("http://", "https://")):
         model, sampling = _remote(ns, args)
     else:
-        model, sampling = _local(ns)
+        model, sampling, offered = _local(ns)
+        tools = offered if ns.tools is None else tools
     with contextlib.suppress(ImportError):  # not in every Python
         import readline  # noqa: F401  # `input` then edits lines and remembers them
     print(f"{shown(model.name)} · /help lists commands, Ctrl-D ends")
+    if tools and ns.tools is None:
+        names = ", ".join(tool["function"]["name"] for tool in tools)
+        print(f"[it may call {printable(names)}; `/tools off` drops them]")
     Chat(model, Conversation(ns.system), Settings(sampling, None, tools)).run()
 
 
@@ -53,7 +63,13 @@ def _parser() -> Any:
     sampling_options(parser, "chat")
     add = parser.add_argument
     add("--system", type=str, default=None, help="system message")
-    add("--tools", type=str, default=None, help="JSON list of tools that the model may call")
+    add(
+        "--tools",
+        type=str,
+        default=None,
+        help=f"what the model may call: built-in tools ({','.join(BUILTIN)}), a file with a JSON "
+        "list of tools, or off; default: those of its folder",
+    )
     add(
         "--model",
         dest="served_model",
@@ -70,22 +86,23 @@ def _parser() -> Any:
     return parser
 
 
-def _local(ns: Any) -> tuple[ChatModel, dict[str, Any]]:
+def _local(ns: Any) -> tuple[ChatModel, dict[str, Any], Tools | None]:
     for name, value in {"--model": ns.served_model, "--api-key-file": ns.api_key_file}.items():
         if value is not None:
             raise UsageError(f"`{name}` is for URLs of servers")
     given, adapter = given_sampling(ns), only_adapter(ns)
+    asked, ns.model = ns.model, resolve_model(ns.model)
     llm = open_llm(ns)
     if llm.tokenizer is None:
         raise UsageError(
-            f"{ns.model}: it cannot chat without a tokenizer: a folder has it in tokenizer.json, "
+            f"{asked}: it cannot chat without a tokenizer: a folder has it in tokenizer.json, "
             "a GGUF file in its metadata, a run beside its checkpoints"
         )
     say_recommended(llm, given)
     # A template that cannot be used is reported before the first line is typed.
     llm.render([{"role": "user", "content": "hi"}])
-    name = os.path.basename(os.path.abspath(ns.model))
-    return LocalModel(llm, name, adapter), given
+    name = os.path.basename(os.path.abspath(asked))
+    return LocalModel(llm, name, adapter), given, tools_of_model(ns.model)
 
 
 def _remote(ns: Any, args: Sequence[str]) -> tuple[ChatModel, dict[str, Any]]:
@@ -146,9 +163,12 @@ class Chat:
         self.conversation.add("user", question)
         before = list(self.conversation.turns)
         try:
-            calls = self._answer()
+            calls, rounds = self._answer(), 1
             while calls and self._give_results(calls):
-                calls = self._answer()
+                if rounds == MAX_ROUNDS:
+                    self.screen.note(f"{rounds} answers in a row had calls: ask again to go on")
+                    break
+                calls, rounds = self._answer(), rounds + 1
         except (LingError, KeyboardInterrupt):
             self.conversation.turns = before[:-1]
             raise
@@ -202,12 +222,11 @@ class Chat:
         return calls
 
     def _give_results(self, calls: list[dict[str, Any]]) -> bool:
-        """Ask what the tools gave; whether the model is to go on. An empty line says that there is
-        no result, and the word goes back to the person."""
+        """Run built-in tools and ask what others gave; whether the model is to go on. An empty line
+        says that there is no result, and the word goes back to the person."""
         results: list[str] = []
         for i, call in enumerate(calls):
-            name = printable(call["function"]["name"])[:60]
-            result = input(f"what {name} gave ({i + 1} of {len(calls)}, empty: nothing)> ")
+            result = self._result(call, f"{i + 1} of {len(calls)}")
             if not result.strip():
                 break
             results.append(result)
@@ -216,3 +235,11 @@ class Chat:
         for call, result in zip(calls, results, strict=True):
             self.conversation.add("tool", result, tool_call_id=call["id"])
         return is_complete
+
+    def _result(self, call: dict[str, Any], number: str) -> str:
+        name = printable(call["function"]["name"])[:60]
+        result = result_of(call, self.settings.tools)
+        if result is None:
+            return input(f"what {name} gave ({number}, empty: nothing)> ")
+        self.screen.message(name, result)
+        return result

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import UsageError
-from ..files.guarded import loads, read_regular
 from ..text import nearest, one_line, shown
+from ..tools import BUILTIN
+from .chat_tools import choose_tools
 
 if TYPE_CHECKING:
     from .chat import Chat
@@ -23,7 +24,6 @@ NUMBERS: dict[str, type] = {
     "seed": int,
 }
 _SWITCH: dict[str, bool | None] = {"on": True, "off": False, "default": None}
-MAX_TOOLS_BYTES = 4 << 20
 Command = Callable[["Chat", str], None]
 COMMANDS: dict[str, tuple[str, str, Command]] = {}
 """What follows the name, what it does, and the function."""
@@ -103,30 +103,12 @@ def _change(chat: Chat, name: str, value: str) -> None:
         settings.sampling[name] = number
 
 
-@command("tools", "[FILE|off]", "show, read or drop what the model may call: a JSON list of tools")
+@command("tools", "[NAMES|FILE|off]", f"show or set what the model may call: {', '.join(BUILTIN)}")
 def _tools(chat: Chat, rest: str) -> None:
     if rest:
-        chat.settings.tools = None if rest == "off" else read_tools(rest)
+        chat.settings.tools = choose_tools(rest)
     names = [tool["function"]["name"] for tool in chat.settings.tools or ()]
     chat.screen.note(f"tools: {', '.join(names) or 'none'}")
-
-
-def read_tools(path: str) -> list[dict[str, Any]]:
-    """Tools in OpenAI's form; raises `UsageError`."""
-    try:
-        tools = loads(read_regular(Path(path).expanduser(), MAX_TOOLS_BYTES))
-    except OSError as error:
-        raise UsageError(f"{shown(path)}: {error.strerror or error}") from None
-    except ValueError as error:
-        raise UsageError(f"{shown(path)} is not JSON: {error}") from None
-    try:
-        named = [isinstance(tool["function"]["name"], str) for tool in tools]
-    except (TypeError, LookupError):
-        named = [False]
-    if not isinstance(tools, list) or not all(named):
-        form = '[{"type": "function", "function": {"name": ..., "parameters": {...}}}, ...]'
-        raise UsageError(f"{shown(path)} is no list of tools: {form}")
-    return tools
 
 
 @command("history", "", "show the conversation")

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from ..config.recipe_file import packaged_recipes
 from ..errors import UsageError
+from ..hub.names import ALIASES
+from ..hub.packaged import PACKAGED
 from ..presets import PRESETS
 from ..text import nearest
 from .commands import COMMANDS
@@ -15,6 +17,9 @@ from .measure import BENCHES
 from .options import ASK_FOR_PARSER, ParserAsked, make_parser
 
 SUBCOMMANDS = {"bench": list(BENCHES), "data": ["prepare"], "compat": ["megatron"]}
+
+# Commands to which a model's name means its weights.
+_WITH_WEIGHTS = ("chat", "generate", "serve", "eval", "convert", "download", "verify")
 
 
 class Words(NamedTuple):
@@ -39,6 +44,7 @@ def completion(args: list[str]) -> None:
 def table() -> dict[str, Words]:
     """The words of each command, those of `bench` and `data` by their second word too."""
     names = {
+        **{command: [*PACKAGED, *ALIASES] for command in _WITH_WEIGHTS},
         "pretrain": list(packaged_recipes("pretrain")),
         "sft": list(packaged_recipes("sft")),
         "recipes": list(packaged_recipes()),

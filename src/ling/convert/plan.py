@@ -25,6 +25,7 @@ from ..errors import CheckpointError, UsageError
 from ..files.atomic import scratch_path
 from ..ops.formats import integer_formats
 from ..text import parse_bytes, size
+from ..tools.files import Tools, tools_of_model, write_tools
 from .options import MTP_ONLY, Options
 from .target import check_space, check_target, final_path, restore, target_folder
 from .transfer import Log, Progress, transfer
@@ -88,6 +89,7 @@ class Job:
     sinks: dict[str, Sink]
     tokenizer: Tokenizer | None
     stop_token_ids: Sequence[int] = ()
+    tools: Tools | None = None
 
     @property
     def files(self) -> dict[str, int]:
@@ -103,6 +105,8 @@ class Job:
         _write(self.source, self.sinks, folder, self.wanted, log)
         if self.tokenizer is not None:
             self.tokenizer.save(folder, self.stop_token_ids)
+        if self.tools is not None:
+            write_tools(folder, self.tools)
 
 
 def plan(
@@ -141,7 +145,8 @@ def plan(
     if wanted.mtp == "separate":
         sinks[MTP_FOLDER] = _mtp_sink(folder / MTP_FOLDER, cfg, wanted, options)
     sinks[""] = sink_for(wanted.to, folder, main, options)
-    return Job(source, wanted, sinks, tokenizer, ends)
+    tools = None if found is None else tools_of_model(found)
+    return Job(source, wanted, sinks, tokenizer, ends, tools)
 
 
 def _importance(

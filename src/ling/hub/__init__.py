@@ -1,4 +1,4 @@
-"""Models by name, from Hugging Face or ModelScope."""
+"""Models by name: of this package, from Hugging Face or ModelScope."""
 
 from .download import download, resolve_model, resolve_tokenizer
 

@@ -14,6 +14,7 @@ from ..files.atomic import stopped
 from ..text import nearest
 from .files import RemoteFile, needed
 from .names import ALIASES, HubName, hub_name, is_hub_name
+from .packaged import PACKAGED, packaged_model
 
 _INDEX = "model.safetensors.index.json"
 _TOKENIZER = "tokenizer.json"
@@ -56,9 +57,13 @@ def download(
 
     The size is printed first and checked against the free space. Everything new is checked by size
     and hash, what was there already by size and, with `rehash`, by hash. `only` is a single file;
-    without `weights` it is everything else, of which a tokenizer is needed. Raises `UsageError` for
-    what the caller can mend, `RunError` for network, disk and wrong bytes.
+    without `weights` it is everything else, of which a tokenizer is needed. A packaged model is
+    here already. Raises `UsageError` for what the caller can mend, `RunError` for network, disk and
+    wrong bytes.
     """
+    if (packaged := packaged_model(name)) is not None:
+        _check_no_hub(name, packaged, hub or revision or local_dir or cache_dir)
+        return packaged
     target = hub_name(name, hub)
     source = _hub(target, local_dir, cache_dir, offline)
     if source.offline:
@@ -85,10 +90,19 @@ def download(
     return source.folder()
 
 
+def _check_no_hub(name: str, folder: Path, given: object) -> None:
+    if given is not None:
+        raise UsageError(
+            f"{name} is a part of ling, not on a hub: it is in {folder}, and `--hub`, "
+            "`--revision`, `--local-dir` and `--cache-dir` do not apply"
+        )
+
+
 def resolve_model(
     model: str | Path, *, only: str | None = None, revision: str | None = None
 ) -> Path:
-    """The folder of a model given by path or by name; a name is downloaded on first use.
+    """The folder of a model given by path or by name: of one in this package, or of one on a hub,
+    which is downloaded on first use.
 
     What exists on disk wins over a name; `~` is the home folder, and a repository's folder in the
     cache of Hugging Face means its snapshot. Raises `CheckpointError` for what is neither.
@@ -96,8 +110,10 @@ def resolve_model(
     path = Path(model if os.path.exists(model) else os.path.expanduser(model))
     if isinstance(model, Path) or path.exists():
         return _snapshot(path)
+    if (packaged := packaged_model(model)) is not None:
+        return packaged
     if not is_hub_name(model):
-        hint = nearest(model, list(ALIASES))
+        hint = nearest(model, [*PACKAGED, *ALIASES])
         if "/" in model and not hint:
             hint = "; a model of a hub is written `hf:org/name` or `modelscope:org/name`"
         raise CheckpointError(f"{model}: no such model folder{stopped(Path(model)) or hint}")
@@ -108,7 +124,11 @@ def resolve_tokenizer(tokenizer: str | Path) -> Path:
     """The folder of a tokenizer given by path or by a model's name; of the model of a hub, what is
     not weights is downloaded on first use. What exists on disk wins over a name."""
     path = Path(tokenizer if os.path.exists(tokenizer) else os.path.expanduser(tokenizer))
-    if isinstance(tokenizer, Path) or path.exists() or not is_hub_name(tokenizer):
+    if isinstance(tokenizer, Path) or path.exists():
+        return _snapshot(path)
+    if (packaged := packaged_model(tokenizer)) is not None:
+        return packaged
+    if not is_hub_name(tokenizer):
         return _snapshot(path)
     return download(tokenizer, weights=False, rehash=False)
 

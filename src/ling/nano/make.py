@@ -18,7 +18,9 @@ from ..convert.plan import convert
 from ..errors import RunError, UsageError
 from ..files.atomic import files_below, make_folder, read_json, write_atomic
 from ..finetune import finetune, result_folder
+from ..infer.sampling_defaults import FILE as SAMPLING_FILE
 from ..text import nearest, size
+from ..tools.files import write_tools
 from ..train.loop import run
 from ..train.merge import merge
 from ..train.progress import tell
@@ -177,6 +179,7 @@ class Making:
         source = result_folder(self.chat, self.out / "sft" / "run")
         target = self.out / "model"
         convert(source, target, to="int8", overwrite=target.exists())
+        _add_settings(target)
         total = sum(path.stat().st_size for path in files_below(target).values())
         if total > self.plan.most_bytes:
             raise RunError(
@@ -192,6 +195,14 @@ class Making:
     def _finished(self, code: int) -> None:
         if code:
             raise Stopped(code)
+
+
+def _add_settings(folder: Path) -> None:
+    """Which tools `ling chat` offers the model, and that it is asked greedily, as for its card."""
+    write_tools(folder)
+    path = folder / SAMPLING_FILE
+    given = {**read_json(path), "temperature": 0.0}
+    write_atomic(path, json.dumps(given, indent=2) + "\n")
 
 
 def _placed(plan: Plan, out: Path) -> Any:

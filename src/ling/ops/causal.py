@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.bias import causal_lower_right
 
 from . import native, native_causal
 
@@ -63,11 +62,19 @@ def _sdpa(q_THK: Tensor, k_SGK: Tensor, v_SGK: Tensor, rows: int) -> Tensor:
         return torch.empty_like(q_THK)
     q, k, v = (x.unflatten(0, (rows, -1)).transpose(1, 2) for x in (q_THK, k_SGK, v_SGK))
     queries, keys = q.shape[2], k.shape[2]
-    seen = causal_lower_right(queries, keys) if keys > queries else None
+    seen = _lower_right(queries, keys) if keys > queries else None
     out = F.scaled_dot_product_attention(
         q, k, v, attn_mask=seen, is_causal=seen is None, enable_gqa=q.shape[1] != k.shape[1]
     )
     return out.transpose(1, 2).flatten(0, 1)
+
+
+def _lower_right(queries: int, keys: int) -> Tensor:
+    # Imported late: it loads torch's compiler, which takes a second and needs a temporary folder
+    # that can be written to. To generate tokens needs neither.
+    from torch.nn.attention.bias import causal_lower_right
+
+    return causal_lower_right(queries, keys)
 
 
 class _Causal(torch.autograd.Function):

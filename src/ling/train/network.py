@@ -66,7 +66,8 @@ def _check_floats(folder: Path, recipe: SFTConfig) -> None:
         if isinstance(source, PackedSource):
             raise UsageError(
                 f"`method: {recipe.method}` trains over float weights, and {recipe.model} holds "
-                "integers: name the folder that it was converted from, or set `method: qlora`"
+                "integers: name the folder that it was converted from, or one that `ling convert "
+                f"{recipe.model} DIR` makes of it, or set `method: qlora`"
             )
 
 
