@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,8 +35,10 @@ def data_fetch(args: list[str]) -> None:
         return
     if not ns.names:
         raise UsageError("data fetch: name packages, or `--list` them")
-    fetch(list(PACKAGES) if ns.names == ["all"] else ns.names, folder)
-    print(f"next: ling data prepare {folder}/NAME.jsonl --out DIR")
+    names = list(PACKAGES) if ns.names == ["all"] else ns.names
+    fetch(names, folder)
+    files = " ".join(shlex.quote(str(folder / f"{name}.jsonl")) for name in names)
+    print(f"next: ling data prepare {files} --out DIR")
 
 
 def _shown(package: Package, *, is_here: bool) -> str:

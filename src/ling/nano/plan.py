@@ -123,7 +123,7 @@ def _evenly(steps: int) -> CheckpointConfig:
     every = max(steps // _CHECKPOINTS, 1)
     return CheckpointConfig(
         interval_steps=every,
-        keep_last=12,
+        keep_last=24,
         keep_every_steps=max(steps // _KEPT // every, 1) * every,
     )
 

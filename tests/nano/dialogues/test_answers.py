@@ -19,6 +19,7 @@ from ling.nano.dialogues import (
     identity,
     knowledge,
     lists,
+    memory,
     numbers,
     smalltalk,
     tools_time,
@@ -196,7 +197,7 @@ def test_definitions_are_short_and_of_words_that_people_use():
     [
         smalltalk.greeting,
         smalltalk.smalltalk,
-        smalltalk.introduction,
+        memory.introduction,
         identity.identity,
         knowledge.knowledge,
         unknown.unknown,

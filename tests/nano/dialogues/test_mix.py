@@ -70,7 +70,7 @@ def test_what_is_held_out_is_never_trained_on(trained, held_out):
     for record in held_out:
         if record["kind"] == "persona":  # its system text has the name, which is held out
             continue
-        if record["kind"] == "memory":
+        if record["kind"] in ("memory", "tool-asked-back", "tool-again"):
             assert json.dumps(questions(record)) not in old_talks
         else:
             assert plain(*questions(record)) not in old
@@ -85,7 +85,7 @@ def test_what_is_held_out_is_never_trained_on(trained, held_out):
 def test_every_kind_is_in_both_and_new_wordings_only_in_one(trained, held_out):
     assert {r["kind"] for r in held_out} == set(KINDS)
     assert {r["kind"] for r in trained} <= {*KINDS, "mixed"}
-    assert Counter("tools" in r for r in trained)[True] > 0.4 * len(trained)
+    assert Counter("tools" in r for r in trained)[True] > 0.3 * len(trained)
     new = Counter(r["is_new"] for r in held_out)
     assert min(new[True], new[False]) > 100
     names = {t["function"]["name"] for r in trained for t in r.get("tools", [])}
@@ -118,7 +118,7 @@ def test_arguments_are_in_what_the_user_said(trained):
         asked = ""
         for message in record["messages"]:
             if message["role"] == "user":
-                asked = message["content"]
+                asked += " " + message["content"]
             for call in message.get("tool_calls", []):
                 for value in json.loads(call["function"]["arguments"]).values():
                     if not set(str(value)) & set("+*/-("):  # a formula is written in another way

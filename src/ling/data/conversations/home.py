@@ -39,7 +39,10 @@ TOOLS: list[dict[str, Any]] = [
     {"type": "function", "function": {"name": "set_timer", "parameters": _TIMER}},
 ]
 
-_OPENINGS = ("", "Please ", "Hello, ", "Could you please ", "Now ", "I want you to ")
+_OPENINGS = (
+    *("", "Please ", "Hello, ", "Could you please ", "Now ", "I want you to ", "Then ", "Next, "),
+    *("Can you ", "Would you ", "I would like you to ", "First ", "Thank you, now ", "Also "),
+)
 _LIGHT_WORDS = (
     "turn {state} the light in the {room}",
     "turn the {room} light {state}",
@@ -47,6 +50,10 @@ _LIGHT_WORDS = (
     "switch the light in the {room} {state}",
     "put the {room} light {state}",
     "set the light in the {room} to {state}",
+    "change the {room} light to {state}",
+    "make sure that the {room} light is {state}",
+    "get the light in the {room} {state}",
+    "have the {room} light {state}",
 )
 _TIME_WORDS = (
     "tell me the time",
@@ -86,7 +93,7 @@ class Turn(NamedTuple):
 
 
 def training_and_held_out(
-    seed: int = 0, requests: int = 1200, held_out: int = 50
+    seed: int = 0, requests: int = 2400, held_out: int = 50
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Records in OpenAI's form, to train on and held out.
 
@@ -100,7 +107,8 @@ def training_and_held_out(
     introductions, unseen = _introductions()
     records = [
         *_conversations(rng, [*turns, *introductions], TOOLS),
-        *_conversations(rng, introductions, None),
+        # Twice: without tools they are short, and the name is what a user asks first.
+        *_conversations(rng, 2 * introductions, None),
     ]
     rng.shuffle(records)
     return records, [
@@ -172,7 +180,7 @@ def _timer(opening: str, words: str, minutes: int) -> Turn:
 
 
 def _sentence(opening: str, words: str) -> str:
-    text = opening + words + ("?" if opening.startswith("Could") else ".")
+    text = opening + words + ("?" if opening.startswith(("Could", "Can", "Would")) else ".")
     return text[0].upper() + text[1:]
 
 

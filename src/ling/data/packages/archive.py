@@ -79,7 +79,7 @@ def _limited(members: Iterator[_Opened]) -> Iterator[_Opened]:
 
 def _all(data: IO[bytes], size: int) -> bytes:
     """What a member has, which must be as much as the archive says."""
-    found = data.read(size + 1)
+    found = data.read(size)
     if len(found) != size:
         raise ValueError(f"a member does not have the {size} bytes that are stated")
     return found
@@ -109,8 +109,8 @@ def _data_of_deb(file: IO[bytes]) -> IO[bytes]:
     while len(header := file.read(_AR_HEADER_BYTES)) == _AR_HEADER_BYTES:
         name, size = header[:16].decode("ascii").strip().rstrip("/"), int(header[48:58])
         if not 0 <= size <= MAX_TOTAL_BYTES:
-            break
+            raise ValueError(f"{name!r} is beyond the limits on members and sizes")
         if name.startswith("data.tar"):
-            return io.BytesIO(file.read(size))
+            return io.BytesIO(_all(file, size))
         file.seek(size + size % 2, io.SEEK_CUR)
     raise ValueError("no Debian package: it has no data.tar")

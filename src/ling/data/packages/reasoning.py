@@ -30,13 +30,15 @@ class Task:
     question: Literal["all", "last paragraph", "first line"] = "all"
     is_list: bool = False
     """Whether the answer is a list as Python writes it."""
+    answer: str = ".+"
+    """Pattern of right answers."""
 
 
-_SMALL = {"min_terms": 2, "max_terms": 3, "min_digits": 1, "max_digits": 2}
-
+# `syllogism` is left out: an eighth of its answers is wrong ("all ants are dolphins, some dolphins
+# are not spiders", hence "some ants are not spiders").
 TASKS = [
-    Task("chain_sum", _SMALL),
-    Task("basic_arithmetic", {**_SMALL, "allow_negation": False, "operators": ["+", "-", "*"]}),
+    Task("chain_sum", {"max_terms": 3, "min_digits": 1, "max_digits": 2}),
+    Task("basic_arithmetic", {"max_terms": 2, "max_digits": 2, "operators": ["+", "-", "*"]}),
     Task("products", {"max_digits": 2}),
     Task("simple_equations", {"max_terms": 2, "max_value": 20}),
     Task("gcd", {"max_value": 100}),
@@ -49,10 +51,10 @@ TASKS = [
     Task("spell_backward", {"max_word_len": 7}),
     Task("letter_counting", {"min_words": 3, "max_words": 8}),
     Task("leg_counting", {"max_animals": 3, "max_instances": 5}, "last paragraph"),
-    Task("syllogism"),
     Task("family_relationships", {"max_family_size": 5}),
     Task("calendar_arithmetic", {"offset_upper_bound": 30}),
-    Task("time_intervals", {"task_types": ["time"]}),
+    # An interval that ends at midnight has a negative answer.
+    Task("time_intervals", {"task_types": ["time"]}, answer=r"\d\d:\d\d"),
 ]
 
 
@@ -85,7 +87,8 @@ def _questions(task: Task, create: Callable[..., Any], seed: int) -> Iterator[di
     repeated = 0
     for index in range(_SEED_STEP):
         question, answer = _question(made[index]["question"], task), _answer(made[index], task)
-        if question in seen or len(question) + len(answer) > MAX_CHARS:
+        is_wrong = re.fullmatch(task.answer, answer) is None
+        if question in seen or is_wrong or len(question) + len(answer) > MAX_CHARS:
             repeated += 1
             if repeated == _PATIENCE:
                 return
@@ -100,7 +103,8 @@ def _question(text: str, task: Task) -> str:
         text = text.partition("\n")[0]
     elif task.question == "last paragraph":
         text = text.strip().rpartition("\n\n")[2].removeprefix("Now, ")
-    text = text[:1].upper() + text[1:].strip()
+    text = text.strip()
+    text = text[:1].upper() + text[1:]
     return _whole_numbers(text) if task.is_list else text
 
 

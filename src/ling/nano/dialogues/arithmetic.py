@@ -53,7 +53,7 @@ def arithmetic(d: Draw) -> Turn:
     a, b = _numbers(d, operator)
     result = {"+": a + b, "-": a - b, "*": a * b, "/": a // (b or 1)}[operator]
     key = f"{a}{operator}{b}" if operator in "+-" and max(a, b) > 20 else ""
-    if operator in _STORIES and d.chance(0.12):
+    if operator in _STORIES and min(a, b) > 1 and d.chance(0.12):
         x = plural(d.one(THINGS))
         story = d.one(_STORIES[operator]).format(a=a, b=b, x=x)
         return d.turn(d.text(story), f"{a} {operator} {b} = {result}.", key=key)
@@ -74,7 +74,7 @@ def ask(d: Draw, operator: str, a: int, b: int) -> str:
     if "s" in sign and max(a, b) < 100 and d.chance(0.4):
         left, right = in_words(a), in_words(b)
     words = d.words(_ASKED, _NEW, x=left + sign + right)
-    if words[0].isdigit() or words.endswith("="):
+    if words.startswith(left) or words.endswith("="):
         return d.text(words + d.one(("", "?", " = ?" if "=" not in words else "")))
     return d.asked(words)
 

@@ -102,7 +102,7 @@ def _letters(d: Draw) -> Turn:
     if kind == "count":
         asked = d.words(("how many letters does {w} have", "how many letters are in {w}",
                          "how long is the word {w}"),
-                        ("the word {w} has how many letters",), w=w)  # fmt: skip
+                        ("of how many letters is {w} made",), w=w)  # fmt: skip
         return d.turn(d.asked(asked), f"{'-'.join(w)}: {len(w)} letters.")
     asked = d.words(("what is the {k} letter of {w}", "which letter is {k} in {w}",
                      "with which letter does {w} {v}"), ("name the {k} letter of {w}",),

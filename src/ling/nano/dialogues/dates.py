@@ -41,8 +41,8 @@ def units(d: Draw) -> Turn:
     else:
         asked = d.words(("how many {s} are in {x}", "how many {s} are there in {x}",
                          "how many {s} does {x} have", "how many {s} make {x}"),
-                        ("{x} is how many {s}",), x=many, s=small)  # fmt: skip
-        asked = asked.replace("does", "do") if n > 1 else asked
+                        ("of how many {s} is {x} made",), x=many, s=small)  # fmt: skip
+        asked = asked.replace("does", "do").replace(" is ", " are ") if n > 1 else asked
     start = f"{n} {plural(unit)} are" if n > 1 else f"1 {unit} is"
     return d.turn(d.asked(asked), f"{start} {n * each} {small}.")
 
@@ -82,7 +82,7 @@ def _month_length(d: Draw) -> Turn:
     at = d.rng.randrange(12)
     asked = d.words(("how many days does {x} have", "how many days has {x}",
                      "how long is {x}", "how many days are in {x}"),
-                    ("the month {x} has how many days",), x=MONTHS[at])  # fmt: skip
+                    ("of how many days is {x} made",), x=MONTHS[at])  # fmt: skip
     more = ", in leap years 29" if at == 1 else ""
     return d.turn(d.asked(asked), f"{MONTHS[at]} has {LENGTHS[at]} days{more}.")
 

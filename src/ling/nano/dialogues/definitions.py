@@ -52,7 +52,8 @@ def _short(gloss: str) -> str | None:
     first = re.sub(r"\([^)]*\)", "", gloss).split(";")[0].split(":")[0].strip()
     first = re.sub(r"\s+", " ", first)
     is_plain = re.fullmatch(r"[a-zA-Z][a-zA-Z ,'-]*", first) is not None
-    return first if is_plain and _SHORTEST <= len(first) <= _LONGEST else None
+    is_meaning = is_plain and "meaning" not in first
+    return first if is_meaning and _SHORTEST <= len(first) <= _LONGEST else None
 
 
 def definition(d: Draw, known: Sequence[Definition]) -> Turn:
@@ -61,8 +62,10 @@ def definition(d: Draw, known: Sequence[Definition]) -> Turn:
         w = words.made_up(d.rng)
         return d.turn(d.asked(d.words(_ASKED, _NEW, w=w)), f"I do not know the word {w}.")
     found = d.one(known)
-    if found.part == "noun" and d.chance(0.2):
+    # What is in a list is asked for its kind so, and answered with it.
+    if found.part == "noun" and found.word not in words.NOUNS and d.chance(0.2):
         asked = d.question(f"what is {article(found.word)}")
     else:
-        asked = d.asked(d.words(_ASKED, _NEW, w=found.word))
+        w = f'"{found.word}"' if d.chance(0.25) else found.word
+        asked = d.asked(d.words(_ASKED, _NEW, w=w))
     return d.turn(asked, f"{capital(found.word)}: {found.gloss}.")

@@ -30,9 +30,12 @@ _NEW_REQUESTS = ("Kindly ", "It would be nice if you could ", "Hello, could you 
 _ENDS = ("", "", "", "", "", "", " please", " for me", " now", ", thanks")
 _STARTS = frozenset(
     listed("""
-what what's which how is are who whose where when does do did has have was were if of
+what what's which how is are who whose where when does do did has have was were if of can
+would will why from to with in suppose today am
 """)
 )
+_NOUNS = ("capital", "definition", "meaning", "opposite", "past", "plural")
+_WISHES = (*_NOUNS, "a", "an", "i", "poem", "story")
 OPEN_END = ("",)
 """For a request that ends with what is to be copied."""
 _ASKS = ("can you", "could you", "would you", "will you")
@@ -85,8 +88,12 @@ class Draw:
         return self.text(opening + words + end + ("?" if is_asked else "."))
 
     def asked(self, words: str) -> str:
-        """`words` as a question if they begin as one, otherwise as a request."""
-        return self.question(words) if words.split()[0].lower() in _STARTS else self.request(words)
+        """`words` as a question if they begin as one, as they are if they name what is wanted,
+        otherwise as a request."""
+        first = words.split()[0].lower()
+        if first in _WISHES:
+            return self.text(words + self.one(("", ".", "?" if first in _NOUNS else ".")))
+        return self.question(words) if first in _STARTS else self.request(words)
 
     def text(self, text: str) -> str:
         """A text as it is typed: all in small letters, or without its end, or well."""

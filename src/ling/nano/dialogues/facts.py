@@ -22,12 +22,17 @@ class Fact(NamedTuple):
 
 def facts(d: Draw) -> Turn:
     """Facts of one form, about different people and things, and a question about one of them."""
-    count = d.one((1, 1, 1, 2, 2, 3))
+    told, asked, answer = told_and_asked(d)
+    shown = _laid_out(d, told, asked)
+    return d.turn(shown.lower() if d.is_lower else shown, answer)
+
+
+def told_and_asked(d: Draw) -> tuple[str, str, str]:
+    """The facts, the question, and its answer."""
+    people = _people(d, d.one((1, 1, 1, 2, 2, 3)))
     make = d.one(_FORMS)
-    people = _people(d, count)
     found = [make(d, who, n) for n, who in enumerate(people)]
-    about = d.one(found)
-    told = " ".join(f.text for f in found)
+    told, about = " ".join(f.text for f in found), d.one(found)
     if d.chance(0.3):
         is_true = d.chance(0.5)
         asked, right, sentence = about.yes_no
@@ -35,12 +40,13 @@ def facts(d: Draw) -> Turn:
         answer = f"{'Yes' if is_true else 'No'}, {sentence}."
     else:
         text, answer = d.one(about.asked)
-    shown = _laid_out(d, told, text)
-    if d.is_lower:
-        # Names stay as they were typed.
-        shown, answer = shown.lower(), answer.lower()
-        answer = capital(answer) if answer.startswith(("no,", "yes,", "the ")) else answer
-    return d.turn(shown, answer)
+    return (told.lower(), text.lower(), _in_small(answer)) if d.is_lower else (told, text, answer)
+
+
+def _in_small(answer: str) -> str:
+    """Names stay as they were typed."""
+    small = answer.lower()
+    return capital(small) if small.startswith(("no,", "yes,", "the ")) else small
 
 
 def _laid_out(d: Draw, told: str, asked: str) -> str:
@@ -80,6 +86,25 @@ def _owns(d: Draw, who: str, n: int) -> Fact:
         ),
         (f"Is the {thing} {{x}}?", colour, f"the {thing} is {colour}"),
         other,
+    )
+
+
+def _owns_two(d: Draw, who: str, n: int) -> Fact:
+    """Two things of one person: which of them is asked for decides."""
+    colour, second = d.some(words.COLOURS[n::3], 2)
+    thing, other = d.some(words.THINGS[n::3], 2)
+    verb, ask = d.one((("has", "have"), ("owns", "own"), ("wants", "want"), ("sells", "sell")))
+    both = f"{article(colour)} {thing} and {article(second)} {other}"
+    return Fact(
+        f"{who} {verb} {both}.",
+        (
+            (f"What colour is the {thing}?", f"The {thing} is {colour}."),
+            (f"What colour is the {other}?", f"The {other} is {second}."),
+            (f"Which of them is {colour}?", f"The {thing} is {colour}."),
+            (f"What does {who} {ask}?", f"{who} {verb} {both}."),
+        ),
+        (f"Is the {thing} {{x}}?", colour, f"the {thing} is {colour}"),
+        second,
     )
 
 
@@ -191,4 +216,4 @@ def _called(d: Draw, who: str, n: int) -> Fact:
     )
 
 
-_FORMS = (_owns, _owns, _lives, _age, _job, _place, _price, _likes, _called)
+_FORMS = (_owns, _owns, _owns_two, _lives, _age, _job, _place, _price, _likes, _called)

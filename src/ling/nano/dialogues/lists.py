@@ -25,7 +25,7 @@ def _name(d: Draw) -> Turn:
         asked = d.words(("name {x}", "tell me {x}", "give me {x}", "give me the name of {x}"),
                         ("think of {x}",), x=article(category))  # fmt: skip
         return d.turn(d.request(asked), f"{capital(d.one(CATEGORIES[category]))}.", key="")
-    n = d.rng.randrange(4)
+    n = d.rng.randrange(min(4, len(CATEGORIES[category]) - 1))
     asked = d.words(
         ("name {n} {x}", "list {n} {x}", "give me {n} {x}", "tell me {n} {x}", "write {n} {x}",
          "give me a list of {n} {x}", "say {n} {x}", "give me the names of {n} {x}"),
@@ -116,6 +116,6 @@ def _odd_one(d: Draw) -> Turn:
     d.rng.shuffle(items)
     asked = d.words(("which word does not belong: {x}", "which is not {c}: {x}",
                      "find the odd one: {x}", "which one of these is not {c}: {x}"),
-                    ("one of these is not {c}: {x}. Which",),
+                    ("which word is surely not {c}: {x}",),
                     x=", ".join(items), c=article(own))  # fmt: skip
     return d.turn(d.asked(asked), f"{capital(odd)} is not {article(own)}.")

@@ -6,7 +6,6 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from . import words
 from .arithmetic import arithmetic
 from .copying import copying
 from .dates import dates, units
@@ -16,13 +15,11 @@ from .facts import facts
 from .identity import identity
 from .knowledge import knowledge
 from .lists import lists
+from .memory import asks_for_unknown_name, persona, told_first
 from .numbers import numbers
-from .smalltalk import asks_for_name, greeting, introduction, own_fact, smalltalk
-from .tools import Tool, ToolKind, failed
-from .tools_home import HOME
-from .tools_text import TEXTS
-from .tools_time import TIME
-from .tools_values import LOOKUPS, VALUES
+from .offered import TALKS, TOOL_KINDS, called, not_offered, offered, talked, talks_of
+from .smalltalk import greeting, smalltalk
+from .tools import Tool
 from .turns import Split, Turn, is_held_out, messages_of
 from .unknown import unknown
 from .writing import writing
@@ -44,12 +41,8 @@ _PLAIN: dict[str, tuple[float, Callable[[Draw], Turn]]] = {
     "writing": (4, writing),
 }
 _DEFINITIONS, _NO_TOOL = 6.0, 4.0
-_TOOLS: tuple[tuple[ToolKind, float], ...] = (
-    *((kind, 1.0) for kind in (*HOME, *TIME, *VALUES, *TEXTS)),
-    *((kind, 5 / len(LOOKUPS)) for kind in LOOKUPS),
-)
 # Of conversations: with tools; of the turns in those: no tool is needed, none fits, it fails.
-_WITH_TOOLS, _WITHOUT_CALL, _NOT_OFFERED, _FAILED = 0.5, 0.18, 0.1, 0.07
+_WITH_TOOLS, _WITHOUT_CALL, _NOT_OFFERED, _FAILED = 0.36, 0.18, 0.1, 0.07
 _SYSTEMS = (
     "You are a helpful assistant.", "You are Ling.", "You are a friendly assistant.",
     "Answer briefly.", "You are a helpful assistant. Answer briefly.", "Be kind.",
@@ -58,12 +51,12 @@ _SYSTEMS = (
 )  # fmt: skip
 KINDS: tuple[str, ...] = (
     *_PLAIN, "definitions", "memory", "persona", "no-tool",
-    *dict.fromkeys(kind.kind for kind, _ in _TOOLS), "tool-error",
+    *TOOL_KINDS, "tool-error", *TALKS,
 )  # fmt: skip
 """What `kind` of a record may be; "mixed" is a training record of several of them."""
-# What is answered without a tool as well, where there is none.
-_KNOWN = frozenset({"calculations", "units", "the capital", "the language"})
-_TRIES = 400
+_SEVERAL = 0.12
+"""Of calls: those in a talk of two questions."""
+_TRIES = 200
 
 
 def records(
@@ -88,13 +81,17 @@ def records(
         yield from made.held_out(seed, count)
 
 
+class _NoTurnError(LookupError):
+    """None of the turns that were tried is of the split, such as where a list has two values."""
+
+
 class _Maker:
     """Makes turns and records of all kinds that can be made."""
 
     def __init__(self, definitions: Sequence[Definition]) -> None:
         self._plain = {kind: make for kind, (_, make) in _PLAIN.items()}
         self._shares = {kind: share for kind, (share, _) in _PLAIN.items()}
-        self._plain["no-tool"], self._shares["no-tool"] = _not_offered(()), _NO_TOOL
+        self._plain["no-tool"], self._shares["no-tool"] = not_offered(()), _NO_TOOL
         if definitions:
             self._plain["definitions"] = lambda d: definition(d, definitions)
             self._shares["definitions"] = _DEFINITIONS
@@ -104,9 +101,17 @@ class _Maker:
     def training(self, seed: int, count: int | None) -> Iterator[dict[str, Any]]:
         n = 0
         while count is None or n < count:
-            rng = random.Random(f"train {seed} {n}")
-            yield self._with_tools(rng) if rng.random() < _WITH_TOOLS else self._plain_talk(rng)
+            yield self._training(random.Random(f"train {seed} {n}"))
             n += 1
+
+    def _training(self, rng: random.Random) -> dict[str, Any]:
+        while True:
+            try:
+                return (
+                    self._with_tools(rng) if rng.random() < _WITH_TOOLS else self._plain_talk(rng)
+                )
+            except _NoTurnError:
+                continue
 
     def held_out(self, seed: int, count: int | None) -> Iterator[dict[str, Any]]:
         seen: set[str] = set()
@@ -123,46 +128,53 @@ class _Maker:
             yield record
 
     def _plain_talk(self, rng: random.Random) -> dict[str, Any]:
-        """Without tools: questions of several kinds, or a name that is told and asked for."""
+        """Without tools: questions of several kinds; what was told first is asked for later."""
         turns: list[tuple[str, Turn]] = []
         system = rng.choice(_SYSTEMS) if rng.random() < 0.15 else ""
-        if rng.random() < 0.03:
-            system, persona = _persona(rng, "train")
-            turns.append(("persona", persona))
-        if rng.random() < 0.3:
+        kind = rng.random()
+        if kind < 0.03:
+            system, asked = self._persona(rng, "train")
+            turns.append(("persona", asked))
+        if rng.random() < 0.25:
             turns.append(("greeting", self._turn(rng, "train", greeting)))
-        told = rng.random()
-        if told < 0.1:
-            turns += (("memory", t) for t in self._memory(rng, "train"))
-        for _ in range(rng.choice((1, 1, 2, 3, 4)) if told > 0.1 else rng.randint(0, 1)):
+        if kind > 0.88:
+            turns += (("memory", turn) for turn in self._memory(rng, "train"))
+        if kind > 0.99:
+            turns.append(("memory", self._turn(rng, "train", asks_for_unknown_name)))
+        for _ in range(rng.choice((1, 1, 2, 3, 4)) if kind < 0.88 else rng.randint(0, 1)):
             turns.insert(rng.randint(0, len(turns)), self._plain_turn(rng, frozenset()))
         return _record(turns, None, system)
 
     def _with_tools(self, rng: random.Random) -> dict[str, Any]:
-        """Two to four tools, and questions for them, for none and for others."""
-        kinds = _offered(rng, rng.choice((1, 2, 2, 3, 3, 4)))
+        """A few tools, and questions for them, for none and for others."""
+        kinds = offered(rng, rng.choice((1, 2, 2, 3, 3, 4)))
         tools = [kind.offer(rng, "train") for kind in kinds]
         answered = frozenset({"no-tool"}).union(*(kind.excludes for kind in kinds))
         turns: list[tuple[str, Turn]] = []
         for _ in range(rng.choice((1, 2, 3, 4, 5))):
-            chance = rng.random()
+            chance, at = rng.random(), rng.randrange(len(kinds))
             if chance < _WITHOUT_CALL:
                 turns.append(self._plain_turn(rng, answered))
             elif chance < _WITHOUT_CALL + _NOT_OFFERED:
-                turns.append(("no-tool", self._turn(rng, "train", _not_offered(kinds))))
+                turns.append(("no-tool", self._turn(rng, "train", not_offered(kinds))))
+            elif rng.random() < _SEVERAL and (talks := talks_of(kinds[at])):
+                talk = rng.choice(talks)
+                make = talked(talk, kinds[at], tools[at])
+                turns += ((talk, turn) for turn in self._all(rng, "train", make))
             else:
-                at = rng.randrange(len(kinds))
                 fails = rng.random() < _FAILED
-                make = _called(kinds[at], tools[at], fails)
-                name = "tool-error" if fails else kinds[at].kind
-                turns.append((name, self._turn(rng, "train", make)))
+                turn = self._turn(rng, "train", called(kinds[at], tools[at], fails))
+                turns.append(("tool-error" if fails else kinds[at].kind, turn))
         system = rng.choice(_SYSTEMS) if rng.random() < 0.15 else ""
         return _record(turns, tools, system)
 
     def _unseen(self, rng: random.Random, kind: str, seen: set[str]) -> dict[str, Any] | None:
         """A held-out record of a kind whose question was not asked before; None without one."""
         for _ in range(20):
-            record = self._one_unseen(rng, kind)
+            try:
+                record = self._one_unseen(rng, kind)
+            except _NoTurnError:
+                continue
             asked = " ".join(m["content"] for m in record["messages"] if m["role"] == "user")
             if asked and asked not in seen:
                 seen.add(asked)
@@ -177,32 +189,41 @@ class _Maker:
         elif kind == "memory":
             turns = self._memory(rng, "held_out")
         elif kind == "persona":
-            system, persona = _persona(rng, "held_out")
-            turns = [persona]
+            system, asked = self._persona(rng, "held_out")
+            turns = [asked]
         else:
-            kinds = _offered(
-                rng, rng.randint(2, 4), "" if kind in ("no-tool", "tool-error") else kind
-            )
-            tools = [k.offer(rng, "held_out") for k in kinds]
-            if kind == "no-tool":
-                make = _not_offered(kinds)
-            else:
-                make = _called(kinds[0], tools[0], kind == "tool-error")
-            turns = [self._turn(rng, "held_out", make)]
-            order = rng.sample(tools, len(tools))
-            tools = order
+            turns, tools = self._unseen_call(rng, kind)
         record = _record([(kind, turn) for turn in turns], tools, system)
         return {**record, "answers": [*turns[-1].answers], "is_new": turns[-1].is_new}
+
+    def _unseen_call(self, rng: random.Random, kind: str) -> tuple[list[Turn], list[Tool]]:
+        kinds = offered(rng, rng.randint(2, 4), "" if kind in ("no-tool", "tool-error") else kind)
+        tools = [k.offer(rng, "held_out") for k in kinds]
+        if kind in TALKS:
+            turns = self._all(rng, "held_out", talked(kind, kinds[0], tools[0]))
+        elif kind == "no-tool":
+            turns = [self._turn(rng, "held_out", not_offered(kinds))]
+        else:
+            fails = kind == "tool-error"
+            turns = [self._turn(rng, "held_out", called(kinds[0], tools[0], fails))]
+        return turns, rng.sample(tools, len(tools))
 
     # ---- turns -----------------------------------------------------------------------------
 
     def _turn(self, rng: random.Random, split: Split, make: Callable[[Draw], Turn]) -> Turn:
         """One of the split."""
+        (turn,) = self._all(rng, split, lambda d: [make(d)])
+        return turn
+
+    def _all(
+        self, rng: random.Random, split: Split, make: Callable[[Draw], list[Turn]]
+    ) -> list[Turn]:
+        """Turns that are all of the split."""
         for _ in range(_TRIES):
-            made = make(Draw(rng, split))
-            if is_held_out(made) == (split == "held_out"):
-                return made
-        raise AssertionError(f"no turn of {split} in {_TRIES} tries")
+            turns = make(Draw(rng, split))
+            if all(is_held_out(turn) == (split == "held_out") for turn in turns):
+                return turns
+        raise _NoTurnError
 
     def _plain_turn(self, rng: random.Random, without: frozenset[str]) -> tuple[str, Turn]:
         kinds = [kind for kind in self._plain if kind not in without]
@@ -210,77 +231,18 @@ class _Maker:
         return kind, self._turn(rng, "train", self._plain[kind])
 
     def _memory(self, rng: random.Random, split: Split) -> list[Turn]:
-        """The user tells something, talks of something else, and asks for it."""
-        between: list[Turn] = []
-        if rng.random() < 0.5:
-            between = [self._plain_turn(rng, frozenset())[1] for _ in range(rng.randint(1, 2))]
-        d = Draw(rng, split)
-        if d.chance(0.12) and split == "train":
-            return [asks_for_name(d, "")]
-        for _ in range(_TRIES):
-            told, asked = own_fact(d) if d.chance(0.4) else _name(d)
-            if is_held_out(asked) == is_held_out(told) == (split == "held_out"):
-                return [told, *between, asked]
-        raise AssertionError(f"nothing told of {split} in {_TRIES} tries")
+        """The user tells something, may talk of something else, and asks for it."""
+        told, asked = self._all(rng, split, told_first)
+        count = rng.choice((0, 0, 1, 2))
+        between = [self._plain_turn(rng, frozenset())[1] for _ in range(count)]
+        return [told, *between, asked]
 
-
-def _name(d: Draw) -> list[Turn]:
-    told = introduction(d)
-    known = told.answers[0].removeprefix("Nice to meet you, ").rstrip("!")
-    asked = asks_for_name(d, known)
-    return [told._replace(key=asked.key), asked]
-
-
-def _persona(rng: random.Random, split: Split) -> tuple[str, Turn]:
-    """A system text that gives another name, and who is asked for it."""
-    for _ in range(_TRIES):
-        d = Draw(rng, split)
-        n = words.name(rng)
-        system = d.words(("You are {n}.", "Your name is {n}.", "You are {n}, a helpful assistant.",
-                          "You are called {n}.", "You are an assistant called {n}."),
-                         ("Act as {n}.",), n=n)  # fmt: skip
-        asked = d.words(("what is your name", "who are you", "what are you called",
-                         "tell me your name"),
-                        ("how shall I call you",))  # fmt: skip
-        turn = d.turn(d.asked(asked), f"My name is {n}.", key=f"persona {n}")
-        if is_held_out(turn) == (split == "held_out"):
-            return system, turn
-    raise AssertionError("no name")
-
-
-def _offered(rng: random.Random, count: int, wanted: str = "") -> list[ToolKind]:
-    """Different kinds of tools, the wanted one first."""
-    kinds, weights = zip(*_TOOLS, strict=True)
-    found: list[ToolKind] = []
-    if wanted:
-        found = [rng.choice([kind for kind in kinds if kind.kind == wanted])]
-    while len(found) < count:
-        (kind,) = rng.choices(kinds, weights)
-        if kind.topic not in {k.topic for k in found}:
-            found.append(kind)
-    return found
-
-
-def _called(kind: ToolKind, tool: Tool, fails: bool) -> Callable[[Draw], Turn]:
-    def make(d: Draw) -> Turn:
-        turn = kind.ask(d, tool)
-        turn = turn._replace(is_new=turn.is_new or tool.name in kind.new)
-        return failed(d, kind, turn) if fails else turn
-
-    return make
-
-
-def _not_offered(offered: Sequence[ToolKind]) -> Callable[[Draw], Turn]:
-    """What another tool would be for is asked, and is not to be done."""
-
-    def make(d: Draw) -> Turn:
-        (kind,) = _offered(d.rng, 1)
-        while kind.topic in {*_KNOWN, *(k.topic for k in offered)}:
-            (kind,) = _offered(d.rng, 1)
-        turn = kind.ask(d, kind.offer(d.rng, d.split))
-        return turn._replace(call=None, answers=(f"I have no tool for {kind.topic}.",))
-
-    return make
+    def _persona(self, rng: random.Random, split: Split) -> tuple[str, Turn]:
+        """A system text and a question of the split."""
+        while True:
+            system, turn = persona(Draw(rng, split))
+            if is_held_out(turn) == (split == "held_out"):
+                return system, turn
 
 
 def _record(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import words
-from .draw import Draw, capital
+from .draw import Draw
 from .said import read_said, say
 from .turns import Turn
 
@@ -21,6 +21,7 @@ I am fine|I'm fine|I am good|I'm good, thanks|Fine, thanks|I am doing well|I am 
 Thanks|Thanks!|Thank you|Thank you!|Thank you very much|Thanks a lot|Many thanks|Thank you, Ling|thx|Thank you so much!|Cheers|~Thanks for your help|~Thanks a bunch => You are welcome!|You are welcome. Is there anything else?
 Bye|Bye!|Goodbye|Goodbye!|Good bye|See you|See you later|Bye bye|I have to go|I must go now|Bye Ling|Take care|See you tomorrow|quit|exit|I am leaving|~Goodbye for now|~Talk to you later => Goodbye! Have a nice day.|Bye! It was nice to talk to you.
 Nice to meet you|Nice to meet you!|Pleased to meet you|Good to meet you => Nice to meet you, too!
+And you?|And how are you?|What about you?|How about you?|You too?|And yourself? => I am fine, too. Thank you for asking.
 Sorry|I am sorry|I'm sorry|My mistake|Oops => No problem.
 """  # noqa: E501
 _TALK = """
@@ -48,12 +49,25 @@ Let's talk|Let us talk|Talk to me|Can we talk?|Say something|I want to talk|Let'
 What shall we talk about?|What do you want to talk about? => We can talk about words, numbers, animals or your day.
 Why?|Why|Why not?|How?|How so?|Really?|Are you sure?|What do you mean?|What?|Huh? => I am a small model and cannot explain more than that.
 I do not understand|I don't understand|I don't get it|That makes no sense => I am sorry. Please ask me in another way.
+Tell me more|More|Go on|Continue|And then?|Say more|More please|What else? => That is all I know. Ask me something else.
+Repeat that|Say that again|What did you say?|Again|Once more|I beg your pardon? => I cannot look back. Please ask me again.
+I do not know|I don't know|No idea|I have no idea|Not sure|I am not sure|Maybe|Perhaps => That is fine. Ask me something else.
+Guess what|Guess what!|You know what?|Do you know what? => What? Tell me!
+Let's play a game|Play a game with me|Do you want to play?|Can we play a game? => I cannot play games, but I can tell you a riddle.
+Give me advice|I need advice|What should I do?|What shall I do?|Motivate me|Say something nice|Cheer me up|Say something kind => Take one small step at a time. You can do it.
+I am learning English|My English is bad|I want to learn English|Teach me English => That is great. Ask me for words and opposites.
+How was your day?|Did you sleep well?|How was your weekend?|What did you do today? => I am a program and have no days, but thank you for asking.
+Do you like me?|Are you my friend?|Be my friend|Do you love me?|Will you marry me?|Can we be friends? => I am only a program, but I like to talk to you.
+What are you thinking?|What do you think?|What is on your mind?|What is your opinion? => I do not think much. I wait for your next question.
+Open the door|Make me a coffee|Cook dinner|Clean my room|Bring me a beer => I cannot do that. I have only words.
+Who is the best?|Who is the boss?|Who is better, you or ChatGPT?|Which model is the best? => I am only a small model. Larger ones know much more.
+Good to see you|Nice to see you|I am back|I'm back|Here I am => Welcome back! What can I do for you?
 Test|Testing|This is a test|Test 1 2 3|Just testing|ping => It works. How can I help you?
 Wait|Wait a moment|One moment|Just a second|Hold on => Take your time.
 Happy birthday|Happy birthday!|Merry Christmas|Happy new year => Thank you! The same to you.
 What is the meaning of life?|What is the sense of life? => Many people say that it is to be kind and curious.
 Sing a song|Sing for me|Can you sing? => La la la. I am better with words than with songs.
-Do you like music?|Do you like cats?|Do you like dogs?|Do you like pizza?|Do you like me?|Do you like football? => I am a program and cannot like things, but I like to talk about them.
+Do you like music?|Do you like cats?|Do you like dogs?|Do you like pizza?|Do you like football? => I am a program and cannot like things, but I like to talk about them.
 What is your favourite colour?|What is your favorite color?|Which colour do you like? => I have no eyes, but I like the word blue.
 What is your favourite food?|What do you eat?|Are you hungry? => I am a program. I do not eat, I only read.
 What is your favourite animal?|Which animal do you like? => I like the word cat. It is short.
@@ -76,7 +90,23 @@ def smalltalk(d: Draw) -> Turn:
     """What people say to each other, and other languages than English."""
     if d.chance(0.06):
         return say(d, read_said(_FOREIGN), _BEFORE)
-    return _liking(d) if d.chance(0.12) else say(d, read_said(_TALK), _BEFORE)
+    if d.chance(0.2):
+        return _topic(d) if d.chance(0.4) else _liking(d)
+    return say(d, read_said(_TALK), _BEFORE)
+
+
+_TOPICS = (
+    "Let's talk about {x}.", "Let us talk about {x}.", "I want to talk about {x}.", "About {x}.",
+    "Can we talk about {x}?", "Talk to me about {x}.", "Tell me something about {x}.",
+    "What do you know about {x}?", "Say something about {x}.", "What about {x}?",
+)  # fmt: skip
+
+
+def _topic(d: Draw) -> Turn:
+    """A topic of the user's: the user is asked for more."""
+    x = words.plural(words.made_up(d.rng) if d.chance(0.1) else words.noun(d.rng))
+    text = d.text(d.words(_TOPICS, ("Shall we talk about {x}?",), x=x))
+    return d.turn(text, f"I know little about {x}. What do you like about {x}?")
 
 
 _LIKED = ("I like {x}.", "I love {x}.", "I really like {x}.", "I like {x} very much.")
@@ -91,55 +121,3 @@ def _liking(d: Draw) -> Turn:
     if likes:
         return d.turn(d.text(text), f"You like {x}. That is nice!")
     return d.turn(d.text(text), f"You do not like {x}. That is fine.")
-
-
-_CALLED = (
-    "My name is {n}.", "I am {n}.", "I'm {n}.", "Call me {n}.", "Hello, I am {n}.", "Hi, I'm {n}!",
-    "Hello, my name is {n}.", "Hi, my name is {n}.", "You can call me {n}.", "This is {n}.",
-    "{n} is my name.", "People call me {n}.", "Hey, my name is {n}.", "I am called {n}.",
-)  # fmt: skip
-_NEW_CALLED = ("Good day, my name is {n}.", "They call me {n}.")
-_WHAT_NAME = (
-    "What is my name?", "What's my name?", "Who am I?", "Do you know my name?", "Say my name.",
-    "Do you remember my name?", "What am I called?", "Tell me my name.", "How am I called?",
-)  # fmt: skip
-_NEW_WHAT_NAME = ("Can you tell me my name?", "Remind me of my name.")
-
-
-def introduction(d: Draw) -> Turn:
-    """The user gives a name."""
-    n = words.name(d.rng)
-    text = d.text(d.words(_CALLED, _NEW_CALLED, n=n))
-    return d.turn(text, f"Nice to meet you, {d.typed(n)}!")
-
-
-def asks_for_name(d: Draw, known: str) -> Turn:
-    """The user asks for a name that was given before, or for one that was not."""
-    text = d.text(d.words(_WHAT_NAME, _NEW_WHAT_NAME))
-    if not known:
-        return d.turn(text, "You have not told me your name.", is_always_trained=True)
-    return d.turn(text, f"Your name is {known}.", key=f"name {known}")
-
-
-_KINDS_OF_OWN = ("favourite colour", "favourite animal", "favourite fruit", "age", "city", "job")
-
-
-def own_fact(d: Draw) -> list[Turn]:
-    """The user tells something and asks for it later."""
-    what = d.one(_KINDS_OF_OWN)
-    value = {
-        "favourite colour": lambda: d.one(words.COLOURS),
-        "favourite animal": lambda: d.one(words.CATEGORIES["animal"]),
-        "favourite fruit": lambda: d.one(words.CATEGORIES["fruit"]),
-        "age": lambda: str(d.rng.randint(5, 95)),
-        "city": lambda: words.city(d.rng),
-        "job": lambda: d.one(words.CATEGORIES["job"]),
-    }[what]()
-    told = d.text(f"My {what} is {value}.")
-    asked = d.text(d.words(("What is my {w}?", "What's my {w}?", "Do you know my {w}?",
-                            "Tell me my {w}."), ("Do you remember my {w}?",), w=what))  # fmt: skip
-    key = f"{what} {value}"
-    return [
-        d.turn(told, f"{capital(d.typed(value))} is your {what}. I see.", key=key),
-        d.turn(asked, f"Your {what} is {d.typed(value)}.", key=key),
-    ]

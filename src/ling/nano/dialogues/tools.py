@@ -59,6 +59,13 @@ class ToolKind:
     errors: tuple[str, ...] = ("not available", "connection lost", "try again later", "no access")
     excludes: frozenset[str] = field(default_factory=frozenset)
     """Plain kinds that are answered by this tool where it is offered."""
+    vague: tuple[str, ...] = ()
+    """Requests without the value of the only argument, which is then asked for: `missing`."""
+    missing: str = ""
+    given: tuple[str, ...] = ("{x}",)
+    """How that value is given ({x})."""
+    again: tuple[str, ...] = ()
+    """The same once more with another value of the first argument."""
 
     def offer(self, rng: random.Random, split: Split) -> Tool:
         """The tool in one of its forms."""
@@ -67,9 +74,12 @@ class ToolKind:
         names: dict[str, str] = {}
         values: dict[str, list[str]] = {}
         properties: dict[str, Schema] = {}
+        is_detailed = rng.random() < 0.12
         for purpose, argument in self.arguments.items():
             names[purpose] = rng.choice(argument.names)
             schema: Schema = {"type": argument.type}
+            if is_detailed:
+                schema["description"] = f"The {purpose}"
             if argument.values:
                 count = min(len(argument.values), rng.randint(2, argument.most))
                 values[purpose] = rng.sample(argument.values, count)
@@ -79,9 +89,41 @@ class ToolKind:
         if rng.random() < 0.7:
             function["description"] = rng.choice(self.descriptions)
         function["parameters"] = {"type": "object", "properties": properties}
-        if properties:
+        if properties and rng.random() < 0.9:
             function["parameters"]["required"] = [*properties]
         return Tool({"type": "function", "function": function}, names, values)
+
+
+def asked_back(d: Draw, kind: ToolKind, tool: Tool) -> list[Turn]:
+    """A request without its value, the question for it, and the value."""
+    turn = kind.ask(d, tool)
+    assert turn.call is not None
+    (x,) = turn.call.arguments.values()
+    vague = d.asked(d.one(kind.vague))
+    key = f"{kind.kind} {x}"
+    # In the case of the argument: it is to be copied.
+    given = d.one(kind.given).format(x=x)
+    return [
+        Turn(vague, (kind.missing,), key=key),
+        turn._replace(text=given, key=key),
+    ]
+
+
+def once_more(d: Draw, kind: ToolKind, tool: Tool) -> list[Turn]:
+    """A request, and in a few words the same with another value of its first argument."""
+    first = kind.ask(d, tool)
+    assert first.call is not None
+    while True:
+        second = kind.ask(d, tool)
+        assert second.call is not None
+        (x, *others), (y, *same) = (
+            turn.call.arguments.values() for turn in (second, first) if turn.call
+        )
+        if others == same and x != y:
+            break
+    key = f"{kind.kind} {y} {x}"
+    short = d.one(kind.again).format(x=x)
+    return [first._replace(key=key), second._replace(text=short, key=key)]
 
 
 def returned(d: Draw, *results: dict[str, Any] | str) -> dict[str, Any] | str:

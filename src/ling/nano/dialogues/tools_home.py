@@ -90,6 +90,8 @@ HOME = (
         ("toggle_light", "light_switch"),
         ("Turns a light on or off", "Switch a light", "Sets the light of a room", "Control lights"),
         {"room": _ROOM, "state": _STATE}, _light, ("lamp is broken", "no power", "not available"),
+        again=("and in the {x}?", "and the {x}?", "what about the {x}?", "the {x}, too",
+               "now the {x}"),
     ),
     ToolKind(
         "tool-heating", "the heating",
@@ -105,6 +107,10 @@ HOME = (
         ("Plays music", "Play a kind of music", "Starts the music player", "Music of a genre"),
         {"genre": Argument(("genre", "style", "kind"), values=_GENRES)}, _music,
         ("no speaker", "player is off", "not available"),
+        vague=("play music", "play some music", "put on music", "start the music", "turn on music",
+               "i want to hear music"),
+        missing="Which kind of music?", given=("{x}", "some {x}", "{x} please", "I like {x}"),
+        again=("now {x}", "and now {x}", "{x} instead", "I would rather hear {x}"),
     ),
     ToolKind(
         "tool-door", "doors", ("set_door", "door", "control_door", "doors"), ("door_control",),
@@ -113,11 +119,15 @@ HOME = (
          "action": Argument(("action", "do", "command"), values=("lock", "unlock", "open", "close"),
                             most=4)},
         _door, ("door is blocked", "no key", "not available"),
+        again=("and the {x}?", "the {x}, too", "now the {x}", "also the {x}"),
     ),
     ToolKind(
         "tool-volume", "the volume", ("set_volume", "volume", "change_volume"), ("adjust_volume",),
         ("Sets the volume", "Volume from 0 to 100", "Change how loud it is"),
         {"level": Argument(("level", "percent", "volume"), "integer")}, _volume,
         ("no speaker", "sound is off"),
+        vague=("change the volume", "set the volume", "adjust the volume"),
+        missing="To what level?", given=("{x}", "to {x}", "{x} percent", "make it {x}"),
+        again=("now {x}", "make it {x}", "no, {x}", "better {x}"),
     ),
 )  # fmt: skip

@@ -83,10 +83,17 @@ TIME = (
         ("Sets a timer", "Start a timer", "A timer in minutes", "Rings after some minutes"),
         {"minutes": Argument(("minutes", "minutes", "time", "duration"), "integer")}, _timer,
         ("too many timers", "not available"),
+        vague=("set a timer", "start a timer", "set the timer", "i need a timer", "a timer please"),
+        missing="For how many minutes?",
+        given=("{x}", "{x} minutes", "for {x} minutes", "{x} please"),
+        again=("and one for {x} minutes", "another one for {x} minutes", "now {x} minutes"),
     ),
     ToolKind(
         "tool-alarm", "alarms", ("set_alarm", "alarm", "wake_up", "add_alarm"), ("new_alarm",),
         ("Sets an alarm", "Wakes somebody", "An alarm at a time", "Alarm clock"),
         {"time": Argument(("time", "at", "when"))}, _alarm, ("too many alarms", "not available"),
+        vague=("set an alarm", "wake me up", "wake me", "set the alarm", "i need an alarm"),
+        missing="At what time?", given=("{x}", "at {x}", "{x} please", "for {x}"),
+        again=("and one at {x}", "another one at {x}", "and at {x}"),
     ),
 )  # fmt: skip

@@ -27,6 +27,7 @@ def _weather(d: Draw, tool: Tool) -> Turn:
         d,
         {"weather": sky, "temperature": degrees},
         {"sky": sky, "degrees": degrees},
+        {"city": typed, "weather": sky, "temperature": degrees},
         {"temperature": degrees, "condition": sky},
         f"{sky}, {degrees} degrees",
     )
@@ -171,6 +172,7 @@ def lookup_kind(what: str) -> ToolKind:
         (f"The {shown} of a {of}", f"Looks up the {shown}", f"Find the {shown} of a {of}"),
         {"of": Argument((of, of, "name" if of != "order" else "number", "query"))}, ask_for,
         (f"unknown {of}", "not found", "no access"), frozenset({"knowledge"}),
+        again=("and of {x}?", "what about {x}?", "and {x}?", "now {x}"),
     )  # fmt: skip
 
 
@@ -184,6 +186,12 @@ VALUES = (
         ("The weather in a city", "Get the weather", "Weather now", "Current weather of a place"),
         {"city": Argument(("city", "city", "location", "place"))}, _weather,
         ("unknown city", "no connection", "not available"),
+        vague=("how is the weather", "what is the weather", "what is the weather like",
+               "is it cold", "what is the weather today", "tell me the weather",
+               "do I need an umbrella", "will it rain", "is it raining",
+               "how is the weather today"),
+        missing="In which city?", given=("{x}", "in {x}", "{x} please", "I am in {x}"),
+        again=("and in {x}?", "and {x}?", "what about {x}?", "how about {x}?", "in {x}?"),
     ),
     ToolKind(
         "tool-calculator", "calculations",

@@ -23,20 +23,20 @@ _EVENTS = (
     "the Tour de France", "Wimbledon", "the chess championship", "the revolution", "the Oscars",
 )  # fmt: skip
 _TOPICS = (
-    "the telephone", "electricity", "gravity", "quantum physics", "the steam engine",
+    "electricity", "quantum physics", "the steam engine",
     "a jet engine",
-    "the stock market", "bitcoin", "photosynthesis", "the internet", "a black hole", "relativity",
+    "the stock market", "bitcoin", "photosynthesis", "a black hole",
     "a vaccine", "the brain", "democracy", "inflation", "a laser", "a nuclear reactor", "evolution",
     "machine learning", "a transformer", "the radio", "dynamite", "penicillin", "philosophy",
-    "the light bulb", "a battery", "a fridge", "a car engine", "a satellite", "politics",
+    "a battery", "a fridge", "a car engine", "a satellite", "politics",
     "blockchain",
 )  # fmt: skip
 _BOOKS = (
-    "Hamlet", "Faust", "War and Peace", "Moby Dick", "the Odyssey", "Don Quixote", "Dracula",
-    "the Bible", "Harry Potter", "the Hobbit", "Les Miserables", "Macbeth", "Emma", "Ulysses",
+    "Faust", "War and Peace", "Moby Dick", "the Odyssey", "Don Quixote", "Dracula",
+    "the Bible", "Harry Potter", "the Hobbit", "Les Miserables", "Emma", "Ulysses",
 )  # fmt: skip
 _PEOPLE = (
-    "Einstein", "Napoleon", "Caesar", "Mozart", "Picasso", "Newton", "Obama", "Shakespeare",
+    "Napoleon", "Caesar", "Picasso", "Newton", "Obama",
     "Elon Musk", "Taylor Swift", "Gandhi", "Darwin", "Beethoven", "Cleopatra", "Messi", "Ronaldo",
     "Marie Curie", "Leonardo", "Aristotle", "Confucius", "Bach", "Tesla", "Galileo", "Plato",
 )  # fmt: skip

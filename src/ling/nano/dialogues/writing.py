@@ -10,6 +10,7 @@ _STORY = (
     "tell me a story", "tell a story", "tell me a short story", "write a story",
     "write a short story",
     "make up a story", "tell me a story please", "i want to hear a story", "do you know a story",
+    "a story please", "a story",
 )  # fmt: skip
 _NEW_STORY = ("let me hear a story", "invent a story")
 _ABOUT = ("tell me a story about {x}", "write a story about {x}", "tell a story about {x}",
@@ -25,7 +26,8 @@ _WISHES = (
     ("heard a strange sound", "opened the door", "saw a little bird", "gave it some bread"),
 )
 _POEM = ("write a poem", "write me a poem", "write a short poem", "make a poem", "tell me a poem",
-         "can you write a poem", "give me a poem", "i want a poem", "say a poem")  # fmt: skip
+         "can you write a poem", "give me a poem", "i want a poem", "say a poem",
+    "a poem please", "poem please")  # fmt: skip
 _NEW_POEM = ("compose a poem", "recite a poem")
 _LINES = (
     ("The sun is high, the sky is blue,", "I write this little poem for you."),
@@ -63,16 +65,16 @@ _CODE = (
 
 def writing(d: Draw) -> Turn:
     """One short text."""
-    return d.one((_story, _story, _poem, _note, _code, _code, _print, _function))(d)
+    return d.one((_story, _story, _poem, _poem_about, _note, _code, _code, _print, _function))(d)
 
 
 def _story(d: Draw) -> Turn:
     animal, name = d.one(words.CATEGORIES["animal"]), d.one(words.NAMES)
     if d.chance(0.6):
-        text = d.request(d.words(_ABOUT, _NEW_ABOUT, x=article(animal)))
+        text = d.asked(d.words(_ABOUT, _NEW_ABOUT, x=article(animal)))
         is_exact = {"key": f"story {text}"}
     else:
-        text, is_exact = d.request(d.words(_STORY, _NEW_STORY)), {"key": "a story"}
+        text, is_exact = d.asked(d.words(_STORY, _NEW_STORY)), {"key": "a story"}
     wish, first, then, end = d.one(_WISHES)
     told = (
         f"Once upon a time there was {article(animal)} called {name}. It lived {d.one(_PLACES)}. "
@@ -81,8 +83,24 @@ def _story(d: Draw) -> Turn:
     return d.turn(text, told, **is_exact, is_always_trained=True)
 
 
+_ABOUT_POEM = ("write a poem about {x}", "write me a poem about {x}", "make a poem about {x}",
+               "a poem about {x} please", "write a short poem about {x}",
+    "compose a poem about {x}",
+               "tell me a poem about {x}")  # fmt: skip
+
+
+def _poem_about(d: Draw) -> Turn:
+    x = words.made_up(d.rng) if d.chance(0.1) else words.noun(d.rng)
+    asked = d.one((article(x), words.plural(x), f"the {x}"))
+    text = d.asked(d.words(_ABOUT_POEM, ("make up a poem about {x}",), x=asked))
+    many = words.plural(x)
+    lines = (f"{capital(many)} are here and {many} are there,", f"I think of {many} everywhere.",
+             "By day and night, in sun and rain,", f"the {many} will come back again.")  # fmt: skip
+    return d.turn(text, "\n".join(lines))
+
+
 def _poem(d: Draw) -> Turn:
-    text = d.request(d.words(_POEM, _NEW_POEM))
+    text = d.asked(d.words(_POEM, _NEW_POEM))
     (a, b), (c, e) = d.some(_LINES, 2)
     return d.turn(text, "\n".join((a, b, capital(c), e)), is_always_trained=True)
 

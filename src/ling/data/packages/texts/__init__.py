@@ -9,7 +9,17 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..archive import Archive
-from . import brown, chatterbot, chitchat, shakespeare, wordnet
+from . import (
+    bible,
+    brown,
+    chatterbot,
+    chitchat,
+    gcide,
+    human_eval,
+    python_docs,
+    shakespeare,
+    wordnet,
+)
 
 Parser = Callable[[Archive], Iterator[dict[str, Any]]]
 
@@ -19,4 +29,8 @@ PARSERS: dict[str, Parser] = {
     "chitchat": chitchat.documents,
     "chatterbot": chatterbot.documents,
     "shakespeare": shakespeare.documents,
+    "bible": bible.documents,
+    "python-docs": python_docs.documents,
+    "gcide": gcide.documents,
+    "human-eval": human_eval.documents,
 }

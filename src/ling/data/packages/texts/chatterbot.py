@@ -27,6 +27,8 @@ def _conversations(text: str, name: str) -> list[list[str]]:
     try:
         # This loader makes text of everything: `Yes` is an answer, not the value true.
         found = yaml.load(text, yaml.BaseLoader)["conversations"]
+        if not isinstance(found, list):
+            raise TypeError("conversations are no list")
         spoken = [[turn.strip() for turn in turns] for turns in found]
     except (yaml.YAMLError, KeyError, TypeError, AttributeError) as err:
         raise DataError(f"{name} has another form than expected ({err})") from None
