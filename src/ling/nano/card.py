@@ -6,6 +6,7 @@ are made of it (`pictures.py`, `page.py`). What is in it already is not measured
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from ..data.tokenizer import Tokenizer
 from ..errors import UsageError
 from ..eval.bench_engine import BenchOptions
 from ..eval.bench_infer import run as bench
-from ..eval.draft_gain import Drafts, beginnings, draft_gain
+from ..eval.draft_gain import Drafts, draft_gain
 from ..eval.turns import measure_turns
 from ..files.atomic import files_below, make_folder, read_json, write_atomic
 from ..llm import LLM
@@ -194,8 +195,14 @@ def _mtp(made: Made, log: Log) -> Facts:
     agreement = {name: score.mtp_agreement for name, score in held_out_of(made.model, made.parts)}
     gains = []
     for about, prompts, ends in _prompts(made):
-        for temperature in (0.0, 0.7):
-            drafts = Drafts(temperature=temperature, tokens=_CONTINUED, ignore_eos=not ends)
+        for temperature, every in itertools.product((0.0, 0.7), (None, 1)):
+            drafts = Drafts(
+                temperature=temperature,
+                num_drafts=every,
+                tokens=_CONTINUED,
+                ignore_eos=not ends,
+                cpu_time=torch.get_num_threads() == 1,
+            )
             gains.append({"prompts_of": about, **draft_gain(made.model, prompts, drafts, ends)})
     return {"agreement": agreement, "gains": gains}
 
@@ -204,10 +211,10 @@ def _prompts(made: Made) -> list[tuple[str, list[list[int]], tuple[int, ...]]]:
     """Beginnings of text, which go on, and questions, whose answers end."""
     tok = Tokenizer.from_folder(made.model)
     template = template_of(tok)
-    found = [
-        (part.name, ids, ())
-        for part in made.parts
-        if part.windows and (ids := list(beginnings(str(part.prefix), _PROMPTS, _PROMPT_TOKENS)))
+    texts = {part.name: spread(part.windows, _PROMPTS) for part in made.parts if part.windows}
+    found: list[tuple[str, list[list[int]], tuple[int, ...]]] = [
+        (name, [tok.encode(text)[:_PROMPT_TOKENS] for text in some], ())
+        for name, some in texts.items()
     ]
     asked = [
         template.encode(

@@ -15,7 +15,7 @@ from ..llm import LLM
 
 T = TypeVar("T")
 # Windows of a part at most, spread evenly; replies are short, so there are more of them.
-MOST_WINDOWS, MOST_REPLIES = 96, 512
+MOST_WINDOWS, MOST_REPLIES = 48, 96
 
 
 @dataclass(frozen=True)
