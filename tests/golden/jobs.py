@@ -55,6 +55,7 @@ def must(*args: Any) -> str:
 SUBCOMMANDS = {
     "data": ["prepare"],
     "compat": ["megatron"],
+    "scaling": ["predict"],
     "bench": ["train", "decode", "prefill", "batch", "start", "serve"],
 }
 
