@@ -55,7 +55,7 @@ def must(*args: Any) -> str:
 SUBCOMMANDS = {
     "data": ["prepare"],
     "compat": ["megatron"],
-    "scaling": ["predict"],
+    "scaling": ["predict", "fit"],
     "bench": ["train", "decode", "prefill", "batch", "start", "serve"],
 }
 

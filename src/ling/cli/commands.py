@@ -71,7 +71,7 @@ COMMANDS = {
     "scaling": Command(
         "scaling",
         "scaling",
-        "`scaling predict`: what the published scaling laws say about a budget",
+        "`scaling predict`: the published scaling laws; `scaling fit`: laws of a sweep's results",
     ),
     "doctor": Command("measure", "doctor", "what this installation can do, and why not more"),
     "completion": Command(

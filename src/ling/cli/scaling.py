@@ -23,6 +23,11 @@ PARTS = {
         "predict",
         "what the published laws say about a budget: size, tokens, learning rate, leverage",
     ),
+    "fit": Part(
+        "scaling_fit",
+        "fit",
+        "fit the results of a sweep: power laws, held-out runs, leverage at equal loss",
+    ),
 }
 
 

@@ -99,6 +99,12 @@ class Row:
         """FLOPs of the whole run."""
         return self.flops_with_head if with_head else self.flops
 
+    @property
+    def final_loss(self) -> float:
+        """`loss` of a run that has one."""
+        assert self.loss is not None, self.run
+        return self.loss
+
     def as_json(self) -> str:
         """One line of JSON, without its end."""
         return json.dumps(dataclasses.asdict(self), allow_nan=False)
