@@ -26,14 +26,14 @@ def run(capsys, *args):
 
 def test_a_sweep_becomes_json_page_and_pictures(capsys, tmp_path):
     results, out = tmp_path / "results.jsonl", tmp_path / "evidence"
-    rows = sweep(sigma=0.01, seeds_at=1e14)
+    rows = sweep(sigma=0.01, seeds_at=1e14, families=("dense", "1/8"))
     rows.append(row(run="gone", status="diverged", loss=None))
     write_rows(results, rows)
     code, text, _ = run(capsys, results, "--out", out, "--hold-out", "largest")
     assert code == 0
     assert "left out: gone (diverged)" in text
     assert "held out, by power law" in text
-    assert json.loads((out / "scaling.json").read_text())["runs"] == 30
+    assert json.loads((out / "scaling.json").read_text())["runs"] == 20
     assert "scaling-leverage.png" in (out / "scaling.md").read_text()
     assert (out / "scaling-leverage.png").is_file()
     code, text, _ = run(capsys, results, "--out", out, "--hold-out", "largest", "--json")

@@ -20,7 +20,7 @@ def _few_replicas(monkeypatch):
 
 
 def test_all_pictures_of_a_whole_sweep(tmp_path):
-    rows = sweep(sigma=0.01, seeds_at=1e14, rates_at=3e13)
+    rows = sweep(sigma=0.01, seeds_at=1e14, rates_at=3e13, families=("dense", "1/8"))
     found = draw(fit(rows, "largest"), tmp_path)
     assert list(found) == ["loss", "budgets", "leverage", "lr"]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in found.values())
