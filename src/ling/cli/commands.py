@@ -72,6 +72,11 @@ COMMANDS = {
         "bench",
         "`bench train|decode|prefill|batch|start|serve`: measured speed, also against llama.cpp",
     ),
+    "scaling": Command(
+        "scaling",
+        "scaling",
+        "`scaling predict`: the published scaling laws; `scaling fit`: laws of a sweep's results",
+    ),
     "doctor": Command("measure", "doctor", "what this installation can do, and why not more"),
     "completion": Command(
         "completion", "completion", "`completion bash|zsh|fish`: a script for the shell, to source"

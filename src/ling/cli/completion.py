@@ -15,8 +15,14 @@ from ..text import nearest
 from .commands import COMMANDS
 from .measure import BENCHES
 from .options import ASK_FOR_PARSER, ParserAsked, make_parser
+from .scaling import PARTS as SCALING_PARTS
 
-SUBCOMMANDS = {"bench": list(BENCHES), "data": ["prepare"], "compat": ["megatron"]}
+SUBCOMMANDS = {
+    "bench": list(BENCHES),
+    "data": ["prepare"],
+    "compat": ["megatron"],
+    "scaling": list(SCALING_PARTS),
+}
 
 # Commands to which a model's name means its weights.
 _WITH_WEIGHTS = ("chat", "generate", "serve", "eval", "convert", "download", "verify")
@@ -51,6 +57,7 @@ def table() -> dict[str, Words]:
         "inspect": list(PRESETS),
         "synth": list(PRESETS),
         "bench train": list(PRESETS),
+        "scaling predict": list(PRESETS),
         "deploy": ["vllm", "sglang"],
         "completion": list(SCRIPTS),
     }

@@ -1,0 +1,36 @@
+"""The best size of each budget."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from scaling_rows import sweep
+
+from ling.scaling.frontier import fitted_frontier, frontier
+
+
+def test_the_middle_size_is_best_and_its_seeds_are_averaged():
+    rows = sweep(families=("dense",), sigma=0.002, seeds_at=1e14)
+    found = frontier(rows)
+    assert [p.target_flops for p in found] == [1e13, 3e13, 1e14]
+    assert [p.size[0] for p in found] == ["m", "m", "m"]
+    assert not any(p.is_edge for p in found)
+    seeds = [r.loss for r in rows if r.run in found[-1].runs]
+    assert len(seeds) == 2
+    assert found[-1].loss == sum(seeds) / 2
+
+
+def test_a_best_size_at_an_end_is_told():
+    rows = [r for r in sweep(families=("dense",)) if r.size[0] != "l"]
+    assert all(p.is_edge for p in frontier(rows))
+
+
+def test_held_out_runs_are_not_fitted_but_whole_budgets_are_there_to_predict():
+    rows = sweep(families=("dense",))
+    marked = [
+        dataclasses.replace(r, held_out=r.target_flops == 1e14 or r.size == "m3e+13") for r in rows
+    ]
+    found = fitted_frontier(marked)
+    assert [p.held_out for p in found] == [False, False, True]
+    assert found[1].size != "m3e+13"
+    assert frontier(marked)[1].size == "m3e+13"

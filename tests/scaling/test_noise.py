@@ -1,0 +1,49 @@
+"""Noise from second seeds, and intervals from noise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scaling_rows import row
+
+from ling.scaling.noise import REPLICAS, Noise, interval, larger, seed_noise
+
+
+def test_noise_is_pooled_over_what_was_repeated():
+    rows = [
+        row(loss=4.0),
+        row(run="b", seed=1, loss=4.02),
+        row(run="c", size="l", loss=3.0),
+        row(run="d", size="l", seed=1, loss=3.04),
+        row(run="e", size="s", loss=9.0),
+    ]
+    found = seed_noise(rows)
+    assert found.dof == 2
+    assert found.sigma == pytest.approx(np.sqrt((0.02**2 / 2 + 0.04**2 / 2) / 2))
+
+
+def test_without_a_second_seed_it_is_not_known():
+    assert seed_noise([row(), row(run="b", lr_factor=2.0)]) is None
+
+
+def test_intervals_hold_what_they_say_although_sigma_is_estimated():
+    """Two runs estimate the noise, a third is predicted by their mean: Student's distribution."""
+    rng = np.random.default_rng(0)
+    inside = 0
+    for _ in range(400):
+        a, b, c = rng.standard_normal(3)
+        noise = Noise(abs(a - b) / np.sqrt(2), 1)
+        errors = noise.draw(rng, 1)[:, 0] * np.sqrt(1.5)
+        low, high = interval((a + b) / 2 + errors)
+        inside += low <= c <= high
+    assert 0.92 < inside / 400 < 0.98
+
+
+def test_draws_are_rows_of_points():
+    assert Noise(0.1, 3).draw(np.random.default_rng(0), 5).shape == (REPLICAS, 5)
+
+
+def test_larger():
+    a, b = Noise(0.1, 3), Noise(0.2, 2)
+    assert larger(a, b) == larger(b, a) == larger(None, b) == b
+    assert larger(None, None) is None

@@ -1,0 +1,61 @@
+"""The page says what was found, what was not, and where the claim belongs."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from scaling_rows import row, sweep
+
+from ling.scaling.fit import fit
+from ling.scaling.page import page, table
+
+pytest.importorskip("scipy")
+
+
+@pytest.fixture(autouse=True)
+def _few_replicas(monkeypatch):
+    monkeypatch.setattr("ling.scaling.noise.REPLICAS", 40)
+
+
+def test_a_whole_sweep():
+    rows = sweep(sigma=0.01, seed=1, seeds_at=1e14, rates_at=3e13, best_factor=1.3)
+    rows.append(dataclasses.replace(rows[0], run="gone", status="diverged", loss=None))
+    found = fit(rows, "largest")
+    text = page(found, "results.jsonl", {"loss": Path("/x/scaling-loss.png")})
+    assert "| gone | diverged |" in text
+    assert "](scaling-loss.png)" in text
+    assert "scaling-lr.png" not in text
+    assert "claim of 7 times belongs to 1e22 FLOPs (the law gives 7.24" in text
+    assert "Compute with the head" in text
+    assert "nothing is extrapolated" in text
+    for run in {r.run for r in rows} - {"gone"}:
+        assert text.count(f"| {run} |") >= 1
+    read = found.counts["without_head"].leverage.read[0]
+    assert f"| {read.leverage:.2f} |" in text
+    inside = sum(bool(p.is_inside) for p in found.predictions if p.by == "power law")
+    assert f"within its own uncertainty: {inside} of 3" in text
+
+
+def test_a_fit_that_does_not_predict_says_so():
+    rows = [
+        dataclasses.replace(r, loss=r.loss + 0.3) if r.target_flops == 1e14 else r
+        for r in sweep(sigma=0.01, seed=1, seeds_at=1e14, families=("dense",))
+    ]
+    text = page(fit(rows, "largest"), "results.jsonl", {})
+    assert "The power law does not predict all held-out runs" in text
+    assert "| **no** |" in text
+
+
+def test_one_run_says_what_is_missing():
+    text = page(fit([row()]), "results.jsonl", {})
+    assert "not fitted, 1 of 2 budgets" in text
+    assert "was not fitted: 1 runs to fit" in text
+    assert "there is no mixture of experts to compare with" in text
+    assert "the noise of a loss is not known" in text
+    assert "None that a fit could predict" in text
+
+
+def test_table():
+    assert table(["a", "b"], [("1", "2")]) == "| a | b |\n| --- | ---: |\n| 1 | 2 |"
