@@ -256,6 +256,14 @@ TESTED_TOGETHER = {
         "what is asked and answered",
     ),
     "serve/admission.py": ("tests/serve/test_reply.py", "what reaches the engine"),
+    "data/packages/texts/{bible,brown,chatterbot,chitchat,dialogue,gcide,gzipped}.py": (
+        "tests/data/packages/test_texts.py",
+        "a few lines of each package",
+    ),
+    "data/packages/texts/{human_eval,python_docs,shakespeare,wordnet}.py": (
+        "tests/data/packages/test_texts.py",
+        "a few lines of each package",
+    ),
     "data/{join,measure,parts,plan,split,tokenise}.py": (
         "tests/data/test_prepare.py",
         "the stages of one preparation",

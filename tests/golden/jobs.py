@@ -53,7 +53,7 @@ def must(*args: Any) -> str:
 # ---- the command line --------------------------------------------------------------------------
 
 SUBCOMMANDS = {
-    "data": ["prepare"],
+    "data": ["prepare", "fetch"],
     "compat": ["megatron"],
     "scaling": ["predict", "fit"],
     "bench": ["train", "decode", "prefill", "batch", "start", "serve"],

@@ -36,7 +36,8 @@ COMMANDS = {
     "data": Command(
         "train",
         "data",
-        "`data prepare`: text or source code to token files; `data check`: conversations",
+        "`data prepare`: text or source code to token files; `data check`: conversations; "
+        "`data fetch`: public text by name",
     ),
     "compat": Command(
         "compat",

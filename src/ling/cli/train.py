@@ -89,19 +89,27 @@ def data(args: list[str]) -> None:
     if args and args[0] in ("-h", "--help"):
         print("usage: ling data prepare SOURCE... --out DIR [options]")
         print("       ling data join DIR")
-        print("       ling data check FILE... [options]\n")
+        print("       ling data check FILE... [options]")
+        print("       ling data fetch NAME... [--out DIR] | --list\n")
         print("  prepare     text, JSON, parquet or source code to a tokenizer and token files")
         print("  join        the parts that `prepare --shard i/n` left to token files")
-        print("  check       conversations: what of each fine-tuning trains, and what is wrong\n")
+        print("  check       conversations: what of each fine-tuning trains, and what is wrong")
+        print("  fetch       public packages of text, by name, as files that the others read\n")
         print("`ling data prepare --help` lists the options.")
         return
     from .data_check import data_check
+    from .data_fetch import data_fetch
 
-    commands = {"prepare": _data_prepare, "join": _data_join, "check": data_check}
+    commands = {
+        "prepare": _data_prepare,
+        "join": _data_join,
+        "check": data_check,
+        "fetch": data_fetch,
+    }
     if not args or args[0] not in commands:
         raise UsageError(
-            "data: expected `ling data prepare SOURCE... --out DIR`, `ling data join DIR` or "
-            "`ling data check FILE...`"
+            "data: expected `ling data prepare SOURCE... --out DIR`, `ling data join DIR`, "
+            "`ling data check FILE...` or `ling data fetch NAME...`"
         )
     commands[args[0]](args[1:])
 
