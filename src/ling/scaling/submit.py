@@ -11,6 +11,7 @@ from typing import Any
 from ..errors import RunError, UsageError
 from ..text import first_line, shown
 from .cost import expected_seconds
+from .grid import Grid
 from .grid_file import read_grid
 from .planned import Planned
 from .sweep import open_sweep, run_one
@@ -42,7 +43,7 @@ class Job:
 
 
 def submit(
-    grid: Any,
+    grid: Grid,
     out: Path,
     options: Sequence[str],
     log: Callable[[str], None],

@@ -126,8 +126,9 @@ class _Runs:
                 stdout=file,
                 stderr=file,
                 env={**os.environ, "OMP_NUM_THREADS": str(threads), CHILD_OF_SWEEP: run.name},
-                # The terminal's Ctrl-C reaches this process alone, which passes it on once.
-                start_new_session=True,
+                # The terminal's Ctrl-C reaches this process alone, which passes it on once; in a
+                # session of their own they would leave this one's share of the processors, too.
+                preexec_fn=os.setpgrp,
             )
         self.log(f"{run.name}: starts")
 
