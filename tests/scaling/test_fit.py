@@ -49,6 +49,19 @@ def check_report(found):
     assert found["surface"]["runs"] == 18
 
 
+def test_the_largest_budget_is_predicted_from_the_others_where_no_budget_is_held_out():
+    rows = whole(families=("dense",))
+    rows = [dataclasses.replace(r, held_out=r.size == "l1e+14") for r in rows]
+    found = fit(rows).predictions
+    assert [(p.by, p.run) for p in found] == [
+        ("power law of smaller budgets", "dense-m-1e+14-0-x1"),
+        ("surface", "dense-l-1e+14-0-x1"),
+    ]
+    smaller = [r for r in rows if r.target_flops < 1e14]
+    law = fit(smaller).counts["without_head"].power_laws["dense"].law
+    assert found[0].predicted == pytest.approx(law.at(1e14), rel=1e-6)
+
+
 def test_a_wrong_law_does_not_predict():
     """Losses that stop falling at the held-out budget are outside every interval."""
     rows = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 from scaling_rows import row
 
@@ -35,8 +36,12 @@ def test_a_loss_that_is_not_finite_is_none_and_valid_json(tmp_path):
     assert read_rows(path) == [found]
 
 
-def test_whole_numbers_are_numbers(tmp_path):
-    assert row(flops=10**13).flops == 1e13
+def test_numbers_of_other_types_become_plain_ones():
+    found = row(flops=10**13, loss=np.float64(3.5))
+    assert (found.flops, type(found.flops)) == (1e13, float)
+    assert type(found.loss) is float
+    with pytest.raises(UsageError, match="`flops` is `true`, expected a number"):
+        row(flops=True)
 
 
 @pytest.mark.parametrize(

@@ -53,15 +53,17 @@ def fit(args: list[str]) -> None:
 
 def _summary(found: Fit, folder: Path) -> str:
     """What there is, and what is missing."""
+    from ..scaling.predict import number
+
     selection = found.selection
     lines = [f"{len(selection.rows)} runs of {', '.join(selection.families)}"]
     lines += [f"left out: {run} ({reason})" for run, reason in selection.left_out]
     lines += [f"note: {note}" for note in found.notes]
     for by in dict.fromkeys(p.by for p in found.predictions):
-        judged = [p for p in found.predictions if p.by == by]
-        inside = sum(bool(p.is_inside) for p in judged)
-        lines.append(f"held out, by {by}: {inside} of {len(judged)} inside its interval")
+        judged = [p.is_inside for p in found.predictions if p.by == by]
+        known = f"{sum(map(bool, judged))} of {len(judged)} inside its interval"
+        lines.append(f"held out, by {by}: {'interval unknown' if None in judged else known}")
     for read in found.counts["without_head"].leverage.read:
         law = f", published law {read.law:.2f}" if read.law else ""
-        lines.append(f"leverage of {read.family} at {read.flops:.2e}: {read.leverage:.2f}{law}")
+        lines.append(f"leverage of {read.family} at {number(read.flops)}: {read.leverage:.2f}{law}")
     return "\n".join([*lines, f"page: {folder / f'{_NAME}.md'}"])

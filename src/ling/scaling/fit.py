@@ -26,7 +26,7 @@ class Prediction(NamedTuple):
     """A held-out loss beside what a fit expected."""
 
     by: str
-    """`power law` (of the family's frontier) or `surface`."""
+    """`power law` (of the family's frontier), `power law of smaller budgets` or `surface`."""
     family: str
     run: str
     loss: float
@@ -84,6 +84,7 @@ def fit(rows: Sequence[Row], hold_out: HoldOut = "marked", seed: int = 0) -> Fit
     surface = fit_surface([row for row in grid if not row.held_out], noise, rng)
     predictions = [
         *_frontier_predictions(fitted, counts["without_head"].power_laws, rng),
+        *_largest_budgets(fitted, whole, noise, rng),
         *_surface_predictions(grid, surface, rng),
     ]
     rates = best_rates(selection.rows, noise, rng)
@@ -113,6 +114,24 @@ def _frontier_predictions(
             expected, around = law.law.at(p.flops), law.predict(p.flops, rng)
             found.append(Prediction("power law", p.family, p.runs[0], p.loss, expected, around))
     return found
+
+
+def _largest_budgets(
+    fitted: list[FrontierPoint],
+    whole: list[FrontierPoint],
+    noise: Noise | None,
+    rng: np.random.Generator,
+) -> list[Prediction]:
+    """Where no budget is held out as a whole, the largest of each family from the others."""
+    if any(p.held_out for p in fitted):
+        return []
+    largest = {p.family: p for p in whole}  # they are by budget
+    smaller = [p for p in fitted if p.target_flops < largest[p.family].target_flops]
+    fits = _power_laws(smaller, False, noise, rng)
+    found = _frontier_predictions(
+        [largest[family]._replace(held_out=True) for family in fits], fits, rng
+    )
+    return [p._replace(by=f"{p.by} of smaller budgets") for p in found]
 
 
 def _surface_predictions(

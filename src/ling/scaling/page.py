@@ -122,6 +122,11 @@ def _fits(found: Fit) -> str:
                 reasons.append(f"- `{family}`, {_TITLES[name].lower()}: not fitted, {law}")
     if rows:
         parts.append(table(["family", "compute", "L(C)", "exponent", "interval", "points"], rows))
+    if any(row[-1] == "2" for row in rows):
+        parts.append(
+            "A law of two points goes through both: its interval has the noise of seeds in it, but "
+            "nothing about whether a power law is the right form."
+        )
     if reasons:
         parts.append("\n".join(reasons))
     parts.append(_frontier(found))

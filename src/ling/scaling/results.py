@@ -87,7 +87,7 @@ class Row:
             object.__setattr__(self, name, value)
         if optional and value is None:
             return
-        if kind is float and type(value) is int:
+        if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
             value = float(value)
             object.__setattr__(self, name, value)
         if type(value) is not kind:
