@@ -126,3 +126,11 @@ def test_what_others_have_hashed_is_in_the_manifest_as_they_say(tmp_path):
     (tmp_path / "manifest.json").unlink()
     run_folder.write_manifest(tmp_path, {k: v for k, v in recorded.items() if k == "c.json"})
     assert run_folder.intact(tmp_path)
+
+
+def test_a_run_is_locked_while_somebody_writes(tmp_path):
+    assert not run_folder.is_locked(tmp_path / "run")
+    with run_folder.locked(tmp_path / "run"):
+        (tmp_path / "run" / "x").touch()
+        assert run_folder.is_locked(tmp_path / "run")
+    assert not run_folder.is_locked(tmp_path / "run")

@@ -55,7 +55,7 @@ def must(*args: Any) -> str:
 SUBCOMMANDS = {
     "data": ["prepare", "fetch"],
     "compat": ["megatron"],
-    "scaling": ["predict", "fit"],
+    "scaling": ["predict", "sweep", "fit"],
     "bench": ["train", "decode", "prefill", "batch", "start", "serve"],
 }
 

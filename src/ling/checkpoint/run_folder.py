@@ -166,3 +166,15 @@ def locked(out: Path) -> Iterator[None]:
                         out.rmdir()
     except BlockingIOError:
         raise UsageError(f"{out}: another run is writing here") from None
+
+
+def is_locked(out: Path) -> bool:
+    """Whether a process is writing into the run folder now."""
+    try:
+        with (out / ".lock").open("r+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False

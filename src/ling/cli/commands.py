@@ -75,7 +75,8 @@ COMMANDS = {
     "scaling": Command(
         "scaling",
         "scaling",
-        "`scaling predict`: the published scaling laws; `scaling fit`: laws of a sweep's results",
+        "`scaling predict`: the published scaling laws; `scaling sweep`: runs of a grid; "
+        "`scaling fit`: laws of their results",
     ),
     "doctor": Command("measure", "doctor", "what this installation can do, and why not more"),
     "completion": Command(

@@ -58,6 +58,7 @@ def table() -> dict[str, Words]:
         "synth": list(PRESETS),
         "bench train": list(PRESETS),
         "scaling predict": list(PRESETS),
+        "scaling sweep": list(packaged_recipes("scaling")),
         "deploy": ["vllm", "sglang"],
         "completion": list(SCRIPTS),
     }

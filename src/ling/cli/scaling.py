@@ -23,6 +23,11 @@ PARTS = {
         "predict",
         "what the published laws say about a budget: size, tokens, learning rate, leverage",
     ),
+    "sweep": Part(
+        "scaling_sweep",
+        "sweep",
+        "train the runs of a grid, here or as a Slurm array; rerun to continue",
+    ),
     "fit": Part(
         "scaling_fit",
         "fit",

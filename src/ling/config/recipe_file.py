@@ -30,7 +30,8 @@ def packaged_recipes(command: str = "") -> dict[str, Path]:
 
 def command_of(path: Path) -> str:
     """The command that a recipe of the package is for."""
-    return path.relative_to(FOLDER).parts[0]
+    folder = path.relative_to(FOLDER).parts[0]
+    return {"scaling": "scaling sweep"}.get(folder, folder)
 
 
 def about(path: Path) -> str:

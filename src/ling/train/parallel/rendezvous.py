@@ -85,5 +85,11 @@ def _address(probe: socket.socket, interface: str) -> str | None:
 
 def end_with_launcher() -> None:
     """Get SIGTERM when torchrun dies: its workers would train on, with nobody to end them."""
-    if sys.platform == "linux" and "TORCHELASTIC_RUN_ID" in os.environ:
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        end_with_parent()
+
+
+def end_with_parent() -> None:
+    """Get SIGTERM when the process that started this one dies, where the kernel can tell."""
+    if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)

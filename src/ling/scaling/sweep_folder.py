@@ -1,0 +1,90 @@
+"""The folder of a sweep: its grid, which only grows, and the results so far.
+
+`grid.yaml`, `data/` (token files of all runs), `runs/NAME` (ordinary run folders), `logs/NAME.log`,
+`results.jsonl`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..config.kinds import flat
+from ..errors import UsageError
+from ..files.atomic import make_folder, write_atomic
+from ..text import as_json
+from .grid import Grid
+from .grid_file import grid_yaml, read_grid
+from .planned import NOWHERE, Planned, planned_runs
+from .results import Row, append_row, read_rows
+
+GRID, RESULTS = "grid.yaml", "results.jsonl"
+
+
+def keep_grid(grid: Grid, out: Path) -> None:
+    """Write the grid into the folder; `UsageError` names a key that makes a run of the grid before
+    another one. Runs may be added."""
+    path = make_folder(out) / GRID
+    with _locked(out):
+        if path.exists():
+            _require_same(read_grid(path), grid, out)
+        write_atomic(path, grid_yaml(grid))
+
+
+def results(out: Path) -> dict[str, Row]:
+    """The rows so far, by run."""
+    path = out / RESULTS
+    return {row.run: row for row in read_rows(path)} if path.exists() else {}
+
+
+def add_result(out: Path, row: Row) -> None:
+    """Append the row of a run, unless it is there; several processes may do so at once."""
+    with _locked(out):
+        if row.run not in results(out):
+            append_row(out / RESULTS, row)
+
+
+@contextlib.contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    with (out / ".results.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _require_same(before: Grid, now: Grid, out: Path) -> None:
+    runs = {run.name: run for run in planned_runs(now)}
+    for run in planned_runs(before):
+        if run.name in runs and _meaning(run) == _meaning(runs[run.name]):
+            continue
+        key, was, is_now = _changed(before, now)
+        raise UsageError(
+            f"{out}: `{key}` was {as_json(was)} in this sweep and is now {as_json(is_now)}, which "
+            f"would make `{run.name}` another run; use another --out or the old value (budgets, "
+            "sizes, families and `extra` may be added)"
+        )
+
+
+def _meaning(run: Planned) -> tuple[Any, ...]:
+    """What decides a run, and what its row says of it."""
+    return run.recipe(NOWHERE), run.spec.held_out, run.grid.data
+
+
+def _changed(before: Grid, now: Grid) -> tuple[str, Any, Any]:
+    """The first key that was changed or removed; lists may grow."""
+    new = flat(dataclasses.asdict(now))
+    old = flat(dataclasses.asdict(before))
+    differing = [
+        (key, was, new.get(key)) for key, was in old.items() if not _grown(was, new.get(key))
+    ]
+    added = [(key, old.get(key), value) for key, value in new.items() if old.get(key) != value]
+    return [*differing, *added][0]
+
+
+def _grown(was: Any, now: Any) -> bool:
+    if isinstance(was, list) and isinstance(now, list):
+        return all(item in now for item in was)
+    return bool(was == now)

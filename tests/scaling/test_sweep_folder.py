@@ -1,0 +1,64 @@
+"""A sweep's grid may grow; what its runs mean may not change."""
+
+from __future__ import annotations
+
+import pytest
+from scaling_rows import row
+from small_grids import EXPERTS, SHAPE, write_grid
+
+from ling.errors import UsageError
+from ling.scaling.grid_file import read_grid
+from ling.scaling.sweep_folder import add_result, keep_grid, results
+
+
+@pytest.fixture
+def change(tmp_path):
+    """Keeps a grid in a folder, and then one with changes."""
+
+    def keep(**changes):
+        for values in ({}, changes):
+            keep_grid(read_grid(write_grid(tmp_path / "g.yaml", **values)), tmp_path / "out")
+        return read_grid(tmp_path / "out" / "grid.yaml")
+
+    return keep
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"budgets": {"1e9": ["a"], "2e9": ["a"]}},
+        {"sizes": {"a": SHAPE, "b": SHAPE}, "budgets": {"1e9": ["b", "a"]}},
+        {"families": {"1/4": EXPERTS, "dense": {}, "1/2": EXPERTS | {"num_experts": 3}}},
+        {"extra": [{"budget": "1e9", "size": "a", "seeds": 2}]},
+    ],
+)
+def test_runs_may_be_added(change, changes):
+    assert len(change(**changes).runs()) >= 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"vocab_size": 512}, "`vocab_size` was `384` in this sweep and is now `512`"),
+        (
+            {"sizes": {"a": SHAPE | {"num_hidden_layers": 2}}},
+            "`sizes.a.num_hidden_layers` was `1` .* would make `1e9-a-dense-seed1` another run",
+        ),
+        ({"training": {"lr": 0.02, "batch_tokens": 512}}, "`training.lr` was `0.01`"),
+        ({"seed": 3}, "`seed` was `1`"),
+        ({"budgets": {"2e9": ["a"]}}, '`budgets.1e9` was `."a".` .* is now `null`'),
+        ({"held_out": [{"size": "a"}]}, "`held_out` was `..` in this sweep"),
+    ],
+)
+def test_another_meaning_of_a_run_is_refused_by_its_key(change, changes, line):
+    with pytest.raises(UsageError, match=line):
+        change(**changes)
+
+
+def test_a_row_is_added_once(tmp_path):
+    assert results(tmp_path) == {}
+    for name in ("x", "y", "x"):
+        add_result(tmp_path, row(run=name))
+    assert list(results(tmp_path)) == ["x", "y"]
+    assert (tmp_path / "results.jsonl").read_text().count("\n") == 2
