@@ -47,7 +47,10 @@ _SYSTEMS = (
     "You are a helpful assistant.", "You are Ling.", "You are a friendly assistant.",
     "Answer briefly.", "You are a helpful assistant. Answer briefly.", "Be kind.",
     "You are an assistant.", "You are an assistant with tools.", "Use the tools where they fit.",
-    "You are a chat bot.", "You are Ling, a small model.", "Help the user.",
+    "You are a helpful AI assistant.", "You are a helpful, respectful and honest assistant.",
+    "You are an AI assistant. Answer the questions of the user.", "Answer in one sentence.",
+    "You are a voice assistant at home.", "You are a chat bot.", "You are Ling, a small model.",
+    "Help the user.",
 )  # fmt: skip
 KINDS: tuple[str, ...] = (
     *_PLAIN, "definitions", "memory", "persona", "no-tool",
