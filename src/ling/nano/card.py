@@ -19,6 +19,8 @@ import torch
 
 from ..checkpoint.open import open_source
 from ..checkpoint.run_folder import step_of
+from ..config.recipe import PretrainConfig
+from ..config.recipe_file import load_recipe
 from ..data.chat_prompts import template_of
 from ..data.tokenizer import Tokenizer
 from ..errors import UsageError
@@ -162,10 +164,12 @@ def _curve(made: Made, log: Log) -> Facts:
     shown = spread(rows, _POINTS)
     valid = [row for row in rows if row.get("valid_loss") is not None]
     keys = ("step", "loss", "mtp_loss", "tokens")
+    recipe: PretrainConfig = load_recipe(made.run / "config.yaml")
     return {
         "steps": rows[-1]["step"] if rows else 0,
         "train": {key: [row.get(key) for row in shown] for key in keys},
         "held_out": {
+            "part": [Path(prefix).parent.name for prefix in recipe.data.valid_prefix[:1]],
             "step": [row["step"] for row in valid],
             "loss": [row["valid_loss"] for row in valid],
         },

@@ -27,6 +27,9 @@ given facts, what a word means. Outside of that it is fluent at best, and it kno
 do not use it for facts or advice."""
 
 
+_LONGEST = 240  # characters of a failed turn's text
+
+
 def page(card: Facts, numbers: str = "card.json") -> str:
     """The page of the docs, which links to the card's `numbers`; `wsm` is what `eval/wsm.py`
     reported, where it was run.
@@ -47,7 +50,7 @@ def reached(card: Facts) -> dict[str, float | None]:
 
 def readme(card: Facts) -> str:
     """A short model card, as hubs show it."""
-    licences = sorted({p.get("licence", "?") for p in card["making"]["packages"].values()})
+    licences = sorted({p["licence"] for p in card["making"]["packages"].values()})
     front = [
         "---",
         "license: mit",
@@ -113,15 +116,15 @@ def _making(card: Facts) -> Iterator[str]:
     seconds = {k: v for k, v in making["seconds"].items() if v}
     if seconds:
         spent = ", ".join(f"{k} {v / 60:.1f} min" for k, v in seconds.items())
-        yield f"Seconds of the stages on that machine: {spent}."
+        yield f"Time of the stages on that machine: {spent}."
         yield ""
     yield f"![Loss over the steps of the pre-training]({CURVE})"
     yield ""
     rows = [
-        (name, p.get("package"), p.get("version"), p.get("licence"), _mb(p.get("bytes")))
+        (name, p["source"], p["client"], p["licence"], f"{p['documents']:,}", _mb(p["text_bytes"]))
         for name, p in making["packages"].items()
     ]
-    yield from _table(("text", "package", "version", "licence", "size"), rows)
+    yield from _table(("text", "package", "by", "licence", "documents", "size"), rows)
     yield ""
     yield (
         "The rest are dialogues from grammars of the project's own, and Python's standard library "
@@ -188,8 +191,9 @@ def _bits(card: Facts) -> Iterator[str]:
         yield f"SmolLM2 was not there: `{theirs['missing']}`, delete `bits_per_byte` of card.json."
     else:
         yield (
-            "SmolLM2-135M has about eight times as many parameters and was trained on about 60,000 "
-            "times as much text; the dialogues are of the kind that only ling-nano was trained on."
+            f"SmolLM2-135M has {theirs['model']['parameters'] / 1e6:.0f}M parameters and was "
+            "trained on 2T tokens, ling-nano on what is above; dialogues of this kind only "
+            "ling-nano has seen."
         )
 
 
@@ -314,7 +318,8 @@ def _missed(card: Facts) -> Iterator[str]:
     yield "The first held-out turns that were not as the record has them, one of each kind in turn."
     yield ""
     for turn in card["dialogues"]["missed"]:
-        lines = [f"> {turn['asked']}", f"said:   {turn['said']}", f"record: {turn['wanted']}"]
+        said = (("> ", "asked"), ("said:   ", "said"), ("record: ", "wanted"))
+        lines = [who + _cut(turn[key]) for who, key in said]
         yield f"{turn['kind']}:"
         yield ""
         yield from _code("text", lines)
@@ -322,6 +327,10 @@ def _missed(card: Facts) -> Iterator[str]:
 
 
 # ---- cells -------------------------------------------------------------------------------------
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + " […]"
 
 
 def _share(value: float | None) -> str:
@@ -333,8 +342,8 @@ def _bpb(bits: Facts) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def _mb(nbytes: int | None) -> str:
-    return "–" if nbytes is None else f"{nbytes / 1e6:.1f} MB"
+def _mb(nbytes: int) -> str:
+    return f"{nbytes / 1e6:.1f} MB"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> Iterator[str]:

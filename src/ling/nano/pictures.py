@@ -41,9 +41,8 @@ def _draw_curve(card: dict[str, Any], path: Path) -> Path:
         if points:
             steps, values = zip(*points, strict=True)
             axes.plot(steps, smooth(np.array(values)), label=label, linewidth=1.4)
-    axes.plot(
-        held_out["step"], held_out["loss"], "o", color="black", markersize=4, label="held out"
-    )
+    label = ", ".join(["next token, held out", *held_out["part"]])
+    axes.plot(held_out["step"], held_out["loss"], "o", color="black", markersize=4, label=label)
     for step in curve["kept"]:
         axes.axvline(step, color="grey", linewidth=0.6, linestyle=":")
     axes.set(xlabel="step (dotted: the five checkpoints)", ylabel="loss (nats per token)")
