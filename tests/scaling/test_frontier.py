@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from scaling_rows import sweep
+from scaling_rows import row, sweep
 
 from ling.scaling.frontier import fitted_frontier, frontier
 
@@ -23,6 +23,25 @@ def test_the_middle_size_is_best_and_its_seeds_are_averaged():
 def test_a_best_size_at_an_end_is_told():
     rows = [r for r in sweep(families=("dense",)) if r.size[0] != "l"]
     assert all(p.is_edge for p in frontier(rows))
+
+
+def test_with_the_head_a_size_that_pays_less_for_it_can_be_best():
+    rows = [
+        row(run=f"{size}-{flops:.0e}", size=size, loss=loss, tokens=tokens, target_flops=flops)
+        for flops, times in ((1e13, 1), (1e14, 10))
+        for size, loss, tokens in (
+            ("s", 4.00 - 0.4 * (flops > 1e13), times * 20_000_000),
+            ("l", 4.01 - 0.4 * (flops > 1e13), times * 10_000_000),
+        )
+    ]
+    rows = [
+        dataclasses.replace(
+            r, flops=r.target_flops, flops_with_head=r.target_flops + r.tokens * 500_000.0
+        )
+        for r in rows
+    ]
+    assert [p.size for p in frontier(rows)] == ["s", "s"]
+    assert [p.size for p in frontier(rows, with_head=True)] == ["l", "l"]
 
 
 def test_held_out_runs_are_not_fitted_but_whole_budgets_are_there_to_predict():

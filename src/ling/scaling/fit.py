@@ -42,6 +42,10 @@ class Prediction(NamedTuple):
 class CountFit(NamedTuple):
     """What depends on how compute is counted."""
 
+    fitted: list[FrontierPoint]
+    """The frontier without held-out runs, and of budgets of which all are held out."""
+    frontier: list[FrontierPoint]
+    """Of all runs: what leverage is read from."""
     power_laws: dict[str, FittedPowerLaw | str]
     """By family; a text says why there is none."""
     leverage: Leverage
@@ -53,15 +57,16 @@ class Fit(NamedTuple):
     selection: Selection
     noise: Noise | None
     """Of a loss, from second seeds, in nats."""
-    fitted: list[FrontierPoint]
-    """The frontier without held-out runs, and of budgets of which all are held out."""
-    frontier: list[FrontierPoint]
-    """Of all runs: what leverage is read from."""
     counts: dict[str, CountFit]
     surface: Surface | str
     predictions: list[Prediction]
     rates: list[BestRate]
     notes: list[str]
+
+    @property
+    def frontier(self) -> list[FrontierPoint]:
+        """That of the laws' count."""
+        return self.counts["without_head"].frontier
 
 
 def fit(rows: Sequence[Row], hold_out: HoldOut = "marked", seed: int = 0) -> Fit:
@@ -73,23 +78,25 @@ def fit(rows: Sequence[Row], hold_out: HoldOut = "marked", seed: int = 0) -> Fit
     selection = select(rows, hold_out)
     grid = selection.at_grid_lr()
     noise = seed_noise(selection.rows)
-    fitted, whole = fitted_frontier(grid), frontier(grid)
-    counts = {
-        name: CountFit(
-            _power_laws(fitted, with_head, noise, rng),
-            measured_leverage(whole, with_head, noise, rng),
-        )
-        for name, with_head in COUNTS.items()
-    }
+    counts = {name: _count(grid, with_head, noise, rng) for name, with_head in COUNTS.items()}
     surface = fit_surface([row for row in grid if not row.held_out], noise, rng)
+    main = counts["without_head"]
     predictions = [
-        *_frontier_predictions(fitted, counts["without_head"].power_laws, rng),
-        *_largest_budgets(fitted, whole, noise, rng),
+        *_frontier_predictions(main.fitted, main.power_laws, rng),
+        *_largest_budgets(main.fitted, main.frontier, noise, rng),
         *_surface_predictions(grid, surface, rng),
     ]
     rates = best_rates(selection.rows, noise, rng)
-    notes = selection.notes + _hidden_best(fitted, whole)
-    return Fit(selection, noise, fitted, whole, counts, surface, predictions, rates, notes)
+    notes = selection.notes + _hidden_best(main.fitted, main.frontier)
+    return Fit(selection, noise, counts, surface, predictions, rates, notes)
+
+
+def _count(
+    rows: list[Row], with_head: bool, noise: Noise | None, rng: np.random.Generator
+) -> CountFit:
+    fitted, whole = fitted_frontier(rows, with_head), frontier(rows, with_head)
+    fits = _power_laws(fitted, with_head, noise, rng)
+    return CountFit(fitted, whole, fits, measured_leverage(whole, with_head, noise, rng))
 
 
 def _power_laws(
@@ -177,8 +184,7 @@ def as_dict(found: Fit) -> dict[str, Any]:
         "left_out": [_left_out(one) for one in found.selection.left_out],
         "notes": found.notes,
         "noise": found.noise._asdict() if found.noise else None,
-        "frontier": [p._asdict() for p in found.frontier],
-        "counts": {name: _count(one) for name, one in found.counts.items()},
+        "counts": {name: _count_as_dict(one) for name, one in found.counts.items()},
         "surface": _or_reason(found.surface),
         "held_out": [p._asdict() | {"is_inside": p.is_inside} for p in found.predictions],
         "learning_rates": [rate._asdict() for rate in found.rates],
@@ -204,8 +210,9 @@ def _left_out(one: LeftOut) -> dict[str, str]:
     return one._asdict()
 
 
-def _count(one: CountFit) -> dict[str, Any]:
+def _count_as_dict(one: CountFit) -> dict[str, Any]:
     return {
+        "frontier": [p._asdict() for p in one.frontier],
         "power_laws": {family: _or_reason(law) for family, law in one.power_laws.items()},
         "leverage": [read._asdict() for read in one.leverage.read],
         "leverage_unread": [unread._asdict() for unread in one.leverage.unread],

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -34,33 +35,56 @@ class FrontierPoint(NamedTuple):
         return self.flops_with_head if with_head else self.flops
 
 
-def frontier(rows: Iterable[Row]) -> list[FrontierPoint]:
+def frontier(rows: Sequence[Row], with_head: bool = False) -> list[FrontierPoint]:
     """A point for each family and budget, by budget.
 
-    Sizes are compared at equal compute without the head; with it the same runs cost more.
+    Runs of a budget cost the same without the head, up to whole steps, and more or less with it.
+    They are compared at equal compute: a loss is moved along the slope that losses have over
+    budgets.
     """
-    budgets: dict[tuple[str, float], list[Row]] = defaultdict(list)
-    for row in rows:
-        budgets[row.family, row.target_flops].append(row)
-    points = [_best(same) for same in budgets.values()]
+    slope = _slope(rows)
+    points = [_best(same, with_head, slope) for same in _budgets(rows).values()]
     return sorted(points, key=lambda p: p.target_flops)
 
 
-def fitted_frontier(rows: list[Row]) -> list[FrontierPoint]:
+def fitted_frontier(rows: Sequence[Row], with_head: bool = False) -> list[FrontierPoint]:
     """The frontier of what is not held out, and that of budgets of which everything is."""
     kept = [row for row in rows if not row.held_out]
-    budgets = {(row.family, row.target_flops) for row in kept}
+    budgets = _budgets(kept)
     rest = [row for row in rows if (row.family, row.target_flops) not in budgets]
-    return sorted(frontier(kept) + frontier(rest), key=lambda p: p.target_flops)
+    found = frontier(kept, with_head) + frontier(rest, with_head)
+    return sorted(found, key=lambda p: p.target_flops)
 
 
-def _best(rows: list[Row]) -> FrontierPoint:
+def _budgets(rows: Iterable[Row]) -> dict[tuple[str, float], list[Row]]:
+    found: dict[tuple[str, float], list[Row]] = defaultdict(list)
+    for row in rows:
+        found[row.family, row.target_flops].append(row)
+    return found
+
+
+def _slope(rows: Sequence[Row]) -> float:
+    """Of log loss over log compute, between the lowest losses of budgets; 0 where there is one."""
+    lowest: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for (family, flops), same in _budgets(rows).items():
+        loss = min(row.final_loss for row in same)
+        lowest[family].append((math.log(flops), math.log(loss)))
+    centered = [np.array(pairs) - np.mean(pairs, axis=0) for pairs in lowest.values()]
+    x, y = np.concatenate(centered).T if centered else (np.zeros(1), np.zeros(1))
+    return min(0.0, float(x @ y / (x @ x))) if x.any() else 0.0
+
+
+def _best(rows: list[Row], with_head: bool, slope: float) -> FrontierPoint:
     """Of the runs of one family and budget."""
     sizes: dict[str, list[Row]] = defaultdict(list)
     for row in sorted(rows, key=lambda row: row.flops_per_token):
         sizes[row.size].append(row)
     losses = {size: float(np.mean([r.final_loss for r in same])) for size, same in sizes.items()}
-    name = min(losses, key=lambda size: losses[size])
+    scores = {
+        size: math.log(losses[size]) - slope * math.log(same[0].cost(with_head))
+        for size, same in sizes.items()
+    }
+    name = min(scores, key=lambda size: scores[size])
     best = sizes[name]
     return FrontierPoint(
         family=best[0].family,
