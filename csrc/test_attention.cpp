@@ -102,31 +102,64 @@ void run(const Cache& c, int32_t format, int64_t head_dim, int64_t group, int64_
   isa_kernels()->attention(t, scratch.data());
 }
 
+// What pages of int4 multiply: one term of 8 bits for queries, and for the weights of a page times
+// the values' scales. How much that loses depends on the values (half a step of the largest weight
+// for each key), so there is no bound that finds faults, too: the formula rounds as the kernel
+// does.
+std::vector<double> rounded_query(const float* q, int64_t head_dim) {
+  float largest = 0;
+  for (int64_t d = 0; d < head_dim; ++d) largest = fmaxf(largest, fabsf(q[d]));
+  std::vector<double> out;
+  for (int64_t d = 0; d < head_dim; ++d)
+    out.push_back(double(lrintf(q[d] * (127 / largest))) * largest / 127);
+  return out;
+}
+
+// Replaces the weights of a page; `either` gets a step where float32 may round up or down.
+void round_weights(double* p, const float* scales, int64_t seen, double* either) {
+  const double tie = 1e-3;  // of a step; exponentials of float32 are within 127 · 1e-6
+  double largest = 0;
+  for (int64_t i = 0; i < seen; ++i) largest = fmax(largest, fabs(p[i] * scales[i]));
+  for (int64_t i = 0; i < seen; ++i) {
+    const double step = largest / 127 / scales[i], steps = p[i] / step;
+    p[i] = rint(steps) * step;
+    either[i] = fabs(fabs(steps - rint(steps)) - 0.5) < tie ? fabs(step) : 0;
+  }
+}
+
 void check_row(const Rows& k, const Rows& v, int64_t seen, const float* q, const float* out) {
   const int64_t K = k.head_dim;
-  // Values are below 4; queries and weights have as many bits as bfloat16, 15 or 8.
-  const float tolerance = k.format == LING_BF16 ? 0.06f : k.format == LING_I8 ? 2e-3f : 0.03f;
+  // Values are below 4; queries and weights have as many bits as bfloat16, 15 or (int4) those
+  // above.
+  const double tolerance = k.format == LING_BF16 ? 0.06 : k.format == LING_I8 ? 2e-3 : 2e-5;
+  const std::vector<double> query =
+      k.format == LING_I4 ? rounded_query(q, K) : std::vector<double>(q, q + K);
   double top = -INFINITY, total = 0;
-  std::vector<double> p(static_cast<size_t>(seen));
+  std::vector<double> p(static_cast<size_t>(seen)), either(p.size());
   for (int64_t i = 0; i < seen; ++i) {
     double score = 0;
-    for (int64_t d = 0; d < K; ++d) score += double(q[d]) * k.x.data()[i * K + d];
+    for (int64_t d = 0; d < K; ++d) score += query[size_t(d)] * k.x.data()[i * K + d];
     p[size_t(i)] = score / sqrt(double(K));
     top = p[size_t(i)] > top || isnan(score) ? p[size_t(i)] : top;
   }
   for (double& x : p) total += x = exp(x - top);
+  for (int64_t i = 0; k.format == LING_I4 && i < seen; i += kPage)
+    round_weights(p.data() + i, v.scales.data() + i, kPage < seen - i ? kPage : seen - i,
+                  either.data() + i);
   for (int64_t d = 0; d < K; ++d) {
-    double want = 0;
+    double want = 0, room = tolerance;
     bool bad = !isfinite(total);
     for (int64_t i = 0; i < seen; ++i) {
-      want += p[size_t(i)] / total * v.x.data()[i * K + d];
-      bad |= !isfinite(v.x.data()[i * K + d]);
+      const double value = v.x.data()[i * K + d];
+      want += p[size_t(i)] / total * value;
+      room += either[size_t(i)] / total * fabs(value);
+      bad |= !isfinite(value);
     }
     if (bad)
       CHECK(!isfinite(out[d]), "format %d: %g where a visible row is not finite", k.format, out[d]);
     else
-      CHECK(fabs(out[d] - want) < tolerance, "format %d channel %d of %d, %d keys: %g, not %g",
-            k.format, int(d), int(K), int(seen), out[d], want);
+      CHECK(fabs(out[d] - want) < room, "format %d channel %d of %d, %d keys: %g, not %g", k.format,
+            int(d), int(K), int(seen), out[d], want);
   }
 }
 
