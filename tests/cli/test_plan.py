@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -146,3 +147,42 @@ def test_a_shape_that_fp8_products_cannot_have_is_refused_as_a_run_would(capsys,
     code, _, err = run(capsys, recipe, "--gpus", 8, "--search")
     assert code == 2
     assert "mlp.gate_proj.weight` is 1000 × 256" in err
+
+
+@pytest.mark.parametrize(
+    ("recipe", "gpu", "rows"),
+    [
+        ("ling-mini-sft", "h100-80g", 1),
+        ("ling-mini-lora", "h100-80g", 1),
+        ("ling-mini-dpo", "h100-80g", 2),
+        ("ling-mini-qlora", "cpu", 1),
+    ],
+)
+def test_packaged_recipes_of_fine_tuning_are_planned_without_model_and_data(
+    capsys, recipe, gpu, rows
+):
+    code, out, err = run(capsys, recipe, "--gpu", gpu, "--data.seq_length", 1024)
+    assert code == 0, err
+    batch = re.search(r" s of ([\d,]+) tokens", out)[1].replace(",", "")
+    assert int(batch) % (rows * 1024) == 0
+    assert "`ling sft RECIPE --dry-run`" in out
+    code, out, _ = run(capsys, recipe, "--gpu", gpu, "--train.steps", 3, "--json")
+    found = json.loads(out)
+    assert found["run_tokens"] == pytest.approx(3 * found["tokens_per_s"] * found["step_s"])
+
+
+def test_fine_tuning_is_searched_and_what_does_not_go_is_said(capsys, tmp_path):
+    layout = ("--parallel.recompute", "full", "--gpus", 2, "--search", "--json")
+    code, out, _ = run(capsys, "ling-mini-lora", *layout)
+    assert code == 0
+    assert all(found["gpus"] == 2 for found in json.loads(out)["search"])
+    code, _, err = run(capsys, "ling-mini-qlora")
+    assert (code, "`--gpu cpu`" in err) == (2, True)
+    factory = tmp_path / "factory.yaml"
+    factory.write_text(
+        "model_name_or_path: inclusionAI/Ling-mini-2.0\nstage: sft\nfinetuning_type: lora\n"
+        "dataset: mine\ntemplate: bailing_v2\ncutoff_len: 1024\noutput_dir: x\n"
+    )
+    code, out, err = run(capsys, factory)
+    assert code == 0, err
+    assert "inclusionAI/Ling-mini-2.0 on 1 × h100-80g" in out

@@ -8,10 +8,12 @@ import pytest
 
 from ling.config.parallel import ParallelConfig
 from ling.config.recipe import DataConfig, PretrainConfig, TrainConfig
+from ling.config.sft import ChatDataConfig, SFTConfig, SFTTrainConfig
 from ling.errors import UsageError
 from ling.plan.constants import ASSUMED
 from ling.plan.estimate import as_json, estimate
 from ling.plan.gpus import GPUS, NAMES, find_gpu, gpu_like
+from ling.plan.network import GATHER, REDUCE
 from ling.presets import preset
 
 MINI = preset("ling-mini-2.0")
@@ -91,3 +93,57 @@ def test_every_gpu_has_a_source():
 def test_names_of_torch_are_those_of_a_plan(name, known):
     assert gpu_like(name) is GPUS[known]
     assert gpu_like("NVIDIA GeForce RTX 4090") is None
+
+
+def tuned(method="full", gpu="h100-80g", layout=None, length=2048, cfg=MINI, **more):
+    recipe = SFTConfig(
+        model="ling-mini-2.0",
+        method=method,
+        data=ChatDataConfig(files=["x"], seq_length=length),
+        train=SFTTrainConfig(steps=10, global_batch_size=16),
+        parallel=ParallelConfig(**(layout or {})),
+        **more,
+    )
+    return estimate(cfg, recipe, GPUS[gpu], ASSUMED)
+
+
+def test_frozen_weights_have_no_gradient_to_compute_update_or_send():
+    shards = {"dp_shard": 8}
+    full, lora = tuned(layout=shards), tuned("lora", layout=shards)
+    # Forward, and backward to the inputs only; adapters add a little, attention has no weights.
+    assert 0.66 < lora.flops_per_token / full.flops_per_token < 0.75
+    assert lora.compute_s < 0.85 * full.compute_s
+    assert lora.update_s < 0.05 * full.update_s
+    sent = [{t.name: t.bytes for t in found.traffic} for found in (full, lora)]
+    assert sent[1][REDUCE] < 0.05 * sent[0][REDUCE]
+    assert sent[1][GATHER] == pytest.approx(sent[0][GATHER], rel=0.6)
+    assert lora.peak < 0.6 * full.peak
+
+
+def test_an_mtp_layer_without_a_loss_takes_no_time():
+    with_mtp = MINI.replace(num_nextn_predict_layers=1)
+    without = MINI.replace(num_nextn_predict_layers=0)
+    times = [tuned(cfg=cfg).compute_s for cfg in (with_mtp, without)]
+    assert times[0] == pytest.approx(times[1])
+    train = SFTTrainConfig(steps=10, global_batch_size=16, mtp_loss_weight=0.1)
+    recipe = dataclasses.replace(tuned().recipe, train=train)
+    assert estimate(with_mtp, recipe, GPUS["h100-80g"], ASSUMED).compute_s > 1.02 * times[0]
+
+
+def test_a_pair_is_two_documents_of_a_row():
+    pairs, rows = tuned(objective="dpo"), tuned()
+    assert pairs.tokens == 2 * rows.tokens
+    assert pairs.run_tokens() == 10 * pairs.tokens
+    assert pairs.flops_per_token == rows.flops_per_token, "they do not see each other"
+    assert pairs.compute_s > rows.compute_s
+    assert pairs.peak > rows.peak
+
+
+def test_epochs_say_no_steps_and_packed_weights_no_gpu():
+    train = SFTTrainConfig(epochs=2)
+    found = estimate(
+        MINI, dataclasses.replace(tuned().recipe, train=train), GPUS["h100-80g"], ASSUMED
+    )
+    assert as_json(found)["run_tokens"] is as_json(found)["gpu_hours"] is None
+    with pytest.raises(UsageError, match="--gpu cpu"):
+        tuned("qlora")

@@ -5,16 +5,21 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..config.recipe import PretrainConfig
+from ..config.recipe_file import find_recipe, kind_of, read_recipe, read_yaml
+from ..config.sft import SFTConfig
 from ..errors import UsageError
 from ..presets import PRESETS
 from .options import at_least_one
 from .recipe_args import build_recipe, recipe_parser, with_recipe
+from .sft import GivenRecipe
 
 if TYPE_CHECKING:
-    from ..config.recipe import PretrainConfig
+    from ..config.kinds import Recipe
     from ..plan.constants import Calibration
     from ..plan.estimate import Estimate
     from ..plan.gpus import Gpu
@@ -24,18 +29,22 @@ _ROWS_PER_GPU, _SEQ_LENGTH, _BATCH = 16, 4096, "train.global_batch_size"
 
 
 def plan(args: list[str]) -> None:
-    parser = _parser()
     name = args[0] if args and not args[0].startswith("-") else None
+    kind = _kind(args, name)
+    parser = _parser(kind)
     if "--published" in args:
         return _published(args)
     if name is None and not args:
         raise UsageError("plan: expected `ling plan RECIPE|PRESET --gpus N --gpu NAME`")
-    given, _ = with_recipe(_of_preset(args) if name in PRESETS else args)
+    if name in PRESETS:
+        given, _ = with_recipe(_of_preset(args))
+    else:
+        given = _given(args, kind)
     ns = parser.parse_args(given)
     at_least_one("gpus", ns.gpus)
     if ns.price_per_gpu_hour is not None and not _is_price(ns.price_per_gpu_hour):
         raise UsageError(f"`--price-per-gpu-hour` is {ns.price_per_gpu_hour}, expected 0 or more")
-    recipe = build_recipe(vars(parser.instantiate(ns)))
+    recipe = build_recipe(vars(parser.instantiate(ns)), kind)
     if name in PRESETS and not any(a.partition("=")[0] == f"--{_BATCH}" for a in args):
         recipe = _with_batch(recipe, ns.gpus or recipe.parallel.world)
     _show(ns, recipe, is_preset=name in PRESETS)
@@ -45,8 +54,32 @@ def _is_price(price: float) -> bool:
     return math.isfinite(price) and price >= 0
 
 
-def _parser() -> Any:
-    parser = recipe_parser("plan RECIPE")
+def _kind(args: list[str], name: str | None) -> type:
+    """Of the recipe that is named: pre-training or fine-tuning."""
+    from ..compat.llama_factory import is_llama_factory
+
+    path = args[args.index("--config") + 1] if "--config" in args[:-1] else name
+    if path is None or path in PRESETS:
+        return PretrainConfig
+    tree = read_yaml(find_recipe(path))
+    return SFTConfig if is_llama_factory(tree) else kind_of(tree)
+
+
+def _reader(kind: type) -> Callable[[Path, type], dict[str, Any]]:
+    """What reads a file of the kind, LLaMA-Factory's too."""
+    return GivenRecipe().read if kind is SFTConfig else read_recipe
+
+
+def _given(args: list[str], kind: type) -> list[str]:
+    """The arguments with the recipe in them. Those for fine-tuning of the package name no files,
+    and none are read: what is given behind wins."""
+    if kind is SFTConfig:
+        args = ["--data.files=data", *(args if args[0].startswith("-") else ["--config", *args])]
+    return with_recipe(args, kind, _reader(kind))[0]
+
+
+def _parser(kind: type) -> Any:
+    parser = recipe_parser("plan RECIPE", kind)
     parser.add_argument("--gpus", type=int, default=None, help="how many (default: the recipe's)")
     parser.add_argument(
         "--gpu",
@@ -105,8 +138,8 @@ def _published(args: list[str]) -> None:
     print(json.dumps({"cells": cells, **summary, **texts, "others": others}))
 
 
-def _show(ns: Any, recipe: PretrainConfig, *, is_preset: bool) -> None:
-    from ..plan.estimate import as_json, check_fp8, estimate
+def _show(ns: Any, recipe: Recipe, *, is_preset: bool) -> None:
+    from ..plan.estimate import as_json, check_fp8, check_method, estimate
     from ..plan.search import search
     from ..plan.table import flags, report, search_table
 
@@ -114,6 +147,7 @@ def _show(ns: Any, recipe: PretrainConfig, *, is_preset: bool) -> None:
     gpu, calibration = _gpu(ns.gpu, gpus, ns.calibrate)
     cfg = _config(recipe)
     check_fp8(recipe, cfg, gpu)
+    check_method(recipe, gpu)
     layouts: list[Estimate] = []
     no_layout = is_preset and gpus > 1 and recipe.parallel == type(recipe.parallel)()
     if ns.search or recipe.parallel.auto or no_layout:
@@ -131,7 +165,7 @@ def _show(ns: Any, recipe: PretrainConfig, *, is_preset: bool) -> None:
     if ns.json:
         made = as_json(found) | {"measured": calibration.measured, "assumed": calibration.assumed}
         made["constants"] = dataclasses.asdict(calibration.constants)
-        if ns.price_per_gpu_hour is not None:
+        if ns.price_per_gpu_hour is not None and found.run_tokens():
             made["cost"] = ns.price_per_gpu_hour * found.gpu_hours()
         made["search"] = [as_json(e) for e in layouts[:20]]
         print(json.dumps(made))
@@ -146,7 +180,7 @@ def _with_batch(recipe: PretrainConfig, gpus: int) -> PretrainConfig:
     return dataclasses.replace(recipe, train=train)
 
 
-def _check_count(recipe: PretrainConfig, gpus: int) -> None:
+def _check_count(recipe: Recipe, gpus: int) -> None:
     layout = recipe.parallel
     if layout.world == gpus:
         return
@@ -179,16 +213,19 @@ def _gpu(name: str, gpus: int, calibrate: str | None) -> tuple[Gpu, Calibration]
     return gpu, found
 
 
-def _config(recipe: PretrainConfig) -> Any:
-    """The configuration of the recipe's model; the released models' without a download."""
+def _config(recipe: Recipe) -> Any:
+    """The configuration of the recipe's model; the released models' without a download, and of one
+    that is packed from them before it is made."""
     from ..hub.names import ORGANISATION
     from ..train.setup import model_config
 
-    bare = recipe.model.removeprefix(f"{ORGANISATION}/").lower()
-    shapes = [p for p in PRESETS if recipe.model.startswith(f"{ORGANISATION}/") and _same(p, bare)]
+    name = recipe.model
+    bare = name.removeprefix(f"{ORGANISATION}/").lower()
+    to_make = getattr(recipe, "method", None) == "qlora" and not Path(name).exists()
+    shapes = [p for p in PRESETS if (bare != name.lower() or to_make) and _same(p, bare)]
     if shapes:
         recipe = dataclasses.replace(recipe, model=shapes[0])
-    return model_config(recipe)
+    return model_config(recipe, needs_weights=False)
 
 
 def _same(preset: str, name: str) -> bool:

@@ -26,7 +26,7 @@ def sft(args: list[str]) -> int:
     from ..config.recipe import recipe_yaml
 
     parser = _parser()
-    given = _Given()
+    given = GivenRecipe()
     args, path = with_recipe(args, SFTConfig, given.read)
     # The parser's own flag would print this command's flags too, which are no keys of a recipe.
     only_print = "--print-config" in args
@@ -45,7 +45,7 @@ def sft(args: list[str]) -> int:
 
 
 @dataclass
-class _Given:
+class GivenRecipe:
     """The file that was named: a recipe, or a training file of LLaMA-Factory, which names the
     folder of the run, too."""
 

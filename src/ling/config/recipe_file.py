@@ -72,6 +72,12 @@ def read_yaml(path: str | Path) -> Any:
         raise UsageError(f"{path}{line}: not YAML ({getattr(err, 'problem', err)})") from None
 
 
+def kind_of(tree: Any) -> type:
+    """The kind of a recipe by the keys that only recipes of that kind have; else pre-training."""
+    found = (kind for kind, marks in _MARKS.items() if any(_has(tree, mark) for mark in marks))
+    return next(found, PretrainConfig)
+
+
 def check_keys(tree: Any, path: str | Path, kind: type = PretrainConfig) -> dict[str, Any]:
     """`tree` as the keys of a recipe of `kind`; names a key that it does not have, or the command
     that takes such a recipe."""

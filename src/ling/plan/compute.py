@@ -1,8 +1,8 @@
 """Operations and bytes of memory traffic of one token, layer by layer, and the seconds they take.
 
-A backward pass is twice a forward pass. Operations are those of `model.size.flops_per_token`; of
-traffic only what is between the products is counted, tensor by tensor, since the products' own is
-in their share of the peak.
+A backward pass is twice a forward pass, but once where weights are frozen. Operations are those of
+`model.size.flops_per_token`; of traffic only what is between the products is counted, tensor by
+tensor, since the products' own is in their share of the peak.
 Legend: D hidden · E experts · A experts per token · F expert width · W MLP width.
 """
 
@@ -40,18 +40,41 @@ class Work:
         pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
         return Work(*(a + b for a, b in pairs))
 
+    @property
+    def operations(self) -> float:
+        """Of all products."""
+        return self.products + self.bf16 + self.attention + self.experts
+
     def times(self, factor: float) -> Work:
         """That many times this."""
         return Work(*(factor * v for v in dataclasses.astuple(self)))
 
 
 def forward_work(shape: Shape, ep: int) -> list[Work]:
-    """The forward pass of one token in each layer."""
+    """The forward pass of one token in each layer, without its adapters."""
     cfg = shape.config
     return [
-        _layer(cfg, layer, each, 2 * cfg.q_size * shape.seq_length, ep)
+        Work() if layer.unused else _layer(cfg, layer, each, 2 * cfg.q_size * shape.seq_length, ep)
         for layer, each in zip(shape.layers, shape.flops, strict=True)
     ]
+
+
+def adapter_work(layer: Layer, cfg: ModelConfig) -> Work:
+    """The forward pass of one token in the adapters of a layer."""
+    sizes = {True: 0, False: 0}
+    for weight in layer.weights:
+        sizes[weight.is_experts] += weight.size * weight.is_adapter
+    active = cfg.num_experts_per_tok / max(cfg.num_experts, 1)
+    return Work(bf16=2.0 * sizes[False], experts=2.0 * sizes[True] * active)
+
+
+def backward_work(forward: Work, *, frozen: bool) -> Work:
+    """The backward pass: gradients of inputs, and of weights unless they are `frozen`."""
+    whole = forward.times(2)
+    if not frozen:
+        return whole
+    once = {name: getattr(forward, name) for name in ("products", "bf16", "experts")}
+    return dataclasses.replace(whole, **once)
 
 
 def _layer(cfg: ModelConfig, layer: Layer, flops: dict[str, int], attention: int, ep: int) -> Work:

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from ..config.kinds import Recipe
 from ..config.model import ModelConfig
+from ..config.sft import SFTConfig
 from ..errors import UsageError
-from .compute import Work, forward_work, head_work, repeated, seconds
+from .compute import (
+    Work,
+    adapter_work,
+    backward_work,
+    forward_work,
+    head_work,
+    repeated,
+    seconds,
+)
 from .constants import Constants
 from .gpus import Gpu
 from .layouts import check_fp8_sizes, check_layout
 from .memory import Memory, memory
 from .network import Traffic, traffic
 from .schedule import Timeline, simulate
-from .shape import FP32, Shape, shape_of
+from .shape import FP32, Shape, Weight, shape_of
+from .trained import longest_rows, trained_shape
 
 # Rounds of micro-batches that a pipeline is simulated with; the time of more of them grows evenly.
 _SIMULATED = 2
@@ -38,6 +49,7 @@ class Estimate:
     step_s: float
     bubble: float
     tokens: int
+    flops_per_token: float
 
     @property
     def fits(self) -> bool:
@@ -58,12 +70,12 @@ class Estimate:
     def mfu(self) -> float:
         """Model operations a second over the bfloat16 peak of all ranks."""
         peak = self.gpu.bf16_flops * self.recipe.parallel.world
-        return self.tokens_per_s * self.shape.flops_per_token / peak
+        return self.tokens_per_s * self.flops_per_token / peak
 
     def run_tokens(self) -> int:
-        """Tokens of all steps of the recipe."""
+        """Tokens of all steps of the recipe; 0 where only its data say how many they are."""
         train = self.recipe.train
-        return train.rows(train.steps) * self.recipe.data.seq_length
+        return train.rows(train.steps) * self.tokens // train.global_batch_size
 
     def gpu_hours(self) -> float:
         """GPU hours of the recipe's tokens."""
@@ -83,6 +95,15 @@ def check_fp8(recipe: Recipe, cfg: ModelConfig, gpu: Gpu) -> None:
         )
 
 
+def check_method(recipe: Recipe, gpu: Gpu) -> None:
+    """Raise `UsageError` for a method that the GPU does not have."""
+    if isinstance(recipe, SFTConfig) and recipe.method == "qlora" and gpu.device != "cpu":
+        raise UsageError(
+            "`method: qlora` multiplies packed weights on the CPU only: plan it with `--gpu cpu`, "
+            "or set `method: lora`"
+        )
+
+
 def estimate(
     cfg: ModelConfig,
     recipe: Recipe,
@@ -99,9 +120,10 @@ def estimate(
     """
     check_layout(recipe.parallel, recipe.train, cfg, recipe.parallel.world)
     check_fp8(recipe, cfg, gpu)
-    shape = shape or shape_of(cfg, recipe.data.seq_length)
+    check_method(recipe, gpu)
+    shape, rows = shape or shape_of(cfg, recipe.data.seq_length), longest_rows(recipe)
     timer = _Timer(shape, recipe, gpu, constants)
-    sent = traffic(shape, recipe, gpu, per_micro_batch=per_micro_batch)
+    sent = traffic(shape, rows, gpu, per_micro_batch=per_micro_batch)
     open_s = sum(t.seconds(gpu, constants) for t in sent if not t.hidden)
     hidden_s = sum(t.seconds(gpu, constants) for t in sent if t.hidden)
     micro = timer.micro
@@ -116,14 +138,15 @@ def estimate(
         recipe,
         gpu,
         shape,
-        held or memory(shape, recipe, gpu.device),
+        held or memory(shape, rows, gpu.device),
         sent,
         compute_s,
         exposed,
         update,
         compute_s + exposed + waiting + update,
         bubble,
-        recipe.train.global_batch_size * recipe.data.seq_length,
+        recipe.train.global_batch_size * rows.data.seq_length,
+        timer.flops_per_token(),
     )
 
 
@@ -138,11 +161,14 @@ class _Timer:
     """Seconds of one micro-batch in each layer, and what a schedule makes of them."""
 
     def __init__(self, shape: Shape, recipe: Recipe, gpu: Gpu, constants: Constants) -> None:
-        self.shape, self.recipe, self.gpu, self.constants = shape, recipe, gpu, constants
+        self.shape, self.recipe = trained_shape(shape, recipe), recipe
+        self.gpu, self.constants = gpu, constants
         layout, train = recipe.parallel, recipe.train
-        self.tokens = train.micro_batch_size * recipe.data.seq_length // layout.cp
+        length = longest_rows(recipe).data.seq_length  # both documents of a row
+        self.tokens = train.micro_batch_size * length // layout.cp
         self.micro = train.global_batch_size // (train.micro_batch_size * layout.dp)
-        self.forward = forward_work(shape, layout.ep)
+        self.forward = forward_work(self.shape, layout.ep)
+        self.frozen = isinstance(recipe, SFTConfig) and recipe.uses_adapter
 
     def seconds(self, work: Work) -> float:
         """Of a micro-batch on one rank."""
@@ -155,11 +181,29 @@ class _Timer:
     def _layers(self) -> list[tuple[float, float]]:
         """Forward and backward pass of each layer; equal ones are computed once."""
         found: dict[int, tuple[float, float]] = {}
-        for layer, work in zip(self.shape.layers, self.forward, strict=True):
+        for layer, (forward, backward) in zip(self.shape.layers, self._work(), strict=True):
             if id(layer) not in found:
-                again = repeated(layer, work, self.shape, self.recipe.parallel.recompute)
-                found[id(layer)] = self.seconds(work), self.seconds(work.times(2) + again)
+                again = repeated(layer, forward, self.shape, self.recipe.parallel.recompute)
+                found[id(layer)] = self.seconds(forward), self.seconds(backward + again)
         return [found[id(layer)] for layer in self.shape.layers]
+
+    def _work(self) -> Iterator[tuple[Work, Work]]:
+        """Of a token in each layer: forward pass and backward pass."""
+        for layer, base in zip(self.shape.layers, self.forward, strict=True):
+            adapters = adapter_work(layer, self.shape.config)
+            backward = backward_work(base, frozen=self.frozen)
+            yield base + adapters, backward + adapters.times(2)
+
+    def _head(self) -> tuple[Work, Work]:
+        """Of a token in the head, as if all were trained."""
+        work = head_work(self.shape)
+        return work, backward_work(work, frozen=self.frozen)
+
+    def flops_per_token(self) -> float:
+        """Operations of a token, without those that are computed again."""
+        if not isinstance(self.recipe, SFTConfig):
+            return self.shape.flops_per_token
+        return sum(work.operations for pair in (*self._work(), self._head()) for work in pair)
 
     def pipeline(self, open_s: float) -> tuple[Timeline, float, float]:
         """The passes of some micro-batches; seconds of the busiest rank in a step; waiting share.
@@ -167,13 +211,13 @@ class _Timer:
         `open_s` of communication are spread over the passes of a micro-batch.
         """
         layout, main = self.recipe.parallel, self.shape.num_main
-        layers, head = self._layers(), head_work(self.shape)
+        layers, head = self._layers(), self._head()
         stages = [list(s) for s in self.shape.stages(layout.stages)]
         stages[-1] += range(main, len(layers))
         forward = [sum(layers[n][0] for n in s) for s in stages]
         backward = [sum(layers[n][1] for n in s) for s in stages]
-        forward[-1] += self.seconds(head)
-        backward[-1] += self.seconds(head.times(2))
+        forward[-1] += self.seconds(head[0])
+        backward[-1] += self.seconds(head[1])
         each = [sum(forward[r :: layout.pp]) + sum(backward[r :: layout.pp]) for r in self._ranks]
         compute = self.micro * max(each)
         if layout.pp == 1:
@@ -204,13 +248,22 @@ class _Timer:
     def update(self) -> float:
         """Seconds in which the optimizer reads and writes weights, gradients and moments."""
         layout = self.recipe.parallel
-        experts = sum(layer.size(experts=True) for layer in self.shape.layers)
-        dense = self.shape.parameters - experts
+        experts, dense = self._trained(experts=True), self._trained(experts=False)
         own = dense / (layout.dp_shard * layout.cp) + experts / (layout.expert_shards * layout.ep)
         states = 8 if self.recipe.optim.name == "adamw" else 2
         moved = own / layout.pp * (3 * FP32 + 2 * states)
         bandwidth = self.constants.copy_bytes_per_s or self.gpu.memory_bytes_per_s
         return moved / (self.constants.stream_share * bandwidth)
+
+    def _trained(self, *, experts: bool) -> int:
+        """Numbers of all trained stacks of experts, or of all other trained weights."""
+        shape = self.shape
+        ends = (shape.embedding, shape.norm, *([shape.head] if shape.head else []))
+
+        def count(weights: Iterable[Weight]) -> int:
+            return sum(w.size for w in weights if w.is_experts == experts and not w.frozen)
+
+        return sum(count(layer.weights) for layer in shape.layers) + count(ends)
 
 
 def as_json(found: Estimate) -> dict[str, Any]:
@@ -233,8 +286,8 @@ def as_json(found: Estimate) -> dict[str, Any]:
         "bubble": found.bubble,
         "tokens_per_s": found.tokens_per_s,
         "mfu": found.mfu,
-        "run_tokens": found.run_tokens(),
-        "gpu_hours": found.gpu_hours(),
+        "run_tokens": found.run_tokens() or None,
+        "gpu_hours": found.gpu_hours() or None,
     }
 
 

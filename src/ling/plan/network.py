@@ -15,6 +15,7 @@ from .constants import Constants
 from .exchange import copy_bytes, each_bytes, pays, ranks_reached
 from .gpus import Gpu
 from .shape import FP32, Shape
+from .trained import trained_shape
 from .weights import gathered_item, item_of
 
 
@@ -91,6 +92,7 @@ def _weights(shape: Shape, recipe: Recipe, gpu: Gpu, times: int) -> list[Traffic
         experts = dense
     gathers = reduces = 0.0
     own = 0.0
+    shape = trained_shape(shape, recipe)
     ends = [shape.embedding, shape.norm, *([shape.head] if shape.head else [])]
     weights = [w for layer in shape.layers for w in layer.weights]
     for w in (*weights, *ends):
@@ -98,8 +100,9 @@ def _weights(shape: Shape, recipe: Recipe, gpu: Gpu, times: int) -> list[Traffic
         size = w.size / layout.pp / (layout.ep if w.is_experts else 1)
         passes = (1 if w in ends else 2) * times if layout.pp == 1 else times
         gathers += passes * gathered_item(w, recipe) * size * (n - 1) / n
-        reduces += times * FP32 * size * (n - 1) / n
-        own += times * FP32 * size / n
+        if not w.frozen:
+            reduces += times * FP32 * size * (n - 1) / n
+            own += times * FP32 * size / n
     near = min(dense, gpu.per_node)
     found = []
     if dense > 1:

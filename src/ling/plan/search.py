@@ -16,6 +16,7 @@ from .gpus import Gpu
 from .layouts import check_layout
 from .memory import Memory, memory
 from .shape import shape_of
+from .trained import longest_rows
 
 _RECOMPUTE: tuple[Literal["none", "moe", "full"], ...] = ("none", "moe", "full")
 _STAGES_PER_RANK = (1, 2, 4)
@@ -47,7 +48,7 @@ def search(
             check_layout(tried.parallel, tried.train, cfg, gpus)
         except UsageError:
             continue  # it cannot exist
-        held = memory(shape, tried, gpu.device)
+        held = memory(shape, longest_rows(tried), gpu.device)
         peak = max(m.peak for m in held)
         (fitting if peak <= gpu.usable_bytes else others).append((peak, tried, held))
     # Times are simulated only of layouts that matter: most of a large model's do not fit.

@@ -34,6 +34,11 @@ class Weight:
     frozen: bool = False
 
     @property
+    def is_adapter(self) -> bool:
+        """Whether it is a low-rank matrix beside another."""
+        return self.name.endswith((".lora_A", ".lora_B"))
+
+    @property
     def is_experts(self) -> bool:
         """Whether it is a stack of a layer's routed experts."""
         return len(self.shape) == 3

@@ -84,13 +84,20 @@ def speed_lines(found: Estimate, price: float | None) -> list[str]:
         "optimizer": found.update_s,
     }
     shares = [f"{n} {s / found.step_s:.0%}" for n, s in parts.items() if s > 0.0005 * found.step_s]
-    hours = found.gpu_hours()
-    cost = "" if price is None else f", {_amount(price * hours)} at {price:g} an hour"
     return [
         f"step    {found.step_s:.3g} s of {found.tokens:,} tokens: {', '.join(shares)}",
         f"speed   {found.tokens_per_s:,.0f} tokens/s, MFU {found.mfu:.1%}",
-        f"recipe  {found.run_tokens():,} tokens: {_amount(hours)} GPU hours{cost}",
+        f"recipe  {_whole_run(found, price)}",
     ]
+
+
+def _whole_run(found: Estimate, price: float | None) -> str:
+    """Tokens, hours and cost of all steps; of epochs only the data say how many steps they are."""
+    if not found.run_tokens():
+        return "of epochs only the data say the steps: `ling sft RECIPE --dry-run` counts them"
+    hours = found.gpu_hours()
+    cost = "" if price is None else f", {_amount(price * hours)} at {price:g} an hour"
+    return f"{found.run_tokens():,} tokens: {_amount(hours)} GPU hours{cost}"
 
 
 def _amount(value: float) -> str:

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Iterator
+from pathlib import Path
 
 from ..checkpoint.open import open_source
 from ..config.kinds import Recipe
@@ -17,6 +18,7 @@ from ..config.sft import SFTConfig
 from ..hub import resolve_model
 from ..model.adapter import Target, adapter_targets
 from ..model.names import tensor_specs
+from ..ops.formats import INT4
 from .shape import BF16, FP32, Layer, Shape, Weight
 
 
@@ -34,6 +36,14 @@ def trained_shape(shape: Shape, recipe: Recipe) -> Shape:
         norm=base.weight(shape.norm),
         head=None if shape.head is None else base.weight(shape.head),
     )
+
+
+def longest_rows(recipe: Recipe) -> Recipe:
+    """With rows as long as they can be: a row of `objective: dpo` has two answers."""
+    if not isinstance(recipe, SFTConfig) or recipe.objective != "dpo":
+        return recipe
+    data = dataclasses.replace(recipe.data, seq_length=2 * recipe.data.seq_length)
+    return dataclasses.replace(recipe, data=data)
 
 
 class _Base:
@@ -70,7 +80,10 @@ class _Base:
 
 @functools.cache
 def packed_item(model: str) -> float:
-    """Bytes of a number of the matrices of a packed folder, on average."""
+    """Bytes of a number of the matrices of a packed folder, on average; of int4 where there is
+    none yet."""
+    if not Path(model).exists():
+        return (INT4.value_bits + 8 * BF16 / INT4.group) / 8
     with contextlib.closing(open_source(resolve_model(model))) as source:
         specs = tensor_specs(source.config)
         matrices = [name for name, spec in specs.items() if len(spec.shape) > 1]

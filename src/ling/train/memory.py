@@ -6,7 +6,6 @@ allocated.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,11 +14,11 @@ import torch
 
 from ..config.kinds import Recipe
 from ..config.model import ModelConfig
-from ..config.sft import SFTConfig
 from ..ops.processes import resident_bytes
 from ..plan.memory import Memory, memory
 from ..plan.shape import shape_of
 from ..plan.table import columns
+from ..plan.trained import longest_rows
 from ..text import size
 from .parallel.group import World
 
@@ -39,7 +38,7 @@ class MemoryReport:
 
     def tell(self, cfg: ModelConfig, log: Callable[[str], None]) -> None:
         """Log what each rank will hold at most."""
-        recipe = _counted(self.recipe)
+        recipe = longest_rows(self.recipe)
         shape = shape_of(cfg, recipe.data.seq_length)
         self.expected = memory(shape, recipe, self.device.type)
         log("\n".join(lines(self.expected)))
@@ -56,14 +55,6 @@ class MemoryReport:
             f"memory after {self._steps} steps: {size(held[rank])} on rank {rank}, expected "
             f"{size(peak)} ({peak / max(held[rank], 1) - 1:+.0%})"
         )
-
-
-def _counted(recipe: Recipe) -> Recipe:
-    """With rows as long as they can be: a row of `objective: dpo` has two answers."""
-    if not isinstance(recipe, SFTConfig) or recipe.objective != "dpo":
-        return recipe
-    data = dataclasses.replace(recipe.data, seq_length=2 * recipe.data.seq_length)
-    return dataclasses.replace(recipe, data=data)
 
 
 def lines(expected: Sequence[Memory]) -> list[str]:

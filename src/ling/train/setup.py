@@ -179,10 +179,11 @@ def require_same(world: World, state: TrainState, rows: RowSource) -> None:
 # ---- config ------------------------------------------------------------------------------------
 
 
-def model_config(recipe: Recipe) -> ModelConfig:
-    """The configuration of `model` with `model_overrides`."""
+def model_config(recipe: Recipe, *, needs_weights: bool = True) -> ModelConfig:
+    """The configuration of `model` with `model_overrides`; to be fine-tuned it needs weights."""
     name, overrides = recipe.model, recipe.model_overrides
-    cfg = _tuned_config(recipe) if isinstance(recipe, SFTConfig) else _shape(name)
+    tunes = isinstance(recipe, SFTConfig) and needs_weights
+    cfg = _tuned_config(recipe) if tunes else _shape(name)
     known = [f.name for f in dataclasses.fields(ModelConfig)]
     for key in sorted(set(overrides) - set(known)):
         raise UsageError(
@@ -204,7 +205,7 @@ def _shape(name: str) -> ModelConfig:
     return preset(name) if is_preset else config_at(resolve_model(name))
 
 
-def _tuned_config(recipe: SFTConfig) -> ModelConfig:
+def _tuned_config(recipe: Recipe) -> ModelConfig:
     """Of a model that has weights: there is nothing to fine-tune in a shape."""
     folder = resolve_model(recipe.model)
     if not holds_weights(folder):
