@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 Messages = Sequence[dict[str, Any]]
 # Noncharacters: Unicode keeps them out of texts, so one that marks our guards is always left.
-_MARKS = [chr(c) for c in range(0xFDD0, 0xFDF0)]
+_MARKS = [(chr(c), json.dumps(chr(c))[1:-1]) for c in range(0xFDD0, 0xFDF0)]
+_JSON = json.JSONEncoder(ensure_ascii=False)
 _NOT_PLAIN = "messages: nested too deeply, or not plain JSON values"
 
 
@@ -230,8 +231,9 @@ def _guard(given: tuple[str, ...], mark: str) -> Callable[[str], str]:
 
     if any(n[0] not in firsts for n in names):
         return lambda text: pattern.sub(put, text)
+    begins = re.compile(f"[{f}]").search
     # Most texts have no bracket.
-    return lambda text: pattern.sub(put, text) if any(c in text for c in firsts) else text
+    return lambda text: pattern.sub(put, text) if begins(text) else text
 
 
 def is_within(name: str, text: str) -> bool:
@@ -286,10 +288,10 @@ def _runners(source: str) -> tuple[Run, RunCuts]:
 
 def _unused_mark(value: Any) -> str:
     try:
-        text = json.dumps(value, ensure_ascii=False)
+        text = _JSON.encode(value)
     except (TypeError, ValueError, RecursionError):
         raise TemplateError(_NOT_PLAIN) from None
-    mark = next((m for m in _MARKS if m not in text and json.dumps(m)[1:-1] not in text), None)
+    mark = next((m for m, escaped in _MARKS if m not in text and escaped not in text), None)
     if mark is None:
         raise TemplateError("messages: every Unicode noncharacter of U+FDD0..FDEF is in use")
     return mark
@@ -300,7 +302,10 @@ def _map_text(value: Any, change: Callable[[str], str]) -> Any:
     if isinstance(value, str):
         return change(value)
     if isinstance(value, dict):
-        return {_map_text(k, change): _map_text(v, change) for k, v in value.items()}
+        return {
+            _map_text(k, change): change(v) if type(v) is str else _map_text(v, change)
+            for k, v in value.items()
+        }
     if isinstance(value, (list, tuple)):
         return [_map_text(v, change) for v in value]
     return value

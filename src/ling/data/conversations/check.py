@@ -83,7 +83,7 @@ class Check:
             )
             longer = f"more than {self.cfg.seq_length:,} tokens"
             self.report.over_long.add(longer, str(record.origin))
-        self.report.use(sample)
+        self.report.use(sample, sample.trained)
         self._characters += len(sample.text)
         self._said += sum(end - start for start, end in sample.spans)
         return sample._replace(notes=notes)

@@ -145,22 +145,29 @@ class Preparation:
 
     def _used(self, ready: Ready, part: Part) -> list[Sample]:
         """The samples of a record that are kept; of a pair both answers or none."""
-        origin = ready.record.origin
         kept: list[Supervised] = []
         for sample in ready.samples:
             self.report.note(sample, ready.record)
         for group in self._together(ready):
-            found = self._fitted(group, ready.record) if all(s.trained for s in group) else group
-            if not all(s.trained for s in found):
-                self.report.untrained.add("no token is trained", str(origin))
-                found = []
-            kept += found
-        for sample in kept:
-            self.report.use(sample)
+            kept += self._learned(group, ready.record)
         self.report.held_out += len(kept) if part == "valid" else 0
         if part == "valid" and kept:
             self._keep_prompt(ready.record)
         return [Sample(s.ids, s.labels) for s in kept]
+
+    def _learned(self, group: list[Supervised], record: Record) -> list[Supervised]:
+        """What is kept or left out as one, as it fits; nothing where one of it has no trained
+        token."""
+        trained = [s.trained for s in group]
+        found = self._fitted(group, record) if all(trained) else group
+        if found is not group:
+            trained = [s.trained for s in found]
+        if not all(trained):
+            self.report.untrained.add("no token is trained", str(record.origin))
+            return []
+        for sample, count in zip(found, trained, strict=True):
+            self.report.use(sample, count)
+        return found
 
     def _together(self, ready: Ready) -> list[list[Supervised]]:
         """What is kept or left out as one: each sample, or a pair."""

@@ -36,17 +36,16 @@ class Report:
         """Count a record that can be used."""
         self.read += 1
         (self._held_out_hashes if is_held_out else self._hashes).append(content)
-        match record:
-            case Conversation():
-                self.roles.update(m["role"] for m in record.messages)
-            case Preference():
-                self.roles.update(m["role"] for m in record.chosen.messages)
+        chosen = record.chosen if isinstance(record, Preference) else record
+        if isinstance(chosen, Conversation):
+            for message in chosen.messages:  # `Counter.update` takes twice as long
+                self.roles[message["role"]] += 1
 
-    def use(self, sample: Supervised) -> None:
-        """Count a sample that is used."""
+    def use(self, sample: Supervised, trained: int) -> None:
+        """Count a sample that is used, of which so many tokens are trained."""
         self.samples += 1
         self.lengths.append(len(sample.ids))
-        self.trained += sample.trained
+        self.trained += trained
 
     def skip(self, record: BadRecord) -> None:
         """Count a record that cannot be used."""
@@ -54,7 +53,7 @@ class Report:
 
     def note(self, sample: Supervised, record: Record) -> None:
         """Count what is to be said of a sample, whether or not it is used."""
-        if any(CONTEXT_ONLY in note for note in sample.notes):
+        if sample.notes and any(CONTEXT_ONLY in note for note in sample.notes):
             self.context_only.add("turns that are context only", str(record.origin))
 
     @property

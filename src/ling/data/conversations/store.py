@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import chain
+from operator import attrgetter
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -55,8 +57,7 @@ class StoreWriter:
     def _flush(self, part: Part) -> None:
         samples, self._waiting[part] = self._waiting[part], []
         for name in ("ids", "labels"):
-            parts = [np.array(getattr(s, name), np.int64) for s in samples]
-            wide = np.concatenate([np.empty(0, np.int64), *parts])
+            wide = np.fromiter(chain.from_iterable(map(attrgetter(name), samples)), np.int64)
             wide[wide == NOT_TRAINED] = _hole(self._dtype)
             self._writer.append(f"{part}_{name}", wide.astype(self._dtype))
         lengths = np.array([len(s.ids) for s in samples], np.int32)
