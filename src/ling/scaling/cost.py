@@ -7,20 +7,21 @@ from collections.abc import Iterable, Mapping
 from .planned import Planned
 from .results import Row
 
-# Operations per second of one thread of a server core with AVX-512 and bfloat16 (2026-11-29).
-HEAD_FLOPS_PER_S = 3.0e11
-LAYER_FLOPS_PER_S = 1.5e11
-# Seconds of a token in a layer with experts: their rows sorted and combined, and a share of each.
-EXPERT_ROW_S, EXPERT_S = 1.0e-6, 2.0e-8
+# What a token takes on one thread of an AMD EPYC core with AVX-512 and bfloat16, 2026-11-29:
+# products of the head and of layers, the rest of a layer, a routed expert of a token, and each
+# expert that is there (rows are sorted by it, its weights read for few of them).
+HEAD_FLOPS_PER_S, LAYER_FLOPS_PER_S = 5.6e11, 1.67e11
+LAYER_S, EXPERT_ROW_S, EXPERT_S = 2.0e-6, 1.2e-6, 3.2e-8
 
 
 def expected_seconds(run: Planned) -> float:
     """Of all steps, on one thread."""
     flops, config = run.token_flops, run.config
-    head = (flops.with_head - flops.without_head) / HEAD_FLOPS_PER_S
+    products = (flops.with_head - flops.without_head) / HEAD_FLOPS_PER_S
+    products += flops.without_head / LAYER_FLOPS_PER_S
     each = config.num_experts_per_tok * EXPERT_ROW_S + config.num_experts * EXPERT_S
-    experts = len(config.moe_layers) * each
-    return run.tokens * (head + flops.without_head / LAYER_FLOPS_PER_S + experts)
+    rest = config.num_hidden_layers * LAYER_S + len(config.moe_layers) * each
+    return run.tokens * (products + rest)
 
 
 def correction(runs: Iterable[Planned], rows: Mapping[str, Row]) -> float:
