@@ -102,8 +102,8 @@ def _head(card: Facts) -> Iterator[str]:
     yield from _code("bash", ["ling nano OUT --stage card"])
     yield ""
     yield (
-        "which writes `OUT/card/card.json`, the pictures and this page. Everything below is on "
-        "text and dialogues that were held out."
+        "which writes `OUT/card/card.json`, the pictures and this page. Shares and bits below are "
+        "of text and dialogues that were held out."
     )
 
 
@@ -305,7 +305,7 @@ def _questions(card: Facts) -> Iterator[str]:
     yield ""
     yield (
         "Written before the model was there (`src/ling/nano/questions.py`), answered greedily, "
-        "printed as they came."
+        "printed as they came. Some, such as who it is, it was trained on."
     )
     yield ""
     for answer in card["questions"]:

@@ -24,7 +24,7 @@ NOTE = "nano.json"
 _MOST_MINUTES, _LEAST_STEPS = 6000, 20
 # Of a run whose steps are not the recipe's: a checkpoint at each percent, kept at each fifth.
 _CHECKPOINTS, _KEPT = 100, 5
-# Keys that decide nothing of what is made.
+# Keys that decide nothing of what is made; checkpoints are the recipe's, or follow from the steps.
 _FREE = (
     "train.threads",
     "train.device",
