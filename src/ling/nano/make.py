@@ -1,6 +1,7 @@
 """`ling nano`: how `ling-nano` is made, in stages; `OUT/nano.json` knows which of them are done.
 
-A stage that was interrupted goes on where it was, one that is done is left as it is.
+A stage that was interrupted goes on where it was, one that is done is left as it is; the card is
+completed each time.
 """
 
 from __future__ import annotations
