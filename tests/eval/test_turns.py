@@ -78,6 +78,13 @@ def test_what_counts(model, want):
     assert found.share("formed_and_stopped") == min(want[0], want[1])
 
 
+def test_a_call_where_no_tool_is_offered_is_not_in_form():
+    greeting = {"messages": [{"role": "user", "content": "Hi"}, LIGHT["messages"][3]]}
+    found = measure_turns(Scripted(call()), [greeting])
+    assert (found.share("formed"), found.share("words_without_call")) == (0, 0)
+    assert measure_turns(Scripted("Done."), [greeting]).share("formed") == 1
+
+
 def test_kinds_and_free_arguments_are_counted_apart():
     found = measure_turns(Scripted(call("set_timer", '{"minutes": 3}')), [LIGHT, TIMER])
     assert (found.share("exact_free"), found.share("exact_listed")) == (1, 0)

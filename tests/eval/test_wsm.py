@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from small_nano import EVERY, STEPS, make_nano
 
-from ling.checkpoint.run_folder import step_folder
+from ling.checkpoint.run_folder import step_folder, step_of
 from ling.errors import UsageError
 from ling.eval.wsm import compare, even_tail, merges
 from ling.eval.wsm_plot import draw
@@ -28,6 +28,9 @@ def test_merges_reach_back_as_far_as_checkpoints_are_evenly_apart(run, tmp_path)
     assert {row["interval"] for row in rows} == {EVERY, 2 * EVERY, 4 * EVERY}
     assert all(sum(row["weights"]) == pytest.approx(1) for row in rows)
     copy = shutil.copytree(run, tmp_path / "copy")
+    shutil.copytree(step_folder(copy, 10), step_folder(copy, 11))  # a stop between two of them
+    assert [step_of(p) for p in even_tail(copy)] == [2, 4, 6, 8, 10, 12]
+    shutil.rmtree(step_folder(copy, 11))
     shutil.rmtree(step_folder(copy, 6))
     assert [p.name for p in even_tail(copy)] == ["step-8", "step-10", "step-12"]
     for step in (2, 4, 8, 10):

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 from small_nano import HELLO, make_nano
 
 from ling.errors import UsageError
-from ling.nano.card import SECTIONS, write_card
+from ling.nano.card import SECTIONS, Made, write_card
 from ling.nano.checkpoints import along
 from ling.nano.held_out import held_out_parts, spread
 from ling.nano.page import GOALS, page
 from ling.nano.questions import QUESTIONS
+from ling.train.log import read_metrics
 
 SPEED = {
     kind: {"tokens_per_s": 1234.5, "threads": 1, "format": "int8", "load": "none"}
@@ -116,6 +118,32 @@ def test_held_out_text_is_windows_of_documents_and_replies_of_conversations(made
     assert parts["dialogues"].asked()[0]["messages"] == HELLO["messages"][:1]
     with pytest.raises(UsageError, match="no prepared part here"):
         held_out_parts(out / "sft")
+
+
+def test_a_held_out_text_may_have_any_line_separator(made, tmp_path):
+    out, _, _ = made
+    shutil.copytree(out / "data" / "prose", tmp_path / "prose")
+    text = "one\u2028two\x85three"
+    held_out = tmp_path / "prose" / "valid.jsonl"
+    size = held_out.stat().st_size
+    line = json.dumps({"text": text}, ensure_ascii=False).encode()
+    held_out.write_bytes(line.ljust(size - 1) + b"\n")
+    (part,) = held_out_parts(tmp_path)
+    assert part.windows == [text]
+
+
+def test_the_time_of_a_run_is_that_of_all_its_tries(made):
+    out, _, _ = made
+    rows = read_metrics(out / "pretrain" / "metrics.jsonl")
+    note = json.loads((out / "nano.json").read_text())
+    note["stages"]["pretrain"] = {"seconds": 0.0}
+    (out / "nano.json").write_text(json.dumps(note))
+    seconds = SECTIONS["making"](Made(out), print)["seconds"]
+    each = rows[0]["tokens"]
+    assert seconds["pretrain"] == pytest.approx(
+        sum(each / r["tokens_per_s"] for r in rows), abs=0.1
+    )
+    assert seconds["merge"] == 1.5
 
 
 def test_spread_takes_items_evenly():

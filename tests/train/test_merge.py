@@ -60,6 +60,14 @@ def test_every_tensor_is_the_weighed_sum_of_the_newest(parts, tmp_path, last, sc
     assert (out / "tokenizer/tokenizer.json").is_file()
 
 
+def test_a_checkpoint_that_a_stop_left_between_others_is_passed_over(parts, tmp_path):
+    run = tmp_path / "run"  # of steps 2, 4, 6 and 10
+    step_folder(run, 6).rename(step_folder(run, 7))
+    assert merge(run, tmp_path / "even", last=3, interval=2) == ["step-2", "step-4", "step-10"]
+    with pytest.raises(UsageError, match="holds 3 checkpoints, asked for 4"):
+        merge(run, tmp_path / "more", last=4, interval=2)
+
+
 def note_of(out):
     return json.loads((out / "merged.json").read_text())
 

@@ -37,8 +37,9 @@ def data_fetch(args: list[str]) -> None:
         raise UsageError("data fetch: name packages, or `--list` them")
     names = list(PACKAGES) if ns.names == ["all"] else ns.names
     fetch(names, folder)
-    files = " ".join(shlex.quote(str(folder / f"{name}.jsonl")) for name in names)
-    print(f"next: ling data prepare {files} --out DIR")
+    texts = [folder / f"{name}.jsonl" for name in names if not PACKAGES[name].is_a_measure]
+    if texts:
+        print(f"next: ling data prepare {shlex.join(map(str, texts))} --out DIR")
 
 
 def _shown(package: Package, *, is_here: bool) -> str:

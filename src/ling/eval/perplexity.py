@@ -39,8 +39,8 @@ def perplexity(
     """Loss (nats per token), perplexity, bits per byte and MTP agreement of any checkpoint.
 
     `data` is one Megatron prefix, or jsonl and text files, read in order and cut into rows.
-    `bits_per_byte` is the same loss over the `bytes` of the scored tokens, None without a
-    tokenizer; it compares tokenizers where their rows have about as much text.
+    `bits_per_byte` is the same loss over the `bytes` of the scored tokens, None without the
+    tokenizer of these tokens; it compares tokenizers where their rows have about as much text.
     """
     folder = resolve_model(model)
     network = load_model(folder, dtype)
@@ -70,14 +70,20 @@ def perplexity(
     }
 
 
-def scored_bytes(samples: Samples, tok: Tokenizer) -> int:
-    """Bytes of text of all tokens that are scored; control tokens are none."""
+def scored_bytes(samples: Samples, tok: Tokenizer) -> int | None:
+    """Bytes of text of all tokens that are scored; control tokens are none. None where one of them
+    is not of the tokenizer."""
     control = set(tok.control_tokens.values())
     lengths = np.array(
         [0 if i in control else len(tok.token_bytes(i)) for i in range(tok.vocab_size)]
     )
-    rows = (samples[k] for k in range(len(samples)))
-    return sum(int(lengths[row.labels[row.loss_mask > 0]].sum()) for row in rows)
+    total = 0
+    for row in (samples[k] for k in range(len(samples))):
+        labels = row.labels[row.loss_mask > 0]
+        if (labels >= len(lengths)).any():
+            return None
+        total += int(lengths[labels].sum())
+    return total
 
 
 def _open(data: Sequence[str], tok: Tokenizer | None, scratch: Path) -> IndexedDataset:

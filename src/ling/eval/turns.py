@@ -39,7 +39,8 @@ class Turn:
     stopped: bool = False
     """Ended by the end mark."""
     formed: bool = False
-    """Words without a call, or calls that are whole, with objects as arguments, without words."""
+    """Words without a call, or calls of tools that are whole, with objects as arguments, without
+    words."""
     chosen: bool = False
     """The tools that the record calls, or none where it calls none."""
     exact: bool = False
@@ -143,7 +144,7 @@ def _by_tools(
 def _judged(asked: _Asked, tools: Sequence[dict[str, Any]] | None, reply: CompletionOutput) -> Turn:
     before, wanted = asked.messages[-2], asked.messages[-1]
     calls = [call["function"] for call in wanted.get("tool_calls") or []]
-    said = parse_assistant(reply.text, parse_tools=tools is not None, reasoning="none")
+    said = parse_assistant(reply.text, parse_tools=True, reasoning="none")
     read = [_arguments(call) for call in said.tool_calls]
     words = json.dumps(calls) if calls else wanted["content"]
     turn = Turn(asked.record.get("kind", ""), before["content"], words)
@@ -151,7 +152,7 @@ def _judged(asked: _Asked, tools: Sequence[dict[str, Any]] | None, reply: Comple
     turn.new = bool(asked.record.get("is_new"))
     turn.free = any(has_free_arguments(list(tools or ()), call["name"]) for call in calls)
     turn.stopped = reply.finish_reason == "stop"
-    turn.formed = _formed(said, read)
+    turn.formed = _formed(said, read) and (tools is not None or not said.tool_calls)
     names = [call.name for call in said.tool_calls]
     turn.chosen = turn.formed and names == [call["name"] for call in calls]
     if calls:

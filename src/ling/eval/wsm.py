@@ -77,15 +77,18 @@ def merges(run: Path) -> Iterator[Merge]:
 
 
 def even_tail(run: Path) -> list[Path]:
-    """The newest checkpoints of a run, as far back as they are evenly apart."""
-    saved = checkpoints(run)
+    """The newest checkpoints of a run, as far back as they are evenly apart; those that a stop left
+    between are passed over."""
+    saved = {step_of(folder): folder for folder in checkpoints(run)}
     if len(saved) < 2:
         raise UsageError(f"{run}: holds {len(saved)} checkpoints, merging needs two or more")
-    steps = [step_of(folder) for folder in saved]
-    apart, first = steps[-1] - steps[-2], len(saved) - 2
-    while first and steps[first] - steps[first - 1] == apart:
-        first -= 1
-    return saved[first:]
+    before, end = sorted(saved)[-2:]
+    usual = load_recipe(run / "config.yaml").checkpoint.interval_steps
+    apart = usual if end - usual in saved else end - before
+    tail = [saved[end]]
+    while (earlier := end - len(tail) * apart) in saved:
+        tail.append(saved[earlier])
+    return tail[::-1]
 
 
 # ---- held-out loss -----------------------------------------------------------------------------

@@ -31,7 +31,7 @@ from ..eval.turns import measure_turns
 from ..files.atomic import files_below, make_folder, read_json, write_atomic
 from ..llm import LLM
 from ..model.size import parameter_counts
-from ..train.log import read_metrics
+from ..train.log import each_row, read_metrics
 from ..train.resume import start_of
 from ..train.starts import machine_facts
 from .checkpoints import along, held_out_of, measure_checkpoints
@@ -149,14 +149,27 @@ def _model(made: Made, log: Log) -> Facts:
 
 def _making(made: Made, log: Log) -> Facts:
     stages = made.note.get("stages", {})
+    # A stage's own seconds are those of its last try.
+    spent = {"pretrain": _seconds(made.run), "sft": _seconds(made.out / "sft" / "run")}
     return {
         "commands": ["ling nano OUT"],
-        "seconds": {name: facts.get("seconds") for name, facts in stages.items()},
+        "seconds": {
+            name: max(facts.get("seconds") or 0.0, spent.get(name, 0.0))
+            for name, facts in stages.items()
+        },
         "packages": stages.get("fetch", {}).get("packages", {}),
         "parts": stages.get("corpus", {}).get("parts", {}),
         "merged": stages.get("merge", {}).get("from", []),
         "settings": made.note.get("settings", {}),
     }
+
+
+def _seconds(run: Path) -> float:
+    """What the steps of a run took, in all its tries."""
+    total, before = 0.0, 0
+    for row in each_row(run / "metrics.jsonl"):
+        total, before = total + (row["tokens"] - before) / row["tokens_per_s"], row["tokens"]
+    return round(total, 1)
 
 
 def _curve(made: Made, log: Log) -> Facts:

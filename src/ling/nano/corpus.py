@@ -26,7 +26,7 @@ from ..data.tokenise import long_parts
 from ..data.tokenizer import Tokenizer, train_tokenizer
 from ..data.tokenizer_vocab import SPECIAL_TOKENS
 from ..errors import DataError, UsageError
-from ..files.atomic import make_folder, write_atomic
+from ..files.atomic import atomic_folder, make_folder, write_atomic
 from .sources import Conversations, Part, Texts, as_record
 
 # Text that the tokenizer is trained on, in the shares of the parts.
@@ -91,7 +91,8 @@ def _tokenizer(
             "needs more text",
             path=folder,
         )
-    found.save(folder)
+    with atomic_folder(folder) as scratch:
+        found.save(scratch)
     log(f"tokenizer: {found.vocab_size} tokens")
     return folder
 

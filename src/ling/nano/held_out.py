@@ -53,8 +53,8 @@ def held_out_parts(
         ready = find_prepared(folder) if folder.is_dir() else None
         if ready is None:
             continue
-        lines = ready.valid_text.read_text("utf-8").splitlines()
-        records = [json.loads(line) for line in lines]
+        with ready.valid_text.open(encoding="utf-8", newline="\n") as file:
+            records = [json.loads(line) for line in file]
         texts = [r["text"] for r in records if "text" in r]
         talks = [r for r in records if "messages" in r]
         found.append(
@@ -66,7 +66,7 @@ def held_out_parts(
             )
         )
     if not found:
-        raise UsageError(f"{data}: no prepared part here; run `ling nano` up to its stage `data`")
+        raise UsageError(f"{data}: no prepared part here; run `ling nano` up to its stage `corpus`")
     return found
 
 

@@ -1,6 +1,7 @@
 """`ling nano`: how `ling-nano` is made, in stages; `OUT/nano.json` knows which of them are done.
 
-A stage that was interrupted goes on where it was, one that is done is left as it is.
+A stage that was interrupted goes on where it was, one that is done is left as it is; the card is
+completed each time.
 """
 
 from __future__ import annotations
@@ -28,10 +29,12 @@ from .card import write_card
 from .checkpoints import held_out_of
 from .corpus import prepare_corpus
 from .held_out import held_out_parts
-from .plan import NOTE, Plan, require_same
+from .plan import NOTE, Plan, read_note, require_same
 from .sources import Split, dialogues
 
 STAGES = ("fetch", "corpus", "pretrain", "merge", "sft", "pack", "card")
+# What is in the card's file is not measured again, and what was deleted from it is.
+_AGAIN = ("card",)
 Facts = dict[str, Any]
 
 
@@ -93,9 +96,7 @@ class Making:
         path, settings = self.out / NOTE, json.loads(json.dumps(self.plan.settings()))
         if not path.is_file():
             return {"settings": settings, "stages": {}}
-        note = read_json(path)
-        if not isinstance(note, dict) or not isinstance(note.get("stages"), dict):
-            raise UsageError(f"{path}: damaged; delete it to go through the stages again")
+        note = read_note(path)
         require_same(note["settings"], settings, self.out)
         return note
 
@@ -103,7 +104,7 @@ class Making:
         """One stage, unless it is done."""
         done, number = self.note["stages"], STAGES.index(name)
         where = f"[{number + 1}/{len(STAGES)}] {name}"
-        if name in done:
+        if name in done and name not in _AGAIN:
             self.log(f"{where}: done before")
             return
         missing = next((s for s in STAGES[:number] if s not in done), None)
@@ -154,7 +155,12 @@ class Making:
         target = self.out / "base"
         if target.exists():  # of a try that ended before it was noted
             shutil.rmtree(target)
-        names = merge(self.out / "pretrain", target, last=self.plan.merge_last)
+        names = merge(
+            self.out / "pretrain",
+            target,
+            last=self.plan.merge_last,
+            interval=self.base.checkpoint.interval_steps,
+        )
         self.log(f"merged {names[0]} to {names[-1]} into {target}")
         losses = {
             name: score.loss for name, score in held_out_of(target, held_out_parts(self._data))

@@ -102,8 +102,8 @@ def _head(card: Facts) -> Iterator[str]:
     yield from _code("bash", ["ling nano OUT --stage card"])
     yield ""
     yield (
-        "which writes `OUT/card/card.json`, the pictures and this page. Everything below is on "
-        "text and dialogues that were held out."
+        "which writes `OUT/card/card.json`, the pictures and this page. Shares and bits below are "
+        "of text and dialogues that were held out."
     )
 
 
@@ -116,7 +116,7 @@ def _making(card: Facts) -> Iterator[str]:
     seconds = {k: v for k, v in making["seconds"].items() if v}
     if seconds:
         spent = ", ".join(f"{k} {v / 60:.1f} min" for k, v in seconds.items())
-        yield f"Time of the stages on that machine: {spent}."
+        yield f"Time of the stages: {spent}."
         yield ""
     yield f"![Loss over the steps of the pre-training]({CURVE})"
     yield ""
@@ -141,7 +141,8 @@ def _dialogues(card: Facts) -> Iterator[str]:
         f"{dialogues['records']:,} dialogues of wordings and values that were held out, "
         f"{shares['turns']:,} turns of the assistant, {shares['calls']:,} of them calls; each turn "
         f"greedily, behind the messages of the record. {dialogues['new']['turns']:,} turns are of "
-        "wordings, or tools of names, that no training text has; in the others the values are new."
+        "wordings, or tools of names, that no training text has; in the others the values are new, "
+        "but for small talk that `memory` has between what is told and what is asked."
     )
     yield ""
     yield from _goal_table(card)
@@ -177,7 +178,8 @@ def _bits(card: Facts) -> Iterator[str]:
         "Less is better, and the tokenizer does not matter: both models score the same bytes "
         "behind the same bytes. Documents are cut into windows of 1,024 bytes, each scored alone; "
         "of conversations without tools the words of the assistant are scored, in each model's own "
-        "chat template."
+        "chat template. Whole documents are held out: a passage that two of them share, such as "
+        "two files of the standard library, may have been seen."
     )
     yield ""
     peer = theirs.get("parts", {})
@@ -303,7 +305,7 @@ def _questions(card: Facts) -> Iterator[str]:
     yield ""
     yield (
         "Written before the model was there (`src/ling/nano/questions.py`), answered greedily, "
-        "printed as they came."
+        "printed as they came. Some, such as who it is, it was trained on."
     )
     yield ""
     for answer in card["questions"]:

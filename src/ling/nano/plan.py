@@ -24,7 +24,7 @@ NOTE = "nano.json"
 _MOST_MINUTES, _LEAST_STEPS = 6000, 20
 # Of a run whose steps are not the recipe's: a checkpoint at each percent, kept at each fifth.
 _CHECKPOINTS, _KEPT = 100, 5
-# Keys that decide nothing of what is made.
+# Keys that decide nothing of what is made; checkpoints are the recipe's, or follow from the steps.
 _FREE = (
     "train.threads",
     "train.device",
@@ -94,6 +94,15 @@ def require_same(before: Mapping[str, Any], now: Mapping[str, Any], where: Path)
             )
 
 
+def read_note(path: Path) -> dict[str, Any]:
+    """What was noted in a folder; raises `UsageError` where it is damaged."""
+    note = read_json(path)
+    keys = ("settings", "stages")
+    if not isinstance(note, dict) or not all(isinstance(note.get(key), dict) for key in keys):
+        raise UsageError(f"{path}: damaged; delete it to go through the stages again")
+    return note
+
+
 def steps_of(out: Path, minutes: float) -> int:
     """Steps of pre-training that take about `minutes`: timed once, before `out` is begun."""
     from ..eval.bench import steps_within
@@ -101,7 +110,7 @@ def steps_of(out: Path, minutes: float) -> int:
     if not 0 < minutes <= _MOST_MINUTES:
         raise UsageError(f"`--minutes` is {minutes}, expected up to {_MOST_MINUTES}")
     if (out / NOTE).is_file():
-        return int(read_json(out / NOTE)["settings"]["base.train.steps"])
+        return int(read_note(out / NOTE)["settings"]["base.train.steps"])
     base = _base()
     rows, length = base.train.global_batch_size, base.data.seq_length
     return max(steps_within(minutes, base.model, rows, length), _LEAST_STEPS)

