@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import resource
+import signal
 
 import numpy as np
 import pytest
 from scaling_rows import row
 
-from ling.errors import DataError, UsageError
+from ling.errors import DataError, RunError, UsageError
 from ling.scaling.results import append_row, read_rows, write_rows
 
 
@@ -54,6 +56,9 @@ def test_numbers_of_other_types_become_plain_ones():
         ({"flops": 0.0}, "`flops` is 0.0, expected a number above 0"),
         ({"lr": float("inf")}, "`lr` is inf, expected a number above 0"),
         ({"loss": -1.0}, "`loss` is -1.0, expected a number above 0"),
+        ({"steps": 10**400}, "`steps` has 1329 bits"),
+        ({"seconds": float("inf")}, "`seconds` is inf, expected a number"),
+        ({"activation_ratio": 8.0}, "`activation_ratio` is 8.0, expected at most 1"),
         ({"run": ""}, "`run` and `family` must not be empty"),
     ],
 )
@@ -103,3 +108,19 @@ def test_empty_missing_or_no_file(tmp_path):
         read_rows(tmp_path / "none")
     with pytest.raises(DataError, match="not a regular file"):
         read_rows(tmp_path)
+
+
+def test_a_full_disk_leaves_no_half_a_line(tmp_path):
+    path = tmp_path / "results.jsonl"
+    append_row(path, row())
+    before = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 10, limits[1]))
+    old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        with pytest.raises(RunError, match=r"could not save .*results.jsonl"):
+            append_row(path, row(run="b"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, old)
+    assert path.read_bytes() == before
