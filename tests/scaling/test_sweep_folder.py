@@ -50,7 +50,10 @@ def test_runs_may_be_added(change, changes):
         ),
         ({"training": {"lr": 0.02, "batch_tokens": 512}}, "`training.lr` was `0.01`"),
         ({"seed": 3}, "`seed` was `1`"),
-        ({"budgets": {"2e9": ["a"]}}, '`budgets.1e9` was `."a".` .* is now `null`'),
+        (
+            {"budgets": {"2e9": ["a"]}},
+            '`budgets.1e9` was `."a".` .* is now `null`, which would remove `1e9-a-',
+        ),
         ({"held_out": [{"size": "a"}]}, "`held_out` was `..` in this sweep"),
         (
             {

@@ -70,9 +70,10 @@ def _require_same(before: Grid, now: Grid, out: Path) -> None:
         if run.name in runs and _meaning(run) == _meaning(runs[run.name]):
             continue
         key, was, is_now = _changed(before, now)
+        would = f"make `{run.name}` another run" if run.name in runs else f"remove `{run.name}`"
         raise UsageError(
             f"{out}: `{key}` was {as_json(was)} in this sweep and is now {as_json(is_now)}, which "
-            f"would make `{run.name}` another run; use another --out or the old value (budgets, "
+            f"would {would}; use another --out or the old value (budgets, "
             "sizes, families and `extra` may be added)"
         )
 
