@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from scaling_rows import row, sweep
+from scaling_rows import row, sweep, write_rows
 
 from ling.cli.main import main
-from ling.scaling.results import write_rows
 
 pytest.importorskip("scipy")
 

@@ -7,7 +7,6 @@ import errno
 import json
 import math
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -15,7 +14,6 @@ from typing import Any, get_type_hints
 
 from ..errors import DataError, RunError, UsageError
 from ..files import guarded
-from ..files.atomic import write_atomic
 from ..text import nearest, shown
 
 DENSE = "dense"
@@ -206,8 +204,3 @@ def _check_end(path: Path, file: FileIO) -> None:
     if file.read(1) != b"\n":
         file.seek(0)
         _refuse_cut(path, file.read().count(b"\n") + 1)
-
-
-def write_rows(path: Path, rows: Iterable[Row]) -> None:
-    """Replace the file by these rows in one step."""
-    write_atomic(path, (row.as_json() + "\n" for row in rows))
