@@ -176,8 +176,13 @@ def test_printed_config_is_a_recipe(tmp_path):
 )
 def test_every_recipe_loads(recipe):
     command = recipe.relative_to(REPOSITORY / "recipes").parts[0]
-    files = ["--data.files", "chats.jsonl"] * (command == "sft")
-    assert ling(command, recipe, *files, "--print-config").returncode == 0
+    if command == "scaling":
+        args = ["scaling", "sweep", recipe, "--dry-run"]
+    else:
+        files = ["--data.files", "chats.jsonl"] * (command == "sft")
+        args = [command, recipe, *files, "--print-config"]
+    done = ling(*args)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(

@@ -171,6 +171,18 @@ def test_packaged_recipes_of_fine_tuning_are_planned_without_model_and_data(
     assert found["run_tokens"] == pytest.approx(3 * found["tokens_per_s"] * found["step_s"])
 
 
+@pytest.mark.parametrize("option", [["--config=ling-mini-lora"], ["--config", "ling-mini-lora"]])
+def test_fine_tuning_is_known_by_the_file_wherever_it_is_given(capsys, option):
+    code, out, err = run(capsys, "--gpu", "h100-80g", *option)
+    assert code == 0, err
+    assert "inclusionAI/Ling-mini-2.0 on 1 × h100-80g" in out
+
+
+def test_a_grid_is_no_recipe_of_one_run(capsys):
+    code, _, err = run(capsys, "ling-grid")
+    assert (code, "run `ling scaling sweep ling-grid`" in err) == (2, True)
+
+
 def test_fine_tuning_is_searched_and_what_does_not_go_is_said(capsys, tmp_path):
     layout = ("--parallel.recompute", "full", "--gpus", 2, "--search", "--json")
     code, out, _ = run(capsys, "ling-mini-lora", *layout)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from scaling_rows import row, sweep
+from scaling_rows import row, sweep, write_rows
 
 from ling.cli.main import main
-from ling.scaling.results import write_rows
 
 pytest.importorskip("scipy")
 
@@ -43,8 +42,9 @@ def test_a_sweep_becomes_json_page_and_pictures(capsys, tmp_path):
 def test_without_matplotlib_one_line_says_how_to_get_pictures(capsys, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
     write_rows(tmp_path / "results.jsonl", [row()])
-    code, _, err = run(capsys, tmp_path / "results.jsonl", "--out", tmp_path / "out")
+    code, text, err = run(capsys, tmp_path / "results.jsonl", "--out", tmp_path / "out")
     assert code == 0
+    assert "no power law of `dense`: 1 of 2 budgets that a power law needs" in text
     assert err == "[no pictures: pip install 'ling[plot]']\n"
     assert "![" not in (tmp_path / "out" / "scaling.md").read_text()
 

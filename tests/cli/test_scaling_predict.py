@@ -52,6 +52,7 @@ def test_a_model_folder(capsys, tmp_path):
         (["ling-nan", "--flops", "1e14"], "did you mean `ling-nano`"),
         (["--flops", "0"], "`--flops` is 0.0"),
         (["--flops", "inf"], "`--flops`"),
+        (["--flops", "1e308"], "`--flops` is 1e+308, expected at most 1e+40"),
         (["--flops", "1e14", "--activation-ratio", "2"], "`--activation-ratio` is 2.0"),
         (["--flops", "1e14", "--seq-length", "0"], "`--seq-length` is 0"),
     ],

@@ -72,6 +72,8 @@ def test_recipes_are_found_by_name_and_files_win(tmp_path, monkeypatch):
     [
         (SFTConfig, "data: {corpus: stdlib}", "`ling pretrain` .it has `data.corpus`.: run `ling"),
         (SFTConfig, "model: a\ndata: {prefix: [x]}", "`ling pretrain` .it has `data.prefix`"),
+        (PretrainConfig, "budgets: {1e9: [a]}", "`ling scaling sweep` .it has `budgets`.: run `l"),
+        (SFTConfig, "{budgets: {1e9: [a]}, data: {corpus: a}}", "run `ling scaling sweep "),
         (PretrainConfig, "data: {files: [a]}", "`ling sft` .it has `data.files`.: run `ling sft "),
         (PretrainConfig, "method: lora", "`ling sft` .it has `method`"),
         # What both have, or neither, is no recipe of the other command.

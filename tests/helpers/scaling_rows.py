@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,11 @@ def row(**changes: Any) -> Row:
         "flops_with_head", float(values["flops_per_token_with_head"] * values["tokens"])
     )
     return Row(**values)
+
+
+def write_rows(path: Path, rows: Sequence[Row]) -> None:
+    """A file of results."""
+    path.write_text("".join(one.as_json() + "\n" for one in rows))
 
 
 FAMILIES = {"dense": (1.0, None, 1.0), "1/8": (5 / 33, 4.0, 1.15), "1/32": (5 / 129, 8.0, 1.4)}

@@ -127,3 +127,23 @@ def test_without_seeds_uncertainty_is_not_made_up():
 def test_nothing_to_fit_is_an_error():
     with pytest.raises(UsageError, match="no run to fit"):
         fit([row(status="diverged", loss=None)])
+
+
+def test_runs_of_other_learning_rates_alone_are_an_error():
+    with pytest.raises(UsageError, match="no run to fit has `lr_factor` 1"):
+        fit([row(lr_factor=2.0)])
+
+
+def test_what_is_missing_is_told():
+    families = ("dense", "1/8")
+    rows = [
+        dataclasses.replace(r, held_out=r.family == "1/8" or r.size == "l1e+14")
+        for r in whole(families=families)
+    ]
+    found = fit(rows)
+    assert found.unpredicted == ["1/8"]
+    assert found.missing == [
+        "no power law of `1/8`: 0 of 2 budgets that a power law needs",
+        "no held-out run of `1/8` is predicted",
+    ]
+    assert fit(whole()).missing == []

@@ -6,7 +6,16 @@ import pytest
 from small_grids import EXPERTS, SHAPE
 
 from ling.errors import UsageError
-from ling.scaling.grid import Extra, Family, Grid, GridData, HeldOut, Size, budget_name
+from ling.scaling.grid import (
+    Extra,
+    Family,
+    Grid,
+    GridData,
+    GridTraining,
+    HeldOut,
+    Size,
+    budget_name,
+)
 
 
 def grid(**changes):
@@ -75,9 +84,36 @@ def test_a_budget_has_one_name(text, name):
         ({"extra": [Extra(budget="2e9", size="a")]}, "`extra.0..budget` names `2e9`"),
         ({"held_out": [HeldOut(family="1/5")]}, "`held_out.0..family` names `1/5`"),
         ({"families": {"dense": Family(), "../x": Family()}}, "`families` has `../x`"),
+        ({"sizes": {"../x": Size(**SHAPE)}}, "`sizes` has `../x`"),
+        ({"sizes": {"a": Size(**SHAPE | {"hidden_size": 0})}}, "`sizes.a.hidden_size` is 0"),
+        ({"sizes": {"a": Size(**SHAPE | {"num_attention_heads": 0})}}, "_heads` is 0"),
+        ({"sizes": {"a": Size(**SHAPE | {"num_attention_heads": 3})}}, "= 32 is not a multiple"),
+        ({"extra": [Extra(budget="1e9", size="a", lr_factors=[2, 0])]}, "`extra.0..lr_factors` h"),
         ({"mlp_ratio": 3.0}, "`families.1/4`: a token uses experts of 2 hidden sizes"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_its_key(changes, line):
     with pytest.raises(UsageError, match=line):
         grid(**changes)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "line"),
+    [
+        (GridData, {"corpus": ["x"], "seq_length": 0}, "`data.seq_length` is 0"),
+        (GridData, {"corpus": ["x"], "corpus_bytes": -1}, "`data.corpus_bytes` is -1"),
+        (GridData, {"corpus": ["x"], "valid_fraction": 2.0}, "`data.valid_fraction` is 2.0"),
+        (GridTraining, {"init_scale": 0.0}, "`training.init_scale` is 0.0"),
+        (GridTraining, {"warmup_share": 0.9, "decay_share": 0.9}, "more than all steps"),
+    ],
+)
+def test_numbers_that_no_run_can_have_are_refused(kind, values, line):
+    with pytest.raises(UsageError, match=line):
+        kind(**values)
+
+
+def test_two_runs_of_one_folder_are_refused_and_one_run_twice_is_not():
+    families = {"1/4": Family(**EXPERTS), "1of4": Family(**EXPERTS | {"num_experts": 3})}
+    with pytest.raises(UsageError, match="two runs have the name `3e8-a-1of4-seed1`"):
+        names(families=families)
+    assert len(names(budgets={"1e9": ["a"], "1.0e9": ["a", "b"]})) == 4

@@ -47,3 +47,7 @@ def test_larger():
     a, b = Noise(0.1, 3), Noise(0.2, 2)
     assert larger(a, b) == larger(b, a) == larger(None, b) == b
     assert larger(None, None) is None
+
+
+def test_one_seed_under_two_names_says_nothing_of_noise():
+    assert seed_noise([row(), row(run="b")]) is None

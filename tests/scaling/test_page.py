@@ -57,5 +57,13 @@ def test_one_run_says_what_is_missing():
     assert "None that a fit could predict" in text
 
 
+def test_a_family_without_predictions_is_named():
+    rows = [
+        dataclasses.replace(r, held_out=r.family == "1/8" or r.size == "l1e+14")
+        for r in sweep(sigma=0.01, seed=1, seeds_at=1e14, families=("dense", "1/8"))
+    ]
+    assert "No fit could predict a held-out run of `1/8`." in page(fit(rows), "r.jsonl", {})
+
+
 def test_table():
     assert table(["a", "b"], [("1", "2")]) == "| a | b |\n| --- | ---: |\n| 1 | 2 |"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from small_grids import SHAPE, write_grid
 
+from ling.errors import UsageError
 from ling.scaling.grid_file import read_grid
-from ling.scaling.laws import activation_ratio, allocation, granularity, kind_of
+from ling.scaling.laws import activation_ratio, allocation, granularity
 from ling.scaling.planned import Prefixes, planned_runs
 
 DATA = Prefixes(["train"], "valid", "tokenizer")
@@ -20,6 +22,14 @@ def test_the_packaged_grid_is_that_of_the_published_page(runs):
     assert len(runs) == 36
     assert sum(run.flops for run in runs.values()) == pytest.approx(1.74e15, rel=0.01)
     assert sum(run.spec.held_out for run in runs.values()) == 3
+    specs = [run.spec for run in runs.values()]
+    main = {(s.budget, s.size) for s in specs if (s.seed, s.lr_factor) == (1, 1)}
+    sizes = {"1e13": ("xs", "s", "m"), "3e13": ("xs", "s", "m"), "1e14": ("s", "m", "l")}
+    assert main == {(budget, size) for budget in sizes for size in sizes[budget]}
+    assert {(s.budget, s.size) for s in specs if s.seed == 2} == {("1e14", "m")}
+    rates = {(s.budget, s.size, s.lr_factor) for s in specs if s.lr_factor != 1}
+    assert rates == {("3e13", "s", 0.5), ("3e13", "s", 2.0)}
+    assert {s.size for s in specs if s.held_out} == {"l"}
 
 
 def test_each_run_comes_near_its_budget(runs):
@@ -46,7 +56,9 @@ def test_families_of_one_size_differ_in_experts_only(runs):
 def test_the_laws_best_size_lies_between_those_of_its_budget(runs, budget, family):
     here = [r for r in runs.values() if r.name.startswith(f"{budget}-") and f"-{family}-" in r.name]
     found = [run.token_flops.without_head for run in here]
-    best = allocation(float(budget), kind_of(here[0].config)).flops_per_token
+    best = allocation(
+        float(budget), "moe" if here[0].config.num_experts else "dense"
+    ).flops_per_token
     assert min(found) < best < max(found)
 
 
@@ -73,3 +85,9 @@ def test_a_large_batch_is_cut_into_equal_passes(tmp_path):
     run = planned_runs(read_grid(write_grid(tmp_path / "g.yaml", training=training)))[0]
     train = run.recipe(DATA).train
     assert (train.global_batch_size, train.micro_batch_size) == (12, 4)
+
+
+def test_a_shape_that_cannot_be_is_refused_by_its_run(tmp_path):
+    sizes = {"a": SHAPE | {"num_key_value_heads": 0}}
+    with pytest.raises(UsageError, match=r"run `1e9-a-.*-seed1`: `num_key_value_heads` is 0"):
+        planned_runs(read_grid(write_grid(tmp_path / "g.yaml", sizes=sizes)))

@@ -43,7 +43,7 @@ def test_a_dense_shape_has_no_leverage():
     found = predict(target_of("dense-8b", preset("dense-8b")), 4096, flops=1e21)
     assert found["leverage"] is None
     assert "a dense model has none" in report(found)
-    assert "fitted on mixtures of experts" in report(found)
+    assert "learning rate and batch were fitted on mixtures of experts" in report(found)
 
 
 @pytest.mark.parametrize(

@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import resource
+import signal
 
 import numpy as np
 import pytest
 from scaling_rows import row
 
-from ling.errors import DataError, UsageError
-from ling.scaling.results import append_row, read_rows, write_rows
+from ling.errors import DataError, RunError, UsageError
+from ling.scaling.results import append_row, read_rows
 
 
 def test_rows_come_back(tmp_path):
     path = tmp_path / "results.jsonl"
     rows = [row(), row(run="b", family="1/32", granularity=8.0, loss=None, status="diverged")]
-    write_rows(path, rows[:1])
-    append_row(path, rows[1])
+    for one in rows:
+        append_row(path, one)
     assert read_rows(path) == rows
-    write_rows(path, rows[::-1])
-    assert read_rows(path) == rows[::-1]
-
-
-def test_append_makes_the_file(tmp_path):
-    append_row(tmp_path / "new.jsonl", row())
-    assert read_rows(tmp_path / "new.jsonl") == [row()]
 
 
 def test_a_loss_that_is_not_finite_is_none_and_valid_json(tmp_path):
@@ -54,6 +49,9 @@ def test_numbers_of_other_types_become_plain_ones():
         ({"flops": 0.0}, "`flops` is 0.0, expected a number above 0"),
         ({"lr": float("inf")}, "`lr` is inf, expected a number above 0"),
         ({"loss": -1.0}, "`loss` is -1.0, expected a number above 0"),
+        ({"steps": 10**400}, "`steps` has 1329 bits"),
+        ({"seconds": float("inf")}, "`seconds` is inf, expected a number"),
+        ({"activation_ratio": 8.0}, "`activation_ratio` is 8.0, expected at most 1"),
         ({"run": ""}, "`run` and `family` must not be empty"),
     ],
 )
@@ -103,3 +101,19 @@ def test_empty_missing_or_no_file(tmp_path):
         read_rows(tmp_path / "none")
     with pytest.raises(DataError, match="not a regular file"):
         read_rows(tmp_path)
+
+
+def test_a_full_disk_leaves_no_half_a_line(tmp_path):
+    path = tmp_path / "results.jsonl"
+    append_row(path, row())
+    before = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 10, limits[1]))
+    old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        with pytest.raises(RunError, match=r"could not save .*results.jsonl"):
+            append_row(path, row(run="b"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, old)
+    assert path.read_bytes() == before

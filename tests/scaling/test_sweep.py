@@ -24,8 +24,9 @@ from ling.scaling.sweep_folder import results
 CHILD = """
 import json, signal, sys, time
 out, name = sys.argv[1:]
-if name in ("slow", "1e9-b-dense-seed1"):
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+if name in ("1e9-k-dense-seed1", "1e9-b-dense-seed1"):
+    if "-b-" in name:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     open(out + "/started", "w").close()
     time.sleep(60)
 if name == "1e9-f-dense-seed1":
@@ -78,7 +79,8 @@ def test_a_run_that_fails_does_not_end_the_others(tmp_path, out):
     assert list(results(out)) == ["1e9-a-dense-seed1"]
 
 
-def test_a_signal_reaches_the_runs_and_the_rest_does_not_start(tmp_path, out):
+@pytest.mark.parametrize("name", ["b", "k"], ids=["saved", "before it began"])
+def test_a_signal_reaches_the_runs_and_the_rest_does_not_start(tmp_path, out, name):
     def stop():
         while not (out / "started").exists():
             time.sleep(0.02)
@@ -88,17 +90,19 @@ def test_a_signal_reaches_the_runs_and_the_rest_does_not_start(tmp_path, out):
     lines: list[str] = []
     thread = threading.Thread(target=stop)
     thread.start()
-    assert sweep(grid_of(tmp_path, "b", "a"), out, lines.append, jobs=1) == 143
+    assert sweep(grid_of(tmp_path, name, "a"), out, lines.append, jobs=1) == 143
     thread.join()
     assert results(out) == {}
     assert lines[-1].startswith("stopped; 0 of 2 runs")
+    assert not [line for line in lines if "failed" in line]
 
 
-def test_a_second_sweep_into_a_folder_is_refused(tmp_path, out):
+def test_a_second_sweep_into_a_folder_is_refused_and_changes_nothing(tmp_path, out):
     from ling.checkpoint.run_folder import locked
 
     with locked(out), pytest.raises(UsageError, match="another run is writing here"):
         sweep(grid_of(tmp_path, "a"), out, print, jobs=1)
+    assert not (out / "grid.yaml").exists()
 
 
 def test_a_run_that_another_process_trains_is_left_to_it(tmp_path, out):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
+import threading
+
 import pytest
 from scaling_rows import row
 from small_grids import EXPERTS, SHAPE, write_grid
@@ -47,8 +50,19 @@ def test_runs_may_be_added(change, changes):
         ),
         ({"training": {"lr": 0.02, "batch_tokens": 512}}, "`training.lr` was `0.01`"),
         ({"seed": 3}, "`seed` was `1`"),
-        ({"budgets": {"2e9": ["a"]}}, '`budgets.1e9` was `."a".` .* is now `null`'),
+        (
+            {"budgets": {"2e9": ["a"]}},
+            '`budgets.1e9` was `."a".` .* is now `null`, which would remove `1e9-a-',
+        ),
         ({"held_out": [{"size": "a"}]}, "`held_out` was `..` in this sweep"),
+        (
+            {
+                "budgets": {"1e8": ["a"], "1e9": ["a"]},
+                "extra": [{"budget": "1e8", "size": "a", "seeds": 2}],
+                "held_out": [{"budget": "1e9"}],
+            },
+            "`held_out` was `..` in this sweep",
+        ),
     ],
 )
 def test_another_meaning_of_a_run_is_refused_by_its_key(change, changes, line):
@@ -62,3 +76,24 @@ def test_a_row_is_added_once(tmp_path):
         add_result(tmp_path, row(run=name))
     assert list(results(tmp_path)) == ["x", "y"]
     assert (tmp_path / "results.jsonl").read_text().count("\n") == 2
+
+
+def test_a_first_row_that_could_not_be_written_leaves_a_sweep_that_continues(tmp_path):
+    (tmp_path / "results.jsonl").touch()
+    assert results(tmp_path) == {}
+    add_result(tmp_path, row(run="x"))
+    assert list(results(tmp_path)) == ["x"]
+
+
+def test_rows_are_not_read_while_one_is_written(tmp_path):
+    whole = row(run="x").as_json() + "\n"
+    path, found = tmp_path / "results.jsonl", []
+    reader = threading.Thread(target=lambda: found.extend(results(tmp_path)))
+    with (tmp_path / ".results.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        path.write_text(whole[:50])
+        reader.start()
+        reader.join(0.1)
+        path.write_text(whole)
+    reader.join()
+    assert found == ["x"]

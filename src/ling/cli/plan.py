@@ -58,11 +58,20 @@ def _kind(args: list[str], name: str | None) -> type:
     """Of the recipe that is named: pre-training or fine-tuning."""
     from ..compat.llama_factory import is_llama_factory
 
-    path = args[args.index("--config") + 1] if "--config" in args[:-1] else name
+    path = _given_config(args) or name
     if path is None or path in PRESETS:
         return PretrainConfig
     tree = read_yaml(find_recipe(path))
     return SFTConfig if is_llama_factory(tree) else kind_of(tree)
+
+
+def _given_config(args: list[str]) -> str | None:
+    """What `--config FILE` or `--config=FILE` says."""
+    for n, arg in enumerate(args):
+        option, equals, value = arg.partition("=")
+        if option == "--config":
+            return value if equals else next(iter(args[n + 1 :]), None)
+    return None
 
 
 def _reader(kind: type) -> Callable[[Path, type], dict[str, Any]]:

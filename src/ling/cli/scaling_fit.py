@@ -59,6 +59,7 @@ def _summary(found: Fit, folder: Path) -> str:
     lines = [f"{len(selection.rows)} runs of {', '.join(selection.families)}"]
     lines += [f"left out: {run} ({reason})" for run, reason in selection.left_out]
     lines += [f"note: {note}" for note in found.notes]
+    lines += found.missing
     for by in dict.fromkeys(p.by for p in found.predictions):
         judged = [p.is_inside for p in found.predictions if p.by == by]
         known = f"{sum(map(bool, judged))} of {len(judged)} inside its interval"

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from ..scaling.predict import Target
 
 _SEQ_LENGTH = 4096
+# Beyond it products of the laws leave the range of floats.
+_MOST = 1e40
 
 
 def predict(args: list[str]) -> None:
@@ -69,6 +71,8 @@ def _check(ns: Any) -> None:
     for name in ("flops", "tokens", "granularity"):
         if getattr(ns, name) is not None:
             at_least(f"--{name}", getattr(ns, name), 1)
+            if getattr(ns, name) > _MOST:
+                raise UsageError(f"`--{name}` is {getattr(ns, name)}, expected at most {_MOST}")
     at_least_one("seq_length", ns.seq_length)
     ratio = ns.activation_ratio
     if ratio is not None and not 0 < ratio <= 1:

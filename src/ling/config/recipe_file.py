@@ -19,6 +19,8 @@ _MARKS: dict[type, tuple[str, ...]] = {
     PretrainConfig: ("data.prefix", "data.corpus"),
     SFTConfig: ("data.files", "data.dataset_info", "method", "objective", "lora", "dpo"),
 }
+# What every grid of a sweep has, and no recipe.
+_OF_GRIDS = "budgets"
 
 FOLDER = Path(__file__).parents[1] / "recipes"
 
@@ -91,15 +93,20 @@ def kind_of(tree: Any) -> type:
 def check_keys(tree: Any, path: str | Path, kind: type = PretrainConfig) -> dict[str, Any]:
     """`tree` as the keys of a recipe of `kind`; names a key that it does not have, or the command
     that takes such a recipe."""
+    if _has(tree, _OF_GRIDS):
+        raise _for_another_command(path, "scaling sweep", _OF_GRIDS)
     for other, marks in _MARKS.items():
         found = next((mark for mark in marks if _has(tree, mark)), None)
         if other is not kind and found and not any(_has(tree, mark) for mark in _MARKS[kind]):
-            name = Path(path).stem if Path(path).is_relative_to(FOLDER) else path
-            raise UsageError(
-                f"{name}: a recipe of `ling {COMMANDS[other]}` (it has `{found}`): run "
-                f"`ling {COMMANDS[other]} {name}`"
-            )
+            raise _for_another_command(path, COMMANDS[other], found)
     return _checked(kind, tree, str(path), "")
+
+
+def _for_another_command(path: str | Path, command: str, key: str) -> UsageError:
+    name = Path(path).stem if Path(path).is_relative_to(FOLDER) else path
+    return UsageError(
+        f"{name}: a recipe of `ling {command}` (it has `{key}`): run `ling {command} {name}`"
+    )
 
 
 def _has(tree: Any, key: str) -> bool:

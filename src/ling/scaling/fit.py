@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..errors import UsageError
 from . import laws
 from .equal_loss import Leverage, measured_leverage
 from .frontier import FrontierPoint, fitted_frontier, frontier
@@ -68,6 +69,28 @@ class Fit(NamedTuple):
         """That of the laws' count."""
         return self.counts["without_head"].frontier
 
+    @property
+    def missing(self) -> list[str]:
+        """What could not be fitted, predicted or read by the laws' count, and why."""
+        count = self.counts["without_head"]
+        lines = [
+            f"no power law of `{family}`: {law}"
+            for family, law in count.power_laws.items()
+            if isinstance(law, str)
+        ]
+        if isinstance(self.surface, str):
+            lines.append(f"no surface: {self.surface}")
+        lines += [f"no leverage: {reason}" for reason in count.leverage.reasons]
+        lines += [f"no held-out run of `{family}` is predicted" for family in self.unpredicted]
+        return lines
+
+    @property
+    def unpredicted(self) -> list[str]:
+        """Families of which runs are held out, and none is predicted."""
+        predicted = {p.family for p in self.predictions}
+        held_out = dict.fromkeys(row.family for row in self.selection.rows if row.held_out)
+        return [family for family in held_out if family not in predicted]
+
 
 def fit(rows: Sequence[Row], hold_out: HoldOut = "marked", seed: int = 0) -> Fit:
     """Fit, predict what is held out, read leverage; `seed` decides the resampling.
@@ -77,6 +100,8 @@ def fit(rows: Sequence[Row], hold_out: HoldOut = "marked", seed: int = 0) -> Fit
     rng = np.random.default_rng(seed)
     selection = select(rows, hold_out)
     grid = selection.at_grid_lr()
+    if not grid:
+        raise UsageError("no run to fit has `lr_factor` 1, the learning rate of the grid itself")
     noise = seed_noise(selection.rows)
     counts = {name: _count(grid, with_head, noise, rng) for name, with_head in COUNTS.items()}
     surface = fit_surface([row for row in grid if not row.held_out], noise, rng)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -77,6 +78,13 @@ class GridData:
             raise UsageError("`data.prefix` and `data.valid_prefix` go together")
         if self.prefix and not self.tokenizer:
             raise UsageError("`data.prefix` needs `data.tokenizer`, which knows where texts end")
+        at_least("data.seq_length", self.seq_length, 1)
+        if self.corpus_bytes is not None:
+            at_least("data.corpus_bytes", self.corpus_bytes, 1)
+        if not 0 < self.valid_fraction < 1:
+            raise UsageError(
+                f"`data.valid_fraction` is {self.valid_fraction}, expected a number between 0 and 1"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,13 +123,18 @@ class GridTraining:
     def __post_init__(self) -> None:
         for name in ("max_batch_rows", "threads", "max_nonfinite", "checkpoints"):
             at_least(f"training.{name}", getattr(self, name), 1)
-        for name in ("lr", "batch_tokens"):
+        for name in ("lr", "batch_tokens", "init_scale"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UsageError(f"`training.{name}` is {value}, expected a number above 0")
         for name in ("warmup_share", "decay_share", "lr_min_ratio"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"`training.{name}` is {getattr(self, name)}, expected 0 to 1")
+        if self.schedule == "wsd" and self.warmup_share + self.decay_share > 1:
+            raise UsageError(
+                f"`training.warmup_share` = {self.warmup_share} and `training.decay_share` = "
+                f"{self.decay_share} are more than all steps"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -174,6 +187,11 @@ class RunSpec(NamedTuple):
         """The budget."""
         return float(self.budget)
 
+    @property
+    def meaning(self) -> tuple[object, ...]:
+        """What is equal where a run is there twice; a budget may be written in two ways."""
+        return self.flops, self.size, self.family, self.seed, self.lr_factor
+
 
 def budget_name(budget: str) -> str:
     """`1e14`, which `1.0e+14` is too."""
@@ -207,6 +225,8 @@ class Grid:
     """Runs that fits are not to see."""
 
     def __post_init__(self) -> None:
+        for name, shape in self.sizes.items():
+            _check_size(name, shape)
         for budget, sizes in self.budgets.items():
             _check_budget(budget)
             for size in sizes:
@@ -216,6 +236,10 @@ class Grid:
             _check_name(f"extra[{n}].size", more.size, self.sizes)
             for family in more.families:
                 _check_name(f"extra[{n}].families", family, self.families)
+            for factor in more.lr_factors:
+                if not factor > 0:
+                    key = f"extra[{n}].lr_factors"
+                    raise UsageError(f"`{key}` has {factor}, expected numbers above 0")
         for n, some in enumerate(self.held_out):
             for key, known in (("budget", self.budgets), ("size", self.sizes)):
                 _check_optional(f"held_out[{n}].{key}", getattr(some, key), known)
@@ -235,11 +259,18 @@ class Grid:
                 raise UsageError(f"`families` has {shown(name)}, expected `dense` or a share")
 
     def runs(self) -> list[RunSpec]:
-        """All runs, the cheapest budget first, its main runs before the others; each once."""
+        """All runs, the cheapest budget first, its main runs before the others; each once.
+
+        `UsageError` for two that would have one folder.
+        """
         found: dict[str, RunSpec] = {}
         for budget in sorted(self.budgets, key=float):
             for run in (*self._main(budget), *self._more(budget)):
-                found.setdefault(run.name, run)
+                first = found.setdefault(run.name, run)
+                if first.meaning != run.meaning:
+                    raise UsageError(
+                        f"two runs have the name `{run.name}`: rename a size or family"
+                    )
         return list(found.values())
 
     def _main(self, budget: str) -> Iterator[RunSpec]:
@@ -264,6 +295,18 @@ class Grid:
             for some in self.held_out
         )
         return RunSpec(budget, size, family, seed, factor, held_out)
+
+
+def _check_size(name: str, shape: Size) -> None:
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise UsageError(f"`sizes` has {shown(name)}, expected a name of letters and digits")
+    for key in ("hidden_size", "num_attention_heads"):
+        at_least(f"sizes.{name}.{key}", getattr(shape, key), 1)
+    if shape.hidden_size % shape.num_attention_heads:
+        raise UsageError(
+            f"`sizes.{name}.hidden_size` = {shape.hidden_size} is not a multiple of "
+            f"`num_attention_heads` = {shape.num_attention_heads}"
+        )
 
 
 def _check_budget(budget: str) -> None:

@@ -101,11 +101,6 @@ def granularity(cfg: ModelConfig) -> float | None:
     return 2 * cfg.hidden_size / cfg.moe_intermediate_size if cfg.num_experts else None
 
 
-def kind_of(cfg: ModelConfig) -> Kind:
-    """Which of the laws of allocation is meant for a shape."""
-    return "moe" if cfg.num_experts else "dense"
-
-
 class TokenFlops(NamedTuple):
     """Training FLOPs of a token: M of the laws, and with the head."""
 

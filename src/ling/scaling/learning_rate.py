@@ -37,11 +37,12 @@ class BestRate(NamedTuple):
 def best_rates(
     rows: Iterable[Row], seeds: Noise | None, rng: np.random.Generator
 ) -> list[BestRate]:
-    """A result for each size and budget that was run with three rates or more."""
+    """A result for each size and budget that was run with several rates; two, which are left
+    where a third diverged, are too few."""
     groups: dict[tuple[str, str, float], list[Row]] = defaultdict(list)
     for row in rows:
         groups[row.family, row.size, row.target_flops].append(row)
-    several = (same for same in groups.values() if len({r.lr_factor for r in same}) >= _LEAST)
+    several = (same for same in groups.values() if len({r.lr_factor for r in same}) > 1)
     return [_best(same, seeds, rng) for same in several]
 
 
@@ -55,6 +56,9 @@ def _best(rows: list[Row], seeds: Noise | None, rng: np.random.Generator) -> Bes
     first = rows[0]
     base = first.lr / first.lr_factor
     named = (first.family, first.size, first.target_flops, factors, y.tolist(), base)
+    if len(factors) < _LEAST:
+        few = f"{len(factors)} of {_LEAST} rates that a parabola needs"
+        return BestRate(*named, None, None, None, None, few)
     fitted = np.polyfit(x, y, 2)
     best, reason = _vertex(fitted, x)
     if best is None:

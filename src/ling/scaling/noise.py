@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -36,10 +36,11 @@ class Noise(NamedTuple):
 def seed_noise(rows: Iterable[Row]) -> Noise | None:
     """Of held-out losses (nats per token), from runs that differ in their seed alone; None where
     there are none."""
-    groups = defaultdict(list)
+    groups: dict[tuple[Hashable, ...], dict[int, float]] = defaultdict(dict)
     for row in rows:
-        groups[row.family, row.size, row.target_flops, row.lr_factor].append(row.final_loss)
-    repeated = [losses for losses in groups.values() if len(losses) > 1]
+        run = row.family, row.size, row.target_flops, row.lr_factor
+        groups[run][row.seed] = row.final_loss
+    repeated = [list(losses.values()) for losses in groups.values() if len(losses) > 1]
     dof = sum(len(losses) - 1 for losses in repeated)
     if not dof:
         return None

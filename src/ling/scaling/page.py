@@ -25,7 +25,7 @@ def page(found: Fit, results: str, pictures: dict[str, Path]) -> str:
         _picture(pictures, "loss", "Held-out loss over compute, with power laws of the frontier"),
         _picture(pictures, "budgets", "Held-out loss over size, a line for each budget"),
         _fits(found),
-        _held_out(found.predictions),
+        _held_out(found.predictions, found.unpredicted),
         _leverage(found),
         _picture(pictures, "leverage", "Leverage over compute beside the published law"),
         _rates(found),
@@ -191,7 +191,7 @@ def _surface(surface: Surface | str) -> str:
 # ---- what was predicted ------------------------------------------------------------------------
 
 
-def _held_out(predictions: Sequence[Prediction]) -> str:
+def _held_out(predictions: Sequence[Prediction], unpredicted: Sequence[str]) -> str:
     if not predictions:
         return "## Held-out runs\n\nNone that a fit could predict."
     rows = [
@@ -207,7 +207,11 @@ def _held_out(predictions: Sequence[Prediction]) -> str:
         for p in predictions
     ]
     head = ["run", "predicted by", "loss", "predicted", "off by", "interval", "inside"]
-    return "\n\n".join(["## Held-out runs", table(head, rows), _verdict(predictions)])
+    parts = ["## Held-out runs", table(head, rows), _verdict(predictions)]
+    if unpredicted:
+        names = ", ".join(f"`{family}`" for family in unpredicted)
+        parts.append(f"No fit could predict a held-out run of {names}.")
+    return "\n\n".join(parts)
 
 
 def _verdict(predictions: Sequence[Prediction]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from ..config.model import ModelConfig
 from ..config.optim import OptimConfig
 from ..config.recipe import CheckpointConfig, DataConfig, PretrainConfig, TrainConfig
+from ..errors import InputError, UsageError
 from ..presets import preset
 from .grid import Grid, RunSpec
 from .laws import TokenFlops, optimal_batch_tokens, optimal_lr, token_flops
@@ -128,9 +129,12 @@ class Planned:
         return float(self.tokens * self.token_flops.with_head)
 
     def check(self) -> None:
-        """Raise `InputError` for a shape or a recipe that cannot be."""
-        self.recipe(NOWHERE)
-        assert self.config
+        """Raise `UsageError` for a shape or a recipe that cannot be."""
+        try:
+            self.recipe(NOWHERE)
+            assert self.config
+        except InputError as err:
+            raise UsageError(f"run `{self.name}`: {err}") from None
 
     def recipe(self, data: Prefixes) -> PretrainConfig:
         """What `ling pretrain` would be given for the same run."""
@@ -177,7 +181,7 @@ class Planned:
 
 
 def planned_runs(grid: Grid) -> list[Planned]:
-    """All runs of a grid in their order; `InputError` for a shape that cannot be."""
+    """All runs of a grid in their order; `UsageError` names one that cannot be."""
     runs = [Planned(grid, spec) for spec in grid.runs()]
     for run in runs:
         run.check()

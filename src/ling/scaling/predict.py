@@ -154,5 +154,5 @@ def _notes(found: dict[str, Any]) -> list[str]:
             "is outside, so take them as a start of a search"
         )
     if found["leverage"] is None:
-        lines.append("they were fitted on mixtures of experts")
+        lines.append("learning rate and batch were fitted on mixtures of experts")
     return [f"note: {line}" for line in lines]

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import math
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from ..errors import DataError, RunError, UsageError
 from ..files import guarded
-from ..files.atomic import write_atomic
 from ..text import nearest, shown
 
 DENSE = "dense"
@@ -80,6 +80,8 @@ class Row:
     def _check(self, name: str, hint: Any) -> None:
         """Refuse another type; numbers that are not finite become None where that is allowed."""
         value = getattr(self, name)
+        if type(value) is int and value.bit_length() > _MOST_BITS:
+            raise UsageError(f"`{name}` has {value.bit_length()} bits, expected a smaller number")
         kind = next(k for k in _KINDS if k in _types(hint))
         optional = type(None) in _types(hint)
         if optional and isinstance(value, float) and not math.isfinite(value):
@@ -92,8 +94,8 @@ class Row:
             object.__setattr__(self, name, value)
         if type(value) is not kind:
             raise UsageError(f"`{name}` is {shown(value)}, expected {_KINDS[kind]}")
-        if kind in (int, float) and name not in _ANY_SIGN:
-            _check_positive(name, getattr(self, name))
+        if kind in (int, float):
+            _check_number(name, getattr(self, name))
 
     def cost(self, with_head: bool) -> float:
         """FLOPs of the whole run."""
@@ -110,9 +112,12 @@ class Row:
         return json.dumps(dataclasses.asdict(self), allow_nan=False)
 
 
-def _check_positive(name: str, value: float) -> None:
-    if not (math.isfinite(value) and value > 0):
-        raise UsageError(f"`{name}` is {value}, expected a number above 0")
+def _check_number(name: str, value: float) -> None:
+    if not math.isfinite(value) or (value <= 0 and name not in _ANY_SIGN):
+        above = "" if name in _ANY_SIGN else " above 0"
+        raise UsageError(f"`{name}` is {value}, expected a number{above}")
+    if name == "activation_ratio" and value > 1:
+        raise UsageError(f"`{name}` is {value}, expected at most 1")
 
 
 def _types(hint: Any) -> tuple[Any, ...]:
@@ -124,6 +129,8 @@ _HINTS = get_type_hints(Row)
 _REQUIRED = [f.name for f in dataclasses.fields(Row) if f.default is dataclasses.MISSING]
 # Of most of the others logarithms are taken.
 _ANY_SIGN = ("seed", "seconds")
+# What fits into a float.
+_MOST_BITS = 1000
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -166,29 +173,34 @@ def _from_object(found: Any) -> Row:
 
 
 def append_row(path: Path, row: Row) -> None:
-    """Add a line at the end, in one write and on the disk before this returns.
+    """Add a line at the end, in one write and on the disk before this returns, or not at all.
 
     `DataError` where the file ends in half a line: the next would be lost with it.
     """
     try:
-        with path.open("ab+") as file:
+        with path.open("ab+", buffering=0) as file:
             _check_end(path, file)
-            file.write(row.as_json().encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+            _write_whole(file, row.as_json().encode() + b"\n")
     except OSError as err:
         raise RunError(f"could not save {path}: {err.strerror or err}") from None
 
 
-def _check_end(path: Path, file: Any) -> None:
+def _write_whole(file: FileIO, line: bytes) -> None:
+    """A full disk takes a part of a line: it is cut off again, so that the file stays readable."""
+    size = file.seek(0, os.SEEK_END)
+    try:
+        if file.write(line) != len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.fsync(file.fileno())
+    except OSError:
+        file.truncate(size)
+        raise
+
+
+def _check_end(path: Path, file: FileIO) -> None:
     if not file.tell():
         return
     file.seek(-1, os.SEEK_END)
     if file.read(1) != b"\n":
         file.seek(0)
         _refuse_cut(path, file.read().count(b"\n") + 1)
-
-
-def write_rows(path: Path, rows: Iterable[Row]) -> None:
-    """Replace the file by these rows in one step."""
-    write_atomic(path, (row.as_json() + "\n" for row in rows))

@@ -29,8 +29,8 @@ Log = Callable[[str], None]
 POLL_S, STATUS_S = 0.2, 120.0
 # Of a run that a sweep started: its name, so that it ends with the sweep.
 CHILD_OF_SWEEP = "LING_SWEEP_RUN"
-# How a child ends that saved because of a signal.
-_STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+# How a child ends because of a signal: saved, or before it had begun.
+_STOPPED = tuple(sign for s in (signal.SIGINT, signal.SIGTERM) for sign in (128 + s, -s))
 
 
 def open_sweep(grid: Grid, out: Path, log: Log) -> tuple[list[Planned], Prefixes]:
@@ -57,10 +57,9 @@ def sweep(grid: Grid, out: Path, log: Log, *, jobs: int, keep: bool = False) -> 
 
     Raises `RunError` at the end when runs failed, naming them; runs that diverged did not fail.
     """
-    runs = planned_runs(grid)
-    keep_grid(grid, out)
+    planned_runs(grid)  # what cannot be is refused before there is a folder
     with locked(out):
-        open_sweep(grid, out, log)
+        runs, _ = open_sweep(grid, out, log)
         return _Runs(runs, out, log, jobs, keep).run()
 
 

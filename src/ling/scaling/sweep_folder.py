@@ -36,15 +36,24 @@ def keep_grid(grid: Grid, out: Path) -> None:
 
 
 def results(out: Path) -> dict[str, Row]:
-    """The rows so far, by run."""
+    """The rows so far, by run; never one that another process is writing."""
+    if not (out / RESULTS).exists():
+        return {}
+    with _locked(out):
+        return _rows(out)
+
+
+def _rows(out: Path) -> dict[str, Row]:
     path = out / RESULTS
-    return {row.run: row for row in read_rows(path)} if path.exists() else {}
+    # The first row of all may have failed to be written: such a file is empty.
+    there = path.exists() and path.stat().st_size > 0
+    return {row.run: row for row in read_rows(path)} if there else {}
 
 
 def add_result(out: Path, row: Row) -> None:
     """Append the row of a run, unless it is there; several processes may do so at once."""
     with _locked(out):
-        if row.run not in results(out):
+        if row.run not in _rows(out):
             append_row(out / RESULTS, row)
 
 
@@ -61,9 +70,10 @@ def _require_same(before: Grid, now: Grid, out: Path) -> None:
         if run.name in runs and _meaning(run) == _meaning(runs[run.name]):
             continue
         key, was, is_now = _changed(before, now)
+        would = f"make `{run.name}` another run" if run.name in runs else f"remove `{run.name}`"
         raise UsageError(
             f"{out}: `{key}` was {as_json(was)} in this sweep and is now {as_json(is_now)}, which "
-            f"would make `{run.name}` another run; use another --out or the old value (budgets, "
+            f"would {would}; use another --out or the old value (budgets, "
             "sizes, families and `extra` may be added)"
         )
 
@@ -74,14 +84,18 @@ def _meaning(run: Planned) -> tuple[Any, ...]:
 
 
 def _changed(before: Grid, now: Grid) -> tuple[str, Any, Any]:
-    """The first key that was changed or removed; lists may grow."""
+    """The first key that was changed or removed, else a list that grew and makes runs others."""
     new = flat(dataclasses.asdict(now))
     old = flat(dataclasses.asdict(before))
-    differing = [
-        (key, was, new.get(key)) for key, was in old.items() if not _grown(was, new.get(key))
-    ]
-    added = [(key, old.get(key), value) for key, value in new.items() if old.get(key) != value]
-    return [*differing, *added][0]
+    both = [(key, was, new.get(key)) for key, was in old.items()]
+    differing = [found for found in both if not _grown(*found[1:])]
+    grown = [found for found in both if found[1] != found[2] and not _adds_runs(found[0])]
+    return [*differing, *grown][0]
+
+
+def _adds_runs(key: str) -> bool:
+    """Whether a longer list there only adds runs."""
+    return key.startswith(("budgets.", "extra"))
 
 
 def _grown(was: Any, now: Any) -> bool:
