@@ -150,10 +150,14 @@ def sums(prompt: str) -> str:
     results = re.findall(r"<tool_response>\n(.*?)\n</tool_response>", last, re.DOTALL)
     if "for ever" in last:
         return call("calculator", expression="1 + 1")
+    if results and "half" in last:
+        return "Half of what?"
     if results:
         return f"It is {' and '.join(_told(result) for result in results)}."
     if "both" in last:
         return call("calculator", expression="6 * 7") + call("get_weather", city="Oslo")
+    if "half" in last:
+        return call("calculator", expression="\ud800")
     if "zero" in last:
         return call("calculator", expression="1 / 0")
     return call("calculator", expression="6 * 7")
@@ -201,11 +205,21 @@ def test_the_person_is_asked_for_what_is_no_built_in_tool(monkeypatch, capsys):
     assert "ling> It is 42 and 7 degrees." in out
 
 
-@pytest.mark.parametrize("change", [{"name": "calculator"}, {"name": "x", "parameters": {}}])
-def test_what_is_not_our_tool_or_was_not_offered_is_not_run(monkeypatch, capsys, change):
-    other = {"type": "function", "function": {"parameters": {"type": "object"}, **change}}
+def test_a_tool_of_a_built_in_name_that_is_another_is_not_run(monkeypatch, capsys):
+    other = {"function": {"name": "calculator", "parameters": {"type": "object"}}}
     out = said("hi\n\n", [other], monkeypatch, capsys)
     assert "what calculator gave (1 of 1" in out
+
+
+def test_a_tool_that_was_not_offered_is_not_run_and_the_model_is_told(monkeypatch, capsys):
+    out = said("hi\nagain\n", TOOLS, monkeypatch, capsys)
+    told = 'calculator> {"error": "there is no tool calculator"}\nling> It is there is no tool'
+    assert out.count(told) == 2
+
+
+def test_half_a_surrogate_pair_that_a_model_writes_does_not_end_its_turn(monkeypatch, capsys):
+    out = said("half\n", [CALCULATOR], monkeypatch, capsys)
+    assert "ling> Half of what?" in out
 
 
 def test_a_model_that_only_calls_is_stopped(monkeypatch, capsys):
@@ -228,7 +242,8 @@ def test_a_model_offers_the_tools_of_its_folder(model, tmp_path, talk):
     (folder / "tools.json").write_text("{")
     code, _, err = talk("", folder, *options)
     assert (code, len(err.splitlines())) == (2, 1)
-    assert "tools.json` is not JSON" in err
+    assert "tools.json`: not JSON" in err
+    assert talk("", folder, *options, "--tools", "off")[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -238,6 +253,8 @@ def test_a_model_offers_the_tools_of_its_folder(model, tmp_path, talk):
         ("clock,nothing", "there is no built-in tool `nothing`: expected calculator, clock, date"),
         ("no/such.json", "`no/such.json`: No such file or directory"),
         ("nothing.json", "`nothing.json`: No such file or directory"),
+        ("x" * 5000, "there is no built-in tool `xx"),
+        ("x/" * 5000, "`x/x/"),
     ],
 )
 def test_tools_that_are_not_there(model, talk, text, words):

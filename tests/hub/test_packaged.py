@@ -102,6 +102,12 @@ def test_commands_take_it_by_name(nano, tmp_path, capsys):
     assert main(["verify", "ling-nano", str(tmp_path / "floats"), "--no-logits"]) == 0
     assert config_at(tmp_path / "floats").num_nextn_predict_layers == 1
     assert tools_of_model(tmp_path / "floats") == tools_of_model(nano)
+    (tmp_path / "floats" / "tools.json").write_text('{"tool": "of another program"}')
+    capsys.readouterr()
+    packed = tmp_path / "packed"
+    assert main(["convert", str(tmp_path / "floats"), str(packed), "--to", "int8"]) == 0
+    assert "left out: `" in capsys.readouterr().out
+    assert tools_of_model(packed) is None
 
 
 def test_inspect_means_the_shape(nano, capsys):

@@ -151,6 +151,13 @@ def test_gradients_equal_upstream(fixtures):
         assert torch.allclose(got if expert is None else got[expert], grad, atol=1e-4), name
 
 
+def test_no_values_are_drawn_for_a_model_that_is_to_be_filled(monkeypatch):
+    """torch draws them on the meta device with its compiler: a second, and a file to write."""
+    monkeypatch.setattr("torch.nn.init.normal_", None)
+    with torch.device("meta"):
+        assert Ling(TIED).model.word_embeddings.weight.requires_grad
+
+
 TIED = preset("ling-tiny").replace(tie_word_embeddings=True)
 
 

@@ -141,7 +141,7 @@ def test_health_is_503_while_loading_and_signal_ends_it():
             return False
 
         wait_until(loading, 10)
-        assert server.end() == (0, "", "")
+        assert server.end() == (128 + signal.SIGTERM, "", "")
 
 
 def test_model_that_cannot_load_ends_the_process_with_one_line():

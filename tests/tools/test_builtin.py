@@ -62,10 +62,13 @@ def test_a_definition_means_its_tool_and_another_of_the_name_does_not(name):
         ('{"value": 1e400, "unit": "a", "to": "b"}', "value must be a number"),
         ('{"value": 1, "unit": 7, "to": "b"}', "unit must be a text"),
         ('{"value": 1, "unit": "feet", "to": "b"}', "unknown unit b"),
+        ('{"value": 1, "unit": "feet", "to": "\\ud800"}', "unknown unit \ud800"),
     ],
 )
 def test_wrong_arguments_are_said_to_the_model(arguments, message):
-    assert json.loads(run(BUILTIN["convert_units"], arguments))["error"].startswith(message)
+    result = run(BUILTIN["convert_units"], arguments)
+    assert json.loads(result)["error"].startswith(message)
+    result.encode()  # which half a surrogate pair cannot be
 
 
 @pytest.mark.parametrize("name", BUILTIN)

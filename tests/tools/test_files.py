@@ -22,16 +22,17 @@ def test_a_folder_offers_what_was_written(tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("{", "is not JSON"),
-        ("5", "is no list of tools"),
-        ("{}", "is no list of tools"),
-        ('["x"]', "is no list of tools"),
-        ('[{"function": {"name": 5}}]', "is no list of tools"),
+        ("{", ": not JSON: Expecting"),
+        ("[" + "{}," * 200_000 + "{}]", ": more than"),
+        ("5", " is no list of tools"),
+        ("{}", " is no list of tools"),
+        ('["x"]', " is no list of tools"),
+        ('[{"function": {"name": 5}}]', " is no list of tools"),
     ],
 )
 def test_what_is_no_list_of_tools_is_refused(tmp_path, content, words):
     (tmp_path / FILE).write_text(content)
-    with pytest.raises(UsageError, match=f"{FILE}` {words}"):
+    with pytest.raises(UsageError, match=f"{FILE}`{words}"):
         tools_of_model(tmp_path)
 
 

@@ -53,7 +53,7 @@ def chat(args: list[str]) -> None:
     print(f"{shown(model.name)} · /help lists commands, Ctrl-D ends")
     if tools and ns.tools is None:
         names = ", ".join(tool["function"]["name"] for tool in tools)
-        print(f"[it may call {printable(names)}; `/tools off` drops them]")
+        print(f"[it may call {one_line(names)[:200]}; `/tools off` drops them]")
     Chat(model, Conversation(ns.system), Settings(sampling, None, tools)).run()
 
 
@@ -102,7 +102,8 @@ def _local(ns: Any) -> tuple[ChatModel, dict[str, Any], Tools | None]:
     # A template that cannot be used is reported before the first line is typed.
     llm.render([{"role": "user", "content": "hi"}])
     name = os.path.basename(os.path.abspath(asked))
-    return LocalModel(llm, name, adapter), given, tools_of_model(ns.model)
+    offered = tools_of_model(ns.model) if ns.tools is None else None
+    return LocalModel(llm, name, adapter), given, offered
 
 
 def _remote(ns: Any, args: Sequence[str]) -> tuple[ChatModel, dict[str, Any]]:

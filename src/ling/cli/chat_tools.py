@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import UsageError
 from ..text import nearest, shown
-from ..tools import BUILTIN, builtin, run
+from ..tools import BUILTIN, builtin, failed, run
 from ..tools.files import Tools, read_tools
 
 
@@ -20,8 +20,8 @@ def choose_tools(text: str) -> Tools | None:
     names = [name.strip() for name in text.split(",")]
     if any(name in BUILTIN for name in names):
         return [_named(name).definition for name in dict.fromkeys(names)]
-    path = Path(os.path.expanduser(text))  # which has no error for `~nobody`
-    if not path.exists() and not path.suffix and "/" not in text:
+    path = Path(os.path.expanduser(text))  # `os.path` has no errors, as for `~nobody`
+    if not os.path.exists(path) and not path.suffix and "/" not in text:
         _named(names[0])
     return read_tools(path)
 
@@ -36,11 +36,13 @@ def _named(name: str) -> Any:
 
 
 def result_of(call: dict[str, Any], tools: Tools | None) -> str | None:
-    """What a call gives, where the tool that it names is a built-in one; None for others, and for
-    what was not offered."""
-    function = call["function"]
-    for definition in tools or ():
-        if definition["function"]["name"] == function["name"]:
+    """What a call gives, where the tool that it names is a built-in one, or was not offered; None
+    for the others. A server may have tools of its own, so None where nothing was offered, too."""
+    name, arguments = (call["function"][key] for key in ("name", "arguments"))
+    if not tools:
+        return None
+    for definition in tools:
+        if definition["function"]["name"] == name:
             tool = builtin(definition)
-            return None if tool is None else run(tool, function["arguments"])
-    return None
+            return None if tool is None else run(tool, arguments)
+    return failed(f"there is no tool {name[:40]}")

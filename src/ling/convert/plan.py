@@ -145,8 +145,18 @@ def plan(
     if wanted.mtp == "separate":
         sinks[MTP_FOLDER] = _mtp_sink(folder / MTP_FOLDER, cfg, wanted, options)
     sinks[""] = sink_for(wanted.to, folder, main, options)
-    tools = None if found is None else tools_of_model(found)
+    tools = None if found is None else _tools(found, log)
     return Job(source, wanted, sinks, tokenizer, ends, tools)
+
+
+def _tools(folder: Path, log: Log | None) -> Tools | None:
+    """What the folder's model may call. Its weights need no tools, so a bad file is left out."""
+    try:
+        return tools_of_model(folder)
+    except UsageError as error:
+        if log is not None:
+            log(f"left out: {error}")
+        return None
 
 
 def _importance(

@@ -78,7 +78,10 @@ class Decoder(nn.Module):
     def __init__(self, cfg: ModelConfig) -> None:
         super().__init__()
         n = cfg.num_hidden_layers
-        self.word_embeddings = nn.Embedding(cfg.vocab_size, cfg.hidden_size)
+        # Not filled: to draw values on the meta device loads torch's compiler, which takes a second
+        # and needs a temporary folder that can be written to.
+        weight = torch.empty(cfg.vocab_size, cfg.hidden_size)
+        self.word_embeddings = nn.Embedding.from_pretrained(weight, freeze=False)
         self.layers = nn.ModuleList(
             [Block(cfg, i) for i in range(n)]
             + [MTPBlock(cfg, n + j) for j in range(cfg.num_nextn_predict_layers)]

@@ -116,10 +116,10 @@ def serve(
 
     `sampling` are fields of `SamplingParams` for requests that do not have them; they go before
     those of the model's `generation_config.json`.
-    The first SIGTERM or SIGINT lets running requests end for a while, the second ends the process
-    at once. A client that takes too long to send a whole request, or to read its reply, is
-    disconnected. Raises `UsageError` for an unusable address or key before the model is touched,
-    what loading raises, and `RunError` when the engine has died.
+    The first SIGTERM or SIGINT lets running requests end for a while; the second ends the process
+    at once, as does one while the model loads. A client that takes too long to send a whole
+    request, or to read its reply, is disconnected. Raises `UsageError` for an unusable address or
+    key before the model is touched, what loading raises, and `RunError` when the engine has died.
     """
     _require_extra()
     from . import logs

@@ -46,6 +46,7 @@ class Server(uvicorn.Server):
         self._service, self._drain_s = service, drain_s
         self._ready_line = ""
         self._deadline: float | None = None
+        self._signal = 0
 
     def announce(self, line: str) -> None:
         """Print a line once the model is there."""
@@ -55,7 +56,7 @@ class Server(uvicorn.Server):
         """Drain at the first signal; the second ends the process."""
         if self._service.draining:
             os._exit(128 + sig)
-        self._service.draining = True
+        self._service.draining, self._signal = True, sig
         for connection in self.server_state.connections:
             if isinstance(connection, Connection):
                 connection.write_timeout_s = DRAIN_WRITE_TIMEOUT_S
@@ -80,6 +81,13 @@ class Server(uvicorn.Server):
             self._deadline = time.monotonic() + limit_s
         return not self._service.busy or time.monotonic() > self._deadline
 
+    def end_loading(self) -> None:
+        """End the process where a signal came before the model: Python cannot end while a thread is
+        in C++ code, as that of torch's import, without an abort."""
+        service = self._service
+        if service.draining and service.llm is None and service.failure is None:
+            os._exit(128 + self._signal)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End what still runs."""
         self._service.stop_all()
@@ -89,7 +97,8 @@ class Server(uvicorn.Server):
 def run(
     app: FastAPI, sockets: Sequence[socket.socket], load: Callable[[], None], config: ServeConfig
 ) -> None:
-    """Serve on listening sockets while `load` runs in a thread; returns after a drain.
+    """Serve on listening sockets while `load` runs in a thread; returns after a drain. A signal
+    while it loads ends the process.
 
     Raises what loading raised, and `RunError` when the engine has died.
     """
@@ -118,6 +127,7 @@ def run(
     threading.Thread(target=load, daemon=True).start()
     try:
         server.run(sockets=list(sockets))
+        server.end_loading()
     finally:
         service.garbage.end()
         service.close()

@@ -87,10 +87,15 @@ def run(tool: Tool, arguments: str) -> str:
     """What the tool gives for arguments as JSON text, as JSON; also why it gives nothing, for the
     model to read."""
     try:
-        result = tool.function(**_checked(tool, arguments))
+        return json.dumps(tool.function(**_checked(tool, arguments)))
     except ToolError as error:
-        result = {"error": str(error)}
-    return json.dumps(result, ensure_ascii=False)
+        return failed(str(error))
+
+
+def failed(reason: str) -> str:
+    """Why a call gives nothing, in the form of a result. A text that the reason quotes may hold
+    half a surrogate pair, so it is ASCII."""
+    return json.dumps({"error": reason})
 
 
 def _checked(tool: Tool, text: str) -> dict[str, Any]:

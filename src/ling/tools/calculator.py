@@ -11,7 +11,7 @@ MAX_LENGTH, MAX_DEPTH = 200, 20
 PLACES = 10
 """Decimal places of a result that has more."""
 
-_TOKEN = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+|[-+*/()])", re.ASCII)
+_TOKEN = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?|\.[0-9]+|[-+*/()])")
 # How people write signs that a keyboard lacks.
 _SIGNS = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-", "–": "-"})
 

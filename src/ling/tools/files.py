@@ -39,7 +39,7 @@ def read_tools(path: Path) -> Tools:
     except OSError as error:
         raise UsageError(f"{name}: {error.strerror or error}") from None
     except ValueError as error:
-        raise UsageError(f"{name} is not JSON: {error}") from None
+        raise UsageError(f"{name}: {error}") from None
     try:
         named = [isinstance(tool["function"]["name"], str) for tool in tools]
     except (TypeError, LookupError):
