@@ -171,10 +171,10 @@ def locked(out: Path) -> Iterator[None]:
 def is_locked(out: Path) -> bool:
     """Whether a process is writing into the run folder now."""
     try:
-        with (out / ".lock").open("r+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
+        with (out / ".lock").open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
+    except OSError:
+        return False
     return False

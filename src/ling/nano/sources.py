@@ -19,7 +19,7 @@ from ..files.atomic import write_atomic
 from . import dialogues as grammars
 
 Split = Literal["train", "held_out"]
-# Of conversations that are no grammar's, one in so many is held out.
+# Of conversations that are no grammar's, one in this number is held out.
 _HELD_OUT_ONE_IN = 50
 # What is left of small talk: a few turns of a line or two.
 _MOST_TURNS, _MOST_CHARS = 8, 240

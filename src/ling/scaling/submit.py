@@ -17,7 +17,7 @@ from .planned import Planned
 from .sweep import open_sweep, run_one
 from .sweep_folder import GRID, results
 
-# A job's time limit: this many times what its run should take, and at least so many minutes.
+# A job's time limit: this many times what its run should take, and at least this many minutes.
 _SLACK, _LEAST_MINUTES = 3, 30
 
 

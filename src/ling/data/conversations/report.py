@@ -42,7 +42,7 @@ class Report:
                 self.roles[message["role"]] += 1
 
     def use(self, sample: Supervised, trained: int) -> None:
-        """Count a sample that is used, of which so many tokens are trained."""
+        """Count a sample that is used, `trained` tokens of it in the loss."""
         self.samples += 1
         self.lengths.append(len(sample.ids))
         self.trained += trained

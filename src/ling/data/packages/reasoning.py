@@ -60,7 +60,7 @@ TASKS = [
 
 # The package makes question i of seed s with the random numbers of s + i: seeds are kept apart.
 _SEED_STEP = 10_000_000
-# After so many questions that were there before, a task has nothing new.
+# After this many repeated questions in a row, a task has nothing new.
 _PATIENCE = 100
 
 

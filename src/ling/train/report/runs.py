@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import statistics
 from collections import Counter
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ...checkpoint.run_folder import is_locked
 from ...errors import DataError, UsageError
 from ..loads import LoadMap
 from ..log import SAMPLES, each_row
@@ -91,7 +91,7 @@ def read_run(folder: Path, name: str) -> RunData:
     path = folder / "metrics.jsonl"
     if not path.is_file():
         raise UsageError(f"{folder}: no metrics.jsonl; give the folder that `--out` named")
-    run = RunData(name, folder, _recipe(folder), read_starts(folder), is_running(folder))
+    run = RunData(name, folder, _recipe(folder), read_starts(folder), is_locked(folder))
     for line, row in enumerate(each_row(path), 1):
         try:
             _add(run, row)
@@ -109,18 +109,6 @@ def _recipe(folder: Path) -> dict[str, Any] | None:
         return saved_recipe(folder)
     except UsageError:
         return None
-
-
-def is_running(folder: Path) -> bool:
-    """Whether a process trains in there now."""
-    try:
-        with (folder / ".lock").open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
 
 
 def _add(run: RunData, row: dict[str, Any]) -> None:
