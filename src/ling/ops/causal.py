@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import native, native_causal
+from . import native, native_causal, products
 
 
 def causal_attention(
@@ -61,12 +61,14 @@ def _sdpa(q_THK: Tensor, k_SGK: Tensor, v_SGK: Tensor, rows: int) -> Tensor:
     if not len(q_THK):
         return torch.empty_like(q_THK)
     q, k, v = (x.unflatten(0, (rows, -1)).transpose(1, 2) for x in (q_THK, k_SGK, v_SGK))
+    if products.widens(q_THK):
+        q, k, v = q.float(), k.float(), v.float()
     queries, keys = q.shape[2], k.shape[2]
     seen = _lower_right(queries, keys) if keys > queries else None
     out = F.scaled_dot_product_attention(
         q, k, v, attn_mask=seen, is_causal=seen is None, enable_gqa=q.shape[1] != k.shape[1]
     )
-    return out.transpose(1, 2).flatten(0, 1)
+    return out.transpose(1, 2).flatten(0, 1).to(q_THK.dtype)
 
 
 def _lower_right(queries: int, keys: int) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import products
 from .experts import Groups, experts_with_rows
 
 
@@ -85,7 +86,7 @@ def product(x_RK: Tensor, w_ENK: Tensor, groups: Groups) -> Tensor:
         return F.grouped_mm(x_RK, w_ENK.transpose(1, 2), offs=groups)
     y_RN = x_RK.new_empty((len(x_RK), w_ENK.shape[1]))
     for e, rows in experts_with_rows(groups):
-        torch.mm(x_RK[rows], w_ENK[e].t(), out=y_RN[rows])
+        products.mm(x_RK[rows], w_ENK[e].t(), out=y_RN[rows])
     return y_RN
 
 
@@ -99,7 +100,7 @@ def weight_gradient(dy_RN: Tensor, x_RK: Tensor, groups: Groups) -> Tensor:
         return dw_ENK
     dw_ENK = x_RK.new_zeros((len(groups) - 1, dy_RN.shape[1], x_RK.shape[1]))
     for e, rows in experts_with_rows(groups):
-        torch.mm(dy_RN[rows].t(), x_RK[rows], out=dw_ENK[e])
+        products.mm(dy_RN[rows].t(), x_RK[rows], out=dw_ENK[e])
     return dw_ENK
 
 

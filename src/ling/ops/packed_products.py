@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import kernels, packing
+from . import kernels, packing, products
 from .experts import Groups, experts_with_rows
 from .formats import TILE
 from .packing import Packed
@@ -34,11 +34,11 @@ def product(x_TK: Tensor, w: Packed) -> Tensor:
 def product_dx(dy_TN: Tensor, w: Packed) -> Tensor:
     """dx_TK = dy·W, in the dtype of `dy`; a large matrix in parts that are added in float32."""
     if w.rows <= ROWS_AT_A_TIME:
-        return dy_TN @ unpacked(w, dy_TN.dtype)
+        return products.mm(dy_TN, unpacked(w, dy_TN.dtype))
     total_TK = dy_TN.new_zeros((len(dy_TN), w.cols), dtype=torch.float32)
     for first, part in _parts(w):
         columns = dy_TN[:, first : first + part.rows]
-        total_TK += columns @ unpacked(part, dy_TN.dtype)
+        total_TK += products.mm(columns, unpacked(part, dy_TN.dtype))
     return total_TK.to(dy_TN.dtype)
 
 
@@ -124,7 +124,7 @@ def _product(x_RK: Tensor, w: Packed, groups: Groups, *, pairs: bool = False) ->
 def _product_dx(dy_RN: Tensor, w: Packed, groups: Groups) -> Tensor:
     dx_RK = dy_RN.new_empty((len(dy_RN), w.cols))
     for e, rows in experts_with_rows(_borders(groups)):
-        torch.mm(dy_RN[rows], unpacked(w[e], dy_RN.dtype), out=dx_RK[rows])
+        products.mm(dy_RN[rows], unpacked(w[e], dy_RN.dtype), out=dx_RK[rows])
     return dx_RK
 
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops import softmax
+from ..ops import products, softmax
 from ..ops.experts import expert_counts
 from ..ops.softmax import CHUNK_TOKENS, GPU_CHUNK_TOKENS, IN_PLACE_CHUNK_TOKENS
 
@@ -33,10 +33,10 @@ class _FloatHead(NamedTuple):
     w_VD: Tensor
 
     def scores(self, hidden_TD: Tensor) -> Tensor:
-        return hidden_TD @ self.w_VD.t()
+        return products.mm(hidden_TD, self.w_VD.t())
 
     def dx(self, dscores_TV: Tensor) -> Tensor:
-        return dscores_TV @ self.w_VD
+        return products.mm(dscores_TV, self.w_VD)
 
 
 class _Gradients:
@@ -81,7 +81,7 @@ class _Gradients:
         if self.dhidden_TD is not None:
             self.dhidden_TD[rows] = self.head.dx(dlogits)
         if self.dhead_VD is not None:
-            self.dhead_VD += dlogits.t() @ self.hidden_TD[rows]
+            self.dhead_VD += products.mm(dlogits.t(), self.hidden_TD[rows])
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):

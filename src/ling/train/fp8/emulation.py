@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ...ops import fp8_tiles, grouped
+from ...ops import fp8_tiles, grouped, products
 from ...ops.experts import Groups, experts_with_rows
 from ...ops.formats import FP8_BLOCK
 from ...ops.fp8_tiles import POWER_OF_TWO, Scales
@@ -35,13 +35,13 @@ class RoundedProducts:
     reads_transposed = False
 
     def linear(self, x_MK: Tensor, w: Fp8Weight) -> Tensor:
-        return fp8_tiles.rounded_rows(x_MK) @ w.widened().t()
+        return products.mm(fp8_tiles.rounded_rows(x_MK), w.widened().t())
 
     def linear_dgrad(self, dy_MN: Tensor, w: Fp8Weight) -> Tensor:
-        return fp8_tiles.rounded_rows(dy_MN) @ w.widened()
+        return products.mm(fp8_tiles.rounded_rows(dy_MN), w.widened())
 
     def linear_wgrad(self, dy_MN: Tensor, x_MK: Tensor) -> Tensor:
-        return fp8_tiles.rounded_columns(dy_MN).t() @ fp8_tiles.rounded_columns(x_MK)
+        return products.mm(fp8_tiles.rounded_columns(dy_MN).t(), fp8_tiles.rounded_columns(x_MK))
 
     def grouped(self, x_RK: Tensor, w: Fp8Weight, groups: Groups) -> Tensor:
         return grouped.product(fp8_tiles.rounded_rows(x_RK), w.widened(), groups)

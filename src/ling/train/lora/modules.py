@@ -11,11 +11,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...model.moe import Experts
-from ...ops import grouped_lora
+from ...ops import grouped_lora, products
 from ...ops.experts import Groups
 from ...ops.grouped_lora import FrozenExperts, LowRankExperts
 from ..noise import Dropout
@@ -53,8 +52,11 @@ class LoRALinear(nn.Module):
         if not self.is_on:
             return y_TN
         seen_TK = x_TK if self.dropout is None else self.dropout(x_TK)
-        a_Tr = F.linear(seen_TK, self.lora_A.to(x_TK.dtype))
-        return torch.addmm(y_TN, a_Tr, self.lora_B.to(x_TK.dtype).t(), alpha=self.scale)
+        a_Tr = products.linear(seen_TK, self.lora_A.to(x_TK.dtype))
+        b_Nr = self.lora_B.to(x_TK.dtype)
+        if products.widens(x_TK):
+            return y_TN.add(products.linear(a_Tr, b_Nr), alpha=self.scale)
+        return torch.addmm(y_TN, a_Tr, b_Nr.t(), alpha=self.scale)
 
 
 class LoRAExperts(Experts):
