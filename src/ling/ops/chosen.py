@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import experts
+from . import experts, products
 from .device_kernels import chosen_product, weighted_sum
 from .fp8 import widen_blocks
 
@@ -108,7 +108,7 @@ def fp8_linear(x_TK: Tensor, codes_OK: Tensor, scales: Tensor) -> Tensor:
         if kernel is not None:
             ids_T = torch.zeros(len(x_TK), dtype=torch.int64, device=x_TK.device)
             return kernel(x_TK, ids_T, codes_OK[None], scales[None])
-    return F.linear(x_TK, widen_blocks(codes_OK, scales, x_TK.dtype))
+    return products.linear(x_TK, widen_blocks(codes_OK, scales, x_TK.dtype))
 
 
 def _picked(x_TD: Tensor, ids_TA: Tensor, gate_up: Stack, down: Stack) -> Tensor:
