@@ -104,7 +104,7 @@ def run_one(role: Role, limits: Limits, stop: Event | None = None) -> Outcome:
 
 
 def run_cells(roles: Sequence[Role], limits: Limits, stop: Event | None = None) -> list[Outcome]:
-    """Run programs side by side until the first one has ended, then end the others.
+    """Run programs side by side until the first of `roles` has ended, then end the others.
 
     All of it is over within `limits.wall_s`, or as soon as `stop` is set. Raises `UsageError` where
     the kernel gives no cell.
@@ -122,12 +122,12 @@ def run_cells(roles: Sequence[Role], limits: Limits, stop: Event | None = None) 
 
 
 def _watch(cells: Sequence[_Cell], deadline: float, stop: Event | None) -> None:
-    """Read what cells write until the first has ended, in bounded memory."""
+    """Read what cells write, in bounded memory, until the first of them has ended."""
     with selectors.DefaultSelector() as ready:
         for cell in cells:
             for pipe in cell.pipes:
                 ready.register(pipe.fd, selectors.EVENT_READ, (cell, pipe))
-        while not any(cell.ended for cell in cells):
+        while not cells[0].ended:
             left = deadline - time.monotonic()
             if left <= 0 or (stop is not None and stop.is_set()):
                 for cell in cells:

@@ -30,26 +30,21 @@ def main() -> None:
 
 
 def _serve(program: str) -> None:
-    wire = Wire(socket.socket(fileno=_CONNECTION), names := _Names())
-    names.load(program)
-    wire.serve()
+    """As a module that is not `__main__`, so that no main part runs. A program that fails has no
+    names: its error is raised by each."""
+    module = types.ModuleType("answer")
+    sys.modules["answer"] = module
+    error: BaseException | None = None
+    try:
+        exec(compile(program, "answer.py", "exec"), module.__dict__)
+    except BaseException as err:  # also `SystemExit`
+        error = err
 
+    def find(name: str) -> Any:
+        if error is not None:
+            raise error
+        if name not in module.__dict__:
+            raise NameError(f"name '{name}' is not defined")
+        return module.__dict__[name]
 
-class _Names(dict[str, Any]):
-    """The globals of the program: a module that is not `__main__`, so that no main part runs."""
-
-    def load(self, program: str) -> None:
-        """Run the program; an error is raised by each of its names."""
-        module = types.ModuleType("answer")
-        sys.modules["answer"] = module
-        self._error: BaseException | None = None
-        try:
-            exec(compile(program, "answer.py", "exec"), module.__dict__)
-        except BaseException as err:  # also `SystemExit`
-            self._error = err
-        self.update(module.__dict__)
-
-    def __contains__(self, name: object) -> bool:
-        if self._error is not None:
-            raise self._error
-        return super().__contains__(name)
+    Wire(socket.socket(fileno=_CONNECTION), find).serve()

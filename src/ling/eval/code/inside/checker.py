@@ -6,7 +6,6 @@ the tests ended well is written on a file that the answer's process does not hav
 
 from __future__ import annotations
 
-import builtins
 import json
 import os
 import socket
@@ -14,7 +13,7 @@ import sys
 from types import CodeType
 from typing import Any, NoReturn
 
-from .wire import GoneError, Wire, _message
+from .wire import GoneError, Wire, message
 
 _PAYLOAD, _CONNECTION, _RESULT = 3, 4, 5
 
@@ -37,7 +36,7 @@ def main() -> None:
     except GoneError:
         _end(False, "the answer's process ended before the tests did")
     except BaseException as err:  # also `SystemExit`: the tests did not end
-        _end(False, _message(err))
+        _end(False, message(err))
     _end(True, "")
 
 
@@ -46,23 +45,19 @@ def _end(passed: bool, why: str) -> NoReturn:
     os._exit(0)
 
 
+_USUAL = {
+    *("bisect", "cmath", "collections", "copy", "datetime", "functools", "heapq", "itertools"),
+    *("math", "operator", "random", "re", "string", "sys"),
+}
+
+
 def _import_missing(code: CodeType, space: dict[str, Any]) -> None:
     """Modules that tests use and leave to the answer to import: theirs must not be the answer's."""
-    for name in _names(code):
-        known = name in space or hasattr(builtins, name)
-        if not known and name in sys.stdlib_module_names and name in _USUAL:
+    for name in _names(code) & _USUAL:
+        if name not in space:
             space[name] = __import__(name)
 
 
-_USUAL = {
-    "math", "re", "collections", "itertools", "functools", "heapq", "bisect", "random", "string",
-    "datetime", "cmath", "copy", "operator", "sys",
-}  # fmt: skip
-
-
 def _names(code: CodeType) -> set[str]:
-    found = set(code.co_names)
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            found |= _names(constant)
-    return found
+    inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
+    return set(code.co_names).union(*map(_names, inner))

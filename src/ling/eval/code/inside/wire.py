@@ -51,11 +51,13 @@ class Remote:
 
 
 class Wire:
-    """One end of the connection; `shares` says whether the other end may ask for names and
-    attributes, which only the answer's end allows."""
+    """One end of the connection. The answer's end finds names for the other one with `find`, and
+    gives attributes of objects; the checker's end, without it, only lets its objects be called."""
 
-    def __init__(self, connection: socket.socket, shares: dict[str, Any] | None = None) -> None:
-        self._connection, self._shares = connection, shares
+    def __init__(
+        self, connection: socket.socket, find: Callable[[str], Any] | None = None
+    ) -> None:
+        self._connection, self._find = connection, find
         self._objects: list[Any] = []
 
     # ---- asking --------------------------------------------------------------------------------
@@ -99,7 +101,7 @@ class Wire:
         except GoneError:
             raise
         except BaseException as err:  # `SystemExit` is no way out
-            return {"x": [_builtin_name(err), _message(err)]}
+            return {"x": [_builtin_name(err), message(err)]}
 
     def _reply(self, request: dict[str, Any]) -> dict[str, Any]:
         if request["q"] == "call":
@@ -112,12 +114,10 @@ class Wire:
                 if type(arg) in _FILLED and (after := self._out(arg)) != request["a"][i]
             ]
             return {"v": value, "a": changed}
-        if self._shares is None:
-            raise TypeError("the checker's objects can only be called")
+        if self._find is None:
+            raise TypeError("objects of the tests can only be called")
         if request["q"] == "name":
-            if request["n"] not in self._shares:
-                raise NameError(f"name '{request['n']}' is not defined")
-            return {"v": self._out(self._shares[request["n"]])}
+            return {"v": self._out(self._find(request["n"]))}
         return {"v": self._out(getattr(self._objects[request["o"]], request["n"]))}
 
     # ---- values --------------------------------------------------------------------------------
@@ -262,7 +262,7 @@ def _exception(name: object) -> type[Exception]:
     return kind
 
 
-def _message(error: BaseException) -> str:
+def message(error: BaseException) -> str:
     try:
         return f"{type(error).__name__}: {error}"[:1000]
     except BaseException:
