@@ -90,8 +90,8 @@ def _by_test(problem: Problem, program: str, limits: Limits, stop: Event | None)
         Role("answer", {"program": program, "serves": True}, connection=theirs),
     ]
     checker, answered = run_cells(roles, limits, stop)
-    if checker.stopped:
-        return Verdict(False, _stopped(checker.stopped, limits))
+    if stopped := checker.stopped or answered.stopped:
+        return Verdict(False, _stopped(stopped, limits))
     try:
         result = json.loads(checker.result)
     except ValueError:

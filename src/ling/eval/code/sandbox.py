@@ -11,6 +11,7 @@ import json
 import math
 import os
 import platform
+import select
 import selectors
 import socket
 import subprocess
@@ -30,6 +31,7 @@ from .inside import filter
 _INSIDE = Path(__file__).parent / "inside"
 _START = "import sys; sys.path.append(sys.argv[1]); from inside import {name} as m; m.main()"
 _SYSTEM = ("/lib", "/lib32", "/lib64", "/usr/lib", "/usr/lib32", "/usr/lib64", "/nix/store")
+_LAST_BREATH_S = 5.0
 _FILES = ("/etc/ld.so.cache", "/usr/share/zoneinfo")
 
 
@@ -159,6 +161,14 @@ class _Pipe:
         self.data += piece
         return len(piece)
 
+    def close(self) -> None:
+        """Wait until nobody can write any more: with its files, a killed process is gone."""
+        deadline = time.monotonic() + _LAST_BREATH_S
+        while (left := deadline - time.monotonic()) > 0:
+            if not select.select([self.fd], [], [], left)[0] or not os.read(self.fd, 1 << 16):
+                break
+        os.close(self.fd)
+
 
 class _Cell:
     """One cell; it is gone after `end`."""
@@ -201,7 +211,7 @@ class _Cell:
             os.killpg(self._process.pid, 9)
         self._process.wait()
         for pipe in self.pipes:
-            os.close(pipe.fd)
+            pipe.close()
 
     def outcome(self) -> Outcome:
         """Raises `UsageError` where the kernel refused the cell."""
@@ -239,6 +249,7 @@ def _start(
         "environment": {"PYTHONHASHSEED": "0"},
         "files": list(files),
         "report": report,
+        "parent": os.getpid(),
         "limits": limits.rlimits(),
         "folder_bytes": limits.folder_bytes,
     }

@@ -16,7 +16,7 @@ import select
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from . import filter
@@ -54,6 +54,9 @@ def main() -> None:
     config = json.loads(sys.argv[-1])
     try:
         _enter_namespaces()
+        _die_with_parent()
+        if os.getppid() != config["parent"]:
+            os._exit(1)
     except _StepError as err:
         _report(config, {"refused": str(err)})
         os._exit(1)
@@ -63,6 +66,11 @@ def main() -> None:
         _first_process(config, alive)
     os.waitpid(pid, 0)
     os._exit(0)
+
+
+def _die_with_parent() -> None:
+    with _step("prctl"):
+        _call("prctl", _DIE_WITH_PARENT, signal.SIGKILL, 0, 0, 0)
 
 
 def _report(config: dict[str, Any], what: dict[str, Any]) -> None:
@@ -90,16 +98,21 @@ def _enter_namespaces() -> None:
 def _map_user(pid: int, user: int, group: int) -> int:
     """The caller is `USER` inside. A caller that is root stays root for the set-up, which reads
     what only root may, and the program is nobody; limits on processes do not bind root."""
-    root = user == 0
+    if user == 0 and _mapped(pid, f"0 {user} 1\n{USER} {_NOBODY} 1\n", f"0 {group} 1\n{USER} {_NOBODY} 1\n"):
+        return 0
+    # Also the root of a container that has no other user.
+    with suppress(OSError):
+        _write(f"/proc/{pid}/setgroups", "deny")
+    return 0 if _mapped(pid, f"{USER} {user} 1\n", f"{USER} {group} 1\n") else 1
+
+
+def _mapped(pid: int, users: str, groups: str) -> bool:
     try:
-        for name, own in (("uid_map", user), ("gid_map", group)):
-            if name == "gid_map" and not root:
-                _write(f"/proc/{pid}/setgroups", "deny")
-            lines = f"0 {own} 1\n{USER} {_NOBODY} 1\n" if root else f"{USER} {own} 1\n"
-            _write(f"/proc/{pid}/{name}", lines)
+        _write(f"/proc/{pid}/uid_map", users)
+        _write(f"/proc/{pid}/gid_map", groups)
     except OSError:
-        return 1
-    return 0
+        return False
+    return True
 
 
 def _write(path: str, text: str) -> None:
@@ -112,7 +125,7 @@ def _first_process(config: dict[str, Any], alive: int) -> None:
     try:
         for number in (signal.SIGINT, signal.SIGPIPE, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)  # the first process gets no signal it has no answer to
-        _call("prctl", _DIE_WITH_PARENT, signal.SIGKILL, 0, 0, 0)
+        _die_with_parent()
         if select.select([alive], [], [], 0)[0]:
             os._exit(1)  # the parent ended before the line above
         _build_root(config)
