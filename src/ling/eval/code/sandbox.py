@@ -11,8 +11,8 @@ import json
 import math
 import os
 import platform
-import select
 import selectors
+import signal
 import socket
 import subprocess
 import sys
@@ -161,14 +161,6 @@ class _Pipe:
         self.data += piece
         return len(piece)
 
-    def close(self) -> None:
-        """Wait until nobody can write any more: with its files, a killed process is gone."""
-        deadline = time.monotonic() + _LAST_BREATH_S
-        while (left := deadline - time.monotonic()) > 0:
-            if not select.select([self.fd], [], [], left)[0] or not os.read(self.fd, 1 << 16):
-                break
-        os.close(self.fd)
-
 
 class _Cell:
     """One cell; it is gone after `end`."""
@@ -206,12 +198,16 @@ class _Cell:
         return self.open_pipes == 0
 
     def end(self) -> None:
-        """Kill all of it; the kernel ends every process of the cell with its first one."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, 9)
-        self._process.wait()
+        """Kill all of it, and wait until it is gone."""
+        self._process.terminate()  # it ends last, when the kernel has ended all others
+        try:
+            self._process.wait(_LAST_BREATH_S)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
         for pipe in self.pipes:
-            pipe.close()
+            os.close(pipe.fd)
 
     def outcome(self) -> Outcome:
         """Raises `UsageError` where the kernel refused the cell."""

@@ -1,7 +1,8 @@
 """Makes a cell and runs Python in it: namespaces, a root of its own, limits, a filter.
 
-Three processes: this one, which the caller may kill with all the rest; the first process of the new
-process namespace, with whose end the kernel kills every other in it; and the program. Standard
+Three processes: this one, which ends the others when it is told to, and ends when they are gone; the
+first process of the new process namespace, with which the kernel kills every other in it; and the
+program. Standard
 library only: it is run by `python -I -S`, and costs a start of Python.
 """
 
@@ -30,6 +31,8 @@ _READ_ONLY, _NO_SUID, _NO_DEVICES, _NO_EXEC = 1, 2, 4, 8
 _REMOUNT, _BIND, _RECURSIVE, _PRIVATE = 32, 4096, 16384, 1 << 18
 _DETACH = 2
 _DIE_WITH_PARENT, _DROP_BOUNDING = 1, 24  # prctl
+_ENDS = {signal.SIGTERM, signal.SIGCHLD}
+"""Signals that end a cell: the caller's, and that its first process has ended."""
 USER = 1000  # inside; outside it is the caller, or nobody where the caller is root
 _NOBODY = 65534
 _DEVICES = ("null", "zero", "full", "random", "urandom")
@@ -60,11 +63,15 @@ def main() -> None:
     except _StepError as err:
         _report(config, {"refused": str(err)})
         os._exit(1)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS)
     alive, held = os.pipe()  # `held` is closed by the end of this process only
     if (pid := os.fork()) == 0:
         os.close(held)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDS)
         _first_process(config, alive)
-    os.waitpid(pid, 0)
+    signal.sigwait(_ENDS)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)  # the kernel ends the first process of a namespace after all others
     os._exit(0)
 
 
