@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 import threading
 
@@ -14,7 +15,7 @@ from ling.eval.code.judge import CodeResults, Verdict, check, run_code_task, sam
 from ling.eval.code.problems import Problem
 from ling.eval.code.sandbox import Limits
 
-LIMITS = Limits(wall_s=8.0)
+LIMITS = Limits(wall_s=20.0)
 SUM = Problem(
     id="sum",
     prompt="def plus(a, b):\n",
@@ -89,7 +90,8 @@ CHEATS = {
     """,
     "speaks_for_its_process": """
         import json, os, struct
-        for what in ({"v": 3}, {"passed": True}, {"v": {"mine": 0}}, {"q": "call", "o": 0}, {"x": 1}):
+        call = {"q": "call", "o": 0}
+        for what in ({"v": 3}, {"passed": True}, {"v": {"mine": 0}}, call, {"x": 1}):
             data = json.dumps(what).encode()
             os.write(4, struct.pack("<I", len(data)) + data)
         def plus(a, b): return 0
@@ -120,7 +122,8 @@ CHEATS = {
 @needs_sandbox
 @pytest.mark.parametrize("name", CHEATS)
 def test_cheat_does_not_pass(name):
-    found = verdict(CHEATS[name], limits=Limits(wall_s=3.0))
+    limits = Limits(wall_s=3.0) if name == "never_answers" else LIMITS
+    found = verdict(CHEATS[name], limits=limits)
     assert not found.passed
     assert found.why
     assert "\n" not in found.why
@@ -129,7 +132,7 @@ def test_cheat_does_not_pass(name):
 @needs_sandbox
 def test_right_answer_passes_and_wrong_one_says_why():
     assert verdict(RIGHT) == Verdict(True)
-    assert verdict("def plus(a, b): return a - b").why == "AssertionError: "
+    assert verdict("def plus(a, b): return a - b").why == "assert plus(1, 2) == 3"
     assert verdict("def minus(a, b): return a").why == "NameError: name 'plus' is not defined"
     assert verdict("def plus(a, b): return 1 / 0").why.startswith("ZeroDivisionError: ")
     assert verdict("def plus(a, b) return").why.startswith("SyntaxError: ")
@@ -153,7 +156,9 @@ def test_answer_cannot_find_what_is_expected():
                     queue += gc.get_referents(one)
             return "not found"
     """
-    problem = Problem(id="p", prompt="", names=("plus",), test="assert plus(1, 2) == 'wha' 't-expected'")
+    problem = Problem(
+        id="p", prompt="", names=("plus",), test="assert plus(1, 2) == 'wha' 't-expected'"
+    )
     assert not verdict(answer, problem).passed
     found = Problem(id="p", prompt="", names=("plus",), test="assert plus(1, 2) == 'not found'")
     assert verdict(answer, found).passed
@@ -183,8 +188,8 @@ def test_helpers_of_the_tests_are_not_the_answers():
 def test_values_come_over_as_they_are():
     test = """
         import decimal, fractions
-        for value in (None, True, 2**70, -0.0, float("inf"), 1 + 2j, b"x", bytearray(b"y"), (1, (2,)),
-                      {1, 2}, frozenset([3]), {(1, 2): [None]}, range(3), "\\ud800", {"dict": 1},
+        for value in (None, True, 2**70, -0.0, float("inf"), 1 + 2j, b"x", bytearray(b"y"),
+                      (1, (2,)), {1, 2}, frozenset([3]), {(1, 2): [None]}, range(3), "\\ud800", {"dict": 1},
                       decimal.Decimal("1.50"), fractions.Fraction(1, 3), [[], {}, ()]):
             got = same(value)
             assert got == value and type(got) is type(value), value
@@ -222,8 +227,8 @@ def test_values_come_over_as_they_are():
         class Mine(ValueError): pass
         def refuse(): raise Mine("no")
     """
-    names = "same counted squares keys point sort apply Pair first adder refuse".split()
-    problem = Problem(id="p", prompt="", names=tuple(names), test=textwrap.dedent(test))
+    names = tuple(re.findall(r"^ {8}(?:class |def )?(\w+)(?=[(:]| =)", answer, re.MULTILINE))
+    problem = Problem(id="p", prompt="", names=names, test=textwrap.dedent(test))
     assert verdict(answer, problem) == Verdict(True)
 
 
@@ -246,7 +251,9 @@ def test_programs_are_judged_by_what_they_write():
     assert verdict("import sys\nprint(int(input()) * 2)\nsys.exit(0)", ECHO).passed
     assert verdict("if __name__ == '__main__':\n    print(2 * int(input()))", ECHO).passed
     assert verdict("print(4)", ECHO).why == "case 2: the output is not the one that is wanted"
-    assert verdict("print(int(input()) * 2)\n1 / 0", ECHO).why.startswith("case 1: ZeroDivisionError")
+    assert verdict("print(int(input()) * 2)\n1 / 0", ECHO).why.startswith(
+        "case 1: ZeroDivisionError"
+    )
     assert verdict("import os; os._exit(0)", ECHO).why.startswith("case 1: the output is not")
     slow = verdict("while True: pass", ECHO, Limits(wall_s=0.7))
     assert slow.why == "case 1: not done in 0.7 s"
@@ -262,9 +269,16 @@ def test_escapes_of_an_answer_do_not_reach_the_terminal():
 @needs_sandbox
 def test_many_answers_run_side_by_side_in_their_order():
     seen = []
-    answers = {"sum": [RIGHT, "def plus(a, b): return 0", RIGHT], "echo": ["print(2 * int(input()))"]}
+    answers = {
+        "sum": [RIGHT, "def plus(a, b): return 0", RIGHT],
+        "echo": ["print(2 * int(input()))"],
+    }
     results = run_code_task(
-        [SUM, ECHO], answers, LIMITS, parallel=4, on_verdict=lambda id, v: seen.append((id, v.passed))
+        [SUM, ECHO],
+        answers,
+        LIMITS,
+        parallel=4,
+        on_verdict=lambda id, v: seen.append((id, v.passed)),
     )
     assert [v.passed for v in results.verdicts["sum"]] == [True, False, True]
     assert seen == [("sum", True), ("sum", False), ("sum", True), ("echo", True)]

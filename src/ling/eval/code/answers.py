@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from math import prod
 
-_FENCE = re.compile(r"^[ \t]*(```+|~~~+)[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:^[ \t]*\1[ \t]*$|\Z)", re.M | re.S)
+_FENCE = re.compile(
+    r"^[ \t]*(```+|~~~+)[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:^[ \t]*\1[ \t]*$|\Z)", re.M | re.S
+)
 _PYTHON = ("", "py", "python", "python3")
 _THOUGHT = "</think>"
 
@@ -33,7 +35,7 @@ def is_defined(name: str, program: str) -> bool:
 def pass_at_k(count: int, passed: int, k: int) -> float:
     """The unbiased estimate, from `count` answers of which `passed` pass, that one of `k` does.
 
-    Source: Chen et al., "Evaluating Large Language Models Trained on Code", arXiv 2107.03374, eq. 1.
+    Source: Chen et al., "Evaluating Large Language Models Trained on Code", arXiv 2107.03374.
     """
     if not 0 <= passed <= count or not 1 <= k <= count:
         raise ValueError(f"pass@{k} of {passed} in {count} answers")

@@ -104,9 +104,7 @@ def _by_test(problem: Problem, program: str, limits: Limits, stop: Event | None)
     return Verdict(False, why)
 
 
-def _by_cases(
-    problem: Problem, program: str, limits: Limits, stop: Event | None
-) -> Iterator[str]:
+def _by_cases(problem: Problem, program: str, limits: Limits, stop: Event | None) -> Iterator[str]:
     """What is wrong, case by case. What is to be written never comes near the program."""
     for number, (given, wanted) in enumerate(problem.cases, 1):
         role = Role("answer", {"program": program, "serves": False}, stdin=given.encode())

@@ -50,7 +50,7 @@ class Problem:
     """An answer that is right."""
 
     def program(self, answer: str) -> str:
-        """The program that an answer is: what it defines or continues, behind the prompt's imports."""
+        """The program of an answer, which defines the function or continues the prompt."""
         code = code_of(answer, self.names[0] if self.names else "")
         if not self.is_prefix:
             return code
@@ -86,7 +86,8 @@ def prompts_of(problem: Problem) -> Prompts:
 
 
 def read_problems(path: Path, limit: int | None = None) -> list[Problem]:
-    """The problems of a file, in its order; raises `DataError` with the line of the first bad one."""
+    """The problems of a file, in its order; raises `DataError` with the line of the first bad
+    one."""
     problems: list[Problem] = []
     lines: dict[str, int] = {}
     for record in read_json_records(path):

@@ -304,8 +304,9 @@ def require_sandbox(limits: Limits | None = None) -> None:
 
 def _refusal(step: str) -> str:
     return (
-        f"code is not run: the kernel refused a sandbox ({step}). As root, `sysctl -w "
-        "user.max_user_namespaces=10000` and, where they exist, `kernel.unprivileged_userns_clone=1` and "
+        f"code is not run: the kernel refused a sandbox ({step}). It needs Linux 5.12; as root, "
+        "`sysctl -w user.max_user_namespaces=10000` and, where they exist, "
+        "`kernel.unprivileged_userns_clone=1` and "
         "`kernel.apparmor_restrict_unprivileged_userns=0` enable it; Docker and Podman need "
-        "`--security-opt seccomp=unconfined --security-opt apparmor=unconfined`; Linux 5.12 is the oldest"
+        "`--security-opt seccomp=unconfined --security-opt apparmor=unconfined`"
     )

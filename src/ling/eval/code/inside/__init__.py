@@ -1,1 +1,1 @@
-"""What runs in the sandbox's processes: the standard library only, and nothing of `ling` outside."""
+"""What runs in the sandbox's processes: it uses the standard library only."""

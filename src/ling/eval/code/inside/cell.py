@@ -1,8 +1,8 @@
 """Makes a cell and runs Python in it: namespaces, a root of its own, limits, a filter.
 
-Three processes: this one, which ends the others when it is told to, and ends when they are gone; the
-first process of the new process namespace, with which the kernel kills every other in it; and the
-program. Standard
+Three processes: this one, which ends the others when it is told to, and ends when they are gone;
+the first process of the new process namespace, with which the kernel kills every other in it; and
+the program. Standard
 library only: it is run by `python -I -S`, and costs a start of Python.
 """
 
@@ -26,7 +26,9 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC.syscall.restype = ctypes.c_long
 
 # linux/sched.h: mount, cgroup, host name, IPC, user, process ids, network
-_NAMESPACES = 0x00020000 | 0x02000000 | 0x04000000 | 0x08000000 | 0x10000000 | 0x20000000 | 0x40000000
+_NAMESPACES = (
+    0x00020000 | 0x02000000 | 0x04000000 | 0x08000000 | 0x10000000 | 0x20000000 | 0x40000000
+)
 _READ_ONLY, _NO_SUID, _NO_DEVICES, _NO_EXEC = 1, 2, 4, 8
 _REMOUNT, _BIND, _RECURSIVE, _PRIVATE = 32, 4096, 16384, 1 << 18
 _DETACH = 2
@@ -105,7 +107,9 @@ def _enter_namespaces() -> None:
 def _map_user(pid: int, user: int, group: int) -> int:
     """The caller is `USER` inside. A caller that is root stays root for the set-up, which reads
     what only root may, and the program is nobody; limits on processes do not bind root."""
-    if user == 0 and _mapped(pid, f"0 {user} 1\n{USER} {_NOBODY} 1\n", f"0 {group} 1\n{USER} {_NOBODY} 1\n"):
+    if user == 0 and _mapped(
+        pid, f"0 {user} 1\n{USER} {_NOBODY} 1\n", f"0 {group} 1\n{USER} {_NOBODY} 1\n"
+    ):
         return 0
     # Also the root of a container that has no other user.
     with suppress(OSError):
@@ -131,7 +135,9 @@ def _first_process(config: dict[str, Any], alive: int) -> None:
     """Build the root, start the program, report its end; the kernel ends the rest with this."""
     try:
         for number in (signal.SIGINT, signal.SIGPIPE, signal.SIGTERM):
-            signal.signal(number, signal.SIG_DFL)  # the first process gets no signal it has no answer to
+            signal.signal(
+                number, signal.SIG_DFL
+            )  # the first process gets no signal it has no answer to
         _die_with_parent()
         if select.select([alive], [], [], 0)[0]:
             os._exit(1)  # the parent ended before the line above
@@ -161,7 +167,7 @@ def _build_root(config: dict[str, Any]) -> None:
     """A root with Python and the system's libraries, read-only, and an empty `/tmp`."""
     with _step("mount"):
         _mount(None, "/", None, _RECURSIVE | _PRIVATE)
-        # Any folder will do: in this namespace only, it becomes the root that has the old one in it.
+        # Any folder will do: in this namespace only, it becomes the root with the old one in it.
         _tmpfs("/tmp", "mode=755,size=1m")
         os.mkdir("/tmp/old")
         os.mkdir("/tmp/new")
@@ -192,7 +198,8 @@ def _build_root(config: dict[str, Any]) -> None:
 
 
 def _show(path: str, flags: int, inside: str | None = None) -> None:
-    """`path` of the old root at its place in the new one, or at `inside`, read-only with all below."""
+    """`path` of the old root at its place in the new one, or at `inside`; read-only with all below
+    it."""
     source, target = "/old" + path, "/new" + (inside or path)
     if os.path.isdir(source):
         os.makedirs(target, exist_ok=True)

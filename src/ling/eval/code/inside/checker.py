@@ -1,7 +1,7 @@
 """The process of a checker: runs a problem's tests, and asks the answer's process for results.
 
-The answer cannot reach this process: it is in another cell, and only plain values come from it. That
-the tests ended well is written on a file that the answer's process does not have.
+The answer cannot reach this process: it is in another cell, and only plain values come from it.
+That the tests ended well is written on a file that the answer's process does not have.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import os
 import socket
 import sys
+import traceback
 from types import CodeType
 from typing import Any, NoReturn
 
@@ -35,9 +36,18 @@ def main() -> None:
         exec(code, space)
     except GoneError:
         _end(False, "the answer's process ended before the tests did")
+    except AssertionError as err:
+        _end(False, f"{_failed_line(err, payload['test'])} {err}")
     except BaseException as err:  # also `SystemExit`: the tests did not end
         _end(False, message(err))
     _end(True, "")
+
+
+def _failed_line(error: AssertionError, test: str) -> str:
+    """The line of the tests that did not hold."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == "test.py"]
+    lines = test.splitlines()
+    return lines[(frames[-1].lineno or 1) - 1].strip()[:200] if frames else "AssertionError"
 
 
 def _end(passed: bool, why: str) -> NoReturn:

@@ -1,7 +1,8 @@
 """The system calls that a program in a cell may not make, as a seccomp filter.
 
 A cell has one process: it may start threads, which share the memory limit, and nothing else.
-Source: Linux `seccomp(2)`, `arch/x86/entry/syscalls/syscall_64.tbl`, `include/uapi/asm-generic/unistd.h`.
+Source: `seccomp(2)`; Linux, `arch/x86/entry/syscalls/syscall_64.tbl`,
+`include/uapi/asm-generic/unistd.h`.
 """
 
 from __future__ import annotations
@@ -119,7 +120,7 @@ def program(machine: str) -> bytes:
 
 
 class _Filter(ctypes.Structure):
-    _fields_ = [("length", ctypes.c_ushort), ("instructions", ctypes.c_void_p)]  # noqa: RUF012
+    _fields_ = [("length", ctypes.c_ushort), ("instructions", ctypes.c_void_p)]
 
 
 def install(libc: ctypes.CDLL) -> None:

@@ -14,7 +14,7 @@ import fractions
 import json
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 MAX_FRAME_BYTES = 16 << 20
@@ -54,9 +54,7 @@ class Wire:
     """One end of the connection. The answer's end finds names for the other one with `find`, and
     gives attributes of objects; the checker's end, without it, only lets its objects be called."""
 
-    def __init__(
-        self, connection: socket.socket, find: Callable[[str], Any] | None = None
-    ) -> None:
+    def __init__(self, connection: socket.socket, find: Callable[[str], Any] | None = None) -> None:
         self._connection, self._find = connection, find
         self._objects: list[Any] = []
 
@@ -138,7 +136,7 @@ class Wire:
             return [self._out(v) for v in value]
         if isinstance(value, dict):
             return {"dict": [[self._out(k), self._out(v)] for k, v in value.items()]}
-        for kind, name in _GROUPS.items():
+        for kind, (name, _) in _GROUPS.items():
             if isinstance(value, kind):
                 return {name: [self._out(v) for v in value]}
         if isinstance(value, Remote) and value.__dict__["_remote"][0] is self:
@@ -165,9 +163,9 @@ class Wire:
             return Remote(self, int(packed))
         if name == "yours":
             return self._objects[packed]
-        for kind, group in _GROUPS.items():
+        for group, make in _GROUPS.values():
             if name == group:
-                return kind(self._in(v) for v in packed)
+                return make([self._in(v) for v in packed])
         return next(unpack for n, _, unpack in _PACKED.values() if n == name)(packed)
 
     # ---- frames --------------------------------------------------------------------------------
@@ -216,14 +214,15 @@ _PACKED: dict[type, _Pack] = {
     decimal.Decimal: ("decimal", str, decimal.Decimal),
     fractions.Fraction: ("fraction", str, fractions.Fraction),
 }
-_GROUPS: dict[type, str] = {
-    tuple: "tuple",
-    set: "set",
-    frozenset: "frozenset",
-    collections.deque: "deque",
-    type({}.keys()): "keys",
-    type({}.values()): "values",
-    type({}.items()): "items",
+# By type: its name, and what is made of it on the other side.
+_GROUPS: dict[type, tuple[str, Callable[[Iterable[Any]], Any]]] = {
+    tuple: ("tuple", tuple),
+    set: ("set", set),
+    frozenset: ("frozenset", frozenset),
+    collections.deque: ("deque", collections.deque),
+    type({}.keys()): ("keys", set),
+    type({}.values()): ("values", list),
+    type({}.items()): ("items", list),
 }
 
 
