@@ -189,8 +189,9 @@ def test_values_come_over_as_they_are():
     test = """
         import decimal, fractions
         for value in (None, True, 2**70, -0.0, float("inf"), 1 + 2j, b"x", bytearray(b"y"),
-                      (1, (2,)), {1, 2}, frozenset([3]), {(1, 2): [None]}, range(3), "\\ud800", {"dict": 1},
-                      decimal.Decimal("1.50"), fractions.Fraction(1, 3), [[], {}, ()]):
+                      (1, (2,)), {1, 2}, frozenset([3]), {(1, 2): [None]}, range(3), "\\ud800",
+                      {"dict": 1}, decimal.Decimal("1.50"), fractions.Fraction(1, 3),
+                      [[], {}, ()]):
             got = same(value)
             assert got == value and type(got) is type(value), value
         assert same(float("nan")) != 0 and str(same(-0.0)) == "-0.0"

@@ -59,7 +59,7 @@ def run_code_task(
     found: dict[str, list[Verdict]] = {problem.id: [] for problem in problems}
     with ThreadPoolExecutor(parallel or usable_cores()) as pool:
         try:
-            verdicts = pool.map(lambda one: check(*one, limits, stop), work)
+            verdicts = pool.map(lambda one: check(one[0], one[1], limits, stop), work)
             for (problem, _), verdict in zip(work, verdicts, strict=True):
                 found[problem.id].append(verdict)
                 if on_verdict is not None:

@@ -46,6 +46,8 @@ class Problem:
     """Code that raises nothing where the answer is right."""
     cases: tuple[tuple[str, str], ...] = ()
     """Text that a program reads, and text that it is to write."""
+    shown: str = ""
+    """Tests that the prompt shows, as MBPP's does."""
     canonical: str = ""
     """An answer that is right."""
 
@@ -78,10 +80,8 @@ def prompts_of(problem: Problem) -> Prompts:
     if problem.cases:
         form = f"Read from standard input and write to standard output. {form}"
     chat = f"{problem.prompt.strip()}\n\n{form}"
-    if problem.test:
-        shown_tests = problem.test.strip().splitlines()[:3]
-        tests = "\n".join(line for line in shown_tests if line.startswith("assert"))
-        chat += f"\nIt passes these tests:\n\n```python\n{tests}\n```" if tests else ""
+    if problem.shown:
+        chat += f"\nIt passes these tests:\n\n```python\n{problem.shown}\n```"
     return Prompts(f"{chat}\n\n```python\n", chat, ("\n```",))
 
 
@@ -150,7 +150,9 @@ def _mbpp(row: Mapping[str, Any], number: int) -> Problem:
     setup = "\n".join([*imports, _text(row, "test_setup_code", "")])
     prompt = _text(row, "text" if "text" in row else "prompt")
     id = _id(row, number)
-    return Problem(id=id, prompt=prompt, names=names, setup=setup, test=test, canonical=code)
+    return Problem(
+        id=id, prompt=prompt, names=names, setup=setup, test=test, shown=test, canonical=code
+    )
 
 
 def _inputs_outputs(row: Mapping[str, Any], number: int) -> Problem:

@@ -15,7 +15,7 @@ import json
 import socket
 import struct
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, cast
 
 MAX_FRAME_BYTES = 16 << 20
 _MAX_ITEMS = 1_000_000
@@ -46,7 +46,7 @@ class Remote:
     def _no_value(self, *_: Any) -> Any:
         raise TypeError("the answer gave an object of its own where a plain value is expected")
 
-    __bool__ = __eq__ = __ne__ = __lt__ = __gt__ = __le__ = __ge__ = _no_value  # type: ignore[assignment]
+    __bool__ = __eq__ = __ne__ = __lt__ = __gt__ = __le__ = __ge__ = _no_value
     __hash__ = None  # type: ignore[assignment]
 
 
@@ -99,7 +99,8 @@ class Wire:
         except GoneError:
             raise
         except BaseException as err:  # `SystemExit` is no way out
-            return {"x": [_builtin_name(err), message(err)]}
+            kind = _builtin_name(err)
+            return {"x": [kind, message(err).removeprefix(f"{kind}: ")]}
 
     def _reply(self, request: dict[str, Any]) -> dict[str, Any]:
         if request["q"] == "call":
@@ -136,9 +137,9 @@ class Wire:
             return [self._out(v) for v in value]
         if isinstance(value, dict):
             return {"dict": [[self._out(k), self._out(v)] for k, v in value.items()]}
-        for kind, (name, _) in _GROUPS.items():
-            if isinstance(value, kind):
-                return {name: [self._out(v) for v in value]}
+        for group, (name, _) in _GROUPS.items():
+            if isinstance(value, group):
+                return {name: [self._out(v) for v in cast(Iterable[Any], value)]}
         if isinstance(value, Remote) and value.__dict__["_remote"][0] is self:
             return {"yours": value.__dict__["_remote"][1]}
         if isinstance(value, Iterator) and not isinstance(value, Remote):
