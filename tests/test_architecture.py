@@ -163,6 +163,14 @@ TESTED_TOGETHER = {
         "parts of one reading",
     ),
     "cli/bench_serve.py": ("tests/eval/serving/test_bench.py", "run as users run it"),
+    "eval/code/inside/{cell,filter}.py": (
+        "tests/eval/code/test_sandbox.py",
+        "attacked from inside",
+    ),
+    "eval/code/inside/{answer,checker,wire}.py": (
+        "tests/eval/code/test_judge.py",
+        "two ends of one connection",
+    ),
     "infer/{native_adapters,torch_adapters}.py": (
         "tests/infer/test_adapters.py",
         "what each makes of an adapter is compared with the other",

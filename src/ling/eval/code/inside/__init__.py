@@ -1,0 +1,1 @@
+"""What runs in the sandbox's processes: it uses the standard library only."""
