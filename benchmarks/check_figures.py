@@ -44,8 +44,7 @@ UNITS = {
 }
 SPEED = re.compile(r"\d (?:million )?(?:tokens/s|tokens a second|GB/s|MB/s|TFLOP/s|GFLOP/s)")
 COMMAND = re.compile(
-    "(?:^|[`\s.;])(?:ling [a-z]|python |torchrun |pytest "
-    "|scripts/|benchmarks/\w+\.py|/usr/bin/time)",
+    r"(?:^|[`\s.;])(?:ling [a-z]|python |torchrun|pytest |scripts/|benchmarks/\w+\.py|/usr/bin)",
     re.MULTILINE,
 )
 
@@ -90,9 +89,8 @@ def check(entry: dict[str, Any], root: Path = ROOT) -> Iterator[Finding]:
 
 def _matches(pattern: str, text: str) -> list[tuple[str, ...]]:
     """The figures of each passage of the pattern; line breaks are spaces."""
-    words = (
-        re.escape(" ".join(pattern.split())).replace("\{\}", f"({_NUMBER})").replace("\ ", "\s+")
-    )
+    words = re.escape(" ".join(pattern.split()))
+    words = words.replace(r"\{\}", f"({_NUMBER})").replace(r"\ ", r"\s+")
     found = re.findall(words, text)
     return [one if isinstance(one, tuple) else (one,) for one in found]
 
@@ -119,7 +117,7 @@ def value_of(figure: dict[str, Any], root: Path = ROOT) -> float:
 
 @cache
 def measured(name: str) -> Result:
-    """A claim of `ling reproduce` that takes seconds, at its quick scale; writes nothing that stays."""
+    """A claim of `ling reproduce` that takes seconds, at its quick scale; leaves no files."""
     import tempfile
 
     one = claim(name)

@@ -10,6 +10,7 @@ from scaling_rows import sweep
 from small_claims import measured, values
 
 from ling.reproduce.claims import (
+    fp8_exact,
     fp8_states,
     kv_bytes,
     laws,
@@ -102,10 +103,10 @@ def test_savings_of_fp8_change_no_bit_that_they_must_not(tmp_path):
     assert values(found)["transposed on demand: bytes of FP8 weights"] == 0.5
 
 
-def test_a_gradient_that_differs_is_seen(tmp_path):
-    assert (
-        measured("fp8-exact", tmp_path, shape=[128, 256, 40], tolerance=0.0).outcome == "disagrees"
-    )
+@pytest.mark.parametrize("found", [(True, 0.03), (False, 0.0)])
+def test_a_gradient_or_output_that_differs_is_seen(tmp_path, monkeypatch, found):
+    monkeypatch.setattr(fp8_exact, "padded", lambda context: found)
+    assert measured("fp8-exact", tmp_path, shape=[128, 256, 40]).outcome == "disagrees"
 
 
 def test_round_trips_keep_the_bits(tmp_path):

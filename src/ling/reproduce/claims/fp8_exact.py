@@ -41,10 +41,9 @@ def measure(context: Context) -> Result:
     return Result(
         figures,
         "agrees" if agrees and gradients <= context["tolerance"] else "disagrees",
-        "Transposing on demand halves the copies and changes no bit. The padded map changes "
-        "no bit of what rows give; gradients of weights are sums over tiles of tokens, of "
-        "which the last one of an expert is scaled with the added rows of zeros beside it, "
-        "so they differ by rounding.",
+        "Transposing on demand halves the copies and changes no bit. The padded map changes no bit "
+        "of what rows give. Gradients of weights are sums over tiles of tokens: the last of an "
+        "expert also has the added tokens, whose weight is 0, and may get another scale from them.",
     )
 
 
