@@ -22,11 +22,10 @@ def measured(name: str, folder, **settings) -> Result:
     """The claim's result at its quick scale with other settings; draws the picture, too."""
     one = claim(name)
     scale = Scale(budget_s=1, settings={**one.quick.settings, **settings})
-    for part in ("work", "shared"):
-        (folder / part).mkdir(exist_ok=True)
-    context = Context(
-        scale=scale, work=folder / "work", shared=folder / "shared", log=lambda line: None
-    )
+    work, shared = folder / "work" / name, folder / "shared"
+    for part in (work, shared):
+        part.mkdir(parents=True, exist_ok=True)
+    context = Context(scale=scale, work=work, shared=shared, log=lambda line: None)
     result = one.measure(context)
     assert result.figures
     assert result.verdict.endswith(".")

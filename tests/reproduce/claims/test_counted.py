@@ -113,7 +113,7 @@ def test_round_trips_keep_the_bits(tmp_path):
     found = measured("conversion", tmp_path)
     assert found.outcome == "agrees"
     assert len(found.figures) == 6
-    assert not any((tmp_path / "work").iterdir())
+    assert not any((tmp_path / "work" / "conversion").iterdir())
 
 
 def test_a_merge_acts_like_its_decay(tmp_path):

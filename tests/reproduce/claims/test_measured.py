@@ -14,16 +14,29 @@ pytest.importorskip("matplotlib")
 needs_kernels = pytest.mark.skipif(native.library() is None, reason="needs the kernel library")
 
 
-def test_balance_compares_three_runs(tmp_path, one_thread):
-    found = measured("balance", tmp_path, **TINY, steps=6)
+@pytest.fixture(autouse=True)
+def _no_time_for_looks(monkeypatch):
+    """A run measures the peak of the machine and draws pictures, seconds each on a busy one."""
+    monkeypatch.setattr("ling.train.monitor.gemm_peak", lambda *args, **options: 1e12)
+    monkeypatch.setattr("ling.train.monitor.Monitor.draw", lambda self: None)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """One folder for all claims that train, so that the text is prepared once."""
+    return tmp_path_factory.mktemp("claims")
+
+
+def test_balance_compares_three_runs(folder, one_thread):
+    found = measured("balance", folder, **TINY, steps=6)
     assert {len(curve) for curve in found.data["curves"].values()} == {6}
     sums = values(found)
     assert sums["largest sum of a layer's biases, zero-mean bias"] < 1e-6
     assert found.outcome in ("agrees", "disagrees")
 
 
-def test_fp8_is_held_against_a_control(tmp_path, one_thread):
-    found = measured("fp8-loss", tmp_path, **TINY, steps=6, eval_rows=4)
+def test_fp8_is_held_against_a_control(folder, one_thread):
+    found = measured("fp8-loss", folder, **TINY, steps=6, eval_rows=4)
     assert set(found.data["rows"]) == {"bf16", "fp8", "control"}
     assert "control" in found.figures[0].here
     assert 0.9 < values(found)["smallest cosine of a quantised tensor"] <= 1
@@ -37,11 +50,11 @@ def test_no_committed_curves_give_no_figure(monkeypatch):
     assert fp8_loss.earlier() == []
 
 
-def test_merges_are_held_against_decays(tmp_path, one_thread, monkeypatch):
+def test_merges_are_held_against_decays(folder, one_thread, monkeypatch):
     monkeypatch.setattr("ling.eval.wsm.COUNTS", (2, 4))
     found = measured(
         "wsm",
-        tmp_path,
+        folder,
         **TINY,
         steps=8,
         interval=2,
@@ -108,16 +121,16 @@ def test_decoding_must_be_twice_as_fast_and_gain_with_the_context(ratios, outcom
 
 
 @needs_kernels
-def test_drafts_change_no_token(tmp_path, one_thread):
-    found = measured("mtp", tmp_path, **TINY, steps=4, prompts=2, tokens=8)
+def test_drafts_change_no_token(folder, one_thread):
+    found = measured("mtp", folder, **TINY, steps=4, prompts=2, tokens=8)
     assert found.figures[0].here == "8 of 8"
     assert len(found.data["reports"]) == 4
 
 
-def test_a_stopped_run_continues(tmp_path, one_thread, monkeypatch):
+def test_a_stopped_run_continues(folder, tmp_path, one_thread, monkeypatch):
     scale = Scale(budget_s=1, settings={**TINY, "steps": 6})
-    shared = tmp_path / "shared"
-    shared.mkdir()
+    shared = folder / "shared"
+    shared.mkdir(exist_ok=True)
     context = Context(scale=scale, work=tmp_path, shared=shared, log=lambda line: None)
     made = recipe(context)
     monkeypatch.setattr("ling.reproduce.small_runs.run", lambda *args: 130)

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..claim import Claim, Context, Figure, Result, Scale
 from ..picture import drawing
-from ..small_runs import NANO, SMALL
+from ..shapes import NANO, SMALL
 
 RUNS: dict[str, dict[str, Any]] = {
     "zero-mean bias": {"bias_zero_mean": True},

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..claim import Claim, Context, Figure, Result, Scale
 from ..committed import committed
-from ..small_runs import NANO, SMALL
+from ..shapes import NANO, SMALL
 
 COMMITTED = "*-fp8-curves-*.json"
 PUBLISHED = 0.0025

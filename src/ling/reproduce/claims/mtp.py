@@ -7,7 +7,7 @@ from typing import Any
 
 from ..claim import Claim, Context, Figure, Outcome, Result, Scale
 from ..picture import drawing
-from ..small_runs import NANO
+from ..shapes import NANO
 
 TEMPERATURES = (0.0, 0.7)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..claim import Claim, Context, Figure, Outcome, Result, Scale
-from ..small_runs import NANO, SMALL
+from ..shapes import NANO, SMALL
 
 
 def measure(context: Context) -> Result:
