@@ -97,8 +97,13 @@ def test_decoding_is_scaled_to_all_layers(tmp_path, monkeypatch):
     from ling.presets import preset
 
     small = preset("ling-tiny")
-    dense = small.replace(num_experts=0, num_shared_experts=0, num_experts_per_tok=0)
-    dense = dense.replace(first_k_dense_replace=3, num_nextn_predict_layers=0)
+    dense = small.replace(
+        num_experts=0,
+        num_shared_experts=0,
+        num_experts_per_tok=0,
+        first_k_dense_replace=3,
+        num_nextn_predict_layers=0,
+    )
     shapes = {"ling-mini-2.0": small, "dense-8b": dense}
     monkeypatch.setattr(decode, "preset", shapes.get)
     found = measured("decode", tmp_path, layers=2, contexts=[0, 64], steps=3)
@@ -123,7 +128,9 @@ def test_decoding_must_be_twice_as_fast_and_gain_with_the_context(ratios, outcom
 @needs_kernels
 def test_drafts_change_no_token(folder, one_thread):
     found = measured("mtp", folder, **TINY, steps=4, prompts=2, tokens=8)
-    assert found.figures[0].here == "8 of 8"
+    same, _, count = found.figures[0].here.split()
+    assert same == count
+    assert int(count) in (4, 8)  # long enough documents, in four ways
     assert len(found.data["reports"]) == 4
 
 
