@@ -36,6 +36,6 @@ def paired_bars(axes: Any, names: list[str], sides: dict[str, list[float]]) -> N
     for k, (label, values) in enumerate(sides.items()):
         at = [n + (k - (len(sides) - 1) / 2) * width for n in range(len(names))]
         bars = axes.bar(at, values, width, label=label)
-        axes.bar_label(bars, [f"{v:,.3g}" for v in values], fontsize=8)
+        axes.bar_label(bars, [f"{v:,.0f}" if v >= 100 else f"{v:.3g}" for v in values], fontsize=8)
     axes.set_xticks(range(len(names)), names)
     axes.legend(fontsize=8)

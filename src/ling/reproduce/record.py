@@ -52,6 +52,11 @@ class Record:
         write_atomic(folder / f"{self.claim}.json", json.dumps(tree, indent=1) + "\n")
 
 
+def commit_here() -> str:
+    """The commit of the code, and whether it was changed since."""
+    return install().get("commit") or "not known"
+
+
 def made(
     claim: str,
     result: Result,
@@ -59,10 +64,11 @@ def made(
     quick: bool,
     settings: Mapping[str, Any],
     command: str,
+    commit: str,
     seconds: float,
     cores: FreeCores,
 ) -> Record:
-    """A record of this machine, commit and day."""
+    """A record of this machine and day."""
     processor = cpu()
     return Record(
         claim=claim,
@@ -71,7 +77,7 @@ def made(
         settings=json.loads(json.dumps(dict(settings))),
         command=command,
         date=datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        commit=install().get("commit") or "not known",
+        commit=commit,
         machine=processor["model"],
         cores=processor["usable_cores"],
         load=load_in_words(cores.taken(), len(cores.cores)),

@@ -16,7 +16,7 @@ from ..ops.processes import family_cpu_s
 from ..text import first_line
 from .claim import Claim, Context
 from .page import claim_page, index_page, outcome
-from .record import Record, find_record, made
+from .record import Record, commit_here, find_record, made
 from .registry import NAMES
 from .rows import read_rows
 
@@ -47,6 +47,7 @@ class Options:
 def reproduce(claims: Sequence[Claim], options: Options, log: Log = print) -> list[str]:
     """Measure what is not measured yet, write pages and index; returns the names that failed."""
     out, failed = make_folder(options.out), []
+    commit = commit_here()  # before pages change what git tracks
     for at, claim in enumerate(claims, 1):
         where = f"[{at}/{len(claims)}] {claim.name}"
         found = None if options.again else find_record(out, claim.name)
@@ -56,7 +57,7 @@ def reproduce(claims: Sequence[Claim], options: Options, log: Log = print) -> li
             continue
         log(f"{where}: {claim.title}, up to {_minutes(claim.scale(options.quick).budget_s)}")
         try:
-            record = _measured(claim, options, log)
+            record = _measured(claim, options, commit, log)
         except Exception as err:  # whatever went wrong with one claim, the others are measured
             if len(claims) == 1:
                 raise
@@ -88,7 +89,7 @@ def records_in(out: Path) -> dict[str, Record]:
     return {name: record for name, record in found.items() if record is not None}
 
 
-def _measured(claim: Claim, options: Options, log: Log) -> Record:
+def _measured(claim: Claim, options: Options, commit: str, log: Log) -> Record:
     scale, scratch = claim.scale(options.quick), options.scratch
     context = Context(
         scale=scale,
@@ -105,6 +106,7 @@ def _measured(claim: Claim, options: Options, log: Log) -> Record:
         quick=options.quick,
         settings=settings_of(claim, options),
         command=command_of(claim, options),
+        commit=commit,
         seconds=time.monotonic() - start,
         cores=cores,
     )
