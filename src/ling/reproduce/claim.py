@@ -10,8 +10,9 @@ from typing import Any, Literal
 How = Literal["counted", "formula", "planned", "measured", "committed"]
 """Where a figure is from: an exact count, a published formula, `ling plan`, this machine in this
 run, or a file of results that was committed before."""
-Outcome = Literal["agrees", "disagrees", "open"]
-"""Whether what was found agrees with the claim, at this scale; `open` where it cannot tell."""
+Outcome = Literal["agrees", "partly", "disagrees", "open"]
+"""Whether what was found agrees with the claim, at this scale, or with a part of it; `open` where
+it cannot tell."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,12 @@ HOW = {
     "measured": "measured",
     "committed": "committed result",
 }
-OUTCOMES = {"agrees": "agrees", "disagrees": "disagrees", "open": "cannot tell"}
+OUTCOMES = {
+    "agrees": "agrees",
+    "partly": "agrees in part",
+    "disagrees": "disagrees",
+    "open": "cannot tell",
+}
 
 
 def outcome(record: Record) -> str:

@@ -67,7 +67,7 @@ def test_merges_are_held_against_decays(folder, one_thread, monkeypatch):
 
 @pytest.mark.parametrize(
     ("merge", "decay", "outcome"),
-    [(2.8, 2.9, "agrees"), (2.9, 2.8, "open"), (3.1, 2.8, "disagrees")],
+    [(2.8, 2.9, "agrees"), (2.9, 2.8, "partly"), (3.1, 2.8, "disagrees")],
 )
 def test_a_merge_must_be_better_than_the_last_checkpoint(merge, decay, outcome):
     row = {"schedule": "mean", "count": 2, "interval": 5, "window": 5}
@@ -112,7 +112,13 @@ def test_decoding_is_scaled_to_all_layers(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("ratios", "outcome"), [((3.0, 4.0), "agrees"), ((5.0, 4.0), "open"), ((1.5, 4.0), "disagrees")]
+    ("ratios", "outcome"),
+    [
+        ((3.0, 4.0), "agrees"),
+        ((5.0, 4.0), "partly"),
+        ((1.5, 4.0), "partly"),
+        ((1.5, 1.2), "disagrees"),
+    ],
 )
 def test_decoding_must_be_twice_as_fast_and_gain_with_the_context(ratios, outcome):
     rows = [

@@ -101,7 +101,9 @@ def judged(rows: list[dict[str, Any]], layers: int) -> Result:
         if n
     ]
     faster, grows = min(r["ratio"] for r in rows) > 2, last["ratio"] > first["ratio"]
-    outcome: Outcome = "agrees" if faster and grows else "open" if faster else "disagrees"
+    outcome: Outcome = (
+        "agrees" if faster and grows else "partly" if faster or grows else "disagrees"
+    )
     growth = "grows" if grows else "falls"
     scaled = f" Layers were measured on {layers} and scaled to all of them." if layers else ""
     return Result(

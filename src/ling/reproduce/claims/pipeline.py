@@ -63,8 +63,8 @@ def measure(context: Context) -> Result:
         figures,
         "open" if min(gains) <= PUBLISHED <= max(gains) else "disagrees",
         f"Ling-mini with {context['micro']} micro-batches; nearest to the published gain are "
-        f"{near['stages']} ranks with {near['per_rank']} stages each. The original's layout and model "
-        "are not published, so that its gain lies in the range is all that can be shown.",
+        f"{near['stages']} ranks, stages on each: {near['per_rank']}. The original's layout and "
+        "model are not published, so that its gain lies in the range is all that can be shown.",
         {"rows": rows},
     )
 

@@ -61,7 +61,7 @@ def judged(report: dict[str, Any]) -> Result:
         )
     by = spreads(report["merges"])
     outcome: Outcome = (
-        "disagrees" if gain <= 0 else "agrees" if merge["loss"] <= decay["loss"] else "open"
+        "disagrees" if gain <= 0 else "agrees" if merge["loss"] <= decay["loss"] else "partly"
     )
     share = (
         f"{gain / possible:.0%} of what the best decay gains"
