@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from stand_in_records import record
 
-from ling.reproduce.page import summary, table
+from ling.reproduce.claim import Figure
+from ling.reproduce.page import index_page, summary, table
 from ling.reproduce.rows import read_rows
 
 
@@ -24,6 +25,17 @@ def test_the_summary_has_all_rows_and_counts_them():
     assert lines[-1].startswith("Of 43 claims: ")
     counted = [int(word) for word in lines[-1].replace(",", " ").split() if word.isdigit()]
     assert sum(counted[1:]) == 43
+
+
+def test_a_row_shows_the_figure_that_answers_it():
+    rows, sources = read_rows()
+    figures = [Figure("all", "", "42", "measured"), Figure("one", "", "7", "planned", row=2)]
+    page = index_page(rows, sources, {"sizes": record("sizes", figures=figures)})
+    first, second = (line for line in page.splitlines() if line.startswith(("| 1 |", "| 2 |")))
+    assert "[all: 42](sizes.md)" in first
+    assert "| reproduced |" in first
+    assert "[one: 7](sizes.md)" in second
+    assert "| planned |" in second
 
 
 def test_bars_in_cells_do_not_end_them():

@@ -27,6 +27,8 @@ class Figure:
     how: How
     value: float | None = None
     """Ours as a number, where it is one."""
+    row: int = 0
+    """The row of the table of all claims that it answers, where a claim has several."""
 
 
 @dataclass(frozen=True)

@@ -32,9 +32,9 @@ def outcome(record: Record) -> str:
 
 
 def status(row: Row, records: Mapping[str, Record]) -> str:
-    """That of the row; a claim whose quoted figure was computed from formulas is planned."""
+    """That of the row; it is planned where its figure was computed from formulas."""
     record = records.get(row.by)
-    computed = record is not None and record.headline.how in ("formula", "planned")
+    computed = record is not None and record.figure_of(row.number).how in ("formula", "planned")
     return "planned" if computed else row.status
 
 
@@ -116,7 +116,7 @@ def summary(rows: Sequence[Row], records: Mapping[str, Record]) -> str:
         record = records.get(row.by)
         what = f"`{row.by}`, not run yet" if row.by else row.planned or row.not_here
         if record is not None:
-            what = f"{row.by}: {record.headline.here} ({outcome(record)})"
+            what = f"{row.by}: {record.figure_of(row.number).here} ({outcome(record)})"
         lines.append(
             f"{row.number:3}  {_cut(row.claim, 46):46}  {status(row, records):22}  {_cut(what, 70)}"
         )
@@ -129,15 +129,15 @@ def _counts(rows: Sequence[Row], records: Mapping[str, Record]) -> str:
 
 
 def _here(row: Row, records: Mapping[str, Record]) -> str:
-    return _of_claim(row.by, records) if row.by else row.planned or row.not_here
+    return _of_claim(row.by, records, row.number) if row.by else row.planned or row.not_here
 
 
-def _of_claim(name: str, records: Mapping[str, Record]) -> str:
+def _of_claim(name: str, records: Mapping[str, Record], row: int = 0) -> str:
     record = records.get(name)
     if record is None:
         return f"not run yet: `ling reproduce {name}`"
-    first = record.headline
-    return f"[{first.what}: {first.here}]({name}.md), {outcome(record)}"
+    found = record.figure_of(row) if row else record.headline
+    return f"[{found.what}: {found.here}]({name}.md), {outcome(record)}"
 
 
 def _said(value: object) -> str:

@@ -46,6 +46,10 @@ class Record:
         """The figure that summaries quote."""
         return self.figures[0]
 
+    def figure_of(self, row: int) -> Figure:
+        """The figure that answers a row of the table."""
+        return next((f for f in self.figures if f.row == row), self.headline)
+
     def save(self, folder: Path) -> None:
         """Write `<claim>.json`."""
         tree = {"format": FORMAT, **dataclasses.asdict(self)}

@@ -30,6 +30,7 @@ def folder(tmp_path_factory):
 def test_balance_compares_three_runs(folder, one_thread):
     found = measured("balance", folder, **TINY, steps=6)
     assert {len(curve) for curve in found.data["curves"].values()} == {6}
+    assert {figure.row for figure in found.figures} == {0, 31}
     sums = values(found)
     assert sums["largest sum of a layer's biases, zero-mean bias"] < 1e-6
     assert found.outcome in ("agrees", "disagrees")
@@ -109,6 +110,7 @@ def test_decoding_is_scaled_to_all_layers(tmp_path, monkeypatch):
     found = measured("decode", tmp_path, layers=2, contexts=[0, 64], steps=3)
     assert [row["context"] for row in found.data["rows"]] == [0, 64]
     assert "scaled to all of them" in found.verdict
+    assert {13, 14} <= {figure.row for figure in found.figures}
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,7 @@ def measure(context: Context) -> Result:
             f"{sums[name]:.1e}",
             "measured",
             sums[name],
+            row=31 if name == "zero-mean bias" else 0,
         )
         for name in ("zero-mean bias", "bias")
     ]

@@ -74,7 +74,16 @@ def judged(rows: list[dict[str, Any]], layers: int) -> Result:
             f"{best['ratio']:.1f} at {best['context']:,} tokens",
             "measured",
             best["ratio"],
-        )
+            row=13,
+        ),
+        Figure(
+            f"that ratio at {last['context']:,} tokens, of the one at none",
+            "grows",
+            f"{last['ratio'] / first['ratio']:.2f}",
+            "measured",
+            last["ratio"] / first["ratio"],
+            row=14,
+        ),
     ]
     for row in rows:
         figures.append(
@@ -96,6 +105,7 @@ def judged(rows: list[dict[str, Any]], layers: int) -> Result:
             f"{shape[n]:.2f}",
             "measured",
             shape[n],
+            row=16 if n == max(GPU_4080) else 0,
         )
         for n in shape
         if n

@@ -19,6 +19,7 @@ def measure(context: Context) -> Result:
             f"{one / both:g}",
             "counted",
             one / both,
+            row=27,
         ),
         Figure(
             "transposed on demand: gradients equal bit for bit", "exact", _yes(same), "measured"
@@ -28,6 +29,7 @@ def measure(context: Context) -> Result:
             "same",
             _yes(outputs),
             "measured",
+            row=28,
         ),
         Figure(
             "padded routing map: gradients of weights, largest relative difference",

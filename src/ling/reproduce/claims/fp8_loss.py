@@ -76,7 +76,12 @@ def health(rows: list[dict[str, Any]]) -> list[Figure]:
     cosine, zeros = min(last["fp8_cosine"].values()), max(last["fp8_underflow"].values())
     return [
         Figure(
-            "smallest cosine of a quantised tensor", "near 1", f"{cosine:.5f}", "measured", cosine
+            "smallest cosine of a quantised tensor",
+            "near 1",
+            f"{cosine:.5f}",
+            "measured",
+            cosine,
+            row=29,
         ),
         Figure("largest share of values that became 0", "few", f"{zeros:.3%}", "measured", zeros),
     ]

@@ -16,6 +16,7 @@ PUBLISHED = {
     "ling-flash-2.0": {"total": "100B", "active": "6.1B", "active_non_embedding": "4.8B"},
     "ling-1t": {"total": "1T", "active": "51.0B"},
 }
+ROWS = {"ling-mini-2.0": 1, "ling-flash-2.0": 2, "ling-1t": 3}
 WORDS = {
     "total": "parameters",
     "active": "activated",
@@ -34,6 +35,7 @@ def measure(context: Context) -> Result:
             f"{counts[name][key]:,}",
             "counted",
             counts[name][key],
+            ROWS.get(name, 0) if key == "total" else 0,
         )
         for name in PRESETS
         for key in WORDS
@@ -41,7 +43,9 @@ def measure(context: Context) -> Result:
     mini = preset("ling-mini-2.0")
     routed = mini.num_experts // mini.num_experts_per_tok
     figures += [
-        Figure("routed experts that a token uses", "1/32", f"1/{routed}", "counted", 1 / routed),
+        Figure(
+            "routed experts that a token uses", "1/32", f"1/{routed}", "counted", 1 / routed, row=4
+        ),
         Figure(
             "the same with the shared expert",
             "3.5%",

@@ -57,6 +57,7 @@ def judged(report: dict[str, Any]) -> Result:
                 f"{spread:.4f}",
                 "measured",
                 spread,
+                row=35 if what == "window" else 0,
             )
         )
     by = spreads(report["merges"])
