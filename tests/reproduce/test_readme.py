@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import subprocess
+from pathlib import Path
 
 import pytest
 from stand_in_records import record
 
 from ling.errors import UsageError
-from ling.reproduce.readme import BEGIN, END, write_block
+from ling.reproduce.readme import BEGIN, END, updated, write_block
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -26,7 +29,8 @@ def add(clone, *names):
 
 def test_committed_records_are_quoted_beside_the_published_figures(clone):
     record("sizes").save(clone / "claims")
-    record("laws", quick=True).save(clone / "claims")
+    record("wsm", quick=True).save(clone / "claims")
+    record("leverage", how="formula").save(clone / "claims")
     add(clone, "claims")
     record("kv-bytes").save(clone / "claims")  # on the disk only
     (clone / "claims" / "decode.png").write_bytes(b"")
@@ -35,7 +39,8 @@ def test_committed_records_are_quoted_beside_the_published_figures(clone):
     assert (
         "(claims/sizes.md) | 41 | answer: 42 (counted; agrees) | `ling reproduce sizes` |" in text
     )
-    assert "laws.md" not in text
+    assert "wsm.md" not in text
+    assert "leverage.md" not in text
     assert "kv-bytes" not in text
     assert "![" not in text
     assert text.startswith("# ling\n")
@@ -51,6 +56,13 @@ def test_a_picture_is_shown_where_its_claim_is_quoted(clone):
     add(clone, "claims")
     write_block(clone / "README.md", clone / "claims")
     assert "](claims/decode.png)" in (clone / "README.md").read_text()
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="no clone of the repository")
+def test_the_readme_of_this_repository_has_what_its_records_have():
+    readme = ROOT / "README.md"
+    text, _ = updated(readme, ROOT / "docs" / "evidence" / "claims")
+    assert text == readme.read_text()
 
 
 def test_what_is_missing_is_named(clone, tmp_path_factory):
