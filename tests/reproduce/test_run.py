@@ -61,7 +61,6 @@ def test_a_page_has_all_that_makes_it_checkable(tmp_path):
     assert "[answer: 42 \\| 43](sizes.md), disagrees at this scale" in index
     assert "not run yet: `ling reproduce kv-bytes`" in index
     assert made[0]["width"] == 3
-    assert made[0].work.is_dir()
 
 
 def test_what_was_measured_with_the_same_settings_is_not_measured_again(tmp_path):
@@ -72,13 +71,18 @@ def test_what_was_measured_with_the_same_settings_is_not_measured_again(tmp_path
     reproduce([one], options, lines.append)
     assert len(made) == 1
     assert "measured before" in lines[-1]
+    left = made[0].work / "run"
+    left.mkdir()
     reproduce([one], dataclasses.replace(options, again=True))
+    assert not left.exists()
+    assert made[1].work == made[0].work
     reproduce([one], dataclasses.replace(options, seed=1))
     reproduce([one], dataclasses.replace(options, quick=False))
     assert len(made) == 4
     (tmp_path / "sizes.json").write_text("{")  # a cut-off record is made again
     reproduce([one], dataclasses.replace(options, quick=False))
     assert len(made) == 5
+    assert len({context.work for context in made}) == 3  # of each scale and seed
 
 
 def test_a_failing_claim_stops_no_other_but_an_interruption_does(tmp_path):
@@ -98,8 +102,10 @@ def test_a_failing_claim_stops_no_other_but_an_interruption_does(tmp_path):
     with pytest.raises(RunError, match="no room"):
         reproduce([bad], options)
     stopped, _ = stand_in(measure=stops)
+    (tmp_path / "README.md").unlink()
     with pytest.raises(KeyboardInterrupt):
         reproduce([stopped, good], options)
+    assert (tmp_path / "README.md").is_file()
 
 
 def test_quick_pages_do_not_replace_full_ones():

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,7 +27,7 @@ Log = Callable[[str], None]
 
 FULL, QUICK = Path("docs/evidence/claims"), Path("runs/reproduce/quick")
 """Where pages are written unless `--out` says otherwise: quick ones never replace full ones."""
-WORK = Path("runs/reproduce")
+WORK = Path("runs/reproduce/work")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,15 +41,24 @@ class Options:
     """Also what was measured before with the same settings."""
     seed: int = 0
 
-    @property
-    def scratch(self) -> Path:
-        """Folder of runs and weights: those of another scale would not be continued."""
-        return self.work / ("work-quick" if self.quick else "work")
+
+def say(text: str) -> None:
+    """Print a line, also into a file, now."""
+    print(text, flush=True)
 
 
-def reproduce(claims: Sequence[Claim], options: Options, log: Log = print) -> list[str]:
+def reproduce(claims: Sequence[Claim], options: Options, log: Log = say) -> list[str]:
     """Measure what is not measured yet, write pages and index; returns the names that failed."""
-    out, failed = make_folder(options.out), []
+    out = make_folder(options.out)
+    try:
+        return _each(claims, options, log)
+    finally:  # also after an interruption
+        write_index(out)
+
+
+def _each(claims: Sequence[Claim], options: Options, log: Log) -> list[str]:
+    out: Path = options.out
+    failed: list[str] = []
     commit = commit_here()  # before pages change what git tracks
     for at, claim in enumerate(claims, 1):
         where = f"[{at}/{len(claims)}] {claim.name}"
@@ -68,7 +80,6 @@ def reproduce(claims: Sequence[Claim], options: Options, log: Log = print) -> li
         _write_page(claim, record, out)
         first = record.headline
         log(f"{where}: {first.what}: {first.here}; {outcome(record)}")
-    write_index(out)
     return failed
 
 
@@ -90,11 +101,13 @@ def records_in(out: Path) -> dict[str, Record]:
 
 
 def _measured(claim: Claim, options: Options, commit: str, log: Log) -> Record:
-    scale, scratch = claim.scale(options.quick), options.scratch
+    work = work_folder(claim, options)
+    if options.again:
+        shutil.rmtree(work, ignore_errors=True)
     context = Context(
-        scale=scale,
-        work=make_folder(scratch / claim.name),
-        shared=make_folder(scratch / "shared"),
+        scale=claim.scale(options.quick),
+        work=make_folder(work),
+        shared=make_folder(options.work / "shared"),
         log=lambda text: log(f"    {text}"),
         seed=options.seed,
     )
@@ -110,6 +123,12 @@ def _measured(claim: Claim, options: Options, commit: str, log: Log) -> Record:
         seconds=time.monotonic() - start,
         cores=cores,
     )
+
+
+def work_folder(claim: Claim, options: Options) -> Path:
+    """Where runs and weights of these settings are: a run of others could not be continued."""
+    settings = json.dumps(settings_of(claim, options), sort_keys=True)
+    return options.work / f"{claim.name}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
 
 
 def command_of(claim: Claim, options: Options) -> str:
