@@ -136,7 +136,8 @@ def draw(data: dict[str, Any], path: Path) -> None:
         at = [r["context"] for r in rows]
         for side, name in SIDES.items():
             left.plot(at, [r[side] for r in rows], "o-", label=name)
-        left.set(xlabel="tokens of context", ylabel="tokens/s, int4", yscale="log")
+        left.set(xlabel="tokens of context", ylabel="tokens/s, int4")
+        left.set_ylim(bottom=0)
         left.legend(fontsize=8)
         right.plot(at, [r["ratio"] for r in rows], "o-")
         right.axhline(2, color="grey", linestyle="--", label="claimed: 2 and more")
