@@ -70,7 +70,7 @@ def test_what_was_measured_with_the_same_settings_is_not_measured_again(tmp_path
     reproduce([one], options, lines.append)
     reproduce([one], options, lines.append)
     assert len(made) == 1
-    assert "measured before" in lines[-1]
+    assert "measured on 20" in lines[-1]
     left = made[0].work / "run"
     left.mkdir()
     reproduce([one], dataclasses.replace(options, again=True))

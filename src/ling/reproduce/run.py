@@ -64,7 +64,8 @@ def _each(claims: Sequence[Claim], options: Options, log: Log) -> list[str]:
         where = f"[{at}/{len(claims)}] {claim.name}"
         found = None if options.again else find_record(out, claim.name)
         if found is not None and found.settings == settings_of(claim, options):
-            log(f"{where}: measured before with these settings (--again repeats it)")
+            when = f"measured on {found.date} with these settings, on {found.machine}"
+            log(f"{where}: {when}; --again repeats it here")
             _write_page(claim, found, out)
             continue
         log(f"{where}: {claim.title}, up to {_minutes(claim.scale(options.quick).budget_s)}")
