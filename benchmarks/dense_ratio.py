@@ -12,41 +12,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
 import statistics
-import time
 from pathlib import Path
 
-import torch
-
-from ling.infer.native_runner import NativeRunner
-from ling.infer.open import open_runner
-from ling.infer.pages import Segment, pages_for
+from ling.eval.dense_ratio import Decoder
 
 CONTEXTS = (0, 2048, 8192, 32768 - 64)
-
-
-class Decoder:
-    """A model and room for the longest context."""
-
-    def __init__(self, folder: Path) -> None:
-        runner = open_runner(folder)
-        assert isinstance(runner, NativeRunner)
-        self.runner, self.pages = runner, list(range(pages_for(CONTEXTS[-1] + 64)))
-        runner.allocate(len(self.pages))
-        flat = runner.kv.view(torch.bfloat16).view(-1)
-        flat[: 1 << 20].normal_()
-        for at in range(1 << 20, len(flat), 1 << 20):
-            flat[at : at + (1 << 20)] = flat[: min(1 << 20, len(flat) - at)]
-        self.random = random.Random(0)
-
-    def step(self, context: int) -> float:
-        """Seconds of one decode step, head included."""
-        token = self.random.randrange(self.runner.config.vocab_size)
-        start = time.perf_counter()
-        hidden = self.runner.forward([token], [Segment(self.pages, context, 0, 1)])
-        self.runner.logits(hidden)
-        return time.perf_counter() - start
 
 
 def plot(rows: list[dict[str, float]], path: Path) -> None:
@@ -82,11 +53,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--png", type=Path)
     args = parser.parse_args()
-    mini, dense = (Decoder(args.cache / f"{n}-int4") for n in ("ling-mini-2.0", "dense-8b"))
+    mini, dense = (
+        Decoder(args.cache / f"{n}-int4", CONTEXTS[-1]) for n in ("ling-mini-2.0", "dense-8b")
+    )
     rows: list[dict[str, float]] = []
     for context in CONTEXTS:
         mini.step(context), dense.step(context)
-        pairs = [(mini.step(context), dense.step(context)) for _ in range(args.steps)]
+        pairs = [
+            (mini.step(context).seconds, dense.step(context).seconds) for _ in range(args.steps)
+        ]
         row = {
             "context": context,
             "mini_tokens_per_s": 1 / statistics.median(a for a, _ in pairs),

@@ -310,6 +310,28 @@ TESTED_TOGETHER = {
         "tests/hub/test_download.py",
         "both hubs pass the same tests",
     ),
+    "eval/{dense_ratio,fp8_curves}.py": (
+        "tests/reproduce/claims/test_measured.py",
+        "what two claims are measured with",
+    ),
+    "reproduce/claims/{conversion,fp8_exact,fp8_states,kv_bytes,laws}.py": (
+        "tests/reproduce/claims/test_counted.py",
+        "counted in seconds",
+    ),
+    "reproduce/claims/{leverage,merge_weights,pipeline,sizes}.py": (
+        "tests/reproduce/claims/test_counted.py",
+        "counted in seconds",
+    ),
+    "reproduce/claims/{balance,decode,fp8_loss,mtp,throughput,wsm}.py": (
+        "tests/reproduce/claims/test_measured.py",
+        "measured at a tiny scale",
+    ),
+    "reproduce/{small_runs,picture}.py": (
+        "tests/reproduce/claims/test_measured.py",
+        "what claims are measured and drawn with",
+    ),
+    "reproduce/{claim,registry}.py": ("tests/reproduce/test_run.py", "claims by name, run"),
+    "cli/reproduce.py": ("tests/reproduce/test_run.py", "run as users run it"),
     "nano/plan.py": ("tests/nano/test_make.py", "all stages, and what is refused"),
     "nano/dialogues/{dates,facts,knowledge,lists,numbers,tools_time,tools_values}.py": (
         "tests/nano/dialogues/test_answers.py",

@@ -78,6 +78,11 @@ COMMANDS = {
         "`scaling predict`: the published scaling laws; `scaling sweep`: runs of a grid; "
         "`scaling fit`: laws of their results",
     ),
+    "reproduce": Command(
+        "reproduce",
+        "reproduce",
+        "`reproduce CLAIM|all [--quick]`: the published claims, measured here, a page for each",
+    ),
     "doctor": Command("measure", "doctor", "what this installation can do, and why not more"),
     "completion": Command(
         "completion", "completion", "`completion bash|zsh|fish`: a script for the shell, to source"

@@ -1,0 +1,130 @@
+"""Leverage over dense models: the published formula, and what a committed sweep measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ...presets import preset
+from ...scaling import laws
+from ..claim import Claim, Context, Figure, Result, Scale
+from ..committed import committed
+from ..picture import drawing
+
+RESULTS = "*ling-grid*.jsonl"
+
+
+def measure(context: Context) -> Result:
+    at = laws.CLAIM
+    claimed = laws.leverage(at["activation_ratio"], at["granularity"], at["flops"])
+    mini = preset("ling-mini-2.0")
+    granularity = laws.granularity(mini)
+    assert granularity is not None
+    ratio = laws.activation_ratio(mini)
+    of_mini = laws.leverage(ratio, granularity, at["flops"])
+    figures = [
+        Figure("A 3.1%, G 12, 1e22 FLOPs", "over 7", f"{claimed:.2f}", "formula", claimed),
+        Figure(
+            f"Ling-mini (A {ratio:.1%}, G {granularity:g}), 1e22 FLOPs",
+            "",
+            f"{of_mini:.2f}",
+            "formula",
+            of_mini,
+        ),
+    ]
+    found = committed(RESULTS)
+    if found is None:
+        return Result(
+            figures,
+            "agrees" if claimed > at["at_least"] else "disagrees",
+            "This is the published formula with the claim's own numbers, so it shows that "
+            "formula and claim belong together, and nothing more. Measured leverage is read "
+            "from the results of `ling scaling sweep ling-grid`, which are not committed yet.",
+            {"read": []},
+        )
+    read = measured(found)
+    figures[:0] = [
+        Figure(
+            f"measured, {r['family']} at {r['flops']:.1e} FLOPs",
+            f"{r['law']:.2f} by the law" if r["law"] else "",
+            _around(r),
+            "committed",
+            r["leverage"],
+        )
+        for r in sorted(read, key=lambda r: -r["flops"])
+    ]
+    above = [r for r in read if r["leverage"] > 1]
+    return Result(
+        figures,
+        _outcome(read),
+        f"Read at equal loss between the runs of {found.name}: {len(above)} of {len(read)} points "
+        "are above 1. The claim is about a million times as much compute; what can be seen here is "
+        "whether leverage is above 1 and grows with compute.",
+        {"read": read},
+    )
+
+
+def measured(results: Path) -> list[dict[str, Any]]:
+    """Leverage of every point that can be read, embedding and head not counted."""
+    from ...scaling.fit import fit
+    from ...scaling.results import read_rows
+
+    found = fit(read_rows(results))
+    return [r._asdict() for r in found.counts["without_head"].leverage.read]
+
+
+def _outcome(read: list[dict[str, Any]]) -> Any:
+    """Whether leverage grows with compute in every family, and ends above 1."""
+    if len(read) < 2:
+        return "open"
+    families = {r["family"] for r in read}
+    ends = []
+    for family in families:
+        points = sorted((r["flops"], r["leverage"]) for r in read if r["family"] == family)
+        ends.append((points[0][1], points[-1][1], len(points)))
+    if all(last > 1 and (last > first or n == 1) for first, last, n in ends):
+        return "agrees"
+    return "open" if any(last > 1 for _, last, _ in ends) else "disagrees"
+
+
+def _around(r: dict[str, Any]) -> str:
+    interval = r["leverage_interval"]
+    text = f"{r['leverage']:.2f}"
+    return text if interval is None else f"{text} [{interval[0]:.2f}, {interval[1]:.2f}]"
+
+
+def draw(data: dict[str, Any], path: Path) -> None:
+    with drawing(path) as axes:
+        span = [10 ** (13 + k / 10) for k in range(96)]
+        for name, a, g in (
+            ("A 3.5%, G 8 (Ling-mini)", 9 / 257, 8.0),
+            ("A 3.1%, G 12", 0.031, 12.0),
+        ):
+            axes.plot(span, [laws.leverage(a, g, c) for c in span], label=f"law, {name}")
+        for family in sorted({r["family"] for r in data["read"]}):
+            points = sorted(
+                (r["flops"], r["leverage"]) for r in data["read"] if r["family"] == family
+            )
+            axes.plot(*zip(*points, strict=True), "o", label=f"measured, {family}")
+        axes.axhline(1, color="black", linewidth=0.8)
+        axes.axhline(
+            7, color="grey", linewidth=0.8, linestyle="--", label="claimed: over 7 at 1e22"
+        )
+        axes.set(xscale="log", xlabel="compute (FLOPs)", ylabel="times a dense model's compute")
+        axes.legend(fontsize=8)
+
+
+CLAIM = Claim(
+    name="leverage",
+    title="Leverage over dense models",
+    published="A mixture of experts as good as a dense model of over 7 times the compute, at 1e22 "
+    "FLOPs, 3.1% activated, granularity 12.",
+    source="arXiv 2507.17702; README",
+    differs="The formula is evaluated as published. Measured are models of under two million "
+    "activated parameters at 1e13 to 1e14 FLOPs, where the law itself gives about 1.",
+    quick=Scale(budget_s=10),
+    full=Scale(budget_s=30),
+    measure=measure,
+    draw=draw,
+    by_hand="ling scaling sweep ling-grid --out runs/ling-grid",
+)

@@ -1,0 +1,129 @@
+"""Claims that are counted or computed: exact, and wrong code would show."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+from scaling_rows import sweep
+from small_claims import measured, values
+
+from ling.reproduce.claims import (
+    fp8_exact,
+    fp8_states,
+    kv_bytes,
+    laws,
+    leverage,
+    merge_weights,
+    pipeline,
+    sizes,
+)
+
+pytest.importorskip("matplotlib")
+
+
+def test_sizes_of_the_released_models(tmp_path):
+    found = measured("sizes", tmp_path)
+    assert found.outcome == "agrees"
+    exact = values(found)
+    assert exact["ling-mini-2.0, parameters"] == 16_255_638_528
+    assert exact["ling-mini-2.0, activated"] == 1_432_968_192
+    assert exact["ling-mini-2.0, activated, without embedding and head"] == 789_142_528
+    assert sizes.number("4.8B") == 4.8e9
+
+
+def test_a_published_size_that_is_not_ours_is_seen(tmp_path, monkeypatch):
+    monkeypatch.setitem(sizes.PUBLISHED, "ling-1t", {"total": "2T"})
+    found = measured("sizes", tmp_path)
+    assert found.outcome == "disagrees"
+    assert "ling-1t" in found.verdict
+
+
+def test_kv_bytes_are_those_of_a_page(tmp_path, monkeypatch):
+    found = measured("kv-bytes", tmp_path, pages=2)
+    assert found.outcome == "agrees"
+    assert values(found)["Ling-mini, bfloat16"] == 40_960
+    monkeypatch.setattr(kv_bytes, "allocated_bytes", lambda context: 1.0)
+    assert measured("kv-bytes", tmp_path, pages=2).outcome == "disagrees"
+
+
+def test_laws_give_the_settings_of_the_released_models(tmp_path, monkeypatch):
+    assert measured("laws", tmp_path).outcome == "agrees"
+    assert 8 <= laws.best_granularity() <= 12
+    monkeypatch.setattr(laws, "RELEASED", (laws.Released("ling-mini-2.0", 3.5e-4, 4400),))
+    assert measured("laws", tmp_path).outcome == "disagrees"
+
+
+def test_leverage_is_the_formula_until_there_are_results(tmp_path, monkeypatch):
+    monkeypatch.setattr(leverage, "committed", lambda pattern: None)
+    found = measured("leverage", tmp_path)
+    assert found.figures[0].how == "formula"
+    assert found.figures[0].value == pytest.approx(7.245, abs=0.01)
+
+
+def test_leverage_of_a_sweep_comes_first(tmp_path, monkeypatch):
+    pytest.importorskip("scipy")
+    monkeypatch.setattr("ling.scaling.noise.REPLICAS", 20)
+    path = tmp_path / "2026-11-30-ling-grid.jsonl"
+    rows = sweep(families=("dense", "1/8"))
+    path.write_text("".join(json.dumps(dataclasses.asdict(row)) + "\n" for row in rows))
+    monkeypatch.setattr(leverage, "committed", lambda pattern: path)
+    found = measured("leverage", tmp_path)
+    assert found.figures[0].how == "committed"
+    assert found.data["read"]
+    assert path.name in found.verdict
+
+
+@pytest.mark.parametrize(
+    ("points", "outcome"),
+    [
+        ([(1e13, 0.9), (1e14, 1.2)], "agrees"),
+        ([(1e13, 1.2), (1e14, 1.1)], "open"),
+        ([(1e13, 0.9), (1e14, 0.8)], "disagrees"),
+        ([(1e14, 1.5)], "open"),
+    ],
+)
+def test_leverage_agrees_where_it_ends_above_one_and_grows(points, outcome):
+    read = [{"family": "1/8", "flops": c, "leverage": el} for c, el in points]
+    assert leverage._outcome(read) == outcome
+
+
+def test_states_have_the_published_bytes(tmp_path, monkeypatch):
+    found = measured("fp8-states", tmp_path, parameters=1 << 13)
+    assert found.outcome == "agrees"
+    assert found.figures[0].value == 2 + 8 / 256
+    monkeypatch.setattr(fp8_states, "allocated", lambda name, parameters: 8.0)
+    assert measured("fp8-states", tmp_path, parameters=1 << 13).outcome == "disagrees"
+
+
+def test_savings_of_fp8_change_no_bit_that_they_must_not(tmp_path):
+    found = measured("fp8-exact", tmp_path, shape=[128, 256, 40])
+    assert found.outcome == "agrees"
+    assert values(found)["transposed on demand: bytes of FP8 weights"] == 0.5
+
+
+@pytest.mark.parametrize("found", [(True, 0.03), (False, 0.0)])
+def test_a_gradient_or_output_that_differs_is_seen(tmp_path, monkeypatch, found):
+    monkeypatch.setattr(fp8_exact, "padded", lambda context: found)
+    assert measured("fp8-exact", tmp_path, shape=[128, 256, 40]).outcome == "disagrees"
+
+
+def test_round_trips_keep_the_bits(tmp_path):
+    found = measured("conversion", tmp_path)
+    assert found.outcome == "agrees"
+    assert len(found.figures) == 6
+    assert not any((tmp_path / "work" / "conversion").iterdir())
+
+
+def test_a_merge_acts_like_its_decay(tmp_path):
+    assert measured("merge-weights", tmp_path).outcome == "agrees"
+    assert merge_weights.decay_of([0.25, 0.25, 0.5]) == [0.75, 0.5]
+    assert merge_weights.trajectory_gap([0.75, 0.5], 0) < 1e-12
+
+
+def test_the_cut_by_cost_is_never_slower(tmp_path):
+    found = measured("pipeline", tmp_path, ranks=[2, 4], per_rank=[1], micro=8)
+    assert all(row["gain"] >= 0 for row in found.data["rows"])
+    assert found.figures[0].how == "planned"
+    assert pipeline.even_cut([1.0] * 5, 2) == [[1.0] * 3, [1.0] * 2]

@@ -1,0 +1,157 @@
+"""Claims that are measured, at scales of seconds: what they report is what they did."""
+
+from __future__ import annotations
+
+import pytest
+from small_claims import TINY, measured, values
+
+from ling.ops import native
+from ling.reproduce.claim import Context, Scale
+from ling.reproduce.claims import decode, fp8_loss, wsm
+from ling.reproduce.small_runs import recipe, train
+
+pytest.importorskip("matplotlib")
+needs_kernels = pytest.mark.skipif(native.library() is None, reason="needs the kernel library")
+
+
+@pytest.fixture(autouse=True)
+def _no_time_for_looks(monkeypatch):
+    """A run measures the peak of the machine and draws pictures, seconds each on a busy one."""
+    monkeypatch.setattr("ling.train.monitor.gemm_peak", lambda *args, **options: 1e12)
+    monkeypatch.setattr("ling.train.monitor.Monitor.draw", lambda self: None)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """One folder for all claims that train, so that the text is prepared once."""
+    return tmp_path_factory.mktemp("claims")
+
+
+def test_balance_compares_three_runs(folder, one_thread):
+    found = measured("balance", folder, **TINY, steps=6)
+    assert {len(curve) for curve in found.data["curves"].values()} == {6}
+    assert {figure.row for figure in found.figures} == {0, 31}
+    sums = values(found)
+    assert sums["largest sum of a layer's biases, zero-mean bias"] < 1e-6
+    assert found.outcome in ("agrees", "disagrees")
+
+
+def test_fp8_is_held_against_a_control(folder, one_thread):
+    found = measured("fp8-loss", folder, **TINY, steps=6, eval_rows=4)
+    assert set(found.data["rows"]) == {"bf16", "fp8", "control"}
+    assert "control" in found.figures[0].here
+    assert 0.9 < values(found)["smallest cosine of a quantised tensor"] <= 1
+    dated = [f for f in found.figures if f.how == "committed"]
+    assert dated
+    assert all("2026-11-29" in f.what for f in dated)
+
+
+def test_no_committed_curves_give_no_figure(monkeypatch):
+    monkeypatch.setattr(fp8_loss, "committed", lambda pattern: None)
+    assert fp8_loss.earlier() == []
+
+
+def test_merges_are_held_against_decays(folder, one_thread, monkeypatch):
+    monkeypatch.setattr("ling.eval.wsm.COUNTS", (2, 4))
+    found = measured(
+        "wsm",
+        folder,
+        **TINY,
+        steps=8,
+        interval=2,
+        checkpoints=4,
+        constant_lr=3e-3,
+        held_out_rows=2,
+    )
+    assert len(found.data["report"]["decays"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("merge", "decay", "outcome"),
+    [(2.8, 2.9, "agrees"), (2.9, 2.8, "partly"), (3.1, 2.8, "disagrees")],
+)
+def test_a_merge_must_be_better_than_the_last_checkpoint(merge, decay, outcome):
+    row = {"schedule": "mean", "count": 2, "interval": 5, "window": 5}
+    report = {
+        "last": {"loss": 3.0},
+        "merges": [{**row, "loss": merge}, {**row, "loss": merge + 0.1}],
+        "decays": [{"window": 5, "loss": decay}],
+    }
+    found = wsm.judged(report)
+    assert found.outcome == outcome
+    assert wsm.spreads(report["merges"])["number in the same window"] == pytest.approx(0.1)
+
+
+def test_throughput_is_measured_in_turn_and_planned(tmp_path, one_thread):
+    dense = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "head_dim": 32}
+    dense |= {"num_attention_heads": 2, "num_key_value_heads": 1}
+    dense |= {"max_window_layers": 2, "first_k_dense_replace": 2}
+    found = measured("throughput", tmp_path, dense=dense, rows=1, seq_length=16, pairs=2)
+    known = values(found)
+    assert known["log of 8 GPUs, tokens/s"] == pytest.approx(97_542, rel=1e-3)
+    assert len([f for f in found.figures if f.how == "planned"]) == 12
+    assert known["with MTP, times without (8 GPUs)"] < 1.2
+
+
+@needs_kernels
+def test_decoding_is_scaled_to_all_layers(tmp_path, monkeypatch):
+    from ling.presets import preset
+
+    small = preset("ling-tiny")
+    dense = small.replace(
+        num_experts=0,
+        num_shared_experts=0,
+        num_experts_per_tok=0,
+        first_k_dense_replace=3,
+        num_nextn_predict_layers=0,
+    )
+    shapes = {"ling-mini-2.0": small, "dense-8b": dense}
+    monkeypatch.setattr(decode, "preset", shapes.get)
+    found = measured("decode", tmp_path, layers=2, contexts=[0, 64], steps=3)
+    assert [row["context"] for row in found.data["rows"]] == [0, 64]
+    assert "scaled to all of them" in found.verdict
+    assert {13, 14} <= {figure.row for figure in found.figures}
+
+
+@pytest.mark.parametrize(
+    ("ratios", "outcome"),
+    [
+        ((3.0, 4.0), "agrees"),
+        ((5.0, 4.0), "partly"),
+        ((1.5, 4.0), "partly"),
+        ((1.5, 1.2), "disagrees"),
+    ],
+)
+def test_decoding_must_be_twice_as_fast_and_gain_with_the_context(ratios, outcome):
+    rows = [
+        {"context": n, "ratio": ratio, "mini": 10.0, "dense": 10 / ratio}
+        for n, ratio in zip((0, 8192), ratios, strict=True)
+    ]
+    found = decode.judged(rows, 0)
+    assert found.outcome == outcome
+    assert "scaled" not in found.verdict
+    assert found.figures[0].value == max(ratios)
+
+
+@needs_kernels
+def test_drafts_change_no_token(folder, one_thread):
+    found = measured("mtp", folder, **TINY, steps=4, prompts=2, tokens=8)
+    same, _, count = found.figures[0].here.split()
+    assert same == count
+    assert int(count) in (4, 8)  # long enough documents, in four ways
+    assert len(found.data["reports"]) == 4
+
+
+def test_a_stopped_run_continues(folder, tmp_path, one_thread, monkeypatch):
+    scale = Scale(budget_s=1, settings={**TINY, "steps": 6})
+    shared = folder / "shared"
+    shared.mkdir(exist_ok=True)
+    context = Context(scale=scale, work=tmp_path, shared=shared, log=lambda line: None)
+    made = recipe(context)
+    monkeypatch.setattr("ling.reproduce.small_runs.run", lambda *args: 130)
+    with pytest.raises(KeyboardInterrupt):
+        train(context, "one", made)
+    monkeypatch.undo()
+    rows = train(context, "one", made)
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert train(context, "one", made) == rows
