@@ -23,6 +23,7 @@ from ..files.atomic import atomic_folder, make_folder, write_atomic
 from ..model.ling import from_config
 from ..train.loop import run
 from ..train.progress import tell
+from .needle import NeedleOptions
 from .needle_rows import training_row
 
 Log = Callable[[str], None]
@@ -41,6 +42,8 @@ class Stage:
 
 STAGES = (Stage(48, 300, 64), Stage(128, 150, 32), Stage(256, 200, 24))
 LR, SEED = 2e-3, 1
+OPTIONS = NeedleOptions(lengths=(256, 512, 1024, 2048), rows=48, yarn=(1.0, 2.0, 4.0, 8.0))
+"""What the trained model is measured by: 240 rows of each length under each scaling."""
 SHAPE = {
     "vocab_size": 384,
     "hidden_size": 128,
@@ -131,6 +134,8 @@ def _recipe(stage: Stage, model: Path, rows: Path, tokenizer: Path, seed: int) -
             steps=stage.steps,
             global_batch_size=stage.rows,
             micro_batch_size=stage.rows,
+            # Matrices this small gain nothing from bfloat16, and lose much without its instructions.
+            dtype="float32",
             train_router=True,
             bias_update_rate=1e-2,
             seed=seed,
