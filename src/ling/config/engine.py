@@ -134,7 +134,9 @@ class EngineConfig:
             raise UsageError(f"`max_step_ms` is {self.max_step_ms}, expected more than 0")
         for key in self.hf_overrides or ():
             if key not in POSITIONS:
-                raise UsageError(f"`hf_overrides` has {shown(key)}; there are {', '.join(POSITIONS)}")
+                raise UsageError(
+                    f"`hf_overrides` has {shown(key)}; there are {', '.join(POSITIONS)}"
+                )
         object.__setattr__(self, "lora", _adapters_listed(self.lora))
         _ = self.adapter_folders, self.max_memory_bytes
         _ = self.kv_cache_memory_bytes, self.cache_dir_bytes

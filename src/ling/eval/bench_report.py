@@ -83,8 +83,8 @@ def of_all_layers(
     head = stages["head"]["seconds"]
     times = cfg.num_hidden_layers / layers
     outside = report["seconds_per_step"] - sum(s["seconds"] for s in stages.values())
-    seconds = head + outside + times * sum(
-        s["seconds"] for name, s in stages.items() if name != "head"
+    seconds = (
+        head + outside + times * sum(s["seconds"] for name, s in stages.items() if name != "head")
     )
     return {
         "measured_layers": layers,

@@ -6,6 +6,7 @@ function of seed, length, depth and number alone.
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -82,8 +83,22 @@ class TokenNeedles:
         return {"kind": "tokens", "key": list(KEY), "filler": filler, "answer": ANSWER}
 
 
-def training_row(longest: int, draw: random.Random) -> tuple[list[int], Sequence[int]]:
-    """Ids and labels (not shifted, -100 where no loss counts) of a row to learn from, its needle at
-    any depth."""
-    ids = token_ids(longest, draw.random(), draw)
-    return ids, [-100] * (longest - ANSWER) + ids[-ANSWER:]
+def training_row(
+    length: int, draw: random.Random, times: int = 2
+) -> tuple[list[int], Sequence[int]]:
+    """Ids and labels (not shifted, -100 where no loss counts) of a row to learn from.
+
+    Key and answer stand in it `times` times, anywhere and at the end, and are learned from the
+    second on: 2 is the row that is measured.
+    """
+    found = len(KEY) + ANSWER
+    filler = draw.choices(FILLER, k=length - times * found)
+    answer = draw.choices(FILLER, k=ANSWER)
+    ids: list[int] = []
+    labels: list[int] = []
+    places = sorted(draw.randint(0, len(filler)) for _ in range(times - 1))
+    for number, (start, stop) in enumerate(itertools.pairwise([0, *places, len(filler)])):
+        ids += [*filler[start:stop], *KEY, *answer]
+        told = answer if number else [-100] * ANSWER
+        labels += [-100] * (stop - start + len(KEY)) + told
+    return ids, labels

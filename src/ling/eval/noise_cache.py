@@ -1,4 +1,4 @@
-"""A KV cache of noise: what a decode step reads behind a long prompt, without reading the prompt."""
+"""A KV cache of noise: what a decode step reads behind a long prompt that nobody had to read."""
 
 from __future__ import annotations
 
