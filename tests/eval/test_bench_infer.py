@@ -8,7 +8,7 @@ import pytest
 from ling.cli.main import main
 from ling.config.engine import EngineConfig
 from ling.errors import UsageError
-from ling.eval import bench_infer
+from ling.eval import bench_infer, bench_report
 from ling.eval.bench_infer import BenchOptions, Ours, bench
 from ling.eval.peers import Peer
 from ling.ops import native
@@ -144,7 +144,15 @@ def test_bad_bench_usage_is_one_line(args, word, capsys):
     assert error.count("\n") == 1
 
 
+@pytest.fixture
+def quick_limits(monkeypatch):
+    """The machine's limits, which take most of a short measurement, are not what is asked."""
+    monkeypatch.setattr(bench_infer, "READ_BYTES", 1 << 20)
+    monkeypatch.setattr(bench_report, "int8_peak", lambda: 1e11)
+
+
 @needs_library
+@pytest.mark.usefixtures("quick_limits")
 @pytest.mark.parametrize("kv", ["bf16", "int8", "int4"])
 def test_a_context_of_noise_is_decoded_behind_without_a_prompt_being_read(tmp_path, kv):
     """Beyond the model's own context, too."""
@@ -163,6 +171,7 @@ def test_a_context_of_noise_is_decoded_behind_without_a_prompt_being_read(tmp_pa
 
 
 @needs_library
+@pytest.mark.usefixtures("quick_limits")
 def test_some_layers_of_a_preset_are_scaled_to_all(tmp_path):
     options = BenchOptions(kind="decode", context=64, tokens=8, pairs=1, layers=2)
     report = bench("ling-nano", options, cache=str(tmp_path), log=str)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,9 @@ def _parser() -> Any:
         help="instead of MODEL: train a small one into this folder (minutes), then measure it "
         "without YaRN and with factors 2, 4 and 8 at up to 8 times its length",
     )
+    parser.add_argument(
+        "--quick", action="store_true", help="with --train: up to 128 tokens, and fewer factors"
+    )
     parser.add_argument("--lengths", type=str, default=None, help="tokens, such as 256,512,1024")
     parser.add_argument("--depths", type=str, default="0,0.25,0.5,0.75,1", help="0 is the start")
     parser.add_argument("--rows", type=int, default=40, help="rows of each length and depth")
@@ -47,8 +51,10 @@ def _parser() -> Any:
 
 
 def _measure(ns: Any) -> int:
-    from ..eval.needle import NeedleOptions
+    from ..eval.needle import NeedleOptions, needle
 
+    if ns.quick:
+        raise UsageError("eval needle: `--quick` is for `--train OUT`; give fewer `--rows`")
     if ns.lengths is None:
         raise UsageError("eval needle: name the lengths, such as `--lengths 256,512,1024`")
     with naming_flags("lengths", "depths", "yarn", "rows", "chat", "text"):
@@ -62,11 +68,14 @@ def _measure(ns: Any) -> int:
             chat=ns.chat,
             format=ns.format,
         )
-        return _report(ns.model, Path(ns.out or f"runs/needle-{Path(ns.model).name}"), options, ns)
+        out = Path(ns.out or f"runs/needle-{Path(ns.model).name}")
+        result = needle(ns.model, out, options, _log(ns))
+    _report(result, out, ns)
+    return 0
 
 
 def _train(ns: Any) -> int:
-    from ..eval import needle_train
+    from ..eval.needle_train import FULL, QUICK, train_and_measure
 
     if ns.lengths or ns.yarn or ns.text or ns.chat or ns.out:
         raise UsageError(
@@ -74,21 +83,25 @@ def _train(ns: Any) -> int:
             "for others run `ling eval needle OUT/model` afterwards"
         )
     out = Path(ns.train)
-    code = needle_train.train_needle(out)
-    if code:
-        return code
-    return _report(str(out / needle_train.MODEL), out, needle_train.OPTIONS, ns)
+    code, result = train_and_measure(out, QUICK if ns.quick else FULL, _log(ns))
+    if not code:
+        _report(result, out, ns)
+    return code
 
 
-def _report(model: str, out: Path, options: Any, ns: Any) -> int:
+def _log(ns: Any) -> Callable[[str], None]:
+    from ..train.progress import tell
+
+    return (lambda _: None) if ns.json else tell
+
+
+def _report(result: dict[str, Any], out: Path, ns: Any) -> None:
     from ..eval import needle_plot
-    from ..eval.needle import lines, needle
+    from ..eval.needle import lines
 
-    result = needle(model, out, options, log=(lambda _: None) if ns.json else print)
     picture = needle_plot.draw(result, out / needle_plot.PICTURE)
     where = f"picture: {picture}" if picture else "no picture: pip install 'ling[plot]'"
     say(result, ns.json, "\n".join([*lines(result), where]))
-    return 0
 
 
 def _numbers(name: str, text: str, kind: type) -> tuple[Any, ...]:

@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..checkpoint.hf.save import save_model
 from ..checkpoint.load import load_model
@@ -23,7 +24,7 @@ from ..files.atomic import atomic_folder, make_folder, write_atomic
 from ..model.ling import from_config
 from ..train.loop import run
 from ..train.progress import tell
-from .needle import NeedleOptions
+from .needle import NeedleOptions, needle
 from .needle_rows import training_row
 
 Log = Callable[[str], None]
@@ -43,11 +44,28 @@ class Stage:
     measured."""
 
 
-# Copying is noticed several times sooner where each row tells of it several times.
-STAGES = (Stage(48, 340, 32, 6), Stage(48, 60, 32), Stage(128, 120, 24), Stage(256, 160, 20))
 LR, SEED = 3e-3, 1
-OPTIONS = NeedleOptions(lengths=(256, 512, 1024, 2048), rows=48, yarn=(1.0, 2.0, 4.0, 8.0))
-"""What the trained model is measured by: 240 rows of each length under each scaling."""
+
+
+@dataclass(frozen=True)
+class Course:
+    """Stages of a training, and what its model is measured by."""
+
+    stages: tuple[Stage, ...]
+    options: NeedleOptions
+
+
+# Copying is noticed several times sooner where each row tells of it several times.
+_BEGIN = (Stage(48, 340, 32, 6), Stage(48, 60, 32))
+# 240 rows of each length under each scaling, up to 8 times the length of training.
+FULL = Course(
+    (*_BEGIN, Stage(128, 120, 24), Stage(256, 160, 20)),
+    NeedleOptions(lengths=(256, 512, 1024, 2048), rows=48, yarn=(1.0, 2.0, 4.0, 8.0)),
+)
+QUICK = Course(
+    (*_BEGIN, Stage(128, 120, 24)),
+    NeedleOptions(lengths=(128, 256, 512, 1024), rows=40, yarn=(1.0, 4.0)),
+)
 SHAPE = {
     "vocab_size": 384,
     "hidden_size": 128,
@@ -81,9 +99,15 @@ def shape(trained: int) -> ModelConfig:
     return ModelConfig(**SHAPE, max_position_embeddings=trained)  # type: ignore[arg-type]
 
 
-def train_needle(
-    out: Path, stages: tuple[Stage, ...] = STAGES, seed: int = SEED, log: Log = tell
-) -> int:
+def train_and_measure(
+    out: Path, course: Course = FULL, log: Log = tell
+) -> tuple[int, dict[str, Any]]:
+    """The exit code of the training, and where that is 0 the results of its model."""
+    code = train_needle(out, course.stages, log=log)
+    return (code, {}) if code else (0, needle(str(out / MODEL), out, course.options, log))
+
+
+def train_needle(out: Path, stages: tuple[Stage, ...], seed: int = SEED, log: Log = tell) -> int:
     """Train, and write `<out>/model`; returns the exit code.
 
     An interrupted run continues where it was; a finished one is left as it is.
