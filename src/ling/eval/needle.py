@@ -14,6 +14,7 @@ from typing import Any
 
 from ..checkpoint.fingerprint import weights_id
 from ..checkpoint.open import config_at
+from ..config.engine import POSITIONS
 from ..config.long_context import stretched, trained_length
 from ..errors import UsageError
 from ..files.atomic import make_folder, write_atomic
@@ -101,9 +102,10 @@ def needle(model: str, out: Path, options: NeedleOptions, log: Log = print) -> d
     Raises `UsageError` where OUT has the results of other weights, needles or seeds.
     """
     folder = resolve_model(model)
-    needles = open_needles(folder, options)
+    needles, cfg = open_needles(folder, options), config_at(folder)
     identity = {
         "weights": weights_id(folder)[:16],
+        "positions": {name: getattr(cfg, name) for name in POSITIONS},
         "format": options.format,
         "seed": options.seed,
         **needles.described(),
@@ -111,8 +113,7 @@ def needle(model: str, out: Path, options: NeedleOptions, log: Log = print) -> d
     cells = Cells(make_folder(out), identity, options.rows, log)
     for yarn in options.yarn:
         measure(folder, needles, options, yarn, cells)
-    trained = trained_length(config_at(folder))
-    result = summary(model, trained, options, cells)
+    result = summary(model, trained_length(cfg), options, cells)
     write_atomic(out / RESULT, json.dumps(result, indent=1) + "\n")
     return result
 

@@ -23,9 +23,8 @@ BEGINNING = "The secret number of {city} is"
 CITIES = ("Lisbon", "Oslo", "Kyoto", "Quito", "Dakar", "Perth", "Turin", "Cusco")
 _BREAK = re.compile(r"(?<=[.!?])\s+|\n+")
 _DIGITS = re.compile(r"\d+")
-# Prose that is read at most for each token of the longest row, so that rows differ.
-_CHARACTERS_PER_TOKEN = 64
-_LEAST_CHARACTERS = 1 << 20
+# Prose that is read at most: two million tokens, read in seconds.
+_MOST_CHARACTERS = 1 << 23
 
 
 @dataclass(frozen=True)
@@ -38,15 +37,14 @@ class Prose:
 
     @classmethod
     def read(cls, files: Sequence[str], longest: int, tokenizer: Tokenizer) -> Prose:
-        """As much of the files or folders as rows of `longest` tokens need."""
-        most = max(longest * _CHARACTERS_PER_TOKEN, _LEAST_CHARACTERS)
+        """The beginning of files or folders; `DataError` unless rows of `longest` tokens fit."""
         parts, size = [], 0
         for document in documents(list(files)):
             parts.append(document.text)
             size += len(document.text) + 2
-            if size >= most:
+            if size >= _MOST_CHARACTERS:
                 break
-        text, name = "\n\n".join(parts)[:most], ", ".join(files)
+        text, name = "\n\n".join(parts)[:_MOST_CHARACTERS], ", ".join(files)
         _, offsets = tokenizer.encode_with_offsets(text)
         if len(offsets) < longest:
             raise DataError(
