@@ -299,6 +299,9 @@ TESTED_TOGETHER = {
         "one benchmark, measured end to end",
     ),
     "eval/draft_gain.py": ("tests/nano/test_card.py", "measured for the card"),
+    "eval/needle_{plot,rows}.py": ("tests/eval/test_needle.py", "rows, and the picture of shares"),
+    "cli/needle.py": ("tests/eval/test_needle.py", "the command beside what it calls"),
+    "eval/noise_cache.py": ("tests/eval/test_bench_infer.py", "decoded behind"),
     "eval/peer_text_bits.py": ("tests/nano/test_peer.py", "runs inside llama.cpp's Python"),
     "eval/wsm_plot.py": ("tests/eval/test_wsm.py", "the picture of one comparison"),
     "nano/{checkpoints,held_out,page,pictures,questions}.py": (

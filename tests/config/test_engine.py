@@ -98,3 +98,9 @@ def test_every_field_is_a_keyword_of_llm():
         assert shown[field.name].default == field.default
     with pytest.raises(TypeError, match="threads"):
         ling.LLM("nowhere", threads=3)
+
+
+def test_only_positions_of_a_model_are_overridden():
+    assert EngineConfig(hf_overrides={"rope_theta": 1e6}).hf_overrides == {"rope_theta": 1e6}
+    with pytest.raises(UsageError, match=r"`hf_overrides` has .*hidden_size.*; there are max_pos"):
+        EngineConfig(hf_overrides={"hidden_size": 1})

@@ -8,7 +8,7 @@ import pytest
 from ling.cli.main import main
 from ling.config.engine import EngineConfig
 from ling.errors import UsageError
-from ling.eval import bench_infer
+from ling.eval import bench_infer, bench_report
 from ling.eval.bench_infer import BenchOptions, Ours, bench
 from ling.eval.peers import Peer
 from ling.ops import native
@@ -142,3 +142,52 @@ def test_bad_bench_usage_is_one_line(args, word, capsys):
     error = capsys.readouterr().err
     assert word in error
     assert error.count("\n") == 1
+
+
+@pytest.fixture
+def quick_limits(monkeypatch):
+    """The machine's limits, which take most of a short measurement, are not what is asked."""
+    monkeypatch.setattr(bench_infer, "READ_BYTES", 1 << 20)
+    monkeypatch.setattr(bench_report, "int8_peak", lambda: 1e11)
+
+
+@needs_library
+@pytest.mark.usefixtures("quick_limits")
+@pytest.mark.parametrize("kv", ["bf16", "int8", "int4"])
+def test_a_context_of_noise_is_decoded_behind_without_a_prompt_being_read(tmp_path, kv):
+    """Beyond the model's own context, too."""
+    engine = EngineConfig(kv_cache_dtype=kv)
+    options = BenchOptions(
+        kind="decode", context=4096, tokens=4, pairs=1, engine=engine, noise_cache=True
+    )
+    report = bench("ling-nano", options, cache=str(tmp_path), log=str)
+    assert "context 4096 of noise" in report["line"]
+    ours = Ours(tmp_path / "ling-nano-int4", options)
+    request = ours._begin()[0]
+    assert request.num_cached_tokens == 4096
+    page = ours.runner.page(request.block_table.pages[3])[0]
+    assert page.float().std() > 1
+    assert ours.runner.config.rope_scaling["factor"] == 2
+
+
+@needs_library
+@pytest.mark.usefixtures("quick_limits")
+def test_some_layers_of_a_preset_are_scaled_to_all(tmp_path):
+    options = BenchOptions(kind="decode", context=64, tokens=8, pairs=1, layers=2)
+    report = bench("ling-nano", options, cache=str(tmp_path), log=str)
+    assert (report["measured_layers"], report["all_layers"]) == (2, 5)
+    assert 0.4 * report["tokens_per_s"] < report["scaled_tokens_per_s"] < report["tokens_per_s"]
+    assert report["scaled_kv_cache_gb"] == pytest.approx(2 * report["kv_cache_gb"])
+    assert "2 of 5 layers, scaled to all" in report["line"]
+
+
+def test_noise_and_layers_are_refused_where_they_mean_nothing(tmp_path):
+    with pytest.raises(UsageError, match="`noise_cache` stands for a `context`"):
+        BenchOptions(kind="decode", noise_cache=True)
+    for model, layers, line in (
+        (str(tmp_path), 1, "`layers` is for presets"),
+        ("ling-nano", 5, "`layers` is 5, and ling-nano has 5"),
+    ):
+        options = BenchOptions(kind="decode", layers=layers)
+        with pytest.raises(UsageError, match=line):
+            bench(model, options, cache=str(tmp_path), log=str)

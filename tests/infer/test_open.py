@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from pathlib import Path
@@ -16,12 +17,15 @@ from ling.checkpoint.open import open_source, tokenizer_folder
 from ling.checkpoint.run_folder import step_folder, write_manifest
 from ling.cli.main import main
 from ling.config.engine import EngineConfig
+from ling.config.long_context import stretched
 from ling.convert.plan import convert
+from ling.convert.synth import synth
 from ling.convert.verify import verify
 from ling.errors import CheckpointError, UsageError
 from ling.infer.engine import Engine
 from ling.infer.native_runner import NativeRunner
 from ling.infer.open import open_runner
+from ling.infer.pages import Segment
 from ling.infer.request import SamplingParams
 from ling.infer.torch_runner import TorchRunner
 from ling.model.ling import from_config
@@ -192,3 +196,25 @@ def test_a_format_with_kernels_is_refused_where_they_are_off(checkpoints, monkey
     monkeypatch.setenv("LING_KERNELS", "reference")
     with pytest.raises(UsageError, match="format `int4` needs the native kernels"):
         open_runner(checkpoints["run"], EngineConfig(format="int4"))
+
+
+@pytest.mark.parametrize("to", ["bf16", pytest.param("int4", marks=needs_library)])
+def test_a_folder_opened_with_yarn_answers_as_one_that_says_so(tmp_path, to):
+    plain, edited = tmp_path / "plain", tmp_path / "edited"
+    cfg = preset("ling-nano").replace(num_hidden_layers=2, max_position_embeddings=64)
+    synth(cfg, plain, to=to, log=str)
+    fields = stretched(cfg, 256, 4)
+    shutil.copytree(plain, edited)
+    written = json.loads((edited / "config.json").read_text())
+    (edited / "config.json").write_text(json.dumps(written | fields))
+    opened = open_runner(plain, EngineConfig(hf_overrides=fields))
+    assert opened.config.rope_scaling == fields["rope_scaling"]
+    assert behind(opened) == behind(open_runner(edited))
+    assert open_runner(plain).config.rope_scaling is None
+
+
+def behind(runner):
+    """Scores behind a prompt that is longer than the context of training."""
+    runner.allocate(4)
+    hidden = runner.forward(list(range(200)), [Segment([0, 1, 2, 3], 0, 0, 200)])
+    return runner.logits(hidden[-1:]).tolist()

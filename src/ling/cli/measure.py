@@ -98,6 +98,12 @@ def _bench_inference(kind: str, args: list[str]) -> None:
     engine_flag(parser, "format", help="{formats}")
     parser.add_argument("--context", type=int, default=0, help="tokens before the measured ones")
     parser.add_argument(
+        "--noise-cache", action="store_true", help="noise as keys and values of the context"
+    )
+    parser.add_argument(
+        "--layers", type=int, default=None, help="measure the first N of a preset, and scale"
+    )
+    parser.add_argument(
         "--tokens", type=int, default=None, help="tokens measured (64; prefill 512)"
     )
     parser.add_argument("--batch", type=int, default=None, help="requests at once (`batch`: 16)")
@@ -132,7 +138,8 @@ def _bench_inference(kind: str, args: list[str]) -> None:
     use_threads(ns.threads)
     adaptive = ns.num_drafts is None
     ns.num_drafts = DEFAULTS.num_drafts if adaptive else ns.num_drafts
-    with naming_flags("context", "tokens", "batch", "pairs", "against", "peer_settings"):
+    names = ("context", "tokens", "batch", "pairs", "against", "peer_settings")
+    with naming_flags(*names, "noise_cache", "layers"):
         options = bench_infer.BenchOptions(
             kind=kind,
             context=ns.context,
@@ -140,6 +147,8 @@ def _bench_inference(kind: str, args: list[str]) -> None:
             batch=ns.batch or (16 if kind == "batch" else 1),
             pairs=ns.pairs,
             acceptance=ns.acceptance,
+            noise_cache=ns.noise_cache,
+            layers=ns.layers,
             adaptive=adaptive,
             engine=config_from(ns, EngineConfig),
         )

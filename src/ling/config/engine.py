@@ -27,6 +27,8 @@ SPECULATIVE = ("mtp", "ngram", "auto", "off")
 MOST_DRAFTS = 32
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("text", "json")
+# Fields of config.json that no tensor's shape depends on.
+POSITIONS = ("max_position_embeddings", "rope_scaling", "rope_theta")
 # Compared as text with what a browser sends: lower case, no path, no slash at the end.
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/?#@\sA-Z]+")
 
@@ -90,6 +92,9 @@ class EngineConfig:
     """Most tokens drafted in a step of one request."""
     tokenizer: str | Path | None = None
     """Folder of the tokenizer; None is the model's own."""
+    hf_overrides: Mapping[str, Any] | None = None
+    """Fields of config.json to change, of those that say how positions are rotated:
+    `max_position_embeddings`, `rope_scaling` and `rope_theta`."""
     num_pages: int | None = None
     """Pages (of 64 positions) in the KV cache; None sizes it by the context and free memory."""
     kv_cache_memory: str | None = field(
@@ -127,6 +132,11 @@ class EngineConfig:
             raise UsageError(f"`max_num_seqs` is {self.max_num_seqs}, expected at least 1")
         if not 0 < self.max_step_ms < math.inf:
             raise UsageError(f"`max_step_ms` is {self.max_step_ms}, expected more than 0")
+        for key in self.hf_overrides or ():
+            if key not in POSITIONS:
+                raise UsageError(
+                    f"`hf_overrides` has {shown(key)}; there are {', '.join(POSITIONS)}"
+                )
         object.__setattr__(self, "lora", _adapters_listed(self.lora))
         _ = self.adapter_folders, self.max_memory_bytes
         _ = self.kv_cache_memory_bytes, self.cache_dir_bytes

@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint.open import config_at
 from ..config.engine import DEFAULTS, EngineConfig
+from ..config.long_context import stretched, trained_length
 from ..errors import UsageError
 from ..infer.engine import Engine
 from ..infer.native_runner import NativeRunner
 from ..infer.open import open_runner
 from ..infer.request import Guess, Request, SamplingParams
+from .noise_cache import cache_noise
 from .roofline import Recorder, Step
 
 MTP_COIN_SEED = 7
@@ -37,11 +40,21 @@ class BenchOptions:
     """
     adaptive: bool = False
     """The engine decides what to draft, as it does when it serves; else it drafts the most."""
+    noise_cache: bool = False
+    """Keys and values of the context are noise instead of a prompt that was read, which takes
+    hours where it is long: a step reads as many bytes. A context beyond the model's own is
+    stretched by YaRN."""
+    layers: int | None = None
+    """Only the first layers of a preset, where all are too large to try."""
 
     def __post_init__(self) -> None:
         for name, least in (("context", 0), ("tokens", 2), ("batch", 1), ("pairs", 1)):
             if getattr(self, name) < least:
                 raise UsageError(f"`{name}` is {getattr(self, name)}, expected at least {least}")
+        if self.noise_cache and (self.kind == "prefill" or not self.context):
+            raise UsageError("`noise_cache` stands for a `context` behind which tokens are decoded")
+        if self.layers is not None and self.layers < 1:
+            raise UsageError(f"`layers` is {self.layers}, expected at least 1")
 
     def described(self) -> dict[str, Any]:
         """The options as a report names them."""
@@ -78,8 +91,8 @@ class Ours:
 
     def __init__(self, folder: Path, options: BenchOptions) -> None:
         self.options = options
-        self.runner = open_runner(folder, options.engine)
         longest = options.context + max(options.tokens, 16) + 64
+        self.runner = open_runner(folder, _engine(folder, options, longest))
         pages = options.batch * -(-longest // 64) + 2
         config = dataclasses.replace(
             options.engine,
@@ -98,6 +111,9 @@ class Ours:
             for _ in range(options.batch)
         ]
         self.fresh = random.Random(1)
+        if options.noise_cache:
+            for prompt in self.prompts:
+                cache_noise(self.engine, prompt)
 
     def measure_plain(self) -> float:
         """Tokens per second of one measurement without drafts."""
@@ -160,3 +176,12 @@ class Ours:
         return SamplingParams(
             temperature=0, max_tokens=tokens or self.options.tokens, ignore_eos=True
         )
+
+
+def _engine(folder: Path, options: BenchOptions, longest: int) -> EngineConfig:
+    """The engine's options, with room for a context of noise."""
+    cfg = config_at(folder)
+    if not options.noise_cache or longest <= cfg.context_length:
+        return options.engine
+    factor = max(1.0, options.context / trained_length(cfg))
+    return dataclasses.replace(options.engine, hf_overrides=stretched(cfg, longest, factor))

@@ -26,8 +26,9 @@ from ..ops import native
 from ..ops.cores import FreeCores, load_in_words
 from ..ops.limits import memory_available
 from ..ops.processes import family_cpu_s
+from ..presets import PRESETS, preset
 from .bench_engine import BenchOptions, Ours
-from .bench_report import against_limits, against_peer, line, measured
+from .bench_report import against_limits, against_peer, line, measured, of_all_layers
 from .bench_start import start
 from .peers import Peer, Restarted, Running, best_of, llama_cpp
 
@@ -110,6 +111,8 @@ def run(
     if isinstance(ours.runner, NativeRunner):
         report["python_overhead"] = max(0.0, 1 - sum(stages.values()) / seconds)
         report |= against_limits(ours, report, stages, seconds)
+    if options.layers is not None:
+        report |= of_all_layers(report, ours.runner.config, preset(name))
     if peer is not None:
         report |= against_peer(best.name if best else PLAIN, mine, theirs)
         if not isinstance(peer, Plain):
@@ -173,14 +176,24 @@ def _our_folder(
 ) -> tuple[Path, BenchOptions]:
     """The folder to measure, and the options without a format that it already has."""
     from ..convert.synth import synth
-    from ..presets import PRESETS, preset
 
     if model not in PRESETS:
+        if options.layers is not None:
+            raise UsageError("`layers` is for presets, whose weights are random: name one")
         return Path(model), options
+    cfg, name = preset(model), model
+    if options.layers is not None:
+        if options.layers >= cfg.num_hidden_layers:
+            raise UsageError(
+                f"`layers` is {options.layers}, and {model} has {cfg.num_hidden_layers}: leave it "
+                "out to measure all"
+            )
+        cfg = cfg.replace(num_hidden_layers=options.layers)
+        name = f"{model}-{options.layers}-layers"
     fmt = options.engine.format or ("bf16" if options.engine.device == "cuda" else "int4")
-    folder = cache / f"{model}-{fmt}"
+    folder = cache / f"{name}-{fmt}"
     if not folder.exists():
         make_folder(cache)
-        synth(preset(model), folder, to=fmt, log=log)
+        synth(cfg, folder, to=fmt, log=log)
     engine = dataclasses.replace(options.engine, format=None if fmt != "bf16" else fmt)
     return folder, dataclasses.replace(options, engine=engine)

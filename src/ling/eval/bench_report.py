@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ..config.model import ModelConfig
 from ..infer.device.runner import DeviceRunner
 from ..infer.native_runner import NativeRunner
 from ..ops import native
@@ -36,6 +37,7 @@ def measured(
         "threads": torch.get_num_threads(),
         "isa": native.isa(),
         "peak_memory_gb": _peak_memory() / 1e9,
+        "kv_cache_gb": ours.engine.pool.num_pages * ours.runner.page_bytes() / 1e9,
     }
     if isinstance(ours.runner, DeviceRunner):
         del report["read_limit_gb_per_s"], report["isa"]  # of the CPU, which computes nothing here
@@ -72,6 +74,27 @@ def against_limits(
     }
 
 
+def of_all_layers(
+    report: dict[str, Any], measured: ModelConfig, cfg: ModelConfig
+) -> dict[str, Any]:
+    """What a model of all layers would take, by the stages of one of fewer: each but the head as
+    often as it has layers."""
+    stages, layers = report["stages"], measured.num_hidden_layers
+    head = stages["head"]["seconds"]
+    times = cfg.num_hidden_layers / layers
+    outside = report["seconds_per_step"] - sum(s["seconds"] for s in stages.values())
+    seconds = (
+        head + outside + times * sum(s["seconds"] for name, s in stages.items() if name != "head")
+    )
+    return {
+        "measured_layers": layers,
+        "all_layers": cfg.num_hidden_layers,
+        "scaled_tokens_per_s": report["tokens_per_step"] / seconds,
+        "scaled_kv_cache_gb": report["kv_cache_gb"]
+        * (cfg.num_cache_layers / measured.num_cache_layers),
+    }
+
+
 def against_peer(name: str, mine: list[float], theirs: list[float]) -> dict[str, Any]:
     """Our rate as a multiple of a peer's, from neighbouring measurements."""
     ratios = [a / b for a, b in zip(mine, theirs, strict=True)]
@@ -87,6 +110,7 @@ def line(report: dict[str, Any]) -> str:
     """What a person reads."""
     text = f"{report['model']} {report['kind']} ({report['format']}"
     text += f", context {report['context']}" if report["context"] else ""
+    text += " of noise" if report.get("noise_cache") else ""
     kv = report.get("kv_cache_dtype", "bf16")
     text += "" if kv == "bf16" else f", {kv} KV cache"
     text += f", batch {report['batch']}" if report["batch"] > 1 else ""
@@ -104,6 +128,12 @@ def line(report: dict[str, Any]) -> str:
             f"({report['int8_peak_gops']:,.0f} GOP/s)"
         )
         text += _above_all(report["share_of_peak"], BETTER)
+    if "scaled_tokens_per_s" in report:
+        text += (
+            f"; {report['measured_layers']} of {report['all_layers']} layers, scaled to all: "
+            f"{report['scaled_tokens_per_s']:,.1f} tokens/s, KV cache "
+            f"{report['scaled_kv_cache_gb']:.1f} GB"
+        )
     if "ratio" in report:
         low, high = report["interval"]
         text += (

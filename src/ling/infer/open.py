@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ..checkpoint.adapter.read import read_adapter
 from ..checkpoint.fingerprint import weights_id
@@ -38,6 +40,8 @@ def open_runner(path: str | Path, config: EngineConfig = DEFAULTS) -> Runner:
     if config.format is not None and config.format not in FORMATS:
         raise UsageError(f"no format `{config.format}`; there are {', '.join(FORMATS)}")
     with contextlib.closing(open_source(path)) as source:
+        if config.hf_overrides:
+            _override(source, config.hf_overrides)
         # Before the weights: what is wrong with one is said at once.
         adapters = {
             name: read_adapter(folder, source.config)
@@ -51,6 +55,13 @@ def open_runner(path: str | Path, config: EngineConfig = DEFAULTS) -> Runner:
     if config.cache_dir is not None:
         runner.weights_id = weights_id(path)
     return runner
+
+
+def _override(source: Source, fields: Mapping[str, Any]) -> None:
+    """Let an open checkpoint have other fields of config.json."""
+    source.config = source.config.replace(**fields)
+    if isinstance(source, PackedSource):
+        source.folder.config = source.config
 
 
 def _open_on_cpu(name: str, source: Source, config: EngineConfig) -> Runner:

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..config.long_context import trained_length, yarn_scaling
 from ..config.model import ModelConfig
 from ..errors import UsageError
 from .deploy_folder import Folder
@@ -32,16 +33,10 @@ def yarn(cfg: ModelConfig, context: int | None) -> dict[str, Any]:
         raise UsageError(f"`--context` is {context}, expected at least 1")
     if context is None or context <= cfg.max_position_embeddings:
         return {}
-    scaling = cfg.rope_scaling or {}
-    trained = int(scaling.get("original_max_position_embeddings") or cfg.max_position_embeddings)
-    rope = {
-        **{k: v for k, v in scaling.items() if k != "type"},
-        "rope_type": "yarn",
-        "rope_theta": cfg.rope_theta,
-        # Whole factors, as the released models are measured: 4 for 131,072 tokens.
-        "factor": max(float(math.ceil(context / trained)), float(scaling.get("factor", 1.0))),
-        "original_max_position_embeddings": trained,
-    }
+    # Whole factors, as the released models are measured: 4 for 131,072 tokens.
+    whole = float(math.ceil(context / trained_length(cfg)))
+    factor = max(whole, float((cfg.rope_scaling or {}).get("factor", 1.0)))
+    rope = {**yarn_scaling(cfg, factor), "rope_theta": cfg.rope_theta}
     return {"max_position_embeddings": context, "rope_parameters": rope}
 
 
