@@ -229,7 +229,7 @@ CLAIM = Claim(
     "on a CPU, bf16; the ratio of their operations is about that of LLaMA 3.1 8B to "
     "Ling-mini. A CPU has no links between experts, which decide on GPUs. The table "
     "for GPUs is planned, not measured.",
-    quick=Scale(budget_s=60, settings={**_SHAPES, "pairs": 5}),
+    quick=Scale(budget_s=60, settings={**_SHAPES, "rows": 2, "pairs": 5}),
     full=Scale(budget_s=300, settings={**_SHAPES, "pairs": 20}),
     measure=measure,
     draw=draw,
