@@ -26,6 +26,7 @@ def measure(context: Context) -> Result:
             train={
                 **{key.removeprefix("train."): value for key, value in changes.items()},
                 "micro_batch_size": micro,
+                "dtype": "bfloat16",
                 "eval_interval_steps": max(context["steps"] // 4, 1),
                 "eval_rows": context["eval_rows"],
             },
