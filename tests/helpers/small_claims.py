@@ -13,6 +13,7 @@ TINY = {
     "corpus_bytes": 200_000,
     "rows": 4,
     "seq_length": 32,
+    "dtype": "float32",
     "lr": 3e-3,
 }
 """Settings of claims that train."""

@@ -51,6 +51,7 @@ def recipe(
                 "steps": steps,
                 "global_batch_size": rows,
                 "micro_batch_size": rows,
+                "dtype": context["dtype"],
                 "mtp_loss_weight": 0.3,
                 "seed": 42 + context.seed,
                 "eval_rows": 64,

@@ -26,6 +26,7 @@ def measure(context: Context) -> Result:
             train={
                 **{key.removeprefix("train."): value for key, value in changes.items()},
                 "micro_batch_size": micro,
+                "dtype": "bfloat16",
                 "eval_interval_steps": max(context["steps"] // 4, 1),
                 "eval_rows": context["eval_rows"],
             },
@@ -117,7 +118,7 @@ CLAIM = Claim(
     published="Losses in FP8 and bf16 are nearly identical over 1T tokens: at most 0.25% "
     "apart, 0.1% on average after 900B tokens; little underflow, cosines near 1.",
     source="README, report",
-    differs="A model of a million to 17 million parameters on Python's own library for up to "
+    differs="A model of 3 to 17 million parameters on Python's own library for up to "
     "8 million tokens, FP8 products by emulation. Runs that small part by chance: "
     "the control says by how much. More on the long runs: docs/evidence/fp8.md.",
     quick=Scale(budget_s=240, settings={**SMALL, "steps": 300, "eval_rows": 64}),

@@ -105,7 +105,7 @@ CLAIM = Claim(
     "better by 1 to 2 points on average (32 checkpoints); the window matters more "
     "than interval or number.",
     source="arXiv 2507.17634, report",
-    differs="Held-out loss instead of benchmarks, a model of a million to 17 million "
+    differs="Held-out loss instead of benchmarks, a model of 3 to 17 million "
     "parameters, some hundred steps instead of hundreds of billions of tokens. The "
     "decays are really trained, from checkpoints of the same run on the same rows.",
     quick=Scale(
