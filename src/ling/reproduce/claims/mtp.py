@@ -131,7 +131,7 @@ CLAIM = Claim(
         settings={
             **NANO,
             "corpus_bytes": 8_000_000,
-            "dtype": "float32",
+            "dtype": "bfloat16",
             "rows": 2,
             "steps": 300,
             "prompts": 8,

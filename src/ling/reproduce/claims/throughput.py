@@ -232,7 +232,7 @@ CLAIM = Claim(
     "on a CPU; the ratio of their operations is about that of LLaMA 3.1 8B to "
     "Ling-mini. A CPU has no links between experts, which decide on GPUs. The table "
     "for GPUs is planned, not measured.",
-    quick=Scale(budget_s=60, settings={**_SHAPES, "rows": 2, "pairs": 5, "dtype": "float32"}),
+    quick=Scale(budget_s=60, settings={**_SHAPES, "rows": 2, "pairs": 5, "dtype": "bfloat16"}),
     full=Scale(budget_s=300, settings={**_SHAPES, "pairs": 20, "dtype": "bfloat16"}),
     measure=measure,
     draw=draw,
