@@ -33,8 +33,9 @@ class Row:
 class Needles(Protocol):
     """Makes rows, and reads answers."""
 
-    max_tokens: int
-    """Tokens of an answer at most."""
+    @property
+    def max_tokens(self) -> int:
+        """Tokens of an answer at most."""
 
     def row(self, length: int, depth: float, number: int, seed: int) -> Row:
         """Row `number` of `length` tokens, answer included, with the needle behind a share of
