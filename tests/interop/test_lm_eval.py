@@ -12,24 +12,21 @@ import pytest
 
 pytest.importorskip("lm_eval")
 pytest.importorskip("transformers")
-from lm_eval.evaluator import simple_evaluate  # noqa: E402
-from lm_eval.models.huggingface import HFLM  # noqa: E402
-from lm_eval.tasks import TaskManager  # noqa: E402
+from lm_eval.evaluator import simple_evaluate
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
 
-from ling import LLM  # noqa: E402
-from ling.cli.main import main  # noqa: E402
-from ling.errors import DataError, UsageError  # noqa: E402
-from ling.eval.scorers.engine import EngineScorer  # noqa: E402
-from ling.eval.scorers.transformers import TransformersScorer  # noqa: E402
-from ling.eval.tasks.harness import HarnessTask, task_index  # noqa: E402
-from ling.eval.tasks.harness_data import leaves, write_tasks  # noqa: E402
-from ling.eval.tasks.harness_model import HarnessModel  # noqa: E402
-from ling.eval.tasks.task import TaskOptions  # noqa: E402
+from ling import LLM
+from ling.eval.scorers.engine import EngineScorer
+from ling.eval.scorers.transformers import TransformersScorer
+from ling.eval.tasks.harness import task_index
+from ling.eval.tasks.harness_data import write_tasks
+from ling.eval.tasks.harness_model import HarnessModel
 
 TASKS = ("arc_easy", "wikitext", "gsm8k", "mmlu_pro_math", "bbh_cot_zeroshot_navigate", "ifeval")
 SUBJECTS = ("math", "physics")
 CONTEXT = 512
-WORDS = "the sea is wide and for i in range of add a number to return it print".split()
+WORDS = ["the", "sea", "is", "wide", "and", "for", "range", "of", "add", "a", "number", "print"]
 
 
 def words(seed, count):
