@@ -66,7 +66,7 @@ def test_what_is_wrong_is_said_with_its_line(tmp_path, records, line, message):
 
 
 def test_a_file_without_questions_is_an_error(tmp_path):
-    with pytest.raises(DataError, match="no questions"):
+    with pytest.raises(DataError, match="empty file"):
         read_questions(write(tmp_path / "a.jsonl"), DEFAULTS)
 
 

@@ -102,5 +102,5 @@ def test_settings_change_with_what_is_asked(tmp_path):
     assert Quiz("q", path, TaskOptions(data=(str(tmp_path),), chat=True)).settings() != first
     path.write_text(json.dumps(COLOUR) + "\n")
     assert Quiz("q", path, options).settings() != first
-    with pytest.raises(DataError, match="examples need an `examples_file`"):
+    with pytest.raises(DataError, match="`--num-fewshot`: `examples` need an `examples_file`"):
         Quiz("q", path, TaskOptions(data=(str(tmp_path),), num_fewshot=2))

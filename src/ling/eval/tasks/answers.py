@@ -46,7 +46,7 @@ def number_of(text: str) -> Fraction | None:
     None for anything else."""
     plain = _DECORATION.sub("", _FRACTION.sub(r"\1/\2", text)).replace("−", "-")
     plain = re.sub(r"(?<=\d),(?=\d{3}(?:\D|$))", "", plain).replace("\\%", "%").strip("{}")
-    found = _PLAIN.fullmatch(plain[:100])
+    found = _PLAIN.fullmatch(plain) if len(plain) <= 100 else None
     if found is None:
         return None
     sign, digits, divisor, percent = found.groups()

@@ -47,11 +47,13 @@ class Quiz:
         self, name: str, path: Path, options: TaskOptions, defaults: QuizSettings | None = None
     ) -> None:
         self.name, self._path, self._options = name, path, options
-        settings = read_settings(path.with_suffix(".yaml"), defaults or QuizSettings())
+        beside = path.with_suffix(".yaml")
+        settings = read_settings(beside, defaults or QuizSettings())
         if options.num_fewshot is not None:
-            settings = dataclasses.replace(settings, examples=options.num_fewshot)
-        if settings.examples and not settings.examples_file:
-            raise DataError("examples need an `examples_file`", path=path.with_suffix(".yaml"))
+            try:
+                settings = dataclasses.replace(settings, examples=options.num_fewshot)
+            except ValueError as err:
+                raise DataError(f"`--num-fewshot`: {err}", path=beside) from None
         self._settings = settings
 
     def settings(self) -> dict[str, Any]:
