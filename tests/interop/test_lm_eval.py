@@ -23,8 +23,10 @@ from ling.eval.tasks.harness import task_index
 from ling.eval.tasks.harness_data import write_tasks
 from ling.eval.tasks.harness_model import HarnessModel
 
-TASKS = ("arc_easy", "wikitext", "gsm8k", "mmlu_pro_math", "bbh_cot_zeroshot_navigate", "ifeval")
-SUBJECTS = ("math", "physics")
+SUBJECTS = (
+    *("math", "physics", "biology", "business", "chemistry", "computer science", "economics"),
+    *("engineering", "health", "history", "law", "other", "philosophy", "psychology"),
+)
 CONTEXT = 512
 WORDS = ["the", "sea", "is", "wide", "and", "for", "range", "of", "add", "a", "number", "print"]
 
@@ -71,10 +73,10 @@ def data(tmp_path_factory):
             "answer": "ABCD"[i % 4],
             "answer_index": i % 4,
             "cot_content": f"A: Let's think. The answer is ({'ABCD'[i % 4]}).",
-            "category": SUBJECTS[i % 2],
+            "category": SUBJECTS[i % len(SUBJECTS)],
             "src": "own",
         }
-        for i in range(12)
+        for i in range(3 * len(SUBJECTS))
     ]
     for split in ("test", "validation"):
         rows(data / "TIGER-Lab/MMLU-Pro" / f"{split}.jsonl", pro)
@@ -149,3 +151,36 @@ def test_choices_and_likelihoods_are_those_of_its_own_model(
     for key, value in want_results.items():
         if isinstance(value, float):
             assert got_results[key] == pytest.approx(value, rel=1e-5), key
+
+
+def test_ling_eval_runs_built_in_tasks_and_groups_and_continues(folder, data, tmp_path, capsys):
+    args = ["eval", str(folder), "--tasks", "arc_easy,mmlu_pro", "--data", str(data)]
+    args += ["--out", str(tmp_path), "--limit", "1", "--num-fewshot", "0", "--dtype", "float32"]
+    assert main(args) == 0
+    first = capsys.readouterr()
+    assert [line.split()[:2] for line in first.out.splitlines()[1:]] == [
+        ["arc_easy", "acc"],
+        ["mmlu_pro", "exact_match,custom-extract"],
+    ]
+    assert main(args) == 0
+    again = capsys.readouterr()
+    assert again.out == first.out
+    assert again.err.count("done before") == 2
+    (found,) = [json.loads(p.read_text()) for p in tmp_path.glob("*/mmlu_pro.json")]
+    assert found["count"] == 14
+    assert sum(key.startswith("mmlu_pro_math/") for key in found["metrics"]) > 0
+
+
+def test_missing_data_and_unsafe_tasks_are_one_line(data):
+    options = TaskOptions(data=(str(data),))
+    with pytest.raises(DataError, match=r"Rowan/hellaswag: no such folder.*validation\.jsonl"):
+        HarnessTask("hellaswag", options).settings()
+    with pytest.raises(UsageError, match="runs what the model writes"):
+        HarnessTask("humaneval", options).settings()
+    with pytest.raises(UsageError, match="did you mean `gsm8k`"):
+        HarnessTask("gsm8kk", options).settings()
+
+
+def test_the_named_benchmarks_are_found_and_read_data_sets_of_the_hub():
+    for name in ("mmlu_pro", "aime24", "aime25", "gpqa", "ifeval", "gsm8k", "bbh", "wikitext"):
+        assert leaves(name, task_index()), name
