@@ -16,15 +16,15 @@ from lm_eval.evaluator import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from ling import LLM  # noqa: E402
-from ling.cli.main import main  # noqa: E402
-from ling.errors import DataError, UsageError  # noqa: E402
-from ling.eval.scorers.engine import EngineScorer  # noqa: E402
-from ling.eval.scorers.transformers import TransformersScorer  # noqa: E402
-from ling.eval.tasks.harness import HarnessTask, task_index  # noqa: E402
-from ling.eval.tasks.harness_data import leaves, write_tasks  # noqa: E402
-from ling.eval.tasks.harness_model import HarnessModel  # noqa: E402
-from ling.eval.tasks.task import TaskOptions  # noqa: E402
+from ling import LLM
+from ling.cli.main import main
+from ling.errors import DataError, UsageError
+from ling.eval.scorers.engine import EngineScorer
+from ling.eval.scorers.transformers import TransformersScorer
+from ling.eval.tasks.harness import HarnessTask, task_index
+from ling.eval.tasks.harness_data import leaves, write_tasks
+from ling.eval.tasks.harness_model import HarnessModel
+from ling.eval.tasks.task import TaskOptions
 
 SUBJECTS = (
     *("math", "physics", "biology", "business", "chemistry", "computer science", "economics"),

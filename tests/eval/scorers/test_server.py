@@ -48,7 +48,7 @@ def test_tokens_come_from_the_server_where_no_tokenizer_is_given(ours):
     engine, url, _ = ours
     scorer = ServerScorer(Client(url))
     assert scorer.encode("weather in Paris") == engine.encode("weather in Paris")
-    with pytest.raises(UsageError, match="give `--tokenizer FOLDER`"):
+    with pytest.raises(UsageError, match="need `--tokenizer FOLDER`"):
         scorer.render([])
     with pytest.raises(UsageError, match="no model `other`; the server has `tiny`"):
         ServerScorer(Client(url), "other")
