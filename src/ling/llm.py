@@ -258,7 +258,8 @@ class LLM:
         ids, scores = request.tokens[: request.num_prompt_tokens], None
         if request.params.prompt_logprobs is not None:
             rows = request.prompt_logprobs
-            scores = [None, *(LogprobMap(rows, i, self.tokenizer) for i in range(len(rows)))]
+            maps = (LogprobMap(rows, i, self.tokenizer) for i in range(len(rows)))
+            scores = [*[None] * min(request.params.first_scored, len(ids)), *maps]
         outputs = [text.output(i) for i, text in enumerate(texts)]
         cached = request.num_cached_tokens
         return RequestOutput(

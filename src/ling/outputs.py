@@ -98,7 +98,8 @@ class CompletionOutput:
 
 @dataclass
 class RequestOutput:
-    """A prompt and its continuations; `prompt_logprobs[0]` is None, nothing precedes it."""
+    """A prompt and its continuations; `prompt_logprobs[0]` is None, nothing precedes it, and so are
+    those before `prompt_logprobs_start_len`."""
 
     request_id: str
     prompt: str | None

@@ -63,7 +63,9 @@ COMMANDS = {
     "deploy": Command(
         "serve", "deploy", "`deploy vllm|sglang MODEL`: the command line that serves it on GPUs"
     ),
-    "eval": Command("measure", "evaluate", "`--tasks ppl`: perplexity on held-out text"),
+    "eval": Command(
+        "evaluate", "evaluate", "models by tasks: perplexity, questions, benchmarks of lm-eval"
+    ),
     "synth": Command(
         "convert", "synth", "random weights of a whole shape, straight in a format, for measuring"
     ),

@@ -1,4 +1,4 @@
-"""Commands that measure: eval, bench, doctor."""
+"""Commands that measure: bench, doctor."""
 
 from __future__ import annotations
 
@@ -27,37 +27,6 @@ BENCHES = {
     "start": "seconds from starting Python to the first token",
     "serve": "a running server under load, in turn with another one",
 }
-
-
-def evaluate(args: list[str]) -> None:
-    parser = make_parser("eval")
-    parser.add_argument("model", type=str, help="model folder")
-    parser.add_argument("--tasks", type=str, default="ppl", help="ppl")
-    parser.add_argument(
-        "--data", type=str, nargs="+", required=True, help=".bin/.idx prefix, jsonl or text files"
-    )
-    parser.add_argument(
-        "--seq-length",
-        type=int,
-        default=None,
-        help="tokens per row (default: the model's, at most 1024)",
-    )
-    parser.add_argument("--rows", type=int, default=None, help="rows to score (default all)")
-    parser.add_argument("--dtype", type=str, default="float32")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    ns = parser.parse_args(args)
-    for name in ("rows", "seq_length"):
-        at_least_one(name, getattr(ns, name))
-    if ns.tasks != "ppl":
-        raise UsageError(f"no task `{ns.tasks}`; there is `ppl`")
-    from ..eval.perplexity import perplexity
-
-    report = perplexity(ns.model, ns.data, seq_length=ns.seq_length, rows=ns.rows, dtype=ns.dtype)
-    shown_ones = {k: v for k, v in report.items() if v is not None}
-    text = ", ".join(
-        f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v:,}" for k, v in shown_ones.items()
-    )
-    say(report, ns.json, text)
 
 
 def bench(args: list[str]) -> None:

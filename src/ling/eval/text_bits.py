@@ -12,16 +12,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..data.chat_prompts import template_of
-from ..data.tokenizer import Tokenizer
-from ..errors import RequestError
-from ..infer.request import SamplingParams
-from ..llm import LLM
+from .scorer import Row, Scorer
 
 WINDOW_BYTES = 1024
-_ONLY_SCORES = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0)
-# Requests in the engine at once: all of a large text would keep all their scores.
-_GROUP = 64
 
 
 @dataclass(frozen=True)
@@ -82,53 +75,24 @@ def replies(records: Iterable[dict[str, Any]]) -> Iterator[Reply]:
                 yield Reply(messages[:i], message["content"])
 
 
-def text_bits(llm: LLM, texts: Iterable[str]) -> Bits:
-    """Of texts, which `windows` has cut; raises `RequestError` without a mark between documents."""
-    tok = _tokenizer(llm)
-    if tok.eod_token_id is None:
-        raise RequestError("the tokenizer has no token that ends a document")
-    begin = [tok.eod_token_id]
-    return _scored(llm, ((begin, tok.encode(text), len(text.encode())) for text in texts))
+def text_bits(scorer: Scorer, texts: Iterable[str]) -> Bits:
+    """Of texts, which `windows` has cut."""
+    return _scored(scorer, [(Row([scorer.end_id], scorer.encode(t)), t) for t in texts if t])
 
 
-def reply_bits(llm: LLM, asked: Iterable[Reply]) -> Bits:
+def reply_bits(scorer: Scorer, asked: Iterable[Reply]) -> Bits:
     """Of words behind a conversation; the end of the turn is not scored."""
-    tok = _tokenizer(llm)
-    template = template_of(tok)
-    return _scored(
-        llm,
-        (
-            (template.encode(tok, r.messages).ids, tok.encode(r.text), len(r.text.encode()))
-            for r in asked
-        ),
+    rows = [
+        (Row(scorer.encode(scorer.render(r.messages), special=True), scorer.encode(r.text)), r.text)
+        for r in asked
+    ]
+    return _scored(scorer, rows)
+
+
+def _scored(scorer: Scorer, rows: Sequence[tuple[Row, str]]) -> Bits:
+    found = scorer.score([row for row, _ in rows])
+    return Bits(
+        -math.fsum(one.logprob for one in found),
+        sum(len(text.encode()) for _, text in rows),
+        sum(len(row.continuation) for row, _ in rows),
     )
-
-
-def _tokenizer(llm: LLM) -> Tokenizer:
-    if llm.tokenizer is None:
-        raise RequestError("bits per byte need a model with a tokenizer")
-    return llm.tokenizer
-
-
-def _scored(llm: LLM, rows: Iterable[tuple[list[int], list[int], int]]) -> Bits:
-    """Of (ids before, ids that are scored, bytes of these)."""
-    total, group = Bits(), list[tuple[list[int], list[int], int]]()
-    for row in rows:
-        group.append(row)
-        if len(group) == _GROUP:
-            total, group = total + _of_group(llm, group), []
-    return total + _of_group(llm, group)
-
-
-def _of_group(llm: LLM, group: Sequence[tuple[list[int], list[int], int]]) -> Bits:
-    prompts = [{"prompt_token_ids": before + ids} for before, ids, _ in group]
-    found = Bits()
-    for (before, ids, nbytes), output in zip(
-        group, llm.generate(prompts, _ONLY_SCORES) if prompts else [], strict=True
-    ):
-        rows = output.prompt_logprobs
-        assert rows is not None
-        behind = zip(rows[len(before) :], ids, strict=True)
-        nats = -math.fsum(row[i].logprob for row, i in behind if row is not None)
-        found += Bits(nats, nbytes, len(ids))
-    return found

@@ -52,7 +52,9 @@ class SamplingParams:
     """How to choose tokens; checked when made (`RequestError` names the field).
 
     Temperature below 1e-5 is greedy. `logprobs` and `prompt_logprobs` give that many alternatives
-    (-1 the whole vocabulary) of the model's own distribution, before penalties and temperature.
+    (-1 the whole vocabulary) of the model's own distribution, before penalties and temperature;
+    `prompt_logprobs` only of the prompt's tokens from `prompt_logprobs_start_len` on, so that what
+    comes before may be a cached prefix.
     `logit_bias` adds -100 to 100 to the scores of up to 1,024 token ids.
     `max_tokens` None or -1 goes to the end of the context. Before `min_tokens` nothing stops a
     continuation: neither a token nor a stop string. Whole numbers may also be written 3.0.
@@ -81,6 +83,7 @@ class SamplingParams:
     min_tokens: int = 0
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    prompt_logprobs_start_len: int = 0
     skip_special_tokens: bool = True
     include_stop_str_in_output: bool = False
     logit_bias: dict[int, float] | None = None
@@ -118,6 +121,7 @@ class SamplingParams:
                 param="return_routed_experts",
             )
         self._whole("routed_experts_start_len", -(1 << 31), 1 << 31)
+        self._whole("prompt_logprobs_start_len", 0, 1 << 31)
         self._check_structure()
 
     def _check_structure(self) -> None:
@@ -182,9 +186,14 @@ class SamplingParams:
     @property
     def computes_prompt(self) -> bool:
         """Whether every token of the prompt is to be computed, also those of cached prefixes."""
-        return self.prompt_logprobs is not None or (
+        return (self.prompt_logprobs is not None and self.first_scored == 1) or (
             self.return_routed_experts and self.routed_experts_start_len == 0
         )
+
+    @property
+    def first_scored(self) -> int:
+        """The first token of the prompt whose log-probability is wanted; nothing precedes 0."""
+        return max(self.prompt_logprobs_start_len, 1)
 
     @property
     def plain_greedy(self) -> bool:

@@ -307,9 +307,13 @@ class Scheduler:
 
 def _reusable(request: Request) -> list[int]:
     """Tokens whose cached pages a request may use: those whose experts it asks for are computed,
-    once. The last of these tokens is computed in any case."""
-    routed = request.routed_experts
-    return request.tokens if routed is None else request.tokens[: routed.stop + 1]
+    once, and so are those that score the next. The last of these tokens is computed in any case."""
+    routed, params, stop = request.routed_experts, request.params, len(request.tokens)
+    if routed is not None:
+        stop = routed.stop + 1
+    if params.prompt_logprobs is not None:
+        stop = min(stop, params.first_scored + len(request.prompt_logprobs))
+    return request.tokens[:stop]
 
 
 def _note_prefix(request: Request) -> None:

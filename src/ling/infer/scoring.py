@@ -19,7 +19,7 @@ def score_prompt(runner: Runner, scheduled: ScheduledRequest, hidden: Tensor) ->
     k = request.params.prompt_logprobs
     if k is None:
         return
-    have = len(request.prompt_logprobs) + 1  # the first token has none
+    have = len(request.prompt_logprobs) + request.params.first_scored
     last = min(scheduled.first + len(scheduled.ids), request.num_prompt_tokens - 1)
     offset = scheduled.start - scheduled.first
     for a in range(max(scheduled.first, have - 1), last, SCORE_ROWS):

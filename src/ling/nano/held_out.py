@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from ..data.prepared import find_prepared
 from ..errors import UsageError
+from ..eval.scorers.engine import EngineScorer
 from ..eval.text_bits import Bits, Reply, replies, reply_bits, text_bits, windows
 from ..llm import LLM
 
@@ -30,7 +31,8 @@ class HeldOutPart:
 
     def bits(self, llm: LLM) -> Bits:
         """Under one of our models."""
-        return text_bits(llm, self.windows) + reply_bits(llm, self.replies)
+        scorer = EngineScorer(llm)
+        return text_bits(scorer, self.windows) + reply_bits(scorer, self.replies)
 
     def asked(self) -> list[dict[str, Any]]:
         """The same for `eval/peer_text_bits.py`."""

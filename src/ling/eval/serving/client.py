@@ -7,7 +7,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...errors import RunError, UsageError
 from ...text import one_line, shown
@@ -63,7 +63,11 @@ class Client:
         )
 
     async def models(self) -> list[str]:
-        """The models that the server has.
+        """Names of the models that the server has; errors as in `listed`."""
+        return [entry["id"] for entry in await self.listed()]
+
+    async def listed(self) -> list[dict[str, Any]]:
+        """What the server says of each model that it has; `id` is the name.
 
         Raises `RunError` where none answers there, `UsageError` for a refused key or where the
         answer is not that of an OpenAI-compatible server.
@@ -81,15 +85,15 @@ class Client:
         if response.status_code == 503:
             raise Unreachable(f"{self.root}: the server is not ready (HTTP 503)")
         try:
-            names = [str(entry["id"]) for entry in response.json()["data"]]
+            found = [{**entry, "id": str(entry["id"])} for entry in response.json()["data"]]
         except (ValueError, LookupError, TypeError, RecursionError):
-            names = []
-        if response.status_code != 200 or not names:
+            found = []
+        if response.status_code != 200 or not found:
             raise UsageError(
                 f"{url}: HTTP {response.status_code} and no list of models; is it the URL of an "
                 "OpenAI-compatible server?"
             )
-        return names
+        return found
 
     async def ask(self, path: str, body: dict[str, Any], *, stop_at_eos: bool = False) -> Reply:
         """One streamed request; what goes wrong is the reply's fault. Raises `Unreachable` where no
@@ -156,6 +160,26 @@ class Client:
         except self._httpx.HTTPError as error:
             raise RunError(f"{self.root}: the connection broke ({reason(error)})") from None
 
+    def post(self, path: str, body: dict[str, Any]) -> Answer:
+        """One request to a path below the root; raises `Unreachable` where no answer comes."""
+        timeout = self._httpx.Timeout(self._timeout_s, connect=CONNECT_TIMEOUT_S)
+        connection = self._httpx.Client(
+            headers=self._headers, timeout=timeout, verify=self._ssl, trust_env=False
+        )
+        # ASCII, as in `events`.
+        content, headers = json.dumps(body).encode(), {"Content-Type": "application/json"}
+        try:
+            with connection:
+                response = connection.post(self.root + path, content=content, headers=headers)
+        except self._httpx.HTTPError as error:
+            raise Unreachable(f"{self.root}: no answer ({reason(error)})") from None
+        detail = "" if response.status_code == 200 else _refusal(response.content)
+        try:
+            value = response.json()
+        except (ValueError, RecursionError):
+            value = None
+        return Answer(response.status_code, value if isinstance(value, dict) else {}, detail)
+
     async def seconds(self, method: str, path: str, body: dict[str, Any] | None = None) -> float:
         """How long one short request takes; infinite where it fails."""
         made, start = self._connection(), time.perf_counter()
@@ -190,6 +214,14 @@ class Client:
                 return (await connection.get(self.root + path)).status_code
         except self._httpx.HTTPError as error:
             raise Unreachable(f"{self.root}: no server answers there ({reason(error)})") from None
+
+
+class Answer(NamedTuple):
+    """A reply: its JSON object, empty where it is none, and what a refusal says."""
+
+    status: int
+    value: dict[str, Any]
+    detail: str
 
 
 class Unreachable(RunError):

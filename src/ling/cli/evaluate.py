@@ -1,0 +1,78 @@
+"""`ling eval`: models by tasks."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from ..config.engine import EngineConfig, flags
+from .options import (
+    add_flags,
+    at_least_one,
+    config_from,
+    make_parser,
+    naming_flags,
+    say,
+    use_threads,
+)
+
+
+def evaluate(args: list[str]) -> None:
+    parser = make_parser("eval")
+    add = parser.add_argument
+    add("model", type=str, nargs="+", help="model folders, hub names, or URLs of servers")
+    add("--tasks", type=str, default="ppl", help="a list such as ppl,bpb,gsm8k,hmmt")
+    add("--data", type=str, nargs="+", required=True, help="folder of the tasks' data; text files")
+    add("--out", type=str, default=None, help="folder of the results; run again to continue")
+    add("--limit", type=int, default=None, help="questions (of ppl rows) of a task at most")
+    add("--num-fewshot", type=int, default=None, help="examples before each question")
+    add("--chat", action="store_true", help="ask in the model's chat template")
+    add("--scorer", type=str, default="ling", help="ling or transformers; a URL is asked itself")
+    add("--served-model", type=str, default=None, help="model of a server (default: its first)")
+    add("--tokenizer", type=str, default=None, help="for a server: tokenizer folder or model name")
+    add(
+        "--seq-length",
+        type=int,
+        default=None,
+        help="tokens per row of ppl (default: the model's, at most 1024)",
+    )
+    add("--rows", type=int, default=None, help="as --limit")
+    add_flags(parser, flags(EngineConfig, "compute"))
+    add("--threads", type=int, default=None, help="CPU threads")
+    add_flags(parser, flags(EngineConfig, "memory"))
+    add("--json", action="store_true", help="print JSON")
+    ns = parser.parse_args(args)
+    for name in ("rows", "limit", "seq_length"):
+        at_least_one(name, getattr(ns, name))
+    use_threads(ns.threads)
+    from ..eval import evaluate as run
+    from ..eval.results import words
+    from ..eval.scorers.choose import ScorerOptions, Subject
+    from ..eval.tasks.named import tasks_named
+    from ..eval.tasks.task import TaskOptions
+
+    options = TaskOptions(
+        data=tuple(ns.data),
+        limit=ns.limit or ns.rows,
+        num_fewshot=ns.num_fewshot,
+        chat=ns.chat,
+        seq_length=ns.seq_length,
+    )
+    with naming_flags("max_memory", "cache_dir_size", "lora"):
+        scorers = ScorerOptions(
+            scorer=ns.scorer,
+            engine=config_from(ns, EngineConfig),
+            served_model=ns.served_model,
+            tokenizer=ns.tokenizer,
+        )
+        found = run.evaluate(
+            [Subject(model, scorers) for model in dict.fromkeys(ns.model)],
+            tasks_named(ns.tasks, options),
+            Path(ns.out) if ns.out else None,
+            lambda text: print(text, file=sys.stderr, flush=True),
+        )
+    if len(found.results) == 1:
+        (only,) = found.results
+        say(only.outcome.metrics, ns.json, words(only.outcome))
+    else:
+        say([r.as_dict() for r in found.results], ns.json, "\n".join(found.table))

@@ -1,0 +1,1 @@
+"""Who is evaluated: our engine, transformers, or a server."""

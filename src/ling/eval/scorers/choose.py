@@ -1,0 +1,113 @@
+"""Which scorer a model's name means, and which model exactly it is."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...checkpoint.fingerprint import weights_id
+from ...config.engine import EngineConfig
+from ...errors import CheckpointError, UsageError
+from ...hub import resolve_model
+from ...text import nearest
+from ..scorer import Scorer
+
+SCORERS = ("ling", "transformers")
+# What an engine's answers depend on; all other options are about speed.
+_ANSWERS = ("device", "dtype", "format", "lora", "kv_cache_dtype", "max_model_len")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScorerOptions:
+    """How models are opened."""
+
+    scorer: str = "ling"
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    served_model: str | None = None
+    """The model of a server, by default its first one."""
+    tokenizer: str | None = None
+    """For a server: its model's tokenizer."""
+    api_key: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.scorer not in SCORERS:
+            known = list(SCORERS)
+            raise UsageError(
+                f"`--scorer` is `{self.scorer}`, expected {' or '.join(known)}"
+                f"{nearest(self.scorer, known)}"
+            )
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model that is evaluated: a folder, a name or a URL, as the user gave it."""
+
+    model: str
+    options: ScorerOptions = field(default_factory=ScorerOptions)
+
+    @property
+    def is_url(self) -> bool:
+        """Whether a server has it."""
+        return self.model.startswith(("http://", "https://"))
+
+    @property
+    def file_name(self) -> str:
+        """The name of its results' folder."""
+        return re.sub(r"[^\w.-]+", "_", self.model).strip("_.")[-150:] or "model"
+
+    def described(self) -> dict[str, Any]:
+        """What answers depend on: two models that differ here are not the same."""
+        options, engine = self.options, self.options.engine
+        if self.is_url:
+            return {
+                "scorer": "url",
+                "url": self.model,
+                "model": options.served_model,
+                "tokenizer": options.tokenizer,
+                "max_model_len": engine.max_model_len,
+            }
+        folder = resolve_model(self.model)
+        try:
+            weights = weights_id(folder)[:16]
+        except OSError as err:
+            raise CheckpointError(f"{folder}: {err.strerror or err}") from None
+        own = {name: getattr(engine, name) for name in _ANSWERS}
+        return {"scorer": options.scorer, "model": self.model, "weights": weights, **own}
+
+    def open(self) -> Scorer:
+        """Load the model, or find it on its server."""
+        options, engine = self.options, self.options.engine
+        if self.is_url:
+            from ..serving.client import Client
+            from .server import ServerScorer
+
+            client = Client(self.model, options.api_key or os.environ.get("OPENAI_API_KEY"))
+            return ServerScorer(
+                client,
+                options.served_model,
+                tokenizer=options.tokenizer,
+                max_length=engine.max_model_len,
+            )
+        if options.scorer == "transformers":
+            from .transformers import TransformersScorer
+
+            folder = resolve_model(self.model)
+            return TransformersScorer(folder, dtype=engine.dtype, device=engine.device)
+        from ...llm import LLM
+        from .engine import EngineScorer
+
+        return EngineScorer(LLM(self.model, **dataclasses.asdict(engine)))
+
+
+def labels(models: list[str]) -> list[str]:
+    """Short names of models that tell them apart: the last parts of their paths."""
+    parts = [Path(m).parts for m in models]
+    for depth in range(1, max(map(len, parts), default=1) + 1):
+        short = ["/".join(p[-depth:]) for p in parts]
+        if len(set(short)) == len(set(models)):
+            return short
+    return list(models)

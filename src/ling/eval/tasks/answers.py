@@ -1,0 +1,82 @@
+"""The answer in a model's words, and whether it is right."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+_BOX = re.compile(r"\\boxed\s*\{")
+_SAID = re.compile(r"(?:final answer|answer)\s*(?:is|:)\s*:?\s*(.+)", re.IGNORECASE)
+_DIGITS = re.compile(
+    r"[-+−]?\s*(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:\s*/\s*\d+)?|[-+−]?\.\d+"
+)
+_FRACTION = re.compile(r"\\[dt]?frac\s*\{([^{}]+)\}\s*\{([^{}]+)\}")
+_PLAIN = re.compile(r"([-+]?)(\d+(?:\.\d+)?|\.\d+)(?:/(\d+))?(%?)")
+_DECORATION = re.compile(r"\\(?:left|right|!|,|;|:|text|mathrm|mathbf)|[$\s]")
+
+
+def extracted(text: str, pattern: str = "") -> str:
+    """The answer in a text: what `pattern` finds last, or else the last `\\boxed{...}`, what is
+    said behind "answer is" or "Answer:", or the last line. Empty where there is none."""
+    if pattern:
+        found = list(re.finditer(pattern, text))
+        return (found[-1][1 if found[-1].re.groups else 0] or "").strip() if found else ""
+    if (boxed := _boxed(text)) is not None:
+        return boxed
+    said = _SAID.findall(text)
+    lines = [line for line in text.strip().splitlines() if line.strip()]
+    last = said[-1] if said else lines[-1] if lines else ""
+    return last.strip().rstrip(".").strip("*` ").strip()
+
+
+def _boxed(text: str) -> str | None:
+    """What is in the last `\\boxed{...}`, whose braces may be nested."""
+    starts = [m.end() for m in _BOX.finditer(text)]
+    for start in reversed(starts):
+        depth = 1
+        for at in range(start, len(text)):
+            depth += {"{": 1, "}": -1}.get(text[at], 0)
+            if not depth:
+                return text[start:at].strip()
+    return None
+
+
+def number_of(text: str) -> Fraction | None:
+    """The number that a text is: whole, decimal, with commas, a fraction (also LaTeX's), percent;
+    None for anything else."""
+    plain = _DECORATION.sub("", _FRACTION.sub(r"\1/\2", text)).replace("−", "-")
+    plain = re.sub(r"(?<=\d),(?=\d{3}(?:\D|$))", "", plain).replace("\\%", "%").strip("{}")
+    found = _PLAIN.fullmatch(plain[:100])
+    if found is None:
+        return None
+    sign, digits, divisor, percent = found.groups()
+    if divisor is not None and not int(divisor):
+        return None
+    value = Fraction(digits) / int(divisor or 1) / (100 if percent else 1)
+    return -value if sign == "-" else value
+
+
+def last_number(text: str) -> Fraction | None:
+    """The number that a text is, or the last one in it."""
+    whole = number_of(text)
+    if whole is not None:
+        return whole
+    found = _DIGITS.findall(_FRACTION.sub(r"\1/\2", text))
+    return number_of(found[-1]) if found else None
+
+
+def same_number(said: str, wanted: str) -> bool:
+    """Whether the number in `said` is the one that `wanted` is."""
+    number = last_number(said)
+    return number is not None and number == number_of(wanted)
+
+
+def same_text(said: str, wanted: str) -> bool:
+    """Whether two texts are one but for case, spaces, LaTeX's decoration and a full stop; numbers
+    are compared as such."""
+    a, b = number_of(said), number_of(wanted)
+    return a == b if a is not None and b is not None else _bare(said) == _bare(wanted)
+
+
+def _bare(text: str) -> str:
+    return _DECORATION.sub("", text.casefold()).strip("{}()\"'`*.").replace("\\dfrac", "\\frac")
