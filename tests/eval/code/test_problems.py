@@ -28,6 +28,7 @@ HUMAN_EVAL = {
     "canonical_solution": "    return helper(sum(xs))\n",
     "test": "def check(candidate):\n    assert candidate([1, 2]) == helper(3)\n",
 }
+BARE = {**HUMAN_EVAL, "prompt": "def helper(x): return x - 1\n\ndef total(xs):\n    # less one\n"}
 MBPP = {
     "task_id": 601,
     "text": "Write a function to find the longest chain of pairs.",
@@ -82,6 +83,8 @@ def problem(tmp_path, row):
     [
         (HUMAN_EVAL, HUMAN_EVAL["canonical_solution"], "    return sum(xs)\n"),
         (HUMAN_EVAL, "```python\ndef total(xs): return sum(xs) - 1\n```", "```python\n0\n```"),
+        (BARE, HUMAN_EVAL["canonical_solution"], "    return sum(xs)\n"),
+        (BARE, "```python\ndef total(xs): return sum(xs) - 1\n```", "```python\n0\n```"),
         (MBPP, MBPP["code"], MBPP["code"].replace("len(", "sum(")),
         (TEXT, ADD, ADD.replace("+", "-")),
         (LIVE, f"```python\n{ADD}```", "print(3)"),

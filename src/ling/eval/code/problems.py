@@ -57,8 +57,15 @@ class Problem:
         if not self.is_prefix:
             return code
         if any(is_defined(name, code) for name in self.names):
-            return f"{self.prompt}\n{code}"  # the prompt is a function without a body
+            return f"{_with_body(self.prompt)}\n{code}"
         return self.prompt + code
+
+
+def _with_body(prompt: str) -> str:
+    """The prompt as a program: a function that has not even a docstring gets a body."""
+    lines = [line.strip() for line in prompt.splitlines()]
+    code = [line for line in lines if line and not line.startswith("#")]
+    return f"{prompt.rstrip()}\n    pass\n" if code and code[-1].endswith(":") else prompt
 
 
 @dataclass(frozen=True)
@@ -135,7 +142,7 @@ def _human_eval(row: Mapping[str, Any], number: int) -> Problem:
         is_prefix=True,
         names=(name,),
         # The prompt's own helpers, so that tests do not use what an answer makes of them.
-        setup=_text(row, "prompt"),
+        setup=_with_body(_text(row, "prompt")),
         test=f"{_text(row, 'test')}\ncheck({name})\n",
         canonical=_text(row, "canonical_solution", ""),
     )
