@@ -62,7 +62,7 @@ def main() -> None:
         _die_with_parent()
         if os.getppid() != config["parent"]:
             os._exit(1)
-    except _StepError as err:
+    except (_StepError, OSError) as err:
         _report(config, {"refused": str(err)})
         os._exit(1)
     signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS)
@@ -134,10 +134,9 @@ def _write(path: str, text: str) -> None:
 def _first_process(config: dict[str, Any], alive: int) -> None:
     """Build the root, start the program, report its end; the kernel ends the rest with this."""
     try:
+        # A first process gets no signal, of those in its namespace, that it has no handler for.
         for number in (signal.SIGINT, signal.SIGPIPE, signal.SIGTERM):
-            signal.signal(
-                number, signal.SIG_DFL
-            )  # the first process gets no signal it has no answer to
+            signal.signal(number, signal.SIG_DFL)
         _die_with_parent()
         if select.select([alive], [], [], 0)[0]:
             os._exit(1)  # the parent ended before the line above
@@ -149,13 +148,11 @@ def _first_process(config: dict[str, Any], alive: int) -> None:
         if why := os.read(failed, 1000):
             raise _StepError(why.decode())
         while True:
-            found, status, used = os.wait4(-1, 0)
+            found, status = os.wait()
             if found == pid:
                 break
-        cpu_s = used.ru_utime + used.ru_stime
-        end = {"code": os.waitstatus_to_exitcode(status), "cpu_s": cpu_s}
-        _report(config, {**end, "memory_bytes": used.ru_maxrss * 1024})
-    except _StepError as err:
+        _report(config, {"code": os.waitstatus_to_exitcode(status)})
+    except (_StepError, OSError) as err:
         _report(config, {"refused": str(err)})
     os._exit(0)
 
