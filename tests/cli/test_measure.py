@@ -7,7 +7,7 @@ import json
 import pytest
 
 from ling.cli import measure
-from ling.eval import bench, perplexity
+from ling.eval import bench
 from ling.eval.bench_report import line
 
 REPORT = {"model": "m", "tokens_per_s": 12.5, "line": "m: 12 tokens/s"}
@@ -22,13 +22,6 @@ def test_bench_prints_json_only_when_asked(monkeypatch, capsys, as_json):
         assert json.loads(out) == {"model": "m", "tokens_per_s": 12.5}
     else:
         assert out == "m: 12 tokens/s\n"
-
-
-def test_eval_shows_four_digits_and_only_what_was_measured(monkeypatch, capsys):
-    found = {"loss": 1.23456789, "perplexity": 3.4369, "tokens": 3072, "mtp_loss": None}
-    monkeypatch.setattr(perplexity, "perplexity", lambda *a, **k: found)
-    measure.evaluate(["m", "--data", "d"])
-    assert capsys.readouterr().out == "loss 1.2346, perplexity 3.4369, tokens 3,072\n"
 
 
 @pytest.mark.parametrize(("share", "explained"), [(0.8, False), (1.4, True)])

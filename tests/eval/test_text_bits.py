@@ -10,7 +10,7 @@ import torch
 from ling.checkpoint.hf.save import save_model
 from ling.data.chat_prompts import template_of
 from ling.data.tokenizer import train_tokenizer
-from ling.errors import RequestError
+from ling.eval.scorers.engine import EngineScorer
 from ling.eval.text_bits import Bits, Reply, replies, reply_bits, text_bits, windows
 from ling.llm import LLM
 from ling.model.attention import DenseAttend
@@ -52,7 +52,7 @@ def test_windows_are_all_of_a_text_cut_between_characters():
 
 def test_each_window_is_scored_behind_the_mark_of_a_document(opened):
     llm, tok, module = opened
-    found = text_bits(llm, [TEXT, "sea"])
+    found = text_bits(EngineScorer(llm), [TEXT, "sea"])
     want = sum(nats(module, [tok.eod_token_id], tok.encode(t)) for t in (TEXT, "sea"))
     assert found.nats == pytest.approx(want, rel=1e-5)
     assert found.bytes == len(TEXT.encode()) + 3
@@ -63,7 +63,7 @@ def test_each_window_is_scored_behind_the_mark_of_a_document(opened):
 def test_replies_are_scored_behind_the_rendered_conversation(opened):
     llm, tok, module = opened
     asked = [{"role": "user", "content": "The sea?"}]
-    found = reply_bits(llm, [Reply(asked, "wide")])
+    found = reply_bits(EngineScorer(llm), [Reply(asked, "wide")])
     before = template_of(tok).encode(tok, asked).ids
     assert found.nats == pytest.approx(nats(module, before, tok.encode("wide")), rel=1e-5)
     assert found.bytes == 4
@@ -81,13 +81,6 @@ def test_only_words_of_conversations_without_tools_are_replies():
     assert [len(r.messages) for r in replies(records)] == [1, 3]
 
 
-def test_no_text_has_no_rate_and_no_tokenizer_is_an_error(opened):
-    llm, _, _ = opened
+def test_no_text_has_no_rate(opened):
     assert Bits().per_byte is None
-    assert text_bits(llm, []) == Bits()
-
-    class WithoutTokenizer:
-        tokenizer = None
-
-    with pytest.raises(RequestError, match="need a model with a tokenizer"):
-        text_bits(WithoutTokenizer(), ["a"])
+    assert text_bits(EngineScorer(opened[0]), ["", ""]) == Bits()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from random_llm import random_llm
 from safetensors.torch import load_file
 
 from ling.config.engine import EngineConfig
@@ -99,3 +100,30 @@ def test_prompt_logprobs_equal_upstream(fixtures, folder):
     want = io["logits"][0, : len(ids) - 1].log_softmax(-1)
     got = torch.tensor([[t.logprob for t in sorted(row)] for row in request.prompt_logprobs])
     assert torch.allclose(got, want, atol=2e-4)
+
+
+def test_scores_from_a_position_on_use_cached_pages_and_are_the_same():
+    ids = torch.randint(5, 250, (150,), generator=torch.Generator().manual_seed(1)).tolist()
+    with random_llm() as llm:
+
+        def ask(tokens, **more):
+            params = SamplingParams(max_tokens=1, prompt_logprobs=0, temperature=0, **more)
+            (output,) = llm.generate([tokens], params)
+            own = [
+                row and row[i].logprob
+                for row, i in zip(output.prompt_logprobs, tokens, strict=True)
+            ]
+            return output.num_cached_tokens, own
+
+        cached, whole = ask(ids)
+        assert cached == 0
+        assert whole[0] is None
+        assert None not in whole[1:]
+        for start in (129, 140, 149):
+            cached, tail = ask(ids, prompt_logprobs_start_len=start)
+            assert cached == 128, "pages of 64, of which none has the row that scores the first"
+            assert tail == [None] * start + whole[start:]
+        assert ask(ids, prompt_logprobs_start_len=128) == (64, [None] * 128 + whole[128:])
+        assert ask(ids, prompt_logprobs_start_len=500)[1] == [None] * 150
+        _, other = ask([*ids[:140], *ids[:9]], prompt_logprobs_start_len=140)
+        assert other[140] != whole[140]

@@ -1,0 +1,41 @@
+"""Which model exactly is evaluated, and under what name."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from ling.config.engine import EngineConfig
+from ling.errors import CheckpointError, UsageError
+from ling.eval.scorers.choose import ScorerOptions, Subject, labels
+
+
+def test_other_weights_or_another_format_are_another_model(fixtures, tmp_path):
+    folder = tmp_path / "m"
+    folder.mkdir()
+    weights = folder / "model.safetensors"
+    weights.write_bytes((fixtures / "model/tiny_fp32/model.safetensors").read_bytes())
+    first = Subject(str(folder)).described()
+    assert Subject(str(folder)).described() == first
+    packed = ScorerOptions(engine=EngineConfig(format="int8"))
+    assert Subject(str(folder), packed).described() != first
+    many = ScorerOptions(engine=EngineConfig(max_num_seqs=3))
+    assert Subject(str(folder), many).described() == first
+    os.utime(weights, (0, 0))
+    assert Subject(str(folder)).described() != first
+
+
+def test_a_url_is_a_server_and_a_missing_folder_an_error():
+    assert Subject("http://127.0.0.1:1/v1").described()["scorer"] == "url"
+    assert Subject("http://127.0.0.1:1/v1").file_name == "http_127.0.0.1_1_v1"
+    with pytest.raises(CheckpointError, match="no such model folder"):
+        Subject("nowhere/at/all").described()
+    with pytest.raises(UsageError, match=r"did you mean `transformers`"):
+        ScorerOptions(scorer="transformer")
+
+
+def test_short_names_tell_models_apart():
+    assert labels(["runs/a/5t", "runs/b/10t"]) == ["5t", "10t"]
+    assert labels(["runs/a/best", "runs/b/best"]) == ["a/best", "b/best"]
+    assert labels(["m"]) == ["m"]
