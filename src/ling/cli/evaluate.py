@@ -27,6 +27,7 @@ def evaluate(args: list[str]) -> None:
     add("--limit", type=int, default=None, help="questions (of ppl rows) of a task at most")
     add("--num-fewshot", type=int, default=None, help="examples before each question")
     add("--chat", action="store_true", help="ask in the model's chat template")
+    add("--run-code", action="store_true", help="run what the model writes, in a sandbox")
     add("--scorer", type=str, default="ling", help="ling or transformers; a URL is asked itself")
     add("--served-model", type=str, default=None, help="model of a server (default: its first)")
     add("--tokenizer", type=str, default=None, help="for a server: tokenizer folder or model name")
@@ -56,6 +57,7 @@ def evaluate(args: list[str]) -> None:
         limit=ns.limit or ns.rows,
         num_fewshot=ns.num_fewshot,
         chat=ns.chat,
+        run_code=ns.run_code,
         seq_length=ns.seq_length,
     )
     with naming_flags("max_memory", "cache_dir_size", "lora"):

@@ -114,6 +114,12 @@ def read_problems(path: Path, limit: int | None = None) -> list[Problem]:
     return problems
 
 
+def holds_problems(path: Path) -> bool:
+    """Whether the file's first row is a programming problem, by its keys."""
+    row = next((record.value for record in read_json_records(path)), None)
+    return isinstance(row, dict) and any(all(key in row for key in keys) for keys in _FORMS)
+
+
 class _RowError(Exception):
     """What is wrong with a row."""
 

@@ -109,7 +109,8 @@ def _leaf(entry: Any) -> Leaf:
     cfg = entry.cfg or {}
     if cfg.get("unsafe_code"):
         raise UsageError(
-            f"`{entry.name}` of lm-eval runs what the model writes; it is not run here"
+            f"`{entry.name}` of lm-eval runs what the model writes, outside of a sandbox. Put "
+            f"its problems into the data folder as `{entry.name}.jsonl`, and add `--run-code`"
         )
     dataset = cfg.get("dataset_path")
     if entry.kind.name != "TASK" or not isinstance(dataset, str) or dataset.count("/") != 1:

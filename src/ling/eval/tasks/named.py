@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ...errors import DataError, UsageError
+from ..code.problems import holds_problems
 from .harness import HarnessTask
+from .programs import Programs
 from .questions import QuizSettings
 from .quiz import Quiz
 from .suites import SUITES
@@ -26,14 +28,16 @@ def tasks_named(text: str, options: TaskOptions) -> list[Task]:
 
 
 def task_named(name: str, options: TaskOptions) -> Task:
-    """`ppl` and `bpb`; else a file NAME.jsonl or NAME.json of questions in the data folder; else a
-    task of lm-eval."""
+    """`ppl` and `bpb`; else a file NAME.jsonl or NAME.json of questions or programming problems in
+    the data folder; else a task of lm-eval."""
     if name in TEXT_TASKS:
         return TEXT_TASKS[name](options)
     folder = options.folder
     suite = SUITES.get(name)
     defaults = suite.settings if suite else QuizSettings()
     for path in (folder / f"{name}.jsonl", folder / f"{name}.json"):
+        if path.is_file() and holds_problems(path):
+            return Programs(name, path, options)
         if path.is_file():
             return Quiz(name, path, options, defaults)
     if suite:

@@ -25,6 +25,8 @@ class TaskOptions:
     """Examples before a question, where the task's own number is not wanted."""
     chat: bool = False
     """Ask in the model's chat template."""
+    run_code: bool = False
+    """Run programs that a model writes, in the sandbox."""
     seq_length: int | None = None
     """Tokens per row of `ppl`."""
 
