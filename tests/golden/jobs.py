@@ -57,6 +57,7 @@ SUBCOMMANDS = {
     "compat": ["megatron"],
     "scaling": ["predict", "sweep", "fit"],
     "bench": ["train", "decode", "prefill", "batch", "start", "serve"],
+    "eval": ["", "needle"],
 }
 
 
@@ -65,7 +66,8 @@ def cli_options() -> list[str]:
     overview = must("--help")
     lines = [f"ling: {' '.join(row.split())}" for row in overview.splitlines() if row.strip()]
     for name in re.findall(r"^  (\w+) ", overview, re.M):
-        for words in [[name, sub] for sub in SUBCOMMANDS.get(name, [])] or [[name]]:
+        for sub in SUBCOMMANDS.get(name, [""]):
+            words = [name, sub] if sub else [name]
             lines += [f"{' '.join(words)}: {row}" for row in options(must(*words, "--help"))]
     return lines
 

@@ -64,7 +64,9 @@ COMMANDS = {
         "serve", "deploy", "`deploy vllm|sglang MODEL`: the command line that serves it on GPUs"
     ),
     "eval": Command(
-        "evaluate", "evaluate", "models by tasks: perplexity, questions, benchmarks of lm-eval"
+        "evaluate",
+        "evaluate",
+        "models by tasks: perplexity, questions, benchmarks; `eval needle`: long contexts",
     ),
     "synth": Command(
         "convert", "synth", "random weights of a whole shape, straight in a format, for measuring"

@@ -17,14 +17,18 @@ from .options import (
 )
 
 
-def evaluate(args: list[str]) -> None:
+def evaluate(args: list[str]) -> int:
+    if args[:1] == ["needle"]:
+        from .needle import needle
+
+        return needle(args[1:])
     parser = make_parser("eval")
     add = parser.add_argument
     add("model", type=str, nargs="+", help="model folders, hub names, or URLs of servers")
     add("--tasks", type=str, default="ppl", help="a list such as ppl,bpb,gsm8k,hmmt")
     add("--data", type=str, nargs="+", required=True, help="folder of the tasks' data; text files")
     add("--out", type=str, default=None, help="folder of the results; run again to continue")
-    add("--limit", type=int, default=None, help="questions (of ppl rows) of a task at most")
+    add("--limit", type=int, default=None, help="questions of a task, or rows of ppl, at most")
     add("--num-fewshot", type=int, default=None, help="examples before each question")
     add("--chat", action="store_true", help="ask in the model's chat template")
     add("--run-code", action="store_true", help="run what the model writes, in a sandbox")
@@ -37,13 +41,12 @@ def evaluate(args: list[str]) -> None:
         default=None,
         help="tokens per row of ppl (default: the model's, at most 1024)",
     )
-    add("--rows", type=int, default=None, help="as --limit")
     add_flags(parser, flags(EngineConfig, "compute"))
     add("--threads", type=int, default=None, help="CPU threads")
     add_flags(parser, flags(EngineConfig, "memory"))
     add("--json", action="store_true", help="print JSON")
     ns = parser.parse_args(args)
-    for name in ("rows", "limit", "seq_length"):
+    for name in ("limit", "seq_length"):
         at_least_one(name, getattr(ns, name))
     use_threads(ns.threads)
     from ..eval import evaluate as run
@@ -54,7 +57,7 @@ def evaluate(args: list[str]) -> None:
 
     options = TaskOptions(
         data=tuple(ns.data),
-        limit=ns.limit or ns.rows,
+        limit=ns.limit,
         num_fewshot=ns.num_fewshot,
         chat=ns.chat,
         run_code=ns.run_code,
@@ -78,3 +81,4 @@ def evaluate(args: list[str]) -> None:
         say(only.outcome.metrics, ns.json, words(only.outcome))
     else:
         say([r.as_dict() for r in found.results], ns.json, "\n".join(found.table))
+    return 0
