@@ -24,7 +24,7 @@ from .text import one_line
 class Size:
     """How much is made, trained on and asked."""
 
-    requests: int = 2400
+    requests: int = 3600
     held_out: int = 50
     steps: int = 0
     """0 takes the recipe's epochs."""

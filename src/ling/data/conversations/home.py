@@ -14,7 +14,7 @@ from importlib import resources
 from typing import Any, NamedTuple
 
 ROOMS = ("kitchen", "bedroom", "bathroom", "hall", "garage", "office")
-STATES = ("on", "off")
+STATES = ("on", "off", "red", "green", "blue", "white")
 HOURS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 _LIGHT = {
@@ -44,9 +44,9 @@ _OPENINGS = (
     *("Can you ", "Would you ", "I would like you to ", "First ", "Thank you, now ", "Also "),
 )
 _LIGHT_WORDS = (
-    "turn {state} the light in the {room}",
+    "turn the light in the {room} {state}",
     "turn the {room} light {state}",
-    "switch {state} the light in the {room}",
+    "switch the {room} light {state}",
     "switch the light in the {room} {state}",
     "put the {room} light {state}",
     "set the light in the {room} to {state}",
@@ -93,7 +93,7 @@ class Turn(NamedTuple):
 
 
 def training_and_held_out(
-    seed: int = 0, requests: int = 2400, held_out: int = 50
+    seed: int = 0, requests: int = 3600, held_out: int = 50
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Records in OpenAI's form, to train on and held out.
 
