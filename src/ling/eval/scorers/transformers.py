@@ -34,6 +34,8 @@ class TransformersScorer:
             self._tokenizer = AutoTokenizer.from_pretrained(model)
         except (OSError, ValueError) as err:
             raise UsageError(f"{model}: transformers cannot load it: {first_line(err)}") from None
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
         self._model: Any = loaded.to(device).eval()
         self._device = device
         self.max_length = int(self._model.config.max_position_embeddings)
