@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from ...data.tokenizer_vocab import EOD
 from ...errors import UsageError
 from ...text import first_line
 from ..scorer import Ask, Messages, Row, Scored, cut, fitted
@@ -39,7 +40,8 @@ class TransformersScorer:
         self._model: Any = loaded.to(device).eval()
         self._device = device
         self.max_length = int(self._model.config.max_position_embeddings)
-        end = self._tokenizer.eos_token_id
+        # `eos_token` may end a turn rather than a document.
+        end = self._tokenizer.get_vocab().get(EOD, self._tokenizer.eos_token_id)
         if end is None:
             raise UsageError(f"{model}: the tokenizer has no `eos_token`")
         self.end_id = int(end)
