@@ -9,6 +9,7 @@ import json
 import logging
 
 import pytest
+from tiny_ling import TEXTS, tiny
 
 pytest.importorskip("lm_eval")
 pytest.importorskip("transformers")
@@ -17,7 +18,9 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from ling import LLM
+from ling.checkpoint.hf.save import save_model
 from ling.cli.main import main
+from ling.data.tokenizer import Tokenizer, train_tokenizer
 from ling.errors import DataError, UsageError
 from ling.eval.scorers.engine import EngineScorer
 from ling.eval.scorers.transformers import TransformersScorer
@@ -41,6 +44,17 @@ def words(seed, count):
 def rows(path, records):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(r) + "\n" for r in records))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A model with as many ids as its tokenizer: the engine gives no others, theirs would."""
+    folder = tmp_path_factory.mktemp("ling")
+    tok = train_tokenizer(TEXTS * 10, 300)
+    model = tiny(vocab_size=tok.vocab_size)
+    save_model(model, model.config, folder)
+    tok.save(folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +117,16 @@ def theirs(folder):
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     # It counts the tokens that are read, our scorers also the one after them; the engine adds one.
     length = {"max_length": CONTEXT - 2}
-    return HFLM(pretrained=str(folder), dtype="float32", device="cpu", batch_size=4, **length)
+    # Behind which it scores texts; by default `bos_token`, which Ling is not trained with.
+    first = Tokenizer.from_folder(folder).eod_token_id
+    return HFLM(
+        pretrained=str(folder),
+        dtype="float32",
+        device="cpu",
+        batch_size=4,
+        prefix_token_id=first,
+        **length,
+    )
 
 
 @pytest.fixture(scope="module", params=["engine", "transformers"])

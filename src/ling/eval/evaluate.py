@@ -49,8 +49,8 @@ def evaluate(
     if out is not None:
         make_folder(out)
     results = []
-    for subject in subjects:
-        model = _Opened(subject, log)
+    # Each is looked for before the first is asked.
+    for model in [_Opened(subject, log) for subject in subjects]:
         try:
             for task in tasks:
                 results.append(_one(model, task, settings[task.name], out, log))
@@ -83,6 +83,7 @@ class _Opened:
     def close(self) -> None:
         if self._scorer is not None:
             self._scorer.close()
+            self._scorer = None  # two large models have no room beside each other
 
 
 def _one(

@@ -37,7 +37,9 @@ def draw(
         shown = [i for i, m in enumerate(models) if m in own]
         values = [own[models[i]].headline for i in shown]
         if along is not None:
-            axes.plot([along[1][i] for i in shown], values, "o-", color="tab:blue")
+            at = [along[1][i] for i in shown]
+            axes.plot(*zip(*sorted(zip(at, values, strict=True)), strict=True), "o-")
+            axes.set_xticks(at)
             axes.set_xlabel(along[0])
         else:
             axes.bar([names[i] for i in shown], values, color="tab:blue", width=0.6)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from ...data.tokenizer_vocab import EOD
 from ...errors import UsageError
 from ...text import first_line
 from ..scorer import Ask, Messages, Row, Scored, cut, fitted
@@ -34,10 +35,13 @@ class TransformersScorer:
             self._tokenizer = AutoTokenizer.from_pretrained(model)
         except (OSError, ValueError) as err:
             raise UsageError(f"{model}: transformers cannot load it: {first_line(err)}") from None
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
         self._model: Any = loaded.to(device).eval()
         self._device = device
         self.max_length = int(self._model.config.max_position_embeddings)
-        end = self._tokenizer.eos_token_id
+        # `eos_token` may end a turn rather than a document.
+        end = self._tokenizer.get_vocab().get(EOD, self._tokenizer.eos_token_id)
         if end is None:
             raise UsageError(f"{model}: the tokenizer has no `eos_token`")
         self.end_id = int(end)

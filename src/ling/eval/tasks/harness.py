@@ -137,5 +137,12 @@ def _as_data_errors(data: Path) -> Iterator[None]:
     except LingError:
         raise
     except (ImportError, LookupError, OSError, ValueError, TypeError) as err:
+        if "punkt_tab" in str(err):
+            folder = data / NLTK_FOLDER
+            raise DataError(
+                "no such folder; nltk's sentence splitter is wanted there: "
+                f"python -m nltk.downloader -d {folder} punkt_tab",
+                path=folder,
+            ) from err
         kind = type(err).__name__
         raise DataError(f"lm-eval stopped ({kind}: {first_line(err)})", path=data) from err
