@@ -308,13 +308,7 @@ TESTED_TOGETHER = {
     "cli/needle.py": ("tests/eval/test_needle.py", "the command beside what it calls"),
     "eval/noise_cache.py": ("tests/eval/test_bench_infer.py", "decoded behind"),
     "eval/peer_text_bits.py": ("tests/nano/test_peer.py", "runs inside llama.cpp's Python"),
-    "eval/scorers/transformers.py": (
-        "tests/interop/test_lm_eval.py",
-        "held against lm-eval's own model of transformers",
-    ),
-    "eval/tasks/harness_model.py": ("tests/interop/test_lm_eval.py", "called by lm-eval"),
-    "eval/tasks/{files,suites,task}.py": ("tests/eval/tasks/test_named.py", "tasks by name"),
-    "eval/results_plot.py": ("tests/eval/test_results.py", "the picture of results"),
+    "eval/tasks/task.py": ("tests/eval/tasks/test_named.py", "tasks by name"),
     "eval/wsm_plot.py": ("tests/eval/test_wsm.py", "the picture of one comparison"),
     "nano/{checkpoints,held_out,page,pictures,questions}.py": (
         "tests/nano/test_card.py",
