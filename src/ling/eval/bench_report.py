@@ -166,15 +166,15 @@ def int8_peak() -> float:
     time on a processor without int8 products.
     """
     best = 0.0
-    for size in (256, 512, 1024, 2048):
-        a = torch.randint(-127, 127, (size, size), dtype=torch.int8)
-        b = torch.randint(-127, 127, (size, size), dtype=torch.int8)
+    for side in (256, 512, 1024, 2048):
+        a = torch.randint(-127, 127, (side, side), dtype=torch.int8)
+        b = torch.randint(-127, 127, (side, side), dtype=torch.int8)
         shortest = math.inf
         for _ in range(3):
             start = time.perf_counter()
             torch._int_mm(a, b)
             shortest = min(shortest, time.perf_counter() - start)
-        best = max(best, 2 * size**3 / shortest)
+        best = max(best, 2 * side**3 / shortest)
         if 8 * shortest > 0.1:
             break
     return best
