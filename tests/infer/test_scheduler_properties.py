@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ling.config.engine import EngineConfig
@@ -27,7 +28,8 @@ def true_seconds(load: StepLoad) -> float:
 class Simulation:
     """A scheduler, a clock, and a model that only counts."""
 
-    def __init__(self, num_pages=60, **options):
+    def __init__(self, num_pages=60, seconds_of=true_seconds, **options):
+        self.seconds_of = seconds_of
         self.budget_s = options.get("max_step_ms", 250) / 1000
         config = EngineConfig(**options)
         self.scheduler = Scheduler(PagePool(num_pages), MAX_STEP_TOKENS, config, StepCost(8 / 256))
@@ -63,7 +65,7 @@ class Simulation:
                 s.request.tokens.append(0)
                 if s.request.num_output_tokens >= s.request.max_tokens:
                     s.request.finish_reason = "length"
-        seconds = true_seconds(load_of(step))
+        seconds = self.seconds_of(load_of(step))
         self.now += seconds
         self.seconds.append(seconds)
         self.scheduler.end_step(step, seconds)
@@ -171,6 +173,20 @@ def test_a_step_stays_within_two_budgets_once_its_cost_is_learned(seed, max_step
     else:  # then it may exceed the budgets, but not twice in a row
         pairs = zip(sim.seconds, sim.seconds[1:], strict=False)
         assert sum(a > 0.25 and b > 0.25 for a, b in pairs) <= 2
+
+
+@SETTINGS
+@given(loads, st.lists(st.floats(0, 2), min_size=1, max_size=5))
+@example([(300, 5, key, 0, 0) for key in "abcab"], [0.5])
+def test_everybody_ends_whatever_steps_take(load, times):
+    """On a machine that others use, times may say that tokens cost nothing, or steps too much."""
+    clock = itertools.cycle(times)
+    sim = Simulation(seconds_of=lambda _: next(clock))
+    for length, answer, key, priority, pause in load:
+        sim.add(length, answer, share_key=key, priority=priority)
+        for _ in range(pause):
+            sim.step()
+    sim.run(limit=3000)
 
 
 @SETTINGS

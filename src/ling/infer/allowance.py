@@ -10,6 +10,8 @@ MIN_TOKENS = 32
 """A smaller part of a prompt is not worth reading the experts for."""
 # A step that mostly reads weights takes as much again for tokens, up to this many budgets.
 MOST_BUDGETS = 1.8
+SHORTEST_S = 1e-6
+"""Less than any token takes."""
 
 
 @dataclass
@@ -58,19 +60,22 @@ class Allowance:
         where there is little to attend to, or half of the budget: who comes meanwhile waits for the
         end of it."""
         if is_bound:
-            seconds = self._seconds(decodes)
+            seconds = self._seconds(decodes, tokens)
         else:
             seconds = max(self.budget_s / 2, self.cost.prompt_seconds(tokens, 0))
         self.left = Part(seconds, tokens)
         self._is_untouched = True
 
-    def _seconds(self, decodes: StepLoad) -> float:
+    def _seconds(self, decodes: StepLoad, rows: int) -> float:
         tokens = MIN_TOKENS
         for _ in range(2):  # the more tokens, the more experts are read beside
             base = self._base(decodes, tokens)
             most = max(self.budget_s, min(2 * base, MOST_BUDGETS * self.budget_s))
-            tokens = max(MIN_TOKENS, self.cost.prompt_tokens(most - base, 0))
-        least = self.cost.prompt_seconds(MIN_TOKENS, 0)
+            fits = self.cost.prompt_tokens(most - base, 0)
+            tokens = max(MIN_TOKENS, min(rows, fits))
+        # Tokens may seem to cost nothing, where others use the machine: a step that may take some
+        # must not be left with nothing.
+        least = max(self.cost.prompt_seconds(MIN_TOKENS, 0), SHORTEST_S)
         if most - base >= least:
             self._has_exceeded = False
             return most - base
