@@ -188,6 +188,9 @@ def test_the_picture_has_a_panel_for_each_scaling(model, tmp_path, monkeypatch):
         (["m", "--lengths", "8", "--yarn", "0.5"], "`--yarn` is 0.5, expected a factor from 1"),
         (["m", "--lengths", "8", "--chat"], "`--chat` needs prose to ask about: give `--text`"),
         (["--train", "t", "--yarn", "2"], "`--train OUT` measures what it trains"),
+        (["--train", "t", "--rows", "4"], "without `--rows`"),
+        (["--train", "t", "--depths", "0.5"], "without `--depths`"),
+        (["--train", "t", "--format", "int8"], "without `--format`"),
     ],
 )
 def test_wrong_options_are_one_line(args, line, capsys):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 from small_claims import TINY, measured, values
 
+from ling.eval.needle import NeedleOptions
+from ling.eval.needle_train import Course, Stage
 from ling.ops import native
 from ling.reproduce.claim import Context, Scale
-from ling.reproduce.claims import decode, fp8_loss, wsm
+from ling.reproduce.claims import decode, fp8_loss, needle, wsm
 from ling.reproduce.small_runs import recipe, train
 
 pytest.importorskip("matplotlib")
@@ -155,3 +157,27 @@ def test_a_stopped_run_continues(folder, tmp_path, one_thread, monkeypatch):
     rows = train(context, "one", made)
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
     assert train(context, "one", made) == rows
+
+
+def test_needles_are_measured_beyond_the_length_of_training(tmp_path, one_thread, monkeypatch):
+    stages = (Stage(24, 2, 2, 3), Stage(32, 2, 2))
+    options = NeedleOptions(lengths=(32, 64), depths=(0.5,), rows=2, yarn=(1.0, 2.0))
+    monkeypatch.setattr("ling.eval.needle_train.QUICK", Course(stages, options))
+    found = measured("needle", tmp_path)
+    assert found.outcome == "disagrees"  # two steps teach nothing
+    assert found.data["needle"]["trained_length"] == 32
+    assert values(found)["right at 64 tokens, YaRN 2"] == 0
+
+
+@pytest.mark.parametrize(
+    ("plain", "yarn", "outcome"),
+    [(256, 1024, "agrees"), (256, 512, "open"), (512, 256, "disagrees"), (None, None, "disagrees")],
+)
+def test_yarn_must_reach_four_times_as_far(plain, yarn, outcome):
+    scalings = [
+        {"name": name, "works_to": to, "by_length": [1.0]}
+        for name, to in (("without YaRN", plain), ("YaRN 4", yarn))
+    ]
+    result = {"trained_length": 256, "works": 0.9, "lengths": [256], "rows_of_a_length": 200}
+    found = needle.judged({**result, "scalings": scalings})
+    assert found.outcome == outcome
