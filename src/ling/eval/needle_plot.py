@@ -50,7 +50,9 @@ def _panel(axes: Any, result: dict[str, Any], scaling: dict[str, Any]) -> Any:
     shares = np.array(scaling["shares"]).T  # depth from top to bottom
     image = axes.imshow(shares, vmin=0, vmax=1, cmap="RdYlGn", aspect="auto")
     for (row, column), share in np.ndenumerate(shares):
-        axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=8)
+        colour = "black" if 0.1 < share < 0.93 else "white"  # on the darkest ones
+        style = {"ha": "center", "va": "center", "fontsize": 8, "color": colour}
+        axes.text(column, row, f"{100 * share:.0f}", **style)
     axes.set_xticks(range(len(lengths)), [f"{n:,}" for n in lengths], fontsize=8)
     axes.set_yticks(range(len(depths)), [f"{d:.0%}" for d in depths], fontsize=8)
     axes.set_xlabel("tokens of context")

@@ -141,8 +141,8 @@ def train_needle(out: Path, stages: tuple[Stage, ...], seed: int = SEED, log: Lo
         if code:
             return code
     if not (out / MODEL).exists():
-        with atomic_folder(out / MODEL) as folder:
-            save_model(load_model(model), cfg, folder)
+        with atomic_folder(out / MODEL) as folder:  # as the C++ core runs it
+            save_model(load_model(model), cfg.replace(dtype="bfloat16"), folder)
     return 0
 
 
