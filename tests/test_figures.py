@@ -66,6 +66,11 @@ def test_what_takes_long_is_not_run(checker):
         checker.measured("wsm")
 
 
+def test_a_figure_that_a_claim_does_not_have_is_named(checker):
+    with pytest.raises(ValueError, match="`none` of `sizes` has no number"):
+        checker.value_of({"claim": "sizes", "figure": "none"})
+
+
 def test_a_section_without_a_command_is_named(checker):
     text = "# A\n\n## Fast\n\n12 tokens/s\n\n## Slow\n\n`ling bench decode`: 3 tokens/s\n"
     assert checker.without_command(text) == ["Fast"]

@@ -215,6 +215,7 @@ def test_drafts_change_no_token(folder, one_thread):
     assert same == count
     assert int(count) in (4, 8)  # long enough documents, in four ways
     assert len(found.data["reports"]) == 4
+    assert found.verdict.startswith("The model is ")
 
 
 def test_a_draft_that_changes_a_token_is_named():
