@@ -52,7 +52,7 @@ def test_a_figure_must_be_a_rounding_of_its_value(checker, tmp_path, text, findi
         "text": "It has {} B and {} bytes",
         "figures": [
             {"preset": "ling-mini-2.0", "key": "parameters.total", "unit": "B"},
-            {"claim": "kv-bytes", "figure": "Ling-mini, bfloat16"},
+            {"claim": "kv-bytes", "figure": "Ling-mini, bfloat16, bytes a token"},
         ],
     }
     checker.measured.cache_clear()

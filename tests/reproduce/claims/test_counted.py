@@ -45,7 +45,7 @@ def test_a_published_size_that_is_not_ours_is_seen(tmp_path, monkeypatch):
 def test_kv_bytes_are_those_of_a_page(tmp_path, monkeypatch):
     found = measured("kv-bytes", tmp_path, pages=2)
     assert found.outcome == "agrees"
-    assert values(found)["Ling-mini, bfloat16"] == 40_960
+    assert values(found)["Ling-mini, bfloat16, bytes a token"] == 40_960
     monkeypatch.setattr(kv_bytes, "allocated_bytes", lambda context: 1.0)
     assert measured("kv-bytes", tmp_path, pages=2).outcome == "disagrees"
 
