@@ -109,9 +109,9 @@ def value_of(figure: dict[str, Any], root: Path = ROOT) -> float:
     if "json" in figure:
         return float(_at(read_json(root / figure["json"]), figure["key"]))
     result = measured(figure["claim"])
-    value = next(f.value for f in result.figures if f.what == figure["figure"])
+    value = next((f.value for f in result.figures if f.what == figure["figure"]), None)
     if value is None:
-        raise ValueError(f"`{figure['figure']}` of `{figure['claim']}` is no number")
+        raise ValueError(f"`{figure['figure']}` of `{figure['claim']}` has no number")
     return value
 
 

@@ -331,7 +331,7 @@ TESTED_TOGETHER = {
         "tests/reproduce/claims/test_counted.py",
         "counted in seconds",
     ),
-    "reproduce/claims/{balance,decode,fp8_loss,mtp,throughput,wsm}.py": (
+    "reproduce/claims/{balance,decode,fp8_loss,mtp,needle,throughput,wsm}.py": (
         "tests/reproduce/claims/test_measured.py",
         "measured at a tiny scale",
     ),

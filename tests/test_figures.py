@@ -52,7 +52,7 @@ def test_a_figure_must_be_a_rounding_of_its_value(checker, tmp_path, text, findi
         "text": "It has {} B and {} bytes",
         "figures": [
             {"preset": "ling-mini-2.0", "key": "parameters.total", "unit": "B"},
-            {"claim": "kv-bytes", "figure": "Ling-mini, bfloat16"},
+            {"claim": "kv-bytes", "figure": "Ling-mini, bfloat16, bytes a token"},
         ],
     }
     checker.measured.cache_clear()
@@ -64,6 +64,11 @@ def test_a_figure_must_be_a_rounding_of_its_value(checker, tmp_path, text, findi
 def test_what_takes_long_is_not_run(checker):
     with pytest.raises(ValueError, match="quote its committed record"):
         checker.measured("wsm")
+
+
+def test_a_figure_that_a_claim_does_not_have_is_named(checker):
+    with pytest.raises(ValueError, match="`none` of `sizes` has no number"):
+        checker.value_of({"claim": "sizes", "figure": "none"})
 
 
 def test_a_section_without_a_command_is_named(checker):

@@ -107,12 +107,17 @@ def test_shares_and_reach_are_those_of_the_answers(model, tmp_path, monkeypatch)
     assert "works to 32" in "\n".join(lines(result))
 
 
-def test_finished_cells_are_not_asked_again_and_a_truncated_one_is(model, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "damage", [lambda text: text[:20], lambda text: text.replace('"right": 0', '"right": 99')]
+)
+def test_finished_cells_are_not_asked_again_and_a_damaged_one_is(
+    model, tmp_path, monkeypatch, damage
+):
     first, second = Finder(reach=40), Finder(reach=40)
     monkeypatch.setattr(grid, "LLM", first)
     before = needle(str(model), tmp_path, SMALL, log=str)
     damaged = tmp_path / "cells" / Cell(2.0, 96, 1.0).file
-    damaged.write_text(damaged.read_text()[:20])
+    damaged.write_text(damage(damaged.read_text()))
     monkeypatch.setattr(grid, "LLM", second)
     said = []
     assert needle(str(model), tmp_path, SMALL, log=said.append) == before
@@ -188,6 +193,9 @@ def test_the_picture_has_a_panel_for_each_scaling(model, tmp_path, monkeypatch):
         (["m", "--lengths", "8", "--yarn", "0.5"], "`--yarn` is 0.5, expected a factor from 1"),
         (["m", "--lengths", "8", "--chat"], "`--chat` needs prose to ask about: give `--text`"),
         (["--train", "t", "--yarn", "2"], "`--train OUT` measures what it trains"),
+        (["--train", "t", "--rows", "4"], "without `--rows`"),
+        (["--train", "t", "--depths", "0.5"], "without `--depths`"),
+        (["--train", "t", "--format", "int8"], "without `--format`"),
     ],
 )
 def test_wrong_options_are_one_line(args, line, capsys):

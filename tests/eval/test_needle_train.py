@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from ling.checkpoint.load import load_model
 from ling.cli.needle import needle as command
 from ling.config.long_context import trained_length
+from ling.errors import UsageError
 from ling.eval import needle_train
 from ling.eval.needle import NeedleOptions
 from ling.eval.needle_train import FULL, QUICK, Course, Stage, shape, train_needle
@@ -60,7 +63,15 @@ def test_a_stopped_training_continues_and_ends_alike(tmp_path):
 def test_the_command_trains_and_measures(tmp_path, monkeypatch, capsys):
     small = NeedleOptions(lengths=(32, 64), depths=(0.5,), rows=2, yarn=(1.0, 2.0))
     monkeypatch.setattr(needle_train, "FULL", Course(TINY, small))
+    monkeypatch.setattr(needle_train, "QUICK", Course(TINY[:1], small))
     assert command(["--train", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
     assert "trained at 32 tokens" in said
     assert (tmp_path / "out" / "needle.json").is_file()
+    for other in (["--quick"], ["--seed", "1"]):  # the model that is there is not this one
+        with pytest.raises(UsageError, match="another course"):
+            command(["--train", str(tmp_path / "out"), *other])
+    assert command(["--train", str(tmp_path / "other"), "--seed", "1"]) == 0
+    start, other = (load_model(tmp_path / n / "start").state_dict() for n in ("out", "other"))
+    assert any((start[name] != other[name]).any() for name in start)
+    assert json.loads((tmp_path / "other" / "needle.json").read_text())["seed"] == 1

@@ -9,6 +9,7 @@ import pytest
 from stand_in_records import record
 
 from ling.errors import UsageError
+from ling.reproduce.claim import Figure
 from ling.reproduce.readme import BEGIN, END, updated, write_block
 
 ROOT = Path(__file__).parents[2]
@@ -48,6 +49,15 @@ def test_committed_records_are_quoted_beside_the_published_figures(clone):
     assert "old" not in text
     write_block(clone / "README.md", clone / "claims")
     assert (clone / "README.md").read_text() == text
+
+
+def test_a_claim_in_parts_is_quoted_with_the_outcome_of_its_first_figure(clone):
+    figures = [Figure("ratio", "2", "1", "measured", 1, 13, "disagrees")]
+    record("decode", figures=figures, outcome="partly").save(clone / "claims")
+    add(clone, "claims")
+    write_block(clone / "README.md", clone / "claims")
+    text = (clone / "README.md").read_text()
+    assert "ratio: 1 (measured; disagrees at this scale)" in text
 
 
 def test_a_picture_is_shown_where_its_claim_is_quoted(clone):

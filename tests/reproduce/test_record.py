@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from stand_in_records import record
 
@@ -34,3 +36,27 @@ def test_a_damaged_record_is_named(tmp_path, text):
     with pytest.raises(UsageError, match=r"laws\.json"):
         read_record(path)
     assert find_record(tmp_path, "laws") is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"outcome": "great"}, {"figures": [{"how": "guessed"}]}, {"figures": [{"outcome": "great"}]}],
+)
+def test_words_that_no_page_has_are_damage(tmp_path, change):
+    record("laws").save(tmp_path)
+    path = tmp_path / "laws.json"
+    tree = json.loads(path.read_text())
+    if "figures" in change:
+        change = {"figures": [{**tree["figures"][0], **change["figures"][0]}]}
+    path.write_text(json.dumps({**tree, **change}))
+    with pytest.raises(UsageError, match=r"laws\.json: no record"):
+        read_record(path)
+
+
+def test_figures_of_older_records_have_no_outcome_of_their_own(tmp_path):
+    record("laws").save(tmp_path)
+    path = tmp_path / "laws.json"
+    tree = json.loads(path.read_text())
+    del tree["figures"][0]["outcome"]
+    path.write_text(json.dumps(tree))
+    assert read_record(path) == record("laws")

@@ -42,7 +42,9 @@ def _parser() -> Any:
         "--text", type=str, nargs="+", default=None, help="prose to hide sentences in (else ids)"
     )
     parser.add_argument("--chat", action="store_true", help="ask in a chat (with --text)")
-    parser.add_argument("--seed", type=int, default=0, help="of the rows")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the rows (with --train, also of the weights)"
+    )
     parser.add_argument("--out", type=str, default=None, help="folder (default: runs/needle-MODEL)")
     engine_flag(parser, "format", help="pack weights at load: {formats}")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads")
@@ -77,13 +79,16 @@ def _measure(ns: Any) -> int:
 def _train(ns: Any) -> int:
     from ..eval.needle_train import FULL, QUICK, train_and_measure
 
-    if ns.lengths or ns.yarn or ns.text or ns.chat or ns.out:
+    parser = _parser()
+    own = ("lengths", "depths", "rows", "yarn", "text", "chat", "out", "format")
+    given = [name for name in own if getattr(ns, name) != parser.get_default(name)]
+    if given:
         raise UsageError(
-            "eval needle: `--train OUT` measures what it trains at lengths and factors of its own; "
-            "for others run `ling eval needle OUT/model` afterwards"
+            "eval needle: `--train OUT` measures what it trains at lengths and factors of its own, "
+            f"without `--{given[0]}`; for others run `ling eval needle OUT/model` afterwards"
         )
     out = Path(ns.train)
-    code, result = train_and_measure(out, QUICK if ns.quick else FULL, _log(ns))
+    code, result = train_and_measure(out, QUICK if ns.quick else FULL, ns.seed, _log(ns))
     if not code:
         _report(result, out, ns)
     return code

@@ -39,6 +39,8 @@ def reproduce(args: list[str]) -> int | None:
     if ns.readme is not None:
         print(readme.write_block(Path(ns.readme), out))
         return 0
+    if ns.seed < 0:
+        raise UsageError(f"reproduce: `--seed` is {ns.seed}, expected 0 or more")
     if ns.claim is None:
         raise UsageError(
             f"reproduce: which claim? There are {', '.join(registry.NAMES)}, and `all`"

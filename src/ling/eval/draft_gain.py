@@ -12,7 +12,7 @@ from typing import Any
 
 from ..config.engine import EngineConfig
 from ..data.indexed import IndexedDataset
-from ..errors import UsageError
+from ..errors import RunError, UsageError
 from ..infer.engine import Engine
 from ..infer.native_runner import NativeRunner
 from ..infer.open import open_runner
@@ -147,7 +147,11 @@ def _ratios(sides: dict[str, Side], prompts: Sequence[list[int]], drafts: Drafts
             side, before = sides[name], sides[name].seconds
             outputs[name] = side.run(prompt, drafts.params(i))
             seconds[name] = side.seconds - before
-        assert outputs["off"] == outputs["on"]
+        if outputs["off"] != outputs["on"]:
+            raise RunError(
+                f"prompt {i}: with drafts the model continued otherwise than without; drafts must "
+                "change no token, so this is an error of the engine: please report it"
+            )
         if len(outputs["off"]) > 1:
             ratios.append(seconds["off"] / seconds["on"])
     if not ratios:

@@ -171,7 +171,9 @@ class Cells:
             return None
         try:
             found = json.loads(path.read_text("utf-8"))
-            right, rows = found["right"], found["rows"]
+            right, rows = int(found["right"]), int(found["rows"])
+            if not 0 <= right <= rows:
+                raise ValueError(f"{right} of {rows} rows")
         except (OSError, ValueError, TypeError, KeyError):
             self.log(f"{path}: damaged, measured again")
             return None

@@ -7,6 +7,7 @@ over all weights, on rows that are token ids; it begins from the one before.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 from collections.abc import Callable, Iterator
@@ -20,7 +21,8 @@ from ..config.model import ModelConfig
 from ..config.recipe import CheckpointConfig
 from ..config.sft import ChatDataConfig, SFTConfig, SFTOptimConfig, SFTTrainConfig
 from ..data.tokenizer import train_tokenizer
-from ..files.atomic import atomic_folder, make_folder, write_atomic
+from ..errors import UsageError
+from ..files.atomic import atomic_folder, make_folder, read_json, write_atomic
 from ..model.ling import from_config
 from ..train.loop import run
 from ..train.progress import tell
@@ -100,19 +102,27 @@ def shape(trained: int) -> ModelConfig:
 
 
 def train_and_measure(
-    out: Path, course: Course = FULL, log: Log = tell
+    out: Path, course: Course = FULL, seed: int = 0, log: Log = tell
 ) -> tuple[int, dict[str, Any]]:
-    """The exit code of the training, and where that is 0 the results of its model."""
-    code = train_needle(out, course.stages, log=log)
-    return (code, {}) if code else (0, needle(str(out / MODEL), out, course.options, log))
+    """The exit code of the training, and where that is 0 the results of its model.
+
+    The seed is of weights and rows. Raises `UsageError` where OUT has a model of another course.
+    """
+    code = train_needle(out, course.stages, seed=SEED + seed, log=log)
+    if code:
+        return code, {}
+    options = dataclasses.replace(course.options, seed=course.options.seed + seed)
+    return 0, needle(str(out / MODEL), out, options, log)
 
 
 def train_needle(out: Path, stages: tuple[Stage, ...], seed: int = SEED, log: Log = tell) -> int:
     """Train, and write `<out>/model`; returns the exit code.
 
-    An interrupted run continues where it was; a finished one is left as it is.
+    An interrupted run continues where it was; a finished one is left as it is. Raises `UsageError`
+    where OUT has a model of other stages or of another seed: it would be taken for this one.
     """
     make_folder(out)
+    _claim_folder(out / "course.json", stages, seed)
     cfg = shape(stages[-1].length)
     model, tokenizer = out / "start", out / "tokenizer"
     if not model.exists():
@@ -134,6 +144,17 @@ def train_needle(out: Path, stages: tuple[Stage, ...], seed: int = SEED, log: Lo
         with atomic_folder(out / MODEL) as folder:  # as the C++ core runs it
             save_model(load_model(model), cfg.replace(dtype="bfloat16"), folder)
     return 0
+
+
+def _claim_folder(file: Path, stages: tuple[Stage, ...], seed: int) -> None:
+    course = {"seed": seed, "stages": [dataclasses.asdict(stage) for stage in stages]}
+    if not file.exists():
+        write_atomic(file, json.dumps(course) + "\n")
+    elif read_json(file) != course:
+        raise UsageError(
+            f"{file.parent}: has a model of another course (`--quick` or not) or seed; use another "
+            "folder"
+        )
 
 
 def _rows(folder: Path, stage: Stage, seed: str) -> Path:

@@ -23,7 +23,7 @@ from ..config.optim import DecayShape
 from ..config.recipe import CheckpointConfig, PretrainConfig
 from ..config.recipe_file import load_recipe
 from ..data.indexed import IndexedDataset
-from ..errors import RunError, UsageError
+from ..errors import UsageError
 from ..files.atomic import make_folder
 from ..model.ling import Ling
 from ..train.forward import LingForTraining
@@ -154,7 +154,10 @@ def decay(
     log: Log,
 ) -> Path:
     """Continue `run` from its checkpoint `start` to the run's end, on the same rows, at a rate that
-    decays over all these steps; returns the last checkpoint. A run folder in `out` goes on."""
+    decays over all these steps; returns the last checkpoint. A run folder in `out` goes on.
+
+    Raises `KeyboardInterrupt` after a signal, once the run has saved.
+    """
     end = step_of(checkpoints(run)[-1])
     begin = step_of(start)
     final = step_folder(out, end)
@@ -170,7 +173,8 @@ def decay(
         checkpoint=CheckpointConfig(interval_steps=end, keep_last=2),
     )
     if train(changed, out, log):
-        raise RunError(f"{out}: interrupted; the same command continues")
+        log(f"{out}: stopped; the same command continues")
+        raise KeyboardInterrupt
     return final
 
 

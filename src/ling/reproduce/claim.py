@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +29,8 @@ class Figure:
     """Ours as a number, where it is one."""
     row: int = 0
     """The row of the table of all claims that it answers, where a claim has several."""
+    outcome: Outcome | None = None
+    """What it alone shows, where the claim has several parts."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,16 @@ class Result:
     """What the figures show, and what they do not: Markdown."""
     data: dict[str, Any] = field(default_factory=dict)
     """What the picture is drawn from and further tables: plain JSON."""
+
+
+def together(outcomes: Iterable[Outcome]) -> Outcome:
+    """Of a claim with several parts: what all of them show, or `partly` where only some agree."""
+    found = set(outcomes)
+    if found == {"agrees"}:
+        return "agrees"
+    if found & {"agrees", "partly"}:
+        return "partly"
+    return "disagrees" if "disagrees" in found else "open"
 
 
 @dataclass(frozen=True, kw_only=True)

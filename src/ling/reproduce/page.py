@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from .claim import Claim
+from .claim import Claim, Figure
 from .record import Record
 from .registry import NAMES
 from .rows import Row
@@ -25,16 +25,23 @@ OUTCOMES = {
 }
 
 
-def outcome(record: Record) -> str:
-    """In words: what was measured has a scale, what was counted or computed has none."""
-    words = OUTCOMES[record.outcome]
-    return f"{words} at this scale" if record.headline.how in ("measured", "committed") else words
+def outcome(record: Record, figure: Figure | None = None) -> str:
+    """Of a claim, or of one of its figures, in words: what was measured has a scale, what was
+    counted or computed has none."""
+    of = figure or record.headline
+    words = OUTCOMES[(figure and figure.outcome) or record.outcome]
+    return f"{words} at this scale" if of.how in ("measured", "committed") else words
 
 
 def status(row: Row, records: Mapping[str, Record]) -> str:
-    """That of the row; it is planned where its figure was computed from formulas."""
+    """That of the row; it is planned where its figure was computed from formulas, and nothing is
+    reproduced before it was run."""
+    if not row.by:
+        return row.status
     record = records.get(row.by)
-    computed = record is not None and record.figure_of(row.number).how in ("formula", "planned")
+    if record is None:
+        return "not run yet"
+    computed = record.figure_of(row.number).how in ("formula", "planned")
     return "planned" if computed else row.status
 
 
@@ -116,7 +123,8 @@ def summary(rows: Sequence[Row], records: Mapping[str, Record]) -> str:
         record = records.get(row.by)
         what = f"`{row.by}`, not run yet" if row.by else row.planned or row.not_here
         if record is not None:
-            what = f"{row.by}: {record.figure_of(row.number).here} ({outcome(record)})"
+            found = record.figure_of(row.number)
+            what = f"{row.by}: {found.here} ({outcome(record, found)})"
         lines.append(
             f"{row.number:3}  {_cut(row.claim, 46):46}  {status(row, records):22}  {_cut(what, 70)}"
         )
@@ -137,7 +145,7 @@ def _of_claim(name: str, records: Mapping[str, Record], row: int = 0) -> str:
     if record is None:
         return f"not run yet: `ling reproduce {name}`"
     found = record.figure_of(row) if row else record.headline
-    return f"[{found.what}: {found.here}]({name}.md), {outcome(record)}"
+    return f"[{found.what}: {found.here}]({name}.md), {outcome(record, found)}"
 
 
 def _said(value: object) -> str:

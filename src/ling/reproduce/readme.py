@@ -79,7 +79,7 @@ def block(records: dict[str, Record], claims: Path, readme: Path) -> str:
             (
                 f"[{one.title}]({where}/{name}.md)",
                 first.published or one.published,
-                f"{first.what}: {first.here} ({first.how}; {outcome(record)})",
+                f"{first.what}: {first.here} ({first.how}; {outcome(record, first)})",
                 f"`{record.command}`",
             )
         )

@@ -8,14 +8,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from ..errors import UsageError
 from ..files.atomic import read_json, write_atomic
 from ..ops.cores import FreeCores, load_in_words
 from ..ops.doctor import install
 from ..ops.machine import cpu
-from .claim import Figure, Outcome, Result
+from .claim import Figure, How, Outcome, Result
 
 FORMAT = 1
 
@@ -100,9 +100,16 @@ def read_record(path: Path) -> Record:
         if tree.pop("format") != FORMAT:
             raise ValueError("another format")
         figures = [Figure(**figure) for figure in tree.pop("figures")]
+        record = Record(figures=figures, **tree)
         if not figures:
             raise ValueError("no figures")
-        return Record(figures=figures, **tree)
+        for figure in figures:
+            if figure.how not in get_args(How):
+                raise ValueError(f"a figure is {figure.how!r}")
+        outcomes = {record.outcome, *(f.outcome for f in figures if f.outcome is not None)}
+        if unknown := outcomes - set(get_args(Outcome)):
+            raise ValueError(f"the outcome is {unknown.pop()!r}")
+        return record
     except (AttributeError, KeyError, TypeError, ValueError) as err:
         raise UsageError(f"{path}: no record of a claim ({err}); remove it") from None
 

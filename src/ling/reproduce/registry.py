@@ -26,6 +26,7 @@ NAMES = (
     "fp8-loss",
     "wsm",
     "mtp",
+    "needle",
 )
 
 

@@ -22,7 +22,7 @@ class Row:
     claim: str
     published: str
     source: str
-    """Of the keys of `sources`."""
+    """Of the keys of `sources`, with commas between several."""
     by: str = ""
     """Name of the claim of `ling reproduce` that reproduces it."""
     planned: str = ""
@@ -48,6 +48,6 @@ def read_rows(path: Path = FILE) -> tuple[list[Row], dict[str, str]]:
             raise ValueError(f"row {at} needs one of {', '.join(STATUSES)}")
         if row.by and row.by not in NAMES:
             raise ValueError(f"row {at} is reproduced by `{row.by}`, which does not exist")
-        if row.source not in tree["sources"]:
+        if not set(row.source.split(", ")) <= set(tree["sources"]):
             raise ValueError(f"row {at} has source `{row.source}`, which is not listed")
     return rows, tree["sources"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import shutil
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import LingError
+from ..errors import LingError, UsageError
 from ..files.atomic import make_folder, write_atomic
 from ..ops.cores import FreeCores
 from ..ops.processes import family_cpu_s
@@ -57,31 +56,54 @@ def reproduce(claims: Sequence[Claim], options: Options, log: Log = say) -> list
 
 
 def _each(claims: Sequence[Claim], options: Options, log: Log) -> list[str]:
-    out: Path = options.out
     failed: list[str] = []
     commit = commit_here()  # before pages change what git tracks
     for at, claim in enumerate(claims, 1):
         where = f"[{at}/{len(claims)}] {claim.name}"
-        found = None if options.again else find_record(out, claim.name)
-        if found is not None and found.settings == settings_of(claim, options):
-            when = f"measured on {found.date} with these settings, on {found.machine}"
-            log(f"{where}: {when}; --again repeats it here")
-            _write_page(claim, found, out)
-            continue
-        log(f"{where}: {claim.title}, up to {_minutes(claim.scale(options.quick).budget_s)}")
         try:
-            record = _measured(claim, options, commit, log)
+            if not _is_kept(claim, options, where, log):
+                _measure_and_keep(claim, options, commit, where, log)
         except Exception as err:  # whatever went wrong with one claim, the others are measured
             if len(claims) == 1:
                 raise
             log(f"{where}: failed: {err if isinstance(err, LingError) else first_line(err)}")
             failed.append(claim.name)
-            continue
-        record.save(out)
-        _write_page(claim, record, out)
-        first = record.headline
-        log(f"{where}: {first.what}: {first.here}; {outcome(record)}")
     return failed
+
+
+def _is_kept(claim: Claim, options: Options, where: str, log: Log) -> bool:
+    """Whether the folder has the claim at these settings; writes its page again, as the claim's
+    words may be newer. Raises `UsageError` where quick results would replace full ones."""
+    out: Path = options.out
+    found = find_record(out, claim.name)
+    if found is None:
+        return False
+    same = found.settings == settings_of(claim, options)
+    if options.quick and not found.quick and (options.again or not same):
+        raise UsageError(
+            f"{out}: has `{claim.name}` at full scale, which a quick result would replace; use "
+            "another --out"
+        )
+    # A quick record of a claim with one scale only is made again, to say that it is full.
+    if options.again or not same or (found.quick and not options.quick):
+        return False
+    try:
+        _write_page(claim, found, out, is_new=False)
+    except (KeyError, TypeError, ValueError, IndexError):
+        log(f"{where}: {claim.name}.json is damaged, measured again")
+        return False
+    when = f"measured on {found.date} with these settings, on {found.machine}"
+    log(f"{where}: {when}; --again repeats it here")
+    return True
+
+
+def _measure_and_keep(claim: Claim, options: Options, commit: str, where: str, log: Log) -> None:
+    log(f"{where}: {claim.title}, up to {_minutes(claim.scale(options.quick).budget_s)}")
+    record = _measured(claim, options, commit, log)
+    record.save(options.out)
+    _write_page(claim, record, options.out, is_new=True)
+    first = record.headline
+    log(f"{where}: {first.what}: {first.here}; {outcome(record)}")
 
 
 def settings_of(claim: Claim, options: Options) -> dict[str, Any]:
@@ -139,13 +161,15 @@ def command_of(claim: Claim, options: Options) -> str:
     return f"ling reproduce {claim.name}{''.join(flags)}"
 
 
-def _write_page(claim: Claim, record: Record, out: Path) -> None:
-    picture = False
+def _write_page(claim: Claim, record: Record, out: Path, *, is_new: bool) -> None:
+    picture = out / f"{claim.name}.png"
     if claim.draw is not None:
-        with contextlib.suppress(ImportError):  # no matplotlib: the page goes without
-            claim.draw(record.data, out / f"{claim.name}.png")
-            picture = True
-    write_atomic(out / f"{claim.name}.md", claim_page(claim, record, picture=picture))
+        try:
+            claim.draw(record.data, picture)
+        except ImportError:  # no matplotlib: an older record keeps the picture that it has
+            if is_new:
+                picture.unlink(missing_ok=True)
+    write_atomic(out / f"{claim.name}.md", claim_page(claim, record, picture=picture.is_file()))
 
 
 def _minutes(seconds: int) -> str:

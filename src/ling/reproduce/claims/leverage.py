@@ -11,6 +11,8 @@ from ..claim import Claim, Context, Figure, Result, Scale
 from ..committed import committed
 from ..picture import drawing
 
+TOKENS, SEQ_LENGTH = 20e12, 4096
+"""Of Ling-mini's training."""
 RESULTS = "*ling-grid*.jsonl"
 
 
@@ -21,15 +23,21 @@ def measure(context: Context) -> Result:
     granularity = laws.granularity(mini)
     assert granularity is not None
     ratio = laws.activation_ratio(mini)
-    of_mini = laws.leverage(ratio, granularity, at["flops"])
+    trained = laws.token_flops(mini, SEQ_LENGTH).without_head * TOKENS
     figures = [
         Figure("A 3.1%, G 12, 1e22 FLOPs", "over 7", f"{claimed:.2f}", "formula", claimed),
-        Figure(
-            f"Ling-mini (A {ratio:.1%}, G {granularity:g}), 1e22 FLOPs",
-            "",
-            f"{of_mini:.2f}",
-            "formula",
-            of_mini,
+        *(
+            Figure(
+                f"Ling-mini (A {ratio:.1%}, G {granularity:g}), {flops:.2g} FLOPs{what}",
+                "over 7",
+                f"{of_mini:.2f}",
+                "formula",
+                of_mini,
+            )
+            for flops, what, of_mini in (
+                (flops, what, laws.leverage(ratio, granularity, flops))
+                for flops, what in ((at["flops"], ""), (trained, ", those of 20T tokens"))
+            )
         ),
     ]
     found = committed(RESULTS)
@@ -38,8 +46,10 @@ def measure(context: Context) -> Result:
             figures,
             "agrees" if claimed > at["at_least"] else "disagrees",
             "This is the published formula with the claim's own numbers, so it shows that "
-            "formula and claim belong together, and nothing more. Measured leverage is read "
-            "from the results of `ling scaling sweep ling-grid`, which are not committed yet.",
+            "formula and claim belong together, and nothing more. By it Ling-mini itself is at "
+            f"{figures[1].here} with that compute and at {figures[2].here} with its own. Measured "
+            "leverage is read from the results of `ling scaling sweep ling-grid`, which are not "
+            "committed yet.",
             {"read": []},
         )
     read = measured(found)

@@ -15,7 +15,7 @@ TEMPERATURES = (0.0, 0.7)
 def measure(context: Context) -> Result:
     from ...eval.draft_gain import Drafts, beginnings, draft_gain
 
-    model, prefix = trained(context)
+    model, prefix, packaged = trained(context)
     prompts = list(beginnings(prefix, context["prompts"], 64))
     reports = {}
     for temperature in TEMPERATURES:
@@ -64,6 +64,7 @@ def measure(context: Context) -> Result:
     return Result(
         figures,
         outcome,
+        f"The model is {'the one of the package' if packaged else 'trained here'}. "
         f"All {count} continuations have the same tokens with drafts and without, greedy and "
         "sampled (another token would have ended the measurement with an error). Of the "
         f"drafts {greedy['acceptance']:.0%} hold in greedy decoding. A step with a draft "
@@ -74,9 +75,9 @@ def measure(context: Context) -> Result:
     )
 
 
-def trained(context: Context) -> tuple[Path, str]:
+def trained(context: Context) -> tuple[Path, str, bool]:
     """A model with an MTP layer, and held-out tokens: `ling-nano` of the package where it is there,
-    else one trained here."""
+    else one trained here; the last says which."""
     from ...convert.plan import convert
     from ...errors import CheckpointError
     from ...hub.packaged import packaged_model
@@ -90,9 +91,9 @@ def trained(context: Context) -> tuple[Path, str]:
         folder = context.work / "model"
         if not folder.exists():
             convert(context.work / "run", folder)
-        return folder, str(text(context).valid_prefix)
+        return folder, str(text(context).valid_prefix), False
     assert folder is not None
-    return folder, str(_own_words(context, folder))
+    return folder, str(_own_words(context, folder)), True
 
 
 def _own_words(context: Context, model: Path) -> Path:

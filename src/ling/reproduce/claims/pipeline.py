@@ -64,7 +64,9 @@ def measure(context: Context) -> Result:
         "open" if min(gains) <= PUBLISHED <= max(gains) else "disagrees",
         f"Ling-mini with {context['micro']} micro-batches; nearest to the published gain are "
         f"{near['stages']} ranks, stages on each: {near['per_rank']}. The original's layout and "
-        "model are not published, so that its gain lies in the range is all that can be shown.",
+        "model are not published, so that its gain lies in the range is all that can be shown. "
+        f"The MTP layer alone costs {mtp:.2f} layers here and {with_head:.2f} with its head, where "
+        f"{PUBLISHED_MTP} is published.",
         {"rows": rows},
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 from ...model.size import parameter_counts
 from ...presets import PRESETS, preset
 from ...scaling.laws import activation_ratio
-from ..claim import Claim, Context, Figure, Result, Scale
+from ..claim import Claim, Context, Figure, Outcome, Result, Scale, together
 from ..picture import drawing, paired_bars
 
 PUBLISHED = {
@@ -28,6 +28,12 @@ TOLERANCE = 0.03
 
 def measure(context: Context) -> Result:
     counts = {name: parameter_counts(preset(name)) for name in PRESETS}
+    off = {
+        (name, key): counts[name][key] / number(text) - 1
+        for name, each in PUBLISHED.items()
+        for key, text in each.items()
+    }
+    mini = preset("ling-mini-2.0")
     figures = [
         Figure(
             f"{name}, {WORDS[key]}",
@@ -36,15 +42,21 @@ def measure(context: Context) -> Result:
             "counted",
             counts[name][key],
             ROWS.get(name, 0) if key == "total" else 0,
+            judged(off, name) if name in ROWS and key == "total" else None,
         )
         for name in PRESETS
         for key in WORDS
     ]
-    mini = preset("ling-mini-2.0")
     routed = mini.num_experts // mini.num_experts_per_tok
     figures += [
         Figure(
-            "routed experts that a token uses", "1/32", f"1/{routed}", "counted", 1 / routed, row=4
+            "routed experts that a token uses",
+            "1/32",
+            f"1/{routed}",
+            "counted",
+            1 / routed,
+            4,
+            "agrees" if routed == 32 else "disagrees",
         ),
         Figure(
             "the same with the shared expert",
@@ -54,20 +66,21 @@ def measure(context: Context) -> Result:
             activation_ratio(mini),
         ),
     ]
-    off = {
-        f"{name}, {WORDS[key]}": counts[name][key] / number(text) - 1
-        for name, each in PUBLISHED.items()
-        for key, text in each.items()
-    }
-    worst = max(off, key=lambda what: abs(off[what]))
-    agrees = abs(off[worst]) <= TOLERANCE and routed == 32
+    worst = max(off, key=lambda which: abs(off[which]))
+    outcomes = [each.outcome for each in figures if each.outcome is not None]
     return Result(
         figures,
-        "agrees" if agrees else "disagrees",
+        together(outcomes),
         "The configurations give the published sizes up to the rounding of these; farthest off is "
-        f"{worst}, by {off[worst]:+.1%}.",
+        f"{worst[0]}, {WORDS[worst[1]]}, by {off[worst]:+.1%}.",
         {"counts": {name: counts[name] for name in PUBLISHED}},
     )
+
+
+def judged(off: dict[tuple[str, str], float], name: str) -> Outcome:
+    """Whether all published counts of a model are ours, as they are rounded."""
+    far = (abs(each) for (model, _), each in off.items() if model == name)
+    return "agrees" if max(far) <= TOLERANCE else "disagrees"
 
 
 def number(text: str) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...config.model import ModelConfig
 from ...presets import preset
-from ..claim import Claim, Context, Figure, Result, Scale
+from ..claim import Claim, Context, Figure, Outcome, Result, Scale
 from ..committed import committed
 from ..picture import drawing, paired_bars
 
@@ -17,6 +17,9 @@ GPU_CHECK = "*-gpu-check-*.json"
 # Of the training guide's log: rows of 8,192 tokens, 128 a step, on 8 GPUs.
 LOG_SECONDS, LOG_TFLOPS, LOG_TOKENS = 10.75, 133.0, 128 * 8192
 MODELS = ("dense", "with MTP", "without MTP")
+PUBLISHED = {"with MTP": (1.35, 1.40), "without MTP": (1.58, 1.90)}
+"""Times the dense model, of 8 to 32 GPUs."""
+LOG_TOLERANCE = 0.05
 
 
 def measure(context: Context) -> Result:
@@ -29,7 +32,7 @@ def measure(context: Context) -> Result:
     figures = []
     for name in MODELS[1:]:
         low, high = ratios[name]["interval"]
-        published = "1.35 to 1.40" if name == "with MTP" else "1.58 to 1.90"
+        published = " to ".join(f"{times:.2f}" for times in PUBLISHED[name])
         figures.append(
             Figure(
                 f"{name}, times the dense model",
@@ -51,10 +54,9 @@ def measure(context: Context) -> Result:
     cells, planned = planned_cells()
     figures += planned + log_figures()
     figures.append(_gpu_check())
-    faster = all(ratios[name]["interval"][0] > 1 for name in MODELS[1:])
     return Result(
         figures,
-        "agrees" if faster and cost < 1 else "partly" if faster or cost < 1 else "disagrees",
+        judged(ratios, cost),
         f"A small mixture trains {ratios['without MTP']['median']:.2f} times as fast as a "
         f"dense model whose training takes {flops['dense'] / flops['without MTP']:.1f} times "
         "as many operations a token, as in the published comparison; its MTP layer costs "
@@ -63,6 +65,16 @@ def measure(context: Context) -> Result:
         "published table: that it comes near is no second proof.",
         {"measured": {n: ratios[n]["median"] for n in MODELS[1:]}, "cells": cells},
     )
+
+
+def judged(ratios: dict[str, dict[str, Any]], cost: float) -> Outcome:
+    """Agrees from the smallest published ratio on where MTP costs something, in part where the
+    mixture is at least faster than the dense model."""
+    enough = all(ratios[name]["median"] >= PUBLISHED[name][0] for name in PUBLISHED)
+    if enough and cost < 1:
+        return "agrees"
+    faster = all(ratios[name]["interval"][0] > 1 for name in PUBLISHED)
+    return "partly" if faster else "disagrees"
 
 
 def small_shapes(context: Context) -> dict[str, ModelConfig]:
@@ -158,10 +170,15 @@ def log_figures() -> list[Figure]:
             f"{rate:,.0f}",
             "formula",
             rate,
-            row=19,
         ),
         Figure(
-            "log of 8 GPUs, TFLOP/s a GPU", f"{LOG_TFLOPS:.0f}", f"{tflops:.0f}", "formula", tflops
+            f"log of 8 GPUs, TFLOP/s a GPU at {LOG_SECONDS} s an iteration",
+            f"{LOG_TFLOPS:.0f}",
+            f"{tflops:.0f}",
+            "formula",
+            tflops,
+            19,
+            "agrees" if abs(tflops / LOG_TFLOPS - 1) <= LOG_TOLERANCE else "disagrees",
         ),
     ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..claim import Claim, Context, Figure, Outcome, Result, Scale
+from ..claim import Claim, Context, Figure, Outcome, Result, Scale, together
 from ..shapes import NANO, SMALL
 
 
@@ -32,6 +32,11 @@ def judged(report: dict[str, Any]) -> Result:
     merge = min(report["merges"], key=lambda row: row["loss"])
     decay = min(report["decays"], key=lambda row: row["loss"])
     gain, possible = last - merge["loss"], last - decay["loss"]
+    by = spreads(report["merges"])
+    replaces: Outcome = (
+        "disagrees" if gain <= 0 else "agrees" if merge["loss"] <= decay["loss"] else "partly"
+    )
+    window: Outcome = "agrees" if by["window"] > by["number in the same window"] else "disagrees"
     figures = [
         Figure(
             "best merge, held-out loss against the last checkpoint's",
@@ -39,6 +44,7 @@ def judged(report: dict[str, Any]) -> Result:
             f"{merge['loss'] - last:+.4f} nats",
             "measured",
             merge["loss"] - last,
+            outcome=replaces,
         ),
         Figure(
             f"trained decay over {decay['window']} steps, the same",
@@ -49,7 +55,7 @@ def judged(report: dict[str, Any]) -> Result:
         ),
         Figure("last checkpoint, held-out loss", "", f"{last:.4f}", "measured", last),
     ]
-    for what, spread in spreads(report["merges"]).items():
+    for what, spread in by.items():
         figures.append(
             Figure(
                 f"loss changes by, between merges of another {what}",
@@ -58,12 +64,9 @@ def judged(report: dict[str, Any]) -> Result:
                 "measured",
                 spread,
                 row=35 if what == "window" else 0,
+                outcome=window if what == "window" else None,
             )
         )
-    by = spreads(report["merges"])
-    outcome: Outcome = (
-        "disagrees" if gain <= 0 else "agrees" if merge["loss"] <= decay["loss"] else "partly"
-    )
     share = (
         f"{gain / possible:.0%} of what the best decay gains"
         if possible > 0
@@ -71,7 +74,7 @@ def judged(report: dict[str, Any]) -> Result:
     )
     return Result(
         figures,
-        outcome,
+        together((replaces, window)),
         f"The best merge ({merge['count']} checkpoints over {merge['window']} steps, weighed "
         f"{merge['schedule']}) lowers the held-out loss by {gain:.4f}, {share}. The window "
         f"changes the loss by {by['window']:.4f}, the number of checkpoints in the same "
