@@ -140,6 +140,7 @@ def _as_data_errors(data: Path) -> Iterator[None]:
         yield
     except LingError:
         raise
-    except (ImportError, LookupError, OSError, ValueError, TypeError) as err:
-        kind = type(err).__name__
-        raise DataError(f"lm-eval stopped ({kind}: {first_line(err)})", path=data) from err
+    except Exception as err:  # `datasets` and jinja2 have errors of their own
+        cause = err.__cause__ or err  # `datasets` has the words about a bad line there
+        kind = type(cause).__name__
+        raise DataError(f"lm-eval stopped ({kind}: {first_line(cause)})", path=data) from err

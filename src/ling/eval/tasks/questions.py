@@ -88,7 +88,7 @@ class Question:
     text: str
     answer: str
     choices: tuple[str, ...] = ()
-    others: Mapping[str, str] = field(default_factory=dict)
+    others: Mapping[str, str] = field(default_factory=dict, compare=False)
     """All texts of the record by their keys."""
 
     @property
