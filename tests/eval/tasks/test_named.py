@@ -62,5 +62,7 @@ def test_questions_need_one_folder(tmp_path):
 def test_a_misspelt_task_is_not_said_to_need_lm_eval_alone(options, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     (task,) = tasks_named("ppll", options)
-    with pytest.raises(UsageError, match=r"no file .*ppll.jsonl \(did you mean `ppl`\?\); .*lm-eval"):
+    with pytest.raises(
+        UsageError, match=r"no file .*ppll.jsonl \(did you mean `ppl`\?\); .*lm-eval"
+    ):
         task.settings()
