@@ -7,7 +7,7 @@ import json
 import pytest
 from scripted_scorer import ScriptedScorer
 
-from ling.errors import RunError
+from ling.errors import CheckpointError, RunError, UsageError
 from ling.eval.evaluate import evaluate
 from ling.eval.scorers.choose import Subject
 from ling.eval.serving.client import Unreachable
@@ -83,3 +83,23 @@ def test_a_server_that_is_gone_stops_the_run_and_says_that_it_continues(
         run(data, tmp_path / "out")
     with pytest.raises(RunError, match=r"tried 7 times$"):
         run(data, None)
+
+
+def test_models_that_would_replace_each_others_results_are_refused(data, tmp_path):
+    with pytest.raises(UsageError, match=r"`x/m` and `\.\./x/m` would both be in .*x_m"):
+        run(data, tmp_path / "out", ["x/m", "../x/m"])
+    assert not (tmp_path / "out").exists()
+    assert len(run(data, None, ["x/m", "../x/m"])[0].results) == 4
+
+
+def test_a_missing_model_is_said_before_another_one_runs(data, tmp_path, monkeypatch):
+    def described(self):
+        if self.model == "b":
+            raise CheckpointError("b: no such model folder")
+        return {"model": self.model}
+
+    monkeypatch.setattr(Scripted, "described", described)
+    with pytest.raises(CheckpointError):
+        run(data, tmp_path / "out")
+    assert Scripted.opened == 0
+    assert not (tmp_path / "out").exists()

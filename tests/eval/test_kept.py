@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from scripted_scorer import ScriptedScorer
 
+from ling.errors import RunError
 from ling.eval import kept
 from ling.eval.kept import Kept
 from ling.eval.scorer import Ask, Row
@@ -84,3 +85,22 @@ def test_without_a_path_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     open_kept(None, ScriptedScorer(likes)).score(ROWS)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("answer", ["null", "[]", '["x", true]', "[NaN, true]", "7", "{}"])
+def test_lines_that_are_no_answers_are_asked_for_again(tmp_path, answer):
+    path = tmp_path / "a.jsonl"
+    open_kept(path, ScriptedScorer(likes)).score(ROWS)
+    lines = path.read_text().splitlines()
+    lines[-1] = lines[-1].partition('"answer": ')[0] + f'"answer": {answer}}}'
+    path.write_text("\n".join(lines) + "\n")
+    again = ScriptedScorer(likes)
+    assert open_kept(path, again).score(ROWS)[-1].logprob == -74.0
+    assert again.asked == 1
+
+
+def test_scores_that_are_no_numbers_stop_the_run_and_are_not_kept(tmp_path):
+    path = tmp_path / "a.jsonl"
+    with pytest.raises(RunError, match="gives the log-probability nan"):
+        open_kept(path, ScriptedScorer(lambda text: float("nan"))).score(ROWS)
+    assert not path.exists()

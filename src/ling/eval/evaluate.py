@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import RunError
+from ..errors import RunError, UsageError
 from ..files.atomic import make_folder
+from ..text import shown
 from .kept import Kept
 from .results import Result, ResultFile, table
 from .scorer import Scorer
@@ -42,15 +43,16 @@ def evaluate(
     """Run every task on every model, whose results are saved in `out` one by one.
 
     What is whole in `out` already is not computed again; a model is loaded once, and only if it is
-    needed. Raises `DataError` or `UsageError` before anything runs where data are missing, and
-    `RunError` where a server stops answering: the same call continues.
+    needed. Raises `DataError`, `UsageError` or `CheckpointError` before anything runs where data or
+    models are missing, and `RunError` where a server stops answering: the same call continues.
     """
     settings = {task.name: task.settings() for task in tasks}
+    models = [_Opened(subject, log) for subject in subjects]
     if out is not None:
+        _check_folders(subjects, out)
         make_folder(out)
     results = []
-    # Each is looked for before the first is asked.
-    for model in [_Opened(subject, log) for subject in subjects]:
+    for model in models:
         try:
             for task in tasks:
                 results.append(_one(model, task, settings[task.name], out, log))
@@ -59,11 +61,23 @@ def evaluate(
             raise RunError(f"{err}{hint}") from None
         finally:
             model.close()
-    models = [s.model for s in subjects]
-    found = Evaluation(results, models, labels(models))
+    names = [s.model for s in subjects]
+    found = Evaluation(results, names, labels(names))
     if out is not None:
         _save(found, out, log)
     return found
+
+
+def _check_folders(subjects: Sequence[Subject], out: Path) -> None:
+    """Raises `UsageError` for two models whose results would replace each other's."""
+    seen: dict[str, str] = {}
+    for subject in subjects:
+        other = seen.setdefault(subject.file_name, subject.model)
+        if other != subject.model:
+            raise UsageError(
+                f"the results of {shown(other)} and {shown(subject.model)} would both be in "
+                f"{out / subject.file_name}; evaluate them into two `--out` folders"
+            )
 
 
 class _Opened:

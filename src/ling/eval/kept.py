@@ -6,12 +6,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..errors import UsageError
+from ..errors import RunError, UsageError
 from ..files.atomic import write_atomic
 from .scorer import Ask, Messages, Row, Scored, Scorer
 
@@ -64,7 +65,7 @@ class Kept:
 
     def score(self, rows: Sequence[Row]) -> list[Scored]:
         keys = [_key("score", row) for row in rows]
-        answers = self._all(keys, rows, lambda part: self.scorer.score(part))
+        answers = self._all(keys, rows, lambda part: _finite(self.scorer.score(part)))
         return [Scored(*answer) for answer in answers]
 
     def generate(self, asks: Sequence[Ask]) -> list[str]:
@@ -122,13 +123,24 @@ def _read(path: Path, described: dict[str, Any]) -> dict[str, Any]:
     for line in lines[1:]:
         try:
             value = json.loads(line)
-            found[value["key"]] = value["answer"]
-        except (ValueError, LookupError, TypeError):
+            key, answer = value["key"], value["answer"]
+            if not isinstance(answer, str):
+                _finite([Scored(float(answer[0]), bool(answer[1]))])
+            found[key] = answer
+        except (ValueError, LookupError, TypeError, RecursionError, RunError):
             break
         whole.append(line)
     if half or len(whole) < len(lines):
         write_atomic(path, "".join(f"{line}\n" for line in whole))
     return found
+
+
+def _finite(scores: Sequence[Scored]) -> Sequence[Scored]:
+    """Raises `RunError` for scores of which no choice is the best: a broken model has such."""
+    for one in scores:
+        if not math.isfinite(one.logprob):
+            raise RunError(f"the model gives the log-probability {one.logprob}")
+    return scores
 
 
 def _key(kind: str, request: Any) -> str:

@@ -37,18 +37,22 @@ def draw(
         shown = [i for i, m in enumerate(models) if m in own]
         values = [own[models[i]].headline for i in shown]
         if along is not None:
-            at = [along[1][i] for i in shown]
-            axes.plot(*zip(*sorted(zip(at, values, strict=True)), strict=True), "o-")
-            axes.set_xticks(at)
+            points = sorted((along[1][i], value) for i, value in zip(shown, values, strict=True))
+            axes.plot(*zip(*points, strict=True), "o-", color="tab:blue")
+            axes.set_xticks([at for at, _ in points])
             axes.set_xlabel(along[0])
         else:
-            axes.bar([names[i] for i in shown], values, color="tab:blue", width=0.6)
+            # A `$` would begin a formula.
+            axes.bar(
+                [names[i].replace("$", r"\$") for i in shown], values, color="tab:blue", width=0.6
+            )
             axes.tick_params(axis="x", labelrotation=20 if len(shown) > 2 else 0)
             for k, value in enumerate(values):
                 axes.annotate(f"{value:.3g}", (k, value), ha="center", va="bottom", fontsize=8)
             axes.margins(y=0.15)
         better = "higher" if outcome.higher_is_better else "lower"
-        axes.set_title(f"{task}\n{outcome.headline.split('/')[-1]} ({better} is better)", size=10)
+        title = task.replace("$", r"\$")
+        axes.set_title(f"{title}\n{outcome.headline.split('/')[-1]} ({better} is better)", size=10)
         axes.grid(alpha=0.3, axis="y")
     for axes in list(grid.flat)[len(tasks) :]:
         axes.set_visible(False)

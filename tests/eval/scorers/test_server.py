@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -31,13 +32,17 @@ def ours(tmp_path_factory):
 def test_scores_and_answers_of_our_server_are_the_engines(ours):
     engine, url, folder = ours
     scorer = ServerScorer(Client(url), tokenizer=str(folder))
-    assert (scorer.model, scorer.max_length, scorer.end_id) == ("tiny", 512, engine.end_id)
+    assert (scorer.model, scorer.max_length, scorer.end_id) == ("tiny", 511, engine.end_id)
     text = "weather in Paris, get_weather city unit"
     ids = engine.encode(text)
     rows = [Row(ids[:n], ids[n : n + 2]) for n in range(1, 6)]
     for theirs, own in zip(scorer.score(rows), engine.score(rows), strict=True):
         assert theirs.logprob == pytest.approx(own.logprob, abs=1e-4)
         assert theirs.is_greedy == own.is_greedy
+    (longest,) = scorer.score([Row(ids * 200, [5])])  # cut to what the server takes
+    assert longest.logprob == pytest.approx(
+        engine.score([Row(ids * 200, [5])])[0].logprob, abs=1e-4
+    )
     messages = [{"role": "user", "content": "The weather?"}]
     asks = [Ask("The weather", 8), Ask(messages, 8)]
     assert scorer.generate(asks) == engine.generate(asks)
@@ -156,3 +161,34 @@ def test_more_stops_than_a_server_takes_end_the_answer_all_the_same():
         found = ServerScorer(Client(url)).generate([Ask("a", stop=("1", "2", "3", "4", " five"))])
     assert found == ["one"]
     assert bodies[0]["stop"] == ["1", "2", "3", "4"]
+
+
+@pytest.mark.parametrize("choice", [{"text": None}, "x", {"message": {}}, {"message": None}])
+def test_an_answer_without_a_text_is_not_taken_for_an_empty_one(choice):
+    with told(lambda path, body: (200, {"choices": [choice]})) as url:
+        scorer = ServerScorer(Client(url))
+        for ask in (Ask("a"), Ask([{"role": "user", "content": "a"}])):
+            with pytest.raises(RunError, match="an answer without its text"):
+                scorer.generate([ask])
+
+
+def test_a_chat_that_was_cut_off_in_its_thoughts_said_nothing():
+    with told(lambda path, body: (200, {"choices": [{"message": {"content": None}}]})) as url:
+        assert ServerScorer(Client(url)).generate([Ask([{"role": "user"}])]) == [""]
+
+
+def test_a_failure_does_not_wait_for_requests_that_are_never_answered():
+    forever = threading.Event()
+
+    def answer(path, body):
+        if body["prompt"] == "a":
+            return 400, {"error": {"message": "no"}}
+        forever.wait(20)
+        return completion()
+
+    with told(answer) as url:
+        start = time.monotonic()
+        with pytest.raises(RunError, match="HTTP 400, no"):
+            ServerScorer(Client(url)).generate([Ask("b"), Ask("a"), Ask("c")])
+        assert time.monotonic() - start < 10
+        forever.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from fractions import Fraction
 
 import pytest
@@ -16,6 +17,9 @@ from ling.eval.tasks.answers import extracted, last_number, number_of, same_numb
         (r"\boxed{4", r"\boxed{4"),
         ("First 3.\nThe answer is 12.", "12"),
         ("Answer: **Paris**\n", "Paris"),
+        ("The answer is:\n\n5", "5"),
+        ("The answer isn't clear.\n6", "6"),
+        (r"\boxed{a{b}} } {", "a{b}"),
         ("I think so.\n 42 \n\n", "42"),
         ("", ""),
     ],
@@ -41,6 +45,9 @@ def test_a_pattern_gives_its_last_match():
         ("3/0", None),
         ("1,23", None),
         ("x + 1", None),
+        ("3 4", None),
+        ("1 1/2", None),
+        ("1 000", 1000),
         ("", None),
         ("9" * 200, None),
     ],
@@ -61,3 +68,16 @@ def test_texts_are_compared_without_their_decoration():
     assert same_text("0.5", "1/2")
     assert not same_text("Paris", "London")
     assert not same_text("3", "Paris")
+
+
+def test_nothing_said_is_never_right():
+    assert not same_text("", "{}")
+    assert not same_text("()", "{}")
+    assert same_text("{}", "{}")
+
+
+@pytest.mark.parametrize("loop", ["\\boxed{", "Answer:" + "\n" * 9, "answer is ", "\n"])
+def test_models_that_repeat_themselves_are_read_in_no_time(loop):
+    start = time.process_time()
+    extracted("Answer:" + loop * 20000)
+    assert time.process_time() - start < 2.0

@@ -7,7 +7,7 @@ import importlib.util
 import pytest
 
 from ling.errors import DataError, UsageError
-from ling.eval.tasks.harness import HarnessTask, outcome
+from ling.eval.tasks.harness import HarnessTask, _as_data_errors, outcome
 from ling.eval.tasks.task import TaskOptions
 
 
@@ -60,3 +60,15 @@ def test_members_of_a_tag_keep_their_names_and_losses_are_better_lower():
 def test_without_lm_eval_the_extra_is_named(tmp_path):
     with pytest.raises(UsageError, match=r"pip install 'ling\[eval\]'"):
         HarnessTask("gsm8k", TaskOptions(data=(str(tmp_path),))).settings()
+
+
+def test_what_data_sets_raise_is_one_line_about_the_data(tmp_path):
+    class DatasetGenerationError(Exception):
+        pass
+
+    with pytest.raises(DataError, match="lm-eval stopped \\(ValueError: bad row 3\\)"):
+        with _as_data_errors(tmp_path):
+            raise DatasetGenerationError("an error occurred") from ValueError("bad row 3\nmore")
+    with pytest.raises(UsageError, match="as it was"):
+        with _as_data_errors(tmp_path):
+            raise UsageError("as it was")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+from pathlib import Path
 
 import pytest
 
@@ -35,9 +37,19 @@ def test_a_suite_without_its_file_says_how_it_is_written(options, name):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("ppl,,bpb", "without empty names"), ("../ppl", "no task `../ppl`")]
+    ("text", "message"),
+    [
+        ("ppl,,bpb", "without empty names"),
+        ("../ppl", "no task `../ppl`"),
+        ("../own", "no task `../own`"),
+        ("{folder}/own", "no task `/"),
+    ],
 )
 def test_names_that_are_none(options, text, message):
+    (folder := Path(options.data[0]) / "data").mkdir()
+    (folder.parent / "own.jsonl").write_text('{"question": "q", "answer": 1}\n')
+    options = TaskOptions(data=(str(folder),))
+    text = text.format(folder=folder.parent)
     with pytest.raises(UsageError, match=message):
         tasks_named(text, options)
 
@@ -45,3 +57,12 @@ def test_names_that_are_none(options, text, message):
 def test_questions_need_one_folder(tmp_path):
     with pytest.raises(DataError, match="expected one folder"):
         tasks_named("own", TaskOptions(data=(str(tmp_path / "a.txt"),)))
+
+
+def test_a_misspelt_task_is_not_said_to_need_lm_eval_alone(options, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    (task,) = tasks_named("ppll", options)
+    with pytest.raises(
+        UsageError, match=r"no file .*ppll.jsonl \(did you mean `ppl`\?\); .*lm-eval"
+    ):
+        task.settings()

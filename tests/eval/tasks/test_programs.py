@@ -7,7 +7,7 @@ import json
 import pytest
 from needs_sandbox import needs_sandbox
 
-from ling.errors import UsageError
+from ling.errors import DataError, UsageError
 from ling.eval.tasks.named import task_named
 from ling.eval.tasks.programs import Programs
 from ling.eval.tasks.quiz import Quiz
@@ -86,3 +86,10 @@ def test_settings_change_with_data_and_options(folder):
     assert task(folder, chat=True).settings() != before
     (folder / "mine.jsonl").write_text(json.dumps(ROWS[0]) + "\n")
     assert task(folder).settings() != before
+
+
+@needs_sandbox
+def test_a_bad_problem_is_said_before_anything_runs(folder):
+    (folder / "mine.jsonl").write_text(json.dumps(ROWS[0]) + '\n{"prompt": 3}\n')
+    with pytest.raises(DataError, match=r"mine\.jsonl:2: not a problem"):
+        task(folder)

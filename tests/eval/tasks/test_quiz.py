@@ -104,3 +104,41 @@ def test_settings_change_with_what_is_asked(tmp_path):
     assert Quiz("q", path, options).settings() != first
     with pytest.raises(DataError, match="`--num-fewshot`: `examples` need an `examples_file`"):
         Quiz("q", path, TaskOptions(data=(str(tmp_path),), num_fewshot=2))
+
+
+def test_bytes_of_a_choice_are_its_own_as_lm_eval_counts_them(tmp_path):
+    likes = {" ab": -2.0, " abcdef": -5.5}  # with the space before them the first one would win
+    record = {"question": "?", "choices": ["ab", "abcdef"], "answer": 1}
+    found = run(tmp_path, [record], ScriptedScorer(likes.get), 'prompt: "{question}"\n')
+    assert (found.metrics["acc"], found.metrics["acc_norm"]) == (0.0, 1.0)
+
+
+def test_the_question_that_is_asked_is_none_of_its_examples(tmp_path):
+    records = [{"question": f"q{i}", "answer": i} for i in range(4)]
+    scorer = ScriptedScorer(says=lambda ask: "0")
+    run(tmp_path, records, scorer, "examples: 2\nexamples_file: q.jsonl\n")
+    shown = [ask.prompt.split("Question: ")[1:] for ask in scorer.asks]
+    shots = [[text.split("\n")[0] for text in texts] for texts in shown]
+    assert shots == [["q1", "q2", "q0"], ["q0", "q2", "q1"], ["q0", "q1", "q2"], ["q0", "q1", "q3"]]
+
+
+@pytest.mark.parametrize(
+    ("examples", "count", "message"),
+    [
+        ([COLOUR], 2, "1 different questions for 2 examples"),
+        ([COLOUR, FRUIT, FRUIT], 2, "2 different questions for 2 examples, none of which"),
+        ([{"question": "x", "answer": "y"}], 1, "not of the kind `choice`"),
+    ],
+)
+def test_examples_that_do_not_do(tmp_path, examples, count, message):
+    (tmp_path / "shots.jsonl").write_text("".join(json.dumps(r) + "\n" for r in examples))
+    settings = f"examples: {count}\nexamples_file: shots.jsonl\n"
+    with pytest.raises(DataError, match=message):
+        run(tmp_path, [FRUIT], ScriptedScorer(), settings)
+
+
+def test_a_bad_line_is_said_before_anything_runs(tmp_path):
+    path = tmp_path / "q.jsonl"
+    path.write_text(json.dumps(FRUIT) + '\n{"question": "x\n')
+    with pytest.raises(DataError, match=r"q\.jsonl:2: not JSON"):
+        Quiz("q", path, TaskOptions(data=(str(tmp_path),)))

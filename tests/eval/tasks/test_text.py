@@ -7,6 +7,7 @@ import math
 import pytest
 from scripted_scorer import ScriptedScorer
 
+from ling.config.engine import EngineConfig
 from ling.errors import DataError, UsageError
 from ling.eval.kept import Kept
 from ling.eval.scorers.choose import ScorerOptions, Subject
@@ -45,3 +46,10 @@ def test_only_checkpoints_have_the_trainers_measure(tmp_path):
     ):
         with pytest.raises(UsageError, match="`bpb` asks any scorer"):
             task.run(subject, Kept(lambda: ScriptedScorer(), {}, None))
+
+
+@pytest.mark.parametrize("option", [{"format": "int8"}, {"lora": "x"}])
+def test_the_trainers_measure_is_not_of_what_only_the_engine_makes(tmp_path, option):
+    subject = Subject("m", ScorerOptions(engine=EngineConfig(**option)))
+    with pytest.raises(UsageError, match=f"without `{next(iter(option))}`; `bpb` asks the engine"):
+        Perplexity(TaskOptions(data=(str(tmp_path),))).run(subject, None)

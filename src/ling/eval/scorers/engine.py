@@ -19,12 +19,13 @@ GROUP = 64
 
 
 class EngineScorer:
-    """A `Scorer` over a `ling.LLM`; raises `RequestError` for a model without a tokenizer."""
+    """A `Scorer` over a `ling.LLM`, or over its adapter `lora`; raises `RequestError` for a model
+    without a tokenizer."""
 
     has_template = True
 
-    def __init__(self, llm: LLM) -> None:
-        self._llm, self._tokenizer = llm, tokenizer_of(llm)
+    def __init__(self, llm: LLM, lora: str | None = None) -> None:
+        self._llm, self._tokenizer, self._lora = llm, tokenizer_of(llm), lora
         if self._tokenizer.eod_token_id is None:
             raise RequestError("the tokenizer has no token that ends a document")
         self.end_id = self._tokenizer.eod_token_id
@@ -50,6 +51,7 @@ class EngineScorer:
             outputs = self._llm.generate(
                 [{"prompt_token_ids": row.context + row.continuation} for row in asked],
                 [_scores_from(len(row.context)) for row in asked],
+                lora=self._lora,
             )
             found |= {i: _scored(rows[i], o) for i, o in zip(wave, outputs, strict=True)}
         return [found[i] for i in range(len(rows))]
@@ -70,7 +72,8 @@ class EngineScorer:
                     seed=ask.sample,
                 )
             )
-        return [_answer(output) for output in self._llm.generate(prompts, params)]
+        outputs = self._llm.generate(prompts, params, lora=self._lora)
+        return [_answer(output) for output in outputs]
 
     def _prompt(self, prompt: str | Messages) -> list[int]:
         if isinstance(prompt, str):

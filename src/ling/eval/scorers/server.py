@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import functools
 import math
+import queue
+import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from ...data.chat_prompts import ChatPrompts
@@ -50,7 +51,8 @@ class ServerScorer:
         served = _served(client, model)
         self.model = served["id"]
         known = served.get("max_model_len")  # as vLLM, SGLang and our own server say it
-        self.max_length = max_length or (known if type(known) is int else DEFAULT_MAX_LENGTH)
+        known = max_length or (known if type(known) is int else DEFAULT_MAX_LENGTH)
+        self.max_length = known - 1  # servers want room for a token behind what they score
         found = resolve_tokenizer(tokenizer) if tokenizer else None
         self._tokenizer = Tokenizer.from_folder(found) if found else None
         self.has_template = found is not None
@@ -159,8 +161,12 @@ class ServerScorer:
             said = self._choice("/v1/completions", body | {"prompt": ask.prompt}).get("text")
         else:
             choice = self._choice("/v1/chat/completions", body | {"messages": ask.prompt})
-            said = _dict(choice.get("message")).get("content")
-        return cut(said, ask.stop) if isinstance(said, str) else ""
+            message = _dict(choice.get("message"))
+            # A model that was cut off while it thought has said nothing: null.
+            said = (message.get("content") or "") if "content" in message else None
+        if not isinstance(said, str):
+            raise RunError(f"{self._client.root}: an answer without its text")
+        return cut(said, ask.stop)
 
     def _choice(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         answer = self._tried(path, body)
@@ -203,15 +209,36 @@ def _served(client: Client, model: str | None) -> dict[str, Any]:
 
 
 def _at_once(ask: Callable[[A], B], items: Sequence[A]) -> list[B]:
-    """The answer to each item; the first failure ends it, and what has not begun is not asked."""
-    with ThreadPoolExecutor(CONCURRENCY) as pool:
-        futures = [pool.submit(ask, item) for item in items]
-        try:
-            return [future.result() for future in futures]
-        except BaseException:
-            for future in futures:
-                future.cancel()
-            raise
+    """The answer to each item; the first failure ends it, and what has not begun is not asked.
+
+    Neither a failure nor an interrupt waits for the other threads, whose server may never answer.
+    """
+    left, found = iter(list(enumerate(items))), queue.SimpleQueue[tuple[int, B | BaseException]]()
+    lock, stop = threading.Lock(), threading.Event()
+
+    def work() -> None:
+        while not stop.is_set():
+            with lock:
+                k, item = next(left, (-1, None))
+            if k < 0:
+                return
+            try:
+                found.put((k, ask(item)))  # type: ignore[arg-type]
+            except BaseException as err:
+                found.put((k, err))
+
+    for _ in range(min(CONCURRENCY, len(items))):
+        threading.Thread(target=work, daemon=True).start()
+    answers: dict[int, B] = {}
+    try:
+        while len(answers) < len(items):
+            k, answer = found.get()
+            if isinstance(answer, BaseException):
+                raise answer
+            answers[k] = answer
+    finally:
+        stop.set()
+    return [answers[k] for k in range(len(items))]
 
 
 def _dict(value: Any) -> dict[str, Any]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
+_BRACE = re.compile(r"[{}]")
 _BOX = re.compile(r"\\boxed\s*\{")
-_SAID = re.compile(r"(?:final answer|answer)\s*(?:is|:)\s*:?\s*(.+)", re.IGNORECASE)
+# Of spaces only those before and behind the colon repeat: models may write thousands of them.
+_SAID = re.compile(r"answer(?:\s+is\b|\s*:)\s*(?::\s*)?(\S.*)", re.IGNORECASE)
 _DIGITS = re.compile(
     r"[-+−]?\s*(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:\s*/\s*\d+)?|[-+−]?\.\d+"
 )
@@ -31,20 +33,23 @@ def extracted(text: str, pattern: str = "") -> str:
 
 def _boxed(text: str) -> str | None:
     """What is in the last `\\boxed{...}`, whose braces may be nested."""
-    starts = [m.end() for m in _BOX.finditer(text)]
-    for start in reversed(starts):
-        depth = 1
-        for at in range(start, len(text)):
-            depth += {"{": 1, "}": -1}.get(text[at], 0)
-            if not depth:
-                return text[start:at].strip()
-    return None
+    starts = {m.end() - 1 for m in _BOX.finditer(text)}
+    opened, last = list[int](), (-1, -1)
+    for brace in _BRACE.finditer(text):  # each once: models may repeat themselves without end
+        if brace[0] == "{":
+            opened.append(brace.start())
+        elif opened and (start := opened.pop()) in starts:
+            last = max(last, (start, brace.start()))
+    return text[last[0] + 1 : last[1]].strip() if last[0] >= 0 else None
 
 
 def number_of(text: str) -> Fraction | None:
     """The number that a text is: whole, decimal, with commas, a fraction (also LaTeX's), percent;
     None for anything else."""
-    plain = _DECORATION.sub("", _FRACTION.sub(r"\1/\2", text)).replace("−", "-")
+    plain = _FRACTION.sub(r"\1/\2", text)
+    if re.search(r"\d\s+(?!\d{3}(?!\d))\d", plain):  # two numbers, or "1 1/2"
+        return None
+    plain = _DECORATION.sub("", plain).replace("−", "-")
     plain = re.sub(r"(?<=\d),(?=\d{3}(?:\D|$))", "", plain).replace("\\%", "%").strip("{}")
     found = _PLAIN.fullmatch(plain) if len(plain) <= 100 else None
     if found is None:
@@ -75,7 +80,10 @@ def same_text(said: str, wanted: str) -> bool:
     """Whether two texts are one but for case, spaces, LaTeX's decoration and a full stop; numbers
     are compared as such."""
     a, b = number_of(said), number_of(wanted)
-    return a == b if a is not None and b is not None else _bare(said) == _bare(wanted)
+    if a is not None and b is not None:
+        return a == b
+    # Where nothing is left, as of `{}`, what was left out is all that tells them apart.
+    return (_bare(said) or said.strip()) == (_bare(wanted) or wanted.strip()) and bool(said)
 
 
 def _bare(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import logging
 import tempfile
 from collections.abc import Iterator
@@ -24,14 +25,19 @@ _NOT_METRICS = ("alias", "name", "sample_len", "sample_count")
 
 
 class HarnessTask:
-    """A task, group or tag of lm-eval by its name there."""
+    """A task, group or tag of lm-eval by its name there; `instead` suggests a task that is not."""
 
-    def __init__(self, name: str, options: TaskOptions) -> None:
-        self.name, self._options = name, options
+    def __init__(self, name: str, options: TaskOptions, instead: str = "") -> None:
+        self.name, self._options, self._instead = name, options, instead
 
     def settings(self) -> dict[str, Any]:
         options = self._options
         data = options.folder
+        if importlib.util.find_spec("lm_eval") is None:
+            raise UsageError(
+                f"no file {data / self.name}.jsonl{self._instead}; tasks of lm-eval need it: "
+                "pip install 'ling[eval]'"
+            )
         folders = [leaf.folder(data)[0] for leaf in leaves(self.name, task_index())]
         return {
             "task": self.name,
@@ -73,10 +79,8 @@ class HarnessTask:
 @functools.cache
 def task_index() -> Any:
     """All tasks that lm-eval knows; reading them takes it some ten seconds."""
-    try:
-        from lm_eval.tasks import TaskManager
-    except ImportError:
-        raise UsageError("tasks of lm-eval need it: pip install 'ling[eval]'") from None
+    from lm_eval.tasks import TaskManager
+
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # of 14,000 tasks many names are twice
     return TaskManager().task_index
 
@@ -136,7 +140,7 @@ def _as_data_errors(data: Path) -> Iterator[None]:
         yield
     except LingError:
         raise
-    except (ImportError, LookupError, OSError, ValueError, TypeError) as err:
+    except Exception as err:  # `datasets` and jinja2 have errors of their own
         if "punkt_tab" in str(err):
             folder = data / NLTK_FOLDER
             raise DataError(
@@ -144,5 +148,6 @@ def _as_data_errors(data: Path) -> Iterator[None]:
                 f"python -m nltk.downloader -d {folder} punkt_tab",
                 path=folder,
             ) from err
-        kind = type(err).__name__
-        raise DataError(f"lm-eval stopped ({kind}: {first_line(err)})", path=data) from err
+        cause = err.__cause__ or err  # `datasets` has the words about a bad line there
+        kind = type(cause).__name__
+        raise DataError(f"lm-eval stopped ({kind}: {first_line(cause)})", path=data) from err

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ...errors import DataError, UsageError
+from ...text import nearest
 from ..code.problems import holds_problems
 from .harness import HarnessTask
 from .programs import Programs
@@ -30,6 +31,8 @@ def tasks_named(text: str, options: TaskOptions) -> list[Task]:
 def task_named(name: str, options: TaskOptions) -> Task:
     """`ppl` and `bpb`; else a file NAME.jsonl or NAME.json of questions or programming problems in
     the data folder; else a task of lm-eval."""
+    if Path(name).name != name:  # it becomes the name of files, in `--data` and in `--out`
+        raise UsageError(f"no task `{name}`; give names, and the folder of their data as `--data`")
     if name in TEXT_TASKS:
         return TEXT_TASKS[name](options)
     folder = options.folder
@@ -43,6 +46,5 @@ def task_named(name: str, options: TaskOptions) -> Task:
     if suite:
         path = folder / f"{name}.jsonl"
         raise DataError(f"no such file; `{name}` needs it: {suite.how(str(path))}", path=path)
-    if Path(name).name != name:
-        raise UsageError(f"no task `{name}`; give names, and the folder of their data as `--data`")
-    return HarnessTask(name, options)
+    own = [*TEXT_TASKS, *SUITES, *(path.stem for path in folder.glob("*.jsonl"))]
+    return HarnessTask(name, options, nearest(name, own))

@@ -34,6 +34,7 @@ class Programs:
             )
         require_sandbox()
         self._settings = read_settings(path.with_suffix(".yaml"), QuizSettings())
+        self._problems = read_problems(path, options.limit)
         self._limits = Limits()
 
     def settings(self) -> dict[str, Any]:
@@ -53,8 +54,7 @@ class Programs:
     def run(self, subject: Subject, scorer: Kept) -> Outcome:
         from tqdm import tqdm
 
-        problems = read_problems(self._path, self._options.limit)
-        samples = self._settings.samples
+        problems, samples = self._problems, self._settings.samples
         said = scorer.generate([self._ask(p, k) for p in problems for k in range(samples)])
         answers = {p.id: said[i * samples : (i + 1) * samples] for i, p in enumerate(problems)}
         with tqdm(total=len(said), desc="programs", unit="program", disable=None) as bar:

@@ -88,7 +88,7 @@ class Question:
     text: str
     answer: str
     choices: tuple[str, ...] = ()
-    others: Mapping[str, str] = field(default_factory=dict)
+    others: Mapping[str, str] = field(default_factory=dict, compare=False)
     """All texts of the record by their keys."""
 
     @property
@@ -172,6 +172,8 @@ def _question(value: dict[str, Any], settings: QuizSettings) -> Question:
         raise ValueError(f"no text under `{settings.question}`; the keys are {keys}")
     if isinstance(answer, bool) or not isinstance(answer, (str, int, float)):
         raise ValueError(f"`{settings.answer}` is {as_json(answer)}, expected a text or a number")
+    if not str(answer).strip():
+        raise ValueError(f"`{settings.answer}` is empty")
     others = {key: one for key, one in value.items() if isinstance(one, str)}
     listed = value.get(settings.choices)
     if listed is None or settings.kind in ("number", "text"):

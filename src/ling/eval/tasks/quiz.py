@@ -55,6 +55,28 @@ class Quiz:
             except ValueError as err:
                 raise DataError(f"`--num-fewshot`: {err}", path=beside) from None
         self._settings = settings
+        # Now, so that what is wrong is said before any task of any model runs.
+        self._asked = read_questions(path, settings, options.limit)
+        self._form = Form(settings, self._asked.kind, options.chat, self._examples())
+
+    def _examples(self) -> Sequence[Question]:
+        """Those that are shown: where the one that is asked is among them, one more is read."""
+        settings, asked = self._settings, self._asked
+        if not settings.examples:
+            return ()
+        path = self._examples_path
+        found = read_questions(path, settings)
+        if (found.kind == "choice") != (asked.kind == "choice"):
+            raise DataError(f"its questions are not of the kind `{asked.kind}`", path=path)
+        different = list(dict.fromkeys(found.questions))[: settings.examples + 1]
+        needed = settings.examples + any(q in asked.questions for q in different)
+        if len(different) < needed:
+            raise DataError(
+                f"{len(different)} different questions for {settings.examples} examples, none of "
+                "which is the one that is asked",
+                path=path,
+            )
+        return different
 
     def settings(self) -> dict[str, Any]:
         found = dataclasses.asdict(self._settings)
@@ -72,15 +94,9 @@ class Quiz:
         return self._path.parent / self._settings.examples_file
 
     def run(self, subject: Subject, scorer: Kept) -> Outcome:
-        settings = self._settings
-        asked = read_questions(self._path, settings, self._options.limit)
-        examples: Sequence[Question] = ()
-        if settings.examples:
-            shown = read_questions(self._examples_path, settings, settings.examples)
-            examples = shown.questions
-        form = Form(settings, asked.kind, self._options.chat, examples)
+        asked = self._asked
         measure = _choices if asked.kind == "choice" else _generated
-        metrics, headline = measure(scorer, form, asked.questions)
+        metrics, headline = measure(scorer, self._form, asked.questions)
         count = len(asked.questions)
         details = {"left_out": asked.left_out, "kind": asked.kind}
         return Outcome(metrics, headline, count=count, details=details)
@@ -99,18 +115,25 @@ class Form:
     def prompt(self, question: Question) -> str | Messages:
         """What is asked: messages where it is a chat."""
         if not self.chat:
-            shots = [f"{self._put(q)} {self._answer(q)}" for q in self._examples]
+            shots = [f"{self._put(q)} {self._answer(q)}" for q in self._shown(question)]
             return "\n\n".join([*shots, self._put(question)])
         messages: Messages = []
-        for q in self._examples:
+        for q in self._shown(question):
             messages.append({"role": "user", "content": self._put(q)})
             messages.append({"role": "assistant", "content": self._answer(q)})
         return [*messages, {"role": "user", "content": self._put(question)}]
 
+    def _shown(self, question: Question) -> list[Question]:
+        """The examples, without the question itself and its answer."""
+        return [q for q in self._examples if q != question][: self.settings.examples]
+
+    def named(self, question: Question) -> Sequence[str]:
+        """What tells the choices apart: their letters or themselves."""
+        return LETTERS[: len(question.choices)] if self.by_letter else question.choices
+
     def choices(self, question: Question) -> list[str]:
         """The continuations that are compared."""
-        named = LETTERS[: len(question.choices)] if self.by_letter else question.choices
-        return [choice if self.chat else f" {choice}" for choice in named]
+        return [choice if self.chat else f" {choice}" for choice in self.named(question)]
 
     def _put(self, question: Question) -> str:
         listed = "\n".join(f"{LETTERS[i]}. {c}" for i, c in enumerate(question.choices))
@@ -118,11 +141,7 @@ class Form:
         return _PLACE.sub(lambda m: texts.get(m[1], m[0]), self._text)
 
     def _answer(self, question: Question) -> str:
-        return (
-            self.choices(question)[question.right].strip()
-            if question.choices
-            else (question.answer)
-        )
+        return self.named(question)[question.right] if question.choices else question.answer
 
 
 def _choices(scorer: Kept, form: Form, questions: Sequence[Question]) -> tuple[dict[str, Any], str]:
@@ -138,7 +157,7 @@ def _choices(scorer: Kept, form: Form, questions: Sequence[Question]) -> tuple[d
     right, right_norm = [], []
     for question in questions:
         logprobs = [next(scores).logprob for _ in question.choices]
-        sizes = [len(choice.encode()) for choice in form.choices(question)]
+        sizes = [len(choice.encode()) for choice in form.named(question)]
         by_byte = [p / n for p, n in zip(logprobs, sizes, strict=True)]
         right.append(_best(logprobs) == question.right)
         right_norm.append(_best(by_byte) == question.right)

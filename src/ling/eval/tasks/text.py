@@ -40,7 +40,13 @@ class Perplexity:
             )
         from ..perplexity import perplexity
 
-        dtype = subject.options.engine.dtype
+        engine = subject.options.engine
+        if given := next((name for name in ("format", "lora") if getattr(engine, name)), None):
+            raise UsageError(
+                f"{subject.model}: `ppl` reads a checkpoint as it is, without `{given}`; `bpb` asks "
+                "the engine"
+            )
+        dtype = engine.dtype
         report = perplexity(
             subject.model,
             _texts(self._options),
