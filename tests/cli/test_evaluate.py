@@ -74,6 +74,8 @@ def test_models_by_tasks_are_a_table_files_and_a_picture(models, tmp_path, capsy
     [
         (["--tasks", "hmmt"], "hmmt.jsonl: no such file; `hmmt` needs it: python -c"),
         (["--tasks", "bpb", "--scorer", "vllm"], "`--scorer` is `vllm`, expected ling or"),
+        (["--tokenizer", "x"], "`--tokenizer` is for the URL of a server"),
+        (["--tasks", "ppl", "--format", "int8"], "without `--format`; `bpb` asks the engine"),
         (["--limit", "0"], "`--limit` is 0, expected at least 1"),
     ],
 )

@@ -70,7 +70,7 @@ def test_checkpoints_of_a_training_are_points_of_a_line():
     assert positions(names[:2]) is None
 
 
-@pytest.mark.parametrize("models", [["x", "y"], ["m-5t", "m-10t", "m-20t"]], ids=str)
+@pytest.mark.parametrize("models", [["x", r"$\frac$"], ["m-20t", "m-5t", "m-10t"]], ids=str)
 def test_a_picture_is_drawn(tmp_path, models):
     pytest.importorskip("matplotlib")
     found = [result(m, t, 0.1 * k) for t in ("q", "r") for k, m in enumerate(models)]

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from ..config.engine import EngineConfig, flags
+from ..errors import UsageError
 from .options import (
     add_flags,
     at_least_one,
@@ -48,6 +49,9 @@ def evaluate(args: list[str]) -> int:
     ns = parser.parse_args(args)
     for name in ("limit", "seq_length"):
         at_least_one(name, getattr(ns, name))
+    for name in ("served_model", "tokenizer"):
+        if getattr(ns, name) and not any(m.startswith(("http://", "https://")) for m in ns.model):
+            raise UsageError(f"`--{name.replace('_', '-')}` is for the URL of a server")
     use_threads(ns.threads)
     from ..eval import evaluate as run
     from ..eval.results import words
@@ -63,7 +67,9 @@ def evaluate(args: list[str]) -> int:
         run_code=ns.run_code,
         seq_length=ns.seq_length,
     )
-    with naming_flags("max_memory", "cache_dir_size", "lora"):
+    with naming_flags(
+        "max_memory", "cache_dir_size", "lora", "format", "kv_cache_dtype", "max_model_len"
+    ):
         scorers = ScorerOptions(
             scorer=ns.scorer,
             engine=config_from(ns, EngineConfig),

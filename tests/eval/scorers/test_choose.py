@@ -23,12 +23,13 @@ def test_other_weights_or_another_format_are_another_model(fixtures, tmp_path):
     many = ScorerOptions(engine=EngineConfig(max_num_seqs=3))
     assert Subject(str(folder), many).described() == first
     os.utime(weights, (0, 0))
-    assert (second := Subject(str(folder)).described()) != first
+    second = Subject(str(folder)).described()
+    assert second != first
     for name in ("tokenizer.json", "chat_template.jinja", "config.json"):
         copied = (fixtures / "model/tiny_fp32" / "config.json").read_text()
         (folder / name).write_text(copied + " \n")
-        assert (third := Subject(str(folder)).described()) != second
-        second = third
+        first, second = second, Subject(str(folder)).described()
+        assert first != second
 
 
 def test_a_url_is_a_server_and_a_missing_folder_an_error():
@@ -56,15 +57,15 @@ def test_an_adapter_that_was_trained_again_is_another_model(fixtures, tmp_path):
     first = subject.described()
     adapter.write_bytes(b"2")
     assert subject.described() != first
+    lost = ScorerOptions(engine=EngineConfig(lora="nowhere"))
     with pytest.raises(CheckpointError, match="nowhere"):
-        lost = ScorerOptions(engine=EngineConfig(lora="nowhere"))
         Subject(str(fixtures / "model/tiny_fp32"), lost).described()
 
 
 def test_options_that_would_be_without_effect_are_refused():
     with pytest.raises(UsageError, match="give one `lora`"):
         ScorerOptions(engine=EngineConfig(lora=["a=x", "b=y"]))
-    with pytest.raises(UsageError, match="`--scorer transformers` .* without `format`"):
+    with pytest.raises(UsageError, match=r"`--scorer transformers` .* without `format`"):
         ScorerOptions(scorer="transformers", engine=EngineConfig(format="int8"))
 
 

@@ -89,3 +89,14 @@ def test_a_model_without_a_tokenizer_is_refused():
 
     with pytest.raises(RequestError, match="needs a model with a tokenizer"):
         EngineScorer(Bare())
+
+
+def test_an_adapter_is_asked_also_where_it_has_a_name(llm, monkeypatch):
+    seen, generate = [], llm.generate
+    monkeypatch.setattr(
+        llm, "generate", lambda *a, lora: seen.append(lora) or generate(*a, lora=None)
+    )
+    scorer = EngineScorer(llm, "mine")
+    scorer.score([Row([5], [6])])
+    scorer.generate([Ask("The", 2)])
+    assert seen == ["mine", "mine"]

@@ -66,9 +66,8 @@ def test_what_data_sets_raise_is_one_line_about_the_data(tmp_path):
     class DatasetGenerationError(Exception):
         pass
 
-    with pytest.raises(DataError, match="lm-eval stopped \\(ValueError: bad row 3\\)"):
-        with _as_data_errors(tmp_path):
-            raise DatasetGenerationError("an error occurred") from ValueError("bad row 3\nmore")
-    with pytest.raises(UsageError, match="as it was"):
-        with _as_data_errors(tmp_path):
-            raise UsageError("as it was")
+    message = r"lm-eval stopped \(ValueError: bad row 3\)"
+    with pytest.raises(DataError, match=message), _as_data_errors(tmp_path):
+        raise DatasetGenerationError("an error occurred") from ValueError("bad row 3\nmore")
+    with pytest.raises(UsageError, match="as it was"), _as_data_errors(tmp_path):
+        raise UsageError("as it was")

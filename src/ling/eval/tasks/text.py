@@ -43,8 +43,8 @@ class Perplexity:
         engine = subject.options.engine
         if given := next((name for name in ("format", "lora") if getattr(engine, name)), None):
             raise UsageError(
-                f"{subject.model}: `ppl` reads a checkpoint as it is, without `{given}`; `bpb` asks "
-                "the engine"
+                f"{subject.model}: `ppl` reads a checkpoint as it is, without `{given}`; `bpb` "
+                "asks the engine"
             )
         dtype = engine.dtype
         report = perplexity(
