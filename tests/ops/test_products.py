@@ -91,3 +91,19 @@ def test_experts_and_attention_widen(monkeypatch):
         torch.testing.assert_close(wide, plain, rtol=2e-2, atol=2e-2)
     assert torch.equal(results[0][0], results[1][0])
     assert torch.equal(results[0][1], results[1][1])
+
+
+@pytest.mark.parametrize("ends", [[0, 12, 24], [0, 5, 24]])
+def test_attention_has_the_gradients_of_torchs(monkeypatch, ends):
+    monkeypatch.setattr(causal.native, "isa", lambda: "avx2")
+    results = []
+    for has in (True, False):
+        monkeypatch.setattr(products, "_has_bfloat16", lambda has=has: has)
+        torch.manual_seed(0)
+        leaves = [torch.randn(24, heads, 32).bfloat16().requires_grad_() for heads in (4, 2, 2)]
+        out = causal.causal_attention(*leaves, ends)
+        out.backward(torch.randn_like(out))
+        results.append([out.detach(), *(leaf.grad for leaf in leaves)])
+    for plain, wide in zip(*results, strict=True):
+        assert wide.dtype == torch.bfloat16
+        torch.testing.assert_close(wide, plain, rtol=3e-2, atol=3e-2)

@@ -61,14 +61,14 @@ def _sdpa(q_THK: Tensor, k_SGK: Tensor, v_SGK: Tensor, rows: int) -> Tensor:
     if not len(q_THK):
         return torch.empty_like(q_THK)
     q, k, v = (x.unflatten(0, (rows, -1)).transpose(1, 2) for x in (q_THK, k_SGK, v_SGK))
-    if products.widens(q_THK):
-        q, k, v = q.float(), k.float(), v.float()
     queries, keys = q.shape[2], k.shape[2]
+    if products.widens(q) and keys == queries:
+        return _Widened.apply(q, k, v).transpose(1, 2).flatten(0, 1)
     seen = _lower_right(queries, keys) if keys > queries else None
     out = F.scaled_dot_product_attention(
         q, k, v, attn_mask=seen, is_causal=seen is None, enable_gqa=q.shape[1] != k.shape[1]
     )
-    return out.transpose(1, 2).flatten(0, 1).to(q_THK.dtype)
+    return out.transpose(1, 2).flatten(0, 1)
 
 
 def _lower_right(queries: int, keys: int) -> Tensor:
@@ -77,6 +77,37 @@ def _lower_right(queries: int, keys: int) -> Tensor:
     from torch.nn.attention.bias import causal_lower_right
 
     return causal_lower_right(queries, keys)
+
+
+class _Widened(torch.autograd.Function):
+    """torch's attention in float32, of operands that stay as they are (`ops/products.py`)."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        wide = _for_each_head(q, k, v)
+        out, lse = _flash(*wide, 0.0, True)
+        out = out.to(q.dtype)
+        ctx.save_for_backward(q, k, v, out, lse)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+        q, k, v, out, lse = ctx.saved_tensors
+        wide = _for_each_head(q, k, v)
+        dq, dk, dv = _flash_backward(grads[0].float(), *wide, out.float(), lse, 0.0, True)
+        groups = (k.shape[1], -1)
+        dk, dv = (x.unflatten(1, groups).sum(2).to(k.dtype) for x in (dk, dv))
+        return dq.to(q.dtype), dk, dv
+
+
+_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+
+def _for_each_head(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, ...]:
+    """float32, with the keys and values of a group for each of its queries' heads."""
+    repeats = q.shape[1] // k.shape[1]
+    return q.float(), *(x.float().repeat_interleave(repeats, 1) for x in (k, v))
 
 
 class _Causal(torch.autograd.Function):
