@@ -18,6 +18,7 @@ from lm_eval.tasks import TaskManager
 
 from ling import LLM
 from ling.cli.main import main
+from ling.data.tokenizer import Tokenizer
 from ling.errors import DataError, UsageError
 from ling.eval.scorers.engine import EngineScorer
 from ling.eval.scorers.transformers import TransformersScorer
@@ -103,6 +104,8 @@ def theirs(folder):
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     # It counts the tokens that are read, our scorers also the one after them; the engine adds one.
     length = {"max_length": CONTEXT - 2}
+    # Its own choice is `bos_token`, which our training puts before no document.
+    length["prefix_token_id"] = Tokenizer.from_folder(folder).eod_token_id
     return HFLM(pretrained=str(folder), dtype="float32", device="cpu", batch_size=4, **length)
 
 

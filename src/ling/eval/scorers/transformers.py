@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from ...data.tokenizer_vocab import EOD
 from ...errors import UsageError
 from ...text import first_line
 from ..scorer import Ask, Messages, Row, Scored, cut, fitted
@@ -37,7 +38,9 @@ class TransformersScorer:
         self._model: Any = loaded.to(device).eval()
         self._device = device
         self.max_length = int(self._model.config.max_position_embeddings)
-        end = self._tokenizer.eos_token_id
+        # Of a chat model `eos_token` ends a turn; texts begin behind what ends documents, as with
+        # our engine.
+        end = self._tokenizer.get_vocab().get(EOD, self._tokenizer.eos_token_id)
         if end is None:
             raise UsageError(f"{model}: the tokenizer has no `eos_token`")
         self.end_id = int(end)
