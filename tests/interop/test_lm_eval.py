@@ -15,10 +15,12 @@ pytest.importorskip("transformers")
 from lm_eval.evaluator import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
+from tiny_ling import TEXTS, tiny
 
 from ling import LLM
+from ling.checkpoint.hf.save import save_model
 from ling.cli.main import main
-from ling.data.tokenizer import Tokenizer
+from ling.data.tokenizer import Tokenizer, train_tokenizer
 from ling.errors import DataError, UsageError
 from ling.eval.scorers.engine import EngineScorer
 from ling.eval.scorers.transformers import TransformersScorer
@@ -42,6 +44,18 @@ def words(seed, count):
 def rows(path, records):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(r) + "\n" for r in records))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """All its ids are tokens: our engine never chooses one that is none, transformers may."""
+    folder = tmp_path_factory.mktemp("ling")
+    tokenizer = train_tokenizer(TEXTS * 10, 300)
+    model = tiny(vocab_size=tokenizer.vocab_size)
+    save_model(model, model.config, folder)
+    tokenizer.save(folder)
+    (folder / "generation_config.json").unlink()  # no stop: continuations of a fixed length
+    return folder
 
 
 @pytest.fixture(scope="module")
