@@ -258,9 +258,9 @@ def test_rows_that_the_layer_never_read_are_nobodys(fmt):
 def test_abort_frees_pages_at_once_and_leaves_others_alone(fmt):
     e = engine(fmt, speculative="mtp")
     requests = [add(e, i, 0.8) for i in chosen(fmt)]
-    for _ in range(3):
-        e.step()
     victim = requests[4]
+    while not victim.output:  # how many steps that takes depends on how fast they are
+        e.step()
     pages = list(victim.block_table.pages)
     before = e.pool.available
     assert len(pages) >= pages_for(victim.num_prompt_tokens)

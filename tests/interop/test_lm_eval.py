@@ -9,13 +9,13 @@ import json
 import logging
 
 import pytest
-from tiny_ling import TEXTS, tiny
 
 pytest.importorskip("lm_eval")
 pytest.importorskip("transformers")
 from lm_eval.evaluator import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
+from tiny_ling import TEXTS, tiny
 
 from ling import LLM
 from ling.checkpoint.hf.save import save_model
@@ -48,12 +48,13 @@ def rows(path, records):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A model with as many ids as its tokenizer: the engine gives no others, theirs would."""
+    """All its ids are tokens: our engine never chooses one that is none, transformers may."""
     folder = tmp_path_factory.mktemp("ling")
-    tok = train_tokenizer(TEXTS * 10, 300)
-    model = tiny(vocab_size=tok.vocab_size)
+    tokenizer = train_tokenizer(TEXTS * 10, 300)
+    model = tiny(vocab_size=tokenizer.vocab_size)
     save_model(model, model.config, folder)
-    tok.save(folder)
+    tokenizer.save(folder)
+    (folder / "generation_config.json").unlink()  # no stop: continuations of a fixed length
     return folder
 
 
@@ -117,16 +118,9 @@ def theirs(folder):
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     # It counts the tokens that are read, our scorers also the one after them; the engine adds one.
     length = {"max_length": CONTEXT - 2}
-    # Behind which it scores texts; by default `bos_token`, which Ling is not trained with.
-    first = Tokenizer.from_folder(folder).eod_token_id
-    return HFLM(
-        pretrained=str(folder),
-        dtype="float32",
-        device="cpu",
-        batch_size=4,
-        prefix_token_id=first,
-        **length,
-    )
+    # Its own choice is `bos_token`, which our training puts before no document.
+    length["prefix_token_id"] = Tokenizer.from_folder(folder).eod_token_id
+    return HFLM(pretrained=str(folder), dtype="float32", device="cpu", batch_size=4, **length)
 
 
 @pytest.fixture(scope="module", params=["engine", "transformers"])

@@ -40,7 +40,8 @@ class TransformersScorer:
         self._model: Any = loaded.to(device).eval()
         self._device = device
         self.max_length = int(self._model.config.max_position_embeddings)
-        # `eos_token` may end a turn rather than a document.
+        # Of a chat model `eos_token` ends a turn; texts begin behind what ends documents, as with
+        # our engine.
         end = self._tokenizer.get_vocab().get(EOD, self._tokenizer.eos_token_id)
         if end is None:
             raise UsageError(f"{model}: the tokenizer has no `eos_token`")
