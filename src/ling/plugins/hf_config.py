@@ -50,6 +50,9 @@ class BailingMoeV2Config(PretrainedConfig):
         super().__init__(**kwargs)
         # transformers 5 takes this for a setting of generation and drops it.
         self.use_cache = kwargs.get("use_cache", True)
+        # transformers 5 moves it into `rope_parameters`; SGLang reads it here.
+        if "partial_rotary_factor" in kwargs:
+            self.partial_rotary_factor = kwargs["partial_rotary_factor"]
 
     def ling(self) -> ModelConfig:
         """Our configuration of the values as they are now; `ConfigError` for Ling 1.x."""
