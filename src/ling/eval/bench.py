@@ -90,15 +90,11 @@ def _with_expert_loop(name: str, module: nn.Module) -> nn.Module | None:
 
 
 def stepper(
-    model: Ling,
-    rows: int,
-    length: int,
-    optim: OptimConfig | None = None,
-    dtype: torch.dtype = torch.bfloat16,
+    model: Ling, rows: int, length: int, optim: OptimConfig | None = None
 ) -> Callable[[], None]:
-    """A function that takes one training step on `rows` random rows of `length`."""
+    """A function that takes one training step in bfloat16 on `rows` random rows of `length`."""
     keep_freed_memory()  # as a run does
-    model.compute_dtype = dtype
+    model.compute_dtype = torch.bfloat16
     train = TrainConfig(global_batch_size=rows, micro_batch_size=rows)
     optim = optim or OptimConfig(schedule="constant")
     optimizer = build_optimizer(model, optim)

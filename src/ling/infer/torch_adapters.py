@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..model.adapter import Adapter, LowRank
 from ..model.swap import RowBlockExperts, RowBlockLinear, Rule, in_row_blocks
-from ..ops import experts, reference
+from ..ops import experts, products
 from .pages import Segment
 
 
@@ -105,7 +105,7 @@ class AdaptedExperts(RowBlockExperts):
 
     def _swiglu(self, e: int, x_RD: Tensor, number_R: Tensor) -> Tensor:
         def product(x: Tensor, weight_ENK: Tensor, parts: Sequence[Part]) -> Tensor:
-            return add_low_rank(reference.linear(x, weight_ENK[e]), x, number_R, parts, e)
+            return add_low_rank(products.linear(x, weight_ENK[e]), x, number_R, parts, e)
 
         of_gate, of_up, of_down = self.parts
         h_RF = F.silu(product(x_RD, self.gate_proj, of_gate))

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops import experts, reference
+from ..ops import experts, products, reference
 from .layers import Linear
 from .moe import Experts, Router
 
@@ -60,7 +60,7 @@ class RowBlockLinear(nn.Module):
         self.weight, self.bias = base.weight, base.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        return in_row_blocks(x, lambda rows: reference.linear(rows, self.weight, self.bias))
+        return in_row_blocks(x, lambda rows: products.linear(rows, self.weight, self.bias))
 
 
 class RowBlockRouter(Router):

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import reference
+
 
 def widens(x: Tensor) -> bool:
     """Whether products of `x` are made in float32 and rounded."""
@@ -40,11 +42,11 @@ def mm(a_MK: Tensor, b_KN: Tensor, out: Tensor | None = None) -> Tensor:
 
 
 def linear(x: Tensor, w_NK: Tensor, bias_N: Tensor | None = None) -> Tensor:
-    """x·wᵀ + bias, all in one dtype; differentiable."""
+    """`reference.linear`: x·wᵀ + bias in `x`'s dtype, whatever the parameters are stored in."""
     if not widens(x):
-        return F.linear(x, w_NK, bias_N)
-    y: Tensor = _Widened.apply(x, w_NK)
-    return y if bias_N is None else y + bias_N
+        return reference.linear(x, w_NK, bias_N)
+    y: Tensor = _Widened.apply(x, w_NK.to(x.dtype))
+    return y if bias_N is None else y + bias_N.to(x.dtype)
 
 
 class _Widened(torch.autograd.Function):

@@ -10,8 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import products
-
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Normalise the last dimension in float32, cast back, then scale in `x`'s dtype.
@@ -39,7 +37,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`x @ weight.T + bias` in `x`'s dtype, whatever the parameters are stored in."""
     if bias is not None:
         bias = bias.to(x.dtype)
-    return products.linear(x, weight.to(x.dtype), bias)
+    return F.linear(x, weight.to(x.dtype), bias)
 
 
 def top_k_lowest_id(scores: Tensor, k: int) -> Tensor:

@@ -98,16 +98,14 @@ def alternated(
     shapes: dict[str, ModelConfig], context: Context
 ) -> tuple[dict[str, float], dict[str, dict[str, Any]]]:
     """Tokens a second of each, and ratios to the dense model; they take turns, step by step."""
-    import torch
 
     from ...eval.bench import stepper
     from ...eval.peers import interval
     from ...model.ling import from_config
 
     rows, length = context["rows"], context["seq_length"]
-    dtype = getattr(torch, context["dtype"])
     steps = {
-        name: stepper(from_config(cfg, seed=context.seed), rows, length, dtype=dtype)
+        name: stepper(from_config(cfg, seed=context.seed), rows, length)
         for name, cfg in shapes.items()
     }
     times: dict[str, list[float]] = {name: [] for name in steps}
@@ -249,8 +247,8 @@ CLAIM = Claim(
     "on a CPU; the ratio of their operations is about that of LLaMA 3.1 8B to "
     "Ling-mini. A CPU has no links between experts, which decide on GPUs. The table "
     "for GPUs is planned, not measured.",
-    quick=Scale(budget_s=60, settings={**_SHAPES, "rows": 2, "pairs": 5, "dtype": "bfloat16"}),
-    full=Scale(budget_s=300, settings={**_SHAPES, "pairs": 20, "dtype": "bfloat16"}),
+    quick=Scale(budget_s=60, settings={**_SHAPES, "rows": 2, "pairs": 5}),
+    full=Scale(budget_s=300, settings={**_SHAPES, "pairs": 20}),
     measure=measure,
     draw=draw,
     by_hand="ling plan --published; scripts/gpu_check --out FILE.json",

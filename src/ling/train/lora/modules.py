@@ -52,7 +52,7 @@ class LoRALinear(nn.Module):
         if not self.is_on:
             return y_TN
         seen_TK = x_TK if self.dropout is None else self.dropout(x_TK)
-        a_Tr = products.linear(seen_TK, self.lora_A.to(x_TK.dtype))
+        a_Tr = products.linear(seen_TK, self.lora_A)
         b_Nr = self.lora_B.to(x_TK.dtype)
         if products.widens(x_TK):
             return y_TN.add(products.linear(a_Tr, b_Nr), alpha=self.scale)
