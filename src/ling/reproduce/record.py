@@ -82,7 +82,8 @@ def made(
         command=command,
         date=datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         commit=commit,
-        machine=processor["model"],
+        # Names of virtual machines do not tell generations apart.
+        machine=f"{processor['model']} ({processor['instruction_sets'] or 'no vectors'})",
         cores=processor["usable_cores"],
         load=load_in_words(cores.taken(), len(cores.cores)),
         seconds=seconds,

@@ -178,7 +178,7 @@ class ServerScorer:
         return _dict(choices[0])
 
     def _tried(self, path: str, body: dict[str, Any]) -> Answer:
-        """The answer, waited for while the server is busy, starts anew, or is gone."""
+        """The answer, waited for while the server is busy, restarts, or is gone."""
         last = ""
         for pause in (*WAITS_S, None):
             try:

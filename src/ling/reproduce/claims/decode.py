@@ -14,7 +14,7 @@ SIDES = {"mini": "ling-mini-2.0", "dense": "dense-8b"}
 GPU_4080 = {0: 400, 8192: 328, 30720: 220}
 """Tokens a second of Ling-mini in Q4_K_M on an RTX 4080, by a user (ik_llama.cpp, issue 833)."""
 TWICE, SHORT, LONG = 2, 2048, 7
-"""What is claimed of the ratio: over this, for outputs within so many tokens; and at long ones."""
+"""What is claimed of the ratio: over this, for outputs up to that many tokens; and at long ones."""
 SHAPE_TOLERANCE = 0.1
 """Up to which shares of the speed at an empty context count as the same shape."""
 

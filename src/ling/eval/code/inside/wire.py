@@ -2,7 +2,7 @@
 
 The checker must be able to believe what it compares: no code, no object with an `__eq__` of its own
 and no pickle comes over. What is no plain value stays where it is, and the other side gets a number
-for it, which it can call and give back.
+for it, which it can call and return.
 """
 
 from __future__ import annotations
