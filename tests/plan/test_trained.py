@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ling.config.optim import OptimConfig
-from ling.config.recipe import DataConfig, PretrainConfig
+from ling.config.recipe import DataConfig, PretrainConfig, TrainConfig
 from ling.config.sft import ChatDataConfig, LoRAConfig, SFTConfig, SFTTrainConfig
 from ling.convert.synth import synth
 from ling.model.ling import Ling
@@ -59,6 +59,16 @@ def test_adapters_of_ling_mini_are_those_of_the_published_counts():
 def test_pre_training_has_the_shape_of_the_model():
     made = PretrainConfig(model="ling-mini-2.0", data=DataConfig(prefix=["x"]))
     assert trained_shape(MINI, made) is MINI
+
+
+def test_pre_training_without_an_mtp_loss_has_no_moments_of_its_layer():
+    made = PretrainConfig(model="ling-mini-2.0", data=DataConfig(prefix=["x"]))
+    without = dataclasses.replace(made, train=TrainConfig(mtp_loss_weight=0))
+    both = [RankWeights(MINI, recipe, "cpu", 0) for recipe in (made, without)]
+    mtp = sum(layer.size() for layer in MINI.layers if layer.is_mtp)
+    assert mtp > 0
+    assert both[0].states() - both[1].states() == 8 * mtp
+    assert both[0].gradients() - both[1].gradients() == 4 * mtp
 
 
 def test_a_frozen_router_has_no_moments_in_full_fine_tuning():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ling.config.recipe import DataConfig, PretrainConfig
+from ling.config.recipe import DataConfig, PretrainConfig, TrainConfig
 from ling.config.sft import ChatDataConfig, SFTConfig, SFTTrainConfig
 from ling.errors import UsageError
 from ling.model.ling import Ling
@@ -46,6 +46,14 @@ def test_pre_training_trains_everything():
     network = adapted(PretrainConfig(model="ling-tiny", data=DataConfig(prefix=["x"])))
     assert not frozen(network)
     assert network.num_mtp_layers == 1
+
+
+def test_pre_training_leaves_mtp_layers_whose_loss_has_no_weight():
+    train = TrainConfig(mtp_loss_weight=0)
+    network = adapted(PretrainConfig(model="ling-tiny", data=DataConfig(prefix=["x"]), train=train))
+    names = [name for name, _ in network.ling.named_parameters()]
+    assert frozen(network) == {n for n in names if n.startswith(MTP)} != set()
+    assert network.num_mtp_layers == 0
 
 
 def test_full_fine_tuning_leaves_routers_and_mtp_layers():

@@ -140,7 +140,7 @@ class TrainConfig:
     z_loss_coef: float = 3.5e-6
     """Router z-loss coefficient."""
     mtp_loss_weight: float = 0.1
-    """Weight of the MTP loss."""
+    """Weight of the MTP loss; 0 leaves the MTP layer as it is."""
     bias_update_rate: float = 1e-3
     """Step of the auxiliary-loss-free expert bias; 0 freezes it."""
     bias_update_hold_steps: int | None = None

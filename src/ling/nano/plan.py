@@ -48,7 +48,7 @@ class Plan:
     names: tuple[str, ...] = PACKAGES
     parts: Callable[[Path, Path], Mapping[str, Part]] = nano_parts
     merge_last: int = 12
-    conversations: int = 12_000
+    conversations: int = 14_000
     held_out: int = 512
     most_bytes: int = 22_000_000
     stop_after: int | None = None

@@ -1,4 +1,4 @@
-"""The parameters of a model as a fine-tuning recipe has them: what is frozen, and adapters.
+"""The parameters of a model as a recipe has them: what is frozen, and adapters.
 
 What `train/adapt.py` does to a network is counted here without one.
 """
@@ -25,7 +25,7 @@ from .shape import BF16, FP32, Layer, Shape, Weight
 def trained_shape(shape: Shape, recipe: Recipe) -> Shape:
     """`shape` with frozen weights told from trained ones, and with the adapters of the recipe."""
     if not isinstance(recipe, SFTConfig):
-        return shape
+        return shape if recipe.train.mtp_loss_weight else _without_mtp(shape)
     adapters, base = _adapters(shape, recipe), _Base(recipe)
     kinds: dict[Layer, Layer] = {}  # equal layers are one object
     layers = (base.layer(layer, adapters[n]) for n, layer in enumerate(shape.layers))
@@ -44,6 +44,16 @@ def longest_rows(recipe: Recipe) -> Recipe:
         return recipe
     data = dataclasses.replace(recipe.data, seq_length=2 * recipe.data.seq_length)
     return dataclasses.replace(recipe, data=data)
+
+
+def _without_mtp(shape: Shape) -> Shape:
+    """With MTP layers that are kept as they are, and not computed."""
+    frozen: dict[Layer, Layer] = {}
+    for layer in shape.layers:
+        if layer.is_mtp and layer not in frozen:
+            weights = tuple(dataclasses.replace(w, frozen=True) for w in layer.weights)
+            frozen[layer] = dataclasses.replace(layer, weights=weights, unused=True)
+    return dataclasses.replace(shape, layers=tuple(frozen.get(la, la) for la in shape.layers))
 
 
 class _Base:

@@ -23,11 +23,12 @@ from .packed.place import check_packed, place_packed
 
 
 def adapt(network: LingForTraining, recipe: Recipe) -> None:
-    """Freeze what `recipe` does not train; what is frozen has no gradient and no moments."""
-    if not isinstance(recipe, SFTConfig):
-        return
+    """Freeze what `recipe` does not train; what is frozen has no gradient and no moments.
+
+    MTP layers whose loss has no weight are kept, but not computed.
+    """
     network.uses_mtp = recipe.train.mtp_loss_weight > 0
-    if recipe.method != "full":
+    if isinstance(recipe, SFTConfig) and recipe.method != "full":
         _check_frozen(recipe)
         network.ling.requires_grad_(False)
         if recipe.method == "qlora":
@@ -35,9 +36,10 @@ def adapt(network: LingForTraining, recipe: Recipe) -> None:
             place_packed(network.ling, mtp=network.uses_mtp)
         add_adapters(network.ling, recipe.lora, network.token_numbers, recipe.train.seed)
         return
-    for module in network.ling.modules():
-        if isinstance(module, Router):
-            module.requires_grad_(recipe.train.train_router)
+    if isinstance(recipe, SFTConfig):
+        for module in network.ling.modules():
+            if isinstance(module, Router):
+                module.requires_grad_(recipe.train.train_router)
     if not network.uses_mtp:
         cfg = network.ling.config
         network.ling.model.layers[cfg.num_hidden_layers :].requires_grad_(False)
