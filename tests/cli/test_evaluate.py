@@ -77,6 +77,8 @@ def test_models_by_tasks_are_a_table_files_and_a_picture(models, tmp_path, capsy
         (["--tokenizer", "x"], "`--tokenizer` is for the URL of a server"),
         (["--tasks", "ppl", "--format", "int8"], "without `--format`; `bpb` asks the engine"),
         (["--limit", "0"], "`--limit` is 0, expected at least 1"),
+        (["--num-fewshot", "-1"], "`--num-fewshot` is -1, expected 0 or more"),
+        (["--timeout", "0"], "`--timeout` is 0.0, expected more than 0 seconds"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(models, tmp_path, capsys, args, message):

@@ -21,8 +21,8 @@ def test_the_packaged_recipes_by_default(asked, tmp_path):
     assert command.nano([str(tmp_path), "--stage", "merge"]) == 0
     ((out, plan, stages),) = asked
     assert (out, stages) == (str(tmp_path), ["merge"])
-    assert plan.base.train.steps == 5000
-    assert sum(plan.shares.values()) == 100
+    assert plan.base.train.steps == 1200
+    assert sum(plan.shares.values()) == 115
 
 
 @pytest.mark.parametrize("options", [["--steps", "700"], ["--minutes", "9"]])

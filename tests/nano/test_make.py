@@ -44,7 +44,6 @@ def tiny_plan(packages, **changes):
         plan,
         base=dataclasses.replace(
             plan.base,
-            model="ling-tiny",
             checkpoint=dataclasses.replace(plan.base.checkpoint, keep_last=3),
             model_overrides={"max_position_embeddings": 2048},
             data=data,
@@ -55,6 +54,8 @@ def tiny_plan(packages, **changes):
             data=dataclasses.replace(plan.chat.data, seq_length=2048),
             train=chat_train,
         ),
+        shape="ling-tiny",
+        copying_steps=2,
         merge_last=3,
         conversations=12,
         held_out=6,
@@ -94,13 +95,14 @@ def test_checkpoints_along_the_run_are_kept(made):
 def test_again_nothing_is_done(made, packages):
     said = []
     assert nano(made, tiny_plan(packages), BEFORE_CARD, said.append) == 0
-    assert said == [f"[{n}/7] {name}: done before" for n, name in enumerate(BEFORE_CARD, 1)]
+    count = len(STAGES)
+    assert said == [f"[{n}/{count}] {name}: done before" for n, name in enumerate(BEFORE_CARD, 1)]
 
 
 def test_another_setting_is_refused_by_name(made, packages):
     plan = tiny_plan(packages)
     other = dataclasses.replace(plan.base.optim, lr=1e-3)
-    with pytest.raises(UsageError, match=r"`base\.optim\.lr` was 0\.004 and"):
+    with pytest.raises(UsageError, match=r"`base\.optim\.lr` was 0\.0015 and"):
         nano(made, dataclasses.replace(plan, base=dataclasses.replace(plan.base, optim=other)))
 
 
@@ -171,7 +173,7 @@ def test_a_damaged_note_is_refused_and_the_card_is_gone_through_again(
 
 
 def test_a_stage_needs_those_before_it(packages, tmp_path):
-    with pytest.raises(UsageError, match="stage `merge` needs `fetch`"):
+    with pytest.raises(UsageError, match="stage `merge` needs `start`"):
         nano(tmp_path, tiny_plan(packages), ["merge"])
     with pytest.raises(UsageError, match="no stage `mrege`"):
         nano(tmp_path, tiny_plan(packages), ["mrege"])

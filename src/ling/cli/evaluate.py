@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 
@@ -36,6 +37,7 @@ def evaluate(args: list[str]) -> int:
     add("--scorer", type=str, default="ling", help="ling or transformers; a URL is asked itself")
     add("--served-model", type=str, default=None, help="model of a server (default: its first)")
     add("--tokenizer", type=str, default=None, help="for a server: tokenizer folder or model name")
+    add("--timeout", type=float, default=600.0, help="seconds that a server may take to answer")
     add(
         "--seq-length",
         type=int,
@@ -49,6 +51,10 @@ def evaluate(args: list[str]) -> int:
     ns = parser.parse_args(args)
     for name in ("limit", "seq_length"):
         at_least_one(name, getattr(ns, name))
+    if ns.num_fewshot is not None and ns.num_fewshot < 0:
+        raise UsageError(f"`--num-fewshot` is {ns.num_fewshot}, expected 0 or more")
+    if not 0 < ns.timeout < math.inf:
+        raise UsageError(f"`--timeout` is {ns.timeout}, expected more than 0 seconds")
     for name in ("served_model", "tokenizer"):
         if getattr(ns, name) and not any(m.startswith(("http://", "https://")) for m in ns.model):
             raise UsageError(f"`--{name.replace('_', '-')}` is for the URL of a server")
@@ -75,6 +81,7 @@ def evaluate(args: list[str]) -> int:
             engine=config_from(ns, EngineConfig),
             served_model=ns.served_model,
             tokenizer=ns.tokenizer,
+            timeout_s=ns.timeout,
         )
         found = run.evaluate(
             [Subject(model, scorers) for model in dict.fromkeys(ns.model)],

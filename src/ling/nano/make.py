@@ -20,6 +20,7 @@ from ..errors import RunError, UsageError
 from ..files.atomic import files_below, make_folder, read_json, write_atomic
 from ..finetune import finetune, result_folder
 from ..infer.sampling_defaults import FILE as SAMPLING_FILE
+from ..presets import preset
 from ..text import nearest, size
 from ..tools.files import write_tools
 from ..train.loop import run
@@ -28,11 +29,12 @@ from ..train.progress import tell
 from .card import write_card
 from .checkpoints import held_out_of
 from .corpus import prepare_corpus
+from .course import write_start
 from .held_out import held_out_parts
 from .plan import NOTE, Plan, read_note, require_same
 from .sources import Split, dialogues
 
-STAGES = ("fetch", "corpus", "pretrain", "merge", "sft", "pack", "card")
+STAGES = ("start", "fetch", "corpus", "pretrain", "merge", "sft", "pack", "card")
 # What is in the card's file is not measured again, and what was deleted from it is.
 _AGAIN = ("card",)
 Facts = dict[str, Any]
@@ -76,7 +78,7 @@ def _known(stages: Iterable[str]) -> list[str]:
 
 
 class Making:
-    """The stages in one folder: `data`, `pretrain`, `base`, `sft` and `model`."""
+    """The stages in one folder: `data`, `start`, `pretrain`, `base`, `sft` and `model`."""
 
     def __init__(self, out: Path, plan: Plan, log: Callable[[str], None]) -> None:
         self.out, self.plan, self.log = out, plan, log
@@ -123,6 +125,15 @@ class Making:
         return self.out / "data"
 
     # ---- the stages --------------------------------------------------------------------------
+
+    def _start(self) -> Facts:
+        target, plan = self.out / "start", self.plan
+        if target.exists():  # of a try that ended before it was noted
+            shutil.rmtree(target)
+        loss = write_start(
+            preset(plan.shape), target, plan.copying_steps, plan.base.train.seed, self.log
+        )
+        return {"steps": plan.copying_steps, "copying_loss": loss}
 
     def _fetch(self) -> Facts:
         from ..data.packages.fetch import fetch
@@ -216,6 +227,7 @@ def _placed(plan: Plan, out: Path) -> Any:
     data = plan.base.data
     return dataclasses.replace(
         plan.base,
+        model=str(out / plan.base.model),
         data=dataclasses.replace(
             data,
             prefix=[str(out / p) for p in data.prefix],

@@ -18,7 +18,7 @@ from ..errors import UsageError
 from ..files.atomic import read_json
 from .sources import PACKAGES, Part, nano_parts
 
-BASE, CHAT = "ling-nano-base", "ling-nano-chat"
+NAME, BASE, CHAT = "ling-nano", "ling-nano-base", "ling-nano-chat"
 # What was done in a folder, and with which settings.
 NOTE = "nano.json"
 _MOST_MINUTES, _LEAST_STEPS = 6000, 20
@@ -44,9 +44,12 @@ class Plan:
 
     base: PretrainConfig
     chat: SFTConfig
+    shape: str = NAME
+    """The preset of the model."""
     packages: Path = dataclasses.field(default_factory=default_folder)
     names: tuple[str, ...] = PACKAGES
     parts: Callable[[Path, Path], Mapping[str, Part]] = nano_parts
+    copying_steps: int = 150
     merge_last: int = 12
     conversations: int = 14_000
     held_out: int = 512
@@ -71,6 +74,8 @@ class Plan:
         return {
             **{f"base.{key}": value for key, value in _deciding(self.base)},
             **{f"chat.{key}": value for key, value in _deciding(self.chat)},
+            "shape": self.shape,
+            "copying_steps": self.copying_steps,
             "merge_last": self.merge_last,
             "conversations": self.conversations,
             "held_out": self.held_out,
@@ -113,7 +118,7 @@ def steps_of(out: Path, minutes: float) -> int:
         return int(read_note(out / NOTE)["settings"]["base.train.steps"])
     base = _base()
     rows, length = base.train.global_batch_size, base.data.seq_length
-    return max(steps_within(minutes, base.model, rows, length), _LEAST_STEPS)
+    return max(steps_within(minutes, NAME, rows, length), _LEAST_STEPS)
 
 
 def packaged_plan(steps: int | None = None, **options: Any) -> Plan:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ Split = Literal["train", "held_out"]
 _HELD_OUT_ONE_IN = 50
 # What is left of small talk: a few turns of a line or two.
 _MOST_TURNS, _MOST_CHARS = 8, 240
+_REPEATS = 12_000  # documents
 _PLAIN = str.maketrans(
     {"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2026": "..."}
 )
@@ -70,6 +72,7 @@ Part = Texts | Conversations
 def nano_parts(packages: Path, out: Path) -> dict[str, Part]:
     """The parts of `ling-nano` by name, of packages that were fetched; files go to `out`."""
     require(PACKAGES, packages)
+    repeats = str(_repeats_file(packages, out / "repeats.jsonl"))
     prose = [str(packages / f"{name}.jsonl") for name in ("brown", "shakespeare")]
     return {
         "dialogues": Conversations("dialogues of our own grammars", partial(_dialogues, packages)),
@@ -77,6 +80,7 @@ def nano_parts(packages: Path, out: Path) -> dict[str, Part]:
         "reasoning": Conversations("easy tasks", partial(_tasks, packages)),
         "prose": Texts("prose", [*prose, str(_word_file(packages, out / "wordnet.jsonl"))]),
         "code": Texts("Python's standard library", STDLIB),
+        "repeats": Texts("words in pieces, again in another order", [repeats]),
     }
 
 
@@ -95,6 +99,25 @@ def _word_file(packages: Path, path: Path) -> Path:
         usual = _usual_words(packages)
         write_atomic(path, (json.dumps({"text": record["text"]}) + "\n" for record in usual))
     return path
+
+
+def _repeats_file(packages: Path, path: Path) -> Path:
+    """Documents in which only what was there before can be known: without them a model forgets how
+    to copy before its text rewards it (docs/guides/small-model.md)."""
+    if not path.is_file():
+        words = [record["lemma"] for record in _usual_words(packages)]
+        rng = random.Random(0)
+        texts = (_repeats(words, rng) for _ in range(_REPEATS))
+        write_atomic(path, (json.dumps({"text": text}) + "\n" for text in texts))
+    return path
+
+
+def _repeats(words: list[str], rng: random.Random) -> str:
+    """Pieces of one to four words, two or three times in orders of their own."""
+    pieces = [rng.sample(words, rng.randint(1, 4)) for _ in range(rng.randint(3, 8))]
+    orders = (rng.sample(pieces, len(pieces)) for _ in range(rng.randint(2, 3)))
+    between = rng.choice((" ", ", ", "\n"))
+    return between.join(word for order in orders for piece in order for word in piece)
 
 
 def conversation(record: dict[str, Any], name: str, number: int) -> Conversation:

@@ -14,6 +14,7 @@ from random_llm import random_llm
 
 from ling.errors import RunError, UsageError
 from ling.eval.scorer import Ask, Row
+from ling.eval.scorers.choose import ScorerOptions, Subject
 from ling.eval.scorers.engine import EngineScorer
 from ling.eval.scorers.server import WAITS_S, ServerScorer
 from ling.eval.serving.client import Client, Unreachable
@@ -117,6 +118,24 @@ def test_a_server_that_is_gone_is_said_in_one_line_after_all_tries():
         scorer.generate([Ask("a")])
     assert "\n" not in str(caught.value)
     assert pauses == list(WAITS_S)
+
+
+def test_a_server_that_hangs_is_asked_again_after_the_time_that_it_may_take():
+    seen, forever = [], threading.Event()
+
+    def answer(path, body):
+        seen.append(path)
+        if len(seen) == 1:
+            forever.wait(20)
+        return completion()
+
+    with told(answer) as url:
+        start = time.monotonic()
+        scorer = Subject(url, ScorerOptions(timeout_s=0.3)).open()
+        assert scorer.generate([Ask("a")]) == [" hi"]
+        assert len(seen) == 2
+        assert time.monotonic() - start < 15
+        forever.set()
 
 
 def test_a_refusal_is_not_repeated():

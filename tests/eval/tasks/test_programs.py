@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 
 import pytest
@@ -53,6 +54,18 @@ def test_no_program_is_run_unasked(folder):
 def test_questions_are_no_problems(folder):
     (folder / "quiz.jsonl").write_text('{"question": "1 + 1 =", "answer": "2"}\n')
     assert isinstance(task_named("quiz", TaskOptions(data=(str(folder),))), Quiz)
+
+
+@needs_sandbox
+def test_packed_problems_are_read_with_the_settings_beside_them(folder):
+    packed = gzip.compress((folder / "mine.jsonl").read_bytes())
+    (folder / "packed.jsonl.gz").write_bytes(packed)
+    (folder / "packed.yaml").write_text("samples: 2\ntemperature: 0.5\n")
+    scorer = Says("    return 1\n", "print(2)")
+    options = TaskOptions(data=(str(folder),), run_code=True)
+    outcome = task_named("packed", options).run(None, scorer)
+    assert outcome.count == 2
+    assert len(scorer.asked) == 4
 
 
 @needs_sandbox

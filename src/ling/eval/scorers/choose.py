@@ -38,6 +38,8 @@ class ScorerOptions:
     tokenizer: str | None = None
     """For a server: its model's tokenizer."""
     api_key: str | None = None
+    timeout_s: float = 600.0
+    """For a server: how long it may take to answer a request, which is repeated then."""
 
     def __post_init__(self) -> None:
         if self.scorer not in SCORERS:
@@ -123,7 +125,9 @@ class Subject:
         return EngineScorer(LLM(self.model, **dataclasses.asdict(engine)), adapter)
 
     def _client(self) -> Client:
-        return Client(self.model, self.options.api_key or os.environ.get("OPENAI_API_KEY"))
+        options = self.options
+        key = options.api_key or os.environ.get("OPENAI_API_KEY")
+        return Client(self.model, key, options.timeout_s)
 
 
 def _words_id(folder: Path) -> str:

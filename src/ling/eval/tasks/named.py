@@ -16,6 +16,7 @@ from .suites import SUITES
 from .task import Task, TaskOptions
 from .text import BitsPerByte, Perplexity
 
+_ENDINGS = (".jsonl", ".json", ".jsonl.gz", ".jsonl.zst")
 TEXT_TASKS: dict[str, Callable[[TaskOptions], Task]] = {"ppl": Perplexity, "bpb": BitsPerByte}
 
 
@@ -29,8 +30,8 @@ def tasks_named(text: str, options: TaskOptions) -> list[Task]:
 
 
 def task_named(name: str, options: TaskOptions) -> Task:
-    """`ppl` and `bpb`; else a file NAME.jsonl or NAME.json of questions or programming problems in
-    the data folder; else a task of lm-eval."""
+    """`ppl` and `bpb`; else a file NAME.jsonl (or packed, `_ENDINGS`) of questions or programming
+    problems in the data folder; else a task of lm-eval."""
     if Path(name).name != name:  # it becomes the name of files, in `--data` and in `--out`
         raise UsageError(f"no task `{name}`; give names, and the folder of their data as `--data`")
     if name in TEXT_TASKS:
@@ -38,7 +39,7 @@ def task_named(name: str, options: TaskOptions) -> Task:
     folder = options.folder
     suite = SUITES.get(name)
     defaults = suite.settings if suite else QuizSettings()
-    for path in (folder / f"{name}.jsonl", folder / f"{name}.json"):
+    for path in (folder / f"{name}{ending}" for ending in _ENDINGS):
         if path.is_file() and holds_problems(path):
             return Programs(name, path, options)
         if path.is_file():
@@ -46,5 +47,9 @@ def task_named(name: str, options: TaskOptions) -> Task:
     if suite:
         path = folder / f"{name}.jsonl"
         raise DataError(f"no such file; `{name}` needs it: {suite.how(str(path))}", path=path)
-    own = [*TEXT_TASKS, *SUITES, *(path.stem for path in folder.glob("*.jsonl"))]
+    own = [
+        *TEXT_TASKS,
+        *SUITES,
+        *(path.name.split(".jsonl")[0] for path in folder.glob("*.jsonl*")),
+    ]
     return HarnessTask(name, options, nearest(name, own))

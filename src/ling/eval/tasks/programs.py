@@ -33,7 +33,7 @@ class Programs:
                 "sandbox without network and files (docs/guides/evaluation-code.md)"
             )
         require_sandbox()
-        self._settings = read_settings(path.with_suffix(".yaml"), QuizSettings())
+        self._settings = read_settings(path.with_name(f"{name}.yaml"), QuizSettings())
         self._problems = read_problems(path, options.limit)
         self._limits = Limits()
 

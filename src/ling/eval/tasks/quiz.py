@@ -47,7 +47,7 @@ class Quiz:
         self, name: str, path: Path, options: TaskOptions, defaults: QuizSettings | None = None
     ) -> None:
         self.name, self._path, self._options = name, path, options
-        beside = path.with_suffix(".yaml")
+        beside = path.with_name(f"{name}.yaml")
         settings = read_settings(beside, defaults or QuizSettings())
         if options.num_fewshot is not None:
             try:
