@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..config.model import ModelConfig
 from ..errors import UsageError
+from .attention import Attention
 from .ling import Ling, from_config
 from .rope import inverse_frequencies
 
@@ -66,11 +67,11 @@ def _begin(model: Ling, generator: torch.Generator) -> None:
     embedding, head = model.model.word_embeddings.weight, model.lm_head.weight
     # A direction that all tokens have, for scores that depend on positions alone.
     common = _orthonormal(1, width, generator)[0]
-    norm = embedding.norm(dim=1).mean()
+    norm = embedding.double().norm(dim=1).mean().float()
     turn = _orthonormal(width, width, generator)
-    head.copy_(embedding @ turn * HEAD_SCALE)
+    head.copy_(_product(embedding, turn) * HEAD_SCALE)
     embedding += common * norm
-    before, match = (_Heads(layer.attention, cfg) for layer in model.model.layers[:2])
+    before, match = (_Heads(layer, cfg) for layer in model.model.layers[:2])
 
     before.query[0] = _positional(cfg, common, 0, generator)
     before.key[0] = _positional(cfg, common, 1, generator)
@@ -88,17 +89,19 @@ def _begin(model: Ling, generator: torch.Generator) -> None:
     match.query[:shared, plain] = token[:count]
     match.key[0, plain] = place[:count]
     match.value[0] = copied
-    match.output[:, :shared] = (turn.T @ copied.T * COPY_SCALE * norm / width**0.5)[:, None]
-    for norm_of in (match.attention.query_layernorm, match.attention.key_layernorm):
+    match.output[:, :shared] = _product(turn.T, copied.T)[:, None] * COPY_SCALE * norm / width**0.5
+    for norm_of in match.norms:
         norm_of.weight.fill_(MATCH_SCALE)
 
 
 class _Heads:
-    """The matrices of one attention by head: `query`, `key`, `value` [heads, size, width], `output`
-    [width, heads, size]."""
+    """The matrices of a layer's attention by head: `query`, `key`, `value` [heads, size, width],
+    `output` [width, heads, size]; and the norms of queries and keys."""
 
-    def __init__(self, attention: nn.Module, cfg: ModelConfig) -> None:
-        self.attention: nn.Module = attention
+    def __init__(self, layer: nn.Module, cfg: ModelConfig) -> None:
+        attention = layer.attention
+        assert isinstance(attention, Attention)
+        self.norms = (attention.query_layernorm, attention.key_layernorm)
         qkv, dense = attention.query_key_value.weight, attention.dense.weight
         heads, kv_heads = cfg.num_attention_heads, cfg.num_key_value_heads
         by_head = qkv.view(-1, cfg.head_dim, cfg.hidden_size)
@@ -119,8 +122,14 @@ def _positional(cfg: ModelConfig, common: Tensor, back: int, generator: torch.Ge
 
 def _orthonormal(count: int, width: int, generator: torch.Generator) -> Tensor:
     """`count` rows of `width` that are at right angles to each other."""
-    return torch.linalg.qr(torch.randn(width, count, generator=generator))[0].T.contiguous()
+    random = torch.randn(width, count, generator=generator).double()
+    return torch.linalg.qr(random)[0].T.float().contiguous()
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """In float64, so that the number of threads decides no bit."""
+    return (a.double() @ b.double()).float()
 
 
 def _without(rows: Tensor, direction: Tensor) -> Tensor:
-    return rows - (rows @ direction)[:, None] * direction
+    return rows - _product(rows, direction[:, None]) * direction
