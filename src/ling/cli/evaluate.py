@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 from ..config.engine import EngineConfig, flags
@@ -24,40 +25,7 @@ def evaluate(args: list[str]) -> int:
         from .needle import needle
 
         return needle(args[1:])
-    parser = make_parser("eval")
-    add = parser.add_argument
-    add("model", type=str, nargs="+", help="model folders, hub names, or URLs of servers")
-    add("--tasks", type=str, default="ppl", help="a list such as ppl,bpb,gsm8k,hmmt")
-    add("--data", type=str, nargs="+", required=True, help="folder of the tasks' data; text files")
-    add("--out", type=str, default=None, help="folder of the results; run again to continue")
-    add("--limit", type=int, default=None, help="questions of a task, or rows of ppl, at most")
-    add("--num-fewshot", type=int, default=None, help="examples before each question")
-    add("--chat", action="store_true", help="ask in the model's chat template")
-    add("--run-code", action="store_true", help="run what the model writes, in a sandbox")
-    add("--scorer", type=str, default="ling", help="ling or transformers; a URL is asked itself")
-    add("--served-model", type=str, default=None, help="model of a server (default: its first)")
-    add("--tokenizer", type=str, default=None, help="for a server: tokenizer folder or model name")
-    add("--timeout", type=float, default=600.0, help="seconds that a server may take to answer")
-    add(
-        "--seq-length",
-        type=int,
-        default=None,
-        help="tokens per row of ppl (default: the model's, at most 1024)",
-    )
-    add_flags(parser, flags(EngineConfig, "compute"))
-    add("--threads", type=int, default=None, help="CPU threads")
-    add_flags(parser, flags(EngineConfig, "memory"))
-    add("--json", action="store_true", help="print JSON")
-    ns = parser.parse_args(args)
-    for name in ("limit", "seq_length"):
-        at_least_one(name, getattr(ns, name))
-    if ns.num_fewshot is not None and ns.num_fewshot < 0:
-        raise UsageError(f"`--num-fewshot` is {ns.num_fewshot}, expected 0 or more")
-    if not 0 < ns.timeout < math.inf:
-        raise UsageError(f"`--timeout` is {ns.timeout}, expected more than 0 seconds")
-    for name in ("served_model", "tokenizer"):
-        if getattr(ns, name) and not any(m.startswith(("http://", "https://")) for m in ns.model):
-            raise UsageError(f"`--{name.replace('_', '-')}` is for the URL of a server")
+    ns = _parsed(args)
     use_threads(ns.threads)
     from ..eval import evaluate as run
     from ..eval.results import words
@@ -95,3 +63,42 @@ def evaluate(args: list[str]) -> int:
     else:
         say([r.as_dict() for r in found.results], ns.json, "\n".join(found.table))
     return 0
+
+
+def _parsed(args: list[str]) -> Namespace:
+    """The options; raises `UsageError` for a value that none can have."""
+    parser = make_parser("eval")
+    add = parser.add_argument
+    add("model", type=str, nargs="+", help="model folders, hub names, or URLs of servers")
+    add("--tasks", type=str, default="ppl", help="a list such as ppl,bpb,gsm8k,hmmt")
+    add("--data", type=str, nargs="+", required=True, help="folder of the tasks' data; text files")
+    add("--out", type=str, default=None, help="folder of the results; run again to continue")
+    add("--limit", type=int, default=None, help="questions of a task, or rows of ppl, at most")
+    add("--num-fewshot", type=int, default=None, help="examples before each question")
+    add("--chat", action="store_true", help="ask in the model's chat template")
+    add("--run-code", action="store_true", help="run what the model writes, in a sandbox")
+    add("--scorer", type=str, default="ling", help="ling or transformers; a URL is asked itself")
+    add("--served-model", type=str, default=None, help="model of a server (default: its first)")
+    add("--tokenizer", type=str, default=None, help="for a server: tokenizer folder or model name")
+    add("--timeout", type=float, default=600.0, help="seconds that a server may take to answer")
+    add(
+        "--seq-length",
+        type=int,
+        default=None,
+        help="tokens per row of ppl (default: the model's, at most 1024)",
+    )
+    add_flags(parser, flags(EngineConfig, "compute"))
+    add("--threads", type=int, default=None, help="CPU threads")
+    add_flags(parser, flags(EngineConfig, "memory"))
+    add("--json", action="store_true", help="print JSON")
+    ns = parser.parse_args(args)
+    for name in ("limit", "seq_length"):
+        at_least_one(name, getattr(ns, name))
+    if ns.num_fewshot is not None and ns.num_fewshot < 0:
+        raise UsageError(f"`--num-fewshot` is {ns.num_fewshot}, expected 0 or more")
+    if not 0 < ns.timeout < math.inf:
+        raise UsageError(f"`--timeout` is {ns.timeout}, expected more than 0 seconds")
+    for name in ("served_model", "tokenizer"):
+        if getattr(ns, name) and not any(m.startswith(("http://", "https://")) for m in ns.model):
+            raise UsageError(f"`--{name.replace('_', '-')}` is for the URL of a server")
+    return ns
