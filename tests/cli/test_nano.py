@@ -30,6 +30,7 @@ def test_another_length_keeps_checkpoints_at_each_fifth(asked, tmp_path, options
     assert command.nano([str(tmp_path), *options]) == 0
     plan = asked[0][1]
     assert plan.base.train.steps == 700
+    assert plan.conversations == 24_500  # of 42,000, as 700 is of 1,200
     assert (plan.base.checkpoint.interval_steps, plan.base.checkpoint.keep_every_steps) == (7, 140)
 
 

@@ -20,7 +20,10 @@ def nano(args: list[str]) -> int:
         "--packages", type=str, default=None, help="folder of fetched packages (`ling data fetch`)"
     )
     parser.add_argument(
-        "--steps", type=int, default=None, help="of pre-training (default: the recipe's)"
+        "--steps",
+        type=int,
+        default=None,
+        help="of pre-training (default: the recipe's); conversations in proportion",
     )
     parser.add_argument(
         "--minutes", type=float, default=None, help="or the time that it may take on this machine"

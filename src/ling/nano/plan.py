@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ NAME, BASE, CHAT = "ling-nano", "ling-nano-base", "ling-nano-chat"
 # What was done in a folder, and with which settings.
 NOTE = "nano.json"
 _MOST_MINUTES, _LEAST_STEPS = 6000, 20
+# Of the time that a whole run takes; most is fine-tuning.
+_PRETRAIN_SHARE = 1 / 6
 # Of a run whose steps are not the recipe's: a checkpoint at each percent, kept at each fifth.
 _CHECKPOINTS, _KEPT = 100, 5
 # Keys that decide nothing of what is made; checkpoints are the recipe's, or follow from the steps.
@@ -109,7 +112,7 @@ def read_note(path: Path) -> dict[str, Any]:
 
 
 def steps_of(out: Path, minutes: float) -> int:
-    """Steps of pre-training that take about `minutes`: timed once, before `out` is begun."""
+    """Steps of pre-training of a run of about `minutes`: timed once, before `out` is begun."""
     from ..eval.bench import steps_within
 
     if not 0 < minutes <= _MOST_MINUTES:
@@ -118,13 +121,16 @@ def steps_of(out: Path, minutes: float) -> int:
         return int(read_note(out / NOTE)["settings"]["base.train.steps"])
     base = _base()
     rows, length = base.train.global_batch_size, base.data.seq_length
-    return max(steps_within(minutes, NAME, rows, length), _LEAST_STEPS)
+    return max(steps_within(minutes * _PRETRAIN_SHARE, NAME, rows, length), _LEAST_STEPS)
 
 
 def packaged_plan(steps: int | None = None, **options: Any) -> Plan:
-    """That of the packaged recipes, with another number of steps where one is given."""
+    """That of the packaged recipes; with another number of steps of pre-training, and as many
+    times the conversations, where one is given."""
     base, chat = _base(), _chat()
     if steps is not None:
+        share = steps / base.train.steps
+        options = {"conversations": math.ceil(Plan.conversations * share), **options}
         base = dataclasses.replace(
             base,
             train=dataclasses.replace(base.train, steps=steps),

@@ -72,15 +72,17 @@ Part = Texts | Conversations
 def nano_parts(packages: Path, out: Path) -> dict[str, Part]:
     """The parts of `ling-nano` by name, of packages that were fetched; files go to `out`."""
     require(PACKAGES, packages)
-    repeats = str(_repeats_file(packages, out / "repeats.jsonl"))
     prose = [str(packages / f"{name}.jsonl") for name in ("brown", "shakespeare")]
     return {
         "dialogues": Conversations("dialogues of our own grammars", partial(_dialogues, packages)),
         "chitchat": Conversations("small talk", partial(_small_talk, packages)),
         "reasoning": Conversations("easy tasks", partial(_tasks, packages)),
-        "prose": Texts("prose", [*prose, str(_word_file(packages, out / "wordnet.jsonl"))]),
+        "prose": Texts("prose", [*prose, _text_file(out / "wordnet.jsonl", _meanings(packages))]),
         "code": Texts("Python's standard library", STDLIB),
-        "repeats": Texts("words in pieces, again in another order", [repeats]),
+        "repeats": Texts(
+            "words in pieces, again in another order",
+            [_text_file(out / "repeats.jsonl", _repeats(packages))],
+        ),
     }
 
 
@@ -94,25 +96,28 @@ def _usual_words(packages: Path) -> list[dict[str, Any]]:
     return sorted(usual, key=lambda record: -record["count"])
 
 
-def _word_file(packages: Path, path: Path) -> Path:
+def _text_file(path: Path, texts: Iterable[str]) -> str:
+    """The path of a file of documents, written on first use."""
     if not path.is_file():
-        usual = _usual_words(packages)
-        write_atomic(path, (json.dumps({"text": record["text"]}) + "\n" for record in usual))
-    return path
+        write_atomic(path, (json.dumps({"text": text}) + "\n" for text in texts))
+    return str(path)
 
 
-def _repeats_file(packages: Path, path: Path) -> Path:
+def _meanings(packages: Path) -> Iterator[str]:
+    for record in _usual_words(packages):
+        yield record["text"]
+
+
+def _repeats(packages: Path) -> Iterator[str]:
     """Documents in which only what was there before can be known: without them a model forgets how
     to copy before its text rewards it (docs/guides/small-model.md)."""
-    if not path.is_file():
-        words = [record["lemma"] for record in _usual_words(packages)]
-        rng = random.Random(0)
-        texts = (_repeats(words, rng) for _ in range(_REPEATS))
-        write_atomic(path, (json.dumps({"text": text}) + "\n" for text in texts))
-    return path
+    words = [record["lemma"] for record in _usual_words(packages)]
+    rng = random.Random(0)
+    for _ in range(_REPEATS):
+        yield _said_again(words, rng)
 
 
-def _repeats(words: list[str], rng: random.Random) -> str:
+def _said_again(words: list[str], rng: random.Random) -> str:
     """Pieces of one to four words, two or three times in orders of their own."""
     pieces = [rng.sample(words, rng.randint(1, 4)) for _ in range(rng.randint(3, 8))]
     orders = (rng.sample(pieces, len(pieces)) for _ in range(rng.randint(2, 3)))
