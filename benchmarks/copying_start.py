@@ -24,7 +24,8 @@ def main() -> None:
     args = parser.parse_args()
     cfg = preset(args.preset)
     for name, model in (("random", from_config(cfg, seed=0)), ("copying", copying_model(cfg, 0))):
-        train_to_copy(model, args.steps, 0, lambda line, name=name: print(f"{name}: {line}"))
+        print(f"{name} weights")
+        train_to_copy(model, args.steps, 0, print)
 
 
 if __name__ == "__main__":

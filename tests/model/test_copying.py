@@ -62,6 +62,18 @@ def test_the_first_layer_attends_to_the_token_before():
     assert shares[:50].diagonal(-1).mean() > 0.6
 
 
+def test_the_number_of_threads_decides_no_bit():
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(copying_model(NANO, 42).state_dict())
+    finally:
+        torch.set_num_threads(before)
+    for other in found[1:]:
+        assert all(torch.equal(found[0][name], other[name]) for name in other)
+
+
 def test_the_same_seed_gives_the_same_weights():
     a, b, other = (copying_model(NANO, seed).state_dict() for seed in (3, 3, 4))
     assert all(torch.equal(a[name], b[name]) for name in a)
