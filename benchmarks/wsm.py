@@ -8,7 +8,7 @@ RUN was trained at a constant rate and has kept checkpoints, the newest of them 
 some of the same checkpoints the run is continued on the same rows with a rate that decays to
 `--lr-min` at the run's last step, into OUT/decay-STEP-SHAPE (interrupted ones continue). Start it
 where the run was started: paths in its recipe may be relative. OUT/wsm.json has the losses on what
-was held out, OUT/wsm.png the picture.
+was held out (`choosing_loss` is of other rows than `loss`), OUT/wsm.png the picture.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--decay-steps", type=int, nargs="*", default=[])
     parser.add_argument("--shape", choices=list(SHAPES), default="one-minus-sqrt")
     parser.add_argument("--lr-min", type=float, default=0.0)
-    parser.add_argument("--rows", type=int, default=16, help="held-out rows of each prefix")
+    parser.add_argument("--rows", type=int, default=16, help="held-out rows of each prefix; half of them choose")
     args = parser.parse_args()
     out = make_folder(args.out)
     try:

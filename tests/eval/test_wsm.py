@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 from small_nano import EVERY, STEPS, make_nano
 
-from ling.checkpoint.run_folder import step_folder, step_of
+from ling.checkpoint.load import load_model
+from ling.checkpoint.run_folder import checkpoints, step_folder, step_of
+from ling.config.recipe_file import load_recipe
 from ling.errors import UsageError
-from ling.eval.wsm import compare, even_tail, merges
+from ling.eval.wsm import HeldOutLoss, compare, even_tail, merges
 from ling.eval.wsm_plot import draw
 from ling.train.log import read_metrics
 
@@ -58,6 +60,19 @@ def test_decays_take_the_rows_of_the_run_and_end_at_its_step(run, tmp_path, monk
     assert report["last"]["loss"] == pytest.approx(mixed)
     picture = draw(json.loads(json.dumps(report)), tmp_path / "wsm.png")
     assert picture is None or picture.stat().st_size > 1000
+
+
+def test_rows_that_choose_are_others_than_those_that_measure(run):
+    recipe = load_recipe(run / "config.yaml")
+    network = load_model(checkpoints(run)[-1], "float32")
+    score = HeldOutLoss(recipe, 4, network.config.eos_token_id)
+    found = score(network)
+    score.samples = [[rows[i] for i in (1, 0, 3, 2)] for rows in score.samples]
+    turned = score(network)
+    assert (found["loss"], found["choosing_loss"]) == (turned["choosing_loss"], turned["loss"])
+    assert found["loss"] != found["choosing_loss"]
+    with pytest.raises(UsageError, match="1 held-out rows are compared, two or more"):
+        HeldOutLoss(recipe, 1, network.config.eos_token_id)
 
 
 def test_a_run_with_a_decay_and_a_start_that_is_not_there_are_refused(run, tmp_path):

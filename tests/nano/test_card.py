@@ -70,13 +70,14 @@ def test_the_page_and_the_readme_say_what_the_card_has(made):
 def test_merges_and_decays_are_a_section_where_they_were_measured(made):
     out, _, _ = made
     merge = {"count": 3, "interval": 2, "window": 4, "schedule": "mean", "loss": 2.5}
+    merge["choosing_loss"] = 2.4
     report = {
         "step": 12,
         "rows": 4,
         "shape": "linear",
         "last": {"loss": 2.75},
-        "merges": [merge, {**merge, "loss": 2.625}],
-        "decays": [{"window": 4, "loss": 3.0}],
+        "merges": [merge, {**merge, "loss": 2.25, "choosing_loss": 2.5}],
+        "decays": [{"window": 4, "loss": 3.0, "choosing_loss": 3.0}],
     }
     text = page({**card_of(out), "wsm": report}, "../results/x.json")
     assert "| merge of 3, every 2 steps, mean | 4 | 2.5000 | +0.2500 |" in text

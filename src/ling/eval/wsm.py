@@ -2,7 +2,9 @@
 
 Its last checkpoints are merged over several windows and intervals; from some of the same
 checkpoints the run is continued with a rate that decays over as many steps, on the same rows. All
-end after the same tokens, and are compared by their held-out loss.
+end after the same tokens, and are compared by their held-out loss: every other row of what was held
+out chooses among merges and decays (`chosen`), the rest measures, so that the best of many is not
+better by the luck of the rows that it was chosen on.
 """
 
 from __future__ import annotations
@@ -22,12 +24,11 @@ from ..checkpoint.run_folder import checkpoints, step_folder, step_of
 from ..config.optim import DecayShape
 from ..config.recipe import CheckpointConfig, PretrainConfig
 from ..config.recipe_file import load_recipe
-from ..data.indexed import IndexedDataset
 from ..errors import UsageError
 from ..files.atomic import make_folder
 from ..model.ling import Ling
 from ..train.forward import LingForTraining
-from ..train.heldout import held_out_loss
+from ..train.heldout import loss_of_rows, rows_in_order
 from ..train.log import each_row
 from ..train.loop import run as train
 from ..train.merge import weighed_sum
@@ -95,25 +96,44 @@ def even_tail(run: Path) -> list[Path]:
 
 
 class HeldOutLoss:
-    """Mean loss on held-out token files, weighed as the run's mixture, or alike."""
+    """Mean loss on `rows` rows of each held-out token file, weighed as the run's mixture, or alike;
+    `UsageError` where a file has less than two rows."""
 
     def __init__(self, recipe: PretrainConfig, rows: int, eod: int | None) -> None:
-        self.data, self.rows, self.eod = recipe.data, rows, eod
+        self.isolate = recipe.data.isolate_documents and eod is not None
         self.prefixes, self.weights = held_out_prefixes(recipe)
-        self.datasets = [IndexedDataset(prefix) for prefix in self.prefixes]
+        self.samples = [rows_in_order(prefix, recipe.data, rows, eod) for prefix in self.prefixes]
+        for prefix, samples in zip(self.prefixes, self.samples, strict=True):
+            if len(samples) < 2:
+                raise UsageError(
+                    f"{prefix}: {len(samples)} held-out rows are compared, two or more are needed"
+                )
         self.dtype = getattr(torch, recipe.train.dtype)
 
     def __call__(self, network: Ling) -> dict[str, Any]:
-        """Of one model: the mean, and by the folders of the prefixes."""
+        """Of one model: the mean, by the folders of the prefixes, and the mean that chooses."""
         network.compute_dtype = self.dtype
         trained = LingForTraining(network)
-        found = [
-            held_out_loss(trained, dataset, self.data, rows=self.rows, eod=self.eod).loss
-            for dataset in self.datasets
-        ]
-        mean = sum(w * loss for w, loss in zip(self.weights, found, strict=True))
+        choosing, found = self._losses(trained, 0), self._losses(trained, 1)
         names = (Path(prefix).parent.name for prefix in self.prefixes)
-        return {"loss": mean, "by_part": dict(zip(names, found, strict=True))}
+        return {
+            "loss": self._mean(found),
+            "by_part": dict(zip(names, found, strict=True)),
+            "choosing_loss": self._mean(choosing),
+        }
+
+    def _losses(self, trained: LingForTraining, first: int) -> list[float]:
+        """By prefix, of every other row from `first` on."""
+        halves = ([rows[i] for i in range(first, len(rows), 2)] for rows in self.samples)
+        return [loss_of_rows(trained, half, isolate_documents=self.isolate).loss for half in halves]
+
+    def _mean(self, losses: list[float]) -> float:
+        return sum(w * loss for w, loss in zip(self.weights, losses, strict=True))
+
+
+def chosen(compared: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Of merges or decays the best, by rows on which its `loss` was not measured."""
+    return min(compared, key=lambda row: row["choosing_loss"])
 
 
 def held_out_prefixes(recipe: PretrainConfig) -> tuple[list[str], list[float]]:

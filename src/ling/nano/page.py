@@ -6,6 +6,7 @@ import html
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from ..eval.wsm import chosen
 from ..text import size
 from .checkpoints import MERGED
 from .pictures import CHECKPOINTS, CURVE, WSM
@@ -271,7 +272,7 @@ def _wsm(card: Facts) -> Iterator[str]:
     report = card.get("wsm")
     if report is None:
         return
-    best = min(report["merges"], key=lambda row: row["loss"])
+    best = chosen(report["merges"])
     last = report["last"]["loss"]
     yield "## Merge or decay"
     yield ""
@@ -279,8 +280,8 @@ def _wsm(card: Facts) -> Iterator[str]:
         "The same run at a constant rate, its last checkpoints merged (WSM) over windows and "
         "intervals; and decays that were really trained from the same checkpoints, on the same "
         f"rows, all to step {report['step']:,}. Held-out loss is the mean of the parts by their "
-        f"weight in the mixture, {report['rows']} rows of each; the last checkpoint has "
-        f"{last:.4f}."
+        f"weight in the mixture, {report['rows'] // 2} rows of each; the last checkpoint has "
+        f"{last:.4f}. The merge was chosen on as many other rows."
     )
     yield ""
     yield f"![Held-out loss over window and interval, and of decays]({WSM})"

@@ -79,8 +79,11 @@ def test_a_merge_must_be_better_than_the_last_checkpoint(merge, decay, outcome):
     row = {"schedule": "mean", "count": 2, "interval": 5, "window": 5}
     report = {
         "last": {"loss": 3.0},
-        "merges": [{**row, "loss": merge}, {**row, "loss": merge + 0.1}],
-        "decays": [{"window": 5, "loss": decay}],
+        "merges": [
+            {**row, "loss": merge, "choosing_loss": 1.0},
+            {**row, "loss": merge - 0.1, "choosing_loss": 1.1},  # better where it was not chosen
+        ],
+        "decays": [{"window": 5, "loss": decay, "choosing_loss": 1.0}],
     }
     found = wsm.judged(report)
     assert found.figures[0].outcome == outcome
