@@ -7,7 +7,14 @@ from fractions import Fraction
 
 import pytest
 
-from ling.eval.tasks.answers import extracted, last_number, number_of, same_number, same_text
+from ling.eval.tasks.answers import (
+    extracted,
+    last_number,
+    number_of,
+    same_number,
+    same_text,
+    same_value,
+)
 
 
 @pytest.mark.parametrize(
@@ -68,6 +75,29 @@ def test_texts_are_compared_without_their_decoration():
     assert same_text("0.5", "1/2")
     assert not same_text("Paris", "London")
     assert not same_text("3", "Paris")
+
+
+@pytest.mark.parametrize(
+    ("said", "wanted", "right"),
+    [
+        ("[1,2]", "[1, 2]", True),
+        ('{"a": (1,)}', "{'a': (1,)}", True),
+        (r"\{'a': 1\}", "{'a': 1}", True),
+        ("{2, 1}", "{1, 2}", True),
+        ("'A'", "'a'", False),
+        ("a", "'a'", False),
+        ("[1, 2", "[1, 2]", False),
+        ("Counter()", "Counter()", True),
+        ("__import__('os').getcwd()", "'/'", False),
+        ("", "''", False),
+        ("(" * 50_000, "()", False),
+        ("-" * 50_000 + "1", "1", False),
+        ("9" * 50_000, "9", False),
+        ("{[]: 1}", "{}", False),
+    ],
+)
+def test_values_of_python_are_compared_as_such(said, wanted, right):
+    assert same_value(said, wanted) is right
 
 
 def test_nothing_said_is_never_right():

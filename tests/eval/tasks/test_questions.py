@@ -83,7 +83,7 @@ def test_settings_lie_over_the_defaults(tmp_path):
     [
         ("questoin: x", "no key `questoin` .did you mean `question`"),
         ("max_tokens: many", '`max_tokens` is `"many"`, of another kind'),
-        ("kind: guess", "`kind` is `guess`, expected choice, number, text"),
+        ("kind: guess", "`kind` is `guess`, expected choice, number, text, value"),
         ("samples: 3", "several `samples` need a `temperature`"),
         ("prompt: 'Say it'", "`prompt` has no {question}"),
         ("extract: '('", "`extract` is no regular expression"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from fractions import Fraction
 
@@ -14,6 +15,8 @@ _DIGITS = re.compile(
 )
 _FRACTION = re.compile(r"\\[dt]?frac\s*\{([^{}]+)\}\s*\{([^{}]+)\}")
 _PLAIN = re.compile(r"([-+]?)(\d+(?:\.\d+)?|\.\d+)(?:/(\d+))?(%?)")
+_ESCAPED = re.compile(r"\\([{}_#%&$])")  # as LaTeX writes them
+_LONGEST_VALUE = 100_000
 _DECORATION = re.compile(r"\\(?:left|right|!|,|;|:|text|mathrm|mathbf)|[$\s]")
 
 
@@ -84,6 +87,25 @@ def same_text(said: str, wanted: str) -> bool:
         return a == b
     # Where nothing is left, as of `{}`, what was left out is all that tells them apart.
     return (_bare(said) or said.strip()) == (_bare(wanted) or wanted.strip()) and bool(said)
+
+
+def same_value(said: str, wanted: str) -> bool:
+    """Whether two texts are values of Python that are equal, such as `[1, 2]` and `[1,2]`; nothing
+    is run. What is no such value is right where it is the same text."""
+    if said == wanted:
+        return True
+    found, value = _value(_ESCAPED.sub(r"\1", said)), _value(wanted)
+    return found is not None and value is not None and found[0] == value[0]
+
+
+def _value(text: str) -> tuple[object] | None:
+    """The value that a literal of Python is, in a tuple; None for any other text."""
+    if len(text) > _LONGEST_VALUE:
+        return None
+    try:
+        return (ast.literal_eval(text),)
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+        return None
 
 
 def _bare(text: str) -> str:

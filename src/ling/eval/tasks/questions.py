@@ -24,8 +24,8 @@ from ...files.guarded import read_regular
 from ...text import as_json, nearest, one_line, shown
 from .answers import number_of
 
-Kind = Literal["choice", "number", "text"]
-KINDS: tuple[Kind, ...] = ("choice", "number", "text")
+Kind = Literal["choice", "number", "text", "value"]
+KINDS: tuple[Kind, ...] = ("choice", "number", "text", "value")
 MAX_SETTINGS_BYTES = 1 << 20
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -43,7 +43,7 @@ class QuizSettings:
     skip_if: str = ""
     """Leave records out in which this key has a value, such as an image."""
     kind: str = ""
-    """choice, number or text; empty is what the records look like."""
+    """choice, number, text or value (of Python); empty is what the records look like."""
     prompt: str = ""
     """The text that is asked, with `{question}`, `{choices}` (a line each, behind a letter) and
     `{KEY}` for any other text of the record; empty is the kind's own. The letters are scored where
@@ -176,7 +176,7 @@ def _question(value: dict[str, Any], settings: QuizSettings) -> Question:
         raise ValueError(f"`{settings.answer}` is empty")
     others = {key: one for key, one in value.items() if isinstance(one, str)}
     listed = value.get(settings.choices)
-    if listed is None or settings.kind in ("number", "text"):
+    if listed is None or settings.kind not in ("", "choice"):
         return Question(text, str(answer).strip(), others=others)
     if not isinstance(listed, list) or not all(isinstance(c, str) and c for c in listed):
         raise ValueError(f"`{settings.choices}` is {as_json(listed)}, expected a list of texts")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from ...errors import DataError
 from ..kept import Kept
 from ..scorer import Ask, Messages, Row, pair
 from ..scorers.choose import Subject
-from .answers import extracted, same_number, same_text
+from .answers import extracted, same_number, same_text, same_value
 from .files import file_id
 from .questions import (
     LETTERS,
@@ -29,11 +29,19 @@ PROMPTS: dict[Kind, str] = {
     "choice": "Question: {question}\n{choices}\nAnswer:",
     "number": "Question: {question}\nAnswer:",
     "text": "Question: {question}\nAnswer:",
+    "value": "Question: {question}\nAnswer:",
 }
 CHAT_PROMPTS: dict[Kind, str] = {
     "choice": "{question}\n{choices}\nAnswer with the letter alone.",
     "number": "{question}\n\nReason step by step, and put the final answer in \\boxed{}.",
     "text": "{question}\n\nReason step by step, and put the final answer in \\boxed{}.",
+    "value": "{question}\n\nReason step by step, and put the value, as Python writes it, in "
+    "\\boxed{}.",
+}
+_SAME: dict[Kind, Callable[[str, str], bool]] = {
+    "number": same_number,
+    "text": same_text,
+    "value": same_value,
 }
 # Where a model that only continues texts would go on with a question of its own.
 STOP = ("\nQuestion:",)
@@ -176,7 +184,7 @@ def _generated(
         for k in range(settings.samples)
     ]
     said = iter(scorer.generate(asks))
-    same = same_number if form.kind == "number" else same_text
+    same = _SAME[form.kind]
     shares, answered = [], 0
     for question in questions:
         found = [extracted(next(said), settings.extract) for _ in range(settings.samples)]

@@ -37,7 +37,7 @@ SUITES = {
         "livecodebench/execution-v2",
         "test",
         QuizSettings(
-            question="code", answer="output", kind="text", prompt=_OUTPUT, max_tokens=4096
+            question="code", answer="output", kind="value", prompt=_OUTPUT, max_tokens=4096
         ),
     ),
 }
