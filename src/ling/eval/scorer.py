@@ -93,6 +93,13 @@ def fitted(row: Row, max_length: int) -> Row:
     return Row(row.context[-room:], row.continuation)
 
 
+def with_room(ids: list[int], max_tokens: int, max_length: int) -> tuple[list[int], int]:
+    """A prompt and the most tokens of its answer, such that the model has room for both: a long
+    prompt loses its beginning rather than its question, but never more than half of the room."""
+    ids = ids[-max(max_length - max_tokens, max_length // 2) :]
+    return ids, min(max_tokens, max_length - len(ids))
+
+
 def pair(scorer: Scorer, context: str, continuation: str) -> Row:
     """The tokens of a text and of what follows it, cut where the tokens of both together are.
 

@@ -50,6 +50,15 @@ def test_scores_and_answers_of_our_server_are_the_engines(ours):
     assert scorer.render(messages) == engine.render(messages)
 
 
+@pytest.mark.parametrize("has_tokenizer", [True, False])
+def test_what_is_longer_than_the_context_is_cut_as_our_engine_cuts_it(ours, has_tokenizer):
+    engine, url, folder = ours
+    scorer = ServerScorer(Client(url), tokenizer=str(folder) if has_tokenizer else None)
+    long, half = "weather in Paris " * 200, "weather in Paris " * 30
+    asks = [Ask(long, 8), Ask(half, 10_000), Ask(long, 10_000)]
+    assert scorer.generate(asks) == engine.generate(asks)
+
+
 def test_tokens_come_from_the_server_where_no_tokenizer_is_given(ours):
     engine, url, _ = ours
     scorer = ServerScorer(Client(url))
@@ -146,6 +155,26 @@ def test_a_refusal_is_not_repeated():
         scorer = ServerScorer(Client(url), sleep=lambda s: pytest.fail("waited"))
         with pytest.raises(RunError, match="HTTP 400, too long"):
             scorer.generate([Ask("a")])
+
+
+def test_a_chat_that_is_refused_is_asked_for_a_shorter_answer(ours):
+    engine, _, folder = ours
+    messages = [{"role": "user", "content": "The weather?"}]
+    room = 511 - len(engine.encode(engine.render(messages), special=True))
+    asked = []
+
+    def answer(path, body):
+        asked.append(body["max_tokens"])
+        if body["max_tokens"] > room:
+            return 400, {"error": {"message": "too long"}}
+        return completion(message={"content": "Fine."})
+
+    with told(answer) as url:
+        scorer = ServerScorer(Client(url), tokenizer=str(folder), max_length=512)
+        assert scorer.generate([Ask(messages, 5000)]) == ["Fine."]
+        assert asked == [5000, room]
+        with pytest.raises(RunError, match="HTTP 400, too long"):  # no room for any answer
+            scorer.generate([Ask([{"role": "user", "content": "weather " * 600}], 5000)])
 
 
 def test_scores_are_read_from_prompt_logprobs_where_there_is_no_echo():

@@ -12,7 +12,7 @@ from ...infer.pages import PAGE
 from ...infer.request import SamplingParams
 from ...llm import LLM
 from ...outputs import RequestOutput
-from ..scorer import Ask, Messages, Row, Scored, fitted
+from ..scorer import Ask, Messages, Row, Scored, fitted, with_room
 
 GROUP = 64
 """Rows in the engine at once: all of a large text would keep all their scores."""
@@ -59,13 +59,11 @@ class EngineScorer:
     def generate(self, asks: Sequence[Ask]) -> list[str]:
         prompts, params = [], []
         for ask in asks:
-            ids = self._prompt(ask.prompt)
-            # A long prompt loses its beginning rather than its question; the answer needs room.
-            ids = ids[-max(self.max_length - ask.max_tokens, self.max_length // 2) :]
+            ids, room = with_room(self._prompt(ask.prompt), ask.max_tokens, self.max_length)
             prompts.append({"prompt_token_ids": ids})
             params.append(
                 SamplingParams(
-                    max_tokens=min(ask.max_tokens, self._llm.max_model_len - len(ids)),
+                    max_tokens=room,
                     stop=list(ask.stop),
                     temperature=ask.temperature,
                     top_p=ask.top_p,

@@ -16,7 +16,7 @@ from ...data.tokenizer import Tokenizer
 from ...errors import RunError, UsageError
 from ...hub import resolve_tokenizer
 from ...text import shown
-from ..scorer import Ask, Messages, Row, Scored, cut, fitted
+from ..scorer import Ask, Messages, Row, Scored, cut, fitted, with_room
 from ..serving.client import Answer, Client, Unreachable
 
 A = TypeVar("A")
@@ -120,7 +120,7 @@ class ServerScorer:
         )
 
     def _echo(self, ids: list[int]) -> list[Scored]:
-        choice = self._choice("/v1/completions", self._only_scores(ids, echo=True, logprobs=1))
+        choice = self._scored(ids, echo=True, logprobs=1)
         given = _dict(choice.get("logprobs"))
         own, best = _list(given.get("token_logprobs")), _list(given.get("top_logprobs"))
         found = []
@@ -132,7 +132,7 @@ class ServerScorer:
         return found
 
     def _vllm(self, ids: list[int]) -> list[Scored]:
-        choice = self._choice("/v1/completions", self._only_scores(ids, prompt_logprobs=1))
+        choice = self._scored(ids, prompt_logprobs=1)
         found = []
         for i, row in zip(ids[1:], _list(choice.get("prompt_logprobs"))[1:], strict=False):
             own = _dict(_dict(row).get(str(i)))
@@ -141,8 +141,9 @@ class ServerScorer:
             found.append(Scored(own["logprob"], own.get("rank") == 1))
         return found
 
-    def _only_scores(self, ids: list[int], **more: Any) -> dict[str, Any]:
-        return {"model": self.model, "prompt": ids, "max_tokens": 1, "temperature": 0, **more}
+    def _scored(self, ids: list[int], **more: Any) -> dict[str, Any]:
+        body = {"model": self.model, "prompt": ids, "max_tokens": 1, "temperature": 0, **more}
+        return self._choice("/v1/completions", self._tried("/v1/completions", body))
 
     def generate(self, asks: Sequence[Ask]) -> list[str]:
         return _at_once(self._generate, asks)
@@ -157,10 +158,16 @@ class ServerScorer:
         }
         if ask.stop:
             body["stop"] = list(ask.stop[:MOST_STOPS])
-        if isinstance(ask.prompt, str):
-            said = self._choice("/v1/completions", body | {"prompt": ask.prompt}).get("text")
+        in_chat = not isinstance(ask.prompt, str)
+        path = "/v1/chat/completions" if in_chat else "/v1/completions"
+        body |= {"messages" if in_chat else "prompt": ask.prompt}
+        answer = self._tried(path, body)
+        if answer.status == 400 and (shorter := self._shorter(ask)):
+            answer = self._tried(path, body | shorter)
+        choice = self._choice(path, answer)
+        if not in_chat:
+            said = choice.get("text")
         else:
-            choice = self._choice("/v1/chat/completions", body | {"messages": ask.prompt})
             message = _dict(choice.get("message"))
             # A model that was cut off while it thought has said nothing: null.
             said = (message.get("content") or "") if "content" in message else None
@@ -168,8 +175,23 @@ class ServerScorer:
             raise RunError(f"{self._client.root}: an answer without its text")
         return cut(said, ask.stop)
 
-    def _choice(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        answer = self._tried(path, body)
+    def _shorter(self, ask: Ask) -> dict[str, Any]:
+        """What to ask instead where prompt and answer are longer than the model's context; empty
+        where they are not, or where that is not known. Messages are never cut."""
+        text = ask.prompt
+        try:
+            if not isinstance(text, str):
+                count = len(self.encode(self.render(text), special=True))
+                room = min(self.max_length - count, ask.max_tokens)
+                return {"max_tokens": room} if 0 < room < ask.max_tokens else {}
+            whole = self.encode(text, special=True)
+        except UsageError:  # no tokenizer here, and none that the server tells of
+            return {}
+        ids, room = with_room(whole, ask.max_tokens, self.max_length)
+        fits = (len(ids), room) == (len(whole), ask.max_tokens)
+        return {} if fits else {"prompt": ids, "max_tokens": room}
+
+    def _choice(self, path: str, answer: Answer) -> dict[str, Any]:
         if answer.status != 200:
             raise RunError(f"{self._client.root}{path}: HTTP {answer.status}, {answer.detail}")
         choices = _list(answer.value.get("choices"))

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from ...data.tokenizer_vocab import EOD
 from ...errors import UsageError
 from ...text import first_line
-from ..scorer import Ask, Messages, Row, Scored, cut, fitted
+from ..scorer import Ask, Messages, Row, Scored, cut, fitted, with_room
 
 BATCH_TOKENS = 4096
 """Tokens of rows that are computed together, padding included."""
@@ -84,9 +84,9 @@ class TransformersScorer:
     def _generate(self, ask: Ask) -> str:
         text = ask.prompt if isinstance(ask.prompt, str) else self.render(ask.prompt)
         ids = self.encode(text, special=True) or [self.end_id]
-        ids = ids[-max(self.max_length - ask.max_tokens, self.max_length // 2) :]
+        ids, room = with_room(ids, ask.max_tokens, self.max_length)
         options: dict[str, Any] = {
-            "max_new_tokens": min(ask.max_tokens, self.max_length - len(ids)),
+            "max_new_tokens": room,
             "do_sample": ask.temperature > 0,
             "pad_token_id": self.end_id,
         }
