@@ -4,8 +4,9 @@
 
 `figures.yaml` names passages of the docs, with `{}` for each figure, and where each figure is from:
 counted or computed here and now, or a committed file of results. A figure must be the value as it
-is rounded in the text. Also every section of these files that states a speed must name a command.
-Exits with 1 where something is off.
+is rounded in the text. Also every section of these files that states a speed, a time or a share
+must name a command, but for those that `figures.yaml` lists as limits and settings. Exits with 1
+where something is off.
 """
 
 from __future__ import annotations
@@ -42,7 +43,10 @@ UNITS = {
     "MB": 1e6,
     "GB": 1e9,
 }
-SPEED = re.compile(r"\d (?:million )?(?:tokens/s|tokens a second|GB/s|MB/s|TFLOP/s|GFLOP/s)")
+MEASURED = re.compile(
+    r"\d (?:million )?(?:tokens/s|tokens a second|[GM]B/s|[TG]FLOP/s)"
+    r"|\d (?:ms|s|seconds|minutes|hours)\b|\d ?%"
+)
 COMMAND = re.compile(
     r"(?:^|[`\s.;])(?:ling [a-z]|python |torchrun|pytest |scripts/|benchmarks/\w+\.py|/usr/bin)",
     re.MULTILINE,
@@ -157,13 +161,28 @@ def pages(root: Path = ROOT) -> list[Path]:
 
 
 def without_command(text: str) -> list[str]:
-    """Headings of the sections that state a speed and name no command. A page that a command wrote
-    says so in its head."""
+    """Headings of the sections that state a speed, a time or a share, and name no command. A page
+    that a command wrote says so in its head."""
     head, *sections = re.split(r"^## ", text, flags=re.MULTILINE)
     if re.search(r"(?:Written|Made) by\s+`", head):
         return []
-    found = [s for s in sections if SPEED.search(s) and not COMMAND.search(s)]
+    found = [s for s in sections if MEASURED.search(s) and not COMMAND.search(s)]
     return [s.partition("\n")[0] for s in found]
+
+
+def unsourced(limits: dict[str, list[str]], root: Path = ROOT) -> Iterator[Finding]:
+    """Sections of README and docs `without_command`. `limits` has, by file, the headings of those
+    whose numbers nobody measured; one that is not needed any more is a finding, too."""
+    left = {(name, heading) for name, headings in limits.items() for heading in headings}
+    for page in pages(root):
+        name = str(page.relative_to(root))
+        for heading in without_command(page.read_text("utf-8")):
+            if (name, heading) in left:
+                left.remove((name, heading))
+            else:
+                yield Finding(name, f"section `{heading}` states a measurement without a command")
+    for name, heading in sorted(left):
+        yield Finding(name, f"section `{heading}` needs no place among the limits")
 
 
 def main() -> int:
@@ -171,17 +190,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--list", action="store_true", help="the passages, and where each is from")
     args = parser.parse_args()
-    entries = yaml.safe_load(TABLE.read_text("utf-8"))["figures"]
+    table = yaml.safe_load(TABLE.read_text("utf-8"))
+    entries = table["figures"]
     if args.list:
         for entry in entries:
             sources = dict.fromkeys(map(_source, entry.get("figures", [])))
             print(f"{entry['file']}: {entry.get('command') or '; '.join(sources)}")
         return 0
     findings = [finding for entry in entries for finding in check(entry)]
-    for page in pages():
-        name = str(page.relative_to(ROOT))
-        for heading in without_command(page.read_text("utf-8")):
-            findings.append(Finding(name, f"section `{heading}` states a speed without a command"))
+    findings += unsourced(table["limits"])
     for finding in findings:
         print(finding)
     count = sum(len(entry.get("figures", [0])) for entry in entries)

@@ -29,9 +29,19 @@ def test_figures_of_readme_and_docs_are_what_gives_them(checker):
     assert [str(finding) for entry in entries for finding in checker.check(entry)] == []
 
 
-def test_sections_with_speeds_name_their_commands(checker):
-    found = {page.name: checker.without_command(page.read_text()) for page in checker.pages()}
-    assert {name: headings for name, headings in found.items() if headings} == {}
+def test_sections_with_measurements_name_their_commands(checker):
+    limits = yaml.safe_load(checker.TABLE.read_text())["limits"]
+    assert list(map(str, checker.unsourced(limits))) == []
+
+
+def test_limits_are_neither_too_few_nor_too_many(checker, tmp_path):
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "README.md").write_text("# A\n\n## Limits\n\nnot above 10 s\n\n## Quick\n\n3 ms\n")
+    found = list(map(str, checker.unsourced({"README.md": ["Limits", "Gone"]}, tmp_path)))
+    assert found == [
+        "README.md: section `Quick` states a measurement without a command",
+        "README.md: section `Gone` needs no place among the limits",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -71,7 +81,8 @@ def test_a_figure_that_a_claim_does_not_have_is_named(checker):
         checker.value_of({"claim": "sizes", "figure": "none"})
 
 
-def test_a_section_without_a_command_is_named(checker):
-    text = "# A\n\n## Fast\n\n12 tokens/s\n\n## Slow\n\n`ling bench decode`: 3 tokens/s\n"
+@pytest.mark.parametrize("figure", ["12 tokens/s", "0.4 s", "80%", "3 million tokens a second"])
+def test_a_section_without_a_command_is_named(checker, figure):
+    text = f"# A\n\n## Fast\n\n{figure}\n\n## Slow\n\n`ling bench decode`: 3 tokens/s\n"
     assert checker.without_command(text) == ["Fast"]
     assert checker.without_command(text.replace("# A\n", "# A\n\nWritten by `ling x`\n", 1)) == []

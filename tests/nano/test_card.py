@@ -9,7 +9,7 @@ import pytest
 from small_nano import HELLO, make_nano
 
 from ling.errors import UsageError
-from ling.nano.card import SECTIONS, Made, write_card
+from ling.nano.card import SECTIONS, Made, curve_of, write_card
 from ling.nano.checkpoints import along
 from ling.nano.held_out import held_out_parts, spread
 from ling.nano.page import GOALS, page
@@ -150,3 +150,15 @@ def test_the_time_of_a_run_is_that_of_all_its_tries(made):
 def test_spread_takes_items_evenly():
     assert spread(range(10), 5) == [0, 2, 4, 6, 8]
     assert spread("ab", 5) == ["a", "b"]
+
+
+def test_a_curve_has_means_of_all_steps():
+    rows = [{"step": n, "tokens": 8 * n, "loss": float(n), "mtp_loss": None} for n in range(1, 8)]
+    assert curve_of(rows, 3) == {
+        "step": [2, 4, 7],
+        "tokens": [16, 32, 56],
+        "loss": [1.5, 3.5, 6.0],
+        "mtp_loss": [None, None, None],
+    }
+    assert curve_of(rows[:1], 3)["loss"] == [1.0]
+    assert curve_of([])["step"] == []

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -45,7 +46,7 @@ from .questions import answers
 Facts = dict[str, Any]
 Log = Callable[[str], None]
 
-_POINTS = 400  # of a curve
+_POINTS = 100  # of a curve, each the mean of the steps since the one before
 _MISSED = 16  # turns that are printed
 _PROMPTS, _PROMPT_TOKENS, _CONTINUED = 12, 48, 96
 _SEED, _RECORDS = 2, 700  # of held-out dialogues besides those that fine-tuning left out
@@ -174,13 +175,11 @@ def _seconds(run: Path) -> float:
 
 def _curve(made: Made, log: Log) -> Facts:
     rows = read_metrics(made.run / "metrics.jsonl")
-    shown = spread(rows, _POINTS)
     valid = [row for row in rows if row.get("valid_loss") is not None]
-    keys = ("step", "loss", "mtp_loss", "tokens")
     recipe: PretrainConfig = load_recipe(made.run / "config.yaml")
     return {
         "steps": rows[-1]["step"] if rows else 0,
-        "train": {key: [row.get(key) for row in shown] for key in keys},
+        "train": curve_of(rows),
         "held_out": {
             "part": [Path(prefix).parent.name for prefix in recipe.data.valid_prefix[:1]],
             "step": [row["step"] for row in valid],
@@ -188,6 +187,21 @@ def _curve(made: Made, log: Log) -> Facts:
         },
         "kept": [step_of(folder) for folder in along(made.run)],
     }
+
+
+def curve_of(rows: Sequence[Facts], points: int = _POINTS) -> dict[str, list[Any]]:
+    """Steps, tokens and mean losses of at most `points` pieces of a run: a sample of its rows would
+    follow the order in which a mixture takes its parts."""
+    count = min(points, len(rows))
+    cuts = [len(rows) * i // max(count, 1) for i in range(count + 1)]
+    pieces = [rows[start:stop] for start, stop in itertools.pairwise(cuts)]
+    curve: dict[str, list[Any]] = {
+        key: [piece[-1][key] for piece in pieces] for key in ("step", "tokens")
+    }
+    for key in ("loss", "mtp_loss"):
+        values = [[row[key] for row in piece if row.get(key) is not None] for piece in pieces]
+        curve[key] = [math.fsum(one) / len(one) if one else None for one in values]
+    return curve
 
 
 def _dialogues(made: Made, log: Log) -> Facts:
