@@ -9,7 +9,7 @@ from typing import Any
 from ..eval.wsm import chosen
 from ..text import size
 from .checkpoints import MERGED
-from .pictures import CHECKPOINTS, CURVE, WSM
+from .pictures import CHECKPOINTS, CURVE, WSM, trains_mtp
 
 Facts = dict[str, Any]
 
@@ -251,9 +251,10 @@ def _checkpoints(card: Facts) -> Iterator[str]:
     yield (
         "Five checkpoints at a constant learning rate, and the merge of the last ones (WSM); base "
         "models, before fine-tuning."
+        + ("" if trains_mtp(card) else " The MTP layer learns in fine-tuning only.")
     )
     yield ""
-    yield f"![Bits per byte, dialogues and MTP agreement of five checkpoints]({CHECKPOINTS})"
+    yield f"![Bits per byte and dialogues of five checkpoints]({CHECKPOINTS})"
     yield ""
     cells = [
         (

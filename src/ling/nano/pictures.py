@@ -53,29 +53,37 @@ def _draw_curve(card: dict[str, Any], path: Path) -> Path:
 
 
 def _draw_checkpoints(card: dict[str, Any], path: Path) -> Path:
-    """Bits per byte, dialogues and MTP agreement over the steps, the merge as stars at the end."""
+    """Bits per byte and dialogues over the steps, the merge as stars at the end; MTP agreement too,
+    where pre-training trained the layer."""
     from matplotlib import pyplot as plt
 
     rows = card["checkpoints"]
-    figure, panels = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained")
+    count = 3 if trains_mtp(card) else 2
+    size = (4.4 * count, 4.2)
+    figure, panels = plt.subplots(1, count, figsize=size, layout="constrained")
     for name in rows[0]["bits_per_byte"]:
         _line(panels[0], rows, name, lambda row, n=name: row["bits_per_byte"][n])
     for name, label in _SHARES.items():
         _line(panels[1], rows, label, lambda row, n=name: row["dialogues"][n])
-    for name in rows[0]["mtp_agreement"]:
+    for name in rows[0]["mtp_agreement"] if count == 3 else ():
         _line(panels[2], rows, name, lambda row, n=name: row["mtp_agreement"].get(n))
     titles = (
         ("bits per byte, held out", "lower is better"),
         ("held-out dialogues, base model", "share of turns"),
         ("MTP agrees with the main head", "share of positions, held out"),
     )
-    for axes, (title, label) in zip(panels, titles, strict=True):
+    for axes, (title, label) in zip(panels, titles[:count], strict=True):
         axes.set(title=title, ylabel=label, xlabel="step (star: merged)")
         axes.grid(alpha=0.3)
         axes.legend(fontsize="x-small")
     for axes in panels[1:]:
         axes.set_ylim(-0.03, 1.03)
     return _save(figure, path)
+
+
+def trains_mtp(card: dict[str, Any]) -> bool:
+    """Whether the pre-training of a card had an MTP loss."""
+    return any(loss is not None for loss in card["curve"]["train"]["mtp_loss"])
 
 
 def _line(axes: Any, rows: list[dict[str, Any]], label: str, value: Any) -> None:
