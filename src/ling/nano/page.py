@@ -97,14 +97,9 @@ def _head(card: Facts) -> Iterator[str]:
     yield (
         f"The folder has {size(model['bytes'])}: int8 weights with MTP, and a tokenizer of "
         f"{model['shape']['vocab_size']:,} ids. Measured on {machine.get('cpu')}, "
-        f"{machine.get('threads')} threads, torch {machine.get('torch')}, {card['date']}, by"
-    )
-    yield ""
-    yield from _code("bash", ["ling nano OUT --stage card"])
-    yield ""
-    yield (
-        "which writes `OUT/card/card.json`, the pictures and this page. Shares and bits below are "
-        "of text and dialogues that were held out."
+        f"{machine.get('threads')} threads, torch {machine.get('torch')}, {card['date']}. "
+        "Written by `ling nano OUT --stage card`, as are `OUT/card/card.json` and the pictures. "
+        "Shares and bits below are of text and dialogues that were held out."
     )
 
 
