@@ -32,7 +32,9 @@ def main() -> None:
     parser.add_argument("--decay-steps", type=int, nargs="*", default=[])
     parser.add_argument("--shape", choices=list(SHAPES), default="one-minus-sqrt")
     parser.add_argument("--lr-min", type=float, default=0.0)
-    parser.add_argument("--rows", type=int, default=16, help="held-out rows of each prefix; half of them choose")
+    parser.add_argument(
+        "--rows", type=int, default=16, help="held-out rows of each prefix; half of them choose"
+    )
     args = parser.parse_args()
     out = make_folder(args.out)
     try:
