@@ -102,7 +102,7 @@ def _own_words(context: Context, model: Path) -> Path:
 
     folder = context.shared / "stdlib-packaged"
     return prepare(
-        "stdlib", folder, tokenizer=model, max_bytes=1_000_000, log=context.log
+        "stdlib", folder, tokenizer=model, max_bytes=12_000_000, log=context.log
     ).valid_prefix
 
 
