@@ -31,8 +31,11 @@ class TransformersScorer:
                 "`--scorer transformers` needs transformers: pip install 'ling[hf]'"
             ) from None
         try:
-            loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
-            self._tokenizer = AutoTokenizer.from_pretrained(model)
+            # Of a folder only data: neither its code nor pickled weights.
+            loaded = AutoModelForCausalLM.from_pretrained(
+                model, dtype=dtype, use_safetensors=True, trust_remote_code=False
+            )
+            self._tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
         except (OSError, ValueError) as err:
             raise UsageError(f"{model}: transformers cannot load it: {first_line(err)}") from None
         if device == "auto":
