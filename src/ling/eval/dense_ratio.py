@@ -14,6 +14,9 @@ from ..infer.native_runner import NativeRunner
 from ..infer.open import open_runner
 from ..infer.pages import Segment, pages_for
 
+READ_TOKENS = 512
+"""Of random text: with 1/32 of the experts for a token, each is taken by some of them."""
+
 
 class Step(NamedTuple):
     """Seconds of one decode step, in the layers and in the head."""
@@ -38,19 +41,25 @@ class Decoder:
         runner = open_runner(folder)
         if not isinstance(runner, NativeRunner):
             raise UsageError("decoding speed is measured with the kernel library (`ling doctor`)")
-        self.runner, self.pages = runner, list(range(pages_for(longest + 64)))
+        longest = max(longest + 64, READ_TOKENS)
+        self.runner, self.pages = runner, list(range(pages_for(longest)))
+        self.random = random.Random(0)
         runner.allocate(len(self.pages))
+        # Experts come from the disk when a token first takes them: not in a step that is timed.
+        runner.forward(self._tokens(READ_TOKENS), [Segment(self.pages, 0, 0, READ_TOKENS)])
         flat = runner.kv.view(torch.bfloat16).view(-1)
         flat[: 1 << 20].normal_()
         for at in range(1 << 20, len(flat), 1 << 20):
             flat[at : at + (1 << 20)] = flat[: min(1 << 20, len(flat) - at)]
-        self.random = random.Random(0)
 
     def step(self, context: int) -> Step:
         """One decode step behind `context` tokens."""
-        token = self.random.randrange(self.runner.config.vocab_size)
+        token = self._tokens(1)
         start = time.perf_counter()
-        hidden = self.runner.forward([token], [Segment(self.pages, context, 0, 1)])
+        hidden = self.runner.forward(token, [Segment(self.pages, context, 0, 1)])
         between = time.perf_counter()
         self.runner.logits(hidden)
         return Step(between - start, time.perf_counter() - between)
+
+    def _tokens(self, count: int) -> list[int]:
+        return [self.random.randrange(self.runner.config.vocab_size) for _ in range(count)]

@@ -35,7 +35,7 @@ def measure(context: Context) -> Result:
         for n in range(context["steps"] + 2):
             for side, decoder in decoders.items():
                 step = decoder.step(tokens)
-                if n >= 2:  # the first read the weights into memory
+                if n >= 2:  # the first find nothing of this context in the processor's caches
                     times[side].append(factors[side] * step.layers + step.head)
         ratio = statistics.median(d / m for m, d in zip(times["mini"], times["dense"], strict=True))
         rates = {side: 1 / statistics.median(each) for side, each in times.items()}
