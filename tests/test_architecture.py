@@ -299,7 +299,6 @@ TESTED_TOGETHER = {
         "one benchmark, measured end to end",
     ),
     "eval/results_plot.py": ("tests/eval/test_results.py", "the picture of results"),
-    "eval/scorers/transformers.py": ("tests/interop/test_lm_eval.py", "beside lm-eval's own"),
     "eval/tasks/files.py": ("tests/eval/tasks/test_text.py", "which files a text is"),
     "eval/tasks/harness_model.py": ("tests/interop/test_lm_eval.py", "called by lm-eval"),
     "eval/tasks/suites.py": ("tests/eval/tasks/test_named.py", "each named without its file"),
