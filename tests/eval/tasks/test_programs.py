@@ -106,3 +106,14 @@ def test_a_bad_problem_is_said_before_anything_runs(folder):
     (folder / "mine.jsonl").write_text(json.dumps(ROWS[0]) + '\n{"prompt": 3}\n')
     with pytest.raises(DataError, match=r"mine\.jsonl:2: not a problem"):
         task(folder)
+
+
+@needs_sandbox
+def test_limits_of_a_program_are_those_beside_the_problems(folder):
+    settings = folder / "mine.yaml"
+    settings.write_text("wall_s: 20\nmemory_bytes: 2147483648\n")
+    limits = task(folder).settings()["limits"]
+    assert (limits["wall_s"], limits["memory_bytes"]) == (20, 2 << 30)
+    settings.write_text("memory_bytes: 1024\n")
+    with pytest.raises(DataError, match=r"mine.yaml.*`memory_bytes` of the sandbox is 1024"):
+        task(folder)

@@ -35,7 +35,8 @@ class Programs:
         require_sandbox()
         self._settings = read_settings(path.with_name(f"{name}.yaml"), QuizSettings())
         self._problems = read_problems(path, options.limit)
-        self._limits = Limits()
+        own = self._settings
+        self._limits = Limits(wall_s=own.wall_s, memory_bytes=own.memory_bytes)
 
     def settings(self) -> dict[str, Any]:
         asked = {

@@ -19,14 +19,16 @@ from typing import Any, Literal
 import yaml
 
 from ...data.records import Record, read_json_records
-from ...errors import DataError
+from ...errors import DataError, UsageError
 from ...files.guarded import read_regular
 from ...text import as_json, nearest, one_line, shown
+from ..code.sandbox import Limits
 from .answers import number_of
 
 Kind = Literal["choice", "number", "text", "value"]
 KINDS: tuple[Kind, ...] = ("choice", "number", "text", "value")
 MAX_SETTINGS_BYTES = 1 << 20
+_LIMITS = Limits()
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -63,6 +65,10 @@ class QuizSettings:
     temperature: float = 0.0
     """0 is greedy; several samples need more."""
     top_p: float = 1.0
+    wall_s: float = _LIMITS.wall_s
+    """Seconds that a program may take with its tests, where the answers are programs."""
+    memory_bytes: int = _LIMITS.memory_bytes
+    """What it may use of memory."""
 
     def __post_init__(self) -> None:
         if self.kind and self.kind not in KINDS:
@@ -75,6 +81,7 @@ class QuizSettings:
             raise ValueError("several `samples` need a `temperature` above 0")
         if self.examples and not self.examples_file:
             raise ValueError("`examples` need an `examples_file`")
+        Limits(wall_s=self.wall_s, memory_bytes=self.memory_bytes)
         try:
             re.compile(self.extract)
         except re.error as err:
@@ -136,7 +143,7 @@ def read_settings(path: Path, defaults: QuizSettings) -> QuizSettings:
             raise DataError(f"`{key}` is {as_json(value)}, of another kind", path=path)
     try:
         return dataclasses.replace(defaults, **given)
-    except ValueError as err:
+    except (UsageError, ValueError) as err:
         raise DataError(str(err), path=path) from None
 
 
