@@ -188,10 +188,8 @@ class Making:
         return {"conversations": self.plan.conversations}
 
     def _write_conversations(self, split: Split, count: int, path: str) -> None:
-        """Others than the base was trained on: another seed, and tools that have to be read."""
-        made = itertools.islice(
-            dialogues(self.plan.packages, split, seed=1, has_any_tools=True), count
-        )
+        """Others than the base was trained on: another seed."""
+        made = itertools.islice(dialogues(self.plan.packages, split, seed=1), count)
         write_atomic(Path(path), (json.dumps(record) + "\n" for record in made))
 
     def _pack(self) -> Facts:

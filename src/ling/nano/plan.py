@@ -54,7 +54,7 @@ class Plan:
     parts: Callable[[Path, Path], Mapping[str, Part]] = nano_parts
     copying_steps: int = 150
     merge_last: int = 12
-    conversations: int = 36_000
+    conversations: int = 42_000
     held_out: int = 512
     most_bytes: int = 22_000_000
     stop_after: int | None = None

@@ -140,12 +140,10 @@ def as_record(c: Conversation) -> dict[str, Any]:
 # ---- parts of conversations --------------------------------------------------------------------
 
 
-def dialogues(
-    packages: Path, split: Split, seed: int, has_any_tools: bool = False
-) -> Iterator[dict[str, Any]]:
+def dialogues(packages: Path, split: Split, seed: int) -> Iterator[dict[str, Any]]:
     """Records of our own grammars, those to train on without end."""
     words = [(r["lemma"], r["part_of_speech"], r["gloss"]) for r in _usual_words(packages)]
-    return grammars.records(split, seed, definitions=words, has_any_tools=has_any_tools)
+    return grammars.records(split, seed, definitions=words)
 
 
 def _dialogues(packages: Path, split: Split) -> Iterator[Conversation]:

@@ -17,16 +17,7 @@ from .knowledge import knowledge
 from .lists import lists
 from .memory import asks_for_unknown_name, persona, told_first
 from .numbers import numbers
-from .offered import (
-    TALKS,
-    TOOL_KINDS,
-    called,
-    not_offered,
-    offered,
-    offered_as_any,
-    talked,
-    talks_of,
-)
+from .offered import TALKS, TOOL_KINDS, called, not_offered, offered, talked, talks_of
 from .smalltalk import greeting, smalltalk
 from .tools import Tool
 from .turns import Split, Turn, is_held_out, messages_of
@@ -52,8 +43,6 @@ _PLAIN: dict[str, tuple[float, Callable[[Draw], Turn]]] = {
 _DEFINITIONS, _NO_TOOL = 6.0, 4.0
 # Of conversations: with tools; of the turns in those: no tool is needed, none fits, it fails.
 _WITH_TOOLS, _WITHOUT_CALL, _NOT_OFFERED, _FAILED = 0.36, 0.18, 0.1, 0.07
-# Of conversations where names are to be read: more of them have tools.
-_WITH_ANY_TOOLS = 0.48
 _SYSTEMS = (
     "You are a helpful assistant.", "You are Ling.", "You are a friendly assistant.",
     "Answer briefly.", "You are a helpful assistant. Answer briefly.", "Be kind.",
@@ -67,7 +56,7 @@ KINDS: tuple[str, ...] = (
     *_PLAIN, "definitions", "memory", "persona", "no-tool",
     *TOOL_KINDS, "tool-error", *TALKS,
 )  # fmt: skip
-"""What `kind` of a record may be, besides `DEED` in training, and "mixed" for several of them."""
+"""What `kind` of a record may be; "mixed" is a training record of several of them."""
 _SEVERAL = 0.12
 """Of calls: those in a talk of two questions."""
 _TRIES = 200
@@ -78,7 +67,6 @@ def records(
     seed: int,
     count: int | None = None,
     definitions: Iterable[Sequence[str]] = (),
-    has_any_tools: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """Conversations in OpenAI's form: `messages`, `tools` where some are offered, and `kind`.
 
@@ -86,11 +74,10 @@ def records(
     one question in each, whose values or wording are in no training record of any seed, of every
     kind in turn; `answers` are the last answers that count as right, and `is_new` says that its
     wording, or the name of its tool, is never trained on. `definitions` are (word, part of speech,
-    gloss), such as WordNet's; without them nothing is defined. With `has_any_tools`, training has
-    made-up tools and names that have to be read, besides the usual ones. The same arguments give
-    the same records, and a longer `count` only adds some.
+    gloss), such as WordNet's; without them nothing is defined. The same arguments give the same
+    records, and a longer `count` only adds some.
     """
-    made = _Maker(chosen(definitions), has_any_tools)
+    made = _Maker(chosen(definitions))
     if split == "train":
         yield from made.training(seed, count)
     else:
@@ -104,8 +91,7 @@ class _NoTurnError(LookupError):
 class _Maker:
     """Makes turns and records of all kinds that can be made."""
 
-    def __init__(self, definitions: Sequence[Definition], has_any_tools: bool) -> None:
-        self._has_any_tools = has_any_tools
+    def __init__(self, definitions: Sequence[Definition]) -> None:
         self._plain = {kind: make for kind, (_, make) in _PLAIN.items()}
         self._shares = {kind: share for kind, (share, _) in _PLAIN.items()}
         self._plain["no-tool"], self._shares["no-tool"] = not_offered(()), _NO_TOOL
@@ -122,10 +108,11 @@ class _Maker:
             n += 1
 
     def _training(self, rng: random.Random) -> dict[str, Any]:
-        share = _WITH_ANY_TOOLS if self._has_any_tools else _WITH_TOOLS
         while True:
             try:
-                return self._with_tools(rng) if rng.random() < share else self._plain_talk(rng)
+                return (
+                    self._with_tools(rng) if rng.random() < _WITH_TOOLS else self._plain_talk(rng)
+                )
             except _NoTurnError:
                 continue
 
@@ -163,12 +150,8 @@ class _Maker:
 
     def _with_tools(self, rng: random.Random) -> dict[str, Any]:
         """A few tools, and questions for them, for none and for others."""
-        count = rng.choice((1, 2, 2, 3, 3, 4))
-        if self._has_any_tools:
-            kinds, tools = offered_as_any(rng, count)
-        else:
-            kinds = offered(rng, count)
-            tools = [kind.offer(rng, "train") for kind in kinds]
+        kinds = offered(rng, rng.choice((1, 2, 2, 3, 3, 4)))
+        tools = [kind.offer(rng, "train") for kind in kinds]
         answered = frozenset({"no-tool"}).union(*(kind.excludes for kind in kinds))
         turns: list[tuple[str, Turn]] = []
         for _ in range(rng.choice((1, 2, 3, 4, 5))):

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 
 from .draw import Draw
 from .tools import Tool, ToolKind, asked_back, failed, once_more
-from .tools_any import tool_of_any
 from .tools_home import HOME
 from .tools_text import TEXTS
 from .tools_time import TIME
@@ -24,8 +23,6 @@ _TOOLS: tuple[tuple[ToolKind, float], ...] = (
 TOOL_KINDS: tuple[str, ...] = tuple(dict.fromkeys(kind.kind for kind, _ in _TOOLS))
 TALKS: dict[str, _Talk] = {"tool-asked-back": asked_back, "tool-again": once_more}
 """Of two questions about one tool."""
-# Of tools where names are to be read: made up altogether, and named anew.
-_MADE_UP, _NAMED_ANEW = 0.3, 0.7
 # What is answered without a tool as well, where there is none.
 _KNOWN = frozenset({"calculations", "units", "the capital", "the language"})
 
@@ -42,24 +39,6 @@ def offered(rng: random.Random, count: int, wanted: str = "") -> list[ToolKind]:
         if kind.topic not in {k.topic for k in found}:
             found.append(kind)
     return found
-
-
-def offered_as_any(rng: random.Random, count: int) -> tuple[list[ToolKind], list[Tool]]:
-    """Different kinds of tools, some of them made up, and the tools: most under names that are put
-    together anew."""
-    usual = offered(rng, count)
-    kinds: list[ToolKind] = []
-    tools: list[Tool] = []
-    for kind in usual:
-        if rng.random() < _MADE_UP:
-            kind = tool_of_any(rng, {k.topic for k in (*usual, *kinds)})
-        taken = {tool.name for tool in tools}
-        tool = kind.offer(rng, "train")
-        if tool.name in taken or rng.random() < _NAMED_ANEW:
-            tool = kind.offer_as_any(rng, taken)
-        kinds.append(kind)
-        tools.append(tool)
-    return kinds, tools
 
 
 def talks_of(kind: ToolKind) -> list[str]:

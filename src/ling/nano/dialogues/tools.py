@@ -1,18 +1,17 @@
 """Tools as users offer them: under one of several names, described or not, in different words.
 
 What the model is to learn is to read the names from the tool, so a name in `new` is for held-out
-conversations only, and fine-tuning has names that are put together anew each time.
+conversations only.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from .draw import Draw
-from .tool_names import argument_name, tool_name, words_in
 from .turns import Call, Split, Turn
 
 Schema = dict[str, Any]
@@ -71,30 +70,13 @@ class ToolKind:
     def offer(self, rng: random.Random, split: Split) -> Tool:
         """The tool in one of its forms."""
         is_new = split == "held_out" and rng.random() < 0.25
-        return self._formed(rng, rng.choice(self.new if is_new else self.names))
-
-    def offer_as_any(self, rng: random.Random, taken: Collection[str]) -> Tool:
-        """The tool under a name that is put together anew and not `taken`, as its arguments are; it
-        is described where its name says nothing."""
-        name, says_what = tool_name(rng, words_in(self.names), {*taken, *self.new})
-        return self._formed(rng, name, is_described=not says_what, has_any_arguments=True)
-
-    def _formed(
-        self,
-        rng: random.Random,
-        name: str,
-        is_described: bool = False,
-        has_any_arguments: bool = False,
-    ) -> Tool:
+        name = rng.choice(self.new if is_new else self.names)
         names: dict[str, str] = {}
         values: dict[str, list[str]] = {}
         properties: dict[str, Schema] = {}
-        is_detailed = rng.random() < 0.12 or (has_any_arguments and len(self.arguments) > 1)
+        is_detailed = rng.random() < 0.12
         for purpose, argument in self.arguments.items():
-            if has_any_arguments:
-                names[purpose] = argument_name(rng, argument.names, names.values())
-            else:
-                names[purpose] = rng.choice(argument.names)
+            names[purpose] = rng.choice(argument.names)
             schema: Schema = {"type": argument.type}
             if is_detailed:
                 schema["description"] = f"The {purpose}"
@@ -104,7 +86,7 @@ class ToolKind:
                 schema["enum"] = values[purpose]
             properties[names[purpose]] = schema
         function: dict[str, Any] = {"name": name}
-        if is_described or rng.random() < 0.7:
+        if rng.random() < 0.7:
             function["description"] = rng.choice(self.descriptions)
         function["parameters"] = {"type": "object", "properties": properties}
         if properties and rng.random() < 0.9:

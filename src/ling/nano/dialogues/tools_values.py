@@ -105,7 +105,7 @@ def _convert(d: Draw, tool: Tool) -> Turn:
 
 
 # What is looked up, of what, how the value looks.
-LOOKED_UP = {
+_LOOKED_UP = {
     "price": "item", "population": "country", "phone_number": "person", "address": "person",
     "email": "person", "size": "item", "weight": "item", "age": "person", "birthday": "person",
     "status": "order", "score": "team", "capital": "country", "owner": "item", "color": "item",
@@ -146,9 +146,9 @@ def _subject(d: Draw, of: str) -> str:
     return words.made_up(d.rng) if d.chance(0.3) else words.noun(d.rng)
 
 
-def lookup_kind(what: str, of: str) -> ToolKind:
-    """A tool `get_price`, `find_owner` or the like; `of` is what is asked for it, as in
-    `LOOKED_UP`."""
+def lookup_kind(what: str) -> ToolKind:
+    """A tool `get_price`, `find_owner` or the like."""
+    of = _LOOKED_UP[what]
     shown = what.replace("_", " ")
 
     def ask_for(d: Draw, tool: Tool) -> Turn:
@@ -176,7 +176,7 @@ def lookup_kind(what: str, of: str) -> ToolKind:
     )  # fmt: skip
 
 
-LOOKUPS = tuple(lookup_kind(what, of) for what, of in LOOKED_UP.items())
+LOOKUPS = tuple(lookup_kind(what) for what in _LOOKED_UP)
 
 VALUES = (
     ToolKind(
