@@ -21,6 +21,8 @@ _TOOLS: tuple[tuple[ToolKind, float], ...] = (
     *((kind, 5 / len(LOOKUPS)) for kind in LOOKUPS),
 )
 TOOL_KINDS: tuple[str, ...] = tuple(dict.fromkeys(kind.kind for kind, _ in _TOOLS))
+HELD_OUT_NAMES = frozenset(name for kind, _ in _TOOLS for name in kind.new)
+"""Of tools, in no training record."""
 TALKS: dict[str, _Talk] = {"tool-asked-back": asked_back, "tool-again": once_more}
 """Of two questions about one tool."""
 # What is answered without a tool as well, where there is none.

@@ -1,0 +1,52 @@
+"""Which held-out calls of tools a small model gets right, by what of them was never trained on.
+
+    python benchmarks/held_out_calls.py [MODEL] [--records 300]
+
+MODEL is a folder or a packaged model (default: ling-nano). A call is of a *new name* where the
+tool's name is in no training record, else of a *new wording* where the question's is, else *known*.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+
+from ling.eval.turns import measure_turns
+from ling.llm import LLM
+from ling.nano.dialogues import records
+from ling.nano.dialogues.offered import HELD_OUT_NAMES
+
+SEED, MADE = 2, 700  # as of the card
+
+
+def main() -> None:
+    """Print the shares."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("model", nargs="?", default="ling-nano")
+    parser.add_argument("--records", type=int, default=300)
+    args = parser.parse_args()
+    asked = [r for r in records("held_out", SEED, MADE) if _has_call(r)][: args.records]
+    with LLM(args.model) as llm:
+        turns = [turn for turn in measure_turns(llm, asked).turns if turn.calls]
+    right: dict[str, list[bool]] = defaultdict(list)
+    for turn in turns:
+        (call,) = json.loads(turn.wanted)
+        is_named_new = call["name"] in HELD_OUT_NAMES
+        about = "new name" if is_named_new else "new wording" if turn.new else "known"
+        right[f"right tool, {about}"].append(turn.chosen)
+        if turn.chosen:
+            kind = "free" if turn.free else "listed"
+            right[f"exact arguments of the right tool, {kind}"].append(turn.exact)
+    for what, found in sorted(right.items()):
+        print(f"{what}: {sum(found) / len(found):.0%} of {len(found)}")
+
+
+def _has_call(record: dict[str, object]) -> bool:
+    messages = record["messages"]
+    assert isinstance(messages, list)
+    return any(message.get("tool_calls") for message in messages)
+
+
+if __name__ == "__main__":
+    main()
