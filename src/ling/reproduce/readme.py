@@ -17,6 +17,7 @@ END = "<!-- end of `ling reproduce --readme README.md` -->"
 QUOTED = (
     "decode",
     "throughput",
+    "needle",
     "fp8-loss",
     "wsm",
     "mtp",
