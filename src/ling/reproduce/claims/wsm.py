@@ -125,12 +125,12 @@ CLAIM = Claim(
         },
     ),
     full=Scale(
-        budget_s=3600,
+        budget_s=3000,
         settings={
             **NANO,
             "rows": 4,
-            "steps": 1500,
-            "interval": 30,
+            "steps": 990,
+            "interval": 15,
             "checkpoints": 33,
             "constant_lr": 3e-3,
             "held_out_rows": 128,
