@@ -103,3 +103,17 @@ def test_words_that_a_record_counts_as_right_are_right_at_its_end_only():
     assert len(found.of_new().turns) == 2
     said = measure_turns(Scripted("It is done."), [record])
     assert not said.turns[0].exact, "a call was due there"
+
+
+def test_strict_keeps_calls_to_the_tools_that_are_offered_and_words_free():
+    model = Scripted(call())
+    asked = []
+    says = model.chat
+    model.chat = lambda talks, params, tools: asked.append(params) or says(talks, params, tools)
+    plain = {**LIGHT, "tools": None, "messages": LIGHT["messages"][:1] + LIGHT["messages"][3:]}
+    measure_turns(model, [LIGHT, plain], strict=True)
+    grammar, nothing = (params.structured_outputs for params in asked)
+    assert [tool.name for tool in grammar.tools.tools] == ["set_light", "set_timer"]
+    assert grammar.tools.tools[0].parameters == LIST
+    assert not grammar.tools.required
+    assert nothing is None

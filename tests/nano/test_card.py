@@ -9,8 +9,9 @@ import pytest
 from small_nano import HELLO, make_nano
 
 from ling.errors import UsageError
-from ling.nano.card import SECTIONS, Made, curve_of, write_card
+from ling.nano.card import SECTIONS, Made, calls_a_new_name, curve_of, write_card
 from ling.nano.checkpoints import along
+from ling.nano.dialogues import records as dialogues
 from ling.nano.held_out import held_out_parts, spread
 from ling.nano.page import GOALS, page
 from ling.nano.questions import QUESTIONS
@@ -48,7 +49,12 @@ def test_every_section_is_there_and_the_goals_are_returned(made):
     assert [row["step"] for row in card["checkpoints"]] == [2, 4, 8, 10, 12, "merged"]
     assert set(card["bits_per_byte"]["ling-nano"]["parts"]) == {"prose", "code", "dialogues"}
     assert {g["temperature"] for g in card["mtp"]["gains"]} == {0.0, 0.7}
-    assert card["dialogues"]["kinds"]["hello"]["turns"] == 1
+    found = card["dialogues"]
+    assert found["kinds"]["hello"]["turns"] == 1
+    # Who calls a tool of an unknown name is counted apart; both again with enforced names.
+    for name in ("shares", "new_names"):
+        strict = {"shares": "strict", "new_names": "new_names_strict"}[name]
+        assert found[strict]["turns"] == found[name]["turns"]
     assert [a["asked"] for a in card["questions"]] == list(QUESTIONS)
     assert card["model"]["bytes"] == sum(card["model"]["files"].values())
 
@@ -162,3 +168,16 @@ def test_a_curve_has_means_of_all_steps():
     }
     assert curve_of(rows[:1], 3)["loss"] == [1.0]
     assert curve_of([])["step"] == []
+
+
+def test_a_record_of_an_unknown_name_is_one_that_calls_it():
+    records = [*dialogues("held_out", 3, 300)]
+    named = [record for record in records if calls_a_new_name(record)]
+    assert 0 < len(named) < len(records) / 2
+    trained = json.dumps([*dialogues("train", 3, 300)])
+    for record in named:
+        (name, *_) = [
+            c["function"]["name"] for m in record["messages"] for c in m.get("tool_calls", ())
+        ]
+        assert f'"{name}"' not in trained
+    assert all(record["is_new"] for record in named)

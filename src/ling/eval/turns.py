@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 from ..data.assistant import AssistantMessage, ToolCall, parse_assistant
 from ..files.guarded import loads
+from ..grammar.spec import StructuredOutputs
+from ..grammar.tools import tool_grammar
 from ..infer.request import SamplingParams
 from ..llm import LLM
 from ..outputs import CompletionOutput
@@ -105,16 +107,26 @@ class Turns:
         return [asdict(turn) for turn in found[:most]]
 
 
-def measure_turns(llm: LLM, records: Iterable[dict[str, Any]]) -> Turns:
+def measure_turns(llm: LLM, records: Iterable[dict[str, Any]], *, strict: bool = False) -> Turns:
     """Greedy answers to every turn of these records, which are in OpenAI's form; `kind` is the name
-    of what a record is about, `answers` the words that are right at its end."""
+    of what a record is about, `answers` the words that are right at its end. With `strict` a
+    grammar keeps calls to the tools that are offered, as for tools of `"strict": true`."""
     found = Turns()
-    params = SamplingParams(temperature=0.0, max_tokens=MAX_TOKENS)
     for tools, asked in _by_tools(records):
+        params = SamplingParams(
+            temperature=0.0,
+            max_tokens=MAX_TOKENS,
+            structured_outputs=_calls_of(tools) if strict and tools else None,
+        )
         outputs = llm.chat([one.messages[:-1] for one in asked], params, tools)
         for one, output in zip(asked, outputs, strict=True):
             found.turns.append(_judged(one, tools, output.outputs[0]))
     return found
+
+
+def _calls_of(tools: Sequence[dict[str, Any]]) -> StructuredOutputs | None:
+    functions = [{**tool["function"], "strict": True} for tool in tools]
+    return tool_grammar(functions, "auto")
 
 
 class _Asked(NamedTuple):

@@ -37,6 +37,7 @@ from ..train.resume import start_of
 from ..train.starts import machine_facts
 from .checkpoints import along, held_out_of, measure_checkpoints
 from .dialogues import records
+from .dialogues.offered import HELD_OUT_NAMES
 from .held_out import HeldOutPart, held_out_parts, spread
 from .page import page, reached, readme
 from .peer import peer_bits
@@ -205,15 +206,29 @@ def curve_of(rows: Sequence[Facts], points: int = _POINTS) -> dict[str, list[Any
 
 
 def _dialogues(made: Made, log: Log) -> Facts:
+    """Of the repertoire; and apart from it those that call a tool of a name that the model has
+    never seen."""
+    repertoire = [r for r in made.records if not calls_a_new_name(r)]
+    named = [r for r in made.records if calls_a_new_name(r)]
     with LLM(made.model) as llm:
-        found = measure_turns(llm, made.records)
+        found, new_names = measure_turns(llm, repertoire), measure_turns(llm, named)
+        strict = [measure_turns(llm, each, strict=True).shares() for each in (repertoire, named)]
     return {
         "records": len(made.records),
         "shares": found.shares(),
         "new": found.of_new().shares(),
+        "strict": strict[0],
+        "new_names": new_names.shares(),
+        "new_names_strict": strict[1],
         "kinds": found.by_kind(),
         "missed": found.missed(_MISSED),
     }
+
+
+def calls_a_new_name(record: Facts) -> bool:
+    """Whether a record calls a tool of a name that is in no training record."""
+    calls = (call for m in record["messages"] for call in m.get("tool_calls") or ())
+    return any(call["function"]["name"] in HELD_OUT_NAMES for call in calls)
 
 
 def _bits_per_byte(made: Made, log: Log) -> Facts:

@@ -19,7 +19,13 @@ GOALS = {
     "exact_listed": ("the exact call, arguments from a list", 0.85),
     "exact_free": ("the exact call, free arguments (aim)", 0.8),
 }
-"""Of held-out dialogues, by the names of the shares."""
+"""Of held-out dialogues of the repertoire, by the names of the shares."""
+_COLUMNS = {
+    "new": "of new wordings",
+    "strict": "`strict` tools",
+    "new_names": "tools of unknown names",
+    "new_names_strict": "of unknown names, `strict`",
+}
 _INTRODUCTION = """
 `ling-nano` is the small model that comes with the package: a mixture of experts of {total}
 parameters, {active} of them active for a token, with an MTP layer of {mtp} for drafts. It keeps to
@@ -134,11 +140,14 @@ def _dialogues(card: Facts) -> Iterator[str]:
     yield "## Held-out dialogues"
     yield ""
     yield (
-        f"{dialogues['records']:,} dialogues of wordings and values that were held out, "
-        f"{shares['turns']:,} turns of the assistant, {shares['calls']:,} of them calls; each turn "
-        f"greedily, behind the messages of the record. {dialogues['new']['turns']:,} turns are of "
-        "wordings, or tools of names, that no training text has; in the others the values are new, "
-        "but for small talk that `memory` has between what is told and what is asked."
+        f"{dialogues['records']:,} dialogues that were held out; each turn of the assistant "
+        "greedily, behind the messages of the record. The goals are for held-out wordings and "
+        f"values of the repertoire: {shares['turns']:,} turns, {shares['calls']:,} of them calls. "
+        f"{dialogues['new']['turns']:,} of these are of wordings that no training text has; in the "
+        "others the values are new, but for small talk that `memory` has between what is told and "
+        f"what is asked. Another {dialogues['new_names']['turns']:,} turns are of records that "
+        "call a tool of a name that no training text has. `strict` is with tools of "
+        '`"strict": true`, whose names and arguments are enforced.'
     )
     yield ""
     yield from _goal_table(card)
@@ -158,12 +167,17 @@ def _dialogues(card: Facts) -> Iterator[str]:
 
 
 def _goal_table(card: Facts) -> Iterator[str]:
-    shares, new = reached(card), card["dialogues"]["new"]
+    shares, dialogues = reached(card), card["dialogues"]
     rows = [
-        (words, _share(shares[name]), f"{goal:.0%}", _share(new.get(name)))
+        (
+            words,
+            _share(shares[name]),
+            f"{goal:.0%}",
+            *(_share(dialogues[part].get(name)) for part in _COLUMNS),
+        )
         for name, (words, goal) in GOALS.items()
     ]
-    return _table(("held-out dialogues", "reached", "goal", "of new wordings"), rows)
+    return _table(("held-out dialogues", "reached", "goal", *_COLUMNS.values()), rows)
 
 
 def _bits(card: Facts) -> Iterator[str]:
@@ -245,7 +259,7 @@ def _checkpoints(card: Facts) -> Iterator[str]:
     yield ""
     yield (
         "Five checkpoints at a constant learning rate, and the merge of the last ones (WSM); base "
-        "models, before fine-tuning."
+        "models, before fine-tuning, asked also for tools of unknown names."
         + ("" if trains_mtp(card) else " The MTP layer learns in fine-tuning only.")
     )
     yield ""
