@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -211,3 +212,25 @@ def test_the_command_reproduces_and_lists(tmp_path, capsys):
     assert main(["reproduce", "--list"]) == 0
     said = capsys.readouterr().out
     assert all(f"\n{name}" in f"\n{said}" for name in (*NAMES, "all"))
+
+
+def test_the_time_of_a_claim_is_that_of_all_its_starts(tmp_path, monkeypatch):
+    clock = iter((0.0, 70.0, 100.0, 130.0, 200.0, 204.0))
+    monkeypatch.setattr("ling.reproduce.run.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    left = [KeyboardInterrupt]
+    plain, _ = stand_in()
+
+    def measure(context):
+        if left:
+            raise left.pop()
+        return plain.measure(context)
+
+    one, _ = stand_in(measure=measure)
+    options = Options(out=tmp_path, work=tmp_path / "work", quick=True)
+    with pytest.raises(KeyboardInterrupt):
+        reproduce([one], options)
+    seconds = []
+    for again in (False, True):  # the interrupted one, and all of it again
+        reproduce([one], dataclasses.replace(options, again=again))
+        seconds.append(json.loads((tmp_path / "sizes.json").read_text())["seconds"])
+    assert seconds == [100, 4]

@@ -27,6 +27,8 @@ Log = Callable[[str], None]
 FULL, QUICK = Path("docs/evidence/claims"), Path("runs/reproduce/quick")
 """Where pages are written unless `--out` says otherwise: quick ones never replace full ones."""
 WORK = Path("runs/reproduce/work")
+SPENT = "seconds"
+"""In the folder of a claim: what the starts took that were interrupted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +137,14 @@ def _measured(claim: Claim, options: Options, commit: str, log: Log) -> Record:
         seed=options.seed,
     )
     cores, start = FreeCores(own=family_cpu_s), time.monotonic()
-    result = claim.measure(context)
+    spent = work / SPENT
+    before = float(spent.read_text()) if spent.is_file() else 0.0
+    try:
+        result = claim.measure(context)
+    except BaseException:
+        write_atomic(spent, f"{before + time.monotonic() - start:.1f}")
+        raise
+    spent.unlink(missing_ok=True)
     return made(
         claim.name,
         result,
@@ -143,7 +152,7 @@ def _measured(claim: Claim, options: Options, commit: str, log: Log) -> Record:
         settings=settings_of(claim, options),
         command=command_of(claim, options),
         commit=commit,
-        seconds=time.monotonic() - start,
+        seconds=before + time.monotonic() - start,
         cores=cores,
     )
 
