@@ -118,7 +118,7 @@ CLAIM = Claim(
     "fast, because a run is so short.",
     quick=Scale(budget_s=210, settings={**SMALL, "steps": 300, "bias_update_rate": 1e-2}),
     full=Scale(
-        budget_s=3000, settings={**NANO, "rows": 4, "steps": 1000, "bias_update_rate": 1e-2}
+        budget_s=4800, settings={**NANO, "rows": 4, "steps": 1000, "bias_update_rate": 1e-2}
     ),
     measure=measure,
     draw=draw,

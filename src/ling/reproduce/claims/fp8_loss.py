@@ -144,7 +144,7 @@ CLAIM = Claim(
     quick=Scale(budget_s=240, settings={**SMALL, "steps": 300, "eval_rows": 64}),
     # A quarter of the long runs' rate, at which rounding decides less.
     full=Scale(
-        budget_s=2400,
+        budget_s=3600,
         settings={**NANO, "rows": 4, "steps": 750, "lr": 1e-3, "eval_rows": 256},
     ),
     measure=measure,
