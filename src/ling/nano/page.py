@@ -100,10 +100,12 @@ def _head(card: Facts) -> Iterator[str]:
     yield ""
     yield _introduction(card)
     yield ""
+    later = (f", {what} {date}" for what, date in card["dates"].items() if date != card["date"])
     yield (
         f"The folder has {size(model['bytes'])}: int8 weights with MTP, and a tokenizer of "
         f"{model['shape']['vocab_size']:,} ids. Measured on {machine.get('cpu')}, "
-        f"{machine.get('threads')} threads, torch {machine.get('torch')}, {card['date']}. "
+        f"{machine.get('threads')} threads, torch {machine.get('torch')}, "
+        f"{card['date']}{''.join(later)}. "
         "Written by `ling nano OUT --stage card`, as are `OUT/card/card.json` and the pictures. "
         "Shares and bits below are of text and dialogues that were held out."
     )
@@ -152,7 +154,7 @@ def _dialogues(card: Facts) -> Iterator[str]:
     yield ""
     yield from _goal_table(card)
     yield ""
-    yield "By kind, as shares of its turns:"
+    yield "By kind of the repertoire, as shares of its turns:"
     yield ""
     keys = ("turns", "stopped", "formed", "right_tool", "exact_listed", "exact_free", "right_words")
     rows = [
@@ -259,7 +261,7 @@ def _checkpoints(card: Facts) -> Iterator[str]:
     yield ""
     yield (
         "Five checkpoints at a constant learning rate, and the merge of the last ones (WSM); base "
-        "models, before fine-tuning, asked also for tools of unknown names."
+        "models, before fine-tuning; their dialogues call tools of unknown names, too."
         + ("" if trains_mtp(card) else " The MTP layer learns in fine-tuning only.")
     )
     yield ""
@@ -328,7 +330,10 @@ def _questions(card: Facts) -> Iterator[str]:
 def _missed(card: Facts) -> Iterator[str]:
     yield "## Where it failed"
     yield ""
-    yield "The first held-out turns that were not as the record has them, one of each kind in turn."
+    yield (
+        "The first held-out turns of the repertoire that were not as the record has them, one of "
+        "each kind in turn."
+    )
     yield ""
     for turn in card["dialogues"]["missed"]:
         said = (("> ", "asked"), ("said:   ", "said"), ("record: ", "wanted"))

@@ -27,8 +27,8 @@ Log = Callable[[str], None]
 FULL, QUICK = Path("docs/evidence/claims"), Path("runs/reproduce/quick")
 """Where pages are written unless `--out` says otherwise: quick ones never replace full ones."""
 WORK = Path("runs/reproduce/work")
-SPENT = "seconds"
-"""In the folder of a claim: what the starts took that were interrupted."""
+# In a claim's folder of work: what the starts took that did not end.
+_SPENT = "seconds"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +137,7 @@ def _measured(claim: Claim, options: Options, commit: str, log: Log) -> Record:
         seed=options.seed,
     )
     cores, start = FreeCores(own=family_cpu_s), time.monotonic()
-    spent = work / SPENT
+    spent = work / _SPENT
     before = float(spent.read_text()) if spent.is_file() else 0.0
     try:
         result = claim.measure(context)

@@ -129,7 +129,7 @@ CLAIM = Claim(
         settings={
             **NANO,
             "rows": 4,
-            "steps": 990,
+            "steps": 990,  # a multiple of the interval: merges need checkpoints evenly apart
             "interval": 15,
             "checkpoints": 33,
             "constant_lr": 3e-3,
