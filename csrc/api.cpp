@@ -8,6 +8,8 @@
 #include "rows_product.h"
 #include "adam8.h"
 #include "train_attention.h"
+#include "train_layers.h"
+#include "train_moe.h"
 
 namespace ling {
 
@@ -334,8 +336,8 @@ extern "C" int ling_causal_attention(const ling_causal* c) {
   return guarded([&] { causal_attention(*kernels, *c); });
 }
 
-extern "C" int ling_causal_gradient(const ling_causal* c, const uint16_t* dout, uint16_t* dq,
-                                    uint16_t* dk, uint16_t* dv) {
+extern "C" int ling_causal_gradient(const ling_causal* c, const void* dout, void* dq, void* dk,
+                                    void* dv) {
   const IsaKernels* kernels = isa_kernels();
   if (!kernels) return LING_BAD_ISA;
   if (!c) return fail(LING_BAD_ARGUMENT, "null pointer");
@@ -345,8 +347,8 @@ extern "C" int ling_causal_gradient(const ling_causal* c, const uint16_t* dout, 
   return guarded([&] { causal_gradient(*kernels, *c, dout, dq, dk, dv); });
 }
 
-extern "C" int ling_loss_gradient(uint16_t* scores, int64_t rows, int64_t n, const int64_t* targets,
-                                  const float* weights, float* losses) {
+extern "C" int ling_loss_gradient(void* scores, int bf16, int64_t rows, int64_t n,
+                                  const int64_t* targets, const float* weights, float* losses) {
   const IsaKernels* kernels = isa_kernels();
   if (!kernels) return LING_BAD_ISA;
   if (rows < 0 || n < 1) return fail(LING_BAD_ARGUMENT, "sizes out of range");
@@ -357,9 +359,83 @@ extern "C" int ling_loss_gradient(uint16_t* scores, int64_t rows, int64_t n, con
       return fail(LING_BAD_ARGUMENT, "a target is outside the vocabulary");
   return guarded([&] {
     parallel_for(rows, [&](int64_t r, int) {
-      losses[r] = kernels->loss_gradient(scores + r * n, n, targets[r], weights[r]);
+      if (bf16)
+        losses[r] = kernels->loss_gradient(static_cast<uint16_t*>(scores) + r * n, n, targets[r],
+                                           weights[r]);
+      else
+        losses[r] = kernels->loss_gradient_f32(static_cast<float*>(scores) + r * n, n, targets[r],
+                                               weights[r]);
     });
   });
+}
+
+extern "C" int ling_rms_norm_gradient(const float* x, const float* w, const float* dy, int64_t rows,
+                                      int64_t n, float eps, float* dx, float* dw) {
+  const IsaKernels* kernels = isa_kernels();
+  if (!kernels) return LING_BAD_ISA;
+  if (rows < 0 || n < 16 || n % 16) return fail(LING_BAD_ARGUMENT, "sizes out of range");
+  if (!dw || (rows && (!x || !w || !dy || !dx))) return fail(LING_BAD_ARGUMENT, "null pointer");
+  return guarded([&] { rms_norm_gradient(*kernels, {x, w, dy, rows, n, eps, dx, dw}); });
+}
+
+extern "C" int ling_rotate_heads(const float* x, int64_t x_stride, const float* cos,
+                                 const float* sin, int64_t stride, int64_t tokens, int64_t heads,
+                                 int64_t head_dim, int64_t half, float sign, float* out) {
+  if (tokens < 0 || heads < 1 || half < 0 || stride < half || head_dim < 2 * half ||
+      x_stride < heads * head_dim)
+    return fail(LING_BAD_ARGUMENT, "sizes out of range");
+  if (tokens && (!x || !cos || !sin || !out)) return fail(LING_BAD_ARGUMENT, "null pointer");
+  return guarded([&] {
+    rotate_heads({x, x_stride, cos, sin, stride, tokens, heads, head_dim, half, sign, out});
+  });
+}
+
+extern "C" int ling_experts_forward(const ling_experts* e) {
+  const IsaKernels* kernels = isa_kernels();
+  if (!kernels) return LING_BAD_ISA;
+  if (!e) return fail(LING_BAD_ARGUMENT, "null pointer");
+  if (int status = accept(check_grouped(*e))) return status;
+  return guarded([&] { experts_forward(*kernels, *e); });
+}
+
+extern "C" int ling_experts_gradient(const ling_experts* e, const float* dy, float* dx,
+                                     float* dgate, float* dup, float* ddown) {
+  const IsaKernels* kernels = isa_kernels();
+  if (!kernels) return LING_BAD_ISA;
+  if (!e) return fail(LING_BAD_ARGUMENT, "null pointer");
+  if (int status = accept(check_grouped(*e))) return status;
+  if ((e->ends[e->count] && (!dy || !dx)) || !dgate != !dup || !dgate != !ddown)
+    return fail(LING_BAD_ARGUMENT, "null pointer");
+  return guarded([&] { experts_gradient(*kernels, *e, {dy, dx, dgate, dup, ddown}); });
+}
+
+extern "C" int ling_top_k(const float* scores, int64_t rows, int64_t n, int64_t k, int64_t* ids) {
+  if (rows < 0 || k < 1 || k > n) return fail(LING_BAD_ARGUMENT, "sizes out of range");
+  if (rows && (!scores || !ids)) return fail(LING_BAD_ARGUMENT, "null pointer");
+  return guarded([&] { top_k(scores, rows, n, k, ids); });
+}
+
+extern "C" int ling_sorted_rows(const int64_t* ids, int64_t n, const int64_t* starts, int64_t count,
+                                int64_t* rows) {
+  if (n < 0 || count < 0) return fail(LING_BAD_ARGUMENT, "sizes out of range");
+  if (n && (!ids || !starts || !rows)) return fail(LING_BAD_ARGUMENT, "null pointer");
+  for (int64_t i = 0; i < n; ++i)
+    if (ids[i] < 0 || ids[i] >= count) return fail(LING_BAD_ARGUMENT, "an id is out of range");
+  return guarded([&] { sorted_rows(ids, n, starts, count, rows); });
+}
+
+extern "C" int ling_combine_rows(const ling_combine* c) {
+  if (!c) return fail(LING_BAD_ARGUMENT, "null pointer");
+  if (int status = accept(check_combine(*c))) return status;
+  return guarded([&] { combine_rows(*c); });
+}
+
+extern "C" int ling_combine_gradient(const ling_combine* c, const float* dout, float* dy,
+                                     float* dweights) {
+  if (!c) return fail(LING_BAD_ARGUMENT, "null pointer");
+  if (int status = accept(check_combine(*c))) return status;
+  if (c->tokens && (!dout || !dy || !dweights)) return fail(LING_BAD_ARGUMENT, "null pointer");
+  return guarded([&] { combine_gradient(*c, dout, dy, dweights); });
 }
 
 extern "C" int ling_quantise_fp8(const ling_fp8* q) {

@@ -61,6 +61,25 @@ inline const char* check_causal(const ling_causal& c) {
   return nullptr;
 }
 
+inline const char* check_grouped(const ling_experts& e) {
+  if (e.count < 0 || e.hidden < 16 || e.hidden % 16 || e.width < 16 || e.width % 16)
+    return "the sizes of experts are no multiples of 16";
+  if (!e.ends || e.ends[0]) return "rows do not begin at 0";
+  for (int64_t i = 0; i < e.count; ++i)
+    if (e.ends[i + 1] < e.ends[i]) return "rows are not sorted by expert";
+  const bool weights = e.gate && e.up && e.down;
+  if (e.ends[e.count] && (!e.x || !e.gu || !e.y || !weights)) return "null pointer in experts";
+  return nullptr;
+}
+
+inline const char* check_combine(const ling_combine& c) {
+  if (c.tokens < 0 || c.each < 1 || c.hidden < 1 || c.rows < 0) return "sizes out of range";
+  if (c.tokens && (!c.slots || !c.y || !c.weights || !c.out)) return "null pointer in rows";
+  for (int64_t i = 0; i < c.tokens * c.each; ++i)
+    if (c.slots[i] < 0 || c.slots[i] >= c.rows) return "a slot is out of range";
+  return nullptr;
+}
+
 inline const char* check_experts(const ling_model_config& c, const ling_layer& l) {
   const int64_t D = c.hidden_size, F = c.expert_width;
   if (!l.router || !l.expert_bias || !c.num_experts) return "the router is missing";

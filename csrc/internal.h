@@ -73,20 +73,39 @@ struct AttentionTask {
 constexpr int64_t kAdam8Block = 256;  // elements that share a scale of their moments
 constexpr int64_t kCausalBlock = 64;  // queries, and keys, of a block of causal attention
 
-// One head of one sequence in training; all is bfloat16, strides in elements from a token to the
-// next. Query i sees keys up to keys - queries + i.
-struct CausalTask {
+// One head of one sequence in training; all is bfloat16 or float32, strides in elements from a
+// token to the next. Query i sees keys up to keys - queries + i.
+template <class T>
+struct CausalTaskOf {
   int64_t queries, keys, head_dim;
   float scale;
-  const uint16_t *q, *k, *v;
+  const T *q, *k, *v;
   int64_t q_stride, k_stride, v_stride;
-  const uint16_t* transposed;  // [head_dim][64] of each block of values, backward of keys
-  uint16_t* out;
+  const T* transposed;  // bfloat16: [head_dim][64] of each block of values, backward of keys
+  T* out;
   float* lse;  // log2 of the sum of each query's softmax
-  const uint16_t* dout;
-  uint16_t* dq;
+  const T* dout;
+  T* dq;
   int64_t out_stride;  // of out, dout and dq
 };
+using CausalTask = CausalTaskOf<uint16_t>;
+using CausalTaskF32 = CausalTaskOf<float>;
+
+constexpr int64_t kExpertBlock = 64;  // rows that an expert in training has at a time
+
+// One expert's rows in training, without gaps: x, y and their gradients [rows][hidden], gu [rows][2
+// width]; gate and up [width][hidden], down [hidden][width]. The gradients of weights may be null.
+struct ExpertTask {
+  int64_t rows, hidden, width;
+  const float *x, *gate, *up, *down;
+  float *gu, *y;
+  const float* dy;
+  float *dx, *dgate, *dup, *ddown;
+};
+// Values of scratch memory of a task.
+inline int64_t expert_room(int64_t hidden, int64_t width) {
+  return 3 * hidden * width + 4 * kExpertBlock * width;
+}
 
 // Up to 128 × 128 values, quantised to E4M3: a scale for each column, or one for all of them.
 struct Fp8Area {
@@ -99,6 +118,8 @@ struct IsaKernels {
   const char* name;
   bool matrix_unit;  // products of many integer rows are faster when these are evenly spaced
   void (*rms_norm)(const float* x, const float* w, float eps, int64_t n, float* y);
+  void (*rms_norm_gradient)(const float* x, const float* w, const float* dy, float eps, int64_t n,
+                            float* dx, float* dw);
   void (*quantise_row)(const float* x, int64_t n, int64_t padded, int64_t group, int8_t* q,
                        float* scales, int32_t* sums);
   void (*round_row)(const float* x, int64_t n, int64_t padded, uint16_t* q);
@@ -134,12 +155,19 @@ struct IsaKernels {
   void (*list_masses)(const float* z, int64_t n, float top, double scale, int64_t* out);
   void (*noise_bounds)(const float* z, const int32_t* ids, int64_t first, int64_t n, uint64_t key,
                        float top, float scale, uint64_t* bits, float* bounds);
-  // Causal attention in training: see kernels/causal.h. `scratch` has causal_room bytes.
+  // Causal attention in training: see kernels/causal.h and causal_f32.h. `scratch` has causal_room
+  // bytes.
   void (*causal_transpose)(const uint16_t* x, int64_t stride, int64_t n, int64_t head_dim,
                            uint16_t* to);
   void (*causal_forward)(const CausalTask& t, int64_t first, int64_t n, uint8_t* scratch);
   void (*causal_backward)(const CausalTask& t, float* dk, float* dv, uint8_t* scratch);
+  void (*causal_forward_f32)(const CausalTaskF32& t, int64_t first, int64_t n, uint8_t* scratch);
+  void (*causal_backward_f32)(const CausalTaskF32& t, float* dk, float* dv, uint8_t* scratch);
   float (*loss_gradient)(uint16_t* x, int64_t n, int64_t target, float weight);
+  float (*loss_gradient_f32)(float* x, int64_t n, int64_t target, float weight);
+  // An expert's rows in training: see kernels/experts.h. `scratch` has expert_room values.
+  void (*expert_forward)(const ExpertTask& t, float* scratch);
+  void (*expert_backward)(const ExpertTask& t, float* scratch);
   // FP8 in training: see kernels/fp8.h. x is bfloat16 or float32; a null output is not written.
   void (*quantise_fp8_row)(const void* x, bool bf16, int64_t n, bool power_of_two,
                            uint16_t* rounded, uint8_t* codes, float* inverse);
@@ -175,7 +203,7 @@ static inline int64_t attention_room(int64_t head_dim) {
 
 // Bytes that the kernels of causal attention need, the larger of forward and backward.
 static inline int64_t causal_room(int64_t head_dim) {
-  return kCausalBlock * (12 * head_dim + 6 * kCausalBlock);
+  return kCausalBlock * (12 * head_dim + 8 * kCausalBlock);
 }
 
 // The driving thread and the helpers of one call of the interface. A stage is a set of tasks,

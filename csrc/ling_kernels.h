@@ -4,7 +4,7 @@
 #define LING_KERNELS_H
 #include <stdint.h>
 
-#define LING_ABI_VERSION 11
+#define LING_ABI_VERSION 12
 #define LING_API __attribute__((visibility("default")))
 
 #ifdef __cplusplus
@@ -278,7 +278,8 @@ LING_API int ling_choose(float* scores, int64_t rows, int64_t vocab, const ling_
 
 // ---- training ----
 
-// Causal attention of packed sequences, grouped heads; all is bfloat16. Sequence i has the queries
+// Causal attention of packed sequences, grouped heads; all is bfloat16, or float32 unless `bf16`.
+// Sequence i has the queries
 // [query_ends[i], query_ends[i + 1]) and the keys and values [key_ends[i], key_ends[i + 1]), at
 // least as many: its queries are those of the last positions. Both lists begin with 0. The heads of
 // a token are next to each other, strides are elements from a token to the next; out is [queries,
@@ -289,21 +290,74 @@ typedef struct {
   int64_t num_sequences;
   const int64_t *query_ends, *key_ends;
   float scale;  // of the scores before the softmax
-  const uint16_t *q, *k, *v;
+  int32_t bf16;
+  const void *q, *k, *v;
   int64_t q_stride, k_stride, v_stride;
-  uint16_t* out;
+  void* out;
   float* lse;
 } ling_causal;
 
 LING_API int ling_causal_attention(const ling_causal* c);
 // Gradients of q, k and v, without gaps, from that of out. A key that no query sees gets zero.
-LING_API int ling_causal_gradient(const ling_causal* c, const uint16_t* dout, uint16_t* dq,
-                                  uint16_t* dk, uint16_t* dv);
+LING_API int ling_causal_gradient(const ling_causal* c, const void* dout, void* dq, void* dk,
+                                  void* dv);
 
-// Cross-entropy of rows of bfloat16 scores [rows, n], times the row's weight, into losses; the
-// scores become its gradient: weight · (softmax - one at the target). Without weight both are 0.
-LING_API int ling_loss_gradient(uint16_t* scores, int64_t rows, int64_t n, const int64_t* targets,
-                                const float* weights, float* losses);
+// Cross-entropy of rows of scores [rows, n], bfloat16 or float32, times the row's weight, into
+// losses; the scores become its gradient: weight · (softmax - one at the target). Without weight
+// both are 0.
+LING_API int ling_loss_gradient(void* scores, int bf16, int64_t rows, int64_t n,
+                                const int64_t* targets, const float* weights, float* losses);
+
+// Gradients of an RMSNorm of rows of n values, a multiple of 16, from that of its result: dx like
+// x, dw [n] the sum over the rows. In float32, without gaps.
+LING_API int ling_rms_norm_gradient(const float* x, const float* w, const float* dy, int64_t rows,
+                                    int64_t n, float eps, float* dx, float* dw);
+
+// Channels [0, half) and [half, 2 half) of each head rotated by a token's row of cos and sin
+// [tokens, stride], or back where sign is -1; further channels are copied. x is [tokens, heads,
+// head_dim] with x_stride from a token to the next, out the same without gaps.
+LING_API int ling_rotate_heads(const float* x, int64_t x_stride, const float* cos, const float* sin,
+                               int64_t stride, int64_t tokens, int64_t heads, int64_t head_dim,
+                               int64_t half, float sign, float* out);
+
+// SwiGLU of experts in float32, each on its own rows: expert e has rows [ends[e], ends[e + 1]);
+// ends[0] is 0. Arrays have no gaps: x, y, dy and dx [rows, hidden]; gate and up [count, width,
+// hidden], down [count, hidden, width], and their gradients like them; gu [rows, 2 width] is what
+// the gradient needs of the forward pass. hidden and width are multiples of 16.
+typedef struct {
+  int64_t count, hidden, width;
+  const int64_t* ends;
+  const float *x, *gate, *up, *down;
+  float *gu, *y;
+} ling_experts;
+
+LING_API int ling_experts_forward(const ling_experts* e);
+// The gradients of weights are null where none is wanted; else 0 for an expert without rows.
+LING_API int ling_experts_gradient(const ling_experts* e, const float* dy, float* dx, float* dgate,
+                                   float* dup, float* ddown);
+
+// The k largest of each row of scores [rows, n], in order, of equal ones the lower index first and
+// NaN before all others, to ids [rows, k].
+LING_API int ling_top_k(const float* scores, int64_t rows, int64_t n, int64_t k, int64_t* ids);
+
+// The row of each of n ids among rows that are sorted by id: those of id e begin at starts[e], and
+// stay in order.
+LING_API int ling_sorted_rows(const int64_t* ids, int64_t n, const int64_t* starts, int64_t count,
+                              int64_t* rows);
+
+// out [tokens, hidden] is the sum of a token's `each` rows of y times their weights; row i of them
+// all is row slots[i] of y, which has `rows`. In float32.
+typedef struct {
+  int64_t tokens, each, hidden, rows;
+  const int64_t* slots;
+  const float *y, *weights;
+  float* out;
+} ling_combine;
+
+LING_API int ling_combine_rows(const ling_combine* c);
+// dy [rows, hidden], 0 where no slot is, and dweights [tokens, each].
+LING_API int ling_combine_gradient(const ling_combine* c, const float* dout, float* dy,
+                                   float* dweights);
 
 // Values [rows, cols], bfloat16 or float32, quantised to E4M3 with a scale for each tile: 448 by
 // the tile's largest magnitude, rounded down to a power of two if asked for; 1 where that is 0 or

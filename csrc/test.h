@@ -109,6 +109,7 @@ void fuzz_low_rank(uint64_t seed, int64_t rounds);
 void fuzz_adam8(uint64_t seed, int64_t rounds);
 void fuzz_attention(uint64_t seed, int64_t rounds);
 void fuzz_train_attention(uint64_t seed, int64_t rounds);
+void fuzz_train_moe(uint64_t seed, int64_t rounds);
 void fuzz_train_fp8(uint64_t seed, int64_t rounds);
 void fuzz_sampling(uint64_t seed, int64_t rounds);
 

@@ -413,6 +413,7 @@ int main(int argc, char** argv) {
   fuzz_sampling(seed, rounds);
   fuzz_attention(seed, rounds);
   fuzz_train_attention(seed, rounds / 3);
+  fuzz_train_moe(seed, rounds);
   fuzz_train_fp8(seed, rounds);
   fuzz_adam8(seed, rounds);
   fuzz_models(seed, rounds / 10);

@@ -4,6 +4,7 @@
 
 #include <string.h>
 
+#include <type_traits>
 #include <vector>
 
 #include "workspace.h"
@@ -20,6 +21,21 @@ struct Part {
   int64_t sequence, first;
 };
 
+void forward(const IsaKernels& k, const CausalTask& t, int64_t first, int64_t n, uint8_t* scratch) {
+  k.causal_forward(t, first, n, scratch);
+}
+void forward(const IsaKernels& k, const CausalTaskF32& t, int64_t first, int64_t n,
+             uint8_t* scratch) {
+  k.causal_forward_f32(t, first, n, scratch);
+}
+void backward(const IsaKernels& k, const CausalTask& t, float* dk, float* dv, uint8_t* scratch) {
+  k.causal_backward(t, dk, dv, scratch);
+}
+void backward(const IsaKernels& k, const CausalTaskF32& t, float* dk, float* dv, uint8_t* scratch) {
+  k.causal_backward_f32(t, dk, dv, scratch);
+}
+
+template <class T>
 class Causal {
  public:
   explicit Causal(const ling_causal& c) : c_(c) {
@@ -35,7 +51,8 @@ class Causal {
     }
   }
 
-  // Keys or values, of all kv heads, as the kernels read their transposed blocks.
+  // Keys or values, of all kv heads, as the kernels of bfloat16 read their transposed blocks.
+  void transpose(Team&, const IsaKernels&, const float*, int64_t) {}
   void transpose(Team& team, const IsaKernels& kernels, const uint16_t* x, int64_t stride) {
     const int64_t K = c_.head_dim, blocks = int64_t(key_blocks.size());
     transposed_.reserve(padded_keys * K * c_.num_kv_heads);
@@ -49,16 +66,16 @@ class Causal {
     });
   }
 
-  CausalTask head(const Sequence& s, int64_t h) const {
+  CausalTaskOf<T> head(const Sequence& s, int64_t h) const {
     const int64_t K = c_.head_dim, g = h / (c_.num_heads / c_.num_kv_heads);
-    CausalTask t = {};
+    CausalTaskOf<T> t = {};
     t.queries = s.queries, t.keys = s.keys, t.head_dim = K, t.scale = c_.scale;
-    t.q = c_.q + s.query * c_.q_stride + h * K, t.q_stride = c_.q_stride;
-    t.k = c_.k + s.key * c_.k_stride + g * K, t.k_stride = c_.k_stride;
-    t.v = c_.v + s.key * c_.v_stride + g * K, t.v_stride = c_.v_stride;
-    t.transposed = transposed_.data() + (g * padded_keys + s.padded) * K;
+    t.q = q() + s.query * c_.q_stride + h * K, t.q_stride = c_.q_stride;
+    t.k = k() + s.key * c_.k_stride + g * K, t.k_stride = c_.k_stride;
+    t.v = v() + s.key * c_.v_stride + g * K, t.v_stride = c_.v_stride;
+    if (T* blocks = transposed_.data()) t.transposed = blocks + (g * padded_keys + s.padded) * K;
     t.out_stride = c_.num_heads * K;
-    t.out = c_.out + out_at(s, h);
+    t.out = static_cast<T*>(c_.out) + out_at(s, h);
     t.lse = c_.lse + h * c_.query_ends[c_.num_sequences] + s.query;
     return t;
   }
@@ -67,49 +84,55 @@ class Causal {
     return (s.query * c_.num_heads + h) * c_.head_dim;
   }
 
+  const T* q() const { return static_cast<const T*>(c_.q); }
+  const T* k() const { return static_cast<const T*>(c_.k); }
+  const T* v() const { return static_cast<const T*>(c_.v); }
+
   std::vector<Sequence> sequences;
   std::vector<Part> query_blocks, key_blocks;
   int64_t padded_keys = 0;
 
  private:
   const ling_causal& c_;
-  Buffer<uint16_t> transposed_;
+  Buffer<T> transposed_;
 };
 
+void put(float x, float* to) { *to = x; }
+void put(float x, uint16_t* to) { *to = to_bf16(x); }
+
 // The gradient of a kv head's keys or values: the sum over its query heads, in their order.
+template <class T>
 void add_heads(const float* parts, int64_t part, int64_t n, int64_t K, int64_t group, float scale,
-               int64_t stride, uint16_t* to) {
+               int64_t stride, T* to) {
   for (int64_t t = 0; t < n; ++t)
     for (int64_t d = 0; d < K; ++d) {
       float sum = 0;
       for (int64_t h = 0; h < group; ++h) sum += parts[h * part + t * K + d];
-      to[t * stride + d] = to_bf16(sum * scale);
+      put(sum * scale, to + t * stride + d);
     }
 }
 
-}  // namespace
-
-void causal_attention(const IsaKernels& kernels, const ling_causal& c) {
-  Causal work(c);
+template <class T>
+void attend(const IsaKernels& kernels, const ling_causal& c) {
+  Causal<T> work(c);
   const int threads = num_threads();
   const int64_t room = causal_room(c.head_dim), blocks = int64_t(work.query_blocks.size());
   Buffer<uint8_t> scratch;
   scratch.reserve(threads * room);
   in_team(threads, [&](Team& team) {
-    work.transpose(team, kernels, c.v, c.v_stride);
+    work.transpose(team, kernels, work.v(), c.v_stride);
     stage(team, blocks * c.num_heads, [&](int64_t task, int thread) {
       const Part& b = work.query_blocks[size_t(task % blocks)];
       const Sequence& s = work.sequences[size_t(b.sequence)];
       const int64_t n = s.queries - b.first < kCausalBlock ? s.queries - b.first : kCausalBlock;
-      kernels.causal_forward(work.head(s, task / blocks), b.first, n,
-                             scratch.data() + thread * room);
+      forward(kernels, work.head(s, task / blocks), b.first, n, scratch.data() + thread * room);
     });
   });
 }
 
-void causal_gradient(const IsaKernels& kernels, const ling_causal& c, const uint16_t* dout,
-                     uint16_t* dq, uint16_t* dk, uint16_t* dv) {
-  Causal work(c);
+template <class T>
+void gradient(const IsaKernels& kernels, const ling_causal& c, const T* dout, T* dq, T* dk, T* dv) {
+  Causal<T> work(c);
   const int threads = num_threads();
   const int64_t room = causal_room(c.head_dim), K = c.head_dim;
   const int64_t n = int64_t(work.sequences.size()), part = work.padded_keys * K;
@@ -121,16 +144,16 @@ void causal_gradient(const IsaKernels& kernels, const ling_causal& c, const uint
   sums.reserve(2 * c.num_heads * part);
   float *dk_parts = sums.data(), *dv_parts = dk_parts + c.num_heads * part;
   in_team(threads, [&](Team& team) {
-    work.transpose(team, kernels, c.k, c.k_stride);
+    work.transpose(team, kernels, work.k(), c.k_stride);
     stage(team, n * c.num_heads, [&](int64_t task, int thread) {
       const int64_t h = task / n;
       const Sequence& s = work.sequences[size_t(task % n)];
-      CausalTask t = work.head(s, h);
+      CausalTaskOf<T> t = work.head(s, h);
       t.dout = dout + work.out_at(s, h), t.dq = dq + work.out_at(s, h);
       const int64_t at = h * part + s.padded * K;
       const size_t bytes = size_t(ceil_div(s.keys, kCausalBlock) * kCausalBlock * K) * 4;
       memset(dk_parts + at, 0, bytes), memset(dv_parts + at, 0, bytes);
-      kernels.causal_backward(t, dk_parts + at, dv_parts + at, scratch.data() + thread * room);
+      backward(kernels, t, dk_parts + at, dv_parts + at, scratch.data() + thread * room);
     });
     stage(team, blocks * c.num_kv_heads, [&](int64_t task, int) {
       const int64_t g = task / blocks, stride = c.num_kv_heads * K;
@@ -143,6 +166,22 @@ void causal_gradient(const IsaKernels& kernels, const ling_causal& c, const uint
       add_heads(dv_parts + from, part, rows, K, group, 1, stride, dv + to);
     });
   });
+}
+
+}  // namespace
+
+void causal_attention(const IsaKernels& kernels, const ling_causal& c) {
+  c.bf16 ? attend<uint16_t>(kernels, c) : attend<float>(kernels, c);
+}
+
+void causal_gradient(const IsaKernels& kernels, const ling_causal& c, const void* dout, void* dq,
+                     void* dk, void* dv) {
+  const auto run = [&](auto* of) {
+    using T = std::remove_pointer_t<decltype(of)>;
+    gradient<T>(kernels, c, static_cast<const T*>(dout), static_cast<T*>(dq), static_cast<T*>(dk),
+                static_cast<T*>(dv));
+  };
+  c.bf16 ? run(static_cast<uint16_t*>(nullptr)) : run(static_cast<float*>(nullptr));
 }
 
 }  // namespace ling

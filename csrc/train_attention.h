@@ -7,8 +7,8 @@
 namespace ling {
 
 void causal_attention(const IsaKernels& kernels, const ling_causal& c);
-void causal_gradient(const IsaKernels& kernels, const ling_causal& c, const uint16_t* dout,
-                     uint16_t* dq, uint16_t* dk, uint16_t* dv);
+void causal_gradient(const IsaKernels& kernels, const ling_causal& c, const void* dout, void* dq,
+                     void* dk, void* dv);
 
 }  // namespace ling
 #endif

@@ -60,6 +60,9 @@ struct Bins {
 #include "attention.h"
 #include "causal.h"
 #include "loss.h"
+#include "small.h"
+#include "experts.h"
+#include "causal_f32.h"
 #include "fp8.h"
 #include "adam8.h"
 #include "pack.h"
@@ -81,6 +84,7 @@ const bool matrix_unit = false;
 const IsaKernels LING_NAME(LING_ISA_NAME) = {LING_TEXT(LING_ISA_NAME),
                                              matrix_unit,
                                              rms_norm,
+                                             rms_norm_gradient,
                                              quantise_row,
                                              round_row,
                                              quantise_row_i4,
@@ -106,7 +110,12 @@ const IsaKernels LING_NAME(LING_ISA_NAME) = {LING_TEXT(LING_ISA_NAME),
                                              causal_transpose,
                                              causal_forward,
                                              causal_backward,
+                                             causal_forward_f32,
+                                             causal_backward_f32,
                                              loss_gradient,
+                                             loss_gradient_f32,
+                                             expert_forward,
+                                             expert_backward,
                                              quantise_fp8_row,
                                              quantise_fp8_area,
                                              widen_e4m3,

@@ -1,4 +1,4 @@
-// Cross-entropy of a row of bfloat16 scores, which become its gradient.
+// Cross-entropy of a row of scores, which become its gradient.
 
 // Vector i of a row of n scores; lanes beyond the row are `beyond`.
 static inline f32 load_scores(const uint16_t* x, int64_t i, int64_t n, float beyond) {
@@ -36,5 +36,31 @@ static float loss_gradient(uint16_t* x, int64_t n, int64_t target, float weight)
     for (int64_t j = i; j < n; ++j) x[j] = t[j - i];
   }
   x[target] = to_bf16(of_target);
+  return weight * (logf(total) + largest - picked);
+}
+
+// The same of float32 scores. They have room for the exponentials, which are made once.
+static float loss_gradient_f32(float* x, int64_t n, int64_t target, float weight) {
+  if (weight == 0) {
+    memset(x, 0, (size_t)n * 4);
+    return 0;
+  }
+  const int64_t whole = n / 16 * 16;
+  f32 top = set(-__builtin_inff()), sum = zero();
+  for (int64_t i = 0; i < whole; i += 16) top = maximum(top, load(x + i));
+  float largest = reduce_max(top);
+  for (int64_t i = whole; i < n; ++i) largest = x[i] > largest ? x[i] : largest;
+  const float picked = x[target];
+  for (int64_t i = 0; i < whole; i += 16) {
+    const f32 e = exponential(sub(load(x + i), set(largest)));
+    sum = add(sum, e);
+    store(x + i, e);
+  }
+  float total = reduce_add(sum);
+  for (int64_t i = whole; i < n; ++i) total += x[i] = expf(x[i] - largest);
+  const float factor = weight / total, of_target = factor * expf(picked - largest) - weight;
+  for (int64_t i = 0; i < whole; i += 16) store(x + i, mul(load(x + i), set(factor)));
+  for (int64_t i = whole; i < n; ++i) x[i] *= factor;
+  x[target] = of_target;
   return weight * (logf(total) + largest - picked);
 }

@@ -44,6 +44,24 @@ static void rms_norm(const float* x, const float* w, float eps, int64_t n, float
     store_part(y + i, mul(mul(load_part(x + i, n - i), scale), load_part(w + i, n - i)), n - i);
 }
 
+// The gradient of x from that of y, n values, a multiple of 16; that of w is added to `dw`.
+static void rms_norm_gradient(const float* x, const float* w, const float* dy, float eps, int64_t n,
+                              float* dx, float* dw) {
+  f32 squares = zero(), products = zero();
+  for (int64_t i = 0; i < n; i += 16) {
+    const f32 v = load(x + i);
+    squares = fma(v, v, squares);
+    products = fma(mul(load(dy + i), load(w + i)), v, products);
+  }
+  const float scale = 1 / sqrtf(reduce_add(squares) / (float)n + eps);
+  const f32 by = set(scale), mean = set(reduce_add(products) * scale / (float)n);
+  for (int64_t i = 0; i < n; i += 16) {
+    const f32 h = mul(load(x + i), by), d = load(dy + i);
+    store(dw + i, fma(d, h, load(dw + i)));
+    store(dx + i, mul(sub(mul(d, load(w + i)), mul(h, mean)), by));
+  }
+}
+
 // Largest magnitude of a group, or NaN when a value is not finite. Below 1e-36 a group counts as
 // zeros: reciprocals of its scale would be infinite.
 static inline float group_amax(const float* x, int64_t n) {

@@ -54,9 +54,10 @@ def fuzzer(tmp_path_factory):
     have = [f"-DLING_HAVE_{name.upper()}" for name in ISAS]
     jobs = [isa_job(name, checks, folder / f"{name}.o") for name in ISAS]
     sources = ("api", "forward", "offload", "sampling", "matrix", "threads", "dispatch")
-    training = ("train_attention", "fp8_tiles", "adam8", "rows_product")
+    training = ("train_attention", "train_layers", "train_moe", "fp8_tiles", "adam8")
+    training += ("rows_product",)
     programs = ("model", "attention", "sampling", "kernels", "low_rank")
-    programs += ("train_attention", "fp8", "adam8")
+    programs += ("train_attention", "train_moe", "fp8", "adam8")
     for name in (*sources, *training, *(f"test_{program}" for program in programs)):
         jobs.append([*COMMON, *checks, *have, "-c", str(CSRC / f"{name}.cpp"),
                      "-o", str(folder / f"{name}.o")])  # fmt: skip

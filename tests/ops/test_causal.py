@@ -19,6 +19,7 @@ BORDERS = {
     "later": ([0, 3, 67, 167], [0, 3, 137, 300]),
 }
 SHAPES = [(4, 2, 64), (3, 3, 32), (4, 1, 96)]
+DTYPES = [torch.bfloat16, torch.float32]
 NATIVE = pytest.mark.skipif(native.library() is None, reason="no kernel library")
 
 
@@ -47,11 +48,11 @@ def with_gradients(attend, leaves, dout):
 
 @pytest.mark.parametrize("borders", BORDERS)
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("path", [pytest.param("native", marks=NATIVE), "bfloat16", "float32"])
-def test_equals_the_formula_with_gradients(path, shape, borders, monkeypatch):
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("path", [pytest.param("native", marks=NATIVE), "torch"])
+def test_equals_the_formula_with_gradients(path, dtype, shape, borders, monkeypatch):
     monkeypatch.setattr(causal, "has_kernel", lambda q: path == "native")
     ends, key_ends = BORDERS[borders]
-    dtype = torch.float32 if path == "float32" else torch.bfloat16
     leaves = inputs(shape, ends, key_ends, dtype)
     exact = [x.detach().double().requires_grad_() for x in leaves]
     dout = torch.randn_like(leaves[0]).double()
@@ -59,17 +60,18 @@ def test_equals_the_formula_with_gradients(path, shape, borders, monkeypatch):
     expected = with_gradients(lambda *x: want(*x, ends, key_ends), exact, dout)
     # Weights and gradients of scores have 8 bits in bfloat16; torch's path also rounds sums of
     # gradients between blocks.
-    bound = {"native": 4e-3, "bfloat16": 8e-3, "float32": 1e-5}[path]
+    bound = 1e-5 if dtype == torch.float32 else {"native": 4e-3, "torch": 8e-3}[path]
     for name, a, b in zip(("out", "dq", "dk", "dv"), got, expected, strict=True):
         assert (a.dtype, a.shape) == (dtype, b.shape)
         assert (a.double() - b).norm() <= bound * b.norm(), name
 
 
 @NATIVE
-def test_results_do_not_depend_on_threads_or_neighbours(monkeypatch):
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_results_do_not_depend_on_threads_or_neighbours(dtype, monkeypatch):
     """A sequence has the same bits alone, packed, and with any number of threads."""
     monkeypatch.setattr(causal, "has_kernel", lambda q: True)
-    leaves, dout = inputs((4, 2, 32), [0, 70, 203], None, torch.bfloat16), torch.randn(203, 4, 32)
+    leaves, dout = inputs((4, 2, 32), [0, 70, 203], None, dtype), torch.randn(203, 4, 32)
     packed = with_gradients(lambda *x: causal_attention(*x, [0, 70, 203]), leaves, dout)
     torch.set_num_threads(1)
     alone = [x.detach()[70:].requires_grad_() for x in leaves]
@@ -79,23 +81,29 @@ def test_results_do_not_depend_on_threads_or_neighbours(monkeypatch):
 
 
 @NATIVE
-def test_queries_of_later_positions_have_the_bits_of_the_whole(monkeypatch):
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_queries_of_later_positions_have_the_bits_of_the_whole(dtype, monkeypatch):
     """What a rank computes that has a part of the positions and all keys before them."""
     monkeypatch.setattr(causal, "has_kernel", lambda q: True)
-    q, k, v = inputs((4, 2, 64), [0, 200], None, torch.bfloat16)
+    q, k, v = inputs((4, 2, 64), [0, 200], None, dtype)
     whole = causal_attention(q, k, v, [0, 200])
     for a, b in ((0, 128), (128, 200)):
         assert torch.equal(causal_attention(q[a:b], k[:b], v[:b], [0, b - a], [0, b]), whole[a:b])
 
 
-def test_kernel_is_for_bfloat16_on_such_a_cpu_alone(monkeypatch):
+@NATIVE
+def test_kernel_is_for_what_the_cpu_multiplies(monkeypatch):
     q = torch.randn(4, 2, 64, dtype=torch.bfloat16)
-    monkeypatch.setattr(native, "isa", lambda: "avx512bf16")
-    assert causal.has_kernel(q)
-    for other in (q.float(), q.to("meta"), q[..., :48]):
-        assert not causal.has_kernel(other)
-    monkeypatch.setattr(native, "isa", lambda: "avx512amx")
-    assert not causal.has_kernel(q)
+    for isa, of_each in {
+        "avx512bf16": [True, True],
+        "avx512amx": [False, True],
+        "avx2": [False, True],
+        "generic": [False, False],
+    }.items():
+        monkeypatch.setattr(native, "isa", lambda name=isa: name)
+        assert [causal.has_kernel(x) for x in (q, q.float())] == of_each, isa
+        for other in (q.double(), q.to("meta"), q[..., :48]):
+            assert not causal.has_kernel(other)
 
 
 @NATIVE

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from ling.ops import softmax
 from ling.train import loss
 from ling.train.loss import RoutingLoss, cross_entropy, roll_left
 from ling.train.objectives.pretrain import Pretraining
@@ -31,15 +32,21 @@ def test_chunked_cross_entropy_equals_torch_with_gradients(monkeypatch):
         torch.testing.assert_close(a, b)
 
 
+def sizes_of_chunks(monkeypatch):
+    """A list that gets the rows of each chunk of scores, with a kernel or without."""
+    found = []
+
+    def noted(real):
+        return lambda scores, *rest: found.append(len(scores)) or real(scores, *rest)
+
+    monkeypatch.setattr(loss, "_loss_gradient", noted(loss._loss_gradient))
+    monkeypatch.setattr(softmax, "loss_gradient_", noted(softmax.loss_gradient_))
+    return found
+
+
 @pytest.mark.parametrize(("device", "rows"), [("cpu", [512, 512, 1]), ("meta", [1025])])
 def test_only_a_cpu_has_caches_that_chunks_are_cut_for(monkeypatch, device, rows):
-    found, gradient = [], loss._loss_gradient
-
-    def noted(logits, *rest):
-        found.append(len(logits))
-        return gradient(logits, *rest)
-
-    monkeypatch.setattr(loss, "_loss_gradient", noted)
+    found = sizes_of_chunks(monkeypatch)
     head = torch.nn.Linear(4, 6, bias=False, device=device)
     targets, mask = torch.zeros(1025, dtype=torch.int64, device=device), torch.ones(1025)
     cross_entropy(torch.zeros(1025, 4, device=device), head, targets, mask.to(device))
@@ -112,14 +119,13 @@ def test_z_loss_equals_megatron(fixtures):
 @pytest.mark.parametrize("learns", [True, False])
 def test_token_losses_take_any_gradient_and_never_store_all_scores(dtype, learns, monkeypatch):
     monkeypatch.setattr(loss, "CHUNK_TOKENS", 16)
+    monkeypatch.setattr(loss, "IN_PLACE_CHUNK_TOKENS", 16)
     hidden, targets = torch.randn(50, 8, dtype=dtype), torch.randint(40, (50,))
     head = torch.nn.Linear(8, 40, bias=False)
     head.weight.requires_grad_(learns)
     weights = torch.randn(50)  # of both signs
     weights[3] = 0
-    sizes = []
-    real = loss._loss_gradient
-    monkeypatch.setattr(loss, "_loss_gradient", lambda x, *a: sizes.append(len(x)) or real(x, *a))
+    sizes = sizes_of_chunks(monkeypatch)
     x = hidden.clone().requires_grad_()
     got = loss.token_losses(x, head, targets)
     (got * weights).sum().backward()

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..ops import reference
+from ..ops import native_layers, reference
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -26,6 +26,9 @@ class _RMSNorm(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         (dy,) = grads
+        if native_layers.has_kernel(x, weight, dy) and x.shape[-1] % native_layers.STEP == 0:
+            dx, dw = native_layers.rms_norm_gradient(x, weight, dy, ctx.eps)
+            return dx, dw, None
         h, dy = x.float(), dy.float()
         scale = torch.rsqrt(h.square().mean(-1, keepdim=True) + ctx.eps)
         h = h * scale
@@ -52,10 +55,13 @@ class _Rotate(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         cos_TR, sin_TR = ctx.saved_tensors
         # The transpose of a rotation turns back.
-        return _rotated(grads[0], cos_TR, -sin_TR), None, None
+        return _rotated(grads[0], cos_TR, sin_TR, back=True), None, None
 
 
-def _rotated(x_THK: Tensor, cos_TR: Tensor, sin_TR: Tensor) -> Tensor:
+def _rotated(x_THK: Tensor, cos_TR: Tensor, sin_TR: Tensor, back: bool = False) -> Tensor:
+    if native_layers.has_kernel(x_THK, cos_TR, sin_TR):
+        return native_layers.rotate(x_THK, cos_TR, sin_TR, back=back)
+    sin_TR = -sin_TR if back else sin_TR
     half = cos_TR.shape[-1] // 2
     cos, sin = cos_TR[:, None, :half], sin_TR[:, None, :half]
     low, high = x_THK[..., :half], x_THK[..., half : 2 * half]

@@ -69,7 +69,9 @@ class Router(nn.Module):
 
     def forward(self, x_TD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         logits_TE = self.logits(x_TD)
-        ids_TA, weights_TA = reference.route(logits_TE, self.expert_bias, **self.choice)
+        ids_TA, weights_TA = reference.route(
+            logits_TE, self.expert_bias, **self.choice, top_k=experts.top_k
+        )
         return logits_TE, ids_TA, weights_TA
 
 

@@ -43,17 +43,14 @@ def causal_attention(
 
 
 def has_kernel(q_THK: Tensor) -> bool:
-    """Whether the C++ core computes this: bfloat16 on a CPU with products of bfloat16.
-
-    Elsewhere torch is as fast or faster, and in float32 its results are kept to the bit.
+    """Whether the C++ core computes this: float32 on a CPU, and bfloat16 where it has products of
+    bfloat16. Elsewhere torch is as fast or faster.
     """
-    return (
-        q_THK.dtype == torch.bfloat16
-        and q_THK.device.type == "cpu"
-        and q_THK.shape[-1] % native_causal.HEAD_STEP == 0
-        and not torch.compiler.is_compiling()
-        and native.isa() == "avx512bf16"
-    )
+    if q_THK.shape[-1] % native_causal.HEAD_STEP or not native.reads(q_THK):
+        return False
+    if q_THK.dtype == torch.bfloat16:
+        return native.isa() == "avx512bf16"
+    return q_THK.dtype == torch.float32 and native.isa() != "generic"
 
 
 def _sdpa(q_THK: Tensor, k_SGK: Tensor, v_SGK: Tensor, rows: int) -> Tensor:

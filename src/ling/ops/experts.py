@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import native, native_moe, reference
+
 # The borders of the experts among sorted rows: E + 1 numbers for a loop over experts, or, for one
 # product of all, int32 ends of E experts on the device of the rows.
 Groups = list[int] | Tensor
@@ -46,6 +48,13 @@ class Slots:
         return self.starts_E1[1:].to(torch.int32)
 
 
+def top_k(scores: Tensor, k: int) -> Tensor:
+    """`reference.top_k_lowest_id`; in C++ where a kernel is."""
+    if native_moe.has_kernel(scores):
+        return native_moe.top_k(scores, k)
+    return reference.top_k_lowest_id(scores, k)
+
+
 def expert_counts(ids_TA: Tensor, num_experts: int) -> Tensor:
     """Rows of each expert, int64; unlike `bincount` it does not wait for the device."""
     flat_N = ids_TA.flatten()
@@ -70,12 +79,14 @@ def sort_by_expert(ids_TA: Tensor, num_experts: int, block: int) -> Slots:
 def slots_up_to(ends_E: Tensor, counts_E: Tensor, flat_N: Tensor) -> tuple[Tensor, Tensor]:
     """slot_N of rows for the experts `flat_N`, of which expert e has the first `counts_E[e]` up to
     `ends_E[e]`; and starts_E1."""
+    starts_E1 = torch.cat((ends_E.new_zeros(1), ends_E))
+    if native.reads(flat_N):
+        return native_moe.sorted_rows(flat_N, starts_E1[:-1]), starts_E1
     order_N = flat_N.sort(stable=True).indices
     sorted_N = flat_N[order_N]
     rank_N = (
         torch.arange(len(flat_N), device=flat_N.device) - (counts_E.cumsum(0) - counts_E)[sorted_N]
     )
-    starts_E1 = torch.cat((ends_E.new_zeros(1), ends_E))
     slot_N = torch.empty_like(flat_N)
     slot_N[order_N] = starts_E1[sorted_N] + rank_N
     return slot_N, starts_E1
@@ -137,6 +148,10 @@ class _Dispatch(torch.autograd.Function):
 class _Combine(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, y_RD: Tensor, slots: Slots, weights_TA: Tensor) -> Tensor:
+        ctx.native = native_moe.has_kernel(y_RD) and native_moe.has_kernel(weights_TA)
+        if ctx.native:
+            ctx.save_for_backward(y_RD, weights_TA, slots.slot_N)
+            return native_moe.combine(y_RD, slots.slot_N, weights_TA)
         y_TAD = y_RD.index_select(0, slots.slot_N).unflatten(0, weights_TA.shape)
         ctx.save_for_backward(y_TAD, weights_TA, slots.slot_N)
         ctx.rows = len(y_RD)
@@ -144,8 +159,12 @@ class _Combine(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        y_TAD, weights_TA, slot_N = ctx.saved_tensors
         (dout_TD,) = grads
+        if ctx.native:
+            y_RD, weights_TA, slot_N = ctx.saved_tensors
+            dy_RD, dw_TA = native_moe.combine_gradient(y_RD, slot_N, weights_TA, dout_TD)
+            return dy_RD, None, dw_TA
+        y_TAD, weights_TA, slot_N = ctx.saved_tensors
         dweights_TA = torch.bmm(y_TAD.float(), dout_TD.float()[:, :, None])[:, :, 0]
         # The gradient of padding is zero and adds nothing.
         dy_TAD = dout_TD[:, None] * weights_TA[:, :, None].to(dout_TD.dtype)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import products
+from . import native_moe, products
 from .experts import Groups, experts_with_rows
 
 
@@ -25,18 +25,29 @@ class _GroupedSwiGLU(torch.autograd.Function):
     def forward(
         ctx: Any, x_RD: Tensor, groups: Groups, gate_EFD: Tensor, up_EFD: Tensor, down_EDF: Tensor
     ) -> Tensor:
+        ctx.groups = groups
+        ctx.native = native_moe.has_small_experts(x_RD, gate_EFD, up_EFD, down_EDF)
+        if ctx.native and isinstance(groups, list):
+            y_RD, gu_R2F = native_moe.swiglu(x_RD, groups, gate_EFD, up_EFD, down_EDF)
+            ctx.save_for_backward(x_RD, gu_R2F, gate_EFD, up_EFD, down_EDF)
+            return y_RD
         gu, down = _cast(x_RD.dtype, gate_EFD, up_EFD, down_EDF)
         gu_R2F = product(x_RD, gu, groups)
         g_RF, u_RF = gu_R2F.chunk(2, dim=1)
         y_RD = product(F.silu(g_RF).mul_(u_RF), down, groups)
         # The weights themselves: their casts would be kept for all layers at once.
         ctx.save_for_backward(x_RD, gu_R2F, gate_EFD, up_EFD, down_EDF)
-        ctx.groups = groups
         return y_RD
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x_RD, gu_R2F, *weights = ctx.saved_tensors
+        if ctx.native and isinstance(ctx.groups, list):
+            wanted = any(ctx.needs_input_grad[2:])
+            dx_RD, *made = native_moe.swiglu_gradient(
+                x_RD, ctx.groups, gu_R2F, weights, grads[0], wanted=wanted
+            )
+            return (dx_RD, None, *made)
         gu, down = _cast(x_RD.dtype, *weights)
         dy_RD = grads[0].contiguous()  # `grouped_mm` refuses an expanded one
         dh_RF = product(dy_RD, down.transpose(1, 2), ctx.groups)

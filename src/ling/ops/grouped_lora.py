@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import grouped
 from .experts import Groups, experts_with_rows
 from .grouped import product, side_by_side, swiglu_gradient, weight_gradient
 
@@ -90,6 +91,9 @@ def swiglu(
     """y_RD: each expert on its rows, in their dtype; without `low_rank` of the frozen weights
     alone, equal to the bit to what `grouped.swiglu` makes of the same weights.
     """
+    if low_rank is None and isinstance(base, FloatExperts):
+        weights = (base.gate_EFD, base.up_EFD, base.down_EDF)
+        return grouped.swiglu(x_RD, groups, *(w.detach() for w in weights))
     return _LoRASwiGLU.apply(x_RD, groups, base, scale, *(low_rank or ()))
 
 

@@ -31,7 +31,7 @@ from .formats import FP8, FP8_BLOCK, TILE, Format
 from .fp8 import quantise_fp8_block
 from .packing import Packed, empty, packed_shapes, scale_dtype
 
-ABI_VERSION = 11
+ABI_VERSION = 12
 
 
 class Matrix(Structure):
@@ -182,7 +182,17 @@ _SIGNATURES: dict[str, Sequence[Any]] = {
     "ling_causal_attention": [c_void_p],
     "ling_causal_gradient": [c_void_p] * 5,
     "ling_quantise_fp8": [c_void_p],
-    "ling_loss_gradient": [c_void_p, c_int64, c_int64, *[c_void_p] * 3],
+    "ling_loss_gradient": [c_void_p, ctypes.c_int, c_int64, c_int64, *[c_void_p] * 3],
+    "ling_rms_norm_gradient": [*[c_void_p] * 3, c_int64, c_int64, c_float, c_void_p, c_void_p],
+    "ling_rotate_heads": [
+        *(c_void_p, c_int64, c_void_p, c_void_p, *[c_int64] * 5, c_float, c_void_p)
+    ],
+    "ling_experts_forward": [c_void_p],
+    "ling_experts_gradient": [c_void_p] * 6,
+    "ling_top_k": [c_void_p, c_int64, c_int64, c_int64, c_void_p],
+    "ling_sorted_rows": [c_void_p, c_int64, c_void_p, c_int64, c_void_p],
+    "ling_combine_rows": [c_void_p],
+    "ling_combine_gradient": [c_void_p] * 4,
     "ling_adam8": [c_void_p, c_int64, c_void_p],
     "ling_quantise8": [
         *(c_void_p, c_int64, c_void_p, ctypes.c_int, ctypes.c_int, c_void_p, c_void_p)
@@ -231,6 +241,13 @@ def bound_threads() -> None:
     most = limits.default_threads()
     if most is not None and torch.get_num_threads() > most:
         torch.set_num_threads(most)
+
+
+def reads(x: torch.Tensor) -> bool:
+    """Whether the library is there and can read this tensor: it is on the CPU, with memory."""
+    # A subclass may have none (torch's fake tensors), or only a part of its values (DTensor).
+    plain = type(x) in (torch.Tensor, torch.nn.Parameter) and x.device.type == "cpu"
+    return plain and not torch.compiler.is_compiling() and library() is not None
 
 
 def required() -> ctypes.CDLL:

@@ -1,4 +1,4 @@
-"""ctypes binding of `csrc/train_attention.cpp`: causal attention for training, in bfloat16.
+"""ctypes binding of `csrc/train_attention.cpp`: causal attention for training.
 
 Legend: T queries · S keys · H query heads · G kv heads · K head dim.
 """
@@ -6,7 +6,7 @@ Legend: T queries · S keys · H query heads · G kv heads · K head dim.
 from __future__ import annotations
 
 import ctypes
-from ctypes import Structure, c_float, c_int64, c_void_p
+from ctypes import Structure, c_float, c_int32, c_int64, c_void_p
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from . import native
 
 HEAD_STEP = 32
 """Head dims are multiples of it."""
+DTYPES = ({torch.bfloat16}, {torch.float32})
 
 
 class CausalC(Structure):
@@ -25,6 +26,7 @@ class CausalC(Structure):
         *((n, c_int64) for n in ("num_heads", "num_kv_heads", "head_dim", "num_sequences")),
         *((n, c_void_p) for n in ("query_ends", "key_ends")),
         ("scale", c_float),
+        ("bf16", c_int32),
         *((n, c_void_p) for n in ("q", "k", "v")),
         *((n, c_int64) for n in ("q_stride", "k_stride", "v_stride")),
         *((n, c_void_p) for n in ("out", "lse")),
@@ -86,11 +88,15 @@ def _arguments(
         )
     if query_ends[-1] != T or key_ends[-1] != S or len(query_ends) != len(key_ends):
         raise KernelError(f"sequences end at {query_ends[-1]} and {key_ends[-1]}, not {T} and {S}")
+    of_one_type = {x.dtype for x in (q_THK, k_SGK, v_SGK, out_THK)} in DTYPES
     for x in (q_THK, k_SGK, v_SGK, out_THK):
-        if x.dtype != torch.bfloat16 or not x.is_cpu or readable(x) is not x:
-            raise KernelError("attention takes bfloat16 on the CPU, whole tokens in memory")
+        if not of_one_type or not x.is_cpu or readable(x) is not x:
+            raise KernelError(
+                "attention takes bfloat16 or float32 on the CPU, whole tokens in memory"
+            )
     ends = [torch.tensor(e, dtype=torch.int64) for e in (query_ends, key_ends)]
     c = CausalC(H, G, K, len(query_ends) - 1, *(e.data_ptr() for e in ends), K**-0.5)
+    c.bf16 = q_THK.dtype == torch.bfloat16
     c.q, c.k, c.v = (x.data_ptr() for x in (q_THK, k_SGK, v_SGK))
     c.q_stride, c.k_stride, c.v_stride = (x.stride(0) for x in (q_THK, k_SGK, v_SGK))
     c.out, c.lse = out_THK.data_ptr(), lse_HT.data_ptr()

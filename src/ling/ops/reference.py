@@ -6,6 +6,8 @@ E experts · A experts per token · F expert width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -57,23 +59,26 @@ def route(
     topk_group: int,
     routed_scaling_factor: float,
     norm_topk_prob: bool = True,
+    top_k: Callable[[Tensor, int], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Pick experts inside the best groups by biased scores, weigh them by unbiased ones.
 
     Takes float32 logits; returns ids_TA (int64, by descending biased score) and weights_TA
     (float32). Dropped groups are -inf: a biased score can be negative, so zero would let them in.
-    Ties go to the lower id. Source: DeepSeek-V3 (arXiv 2412.19437) eq. 16.
+    Ties go to the lower id; `top_k` is `top_k_lowest_id`, or a kernel that gives the same.
+    Source: DeepSeek-V3 (arXiv 2412.19437) eq. 16.
     """
+    top_k = top_k or top_k_lowest_id
     scores_TE = logits_TE.sigmoid()
     with torch.no_grad():
         choice_TE = scores_TE + expert_bias_E
         if n_group > 1:
             grouped = choice_TE.unflatten(-1, (n_group, -1))
             group_scores = grouped.topk(2, dim=-1).values.sum(-1)
-            kept = top_k_lowest_id(group_scores, topk_group)
+            kept = top_k(group_scores, topk_group)
             dropped = torch.ones_like(group_scores, dtype=torch.bool).scatter_(-1, kept, False)
             choice_TE = grouped.masked_fill(dropped[..., None], float("-inf")).flatten(-2)
-        ids_TA = top_k_lowest_id(choice_TE, num_experts_per_tok)
+        ids_TA = top_k(choice_TE, num_experts_per_tok)
     return ids_TA, expert_weights(scores_TE, ids_TA, norm_topk_prob, routed_scaling_factor)
 
 

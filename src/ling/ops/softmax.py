@@ -21,9 +21,8 @@ GPU_CHUNK_TOKENS = 2048
 
 
 def has_kernel(x: Tensor) -> bool:
-    """Whether `loss_gradient_` takes scores of such rows: bfloat16 on a CPU, with the C++ core."""
-    on_cpu = x.dtype == torch.bfloat16 and x.device.type == "cpu"
-    return on_cpu and native.library() is not None
+    """Whether `loss_gradient_` takes scores of such rows: on a CPU, with the C++ core."""
+    return x.dtype in (torch.bfloat16, torch.float32) and native.reads(x)
 
 
 def loss_gradient_(scores_TV: Tensor, targets_T: Tensor, weights_T: Tensor) -> Tensor:
@@ -33,11 +32,12 @@ def loss_gradient_(scores_TV: Tensor, targets_T: Tensor, weights_T: Tensor) -> T
     """
     T, V = scores_TV.shape
     if not has_kernel(scores_TV) or not scores_TV.is_contiguous():
-        raise KernelError("scores must be bfloat16 on the CPU, whole rows in memory")
+        raise KernelError("scores must be bfloat16 or float32 on the CPU, whole rows in memory")
     if targets_T.shape != (T,) or weights_T.shape != (T,):
         raise KernelError(f"{T} rows have targets of {list(targets_T.shape)}")
     targets, weights = targets_T.long().contiguous(), weights_T.float().contiguous()
     lib, losses_T = native.required(), torch.empty(T)
     pointers = (x.data_ptr() for x in (targets, weights, losses_T))
-    native.check(lib, lib.ling_loss_gradient(scores_TV.data_ptr(), T, V, *pointers))
+    is_bf16 = scores_TV.dtype == torch.bfloat16
+    native.check(lib, lib.ling_loss_gradient(scores_TV.data_ptr(), is_bf16, T, V, *pointers))
     return losses_T

@@ -63,7 +63,7 @@ class _Gradients:
         """Rows and their losses times weight; the gradients of these are added if `wanted`."""
         in_place = wanted and softmax.has_kernel(self.hidden_TD)
         # Packed weights make scores in float32 first.
-        large = in_place and self.weight is not None
+        large = in_place and self.weight is not None and self.hidden_TD.dtype == torch.bfloat16
         chunk = IN_PLACE_CHUNK_TOKENS if large else _chunk_tokens(self.hidden_TD.device)
         for a in range(0, self.hidden_TD.shape[0], chunk):
             rows = slice(a, a + chunk)
