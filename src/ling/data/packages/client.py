@@ -59,8 +59,16 @@ def _download(package: Package, folder: Path, scratch: Path, log: Log) -> Path:
     raise RunError(
         f"{package.name}: {package.client} did not download {package.source} ({said}); without a "
         f"network, run `{by_hand}` where there is one, put {package.archive} into {folder} and "
-        "run this again"
+        f"run this again{_where_old_ones_are(package)}"
     )
+
+
+def _where_old_ones_are(package: Package) -> str:
+    """Mirrors of Debian keep the newest version of a package, so that a pinned one goes away."""
+    if package.client != "apt":
+        return ""
+    archive = f"https://snapshot.debian.org/binary/{package.package}/"
+    return f"; a version that Debian's mirrors have no more is at {archive}"
 
 
 def _command(package: Package) -> list[str]:
