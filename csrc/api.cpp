@@ -395,6 +395,7 @@ extern "C" int ling_experts_forward(const ling_experts* e) {
   if (!kernels) return LING_BAD_ISA;
   if (!e) return fail(LING_BAD_ARGUMENT, "null pointer");
   if (int status = accept(check_grouped(*e))) return status;
+  if (e->ends[e->count] && !e->y) return fail(LING_BAD_ARGUMENT, "null pointer");
   return guarded([&] { experts_forward(*kernels, *e); });
 }
 
@@ -427,6 +428,7 @@ extern "C" int ling_sorted_rows(const int64_t* ids, int64_t n, const int64_t* st
 extern "C" int ling_combine_rows(const ling_combine* c) {
   if (!c) return fail(LING_BAD_ARGUMENT, "null pointer");
   if (int status = accept(check_combine(*c))) return status;
+  if (c->tokens && !c->out) return fail(LING_BAD_ARGUMENT, "null pointer");
   return guarded([&] { combine_rows(*c); });
 }
 
@@ -434,7 +436,8 @@ extern "C" int ling_combine_gradient(const ling_combine* c, const float* dout, f
                                      float* dweights) {
   if (!c) return fail(LING_BAD_ARGUMENT, "null pointer");
   if (int status = accept(check_combine(*c))) return status;
-  if (c->tokens && (!dout || !dy || !dweights)) return fail(LING_BAD_ARGUMENT, "null pointer");
+  if ((c->tokens && (!dout || !dweights)) || (c->rows && !dy))
+    return fail(LING_BAD_ARGUMENT, "null pointer");
   return guarded([&] { combine_gradient(*c, dout, dy, dweights); });
 }
 

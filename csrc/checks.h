@@ -68,13 +68,13 @@ inline const char* check_grouped(const ling_experts& e) {
   for (int64_t i = 0; i < e.count; ++i)
     if (e.ends[i + 1] < e.ends[i]) return "rows are not sorted by expert";
   const bool weights = e.gate && e.up && e.down;
-  if (e.ends[e.count] && (!e.x || !e.gu || !e.y || !weights)) return "null pointer in experts";
+  if (e.ends[e.count] && (!e.x || !e.gu || !weights)) return "null pointer in experts";
   return nullptr;
 }
 
 inline const char* check_combine(const ling_combine& c) {
   if (c.tokens < 0 || c.each < 1 || c.hidden < 1 || c.rows < 0) return "sizes out of range";
-  if (c.tokens && (!c.slots || !c.y || !c.weights || !c.out)) return "null pointer in rows";
+  if (c.tokens && (!c.slots || !c.y || !c.weights)) return "null pointer in rows";
   for (int64_t i = 0; i < c.tokens * c.each; ++i)
     if (c.slots[i] < 0 || c.slots[i] >= c.rows) return "a slot is out of range";
   return nullptr;

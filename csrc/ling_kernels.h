@@ -332,7 +332,8 @@ typedef struct {
 } ling_experts;
 
 LING_API int ling_experts_forward(const ling_experts* e);
-// The gradients of weights are null where none is wanted; else 0 for an expert without rows.
+// The gradients of weights are null where none is wanted; else 0 for an expert without rows. `y` is
+// not read.
 LING_API int ling_experts_gradient(const ling_experts* e, const float* dy, float* dx, float* dgate,
                                    float* dup, float* ddown);
 
@@ -346,7 +347,7 @@ LING_API int ling_sorted_rows(const int64_t* ids, int64_t n, const int64_t* star
                               int64_t* rows);
 
 // out [tokens, hidden] is the sum of a token's `each` rows of y times their weights; row i of them
-// all is row slots[i] of y, which has `rows`. In float32.
+// all is row slots[i] of y, which has `rows`. Slots are distinct. In float32.
 typedef struct {
   int64_t tokens, each, hidden, rows;
   const int64_t* slots;
@@ -355,7 +356,7 @@ typedef struct {
 } ling_combine;
 
 LING_API int ling_combine_rows(const ling_combine* c);
-// dy [rows, hidden], 0 where no slot is, and dweights [tokens, each].
+// dy [rows, hidden], 0 where no slot is, and dweights [tokens, each]. `out` is not read.
 LING_API int ling_combine_gradient(const ling_combine* c, const float* dout, float* dy,
                                    float* dweights);
 

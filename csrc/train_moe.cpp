@@ -35,9 +35,12 @@ ExpertTask task_of(const ling_experts& e, int64_t i) {
 template <class F>
 void for_experts(const ling_experts& e, const F& f) {
   const int64_t room = expert_room(e.hidden, e.width);
+  const int threads = num_threads();  // once: another thread of the process may change it
   Buffer<float> scratch;
-  scratch.reserve(num_threads() * room);
-  parallel_for(e.count, [&](int64_t i, int thread) { f(i, scratch.data() + thread * room); });
+  scratch.reserve(threads * room);
+  in_team(threads, [&](Team& team) {
+    stage(team, e.count, [&](int64_t i, int thread) { f(i, scratch.data() + thread * room); });
+  });
 }
 
 bool above(float a, float b) { return a > b || (a != a && b == b); }
@@ -101,7 +104,9 @@ void combine_rows(const ling_combine& c) {
 void combine_gradient(const ling_combine& c, const float* dout, float* dy, float* dweights) {
   constexpr int kLanes = 16;  // sums side by side: their order does not depend on the processor
   const int64_t D = c.hidden;
-  memset(dy, 0, size_t(c.rows * D) * sizeof(float));
+  // Rows that no slot names are padding; without any of them all are written below.
+  if (c.rows > c.tokens * c.each)
+    for_tokens(c.rows, [&](int64_t r) { std::fill(dy + r * D, dy + (r + 1) * D, 0.0f); });
   for_tokens(c.tokens, [&](int64_t t) {
     const float* g = dout + t * D;
     for (int64_t a = 0; a < c.each; ++a) {

@@ -4,9 +4,9 @@
 constexpr int64_t kStrips = kCausal / 16;
 
 // Of a block of up to 64 keys from `start` on: how many, and how many a strip of queries sees. The
-// first query is at `position` of the keys.
+// first query is at `position` of the keys; strips without queries are left out.
 struct KeyRows {
-  int64_t start, rows, position;
+  int64_t start, rows, position, strips;
   int64_t seen(int64_t strip) const {
     const int64_t n = position + 16 * strip + 16 - start;
     return n < rows ? n < 0 ? 0 : n : rows;
@@ -16,7 +16,8 @@ struct KeyRows {
 
 static inline KeyRows key_rows(const CausalTaskF32& t, int64_t position, int64_t n, int64_t start) {
   const int64_t last = position + n < t.keys ? position + n : t.keys;
-  return {start, last - start < kCausal ? last - start : kCausal, position};
+  const int64_t rows = last - start < kCausal ? last - start : kCausal;
+  return {start, rows, position, (n + 15) / 16};
 }
 
 // n rows of K values as [K][64]; further columns are zero.
@@ -35,7 +36,7 @@ static inline void lanes_to_rows(const float* from, const float* factor, int64_t
 // [key][64]: products of the keys with what [K][64] has of each query, of those that it sees.
 static inline void key_products(const KeyRows& b, const float* x, int64_t stride, int64_t K,
                                 const float* lanes, float* out) {
-  for (int64_t j = 0; j < kStrips; ++j)
+  for (int64_t j = 0; j < b.strips; ++j)
     small_product({x + b.start * stride, stride, 1}, b.seen(j), lanes + 16 * j, kCausal, K, 16,
                   out + 16 * j, kCausal, false);
 }
@@ -43,7 +44,7 @@ static inline void key_products(const KeyRows& b, const float* x, int64_t stride
 // [K][64] += the sum over the keys that a query sees of their rows times its weights.
 static inline void add_keys(const KeyRows& b, const float* x, int64_t stride, int64_t K,
                             const float* weights, float* to) {
-  for (int64_t j = 0; j < kStrips; ++j)
+  for (int64_t j = 0; j < b.strips; ++j)
     small_product({x + b.start * stride, 1, stride}, K, weights + 16 * j, kCausal, b.seen(j), 16,
                   to + 16 * j, kCausal, true);
 }
@@ -63,7 +64,7 @@ static void causal_forward_f32(const CausalTaskF32& t, int64_t first, int64_t n,
   for (int64_t start = 0; start < position + n && start < t.keys; start += kCausal) {
     const KeyRows b = key_rows(t, position, n, start);
     key_products(b, t.k, t.k_stride, K, queries, scores);
-    for (int64_t j = 0; j < kStrips; ++j) {
+    for (int64_t j = 0; j < b.strips; ++j) {
       const int64_t seen = b.seen(j);
       if (!seen) continue;
       f32 next = top[j];
@@ -114,7 +115,7 @@ static void causal_backward_f32(const CausalTaskF32& t, float* dk, float* dv, ui
     const float *q = t.q + first * t.q_stride, *dout = t.dout + first * t.out_stride;
     float lse[kCausal], delta[kCausal], factor[kCausal];
     for (int64_t i = 0; i < kCausal; ++i) {
-      // Of lanes beyond the queries all weights are zero.
+      // Lanes beyond the queries get numbers that nothing reads.
       lse[i] = i < n ? t.lse[first + i] : __builtin_inff(), delta[i] = 0, factor[i] = t.scale;
       for (int64_t d = 0; d < K && i < n; ++d)
         delta[i] += dout[i * t.out_stride + d] * t.out[(first + i) * t.out_stride + d];
@@ -125,7 +126,7 @@ static void causal_backward_f32(const CausalTaskF32& t, float* dk, float* dv, ui
       const KeyRows b = key_rows(t, position, n, start);
       key_products(b, t.k, t.k_stride, K, queries, p);
       key_products(b, t.v, t.v_stride, K, douts, ds);
-      for (int64_t j = 0; j < kStrips; ++j) {
+      for (int64_t j = 0; j < b.strips; ++j) {
         const f32 top = load(lse + 16 * j), mean = load(delta + 16 * j);
         for (int64_t r = 0; r < b.rows; ++r) {
           const int64_t at = r * kCausal + 16 * j;

@@ -107,6 +107,17 @@ def test_kernel_is_for_what_the_cpu_multiplies(monkeypatch):
 
 
 @NATIVE
+@pytest.mark.parametrize("tokens", [1, 20])
+def test_tokens_may_lie_anywhere(tokens, monkeypatch):
+    """A single token's stride is anything, and one row may stand for all tokens."""
+    monkeypatch.setattr(causal, "has_kernel", lambda q: True)
+    one = torch.randn(2, 1, 32).transpose(0, 1)
+    many = one.expand(tokens, 2, 32)
+    want = causal_attention(*[many.contiguous()] * 3, [0, tokens])
+    assert torch.equal(causal_attention(many, many, many, [0, tokens]), want)
+
+
+@NATIVE
 def test_no_queries_have_no_result():
     q, kv = torch.zeros(0, 4, 32).bfloat16(), torch.zeros(3, 2, 32).bfloat16()
     assert causal_attention(q, kv, kv, [0, 0], [0, 3]).shape == q.shape

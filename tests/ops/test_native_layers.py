@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ling.errors import KernelError
+from ling.model import fused
 from ling.ops import native, native_layers, reference
 
 pytestmark = pytest.mark.skipif(native.library() is None, reason="no kernel library")
@@ -35,6 +36,17 @@ def test_a_rotation_of_a_part_of_a_row_is_the_references_and_turns_back():
         native_layers.rotate(turned, cos, sin, back=True), reference.rotate(turned, cos, -sin)
     )
     torch.testing.assert_close(native_layers.rotate(turned, cos, sin, back=True), x)
+
+
+def test_gradients_that_are_one_row_for_all_tokens_are_read():
+    x, w = torch.randn(9, 3, 32, requires_grad=True), torch.randn(3, 32)
+    cos, sin = torch.randn(9, 16), torch.randn(9, 16)
+    cos, sin = (torch.cat((t[:, :8], t[:, :8]), 1) for t in (cos, sin))
+    found = [
+        torch.autograd.grad((ops.rotate(x, cos, sin).sum(0) * w).sum(), x)[0]
+        for ops in (fused, reference)
+    ]
+    torch.testing.assert_close(*found)
 
 
 def test_wrong_arguments_are_refused():

@@ -24,23 +24,25 @@ def outputs_and_gradients(ids, leaves):
     slots = experts.sort_by_expert(ids, len(weights[0]), 16)
     rows = grouped.swiglu(experts.dispatch(x, slots), slots.groups, *weights)
     out = experts.combine(rows, slots, w)
-    return [out, *torch.autograd.grad((out * torch.linspace(-1, 1, out.shape[1])).sum(), leaves)]
+    channels = torch.linspace(-1, 1, out.shape[1], dtype=torch.float32)
+    return [out, *torch.autograd.grad((out * channels).sum(), leaves)]
 
 
-@pytest.mark.parametrize("shape", [(31, 64, 32, 100), (5, 16, 48, 7), (8, 128, 64, 300)])
+@pytest.mark.parametrize("shape", [(31, 64, 32, 100), (16, 16, 48, 7), (20, 128, 64, 300)])
 def test_a_layer_and_its_gradients_are_those_of_torch(shape, monkeypatch):
     ids, leaves = routed(*shape)
+    assert native_moe.has_small_experts(leaves[0], *leaves[2:])
     got = outputs_and_gradients(ids, leaves)
     monkeypatch.setattr(native, "library", lambda: None)
+    assert not native_moe.has_small_experts(leaves[0], *leaves[2:])
     want = outputs_and_gradients(ids, leaves)
     for a, b in zip(got, want, strict=True):
         assert a.stride() == b.stride()
-        assert not torch.equal(a, b), "both are of one path"
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4 * float(b.detach().abs().max()))
 
 
 def test_bits_do_not_depend_on_threads():
-    ids, leaves = routed(8, 32, 16, 900)
+    ids, leaves = routed(24, 32, 16, 900)
     found = []
     for threads in (1, 2):
         torch.set_num_threads(threads)
@@ -50,12 +52,50 @@ def test_bits_do_not_depend_on_threads():
 
 
 def test_frozen_experts_have_no_gradient():
-    _, (x, _, *weights) = routed(4, 16, 16, 9)
+    _, (x, _, *weights) = routed(16, 16, 16, 9)
     frozen = [w.detach() for w in weights]
-    borders = [0, 2, 2, 7, 9]
+    borders = [0, 2, 2, 7, *[9] * 13]
     dx = torch.autograd.grad(grouped.swiglu(x, borders, *frozen).sum(), x)[0]
     learning = torch.autograd.grad(grouped.swiglu(x, borders, *weights).sum(), x)[0]
     assert torch.equal(dx, learning)
+    (only,) = torch.autograd.grad(
+        grouped.swiglu(x.detach(), borders, frozen[0], weights[1], frozen[2]).sum(), [weights[1]]
+    )
+    both = torch.autograd.grad(grouped.swiglu(x, borders, *weights).sum(), [weights[1]])
+    assert torch.equal(only, both[0])
+
+
+def test_no_rows_are_no_special_case():
+    """What a rank has that no token was sent to."""
+    ids, leaves = routed(16, 32, 16, 9)
+    x, w, *weights = leaves
+    none = [x[:0].detach().requires_grad_(), w[:0].detach().requires_grad_(), *weights]
+    out, *gradients = outputs_and_gradients(ids[:0], none)
+    assert out.shape == (0, 32)
+    assert not any(g.any() for g in gradients)
+
+
+def test_torchs_default_type_is_not_that_of_results():
+    ids, leaves = routed(16, 32, 16, 40)
+    want = outputs_and_gradients(ids, leaves)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        got = outputs_and_gradients(ids, leaves)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for a, b in zip(got, want, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_row_that_is_not_finite_spoils_its_expert_alone():
+    _, (x, _, *weights) = routed(16, 32, 16, 9)
+    rows = x.detach().clone()
+    rows[2] = torch.nan
+    borders = [0, 2, 5, *[9] * 14]
+    y = grouped.swiglu(rows, borders, *weights)
+    assert y.isnan().any(1).nonzero().flatten().tolist() == [2]
+    spoilt = [g.isnan().flatten(1).any(1) for g in torch.autograd.grad(y.sum(), weights)]
+    assert all(s.nonzero().flatten().tolist() == [1] for s in spoilt)
 
 
 @pytest.mark.parametrize(
@@ -64,10 +104,13 @@ def test_frozen_experts_have_no_gradient():
         (lambda x, w: (x.double(), [v.double() for v in w]), "another type"),
         (lambda x, w: (x[:, :24], [w[0][..., :24], w[1][..., :24], w[2][:, :24]]), "odd sizes"),
         (lambda x, w: (x, [v.repeat(1, 64, 64) for v in w]), "large experts"),
+        (lambda x, w: (x, [v[:15] for v in w]), "few experts"),
     ],
 )
-def test_other_experts_are_torchs(change, reason):
-    _, (x, _, *weights) = routed(4, 32, 16, 9)
+def test_other_experts_are_torchs(change, reason, monkeypatch):
+    _, (x, _, *weights) = routed(16, 32, 16, 9)
+    assert native_moe.has_small_experts(x, *weights) == (native.isa() != "generic")
+    monkeypatch.setattr(native, "isa", lambda: "avx2")
     assert native_moe.has_small_experts(x, *weights)
     changed, others = change(x, weights)
     assert not native_moe.has_small_experts(changed, *others), reason
@@ -87,8 +130,23 @@ def test_wrong_arguments_are_refused():
     ids, (x, w, *weights) = routed(4, 16, 16, 9)
     with pytest.raises(KernelError, match="end at 8"):
         native_moe.swiglu(x, [0, 1, 2, 3, 8], *weights)
-    with pytest.raises(KernelError, match="have shapes"):
-        native_moe.swiglu(x, [0, 1, 2, 3, 9], weights[0], weights[1], weights[2][:, :8])
+    for rows, down in ((x, weights[2][:, :8]), (x[:, :8], weights[2])):
+        with pytest.raises(KernelError, match="have shapes"):
+            native_moe.swiglu(rows, [0, 1, 2, 3, 9], weights[0], weights[1], down)
+    _, gu = native_moe.swiglu(x, [0, 1, 2, 3, 9], *weights)
+    with pytest.raises(KernelError, match="have gradients of"):
+        native_moe.swiglu_gradient(x, [0, 1, 2, 3, 9], gu, weights, x[:5], wanted=True)
+    slots = torch.arange(18)
+    y = torch.randn(18, 16)
+    with pytest.raises(KernelError, match="have gradients of"):
+        native_moe.combine_gradient(y, slots, w, torch.randn(8, 16))
+    for call in (
+        lambda: native_moe.swiglu(x.double(), [0, 1, 2, 3, 9], *weights),
+        lambda: native_moe.combine(y.bfloat16(), slots, w),
+        lambda: native_moe.top_k(y.double(), 3),
+    ):
+        with pytest.raises(KernelError, match="float32 on the CPU"):
+            call()
     with pytest.raises(KernelError, match="not sorted by expert"):
         native_moe.swiglu(x, [0, 5, 2, 3, 9], *weights)
     with pytest.raises(KernelError, match="a slot is out of range"):

@@ -26,7 +26,7 @@ class _RMSNorm(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         (dy,) = grads
-        if native_layers.has_kernel(x, weight, dy) and x.shape[-1] % native_layers.STEP == 0:
+        if native_layers.has_norm_gradient(x, weight, dy):
             dx, dw = native_layers.rms_norm_gradient(x, weight, dy, ctx.eps)
             return dx, dw, None
         h, dy = x.float(), dy.float()

@@ -46,7 +46,9 @@ def has_kernel(q_THK: Tensor) -> bool:
     """Whether the C++ core computes this: float32 on a CPU, and bfloat16 where it has products of
     bfloat16. Elsewhere torch is as fast or faster.
     """
-    if q_THK.shape[-1] % native_causal.HEAD_STEP or not native.reads(q_THK):
+    K = q_THK.shape[-1]
+    fits = K % native_causal.HEAD_STEP == 0 and K <= native_causal.LARGEST_HEAD
+    if not fits or not native.reads(q_THK):
         return False
     if q_THK.dtype == torch.bfloat16:
         return native.isa() == "avx512bf16"

@@ -50,7 +50,7 @@ class Slots:
 
 def top_k(scores: Tensor, k: int) -> Tensor:
     """`reference.top_k_lowest_id`; in C++ where a kernel is."""
-    if native_moe.has_kernel(scores):
+    if native.reads_float32(scores):
         return native_moe.top_k(scores, k)
     return reference.top_k_lowest_id(scores, k)
 
@@ -148,7 +148,7 @@ class _Dispatch(torch.autograd.Function):
 class _Combine(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, y_RD: Tensor, slots: Slots, weights_TA: Tensor) -> Tensor:
-        ctx.native = native_moe.has_kernel(y_RD) and native_moe.has_kernel(weights_TA)
+        ctx.native = native.reads_float32(y_RD, weights_TA)
         if ctx.native:
             ctx.save_for_backward(y_RD, weights_TA, slots.slot_N)
             return native_moe.combine(y_RD, slots.slot_N, weights_TA)

@@ -250,6 +250,16 @@ def reads(x: torch.Tensor) -> bool:
     return plain and not torch.compiler.is_compiling() and library() is not None
 
 
+def reads_float32(*tensors: torch.Tensor) -> bool:
+    """Whether the library can read all of them, and they are float32."""
+    return all(x.dtype == torch.float32 and reads(x) for x in tensors)
+
+
+def new(*shape: int) -> torch.Tensor:
+    """Memory for float32 results, whatever torch's default type and device are."""
+    return torch.empty(shape, dtype=torch.float32, device="cpu")
+
+
 def required() -> ctypes.CDLL:
     """The library, with the thread count that torch uses; `KernelError` when it is not there."""
     lib = library()

@@ -15,7 +15,8 @@ from ..errors import KernelError
 from . import native
 
 HEAD_STEP = 32
-"""Head dims are multiples of it."""
+"""Head dims are multiples of it, up to `LARGEST_HEAD`."""
+LARGEST_HEAD = 1024
 DTYPES = ({torch.bfloat16}, {torch.float32})
 
 
@@ -35,7 +36,15 @@ class CausalC(Structure):
 
 def readable(x_THK: Tensor) -> Tensor:
     """The tensor itself if the heads of each token lie next to each other, else a copy."""
-    return x_THK if x_THK.stride()[1:] == (x_THK.shape[2], 1) else x_THK.contiguous()
+    _, H, K = x_THK.shape
+    whole = x_THK.stride()[1:] == (K, 1) and token_stride(x_THK) >= H * K
+    return x_THK if whole else x_THK.contiguous()
+
+
+def token_stride(x_THK: Tensor) -> int:
+    """Values from a token to the next; torch says anything of a single one."""
+    T, H, K = x_THK.shape
+    return x_THK.stride(0) if T > 1 else H * K
 
 
 def attention(
@@ -43,8 +52,8 @@ def attention(
 ) -> tuple[Tensor, Tensor]:
     """(out_THK, lse_HT) of `causal.causal_attention`; lse is what `gradient` needs beside it."""
     lib = native.required()
-    out_THK = torch.empty(q_THK.shape, dtype=q_THK.dtype)
-    lse_HT = torch.empty(q_THK.shape[1], q_THK.shape[0])
+    out_THK = torch.empty(q_THK.shape, dtype=q_THK.dtype, device="cpu")
+    lse_HT = native.new(q_THK.shape[1], q_THK.shape[0])
     c, ends = _arguments(q_THK, k_SGK, v_SGK, out_THK, lse_HT, query_ends, key_ends)
     native.check(lib, lib.ling_causal_attention(ctypes.byref(c)))
     del ends  # alive until here
@@ -63,7 +72,7 @@ def gradient(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k and v from that of out."""
     lib, dout_THK = native.required(), dout_THK.contiguous()
-    made = [torch.empty(x.shape, dtype=x.dtype) for x in (q_THK, k_SGK, v_SGK)]
+    made = [torch.empty(x.shape, dtype=x.dtype, device="cpu") for x in (q_THK, k_SGK, v_SGK)]
     c, ends = _arguments(q_THK, k_SGK, v_SGK, out_THK, lse_HT, query_ends, key_ends)
     pointers = (x.data_ptr() for x in (dout_THK, *made))
     native.check(lib, lib.ling_causal_gradient(ctypes.byref(c), *pointers))
@@ -98,6 +107,6 @@ def _arguments(
     c = CausalC(H, G, K, len(query_ends) - 1, *(e.data_ptr() for e in ends), K**-0.5)
     c.bf16 = q_THK.dtype == torch.bfloat16
     c.q, c.k, c.v = (x.data_ptr() for x in (q_THK, k_SGK, v_SGK))
-    c.q_stride, c.k_stride, c.v_stride = (x.stride(0) for x in (q_THK, k_SGK, v_SGK))
+    c.q_stride, c.k_stride, c.v_stride = map(token_stride, (q_THK, k_SGK, v_SGK))
     c.out, c.lse = out_THK.data_ptr(), lse_HT.data_ptr()
     return c, ends

@@ -18,7 +18,9 @@ from . import native
 
 STEP = 16
 """Hidden sizes and widths of experts are multiples of it."""
-SMALL_EXPERT = 1 << 15
+MANY_EXPERTS = 16
+"""From here on experts are tasks of their own: fewer would leave cores without work."""
+SMALL_EXPERT = 1 << 14
 """Values of one matrix of an expert up to which the kernel is faster than calls of torch's
 products: its three matrices stay in a core's own cache."""
 
@@ -41,26 +43,25 @@ class CombineC(Structure):
     )
 
 
-def has_kernel(x: Tensor) -> bool:
-    """Whether these functions take such values: float32 on a CPU, with the C++ core."""
-    return x.dtype == torch.float32 and native.reads(x)
-
-
 def has_small_experts(x_RD: Tensor, *weights: Tensor) -> bool:
     """Whether `swiglu` takes these rows and weights, and is faster than torch's products."""
-    _, width, hidden = weights[0].shape
+    count, width, hidden = weights[0].shape
     return (
-        width * hidden <= SMALL_EXPERT
+        count >= MANY_EXPERTS
+        and width * hidden <= SMALL_EXPERT
         and width % STEP == hidden % STEP == 0
-        and all(has_kernel(x) for x in (x_RD, *weights))
+        and native.reads_float32(x_RD, *weights)
+        and native.isa() != "generic"
     )
 
 
 def top_k(scores: Tensor, k: int) -> Tensor:
     """`reference.top_k_lowest_id`."""
     lib, n = native.required(), scores.shape[-1]
+    if not native.reads_float32(scores):
+        raise KernelError("scores must be float32 on the CPU")
     scores = scores.contiguous()
-    ids = torch.empty((*scores.shape[:-1], k), dtype=torch.int64)
+    ids = torch.empty((*scores.shape[:-1], k), dtype=torch.int64, device="cpu")
     rows = scores.numel() // n
     native.check(lib, lib.ling_top_k(scores.data_ptr(), rows, n, k, ids.data_ptr()))
     return ids
@@ -82,7 +83,7 @@ def swiglu(
 ) -> tuple[Tensor, Tensor]:
     """(y_RD, gu_R2F): SwiGLU of each expert on its rows, and what `swiglu_gradient` needs of it."""
     R, D = x_RD.shape
-    y_RD, gu_R2F = x_RD.new_empty(R, D), x_RD.new_empty(R, 2 * gate_EFD.shape[1])
+    y_RD, gu_R2F = native.new(R, D), native.new(R, 2 * gate_EFD.shape[1])
     lib, kept = native.required(), _Kept(x_RD, offsets, gu_R2F, gate_EFD, up_EFD, down_EDF)
     kept.c.y = y_RD.data_ptr()
     native.check(lib, lib.ling_experts_forward(ctypes.byref(kept.c)))
@@ -100,10 +101,11 @@ def swiglu_gradient(
 ) -> tuple[Tensor | None, ...]:
     """Gradients of x, gate, up and down from that of y; of x alone unless they are `wanted`."""
     dy_RD = dy_RD.contiguous()
-    dx_RD = torch.empty_like(dy_RD)
-    made = [torch.empty(w.shape) if wanted else None for w in weights]
+    if dy_RD.shape != x_RD.shape or not native.reads_float32(dy_RD):
+        raise KernelError(f"rows of {list(x_RD.shape)} have gradients of {list(dy_RD.shape)}")
+    dx_RD = native.new(*dy_RD.shape)
+    made = [native.new(*w.shape) if wanted else None for w in weights]
     lib, kept = native.required(), _Kept(x_RD, offsets, gu_R2F, *weights)
-    kept.c.y = dx_RD.data_ptr()  # not read
     pointers = (None if w is None else w.data_ptr() for w in made)
     native.check(
         lib,
@@ -116,7 +118,7 @@ def swiglu_gradient(
 
 def combine(y_RD: Tensor, slot_N: Tensor, weights_TA: Tensor) -> Tensor:
     """out_TD: the weighted sum of each token's rows."""
-    out_TD = y_RD.new_empty(len(weights_TA), y_RD.shape[1])
+    out_TD = native.new(len(weights_TA), y_RD.shape[1])
     lib, kept = native.required(), _Rows(y_RD, slot_N, weights_TA)
     kept.c.out = out_TD.data_ptr()
     native.check(lib, lib.ling_combine_rows(ctypes.byref(kept.c)))
@@ -128,9 +130,11 @@ def combine_gradient(
 ) -> tuple[Tensor, Tensor]:
     """(dy_RD, dweights_TA): 0 for rows that are no token's."""
     dout_TD = dout_TD.contiguous()
-    dy_RD, dweights_TA = torch.empty(y_RD.shape), torch.empty(weights_TA.shape)
+    wanted = (len(weights_TA), y_RD.shape[1])
+    if dout_TD.shape != wanted or not native.reads_float32(dout_TD):
+        raise KernelError(f"sums of {list(wanted)} have gradients of {list(dout_TD.shape)}")
+    dy_RD, dweights_TA = native.new(*y_RD.shape), native.new(*weights_TA.shape)
     lib, kept = native.required(), _Rows(y_RD, slot_N, weights_TA)
-    kept.c.out = dout_TD.data_ptr()  # not written
     pointers = (x.data_ptr() for x in (dout_TD, dy_RD, dweights_TA))
     native.check(lib, lib.ling_combine_gradient(ctypes.byref(kept.c), *pointers))
     return dy_RD, dweights_TA
@@ -143,8 +147,11 @@ class _Kept:
         (E, F, D), R = weights[0].shape, len(x_RD)
         if offsets[-1] != R or len(offsets) != E + 1:
             raise KernelError(f"{R} rows of {E} experts have borders that end at {offsets[-1]}")
-        if [*map(tuple, (w.shape for w in weights))] != [(E, F, D), (E, F, D), (E, D, F)]:
-            raise KernelError(f"experts have shapes {[list(w.shape) for w in weights]}")
+        shapes = [tuple(t.shape) for t in (x_RD, gu_R2F, *weights)]
+        if shapes != [(R, D), (R, 2 * F), (E, F, D), (E, F, D), (E, D, F)]:
+            raise KernelError(f"rows and experts have shapes {shapes}")
+        if not native.reads_float32(x_RD, gu_R2F, *weights):
+            raise KernelError("experts take float32 on the CPU")
         self.ends = torch.tensor(offsets, dtype=torch.int64)
         self.tensors = [t.contiguous() for t in (x_RD, *weights, gu_R2F)]
         self.c = ExpertsC(E, D, F, self.ends.data_ptr(), *(t.data_ptr() for t in self.tensors))
@@ -157,6 +164,8 @@ class _Rows:
         T, A = weights_TA.shape
         if slot_N.shape != (T * A,) or slot_N.dtype != torch.int64:
             raise KernelError(f"{T * A} rows have slots of {list(slot_N.shape)}")
+        if not native.reads(slot_N) or not native.reads_float32(y_RD, weights_TA):
+            raise KernelError("sums of rows take float32 on the CPU")
         self.tensors = [t.contiguous() for t in (slot_N, y_RD, weights_TA)]
         pointers = (t.data_ptr() for t in self.tensors)
         self.c = CombineC(T, A, y_RD.shape[1], len(y_RD), *pointers)
