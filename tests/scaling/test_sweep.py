@@ -72,6 +72,17 @@ def test_all_runs_get_a_row_and_a_second_start_trains_none(tmp_path, out):
     assert not [line for line in lines if line.endswith("starts")]
 
 
+def test_rows_alone_continue_a_sweep_in_another_folder(tmp_path, out):
+    assert sweep(grid_of(tmp_path, "x"), out, print, jobs=2) == 0
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "row.json").write_bytes((out / "row.json").read_bytes())
+    (other / "results.jsonl").write_bytes((out / "results.jsonl").read_bytes())
+    assert sweep(grid_of(tmp_path, "x", "y"), other, print, jobs=2) == 0
+    assert list(results(other)) == ["1e9-x-dense-seed1", "1e9-y-dense-seed1"]
+    assert [p.name for p in (other / "logs").iterdir()] == ["1e9-y-dense-seed1.log"]
+
+
 def test_a_run_that_fails_does_not_end_the_others(tmp_path, out):
     lines: list[str] = []
     with pytest.raises(RunError, match=r"1e9-f-dense-seed1: exit code 1: error: no room .*logs/"):

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping
 from .planned import Planned
 from .results import Row
 
-# What a token takes on one thread of an AMD EPYC core with AVX-512 and bfloat16, 2026-11-29:
+# What a token takes on one of two busy cores of an AMD EPYC (Zen 3, AVX2) in float32, 2026-11-30:
 # products of the head and of layers, the rest of a layer, a routed expert of a token, and each
-# expert that is there (rows are sorted by it, its weights read for few of them).
-HEAD_FLOPS_PER_S, LAYER_FLOPS_PER_S = 5.6e11, 1.67e11
-LAYER_S, EXPERT_ROW_S, EXPERT_S = 2.0e-6, 1.2e-6, 3.2e-8
+# expert that is there (its weights are read and updated for few rows).
+HEAD_FLOPS_PER_S, LAYER_FLOPS_PER_S = 3.6e10, 7e10
+LAYER_S, EXPERT_ROW_S, EXPERT_S = 2.1e-6, 1.3e-7, 3.1e-8
 
 
 def expected_seconds(run: Planned) -> float:
