@@ -71,13 +71,15 @@ def test_leverage_of_a_sweep_comes_first(tmp_path, monkeypatch):
     pytest.importorskip("scipy")
     monkeypatch.setattr("ling.scaling.noise.REPLICAS", 20)
     path = tmp_path / "2026-11-30-ling-grid.jsonl"
-    rows = sweep(families=("dense", "1/8"))
+    rows = sweep(families=("dense", "1/8", "1/32"))
     path.write_text("".join(json.dumps(dataclasses.asdict(row)) + "\n" for row in rows))
     monkeypatch.setattr(leverage, "committed", lambda pattern: path)
     found = measured("leverage", tmp_path)
     assert found.figures[0].how == "committed"
-    assert found.data["read"]
+    read = found.data["read"]
+    assert "1/32" in found.figures[0].what  # the sparsest, nearest to the claim's
     assert path.name in found.verdict
+    assert f"{1e22 / max(r['flops'] for r in read):.0e} times as much" in found.verdict
 
 
 @pytest.mark.parametrize(
