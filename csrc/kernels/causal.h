@@ -105,9 +105,9 @@ static inline void pack_rows(const uint16_t* x, int64_t stride, int64_t n, int64
   }
 }
 
-// n rows of K values as [K][64]; further rows are zero.
-static void causal_transpose(const uint16_t* x, int64_t stride, int64_t n, int64_t K,
-                             uint16_t* to) {
+// n rows of K values as [K][64]; further columns are zero.
+template <class T>
+static void causal_transpose(const T* x, int64_t stride, int64_t n, int64_t K, T* to) {
   for (int64_t d = 0; d < K; ++d)
     for (int64_t t = 0; t < kCausal; ++t) to[d * kCausal + t] = t < n ? x[t * stride + d] : 0;
 }

@@ -20,15 +20,9 @@ static inline KeyRows key_rows(const CausalTaskF32& t, int64_t position, int64_t
   return {start, rows, position, (n + 15) / 16};
 }
 
-// n rows of K values as [K][64]; further columns are zero.
-static inline void rows_to_lanes(const float* x, int64_t stride, int64_t n, int64_t K, float* to) {
-  for (int64_t d = 0; d < K; ++d)
-    for (int64_t t = 0; t < kCausal; ++t) to[d * kCausal + t] = t < n ? x[t * stride + d] : 0;
-}
-
 // [K][64] times a factor for each of the 64, as n rows.
-static inline void lanes_to_rows(const float* from, const float* factor, int64_t K, int64_t stride,
-                                 int64_t n, float* to) {
+static inline void scaled_rows(const float* from, const float* factor, int64_t K, int64_t stride,
+                               int64_t n, float* to) {
   for (int64_t t = 0; t < n; ++t)
     for (int64_t d = 0; d < K; ++d) to[t * stride + d] = from[d * kCausal + t] * factor[t];
 }
@@ -55,7 +49,7 @@ static void causal_forward_f32(const CausalTaskF32& t, int64_t first, int64_t n,
   float* out = reinterpret_cast<float*>(scratch);  // [K][64]
   float* queries = out + K * kCausal;              // the same
   float* scores = queries + K * kCausal;           // [64][64]
-  rows_to_lanes(t.q + first * t.q_stride, t.q_stride, n, K, queries);
+  causal_transpose(t.q + first * t.q_stride, t.q_stride, n, K, queries);
   f32 top[kStrips], total[kStrips];
   for (f32& x : top) x = set(-__builtin_inff());
   for (f32& x : total) x = zero();
@@ -97,7 +91,7 @@ static void causal_forward_f32(const CausalTaskF32& t, int64_t first, int64_t n,
     store(inverse + 16 * j, div(set(1), total[j]));
     store(sums + 16 * j, total[j]), store(tops + 16 * j, top[j]);
   }
-  lanes_to_rows(out, inverse, K, t.out_stride, n, t.out + first * t.out_stride);
+  scaled_rows(out, inverse, K, t.out_stride, n, t.out + first * t.out_stride);
   for (int64_t i = 0; i < n; ++i) t.lse[first + i] = tops[i] + log2f(sums[i]);
 }
 
@@ -120,7 +114,8 @@ static void causal_backward_f32(const CausalTaskF32& t, float* dk, float* dv, ui
       for (int64_t d = 0; d < K && i < n; ++d)
         delta[i] += dout[i * t.out_stride + d] * t.out[(first + i) * t.out_stride + d];
     }
-    rows_to_lanes(q, t.q_stride, n, K, queries), rows_to_lanes(dout, t.out_stride, n, K, douts);
+    causal_transpose(q, t.q_stride, n, K, queries),
+        causal_transpose(dout, t.out_stride, n, K, douts);
     for (int64_t i = 0; i < K * kCausal; i += 16) store(dq + i, zero());
     for (int64_t start = 0; start < position + n && start < t.keys; start += kCausal) {
       const KeyRows b = key_rows(t, position, n, start);
@@ -144,6 +139,6 @@ static void causal_backward_f32(const CausalTaskF32& t, float* dk, float* dv, ui
       small_product({ds, kCausal, 1}, b.rows, q, t.q_stride, n, K, dk + start * K, K, true);
       add_keys(b, t.k, t.k_stride, K, ds, dq);
     }
-    lanes_to_rows(dq, factor, K, t.out_stride, n, t.dq + first * t.out_stride);
+    scaled_rows(dq, factor, K, t.out_stride, n, t.dq + first * t.out_stride);
   }
 }

@@ -6,6 +6,7 @@ Legend: E experts (absent of a single matrix) · r rank · K columns · N rows o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from ctypes import c_float
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from ..config.model import ModelConfig
 from ..model.adapter import Adapter, LowRank
-from ..ops import native
+from ..ops import native_abi
 from ..ops.formats import TILE
 
 _PLAIN = {"qkv": "attention.query_key_value", "dense": "attention.dense"}
@@ -31,7 +32,7 @@ class NativeAdapters:
             for n in range(cfg.num_hidden_layers)
         ]
         self.count = len(adapters)
-        self.layers: Any = (native.LayerAdapterC * len(layers))(*layers)
+        self.layers: Any = (native_abi.LayerAdapterC * len(layers))(*layers)
 
     @property
     def nbytes(self) -> int:
@@ -40,7 +41,7 @@ class NativeAdapters:
 
     def _layer(
         self, matrices: Mapping[str, LowRank], cfg: ModelConfig, n: int
-    ) -> native.LayerAdapterC:
+    ) -> native_abi.LayerAdapterC:
         prefix = f"model.layers.{n}."
         made = {
             field: self._low_rank([matrices.get(prefix + name)]) for field, name in _PLAIN.items()
@@ -50,13 +51,13 @@ class NativeAdapters:
             gate_up = [matrices.get(f"{prefix}{mlp}{name}_proj") for name in ("gate", "up")]
             made[f"{field}gate_up"] = self._low_rank(gate_up)
             made[f"{field}down"] = self._low_rank([matrices.get(f"{prefix}{mlp}down_proj")])
-        return native.LayerAdapterC(**made)
+        return native_abi.LayerAdapterC(**made)
 
-    def _low_rank(self, parts: Sequence[LowRank | None]) -> native.LowRankC:
+    def _low_rank(self, parts: Sequence[LowRank | None]) -> native_abi.LowRankC:
         """Of one matrix, or of gate and up, of which one may have none."""
         there = [part for part in parts if part is not None]
         if not there:
-            return native.LowRankC()
+            return native_abi.LowRankC()
         rank = max(part.rank for part in there)
         whole = [part or _nothing_like(there[0]) for part in parts]
         # The rows of A of both; the tiles of B take turns.
@@ -64,8 +65,8 @@ class NativeAdapters:
         b = torch.stack([_tiles(_padded(part.b, rank, -1)) for part in whole], -3)
         self._tensors += (a, b)
         scales = [part.scale for part in whole]
-        pair = (native.c_float * 2)(scales[0], scales[-1])
-        return native.LowRankC(rank, pair, a.data_ptr(), b.data_ptr())
+        pair = (c_float * 2)(scales[0], scales[-1])
+        return native_abi.LowRankC(rank, pair, a.data_ptr(), b.data_ptr())
 
 
 def _nothing_like(other: LowRank) -> LowRank:

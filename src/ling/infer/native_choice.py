@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import KernelError
-from ..ops import native
+from ..ops import native, native_abi
 from .choice import NO_IDS, Chosen, RowChoice, failure
 
 _WORD = (1 << 64) - 1
@@ -29,7 +29,7 @@ def native_choose(
     widths = [0 if c.num_best is None else min(c.num_best, vocab) for c in choices]
     width = max(widths)
     ids, logprobs = np.empty((rows, width), np.int32), np.empty((rows, width), np.float32)
-    given, chosen = (native.ChoiceC * rows)(), (native.ChosenC * rows)()
+    given, chosen = (native_abi.ChoiceC * rows)(), (native_abi.ChosenC * rows)()
     for row, choice in zip(given, choices, strict=True):
         _fill(row, choice, vocab)
     status = lib.ling_choose(

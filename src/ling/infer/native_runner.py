@@ -18,7 +18,7 @@ from ..config.model import ModelConfig
 from ..errors import UsageError
 from ..model.adapter import Adapter
 from ..model.rope import inverse_frequencies
-from ..ops import native
+from ..ops import native, native_abi
 from ..ops.formats import BF16, EMBEDDING_INT8, FORMATS, TILE, Format
 from ..ops.kernels import why_no_kernels
 from .adapters import table_of
@@ -151,13 +151,13 @@ class NativeRunner(RunnerBase):
             used = 0 if own is None else own.nbytes
             self._offload(self.max_memory, num_pages * self.page_bytes() + used)
 
-    def _c_config(self, num_pages: int) -> native.ModelConfigC:
+    def _c_config(self, num_pages: int) -> native_abi.ModelConfigC:
         cfg = self.config
         positions = min(cfg.context_length, num_pages * PAGE)
         self.cos, self.sin = self._rotary(positions)
         weights, scales = self.native_weights, self.native_weights.embedding_scales
         embedding = BF16 if scales is None else EMBEDDING_INT8
-        return native.ModelConfigC(
+        return native_abi.ModelConfigC(
             vocab_size=cfg.vocab_size,
             hidden_size=cfg.hidden_size,
             num_layers=cfg.num_hidden_layers,
@@ -274,10 +274,10 @@ class NativeRunner(RunnerBase):
 
 
 def _segments(segments: Sequence[Segment]) -> Any:
-    array: Any = (native.SegmentC * len(segments))()
+    array: Any = (native_abi.SegmentC * len(segments))()
     # The structures hold addresses only, so the array keeps what they point to.
     array.pages = [(ctypes.c_int32 * len(s.pages))(*s.pages) for s in segments]
     for i, s in enumerate(segments):
         pages = ctypes.addressof(array.pages[i])
-        array[i] = native.SegmentC(s.first, s.start, s.stop, pages, len(s.pages), s.adapter)
+        array[i] = native_abi.SegmentC(s.first, s.start, s.stop, pages, len(s.pages), s.adapter)
     return array

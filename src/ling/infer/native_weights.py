@@ -8,7 +8,7 @@ import torch
 
 from ..checkpoint.packed.load import PackedWeights
 from ..checkpoint.packed.names import packed_specs
-from ..ops import native
+from ..ops import native, native_abi
 from ..ops.formats import TILE
 from ..ops.packing import Packed
 
@@ -24,7 +24,7 @@ class NativeWeights:
         self._weights, self._mapped_in = weights, map_in
         self._specs = packed_specs(cfg)
         self._tensors: list[Any] = []
-        self.layers = (native.LayerC * cfg.num_cache_layers)(
+        self.layers = (native_abi.LayerC * cfg.num_cache_layers)(
             *(self._layer(n) for n in range(cfg.num_cache_layers))
         )
         head = weights.matrix(self._specs["lm_head"])
@@ -32,7 +32,7 @@ class NativeWeights:
         self.embedding, self.embedding_scales = weights.embedding()
         self.norm = self._floats("model.norm.weight")
 
-    def _matrix(self, packed: Packed) -> native.Matrix:
+    def _matrix(self, packed: Packed) -> native_abi.Matrix:
         self._tensors.append(packed)
         if self._mapped_in:
             native.map_in(packed)
@@ -49,19 +49,19 @@ class NativeWeights:
         self._tensors.append(tensor)
         return tensor.data_ptr()
 
-    def _layer(self, n: int) -> native.LayerC:
+    def _layer(self, n: int) -> native_abi.LayerC:
         cfg, prefix = self._weights.config, f"model.layers.{n}."
 
-        def matrix(name: str) -> native.Matrix:
+        def matrix(name: str) -> native_abi.Matrix:
             spec = self._specs.get(prefix + name)
-            return native.Matrix() if spec is None else self._matrix(self._weights.matrix(spec))
+            return native_abi.Matrix() if spec is None else self._matrix(self._weights.matrix(spec))
 
         def floats(name: str, wanted: bool = True) -> int | None:
             return self._floats(prefix + name) if wanted else None
 
         moe, mtp = cfg.is_moe_layer(n), n >= cfg.num_hidden_layers
         dense = "mlp.shared_experts." if moe else "mlp."
-        return native.LayerC(
+        return native_abi.LayerC(
             input_norm=floats("input_layernorm.weight"),
             qkv=matrix("attention.query_key_value"),
             qkv_bias=floats("attention.query_key_value.bias", cfg.use_qkv_bias),

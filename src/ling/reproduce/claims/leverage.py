@@ -62,7 +62,8 @@ def measure(context: Context) -> Result:
             "committed",
             r["leverage"],
         )
-        for r in sorted(read, key=lambda r: (_share(r["family"]), -r["flops"]))
+        # The sparsest family, nearest to the claim's, first.
+        for r in sorted(read, key=lambda r: (Fraction(r["family"]), -r["flops"]))
     ]
     above = [r for r in read if r["leverage"] > 1]
     return Result(
@@ -99,11 +100,6 @@ def _outcome(read: list[dict[str, Any]]) -> Any:
     if all(last > 1 and (last > first or n == 1) for first, last, n in ends):
         return "agrees"
     return "open" if any(last > 1 for _, last, _ in ends) else "disagrees"
-
-
-def _share(family: str) -> Fraction:
-    """What a family activates: the sparsest, nearest to the claim's, comes first."""
-    return Fraction(family)
 
 
 def _around(r: dict[str, Any]) -> str:
