@@ -37,7 +37,9 @@ def kept_by_autograd(cfg, what):
         storage = tensor.untyped_storage()
         match = re.match(r"ling\.model\.layers\.(\d+)", stack[-1] if stack else "")
         shapes = {tuple(tensor.shape), tuple(tensor.shape[::-1])}
-        if storage.data_ptr() not in held and match and not shapes & {*no_rows, TABLE}:
+        # Tables of the rotation have the shape of experts' scores.
+        shared = shapes & no_rows or (TABLE in shapes and stack[-1].endswith("attention"))
+        if storage.data_ptr() not in held and match and not shared:
             held.add(storage.data_ptr())
             alive.append(storage)  # else its address may be taken again
             found[int(match[1])] += storage.nbytes()
@@ -64,7 +66,7 @@ def test_activations_of_layers_are_what_autograd_keeps(what):
     padding = padding_of(cfg, TOKENS, 1, "cpu")
     for number, layer in enumerate(shape.layers[:3]):
         counted = TOKENS * kept(cfg, layer, 2, padding).after(what, layer.is_moe)
-        assert counted == pytest.approx(found[number], rel=0.08), number
+        assert counted == pytest.approx(found[number], rel=0.05), number
 
 
 def test_padding_is_that_of_rows_on_a_cpu():

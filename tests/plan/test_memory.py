@@ -61,7 +61,7 @@ def test_activations_of_ling_mini_counted_by_hand():
     tokens, d, qkv = 4096, 2048, 3072
     around = 2 * 4 * d  # two norms: in and out
     attention = 2 * (qkv + 2 * 2048 + 512) + 4 * 16  # qkv; q, k turned; result; sums of softmax
-    router = 4 * (d + 2 * 256 + 2 + 2 * 8) + 8 * 256
+    router = 4 * (d + 2 * 256 + 2 + 2 * 8) + 8 * 8
     experts = 2 * 8 * (d + 2 * 512 + d) + 8 * (8 + 4)
     shared, dense, mtp = 2 * 4 * 512, 2 * 4 * 5120, 2 * 5 * d
     always = 21 * around + 20 * router + mtp

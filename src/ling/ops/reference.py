@@ -45,9 +45,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def top_k_lowest_id(scores: Tensor, k: int) -> Tensor:
     """Indices of the k largest entries of the last dimension, ties to the lower index.
 
-    `torch.topk` promises no order among equals; a stable sort does.
+    `torch.topk` promises no order among equals; a stable sort does. A copy, since a part of the
+    order would keep all of it in memory until the backward pass.
     """
-    return scores.sort(dim=-1, descending=True, stable=True).indices[..., :k]
+    return scores.sort(dim=-1, descending=True, stable=True).indices[..., :k].contiguous()
 
 
 def route(

@@ -65,9 +65,9 @@ def kept(cfg: ModelConfig, layer: Layer, item: int, padding: float = 1.0, ep: in
 
 
 def _router(cfg: ModelConfig) -> float:
-    """Inputs in float32, logits and scores, the order of all experts, the chosen ones' weights."""
+    """Inputs in float32, logits and scores, the chosen experts and their weights."""
     each = cfg.num_experts_per_tok
-    return FP32 * (cfg.hidden_size + 2 * cfg.num_experts + 2 + 2 * each) + INT64 * cfg.num_experts
+    return FP32 * (cfg.hidden_size + 2 * cfg.num_experts + 2 + 2 * each) + INT64 * each
 
 
 def _experts(cfg: ModelConfig, item: int, padding: float, ep: int) -> float:

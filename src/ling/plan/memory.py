@@ -21,7 +21,7 @@ from .weights import RankWeights
 # What the allocator cannot use again between a step's tensors, as a share of them. On CPUs measured
 # (docs/guides/plan.md#memory) with glibc, which is told to keep what is freed (`train/heap.py`):
 # alone, among ranks of experts, and with experts that FSDP gathers. On CUDA assumed.
-_ALONE, _RANKS, _GATHERED, _CUDA = 0.8, 1.07, 1.65, 0.1
+_ALONE, _RANKS, _GATHERED, _CUDA = 0.8, 1.07, 1.7, 0.1
 # Bytes of a score: in bfloat16, which becomes its gradient in place; else with its copies.
 _IN_PLACE, _COPIED = 2, 12
 
