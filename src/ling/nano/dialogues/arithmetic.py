@@ -16,14 +16,35 @@ SPOKEN = {"+": "plus", "-": "minus", "*": "times", "/": "divided by"}
 _ASKED = (
     "what is {x}", "what's {x}", "how much is {x}", "{x}", "what does {x} make", "calculate {x}",
     "{x} =", "what do you get for {x}", "compute {x}", "what is the result of {x}", "solve {x}",
-    "add up {x}", "work out {x}", "do you know what {x} is",
+    "add up {x}", "work out {x}", "do you know what {x} is", "what is the value of {x}",
+    "what is the answer to {x}", "figure out {x}", "give me the result of {x}", "evaluate {x}",
+    "what comes out of {x}", "say what {x} is", "how much does {x} make",
 )  # fmt: skip
 _NEW = ("what would {x} be", "how many is {x}", "tell me how much {x} makes")
 _NAMED = {
-    "+": ("what is the sum of {a} and {b}", "add {a} and {b}", "how much are {a} and {b}"),
-    "-": ("subtract {b} from {a}", "take {b} away from {a}", "what is left of {a} without {b}"),
-    "*": ("multiply {a} by {b}", "what is the product of {a} and {b}"),
-    "/": ("divide {a} by {b}", "what is half of {a}"),
+    "+": (
+        "what is the sum of {a} and {b}",
+        "add {a} and {b}",
+        "how much are {a} and {b}",
+        "what do {a} and {b} make",
+        "what do you get if you add {a} and {b}",
+        "add {a} to {b}",
+    ),
+    "-": (
+        "subtract {b} from {a}",
+        "take {b} away from {a}",
+        "what is left of {a} without {b}",
+        "how much is left if you take {b} from {a}",
+        "how much more is {a} than {b}",
+        "what is the difference of {a} and {b}",
+    ),
+    "*": (
+        "multiply {a} by {b}",
+        "what is the product of {a} and {b}",
+        "what do you get if you multiply {a} by {b}",
+        "what is {a} multiplied by {b}",
+    ),
+    "/": ("divide {a} by {b}", "what is half of {a}", "how many times is {b} in {a}"),
 }
 _STORIES = {
     "+": (

@@ -18,13 +18,19 @@ T = TypeVar("T")
 _QUESTIONS = (
     "Hey, ", "Hi, ", "Hello, ", "Please tell me: ", "Ling, ", "Tell me, ", "Quick question: ",
     "Ok, ", "Now, ", "So, ", "One more thing: ", "I want to know: ", "Another question: ",
-    "Well, ", "Just tell me, ", "And ", "Please, ",
+    "Well, ", "Just tell me, ", "And ", "Please, ", "Say, ", "Oh, ", "Um, ", "Sorry, ",
+    "Good morning, ", "Good evening, ", "Hi Ling, ", "Hello Ling, ", "Hey Ling, ", "Question: ",
+    "I have a question: ", "I wonder: ", "Alright, ", "Then tell me: ", "Listen, ",
 )  # fmt: skip
 _NEW_QUESTIONS = ("By the way, ", "Excuse me, ", "One last question: ")
 _REQUESTS = (
     "Please ", "Can you ", "Could you ", "Could you please ", "Would you ", "Can you please ",
     "Hey Ling, ", "I want you to ", "I need you to ", "Now ", "Ok, ", "Ling, ", "Hi, please ",
     "Will you ", "I would like you to ", "Hey, can you ", "Then ", "And ", "Next, ",
+    "Would you please ", "Will you please ", "Can you quickly ", "Hi, can you ", "Hi Ling, ",
+    "Hello Ling, please ", "Please, ", "Ok Ling, ", "Ling, please ", "Ling, can you ",
+    "Good morning, please ", "Good evening, can you ", "Alright, ", "Now please ", "First ",
+    "Also ", "Quickly ", "Be so nice and ", "Hello, please ",
 )  # fmt: skip
 _NEW_REQUESTS = ("Kindly ", "It would be nice if you could ", "Hello, could you ")
 _ENDS = ("", "", "", "", "", "", " please", " for me", " now", ", thanks")
@@ -38,6 +44,7 @@ _NOUNS = ("capital", "definition", "meaning", "opposite", "past", "plural")
 _WISHES = (*_NOUNS, "a", "an", "i", "poem", "story")
 OPEN_END = ("",)
 """For a request that ends with what is to be copied."""
+_SENTENCE_ENDS = (".", "?")
 _ASKS = ("can you", "could you", "would you", "will you")
 
 
@@ -79,7 +86,12 @@ class Draw:
         return self.text(self._opening(_QUESTIONS, _NEW_QUESTIONS, 0.45) + words + "?")
 
     def request(self, words: str, ends: Sequence[str] = _ENDS) -> str:
-        """`words` is what to do, in the imperative and without its end; `ends` may follow it."""
+        """`words` is what to do, in the imperative and without its end; `ends` may follow it.
+
+        A whole sentence, which has its end, is taken as it is.
+        """
+        if words.endswith(_SENTENCE_ENDS):
+            return self.text(words)
         opening = self._opening(_REQUESTS, _NEW_REQUESTS, 0.6)
         is_asked = any(ask in opening.lower() for ask in _ASKS)
         end = self.one(ends)
@@ -89,11 +101,12 @@ class Draw:
 
     def asked(self, words: str) -> str:
         """`words` as a question if they begin as one, as they are if they name what is wanted,
-        otherwise as a request."""
+        otherwise as a request; a whole sentence as it is."""
         first = words.split()[0].lower()
-        if first in _WISHES:
+        if first in _WISHES and not words.endswith(_SENTENCE_ENDS):
             return self.text(words + self.one(("", ".", "?" if first in _NOUNS else ".")))
-        return self.question(words) if first in _STARTS else self.request(words)
+        is_question = first in _STARTS and not words.endswith(_SENTENCE_ENDS)
+        return self.question(words) if is_question else self.request(words)
 
     def text(self, text: str) -> str:
         """A text as it is typed: all in small letters, or without its end, or well."""

@@ -221,10 +221,11 @@ class _Maker:
     def _all(
         self, rng: random.Random, split: Split, make: Callable[[Draw], list[Turn]]
     ) -> list[Turn]:
-        """Turns that are all of the split."""
+        """Turns of the split: none that is held out, or a last one that is."""
         for _ in range(_TRIES):
             turns = make(Draw(rng, split))
-            if all(is_held_out(turn) == (split == "held_out") for turn in turns):
+            held_out = [is_held_out(turn) for turn in turns]
+            if held_out[-1] if split == "held_out" else not any(held_out):
                 return turns
         raise _NoTurnError
 

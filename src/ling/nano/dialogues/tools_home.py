@@ -18,14 +18,19 @@ def _light(d: Draw, tool: Tool) -> Turn:
          "switch the light in the {r} {s}", "put the {r} light {s}",
          "turn {s} the lights in the {r}",
          "set the light in the {r} to {s}", "turn the light in the {r} {s}",
-         "lights {s} in the {r}",
-         "turn the {r} lights {s}", "make the light in the {r} go {s}", "{r} light {s}",
-         "I want the light in the {r} {s}", "switch {s} the lamp in the {r}"),
+         "turn the {r} lights {s}", "make the light in the {r} go {s}",
+         "switch {s} the lamp in the {r}", "have the light in the {r} {s}",
+         "turn {s} the {r} lamp", "set the {r} lights to {s}", "switch the lamp in the {r} {s}",
+         "turn {s} all lights in the {r}", "make it so that the {r} light is {s}",
+         "leave the {r} light {s}", "keep the light in the {r} {s}", "power {s} the {r} light",
+         "see that the {r} light is {s}", "change the {r} light to {s}", "turn the {r} lamp {s}",
+         "{r} light {s}.", "lights {s} in the {r}.", "light {s} in the {r}.",
+         "lamp in the {r}: {s}.", "I want the light in the {r} {s}.",
+         "I need the light in the {r} {s}.", "I would like the {r} light {s}.",
+         "the {r} light should be {s}.", "the light in the {r} should go {s}."),
         ("get the {r} light {s}", "flip {s} the light in the {r}"), r=room, s=state)  # fmt: skip
-    bare = asked.startswith(("{r}", room, "lights", "I want"))
     call = tool.call(done(d, room=room, light=state), room=room, state=state)
-    text = d.text(asked + ".") if bare else d.request(asked)
-    return d.turn(text, f"The light in the {room} is {state} now.", call=call)
+    return d.turn(d.request(asked), f"The light in the {room} is {state} now.", call=call)
 
 
 def _heating(d: Draw, tool: Tool) -> Turn:
@@ -34,7 +39,14 @@ def _heating(d: Draw, tool: Tool) -> Turn:
         ("set the {r} to {n} degrees", "heat the {r} to {n} degrees",
          "set the heating in the {r} to {n}",
          "make the {r} {n} degrees warm", "set the temperature in the {r} to {n} degrees",
-         "change the {r} temperature to {n}", "put the {r} at {n} degrees"),
+         "change the {r} temperature to {n}", "put the {r} at {n} degrees",
+         "warm the {r} to {n} degrees", "turn the heating in the {r} to {n}",
+         "adjust the {r} to {n} degrees", "keep the {r} at {n} degrees",
+         "hold the {r} at {n} degrees", "set {n} degrees in the {r}", "cool the {r} to {n} degrees",
+         "make it {n} degrees in the {r}", "set the thermostat in the {r} to {n}",
+         "let the {r} have {n} degrees", "turn the {r} to {n} degrees", "{r} {n} degrees.",
+         "I want {n} degrees in the {r}.", "{n} degrees in the {r}.", "heating in the {r}: {n}.",
+         "the {r} should have {n} degrees.", "I would like {n} degrees in the {r}."),
         ("bring the {r} to {n} degrees",), r=room, n=degrees)  # fmt: skip
     call = tool.call(done(d, room=room, degrees=degrees), room=room, degrees=degrees)
     return d.turn(d.request(asked), f"The {room} is set to {degrees} degrees.", call=call)
@@ -46,15 +58,18 @@ _GENRES = ("jazz", "rock", "pop", "classical", "folk", "blues", "soul", "techno"
 def _music(d: Draw, tool: Tool) -> Turn:
     genre = d.one(tool.values["genre"])
     asked = d.words(
-        ("play {g} music", "play some {g}", "put on some {g}", "I want to hear {g}",
-         "start {g} music",
-         "let me hear some {g}", "play {g}", "turn on {g} music", "give me some {g} music"),
-        ("I am in the mood for {g}", "how about some {g}"), g=genre)  # fmt: skip
-    bare = asked.startswith(("I ", "how"))
-    text = d.text(asked + ".") if bare else d.request(asked)
-    return d.turn(
-        text, f"Now playing {genre}.", call=tool.call(done(d, playing=genre), genre=genre)
-    )
+        ("play {g} music", "play some {g}", "put on some {g}",
+         "start {g} music", "put {g} on", "play me some {g}", "play a bit of {g}", "play us {g}",
+         "let us listen to {g}", "turn the music to {g}", "switch the music to {g}",
+         "change the music to {g}", "start some {g}", "begin with {g} music", "stream some {g}",
+         "let the speakers play {g}", "play {g} songs", "play a {g} song", "let {g} music play",
+         "let me hear some {g}", "play {g}", "turn on {g} music", "give me some {g} music",
+         "I want to hear {g}.", "I want to listen to {g}.", "I would like some {g}.",
+         "some {g} please.", "{g} music please.", "we want {g} music.", "time for some {g}.",
+         "I feel like hearing {g}.", "music: {g}.", "I need some {g} now."),
+        ("I am in the mood for {g}.", "how about some {g}."), g=genre)  # fmt: skip
+    call = tool.call(done(d, playing=genre), genre=genre)
+    return d.turn(d.request(asked), f"Now playing {genre}.", call=call)
 
 
 _DOORS = ("front door", "back door", "garage door", "cellar door", "garden gate", "gate", "window")
@@ -64,24 +79,33 @@ def _door(d: Draw, tool: Tool) -> Turn:
     door, act = d.one(tool.values["door"]), d.one(tool.values["action"])
     said = {"lock": "locked", "unlock": "unlocked", "open": "open", "close": "closed"}[act]
     asked = d.words(
-        ("{a} the {x}", "{a} the {x}", "I want you to {a} the {x}", "go and {a} the {x}",
-         "{a} my {x}"), ("see to it: {a} the {x}",), a=act, x=door)  # fmt: skip
+        ("{a} the {x}", "{a} the {x}", "{a} the {x}", "go and {a} the {x}", "{a} my {x}",
+         "{a} our {x}", "{a} that {x}", "make sure to {a} the {x}", "let us {a} the {x}",
+         "be so kind and {a} the {x}", "go to the {x} and {a} it", "please, {a} the {x}.",
+         "I want you to {a} the {x}.", "I need you to {a} the {x}.", "the {x}: {a} it.",
+         "I would like to {a} the {x}.", "I have to {a} the {x}.", "time to {a} the {x}.",
+         "can we {a} the {x}?", "we should {a} the {x}.", "I want to {a} the {x}.",
+         "{x}: {a}."),
+        ("see to it: {a} the {x}.",), a=act, x=door)  # fmt: skip
     call = tool.call(done(d, door=door, state=said), door=door, action=act)
-    text = d.text(asked + ".") if asked.startswith(("I ", "see")) else d.request(asked)
-    return d.turn(text, f"The {door} is {said} now.", call=call)
+    return d.turn(d.request(asked), f"The {door} is {said} now.", call=call)
 
 
 def _volume(d: Draw, tool: Tool) -> Turn:
     level = d.rng.randint(0, 100)
     asked = d.words(
-        ("set the volume to {n}", "turn the volume to {n}", "volume {n}",
-         "change the volume to {n}",
-         "make the volume {n}", "set the sound to {n} percent", "put the volume at {n} percent"),
+        ("set the volume to {n}", "turn the volume to {n}", "change the volume to {n}",
+         "make the volume {n}", "set the sound to {n} percent", "put the volume at {n} percent",
+         "set the volume at {n}", "turn the sound to {n}", "put the sound to {n}",
+         "adjust the sound to {n}", "make it as loud as {n}", "change the sound level to {n}",
+         "set the loudness to {n}", "turn it to {n} percent", "turn the music to volume {n}",
+         "let the volume be {n}", "move the volume to {n}", "give me volume {n}",
+         "keep the volume at {n}", "make the sound {n} percent loud", "volume {n}.",
+         "volume to {n}.", "volume at {n} percent.", "sound at {n}.", "the volume should be {n}.",
+         "I want the volume at {n}.", "I would like volume {n}.", "loudness {n}."),
         ("bring the volume to {n}",), n=level)  # fmt: skip
-    text = d.text(asked + ".") if asked.startswith("volume") else d.request(asked)
-    return d.turn(
-        text, f"The volume is {level} now.", call=tool.call(done(d, volume=level), level=level)
-    )
+    call = tool.call(done(d, volume=level), level=level)
+    return d.turn(d.request(asked), f"The volume is {level} now.", call=call)
 
 
 HOME = (

@@ -12,26 +12,42 @@ def _clock(d: Draw, tool: Tool) -> Turn:
     time = f"{d.rng.randint(0, 23)}:{d.rng.randint(0, 59):02}"
     asked = d.words(
         ("what time is it", "what is the time", "tell me the time", "how late is it",
-         "the time please",
          "what's the time", "say what time it is", "look at the clock", "give me the time",
-         "do you know the time", "can you tell me the time", "what time is it now", "time?"),
+         "do you know the time", "can you tell me the time", "what time is it now",
+         "which time is it", "what time do we have", "do you have the time", "check the time",
+         "what time is it right now", "tell me what time it is", "look up the time",
+         "show me the time", "what hour is it", "what is the time now", "say the time",
+         "what is the time right now", "the time please.", "time?", "the time now please.",
+         "I need the time.", "I want to know the time.", "current time please.",
+         "could you tell me the time?", "do you know what time it is"),
         ("what does the clock say", "read me the time"))  # fmt: skip
     key = f"clock {asked}"
-    text = d.text(asked) if asked in ("time?", "the time please") else d.asked(asked)
     result = returned(d, {"time": time}, {"time": time}, time)
-    return d.turn(text, f"It is {time}.", key=key if d.is_new else "", call=tool.call(result))
+    return d.turn(
+        d.asked(asked), f"It is {time}.", key=key if d.is_new else "", call=tool.call(result)
+    )
 
 
 def _date(d: Draw, tool: Tool) -> Turn:
     day, month, number = d.one(DAYS), d.one(MONTHS), d.rng.randint(1, 28)
     if d.chance(0.5):
         asked = d.words(("what day is it", "what day is today", "which day is it today",
-                         "what weekday is it", "tell me what day it is"),
+                         "what weekday is it", "tell me what day it is", "which weekday is it",
+                         "do you know what day it is", "which day do we have",
+                         "what day of the week is it", "tell me the day", "say what day it is",
+                         "what day is it today", "give me the weekday", "tell me the weekday",
+                         "what weekday is today", "I forgot what day it is.",
+                         "I want to know what day it is."),
                         ("name the day of today",))  # fmt: skip
         answer = f"Today is {day}."
     else:
         asked = d.words(("what is the date", "what date is it", "what is today's date",
-                         "tell me the date", "what is the date today", "give me the date"),
+                         "tell me the date", "what is the date today", "give me the date",
+                         "do you know the date", "which date is it", "what is the date of today",
+                         "tell me today's date", "give me today's date", "what's the date",
+                         "what is the current date", "check the date", "show me the date",
+                         "what date do we have today", "say the date", "the date please.",
+                         "today's date please.", "I need the date of today."),
                         ("read me the date",))  # fmt: skip
         answer = f"It is {day}, {month} {number}."
     call = tool.call({"weekday": day, "date": f"{month} {number}"})
@@ -43,27 +59,38 @@ def _timer(d: Draw, tool: Tool) -> Turn:
     unit = "minute" if n == 1 else "minutes"
     asked = d.words(
         ("set a timer for {n} {u}", "start a timer of {n} {u}", "wake me in {n} {u}",
-         "timer {n} {u}",
          "set a {n} minute timer", "start a {n} minute timer", "count down {n} {u}",
          "remind me in {n} {u}", "let me know in {n} {u}", "set the timer to {n} {u}",
-         "give me {n} {u} on the timer", "I need a timer for {n} {u}", "put {n} {u} on the clock"),
+         "give me {n} {u} on the timer", "put {n} {u} on the clock", "ring in {n} {u}",
+         "set {n} {u} on the timer", "begin a timer of {n} {u}", "start the timer with {n} {u}",
+         "start counting {n} {u}", "beep in {n} {u}", "beep after {n} {u}", "time {n} {u}",
+         "make a timer for {n} {u}", "create a timer for {n} {u}", "run a timer for {n} {u}",
+         "tell me when {n} {u} are over", "say when {n} {u} are over", "wake me up in {n} {u}",
+         "let it ring in {n} {u}", "stop me after {n} {u}", "give me a timer for {n} {u}",
+         "timer {n} {u}.", "timer for {n} {u}.", "I need a timer for {n} {u}.",
+         "I want a timer of {n} {u}.", "I would like a timer for {n} {u}.", "timer, {n} {u}.",
+         "{n} {u} on the timer.", "a {n} minute timer please."),
         ("make a noise in {n} {u}", "call me in {n} {u}"), n=n, u=unit)  # fmt: skip
-    text = d.text(asked + ".") if asked.startswith(("I ", "timer")) else d.request(asked)
     call = tool.call(done(d, minutes=n), minutes=n)
-    return d.turn(text, f"The timer is set for {n} {unit}.", call=call)
+    return d.turn(d.request(asked), f"The timer is set for {n} {unit}.", call=call)
 
 
 def _alarm(d: Draw, tool: Tool) -> Turn:
     time = f"{d.rng.randint(0, 23)}:{d.rng.choice((0, 0, 15, 30, 45, d.rng.randint(0, 59))):02}"
     asked = d.words(
-        ("set an alarm for {t}", "wake me at {t}", "wake me up at {t}", "alarm at {t}",
-         "set the alarm to {t}",
-         "I want to get up at {t}", "put the alarm at {t}", "set my alarm to {t}", "ring at {t}"),
+        ("set an alarm for {t}", "wake me at {t}", "wake me up at {t}", "set the alarm to {t}",
+         "put the alarm at {t}", "set my alarm to {t}", "ring at {t}", "set an alarm at {t}",
+         "set the alarm clock to {t}", "let me sleep until {t}", "make an alarm for {t}",
+         "create an alarm for {t}", "add an alarm at {t}", "let the alarm ring at {t}",
+         "wake us at {t}", "wake me tomorrow at {t}", "turn on an alarm for {t}",
+         "put an alarm on {t}", "wake me when it is {t}", "alarm at {t}.", "alarm for {t}.",
+         "I want to get up at {t}.", "I need an alarm at {t}.", "I want an alarm at {t}.",
+         "an alarm for {t}.", "alarm clock at {t}.", "I have to get up at {t}.",
+         "I must be awake at {t}.", "I want to wake up at {t}.", "an alarm at {t} please.",
+         "I would like to be woken at {t}."),
         ("make me get up at {t}",), t=time)  # fmt: skip
-    text = d.text(asked + ".") if asked.startswith(("I ", "alarm")) else d.request(asked)
-    return d.turn(
-        text, f"The alarm is set for {time}.", call=tool.call(done(d, time=time), time=time)
-    )
+    call = tool.call(done(d, time=time), time=time)
+    return d.turn(d.request(asked), f"The alarm is set for {time}.", call=call)
 
 
 TIME = (

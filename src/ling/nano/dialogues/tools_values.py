@@ -15,13 +15,23 @@ _SKIES = ("sunny", "cloudy", "rainy", "windy", "foggy", "snowy", "clear", "storm
 def _weather(d: Draw, tool: Tool) -> Turn:
     city, sky, degrees = words.city(d.rng), d.one(_SKIES), d.rng.randint(-9, 39)
     asked = d.words(
-        ("what is the weather in {c}", "how is the weather in {c}", "weather in {c}",
+        ("what is the weather in {c}", "how is the weather in {c}", "weather in {c}?",
          "what's the weather like in {c}", "tell me the weather in {c}", "is it warm in {c}",
          "how warm is it in {c}", "give me the weather for {c}", "what is the weather like in {c}",
          "check the weather in {c}", "do I need a coat in {c}", "what about the weather in {c}",
-         "look up the weather in {c}", "is it raining in {c}", "what is the temperature in {c}"),
+         "look up the weather in {c}", "is it raining in {c}", "what is the temperature in {c}",
+         "is it cold in {c}", "is it hot in {c}", "will it rain in {c}", "does it rain in {c}",
+         "how cold is it in {c}", "how hot is it in {c}", "what weather do they have in {c}",
+         "is it sunny in {c}", "is the sun shining in {c}", "do I need an umbrella in {c}",
+         "tell me how the weather is in {c}", "show me the weather in {c}", "is it windy in {c}",
+         "what is the weather today in {c}", "how is the weather in {c} today",
+         "how many degrees are there in {c}", "what's the temperature in {c}",
+         "get the weather in {c}", "is it snowing in {c}", "what's the weather in {c}",
+         "say how the weather in {c} is", "will I need a coat in {c}", "the weather in {c} please.",
+         "I want to know the weather in {c}.", "weather for {c}?", "weather of {c}?",
+         "I am going to {c}, how is the weather?", "should I wear a coat in {c}?"),
         ("do they have good weather in {c}", "find out the weather of {c}"), c=city)  # fmt: skip
-    text = d.question(asked) if asked.startswith("weather") else d.asked(asked)
+    text = d.asked(asked)
     typed = d.typed(city)
     result = returned(
         d,
@@ -68,7 +78,10 @@ def _two_operations(d: Draw) -> tuple[str, str, int]:
     else:
         value = _applied(second, _applied(first, a, b), c)
     wording = d.words(
-        ("what is {x}", "calculate {x}", "how much is {x}", "compute {x}", "work out {x}"),
+        ("what is {x}", "calculate {x}", "how much is {x}", "compute {x}", "work out {x}",
+         "what's {x}", "solve {x}", "what does {x} make", "what do you get for {x}",
+         "what is the result of {x}", "what is the value of {x}", "figure out {x}",
+         "give me the result of {x}", "what is the answer to {x}", "evaluate {x}"),
         ("what would {x} be",), x=asked)  # fmt: skip
     return expression, d.asked(wording), value
 
@@ -95,8 +108,14 @@ def _convert(d: Draw, tool: Tool) -> Turn:
     value = int(value) if value == int(value) else value
     asked = d.words(
         ("convert {n} {u} to {o}", "how many {o} are {n} {u}", "what is {n} {u} in {o}",
-         "{n} {u} in {o}",
-         "how much is {n} {u} in {o}", "change {n} {u} into {o}", "turn {n} {u} into {o}"),
+         "how much is {n} {u} in {o}", "change {n} {u} into {o}", "turn {n} {u} into {o}",
+         "how many {o} make {n} {u}", "how much are {n} {u} in {o}", "give me {n} {u} in {o}",
+         "tell me {n} {u} in {o}", "what are {n} {u} in {o}", "convert {n} {u} into {o}",
+         "calculate {n} {u} in {o}", "how many {o} do I get for {n} {u}",
+         "what do {n} {u} make in {o}", "show {n} {u} as {o}", "write {n} {u} in {o}",
+         "do you know how many {o} {n} {u} are", "{n} {u} in {o}", "{n} {u} to {o}",
+         "{n} {u} into {o}", "I need {n} {u} in {o}.", "I want {n} {u} in {o}.",
+         "I have {n} {u}, how many {o} is that?"),
         ("express {n} {u} in {o}",), n=n, u=unit, o=other)  # fmt: skip
     result = returned(d, {"result": value}, {"value": value}, {"value": value, "unit": other})
     text = d.text(asked + d.one(("", "?"))) if asked[0].isdigit() else d.asked(asked)
@@ -158,9 +177,15 @@ def lookup_kind(what: str) -> ToolKind:
         asked = d.words(
             ("what is the {w} of {x}", "tell me the {w} of {x}", "give me the {w} of {x}",
              "look up the {w} of {x}", "find the {w} of {x}", "do you know the {w} of {x}",
-             "I need the {w} of {x}", "what's the {w} of {x}", "the {w} of {x} please"),
+             "what's the {w} of {x}", "say the {w} of {x}", "show me the {w} of {x}",
+             "read me the {w} of {x}", "which {w} does {x} have", "what {w} does {x} have",
+             "do you have the {w} of {x}", "let me know the {w} of {x}", "read the {w} of {x}",
+             "let me see the {w} of {x}", "what would be the {w} of {x}", "I need the {w} of {x}.",
+             "the {w} of {x} please.", "the {w} of {x}?", "I want to know the {w} of {x}.",
+             "I would like to know the {w} of {x}.", "I forgot the {w} of {x}.",
+             "I am looking for the {w} of {x}.", "for {x}: what is the {w}?"),
             ("get me the {w} of {x}", "check the {w} of {x}"), w=shown, x=named)  # fmt: skip
-        text = d.text(asked) if asked.startswith(("I ", "the ")) else d.asked(asked)
+        text = d.asked(asked)
         result = returned(d, {what: value}, {what: value}, {"result": value}, str(value))
         answer = f"the {shown} of {named} is {value}."
         return d.turn(text, capital(answer), call=tool.call(result, of=subject))
