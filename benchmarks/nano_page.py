@@ -5,7 +5,7 @@
 
 Writes benchmarks/results/DATE-ling-nano.json, and docs/evidence/ling-nano.md with its pictures,
 made again of that JSON. WSM is the folder of `benchmarks/wsm.py`: its numbers and picture become a
-section of the page. Without arguments the page is made again of the newest committed JSON.
+section of the page; without it those of the last card stay, as of an earlier run. Without arguments the page is made again of the newest committed JSON.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ def main() -> None:
     parser.add_argument("--wsm", type=Path, help="OUT of benchmarks/wsm.py")
     args = parser.parse_args()
     card = newest() if args.card is None else json.loads((args.card / "card.json").read_text())
+    if args.card is not None and args.wsm is None and (before := newest().get("wsm")):
+        card["wsm"] = {"run_date": newest()["date"], **before}
     if args.wsm is not None:
         card["wsm"] = json.loads((args.wsm / "wsm.json").read_text("utf-8"))
         shutil.copy(args.wsm / "wsm.png", EVIDENCE / WSM)

@@ -1,9 +1,11 @@
 """First losses of a run beside those that are committed: `python tools/first_losses.py RUN FILE`.
 
 Exits with 1 and the first step that differs in a bit, or where the run has fewer steps than FILE.
-`--write N` makes FILE of the first N steps. On another kind of processor, or with another torch,
-last bits may differ; with another Python, its standard library is other text to train on. What FILE
-was made with is printed where it is not what is here.
+FILE has losses of one or more kinds of machine: those of this kind are compared, or the first
+where there are none. On another kind of processor, or with another torch, last bits may differ;
+with another Python, its standard library is other text to train on. What FILE was made with is
+printed where it is not what is here. `--write N` puts the first N steps into FILE, in place of
+those of this kind.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from ling.train.log import read_metrics
 from ling.train.starts import machine_facts
 
 KEYS = ("step", "loss", "mtp_loss", "grad_norm")
-MATTERS = ("cpu", "gpu", "python", "torch", "commit")
+KIND = ("cpu", "instruction_sets", "gpu", "python", "torch")
+MATTERS = (*KIND, "commit")
 
 
 def first_rows(run: Path, count: int) -> list[list[Any]]:
@@ -31,13 +34,13 @@ def main() -> int:
     parser.add_argument("file", type=Path)
     parser.add_argument("--write", type=int, metavar="N")
     ns = parser.parse_args()
+    runs = json.loads(ns.file.read_text())["runs"] if ns.file.exists() else []
+    same = [run for run in runs if _is_of_this_kind(run["machine"])]
     if ns.write:
-        rows = first_rows(ns.run, ns.write)
-        lines = ",\n".join(f"  {json.dumps(row)}" for row in rows)
-        head = json.dumps({"machine": machine_facts(), "columns": KEYS})[:-1]
-        ns.file.write_text(f'{head},\n "rows": [\n{lines}\n]}}\n')
+        made = {"machine": machine_facts(), "rows": first_rows(ns.run, ns.write)}
+        _write(ns.file, [*(run for run in runs if run not in same), made])
         return 0
-    known = json.loads(ns.file.read_text())
+    known = (same or runs)[0]
     found, expected = first_rows(ns.run, len(known["rows"])), known["rows"]
     for was, now in zip(expected, found, strict=False):
         if was != now:
@@ -48,11 +51,26 @@ def main() -> int:
     return int(len(found) < len(expected))
 
 
+def _write(file: Path, runs: list[dict[str, Any]]) -> None:
+    """With a line for each step."""
+    parts = []
+    for run in runs:
+        rows = ",\n".join(f"  {json.dumps(row)}" for row in run["rows"])
+        parts.append(f'{{"machine": {json.dumps(run["machine"])},\n "rows": [\n{rows}\n]}}')
+    head, body = json.dumps({"columns": KEYS})[:-1], ",\n".join(parts)
+    file.write_text(f'{head}, "runs": [\n{body}\n]}}\n')
+
+
+def _is_of_this_kind(machine: dict[str, Any]) -> bool:
+    here = machine_facts()
+    return all(machine.get(key) == here[key] for key in KIND)
+
+
 def _say_what_differs(before: dict[str, Any]) -> None:
     here = machine_facts()
     for key in MATTERS:
-        if here[key] != before[key]:
-            print(f"{key}: {before[key]} there, {here[key]} here")
+        if here[key] != before.get(key):
+            print(f"{key}: {before.get(key)} there, {here[key]} here")
 
 
 if __name__ == "__main__":

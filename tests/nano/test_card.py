@@ -92,6 +92,9 @@ def test_merges_and_decays_are_a_section_where_they_were_measured(made):
     assert "| merge of 3, every 2 steps, mean | 4 | 2.5000 | +0.2500 |" in text
     assert "| decay over 4 steps (linear) | 4 | 3.0000 | -0.2500 |" in text
     assert "[x.json](../results/x.json)" in text
+    assert "The same run at a constant rate" in text
+    text = page_of({**card_of(out), "wsm": {"run_date": "2026-11-29", **report}})
+    assert "An earlier run, of 2026-11-29, at a constant rate" in text
     assert "Merge or decay" not in page_of(card_of(out))
 
 

@@ -39,7 +39,7 @@ _LONGEST = 240  # characters of a failed turn's text
 
 def page(card: Facts, numbers: str = "card.json") -> str:
     """The page of the docs, which links to the card's `numbers`; `wsm` is what `eval/wsm.py`
-    reported, where it was run.
+    reported, where it was run, with the `run_date` of another run.
 
     Raises `KeyError` for a card that is not whole.
     """
@@ -286,10 +286,11 @@ def _wsm(card: Facts) -> Iterator[str]:
         return
     best = chosen(report["merges"])
     last = report["last"]["loss"]
+    run = f"An earlier run, of {report['run_date']}," if "run_date" in report else "The same run"
     yield "## Merge or decay"
     yield ""
     yield (
-        "The same run at a constant rate, its last checkpoints merged (WSM) over windows and "
+        f"{run} at a constant rate, its last checkpoints merged (WSM) over windows and "
         "intervals; and decays that were really trained from the same checkpoints, on the same "
         f"rows, all to step {report['step']:,}. Held-out loss is the mean of the parts by their "
         f"weight in the mixture, {report['rows'] // 2} rows of each; the last checkpoint has "
