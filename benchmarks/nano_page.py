@@ -5,7 +5,8 @@
 
 Writes benchmarks/results/DATE-ling-nano.json, and docs/evidence/ling-nano.md with its pictures,
 made again of that JSON. WSM is the folder of `benchmarks/wsm.py`: its numbers and picture become a
-section of the page; without it those of the last card stay, as of an earlier run. Without arguments the page is made again of the newest committed JSON.
+section of the page; without it those of the last card stay, as of an earlier run. Without
+arguments the page is made again of the newest committed JSON.
 """
 
 from __future__ import annotations
