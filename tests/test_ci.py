@@ -88,4 +88,4 @@ def test_failing_checks_fail(ci):
 def test_the_readme_has_the_command_that_ci_runs():
     lines = [line for line in (ROOT / "README.md").read_text().splitlines() if "'.[test]'" in line]
     assert len(lines) == 1
-    assert lines[0].endswith("&& .venv/bin/python -m pytest")
+    assert lines[0].endswith("&& .venv/bin/python -m pytest -n 2 --dist loadfile")

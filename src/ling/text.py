@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import unicodedata
+from pathlib import Path
 
 from .errors import UsageError
 
@@ -47,6 +48,11 @@ def shown(value: object) -> str:
     """A value for an error line: short, printable, in backticks."""
     text = value if isinstance(value, str) else json.dumps(value, default=repr)
     return f"`{printable(text[:80])}`"
+
+
+def shown_path(path: Path) -> str:
+    """A path for an error line: whole, since its end is its name; printable, in backticks."""
+    return f"`{printable(str(path))}`"
 
 
 def as_json(value: object) -> str:

@@ -500,12 +500,14 @@ def test_results_of_tools_go_with_their_question():
     ],
 )
 def test_a_foreign_file_is_refused_and_nothing_is_lost(tmp_path, content, words):
-    file = tmp_path / "talk.json"
+    file = tmp_path / ("a folder with a long name " * 4) / "talk.json"
+    file.parent.mkdir()
     file.write_text(content)
     talking = Conversation("s")
     talking.add("user", "kept")
-    with pytest.raises(UsageError, match=words):
+    with pytest.raises(UsageError, match=words) as raised:
         talking.load(file)
+    assert str(file) in str(raised.value) or "of the file" in words
     assert [m["content"] for m in talking.messages] == ["s", "kept"]
 
 

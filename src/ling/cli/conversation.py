@@ -11,7 +11,7 @@ from typing import Any
 from ..errors import UsageError
 from ..files.atomic import write_atomic
 from ..files.guarded import loads, read_regular
-from ..text import shown
+from ..text import shown_path
 
 Message = dict[str, Any]
 Turns = list[Message]
@@ -81,15 +81,15 @@ class Conversation:
         try:
             given = loads(read_regular(path, MAX_FILE_BYTES))
         except OSError as error:
-            raise UsageError(f"{shown(str(path))}: {error.strerror or error}") from None
+            raise UsageError(f"{shown_path(path)}: {error.strerror or error}") from None
         except ValueError as error:
-            raise UsageError(f"{shown(str(path))}: {error}") from None
+            raise UsageError(f"{shown_path(path)}: {error}") from None
         if isinstance(given, dict) and given.get("format") == FORMAT:
             system, messages = given.get("system"), given.get("messages")
         else:
             system, messages = None, given
         if not isinstance(messages, list) or not (system is None or isinstance(system, str)):
-            raise UsageError(f"{shown(str(path))} holds no conversation that `/save` wrote")
+            raise UsageError(f"{shown_path(path)} holds no conversation that `/save` wrote")
         if messages and isinstance(messages[0], dict) and messages[0].get("role") == "system":
             first, *messages = messages
             system = str(first.get("content") or "")

@@ -13,7 +13,7 @@ from starlette.datastructures import Headers
 from ..config.engine import ServeConfig
 from ..errors import UsageError
 from ..files.guarded import read_regular
-from ..text import shown
+from ..text import shown_path
 
 API_KEY_VARIABLE = "LING_API_KEY"
 MAX_FILE_BYTES = 64 << 10
@@ -71,7 +71,7 @@ def read_keys(config: ServeConfig) -> Keys:
 def keys_of_file(path: Path, option: str = "`api_key_file`") -> list[str]:
     """A key a line; empty lines and those that begin with `#` are none, nor is the mark
     that some editors begin a file with."""
-    name = f"{option} {shown(str(path))}"
+    name = f"{option} {shown_path(path)}"
     try:
         text = read_regular(path, MAX_FILE_BYTES).decode("utf-8-sig")
     except OSError as error:
