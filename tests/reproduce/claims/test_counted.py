@@ -85,14 +85,26 @@ def test_leverage_of_a_sweep_comes_first(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("points", "outcome"),
     [
-        ([(1e13, 0.9), (1e14, 1.2)], "agrees"),
-        ([(1e13, 1.2), (1e14, 1.1)], "open"),
-        ([(1e13, 0.9), (1e14, 0.8)], "disagrees"),
-        ([(1e14, 1.5)], "open"),
+        ([(1e13, 0.9, 0.1), (1e14, 1.2, 0.1)], "agrees"),
+        ([(1e13, 1.9, 0.1), (1e14, 2.0, 0.1)], "open"),  # within the noise
+        ([(1e13, 1.2, None), (1e14, 2.4, None)], "open"),  # of unknown noise
+        ([(1e13, 0.9, 0.0), (1e14, 1.1, 0.2)], "open"),  # above 1 perhaps
+        ([(1e13, 1.2, 0.0), (1e14, 1.1, 0.0)], "open"),
+        ([(1e13, 0.9, 0.0), (1e14, 0.95, 0.0)], "disagrees"),
+        ([(1e13, 1.2, 0.0)], "open"),
+        ([], "open"),
     ],
 )
 def test_leverage_agrees_where_it_ends_above_one_and_grows(points, outcome):
-    read = [{"family": "1/8", "flops": c, "leverage": el} for c, el in points]
+    read = [
+        {
+            "family": "1/8",
+            "flops": c,
+            "leverage": el,
+            "leverage_interval": None if noise is None else (el - noise, el + noise),
+        }
+        for c, el, noise in points
+    ]
     assert leverage._outcome(read) == outcome
 
 
