@@ -219,7 +219,7 @@ TESTED_TOGETHER = {
         "tests/data/test_corpus.py",
         "the parts of one corpus",
     ),
-    "cli/{chat_commands,chat_models,chat_screen,chat_tools,conversation}.py": (
+    "cli/{chat_commands,chat_models,chat_screen,chat_tools}.py": (
         "tests/cli/test_chat.py",
         "the parts of one command",
     ),

@@ -35,7 +35,7 @@ def machine_facts() -> dict[str, Any]:
     cpu, cuda = machine.cpu(), torch.cuda.is_available()
     return {
         "cpu": cpu["model"],
-        "instruction_sets": cpu["instruction_sets"],  # virtual machines hide the model's number
+        "instruction_sets": cpu["instruction_sets"],  # one name has several kinds: AMD EPYC
         "cores": cpu["usable_cores"],
         "memory": machine.memory().get("total"),
         "gpu": torch.cuda.get_device_name() if cuda else None,

@@ -19,7 +19,7 @@ from ling.data.conversations.types import Origin
 from ling.data.tokenizer import train_tokenizer
 from ling.nano.dialogues import KINDS, records
 from ling.nano.dialogues.offered import HELD_OUT_NAMES
-from ling.nano.dialogues.turns import plain
+from ling.nano.dialogues.turns import Turn, is_held_out, plain
 
 GLOSSES = [
     ("dog", "n", "a tame animal that barks (or howls); known to all"),
@@ -81,6 +81,12 @@ def test_what_is_held_out_is_never_trained_on(trained, held_out):
     ]
     assert personas[0]
     assert not personas[0] & personas[1]
+
+
+def test_no_question_of_a_talk_about_a_tool_is_one_that_is_held_out_alone():
+    talks = [r for r in records("train", 0, 20_000) if r["kind"] == "tool-again"]
+    assert len(talks) > 30
+    assert not [t for t in talks if is_held_out(Turn(questions(t)[0], ()))]
 
 
 def test_every_kind_is_in_both_and_new_wordings_only_in_one(trained, held_out):

@@ -102,11 +102,12 @@ class Draw:
     def asked(self, words: str) -> str:
         """`words` as a question if they begin as one, as they are if they name what is wanted,
         otherwise as a request; a whole sentence as it is."""
+        if words.endswith(_SENTENCE_ENDS):
+            return self.text(words)
         first = words.split()[0].lower()
-        if first in _WISHES and not words.endswith(_SENTENCE_ENDS):
+        if first in _WISHES:
             return self.text(words + self.one(("", ".", "?" if first in _NOUNS else ".")))
-        is_question = first in _STARTS and not words.endswith(_SENTENCE_ENDS)
-        return self.question(words) if is_question else self.request(words)
+        return self.question(words) if first in _STARTS else self.request(words)
 
     def text(self, text: str) -> str:
         """A text as it is typed: all in small letters, or without its end, or well."""

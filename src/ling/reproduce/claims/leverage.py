@@ -15,6 +15,7 @@ from ..picture import drawing
 TOKENS, SEQ_LENGTH = 20e12, 4096
 """Of Ling-mini's training."""
 RESULTS = "*ling-grid*.jsonl"
+_UNKNOWN = ", which are unknown before second seeds are run"
 
 
 def measure(context: Context) -> Result:
@@ -72,7 +73,7 @@ def measure(context: Context) -> Result:
         f"Read at equal loss between the runs of {found.name}: {len(above)} of {len(read)} points "
         f"are above 1. The claim is at {at['flops'] / max(r['flops'] for r in read):.0e} times as "
         "much compute; what can be seen here is whether leverage is above 1 and grows with "
-        "compute by more than its intervals, which are unknown before second seeds are run."
+        f"compute by more than its intervals{_UNKNOWN * _is_noise_unknown(read)}."
         if read
         else f"No loss of {found.name} was reached by dense models and by mixtures of experts.",
         {"read": read},
@@ -86,6 +87,10 @@ def measured(results: Path) -> list[dict[str, Any]]:
 
     found = fit(read_rows(results))
     return [r._asdict() for r in found.counts["without_head"].leverage.read]
+
+
+def _is_noise_unknown(read: list[dict[str, Any]]) -> bool:
+    return any(r["leverage_interval"] is None for r in read)
 
 
 def _outcome(read: list[dict[str, Any]]) -> Any:
