@@ -60,6 +60,9 @@ def test_both_counts_are_read():
     mixture = [point("1/32", c, power(c, 1.5), head=1.6) for c in (1e13, 3e13, 1e14)]
     found = read(frontier(heavier + mixture), with_head=True)
     assert [one.leverage for one in found.read] == pytest.approx([1.5 * 2 / 1.6] * len(found.read))
+    # The law is about compute without the head.
+    expected = [laws.leverage(5 / 129, 8, one.flops / 1.6) for one in found.read]
+    assert [one.law for one in found.read] == pytest.approx(expected)
 
 
 def test_nothing_is_read_beyond_what_both_reached():

@@ -54,12 +54,34 @@ def test_the_largest_budget_is_predicted_from_the_others_where_no_budget_is_held
     rows = [dataclasses.replace(r, held_out=r.size == "l1e+14") for r in rows]
     found = fit(rows).predictions
     assert [(p.by, p.run) for p in found] == [
-        ("power law of smaller budgets", "dense-m-1e+14-0-x1"),
+        ("power law of smaller budgets", "dense-m-1e+14-0-x1 (mean of 2 seeds)"),
         ("surface", "dense-l-1e+14-0-x1"),
     ]
     smaller = [r for r in rows if r.target_flops < 1e14]
     law = fit(smaller).counts["without_head"].power_laws["dense"].law
     assert found[0].predicted == pytest.approx(law.at(1e14), rel=1e-6)
+
+
+def test_a_budget_with_its_best_size_at_an_end_is_predicted_by_no_law_of_best_sizes():
+    """As while a sweep runs: of 1/8 only the held-out size of the largest budget has ended."""
+    rows = [
+        dataclasses.replace(r, held_out=r.size == "l1e+14")
+        for r in whole(families=("dense", "1/8"))
+        if not (r.family == "1/8" and r.target_flops == 1e14 and r.size != "l1e+14")
+    ]
+    found = fit(rows)
+    by_law = [p for p in found.predictions if p.by != "surface"]
+    assert [(p.by, p.family) for p in by_law] == [("power law of smaller budgets", "dense")]
+    assert "no power law predicts `1/8` at 1e14" in " ".join(found.notes)
+
+
+def test_the_mean_of_two_seeds_is_called_so():
+    rows = whole(families=("dense",))
+    point = fit(rows).frontier[-1]
+    assert len(point.runs) > 1
+    assert point.name == f"{point.runs[0]} (mean of {len(point.runs)} seeds)"
+    losses = [r.final_loss for r in rows if r.run in point.runs]
+    assert point.loss == pytest.approx(sum(losses) / len(losses))
 
 
 def test_a_wrong_law_does_not_predict():

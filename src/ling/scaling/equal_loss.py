@@ -24,7 +24,7 @@ class EqualLoss(NamedTuple):
 
     family: str
     run: str
-    """The run that has this loss."""
+    """The run that has this loss, or the first of several seeds whose mean has."""
     loss: float
     dense_flops: float
     flops: float
@@ -33,7 +33,7 @@ class EqualLoss(NamedTuple):
     leverage_interval: tuple[float, float] | None
     """From the noise of seeds; None where there were none."""
     law: float | None
-    """The published law at `flops`."""
+    """The published law, at the mixture's compute without the head: the law is about that."""
 
 
 class Unread(NamedTuple):
@@ -78,6 +78,7 @@ class _Curve:
     """A frontier in logarithms, by compute."""
 
     def __init__(self, points: list[FrontierPoint], with_head: bool) -> None:
+        self.with_head = with_head
         self.points = sorted(points, key=lambda p: p.cost(with_head))
         self.x = np.log([p.cost(with_head) for p in self.points])
         self.losses = np.array([p.loss for p in self.points])
@@ -124,7 +125,7 @@ def _compare(
 ) -> None:
     for own, other in ((curve, dense), (dense, curve)):
         for n, point in enumerate(own.points):
-            family, run = curve.points[0].family, point.runs[0]
+            family, run = curve.points[0].family, point.name
             if other.reaches(point.loss):
                 logs = other.log_flops(other.segment(point.loss), point.loss, other.losses)
                 ends = (own.x[n], logs) if own is dense else (logs, own.x[n])
@@ -154,16 +155,17 @@ def _equal_loss(
     the one that was interpolated."""
     dense, flops = (math.exp(x) for x in log_flops)
     sign = -1 if is_dense else 1
-    of = min(curve.points, key=lambda p: abs(math.log(p.flops / flops)))
+    of = min(curve.points, key=lambda p: abs(math.log(p.cost(curve.with_head) / flops)))
+    without_head = flops * of.flops / of.cost(curve.with_head)
     return EqualLoss(
         curve.points[0].family,
-        point.runs[0],
+        point.name,
         point.loss,
         dense,
         flops,
         dense / flops,
         None if spread is None else interval(dense / flops * np.exp(sign * spread)),
-        laws.leverage(of.activation_ratio, of.granularity, flops) if of.granularity else None,
+        of.granularity and laws.leverage(of.activation_ratio, of.granularity, without_head),
     )
 
 

@@ -112,7 +112,7 @@ def fit(rows: Sequence[Row], hold_out: HoldOut = "marked", seed: int = 0) -> Fit
         *_surface_predictions(grid, surface, rng),
     ]
     rates = best_rates(selection.rows, noise, rng)
-    notes = selection.notes + _hidden_best(main.fitted, main.frontier)
+    notes = selection.notes + _hidden_best(main.fitted, main.frontier) + _no_optimum(main.fitted)
     return Fit(selection, noise, counts, surface, predictions, rates, notes)
 
 
@@ -142,9 +142,9 @@ def _frontier_predictions(
     found = []
     for p in points:
         law = fits[p.family]
-        if p.held_out and not isinstance(law, str):
+        if p.held_out and not p.is_edge and not isinstance(law, str):
             expected, around = law.law.at(p.flops), law.predict(p.flops, rng)
-            found.append(Prediction("power law", p.family, p.runs[0], p.loss, expected, around))
+            found.append(Prediction("power law", p.family, p.name, p.loss, expected, around))
     return found
 
 
@@ -154,10 +154,11 @@ def _largest_budgets(
     noise: Noise | None,
     rng: np.random.Generator,
 ) -> list[Prediction]:
-    """Where no budget is held out as a whole, the largest of each family from the others."""
-    if any(p.held_out for p in fitted):
-        return []
-    largest = {p.family: p for p in whole}  # they are by budget
+    """The largest budget of each family of which none is held out as a whole, from the others."""
+    held_out = {p.family for p in fitted if p.held_out}
+    # They are by budget: the last is the largest.
+    largest = {p.family: p for p in whole if p.family not in held_out}
+    fitted = [p for p in fitted if p.family in largest]
     smaller = [p for p in fitted if p.target_flops < largest[p.family].target_flops]
     fits = _power_laws(smaller, False, noise, rng)
     found = _frontier_predictions(
@@ -196,6 +197,14 @@ def _hidden_best(fitted: list[FrontierPoint], whole: list[FrontierPoint]) -> lis
     if not hidden:
         return []
     return ["the best run is held out, the next is fitted, of " + ", ".join(hidden)]
+
+
+def _no_optimum(fitted: list[FrontierPoint]) -> list[str]:
+    """Budgets that are held out as a whole, where a law of best sizes is about a size beyond."""
+    ends = [f"`{p.family}` at {number(p.target_flops)}" for p in fitted if p.held_out and p.is_edge]
+    if not ends:
+        return []
+    return ["the best size is an end of the sizes, so no power law predicts " + ", ".join(ends)]
 
 
 # ---- as data -----------------------------------------------------------------------------------

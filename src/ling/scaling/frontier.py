@@ -30,6 +30,12 @@ class FrontierPoint(NamedTuple):
     """The best is the smallest or largest size of its budget: a better one may be beyond."""
     held_out: bool
 
+    @property
+    def name(self) -> str:
+        """Of its run, and how many seeds its loss is the mean of."""
+        count = len(self.runs)
+        return self.runs[0] if count == 1 else f"{self.runs[0]} (mean of {count} seeds)"
+
     def cost(self, with_head: bool) -> float:
         """FLOPs of its run."""
         return self.flops_with_head if with_head else self.flops
