@@ -90,7 +90,10 @@ def test_leverage_of_a_sweep_comes_first(tmp_path, monkeypatch):
         ([(1e13, 1.2, None), (1e14, 2.4, None)], "open"),  # of unknown noise
         ([(1e13, 0.9, 0.0), (1e14, 1.1, 0.2)], "open"),  # above 1 perhaps
         ([(1e13, 1.2, 0.0), (1e14, 1.1, 0.0)], "open"),
-        ([(1e13, 0.9, 0.0), (1e14, 0.95, 0.0)], "disagrees"),
+        ([(1e13, 0.7, 0.0), (1e14, 0.75, 0.04)], "disagrees"),
+        ([(1e13, 0.7, 0.0), (1e14, 0.75, 0.1)], "open"),
+        ([(1e13, 0.7, 0.0), (1e14, 0.75, None)], "open"),
+        ([(1e13, 0.8, 0.0), (1e14, 0.9, 0.0)], "open"),  # below 1, and what the law says
         ([(1e13, 1.2, 0.0)], "open"),
         ([], "open"),
     ],
@@ -101,6 +104,7 @@ def test_leverage_agrees_where_it_ends_above_one_and_grows(points, outcome):
             "family": "1/8",
             "flops": c,
             "leverage": el,
+            "law": 0.8,
             "leverage_interval": None if noise is None else (el - noise, el + noise),
         }
         for c, el, noise in points
