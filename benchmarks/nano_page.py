@@ -25,11 +25,9 @@ RESULTS, EVIDENCE = ROOT / "benchmarks" / "results", ROOT / "docs" / "evidence"
 
 
 def newest() -> dict[str, Any]:
-    """The last card that was taken over."""
+    """The last card that was taken over; empty before there is one."""
     found = sorted(RESULTS.glob("*-ling-nano.json"))
-    if not found:
-        raise SystemExit(f"error: {RESULTS}: no card here; give the folder of one (OUT/card)")
-    return json.loads(found[-1].read_text("utf-8"))
+    return json.loads(found[-1].read_text("utf-8")) if found else {}
 
 
 def main() -> None:
@@ -38,9 +36,13 @@ def main() -> None:
     parser.add_argument("card", type=Path, nargs="?", help="OUT/card")
     parser.add_argument("--wsm", type=Path, help="OUT of benchmarks/wsm.py")
     args = parser.parse_args()
-    card = newest() if args.card is None else json.loads((args.card / "card.json").read_text())
-    if args.card is not None and args.wsm is None and (before := newest().get("wsm")):
-        card["wsm"] = {"run_date": newest()["date"], **before}
+    last = newest()
+    if args.card is None and not last:
+        raise SystemExit(f"error: {RESULTS}: no card here; give the folder of one (OUT/card)")
+    card = json.loads((args.card / "card.json").read_text()) if args.card else last
+    if card is not last and "wsm" in last:
+        of_another = {} if card["weights"] == last["weights"] else {"run_date": last["date"]}
+        card["wsm"] = of_another | last["wsm"]
     if args.wsm is not None:
         card["wsm"] = json.loads((args.wsm / "wsm.json").read_text("utf-8"))
         shutil.copy(args.wsm / "wsm.png", EVIDENCE / WSM)

@@ -40,6 +40,8 @@ def main() -> int:
         made = {"machine": machine_facts(), "rows": first_rows(ns.run, ns.write)}
         _write(ns.file, [*(run for run in runs if run not in same), made])
         return 0
+    if not runs:
+        parser.error(f"{ns.file}: no losses are there; --write N puts those of this run into it")
     known = (same or runs)[0]
     found, expected = first_rows(ns.run, len(known["rows"])), known["rows"]
     for was, now in zip(expected, found, strict=False):
