@@ -97,7 +97,7 @@ def test_kinds_and_free_arguments_are_counted_apart():
 
 
 def test_words_that_a_record_counts_as_right_are_right_at_its_end_only():
-    record = {**LIGHT, "answers": ["Done.", "It is done."], "is_new": True}
+    record = {**LIGHT, "answers": ["Done.", "It is done."], "is_new": [True]}
     found = measure_turns(Scripted(call(), "It is done."), [record, TIMER])
     assert [turn.exact for turn in found.turns if not turn.calls] == [True, False]
     assert len(found.of_new().turns) == 2

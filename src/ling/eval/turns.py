@@ -48,7 +48,7 @@ class Turn:
     exact: bool = False
     """The calls of the record, or words that it counts as right."""
     new: bool = False
-    """The record says that its wording was never trained on (`is_new`)."""
+    """The record says of its question that the wording was never trained on (`is_new`)."""
 
 
 def _all(_: Turn) -> bool:
@@ -136,6 +136,13 @@ class _Asked(NamedTuple):
     messages: list[dict[str, Any]]
     answers: Sequence[str]
 
+    @property
+    def is_new(self) -> bool:
+        """What the record has in its list `is_new` for the last question of these messages."""
+        question = sum(message["role"] == "user" for message in self.messages) - 1
+        listed = self.record.get("is_new", ())
+        return 0 <= question < len(listed) and bool(listed[question])
+
 
 def _by_tools(
     records: Iterable[dict[str, Any]],
@@ -161,7 +168,7 @@ def _judged(asked: _Asked, tools: Sequence[dict[str, Any]] | None, reply: Comple
     words = json.dumps(calls) if calls else wanted["content"]
     turn = Turn(asked.record.get("kind", ""), before["content"], words)
     turn.said, turn.calls = reply.text, bool(calls)
-    turn.new = bool(asked.record.get("is_new"))
+    turn.new = asked.is_new
     turn.free = any(has_free_arguments(list(tools or ()), call["name"]) for call in calls)
     turn.stopped = reply.finish_reason == "stop"
     turn.formed = _formed(said, read) and (tools is not None or not said.tool_calls)

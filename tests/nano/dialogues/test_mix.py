@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from ling.data.conversations.supervise import supervise
 from ling.data.conversations.types import Origin
 from ling.data.tokenizer import train_tokenizer
 from ling.nano.dialogues import KINDS, records
-from ling.nano.dialogues.offered import HELD_OUT_NAMES
+from ling.nano.dialogues.arithmetic import sum_key
+from ling.nano.dialogues.offered import HELD_OUT_NAMES, TALKS
 from ling.nano.dialogues.turns import Turn, is_held_out, plain
 
 GLOSSES = [
@@ -84,16 +86,43 @@ def test_what_is_held_out_is_never_trained_on(trained, held_out):
 
 
 def test_no_question_of_a_talk_about_a_tool_is_one_that_is_held_out_alone():
-    talks = [r for r in records("train", 0, 20_000) if r["kind"] == "tool-again"]
-    assert len(talks) > 30
-    assert not [t for t in talks if is_held_out(Turn(questions(t)[0], ()))]
+    talks = [r for r in records("train", 0, 20_000) if r["kind"] in TALKS]
+    # The first of a talk that asks back has no value: "set a timer" is always trained on.
+    asked = [q for t in talks for q in questions(t)[t["kind"] == "tool-asked-back" :]]
+    assert len(asked) > 100
+    assert not [text for text in asked if is_held_out(Turn(text, ()))]
+
+
+def test_a_sum_that_is_held_out_is_in_no_call_of_a_calculator():
+    made = [r for r in records("train", 0, 20_000) if "tools" in r]
+    sums = [call["arguments"] for r in made for call, *_ in calls_of(r)]
+    found = [re.search(r'"(\d+)([+-])(\d+)"', text) for text in sums]
+    keys = [sum_key(int(a), op, int(b)) for a, op, b in (m.groups() for m in found if m)]
+    assert len([key for key in keys if key]) > 100
+    assert not [key for key in keys if key and is_held_out(Turn("", (), key=key))]
+
+
+def test_what_names_a_thing_and_asks_for_nothing_has_no_opening(trained):
+    asked = [q.lower() for record in trained for q in questions(record)]
+    assert [q for q in asked if q.startswith("new message to ")]
+    opened = re.compile(r"(can|want) you (to )?(a |new |for my |message to)")
+    assert not [q for q in asked if opened.search(q)]
+
+
+def test_the_last_question_of_a_talk_about_a_tool_is_new_only_by_the_name_of_the_tool(held_out):
+    assert all(len(r["is_new"]) == len(questions(r)) for r in held_out)
+    talks = [r for r in held_out if r["kind"] in TALKS]
+    assert len(talks) > 10
+    for record in talks:
+        names = {call["name"] for call, *_ in calls_of(record)}
+        assert record["is_new"][-1] == bool(names & HELD_OUT_NAMES)
 
 
 def test_every_kind_is_in_both_and_new_wordings_only_in_one(trained, held_out):
     assert {r["kind"] for r in held_out} == set(KINDS)
     assert {r["kind"] for r in trained} <= {*KINDS, "mixed"}
     assert Counter("tools" in r for r in trained)[True] > 0.3 * len(trained)
-    new = Counter(r["is_new"] for r in held_out)
+    new = Counter(r["is_new"][-1] for r in held_out)
     assert min(new[True], new[False]) > 100
     names = {t["function"]["name"] for r in trained for t in r.get("tools", [])}
     assert {"fetch_weather", "toggle_light", "set_thermostat", "new_timer"} <= HELD_OUT_NAMES

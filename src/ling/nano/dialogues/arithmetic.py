@@ -73,13 +73,18 @@ def arithmetic(d: Draw) -> Turn:
         return _too_large(d, operator)
     a, b = _numbers(d, operator)
     result = {"+": a + b, "-": a - b, "*": a * b, "/": a // (b or 1)}[operator]
-    key = f"{a}{operator}{b}" if operator in "+-" and max(a, b) > 20 else ""
+    key = sum_key(a, operator, b)
     if operator in _STORIES and min(a, b) > 1 and d.chance(0.12):
         x = plural(d.one(THINGS))
         story = d.one(_STORIES[operator]).format(a=a, b=b, x=x)
         return d.turn(d.text(story), f"{a} {operator} {b} = {result}.", key=key)
     text = ask(d, operator, a, b)
     return d.turn(text, f"{a} {operator} {b} = {result}.", key=key)
+
+
+def sum_key(a: int, operator: str, b: int) -> str:
+    """By what a sum or difference is held out, in any wording; "" for one that all may know."""
+    return f"{a}{operator}{b}" if operator in "+-" and max(a, b) > 20 else ""
 
 
 def ask(d: Draw, operator: str, a: int, b: int) -> str:

@@ -117,8 +117,9 @@ class Draw:
         return text.rstrip(".?!") if self._has_no_end else text
 
     def turn(self, text: str, *answers: str, **more: Any) -> Turn:
-        """A turn, marked if its wording is new."""
-        return Turn(text, answers, is_new=self.is_new, **more)
+        """A turn, marked if what was drawn for it, since the turn before, has a new wording."""
+        is_new, self.is_new = self.is_new, False
+        return Turn(text, answers, is_new=is_new, **more)
 
     def _opening(self, trained: Sequence[str], new: Sequence[str], share: float) -> str:
         if self.split == "held_out" and self.chance(0.15):

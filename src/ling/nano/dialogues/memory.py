@@ -58,14 +58,11 @@ def _own(d: Draw) -> list[Turn]:
         ("password", lambda: words.made_up(d.rng)),
     ))  # fmt: skip
     value = make()
-    told = d.text(f"My {what} is {value}.")
+    key, shown = f"{what} {value}", d.typed(value)
+    told = d.turn(d.text(f"My {what} is {value}."), f"I see, your {what} is {shown}.", key=key)
     asked = d.text(d.words(("What is my {w}?", "What's my {w}?", "Do you know my {w}?",
                             "Tell me my {w}."), ("Do you remember my {w}?",), w=what))  # fmt: skip
-    key, shown = f"{what} {value}", d.typed(value)
-    return [
-        d.turn(told, f"I see, your {what} is {shown}.", key=key),
-        d.turn(asked, f"Your {what} is {shown}.", key=key),
-    ]
+    return [told, d.turn(asked, f"Your {what} is {shown}.", key=key)]
 
 
 def _fact(d: Draw) -> list[Turn]:

@@ -42,7 +42,7 @@ _PLAIN: dict[str, tuple[float, Callable[[Draw], Turn]]] = {
 }
 _DEFINITIONS, _NO_TOOL = 6.0, 4.0
 # Of conversations: with tools; of the turns in those: no tool is needed, none fits, it fails.
-_WITH_TOOLS, _WITHOUT_CALL, _NOT_OFFERED, _FAILED = 0.36, 0.18, 0.1, 0.07
+_WITH_TOOLS, _WITHOUT_CALL, _NOT_OFFERED, _FAILED = 0.36, 0.18, 0.06, 0.07
 _SYSTEMS = (
     "You are a helpful assistant.", "You are Ling.", "You are a friendly assistant.",
     "Answer briefly.", "You are a helpful assistant. Answer briefly.", "Be kind.",
@@ -72,10 +72,10 @@ def records(
 
     "train" has one to five questions in a record and does not end without `count`. "held_out" has
     one question in each, whose values or wording are in no training record of any seed, of every
-    kind in turn; `answers` are the last answers that count as right, and `is_new` says that its
-    wording, or the name of its tool, is never trained on. `definitions` are (word, part of speech,
-    gloss), such as WordNet's; without them nothing is defined. The same arguments give the same
-    records, and a longer `count` only adds some.
+    kind in turn; `answers` are the last answers that count as right, and `is_new` says of each
+    question that its wording, or the name of its tool, is never trained on. `definitions` are
+    (word, part of speech, gloss), such as WordNet's; without them nothing is defined. The same
+    arguments give the same records, and a longer `count` only adds some.
     """
     made = _Maker(chosen(definitions))
     if split == "train":
@@ -197,7 +197,8 @@ class _Maker:
         else:
             turns, tools = self._unseen_call(rng, kind)
         record = _record([(kind, turn) for turn in turns], tools, system)
-        return {**record, "answers": [*turns[-1].answers], "is_new": turns[-1].is_new}
+        is_new = [turn.is_new for turn in turns]
+        return {**record, "answers": [*turns[-1].answers], "is_new": is_new}
 
     def _unseen_call(self, rng: random.Random, kind: str) -> tuple[list[Turn], list[Tool]]:
         kinds = offered(rng, rng.randint(2, 4), "" if kind in ("no-tool", "tool-error") else kind)
@@ -224,8 +225,10 @@ class _Maker:
         """Turns of the split: none that is held out, or a last one that is."""
         for _ in range(_TRIES):
             turns = make(Draw(rng, split))
+            # What is held out alone, by its text, is not trained on behind other questions either.
+            alone = any(is_held_out(turn._replace(key="")) for turn in turns)
             held_out = [is_held_out(turn) for turn in turns]
-            if held_out[-1] if split == "held_out" else not any(held_out):
+            if held_out[-1] if split == "held_out" else not (alone or any(held_out)):
                 return turns
         raise _NoTurnError
 

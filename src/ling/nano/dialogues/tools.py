@@ -104,8 +104,8 @@ def asked_back(d: Draw, kind: ToolKind, tool: Tool) -> list[Turn]:
     # In the case of the argument: it is to be copied.
     given = d.one(kind.given).format(x=x)
     return [
-        Turn(vague, (kind.missing,), is_always_trained=True),
-        turn._replace(text=given, key=key),
+        d.turn(vague, kind.missing, is_always_trained=True),
+        turn._replace(text=given, key=key, is_new=False),
     ]
 
 
@@ -123,7 +123,7 @@ def once_more(d: Draw, kind: ToolKind, tool: Tool) -> list[Turn]:
             break
     key = f"{kind.kind} {y} {x}"
     short = d.one(kind.again).format(x=x)
-    return [first, second._replace(text=short, key=key)]
+    return [first, second._replace(text=short, key=key, is_new=False)]
 
 
 def returned(d: Draw, *results: dict[str, Any] | str) -> dict[str, Any] | str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from . import words
 from .draw import OPEN_END, Draw
 from .tools import Argument, Tool, ToolKind, done, returned
@@ -42,8 +44,8 @@ def _message(d: Draw, tool: Tool) -> Turn:
          "type a message to {n}: {x}", "tell my friend {n}: {x}", "say this to {n}: {x}",
          "forward to {n}: {x}", "let {n} have this message: {x}"),
         ('drop {n} a line: "{x}"', "inform {n}: {x}"), n=who, x=x)  # fmt: skip
-    opening = d.one(("", "", "", "Please ", "Can you ", "Now ", "Hey, ", "I want you to "))
-    text = d.text(opening + asked)
+    openings = ("", "", "", "Please ", "Can you ", "Now ", "Hey, ", "I want you to ")
+    text = d.text(_opened(d, openings, asked))
     call = tool.call(done(d, sent=True), to=who, text=x)
     return d.turn(text, f"I sent the message to {who}.", call=call)
 
@@ -83,8 +85,14 @@ def _note(d: Draw, tool: Tool) -> Turn:
          "write that down: {x}", "take this down: {x}",
          'take the note "{x}"', "put down: {x}", "add to my notes: {x}"),
         ("jot down: {x}",), x=x)  # fmt: skip
-    text = d.text(d.one(("", "", "Please ", "Can you ", "Ling, ")) + asked)
+    text = d.text(_opened(d, ("", "", "Please ", "Can you ", "Ling, "), asked))
     return d.turn(text, f"I noted: {x}.", call=tool.call(done(d, note=x), text=x))
+
+
+def _opened(d: Draw, openings: Sequence[str], asked: str) -> str:
+    """Behind an opening, except what names the thing and asks for nothing."""
+    is_named = asked.startswith(("a message", "message to", "new ", "for my "))
+    return asked if is_named else d.one(openings) + asked
 
 
 def _code_word(rng: object) -> str:

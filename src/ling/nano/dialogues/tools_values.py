@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import words
-from .arithmetic import SPOKEN, ask
+from .arithmetic import SPOKEN, ask, sum_key
 from .dates import MONTHS
 from .draw import Draw, capital
 from .tools import Argument, Tool, ToolKind, returned
@@ -46,13 +46,14 @@ def _weather(d: Draw, tool: Tool) -> Turn:
 
 
 def _calculator(d: Draw, tool: Tool) -> Turn:
-    expression, text, value = _one_operation(d) if d.chance(0.6) else _two_operations(d)
+    expression, text, value, key = _one_operation(d) if d.chance(0.6) else _two_operations(d)
     result = returned(d, {"result": value}, {"result": value}, {"value": value}, str(value))
-    return d.turn(text, f"{expression} = {value}.", call=tool.call(result, expression=expression))
+    call = tool.call(result, expression=expression)
+    return d.turn(text, f"{expression} = {value}.", key=key, call=call)
 
 
-def _one_operation(d: Draw) -> tuple[str, str, int]:
-    """The expression, how it is asked, and its value."""
+def _one_operation(d: Draw) -> tuple[str, str, int, str]:
+    """The expression, how it is asked, its value, and the key by which it is held out."""
     operator = d.one("++--**/")
     most = d.one((20, 99, 999, 9999)) if operator in "+-" else d.one((12, 99))
     a, b = d.rng.randint(1, most), d.rng.randint(1, most)
@@ -62,10 +63,10 @@ def _one_operation(d: Draw) -> tuple[str, str, int]:
     text = ask(d, operator, a, b)
     if not (str(a) in text and str(b) in text):
         text = d.question(f"how much is {a} {SPOKEN[operator]} {b}")
-    return f"{a}{operator}{b}", text, value
+    return f"{a}{operator}{b}", text, value, sum_key(a, operator, b)
 
 
-def _two_operations(d: Draw) -> tuple[str, str, int]:
+def _two_operations(d: Draw) -> tuple[str, str, int, str]:
     a, b, c = (d.rng.randint(1, d.one((20, 99, 200))) for _ in range(3))
     first, second = d.one("+-*"), d.one("+-*")
     if d.chance(0.25):
@@ -83,7 +84,7 @@ def _two_operations(d: Draw) -> tuple[str, str, int]:
          "what is the result of {x}", "what is the value of {x}", "figure out {x}",
          "give me the result of {x}", "what is the answer to {x}", "evaluate {x}"),
         ("what would {x} be",), x=asked)  # fmt: skip
-    return expression, d.asked(wording), value
+    return expression, d.asked(wording), value, ""
 
 
 def _applied(operator: str, a: int, b: int) -> int:
