@@ -136,7 +136,8 @@ def test_a_hidden_best_run_is_told():
 )
 @pytest.mark.parametrize("hold_out", ["marked", "largest"])
 def test_odd_sweeps_give_a_report(rows, hold_out):
-    json.dumps(as_dict(fit(rows, hold_out)), allow_nan=False)
+    found = json.loads(json.dumps(as_dict(fit(rows, hold_out)), allow_nan=False))
+    assert found["runs"] == len(rows)
 
 
 def test_without_seeds_uncertainty_is_not_made_up():

@@ -225,10 +225,7 @@ class _Maker:
         """Turns of the split: none that is held out, or a last one that is."""
         for _ in range(_TRIES):
             turns = make(Draw(rng, split))
-            # What is held out alone, by its text, is not trained on behind other questions either.
-            alone = any(is_held_out(turn._replace(key="")) for turn in turns)
-            held_out = [is_held_out(turn) for turn in turns]
-            if held_out[-1] if split == "held_out" else not (alone or any(held_out)):
+            if is_held_out(turns[-1]) if split == "held_out" else all(map(_may_be_trained, turns)):
                 return turns
         raise _NoTurnError
 
@@ -250,6 +247,11 @@ class _Maker:
             system, turn = persona(Draw(rng, split))
             if is_held_out(turn) == (split == "held_out"):
                 return system, turn
+
+
+def _may_be_trained(turn: Turn) -> bool:
+    """Neither held out, nor a text that is where it comes alone."""
+    return not (is_held_out(turn) or is_held_out(turn._replace(key="")))
 
 
 def _record(
