@@ -326,7 +326,7 @@ TESTED_TOGETHER = {
         "tests/reproduce/claims/test_counted.py",
         "counted in seconds",
     ),
-    "reproduce/claims/{leverage,merge_weights,pipeline,sizes}.py": (
+    "reproduce/claims/{leverage,merge_weights,pipeline,prediction,sizes}.py": (
         "tests/reproduce/claims/test_counted.py",
         "counted in seconds",
     ),

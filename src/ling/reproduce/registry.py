@@ -14,6 +14,7 @@ NAMES = (
     "kv-bytes",
     "laws",
     "leverage",
+    "prediction",
     "fp8-states",
     "fp8-exact",
     "conversion",

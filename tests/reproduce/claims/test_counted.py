@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 
 import pytest
-from scaling_rows import sweep
+from scaling_rows import sweep, write_rows
 from small_claims import measured, values
 
 from ling.reproduce.claims import (
@@ -17,6 +16,7 @@ from ling.reproduce.claims import (
     leverage,
     merge_weights,
     pipeline,
+    prediction,
     sizes,
 )
 
@@ -71,8 +71,7 @@ def test_leverage_of_a_sweep_comes_first(tmp_path, monkeypatch):
     pytest.importorskip("scipy")
     monkeypatch.setattr("ling.scaling.noise.REPLICAS", 20)
     path = tmp_path / "2026-11-30-ling-grid.jsonl"
-    rows = sweep(families=("dense", "1/8", "1/32"))
-    path.write_text("".join(json.dumps(dataclasses.asdict(row)) + "\n" for row in rows))
+    write_rows(path, sweep(families=("dense", "1/8", "1/32")))
     monkeypatch.setattr(leverage, "committed", lambda pattern: path)
     found = measured("leverage", tmp_path)
     assert found.figures[0].how == "committed"
@@ -110,6 +109,49 @@ def test_leverage_agrees_where_it_ends_above_one_and_grows(points, outcome):
         for c, el, noise in points
     ]
     assert leverage._outcome(read) == outcome
+
+
+def test_nothing_is_predicted_without_results(tmp_path, monkeypatch):
+    monkeypatch.setattr(prediction, "committed", lambda pattern: None)
+    found = measured("prediction", tmp_path)
+    assert (found.outcome, found.figures[0].value) == ("open", 0)
+
+
+def test_held_out_losses_are_held_against_their_predictions(tmp_path, monkeypatch):
+    pytest.importorskip("scipy")
+    monkeypatch.setattr("ling.scaling.noise.REPLICAS", 20)
+    rows = [
+        dataclasses.replace(row, held_out=True, loss=row.final_loss + 0.05)
+        if row.size == "l1e+14"
+        else row
+        for row in sweep(families=("dense", "1/8"), seeds_at=1e14)
+    ]
+    path = tmp_path / "2026-11-30-ling-grid.jsonl"
+    write_rows(path, rows)
+    monkeypatch.setattr(prediction, "committed", lambda pattern: path)
+    found = measured("prediction", tmp_path)
+    assert found.data["fitted"] == len(rows) - 2
+    errors = values(found)
+    assert errors.pop("largest error of 2 predicted losses, nats") == max(map(abs, errors.values()))
+    assert [name.split(":")[0] for name in errors] == ["dense-l-1e+14-0-x1", "1/8-l-1e+14-0-x1"]
+    assert all(error == pytest.approx(0.05, abs=0.01) for error in errors.values())
+    assert found.outcome == "disagrees"  # seeds of the made-up sweep give the same loss
+    assert "0 of 2 losses are inside" in found.verdict
+
+
+@pytest.mark.parametrize(
+    ("errors", "noise", "result"),
+    [
+        ([0.01, -0.009], 0.0, "agrees"),
+        ([0.002], None, "agrees"),
+        ([0.002, -0.03], 0.015, "disagrees"),
+        ([0.002, -0.03], 0.025, "open"),  # another seed could have moved it as far
+        ([0.03], None, "open"),
+        ([], 0.01, "open"),
+    ],
+)
+def test_an_error_is_too_large_where_no_seed_explains_it(errors, noise, result):
+    assert prediction.outcome([{"error": error} for error in errors], noise) == result
 
 
 def test_states_have_the_published_bytes(tmp_path, monkeypatch):
