@@ -31,7 +31,7 @@ def test_a_sweep_becomes_json_page_and_pictures(capsys, tmp_path):
     code, text, _ = run(capsys, results, "--out", out, "--hold-out", "largest")
     assert code == 0
     assert "left out: gone (diverged)" in text
-    assert "held out, by power law" in text
+    assert "predicted by power law" in text
     assert json.loads((out / "scaling.json").read_text())["runs"] == 20
     assert "scaling-leverage.png" in (out / "scaling.md").read_text()
     assert (out / "scaling-leverage.png").is_file()

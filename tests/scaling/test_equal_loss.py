@@ -108,6 +108,22 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say():
     assert np.mean(inside) > 0.88
 
 
+@pytest.mark.parametrize("sigma", [0.3, 3.0, 300.0])
+def test_no_interval_where_noise_is_as_large_as_what_a_budget_gains(sigma):
+    """A budget gains 0.43 nats here: with such noise a frontier may rise, and reaches no loss."""
+    found = read(points(1.5), noise=Noise(sigma, 1))
+    assert [one.leverage for one in found.read] == pytest.approx([1.5] * len(found.read))
+    assert {one.leverage_interval for one in found.read} == {None}
+
+
+def test_an_interval_hardly_depends_on_the_draws():
+    ends = [
+        [r.leverage_interval for r in read(points(), noise=Noise(0.01, 3), seed=s).read]
+        for s in range(5)
+    ]
+    assert np.ptp(np.log(ends), axis=0).max() < 0.05 * np.mean(np.diff(np.log(ends)))
+
+
 def test_a_frontier_that_does_not_fall_is_told():
     budgets = (1e13, 3e13, 1e14)
     flat = [point("dense", c, 4.0) for c in budgets]

@@ -54,7 +54,7 @@ def test_the_largest_budget_is_predicted_from_the_others_where_no_budget_is_held
     rows = [dataclasses.replace(r, held_out=r.size == "l1e+14") for r in rows]
     found = fit(rows).predictions
     assert [(p.by, p.run) for p in found] == [
-        ("power law of smaller budgets", "dense-m-1e+14-0-x1 (mean of 2 seeds)"),
+        ("power law of 2 smaller budgets", "dense-m-1e+14-0-x1 (mean of 2 seeds)"),
         ("surface", "dense-l-1e+14-0-x1"),
     ]
     smaller = [r for r in rows if r.target_flops < 1e14]
@@ -71,7 +71,7 @@ def test_a_budget_with_its_best_size_at_an_end_is_predicted_by_no_law_of_best_si
     ]
     found = fit(rows)
     by_law = [p for p in found.predictions if p.by != "surface"]
-    assert [(p.by, p.family) for p in by_law] == [("power law of smaller budgets", "dense")]
+    assert [(p.by, p.family) for p in by_law] == [("power law of 2 smaller budgets", "dense")]
     assert "no power law predicts `1/8` at 1e14" in " ".join(found.notes)
 
 
@@ -130,9 +130,19 @@ def test_a_hidden_best_run_is_told():
         sweep(families=("1/8",)),
         [dataclasses.replace(r, loss=4.0) for r in sweep(seeds_at=1e14, rates_at=3e13)],
         sweep(budgets=(1e13,)),
+        [*sweep(), dataclasses.replace(sweep()[1], run="apart", seed=1, loss=4.9)],
         [r for r in sweep() if not (r.family == "dense" and r.target_flops > 1e13)],
     ],
-    ids=["one run", "two", "dense", "no dense", "all equal", "one budget", "short dense"],
+    ids=[
+        "one run",
+        "two",
+        "dense",
+        "no dense",
+        "all equal",
+        "one budget",
+        "two seeds far apart",
+        "short dense",
+    ],
 )
 @pytest.mark.parametrize("hold_out", ["marked", "largest"])
 def test_odd_sweeps_give_a_report(rows, hold_out):

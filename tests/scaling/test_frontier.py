@@ -20,6 +20,18 @@ def test_the_middle_size_is_best_and_its_seeds_are_averaged():
     assert found[-1].loss == sum(seeds) / 2
 
 
+def test_sizes_are_moved_along_the_means_of_seeds():
+    """With the head `s` costs more. How much that is worth is read from the means of seeds: by the
+    lucky second seed of the larger budget it would be so much that `l` was better."""
+    rows = [
+        row(run="s", size="s", loss=4.000, flops=1e13, flops_with_head=1.5e13, tokens=20_000_000),
+        row(run="l", size="l", loss=4.010, flops=1e13, flops_with_head=1.4e13, tokens=10_000_000),
+        row(run="a", size="l", loss=3.96, target_flops=1e14, flops_with_head=1.5e14),
+        row(run="b", size="l", loss=3.56, target_flops=1e14, flops_with_head=1.5e14, seed=1),
+    ]
+    assert frontier(rows, with_head=True)[0].size == "s"
+
+
 def test_a_best_size_at_an_end_is_told():
     rows = [r for r in sweep(families=("dense",)) if r.size[0] != "l"]
     assert all(p.is_edge for p in frontier(rows))

@@ -38,6 +38,11 @@ def test_noise_gives_an_interval_inside_what_was_tried():
     assert 0.5 <= low < 1.3 < high <= 2
 
 
+def test_large_noise_leaves_every_rate_that_was_tried():
+    (found,) = tried(parabola(1.3), Noise(0.5, 3))
+    assert found.factor_interval == pytest.approx((0.5, 2.0))
+
+
 @pytest.mark.parametrize(
     ("losses", "reason"),
     [

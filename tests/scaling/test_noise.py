@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scaling_rows import row
 
-from ling.scaling.noise import REPLICAS, Noise, interval, larger, seed_noise
+from ling.scaling.noise import COVERAGE, REPLICAS, Noise, interval, larger, seed_noise
 
 
 def test_noise_is_pooled_over_what_was_repeated():
@@ -41,6 +41,20 @@ def test_intervals_hold_what_they_say_although_sigma_is_estimated():
 
 def test_draws_are_rows_of_points():
     assert Noise(0.1, 3).draw(np.random.default_rng(0), 5).shape == (REPLICAS, 5)
+
+
+def test_the_bound_of_an_error_is_what_draws_are_smaller_than():
+    pytest.importorskip("scipy")
+    noise = Noise(0.1, 3)
+    drawn = noise.draw(np.random.default_rng(0), 1, 200_000)
+    assert np.mean(np.abs(drawn) < noise.bound()) == pytest.approx(COVERAGE, abs=0.002)
+    assert noise.bound() == pytest.approx(0.3182, abs=1e-4)
+
+
+def test_a_value_has_the_spread_of_what_is_expected_and_its_own_noise():
+    rng = np.random.default_rng(0)
+    low, high = Noise(0.3, 10**6).around(rng, 2 + 0.4 * rng.standard_normal(400))
+    assert (low, high) == pytest.approx((2 - 1.96 * 0.5, 2 + 1.96 * 0.5), abs=0.08)
 
 
 def test_larger():

@@ -35,7 +35,9 @@ def test_a_whole_sweep():
     read = found.counts["without_head"].leverage.read[0]
     assert f"| {read.leverage:.2f} |" in text
     inside = sum(bool(p.is_inside) for p in found.predictions if p.by == "power law")
-    assert f"within its own uncertainty: {inside} of 3" in text
+    assert f"The power law predicts {'' if inside == 3 else '**'}{inside} of 3" in text
+    assert f"varies by {found.noise.sigma:.4f} nats from seed to seed" in text
+    assert "smaller budgets" not in text
 
 
 def test_a_fit_that_does_not_predict_says_so():
@@ -44,8 +46,29 @@ def test_a_fit_that_does_not_predict_says_so():
         for r in sweep(sigma=0.01, seed=1, seeds_at=1e14, families=("dense",))
     ]
     text = page(fit(rows, "largest"), "results.jsonl", {})
-    assert "The power law does not predict all held-out runs" in text
+    assert "The power law predicts **0 of 1** inside its own uncertainty." in text
     assert "| **no** |" in text
+
+
+def test_a_budget_that_other_fits_see_is_not_called_held_out():
+    rows = [
+        dataclasses.replace(r, held_out=r.size == "l1e+14")
+        for r in sweep(sigma=0.01, seed=1, seeds_at=1e14, families=("dense",))
+    ]
+    text = page(fit(rows), "results.jsonl", {})
+    assert "The power law of 2 smaller budgets predicts" in text
+    assert "the other fits see that budget" in text
+
+
+def test_intervals_that_are_not_known_are_explained():
+    rows = sweep(sigma=0.01, seed=1, seeds_at=1e14, rates_at=3e13, best_factor=1.3)
+    apart = {r.run: 0.5 for r in rows if r.seed == 1 and r.family == "dense"}
+    rows = [dataclasses.replace(r, loss=r.loss + apart.get(r.run, 0)) for r in rows]
+    found = fit(rows)
+    assert any(r.leverage_interval is None for r in found.counts["without_head"].leverage.read)
+    text = page(found, "results.jsonl", {})
+    assert "An interval is unknown where losses vary so much" in text
+    assert "| ≤ 0.50 to ≥ 2.00 |" in text
 
 
 def test_one_run_says_what_is_missing():

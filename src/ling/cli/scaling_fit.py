@@ -63,7 +63,7 @@ def _summary(found: Fit, folder: Path) -> str:
     for by in dict.fromkeys(p.by for p in found.predictions):
         judged = [p.is_inside for p in found.predictions if p.by == by]
         known = f"{sum(map(bool, judged))} of {len(judged)} inside its interval"
-        lines.append(f"held out, by {by}: {'interval unknown' if None in judged else known}")
+        lines.append(f"predicted by {by}: {'interval unknown' if None in judged else known}")
     for read in found.counts["without_head"].leverage.read:
         law = f", published law {read.law:.2f}" if read.law else ""
         lines.append(f"leverage of {read.family} at {number(read.flops)}: {read.leverage:.2f}{law}")

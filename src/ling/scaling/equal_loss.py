@@ -14,7 +14,7 @@ import numpy as np
 
 from . import laws
 from .frontier import FrontierPoint
-from .noise import Floats, Noise, interval
+from .noise import COVERAGE, DRAWS, Floats, Noise, interval
 from .predict import number
 from .results import DENSE
 
@@ -31,7 +31,8 @@ class EqualLoss(NamedTuple):
     """Compute of the mixture."""
     leverage: float
     leverage_interval: tuple[float, float] | None
-    """From the noise of seeds; None where there were none."""
+    """From the noise of seeds; None where there were none, and where that noise is so large that
+    the frontier, which was read at this loss, may well not fall there."""
     law: float | None
     """The published law, at the mixture's compute without the head: the law is about that."""
 
@@ -82,6 +83,7 @@ class _Curve:
         self.points = sorted(points, key=lambda p: p.cost(with_head))
         self.x = np.log([p.cost(with_head) for p in self.points])
         self.losses = np.array([p.loss for p in self.points])
+        self.logs = np.log(self.losses)
 
     def fault(self) -> str | None:
         """Why no loss can be looked up in it."""
@@ -104,19 +106,18 @@ class _Curve:
         above = int(np.count_nonzero(self.losses > loss))
         return min(max(above - 1, 0), len(self.losses) - 2)
 
-    def log_flops(self, n: int, loss: Any, losses: Floats) -> Any:
-        """Logarithm of the compute at `loss` on the line through points n and n + 1 of `losses`.
+    def log_flops(self, n: int, log_loss: Any, logs: Floats) -> Any:
+        """Logarithm of the compute at a loss on the line through points n and n + 1 of `logs`.
 
         Rows of noisy losses give a value each; there the line may be continued past the points.
         """
-        y = np.log(losses[..., n : n + 2])
-        share = (np.log(loss) - y[..., 0]) / (y[..., 1] - y[..., 0])
+        share = (log_loss - logs[..., n]) / (logs[..., n + 1] - logs[..., n])
         return self.x[n] + share * (self.x[n + 1] - self.x[n])
 
     def noisy(self, seeds: Noise, rng: np.random.Generator) -> Floats:
-        """Rows of losses with other noise; a mean of several seeds has less."""
+        """Rows of logarithms of losses with other noise; a mean of several seeds has less."""
         each = self.losses * np.sqrt([len(p.runs) for p in self.points])
-        made: Floats = self.losses * np.exp(seeds.draw(rng, len(each)) / each)
+        made: Floats = self.logs + seeds.draw(rng, len(each), DRAWS) / each
         return made
 
 
@@ -127,8 +128,8 @@ def _compare(
         for n, point in enumerate(own.points):
             family, run = curve.points[0].family, point.name
             if other.reaches(point.loss):
-                logs = other.log_flops(other.segment(point.loss), point.loss, other.losses)
-                ends = (own.x[n], logs) if own is dense else (logs, own.x[n])
+                at = other.log_flops(other.segment(point.loss), own.logs[n], other.logs)
+                ends = (own.x[n], at) if own is dense else (at, own.x[n])
                 spread = _spread(own, n, other, seeds, rng)
                 found.read.append(_equal_loss(curve, point, ends, spread, own is dense))
             else:
@@ -152,7 +153,7 @@ def _equal_loss(
     is_dense: bool,
 ) -> EqualLoss:
     """`log_flops` are those of the dense model and the mixture, `spread` errors of the logarithm of
-    the one that was interpolated."""
+    the one that was interpolated, None where they are not known."""
     dense, flops = (math.exp(x) for x in log_flops)
     sign = -1 if is_dense else 1
     of = min(curve.points, key=lambda p: abs(math.log(p.cost(curve.with_head) / flops)))
@@ -164,7 +165,7 @@ def _equal_loss(
         dense,
         flops,
         dense / flops,
-        None if spread is None else interval(dense / flops * np.exp(sign * spread)),
+        None if spread is None else _times(dense / flops, interval(sign * spread)),
         of.granularity and laws.leverage(of.activation_ratio, of.granularity, without_head),
     )
 
@@ -172,10 +173,19 @@ def _equal_loss(
 def _spread(
     own: _Curve, n: int, other: _Curve, seeds: Noise | None, rng: np.random.Generator
 ) -> Floats | None:
-    """Errors of the interpolated logarithm if every point had other seeds."""
+    """Errors of the interpolated logarithm if every point had other seeds; None where the other
+    frontier then often does not fall, so that nothing could be read from it."""
     if seeds is None:
         return None
-    losses, at = own.noisy(seeds, rng)[:, n], other.segment(own.losses[n])
-    exact = other.log_flops(at, own.losses[n], other.losses)
-    made: Floats = other.log_flops(at, losses, other.noisy(seeds, rng)) - exact
+    at, drawn = other.segment(own.losses[n]), other.noisy(seeds, rng)
+    if np.mean(drawn[:, at + 1] < drawn[:, at]) < (1 + COVERAGE) / 2:
+        return None
+    exact = other.log_flops(at, own.logs[n], other.logs)
+    made: Floats = other.log_flops(at, own.noisy(seeds, rng)[:, n], drawn) - exact
     return made
+
+
+def _times(leverage: float, log_errors: tuple[float, float]) -> tuple[float, float] | None:
+    with np.errstate(over="ignore"):
+        low, high = leverage * np.exp(log_errors)
+    return (float(low), float(high)) if np.isfinite(high) else None

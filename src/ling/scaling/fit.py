@@ -27,7 +27,8 @@ class Prediction(NamedTuple):
     """A held-out loss beside what a fit expected."""
 
     by: str
-    """`power law` (of the family's frontier), `power law of smaller budgets` or `surface`."""
+    """`power law` (of the family's frontier), `surface`, or `power law of n smaller budgets`: the
+    largest budget of a family of which none is held out as a whole, so that the others see it."""
     family: str
     run: str
     loss: float
@@ -164,7 +165,8 @@ def _largest_budgets(
     found = _frontier_predictions(
         [largest[family]._replace(held_out=True) for family in fits], fits, rng
     )
-    return [p._replace(by=f"{p.by} of smaller budgets") for p in found]
+    budgets = {family: law.points for family, law in fits.items() if not isinstance(law, str)}
+    return [p._replace(by=f"{p.by} of {budgets[p.family]} smaller budgets") for p in found]
 
 
 def _surface_predictions(

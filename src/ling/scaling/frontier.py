@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -48,8 +48,9 @@ def frontier(rows: Sequence[Row], with_head: bool = False) -> list[FrontierPoint
     They are compared at equal compute: a loss is moved along the slope that losses have over
     budgets.
     """
-    slope = _slope(rows)
-    points = [_best(same, with_head, slope) for same in _budgets(rows).values()]
+    sizes = {budget: _sizes(same) for budget, same in _budgets(rows).items()}
+    slope = _slope(sizes)
+    points = [_best(of, with_head, slope) for of in sizes.values()]
     return sorted(points, key=lambda p: p.target_flops)
 
 
@@ -69,41 +70,48 @@ def _budgets(rows: Iterable[Row]) -> dict[tuple[str, float], list[Row]]:
     return found
 
 
-def _slope(rows: Sequence[Row]) -> float:
+class _Size(NamedTuple):
+    """Its runs, a seed each, and their mean loss."""
+
+    rows: list[Row]
+    loss: float
+
+
+def _sizes(rows: Iterable[Row]) -> list[_Size]:
+    """Of one family and budget, the smallest first."""
+    sizes: dict[str, list[Row]] = defaultdict(list)
+    for row in sorted(rows, key=lambda row: row.flops_per_token):
+        sizes[row.size].append(row)
+    return [_Size(of, float(np.mean([r.final_loss for r in of]))) for of in sizes.values()]
+
+
+def _slope(budgets: Mapping[tuple[str, float], Sequence[_Size]]) -> float:
     """Of log loss over log compute, between the lowest losses of budgets; 0 where there is one."""
     lowest: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    for (family, flops), same in _budgets(rows).items():
-        loss = min(row.final_loss for row in same)
-        lowest[family].append((math.log(flops), math.log(loss)))
+    for (family, flops), sizes in budgets.items():
+        lowest[family].append((math.log(flops), math.log(min(of.loss for of in sizes))))
     centered = [np.array(pairs) - np.mean(pairs, axis=0) for pairs in lowest.values()]
     x, y = np.concatenate(centered).T if centered else (np.zeros(1), np.zeros(1))
     return min(0.0, float(x @ y / (x @ x))) if x.any() else 0.0
 
 
-def _best(rows: list[Row], with_head: bool, slope: float) -> FrontierPoint:
-    """Of the runs of one family and budget."""
-    sizes: dict[str, list[Row]] = defaultdict(list)
-    for row in sorted(rows, key=lambda row: row.flops_per_token):
-        sizes[row.size].append(row)
-    losses = {size: float(np.mean([r.final_loss for r in same])) for size, same in sizes.items()}
-    scores = {
-        size: math.log(losses[size]) - slope * math.log(same[0].cost(with_head))
-        for size, same in sizes.items()
-    }
-    name = min(scores, key=lambda size: scores[size])
-    best = sizes[name]
+def _best(sizes: list[_Size], with_head: bool, slope: float) -> FrontierPoint:
+    """Of one family and budget."""
+    scores = [math.log(of.loss) - slope * math.log(of.rows[0].cost(with_head)) for of in sizes]
+    at = int(np.argmin(scores))
+    best, loss = sizes[at]
     return FrontierPoint(
         family=best[0].family,
         target_flops=best[0].target_flops,
-        size=name,
+        size=best[0].size,
         runs=[row.run for row in best],
         flops=float(np.mean([row.flops for row in best])),
         flops_with_head=float(np.mean([row.flops_with_head for row in best])),
         flops_per_token=best[0].flops_per_token,
         tokens=float(np.mean([row.tokens for row in best])),
-        loss=losses[name],
+        loss=loss,
         activation_ratio=best[0].activation_ratio,
         granularity=best[0].granularity,
-        is_edge=name in (next(iter(sizes)), [*sizes][-1]),
+        is_edge=at in (0, len(sizes) - 1),
         held_out=best[0].held_out,
     )

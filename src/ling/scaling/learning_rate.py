@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .noise import Floats, Noise, interval
+from .noise import DRAWS, Floats, Noise, interval
 from .results import Row
 
 _LEAST = 3
@@ -29,6 +29,7 @@ class BestRate(NamedTuple):
     factor: float | None
     """The best as a multiple of the grid's rate."""
     factor_interval: tuple[float, float] | None
+    """An end of it that is an end of `factors` may be beyond."""
     gain: float | None
     """Nats that the best rate is below the grid's, on the parabola."""
     reason: str | None
@@ -66,7 +67,8 @@ def _best(rows: list[Row], seeds: Noise | None, rng: np.random.Generator) -> Bes
     spread = None
     if seeds is not None:
         each = np.sqrt([len(by_factor[factor]) for factor in factors])
-        spread = _spread(x, y + seeds.draw(rng, len(y)) / each)
+        low, high = interval(_lowest(x, y + seeds.draw(rng, len(y), DRAWS) / each))
+        spread = 2**low, 2**high
     gain = float(np.polyval(fitted, 0.0) - np.polyval(fitted, best))
     return BestRate(*named, base * 2**best, 2**best, spread, gain, None)
 
@@ -83,15 +85,9 @@ def _vertex(fitted: Floats, x: Floats) -> tuple[float | None, str | None]:
     return float(best), None
 
 
-def _spread(x: Floats, noisy: Floats) -> tuple[float, float]:
-    """The interval of the factor; one that reaches an end of what was tried may go on beyond it."""
-    low, high = interval(np.array([_lowest(x, y) for y in noisy]))
-    return 2**low, 2**high
-
-
-def _lowest(x: Floats, y: Floats) -> float:
-    """Where the parabola through points is lowest among the rates that were tried."""
-    curvature, slope, _ = np.polyfit(x, y, 2)
-    if curvature > 0:
-        return float(np.clip(-slope / (2 * curvature), x[0], x[-1]))
-    return float(x[0] if y[0] < y[-1] else x[-1])
+def _lowest(x: Floats, rows: Floats) -> Floats:
+    """Where the parabola through each row is lowest among the rates that were tried."""
+    curvature, slope, _ = np.polyfit(x, rows.T, 2)
+    ends = np.where(rows[:, 0] < rows[:, -1], x[0], x[-1])
+    vertex = -slope / (2 * np.where(curvature > 0, curvature, 1.0))
+    return np.where(curvature > 0, np.clip(vertex, x[0], x[-1]), ends)

@@ -16,6 +16,9 @@ from .results import Row
 Floats = NDArray[np.float64]
 REPLICAS = 400
 """Times that a fit is repeated with other noise."""
+DRAWS = 20_000
+"""Of noise where nothing is fitted again: ends of an interval are then within about 2% of its
+width."""
 COVERAGE = 0.95
 """Of intervals."""
 
@@ -26,11 +29,23 @@ class Noise(NamedTuple):
     sigma: float
     dof: int
 
-    def draw(self, rng: Generator, count: int) -> Floats:
-        """`REPLICAS` rows of `count` errors. An estimate from few differences may be far too small:
-        each row has a scale of its own, so that together they follow Student's distribution."""
-        scale = self.sigma * np.sqrt(self.dof / rng.chisquare(self.dof, (REPLICAS, 1)))
-        return scale * rng.standard_normal((REPLICAS, count))
+    def draw(self, rng: Generator, count: int, rows: int | None = None) -> Floats:
+        """`rows` rows of `count` errors, `REPLICAS` by default. An estimate from few differences
+        may be far too small: each row has a scale of its own, so that together they follow
+        Student's distribution."""
+        rows = rows or REPLICAS
+        scale = self.sigma * np.sqrt(self.dof / rng.chisquare(self.dof, (rows, 1)))
+        return scale * rng.standard_normal((rows, count))
+
+    def bound(self) -> float:
+        """What one error is smaller than, in either direction, with probability `COVERAGE`."""
+        from scipy.stats import t
+
+        return self.sigma * float(t.ppf(0.5 + COVERAGE / 2, self.dof))
+
+    def around(self, rng: Generator, expected: Floats) -> tuple[float, float]:
+        """The interval of one value that has this noise and one of the `expected` values."""
+        return interval(np.resize(expected, DRAWS) + self.draw(rng, 1, DRAWS)[:, 0])
 
 
 def seed_noise(rows: Iterable[Row]) -> Noise | None:

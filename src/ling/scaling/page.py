@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 from . import laws
 from .equal_loss import Leverage
 from .fit import COUNTS, Fit, Prediction
-from .noise import COVERAGE
+from .learning_rate import BestRate
+from .noise import COVERAGE, Noise
 from .power_law import FittedPowerLaw
 from .predict import number
 from .surface import Surface
@@ -97,11 +99,11 @@ def _runs(found: Fit) -> str:
         lines.append("\n".join(f"- {note}" for note in found.notes))
     if found.noise:
         lines.append(
-            f"A second seed moves a loss by {found.noise.sigma:.4f} nats (standard deviation, from "
-            f"{found.noise.dof} differences)."
+            f"The loss of a run varies by {found.noise.sigma:.4f} nats from seed to seed (standard "
+            f"deviation, from {found.noise.dof} differences)."
         )
     else:
-        lines.append("No run was repeated with another seed, so the noise of a loss is not known.")
+        lines.append("No run has usable losses of two seeds, so the noise of a loss is not known.")
     return "\n\n".join(lines)
 
 
@@ -208,6 +210,12 @@ def _held_out(predictions: Sequence[Prediction], unpredicted: Sequence[str]) -> 
     ]
     head = ["run", "predicted by", "loss", "predicted", "off by", "interval", "inside"]
     parts = ["## Held-out runs", table(head, rows), _verdict(predictions)]
+    if any(p.by.endswith("smaller budgets") for p in predictions):
+        parts.append(
+            "A power law of smaller budgets predicts the largest budget of a family of which none "
+            "is held out as a whole; the other fits see that budget. A law of two points knows "
+            "nothing about whether its form is right."
+        )
     if unpredicted:
         names = ", ".join(f"`{family}`" for family in unpredicted)
         parts.append(f"No fit could predict a held-out run of {names}.")
@@ -220,11 +228,9 @@ def _verdict(predictions: Sequence[Prediction]) -> str:
         judged = [p for p in predictions if p.by == by and p.is_inside is not None]
         inside = sum(bool(p.is_inside) for p in judged)
         if judged:
-            word = "predicts" if inside == len(judged) else "does not predict"
-            lines.append(
-                f"The {by} {word} all held-out runs within its own uncertainty: {inside} of "
-                f"{len(judged)}."
-            )
+            count = f"{inside} of {len(judged)}"
+            count = count if inside == len(judged) else f"**{count}**"
+            lines.append(f"The {by} predicts {count} inside its own uncertainty.")
         else:
             lines.append(f"The uncertainty of the {by} is not known: no run has a second seed.")
     return " ".join(lines)
@@ -239,7 +245,7 @@ def _leverage(found: Fit) -> str:
         "the losses of both frontiers, inside what both reached.",
     ]
     for name in COUNTS:
-        parts += [f"### {_TITLES[name]}", *_read(found.counts[name].leverage)]
+        parts += [f"### {_TITLES[name]}", *_read(found.counts[name].leverage, found.noise)]
     largest = max(p.flops for p in found.frontier)
     parts.append(
         f"The claim of {claim['at_least']:g} times belongs to {number(claim['flops'])} FLOPs (the "
@@ -250,7 +256,7 @@ def _leverage(found: Fit) -> str:
     return "\n\n".join(parts)
 
 
-def _read(leverage: Leverage) -> list[str]:
+def _read(leverage: Leverage, noise: Noise | None) -> list[str]:
     parts = [f"- {reason}" for reason in leverage.reasons]
     rows: list[tuple[str, ...]] = [
         (
@@ -268,6 +274,11 @@ def _read(leverage: Leverage) -> list[str]:
     head = ["family", "at the loss of", "loss", "dense", "experts", "leverage", "interval", "law"]
     if rows:
         parts.append(table(head, rows))
+    if noise and any(r.leverage_interval is None for r in leverage.read):
+        parts.append(
+            "An interval is unknown where losses vary so much from seed to seed that a frontier "
+            "may not fall there."
+        )
     if leverage.unread:
         parts.append(
             "Not read:\n\n"
@@ -289,7 +300,7 @@ def _rates(found: Fit) -> str:
             law = laws.optimal_lr(rate.target_flops)
             best = (
                 f"{rate.lr:.3g} (×{rate.factor:.2f})",
-                _around(rate.factor_interval, ".2f"),
+                _tried(rate),
                 f"{rate.gain:.4f}",
                 f"published law: {law:.3g}",
             )
@@ -298,3 +309,13 @@ def _rates(found: Fit) -> str:
         )
     head = ["family", "size", "FLOPs", "grid's lr", "best", "interval (×)", "loss it saves", ""]
     return "## Learning rate\n\n" + table(head, rows)
+
+
+def _tried(rate: BestRate) -> str:
+    """The interval of the best factor, which is known only inside what was tried."""
+    if rate.factor_interval is None:
+        return "unknown"
+    low, high = rate.factor_interval
+    below = "≤ " if math.isclose(low, rate.factors[0]) else ""
+    above = "≥ " if math.isclose(high, rate.factors[-1]) else ""
+    return f"{below}{low:.2f} to {above}{high:.2f}"

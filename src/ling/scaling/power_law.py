@@ -45,9 +45,8 @@ class FittedPowerLaw(NamedTuple):
         """The interval of the loss that a run is expected to have; None where noise is unknown."""
         if self.noise is None:
             return None
-        errors = self.noise.draw(rng, 1)[:, 0]
-        losses = [law.at(flops) for law in self.replicas]
-        return interval(np.array(losses) * np.exp(errors))
+        low, high = self.noise.around(rng, np.log([law.at(flops) for law in self.replicas]))
+        return math.exp(low), math.exp(high)
 
     def curve(self, flops: Sequence[float]) -> tuple[Floats, Floats] | None:
         """The interval of the law itself, low and high, at each compute."""

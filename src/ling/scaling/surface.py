@@ -52,8 +52,9 @@ class Surface(NamedTuple):
     def predict(self, row: Row, rng: np.random.Generator) -> tuple[float, float]:
         """The interval of the loss that a run is expected to have."""
         data = self._data([row])
-        found = np.array([_log_loss(p, data)[0] for p in self.replicas])
-        return interval(np.exp(found + self.noise.draw(rng, 1)[:, 0]))
+        expected = np.array([_log_loss(p, data)[0] for p in self.replicas])
+        low, high = self.noise.around(rng, expected)
+        return math.exp(low), math.exp(high)
 
     def _data(self, rows: Sequence[Row]) -> _Data:
         return _data(rows, self.families, self.center)

@@ -79,6 +79,15 @@ def test_leverage_of_a_sweep_comes_first(tmp_path, monkeypatch):
     assert "1/32" in found.figures[0].what  # the sparsest, nearest to the claim's
     assert path.name in found.verdict
     assert f"{1e22 / max(r['flops'] for r in read):.0e} times as much" in found.verdict
+    assert "not all are known" in found.verdict
+
+
+def test_intervals_of_leverage_are_those_of_the_run_s_seed(tmp_path):
+    pytest.importorskip("scipy")
+    path = tmp_path / "rows.jsonl"
+    write_rows(path, sweep(families=("dense", "1/8"), sigma=0.01, seed=1, seeds_at=1e14))
+    first, again, other = (leverage.measured(path, seed) for seed in (0, 0, 1))
+    assert first == again != other
 
 
 @pytest.mark.parametrize(
@@ -93,6 +102,8 @@ def test_leverage_of_a_sweep_comes_first(tmp_path, monkeypatch):
         ([(1e13, 0.7, 0.0), (1e14, 0.75, 0.1)], "open"),
         ([(1e13, 0.7, 0.0), (1e14, 0.75, None)], "open"),
         ([(1e13, 0.8, 0.0), (1e14, 0.9, 0.0)], "open"),  # below 1, and what the law says
+        ([(1e13, 1.2, 0.0), (5e13, 1.5, 0.01), (1e14, 1.4, 0.01)], "open"),  # falls at its end
+        ([(1e13, 1.2, 0.0), (5e13, 1.5, 0.1), (1e14, 1.4, 0.1)], "agrees"),  # or not
         ([(1e13, 1.2, 0.0)], "open"),
         ([], "open"),
     ],

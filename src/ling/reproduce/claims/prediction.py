@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from ...scaling.noise import interval
+from ...scaling.noise import COVERAGE
 from ..claim import Claim, Context, Figure, Outcome, Result, Scale
 from ..committed import committed
 from ..picture import drawing
@@ -51,14 +49,14 @@ def measure(context: Context) -> Result:
         outcome(held_out, noise),
         f"{data['fitted']} runs of {found.name} are fitted by L(N, D); the sizes that it predicts "
         f"were not among them. {inside} of {len(held_out)} losses are inside the interval of "
-        f"their prediction. Another seed moves a loss by {_moves(noise)}.",
+        f"their prediction. {_varies(noise)}.",
         data,
     )
 
 
 def predicted(results: Path, seed: int) -> dict[str, Any]:
-    """The losses that the surface predicts, and how far another seed moves one (half of an
-    interval, None where no run was repeated), in nats."""
+    """The losses that the surface predicts, and how far one may be from its mean over seeds (None
+    where no two seeds tell), in nats."""
     from ...scaling.fit import fit
     from ...scaling.results import read_rows
 
@@ -68,8 +66,7 @@ def predicted(results: Path, seed: int) -> dict[str, Any]:
         for p in found.predictions
         if p.by == "surface"
     ]
-    rng = np.random.default_rng(seed)
-    noise = found.noise and interval(found.noise.draw(rng, 1))[1]
+    noise = found.noise and found.noise.bound()
     fitted = sum(not row.held_out for row in found.selection.at_grid_lr())
     return {"held_out": held_out, "noise": noise, "fitted": fitted}
 
@@ -80,8 +77,8 @@ def _nothing(why: str) -> Result:
 
 
 def outcome(held_out: list[dict[str, Any]], noise: float | None) -> Outcome:
-    """Whether all errors are as small as published, or one is larger by more than another seed
-    would move its loss; `open` between both, and where that is not known."""
+    """Whether all errors are as small as published, or one is larger by more than its loss may be
+    from its mean over seeds; `open` between both, and where that is not known."""
     if not held_out:
         return "open"
     worst = max(abs(p["error"]) for p in held_out)
@@ -95,8 +92,10 @@ def _around(p: dict[str, Any]) -> str:
     return f"{p['loss']:.4f}; predicted {p['predicted']:.4f} [{low:.4f}, {high:.4f}]"
 
 
-def _moves(noise: float | None) -> str:
-    return "an unknown amount: none was repeated" if noise is None else f"up to {noise:.3f} nats"
+def _varies(noise: float | None) -> str:
+    if noise is None:
+        return "How far a loss is from its mean over seeds is not known: no run has two"
+    return f"A loss is within {noise:.3f} nats of its mean over seeds ({COVERAGE:.0%})"
 
 
 def draw(data: dict[str, Any], path: Path) -> None:
