@@ -264,3 +264,5 @@ def _parabola(axes: Any, rate: BestRate, color: str) -> None:
     assert rate.factor is not None
     lowest = float(np.polyval(fitted, math.log2(rate.factor)))
     axes.plot(rate.factor, lowest, "|", color=color, markersize=16)
+    if rate.factor_interval is not None:
+        axes.hlines(lowest, *rate.factor_interval, color=color, linewidth=4, alpha=0.3)

@@ -135,10 +135,14 @@ def draw(data: dict[str, Any], path: Path) -> None:
         ):
             axes.plot(span, [laws.leverage(a, g, c) for c in span], label=f"law, {name}")
         for family in sorted({r["family"] for r in data["read"]}):
-            points = sorted(
-                (r["flops"], r["leverage"]) for r in data["read"] if r["family"] == family
-            )
-            axes.plot(*zip(*points, strict=True), "o", label=f"measured, {family}")
+            points = [r for r in data["read"] if r["family"] == family]
+            x, y = ([r[key] for r in points] for key in ("flops", "leverage"))
+            around = [r["leverage_interval"] or (r["leverage"],) * 2 for r in points]
+            lengths = [
+                [abs(end - at) for end, at in zip(ends, y, strict=True)]
+                for ends in zip(*around, strict=True)
+            ]
+            axes.errorbar(x, y, lengths, fmt="o", capsize=3, label=f"measured, {family}")
         axes.axhline(1, color="black", linewidth=0.8)
         axes.axhline(
             7, color="grey", linewidth=0.8, linestyle="--", label="claimed: over 7 at 1e22"
