@@ -108,6 +108,49 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say():
     assert np.mean(inside) > 0.88
 
 
+def test_an_interval_is_that_of_student_s_distribution():
+    """A small error of three losses moves the logarithm in proportion, as many times as t says."""
+    stats = pytest.importorskip("scipy.stats")
+    for dof in (1, 3):
+        for one in read(points(1.5), noise=Noise(1e-5, dof)).read:
+            low, high = np.log(one.leverage_interval)
+            known = read(points(1.5), noise=Noise(1e-5, 10**6))
+            (exact,) = [r.leverage_interval for r in known.read if r.run == one.run]
+            times = (high - low) / np.diff(np.log(exact))
+            assert times == pytest.approx(stats.t.ppf(0.975, dof) / 1.96, rel=0.03)
+
+
+def test_a_point_of_either_frontier_has_its_side_of_the_interval():
+    """The longer side of compute is the shorter one of leverage where a mixture was looked up."""
+    budgets = (1e13, 3e13, 1e14)
+    dense = [point("dense", c, loss) for c, loss in zip(budgets, (4.0, 3.5, 3.45), strict=True)]
+    mixture = [point("1/32", c, loss) for c, loss in zip(budgets, (3.8, 3.46, 3.3), strict=True)]
+    found = read(frontier(dense + mixture), noise=Noise(0.04, 10**6))
+    (one,) = (one for one in found.read if one.run == "dense-3e+13")
+    expected = one.leverage * _by_hand(3.5, (3.8, 3.46), 0.04)
+    assert one.leverage_interval == pytest.approx(expected, rel=0.01)
+
+
+def _by_hand(loss, ends, sigma):
+    """The compute of a mixture at a dense loss is in the divisor: more of it is less leverage."""
+    rng = np.random.default_rng(1)
+    own, first, second = (v + sigma * rng.standard_normal(400_000) for v in (loss, *ends))
+    share = np.log(own / first) / np.log(second / first)
+    exact = np.log(loss / ends[0]) / np.log(ends[1] / ends[0])
+    return np.percentile(np.exp(-(share - exact) * np.log(3)), [2.5, 97.5])
+
+
+def test_a_mean_of_seeds_has_less_noise():
+    mean = [p._replace(runs=["a", "b", "c", "d"]) for p in points(1.5)]
+    for one, four in zip(
+        read(points(1.5), noise=Noise(0.01, 100)).read,
+        read(mean, noise=Noise(0.01, 100)).read,
+        strict=True,
+    ):
+        width, half = (np.diff(np.log(r.leverage_interval)) for r in (one, four))
+        assert half == pytest.approx(width / 2, rel=0.05)
+
+
 @pytest.mark.parametrize("sigma", [0.3, 3.0, 300.0])
 def test_no_interval_where_noise_is_as_large_as_what_a_budget_gains(sigma):
     """A budget gains 0.43 nats here: with such noise a frontier may rise, and reaches no loss."""

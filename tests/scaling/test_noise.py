@@ -58,9 +58,12 @@ def test_a_value_has_the_spread_of_what_is_expected_and_its_own_noise():
 
 
 def test_larger():
+    pytest.importorskip("scipy")
     a, b = Noise(0.1, 3), Noise(0.2, 2)
     assert larger(a, b) == larger(b, a) == larger(None, b) == b
     assert larger(None, None) is None
+    few, many = Noise(0.19, 1), Noise(0.2, 10)
+    assert larger(few, many) == few  # one difference says little: the noise may be ten times that
 
 
 def test_one_seed_under_two_names_says_nothing_of_noise():

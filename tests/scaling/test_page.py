@@ -26,6 +26,7 @@ def test_a_whole_sweep():
     text = page(found, "results.jsonl", {"loss": Path("/x/scaling-loss.png")})
     assert "| gone | diverged |" in text
     assert "](scaling-loss.png)" in text
+    assert "how leverage changes" in text
     assert "scaling-lr.png" not in text
     assert "claim of 7 times belongs to 1e22 FLOPs (the law gives 7.24" in text
     assert "Compute with the head" in text
@@ -77,6 +78,8 @@ def test_one_run_says_what_is_missing():
     assert "was not fitted: 1 runs to fit" in text
     assert "there is no mixture of experts to compare with" in text
     assert "the noise of a loss is not known" in text
+    assert "An interval is unknown" not in text
+    assert "how leverage changes" not in text
     assert "None that a fit could predict" in text
 
 

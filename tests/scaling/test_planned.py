@@ -87,6 +87,13 @@ def test_a_large_batch_is_cut_into_equal_passes(tmp_path):
     assert (train.global_batch_size, train.micro_batch_size) == (12, 4)
 
 
+def test_a_budget_of_no_step_is_refused_by_its_run(tmp_path):
+    grid = read_grid(write_grid(tmp_path / "g.yaml", budgets={"1e4": ["a"]}))
+    expected = r"run `1e4-a-.*`: a step takes .* FLOPs, more than its budget of 1e\+04"
+    with pytest.raises(UsageError, match=expected):
+        planned_runs(grid)
+
+
 def test_a_shape_that_cannot_be_is_refused_by_its_run(tmp_path):
     sizes = {"a": SHAPE | {"num_key_value_heads": 0}}
     with pytest.raises(UsageError, match=r"run `1e9-a-.*-seed1`: `num_key_value_heads` is 0"):

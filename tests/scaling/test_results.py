@@ -42,7 +42,7 @@ def test_numbers_of_other_types_become_plain_ones():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"seed": "1"}, "`seed` is `1`, expected a whole number"),
+        ({"seed": "1"}, '`seed` is `"1"`, expected a whole number'),
         ({"seed": True}, "`seed` is `true`, expected a whole number"),
         ({"held_out": 1}, "`held_out` is `1`, expected true or false"),
         ({"status": "failed"}, "`status` is `failed`, expected done or diverged"),
@@ -117,3 +117,17 @@ def test_a_full_disk_leaves_no_half_a_line(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, old)
     assert path.read_bytes() == before
+
+
+def test_a_file_of_another_kind_is_not_called_cut_off(tmp_path):
+    path = tmp_path / "other.json"
+    path.write_text('{"curves": []}')
+    with pytest.raises(DataError, match=r"other.json:1: `curves` is no key of a result"):
+        read_rows(path)
+
+
+def test_a_number_in_quotes_is_shown_with_them(tmp_path):
+    path = tmp_path / "r.jsonl"
+    path.write_text(row().as_json().replace('"loss": 4.0', '"loss": "4.0"') + "\n")
+    with pytest.raises(DataError, match=r'`loss` is `"4.0"`, expected a number'):
+        read_rows(path)

@@ -32,7 +32,7 @@ def test_the_same_run_counts_once_and_the_last_wins():
 def test_differences_are_told():
     found = select([row(), row(run="b", commit="def", machine="gpu", valid_tokens=5)])
     assert len(found.rows) == 2
-    assert "runs are of 2 commits: abc (1 runs), def (1 runs)" in found.notes
+    assert "runs are of 2 commits: abc (1 run), def (1 run)" in found.notes
     assert any("machines" in note for note in found.notes)
     assert any("held-out text" in note for note in found.notes)
 

@@ -16,11 +16,13 @@ from ling.scaling.sweep_folder import add_result, keep_grid, results
 
 @pytest.fixture
 def change(tmp_path):
-    """Keeps a grid in a folder, and then one with changes."""
+    """Keeps a grid in a folder, and then, when runs have begun, one with changes."""
 
-    def keep(**changes):
+    def keep(begun=True, **changes):
         for values in ({}, changes):
             keep_grid(read_grid(write_grid(tmp_path / "g.yaml", **values)), tmp_path / "out")
+            if begun:
+                (tmp_path / "out" / "runs").mkdir(exist_ok=True)
         return read_grid(tmp_path / "out" / "grid.yaml")
 
     return keep
@@ -38,6 +40,11 @@ def change(tmp_path):
 )
 def test_runs_may_be_added(change, changes):
     assert len(change(**changes).runs()) >= 2
+
+
+def test_before_there_is_text_or_a_run_everything_may_change(change):
+    """As the corpus, of which a package was missing."""
+    assert change(begun=False, vocab_size=512).vocab_size == 512
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,9 @@ _NAME = "scaling"
 
 def fit(args: list[str]) -> None:
     parser = make_parser("scaling fit")
-    parser.add_argument("results", type=str, help="results.jsonl of `ling scaling sweep`")
+    parser.add_argument(
+        "results", type=str, help="results.jsonl of `ling scaling sweep`, or the folder that has it"
+    )
     parser.add_argument(
         "-o", "--out", type=str, required=True, help="folder for scaling.json, scaling.md, pictures"
     )
@@ -39,15 +41,18 @@ def fit(args: list[str]) -> None:
     from ..scaling.page import page
     from ..scaling.plots import draw
     from ..scaling.results import read_rows
+    from ..scaling.sweep_folder import RESULTS
 
-    found = fitted(read_rows(Path(ns.results)), ns.hold_out, ns.seed)
+    results = Path(ns.results)
+    rows = read_rows(results / RESULTS if results.is_dir() else results)
     folder = make_folder(Path(ns.out))
+    found = fitted(rows, ns.hold_out, ns.seed)
     pictures = draw(found, folder)
     if not pictures:
         print("[no pictures: pip install 'ling[plot]']", file=sys.stderr)
     report = as_dict(found)
     write_atomic(folder / f"{_NAME}.json", json.dumps(report, indent=1, allow_nan=False) + "\n")
-    write_atomic(folder / f"{_NAME}.md", page(found, Path(ns.results).name, pictures))
+    write_atomic(folder / f"{_NAME}.md", page(found, results.name, pictures))
     say(report, ns.json, _summary(found, folder))
 
 

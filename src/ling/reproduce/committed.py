@@ -6,6 +6,8 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parents[3] / "benchmarks" / "results"
 
+NOT_HERE = "Committed results come with a clone of the repository, and are not in the package."
+
 
 def committed(pattern: str, folder: Path | None = None) -> Path | None:
     """The newest file of that pattern by name, which begins with its date; None where there is

@@ -31,8 +31,8 @@ class EqualLoss(NamedTuple):
     """Compute of the mixture."""
     leverage: float
     leverage_interval: tuple[float, float] | None
-    """From the noise of seeds; None where there were none, and where that noise is so large that
-    the frontier, which was read at this loss, may well not fall there."""
+    """From the noise of seeds; None where there were none, and where that noise may be so large
+    that the frontier, which was read at this loss, does not fall there."""
     law: float | None
     """The published law, at the mixture's compute without the head: the law is about that."""
 
@@ -114,10 +114,11 @@ class _Curve:
         share = (log_loss - logs[..., n]) / (logs[..., n + 1] - logs[..., n])
         return self.x[n] + share * (self.x[n + 1] - self.x[n])
 
-    def noisy(self, seeds: Noise, rng: np.random.Generator) -> Floats:
-        """Rows of logarithms of losses with other noise; a mean of several seeds has less."""
-        each = self.losses * np.sqrt([len(p.runs) for p in self.points])
-        made: Floats = self.logs + seeds.draw(rng, len(each), DRAWS) / each
+    def noisy(self, errors: Floats) -> Floats:
+        """Rows of logarithms of losses with errors; a mean of several seeds has smaller ones."""
+        made: Floats = self.logs + errors / (
+            self.losses * np.sqrt([len(p.runs) for p in self.points])
+        )
         return made
 
 
@@ -177,11 +178,14 @@ def _spread(
     frontier then often does not fall, so that nothing could be read from it."""
     if seeds is None:
         return None
-    at, drawn = other.segment(own.losses[n]), other.noisy(seeds, rng)
+    # The scale of a row is one for both frontiers: it is in doubt once.
+    errors = seeds.draw(rng, len(own.points) + len(other.points), DRAWS)
+    mine, others = np.split(errors, [len(own.points)], axis=1)
+    at, drawn = other.segment(own.losses[n]), other.noisy(others)
     if np.mean(drawn[:, at + 1] < drawn[:, at]) < (1 + COVERAGE) / 2:
         return None
     exact = other.log_flops(at, own.logs[n], other.logs)
-    made: Floats = other.log_flops(at, own.noisy(seeds, rng)[:, n], drawn) - exact
+    made: Floats = other.log_flops(at, own.noisy(mine)[:, n], drawn) - exact
     return made
 
 

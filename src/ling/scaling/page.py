@@ -10,11 +10,10 @@ from typing import Any
 from . import laws
 from .equal_loss import Leverage
 from .fit import COUNTS, Fit, Prediction
-from .learning_rate import BestRate
-from .noise import COVERAGE, Noise
+from .noise import COVERAGE, NO_PAIR, Noise
 from .power_law import FittedPowerLaw
 from .predict import number
-from .surface import Surface
+from .surface import EXPONENT_LIMITS, Surface
 
 _TITLES = {"without_head": "Compute without the head", "with_head": "Compute with the head"}
 
@@ -46,8 +45,16 @@ def _picture(pictures: dict[str, Path], name: str, caption: str) -> str:
     return f"![{caption}]({pictures[name].name})" if name in pictures else ""
 
 
-def _around(found: tuple[float, float] | None, digits: str = ".3f") -> str:
-    return f"{found[0]:{digits}} to {found[1]:{digits}}" if found else "unknown"
+def _around(
+    found: tuple[float, float] | None,
+    digits: str = ".3f",
+    limits: tuple[float, float] = (-math.inf, math.inf),
+) -> str:
+    """An interval; an end that is a limit of what was tried may be beyond."""
+    if found is None:
+        return "unknown"
+    below, above = (math.isclose(*pair) for pair in zip(found, limits, strict=True))
+    return f"{'≤ ' * below}{found[0]:{digits}} to {'≥ ' * above}{found[1]:{digits}}"
 
 
 # ---- what was run ------------------------------------------------------------------------------
@@ -100,10 +107,10 @@ def _runs(found: Fit) -> str:
     if found.noise:
         lines.append(
             f"The loss of a run varies by {found.noise.sigma:.4f} nats from seed to seed (standard "
-            f"deviation, from {found.noise.dof} differences)."
+            f"deviation, from {found.noise.dof} difference{'s' * (found.noise.dof > 1)})."
         )
     else:
-        lines.append("No run has usable losses of two seeds, so the noise of a loss is not known.")
+        lines.append(f"{NO_PAIR.capitalize()}, so the noise of a loss is not known.")
     return "\n\n".join(lines)
 
 
@@ -175,12 +182,12 @@ def _surface(surface: Surface | str) -> str:
         return f"L(N, D) = E + A / N^α + B / D^β was not fitted: {surface}."
     d = surface.as_dict()
     rows = [
-        (name, f"{d[key]:.3f}", _around(d[f"{key}_interval"]))
-        for name, key in (
-            ("E, loss that no size and no data takes away", "irreducible"),
-            ("α, of size", "alpha"),
-            ("β, of tokens", "beta"),
-            ("exponent of the best size over compute", "size_exponent"),
+        (name, f"{d[key]:.3f}", _around(d[f"{key}_interval"], limits=limits))
+        for name, key, limits in (
+            ("E, loss that no size and no data takes away", "irreducible", (0.0, math.inf)),
+            ("α, of size", "alpha", EXPONENT_LIMITS),
+            ("β, of tokens", "beta", EXPONENT_LIMITS),
+            ("exponent of the best size over compute", "size_exponent", (0.0, 1.0)),
         )
     ]
     return (
@@ -213,8 +220,8 @@ def _held_out(predictions: Sequence[Prediction], unpredicted: Sequence[str]) -> 
     if any(p.by.endswith("smaller budgets") for p in predictions):
         parts.append(
             "A power law of smaller budgets predicts the largest budget of a family of which none "
-            "is held out as a whole; the other fits see that budget. A law of two points knows "
-            "nothing about whether its form is right."
+            "is held out as a whole; the other fits see that budget. One of two budgets goes "
+            "through both, whether or not its form is right."
         )
     if unpredicted:
         names = ", ".join(f"`{family}`" for family in unpredicted)
@@ -232,7 +239,7 @@ def _verdict(predictions: Sequence[Prediction]) -> str:
             count = count if inside == len(judged) else f"**{count}**"
             lines.append(f"The {by} predicts {count} inside its own uncertainty.")
         else:
-            lines.append(f"The uncertainty of the {by} is not known: no run has a second seed.")
+            lines.append(f"The uncertainty of the {by} is not known: {NO_PAIR}.")
     return " ".join(lines)
 
 
@@ -250,9 +257,10 @@ def _leverage(found: Fit) -> str:
     parts.append(
         f"The claim of {claim['at_least']:g} times belongs to {number(claim['flops'])} FLOPs (the "
         f"law gives {there:.2f} there for A = {claim['activation_ratio']:.1%}, G = "
-        f"{claim['granularity']:g}). The largest budget here is {number(largest)}: what can be "
-        "seen is how leverage changes with compute, not the claim itself."
+        f"{claim['granularity']:g}). The largest budget here is {number(largest)}."
     )
+    if any(count.leverage.read for count in found.counts.values()):
+        parts[-1] += " What can be seen is how leverage changes with compute, not the claim itself."
     return "\n\n".join(parts)
 
 
@@ -276,8 +284,8 @@ def _read(leverage: Leverage, noise: Noise | None) -> list[str]:
         parts.append(table(head, rows))
     if noise and any(r.leverage_interval is None for r in leverage.read):
         parts.append(
-            "An interval is unknown where losses vary so much from seed to seed that a frontier "
-            "may not fall there."
+            "An interval is unknown where losses vary so much from seed to seed, or that is known "
+            "from so few differences, that a frontier may not fall there."
         )
     if leverage.unread:
         parts.append(
@@ -300,7 +308,7 @@ def _rates(found: Fit) -> str:
             law = laws.optimal_lr(rate.target_flops)
             best = (
                 f"{rate.lr:.3g} (×{rate.factor:.2f})",
-                _tried(rate),
+                _around(rate.factor_interval, ".2f", (rate.factors[0], rate.factors[-1])),
                 f"{rate.gain:.4f}",
                 f"published law: {law:.3g}",
             )
@@ -309,13 +317,3 @@ def _rates(found: Fit) -> str:
         )
     head = ["family", "size", "FLOPs", "grid's lr", "best", "interval (×)", "loss it saves", ""]
     return "## Learning rate\n\n" + table(head, rows)
-
-
-def _tried(rate: BestRate) -> str:
-    """The interval of the best factor, which is known only inside what was tried."""
-    if rate.factor_interval is None:
-        return "unknown"
-    low, high = rate.factor_interval
-    below = "≤ " if math.isclose(low, rate.factors[0]) else ""
-    above = "≥ " if math.isclose(high, rate.factors[-1]) else ""
-    return f"{below}{low:.2f} to {above}{high:.2f}"

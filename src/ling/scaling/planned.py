@@ -103,9 +103,13 @@ class Planned:
 
     @cached_property
     def steps(self) -> int:
-        """As many as come nearest to the budget."""
-        wanted = self.spec.flops / self.token_flops.without_head / self.batch_tokens
-        return max(1, round(wanted))
+        """As many as come nearest to the budget; `UsageError` where that is none."""
+        step = self.token_flops.without_head * self.batch_tokens
+        if steps := round(self.spec.flops / step):
+            return steps
+        raise UsageError(
+            f"a step takes {step:.2g} FLOPs, more than its budget of {self.spec.flops:.2g}"
+        )
 
     @property
     def tokens(self) -> int:

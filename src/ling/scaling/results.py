@@ -14,7 +14,7 @@ from typing import Any, get_type_hints
 
 from ..errors import DataError, RunError, UsageError
 from ..files import guarded
-from ..text import nearest, shown
+from ..text import as_json, nearest, shown
 
 DENSE = "dense"
 """The family that leverage is measured against."""
@@ -93,7 +93,7 @@ class Row:
             value = float(value)
             object.__setattr__(self, name, value)
         if type(value) is not kind:
-            raise UsageError(f"`{name}` is {shown(value)}, expected {_KINDS[kind]}")
+            raise UsageError(f"`{name}` is {as_json(value)}, expected {_KINDS[kind]}")
         if kind in (int, float):
             _check_number(name, getattr(self, name))
 
@@ -139,13 +139,23 @@ def read_rows(path: Path) -> list[Row]:
         data = guarded.read_regular(path, _MAX_BYTES)
     except OSError as err:
         raise DataError(err.strerror or str(err), path=path) from None
-    lines = data.split(b"\n")
-    if lines[-1]:
-        _refuse_cut(path, len(lines))
+    *lines, rest = data.split(b"\n")
     rows = [_row(path, n, line) for n, line in enumerate(lines, 1) if line.strip()]
+    if rest:
+        if _is_json(rest):
+            _row(path, len(lines) + 1, rest)  # of a file of another kind this says what is wrong
+        _refuse_cut(path, len(lines) + 1)
     if not rows:
         raise DataError("no results in it", path=path)
     return rows
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        guarded.loads(line)
+    except ValueError:
+        return False
+    return True
 
 
 def _refuse_cut(path: Path, line: int) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ..errors import UsageError
-from .noise import Floats
+from .noise import NEEDS_SCIPY, Floats
 
 HUBER = 1e-3
 """Where the loss of a residual of the logarithm becomes linear (as in Chinchilla's fit)."""
@@ -39,5 +39,5 @@ def _solver() -> Any:
     try:
         from scipy.optimize import least_squares
     except ImportError:
-        raise UsageError("fitting needs scipy: pip install 'ling[scaling]'") from None
+        raise UsageError(NEEDS_SCIPY) from None
     return least_squares

@@ -107,7 +107,9 @@ def _differences(rows: list[Row]) -> list[str]:
     for what, of in _MUST_AGREE.items():
         counts = Counter(of(row) for row in rows)
         if len(counts) > 1:
-            each = ", ".join(f"{value} ({count} runs)" for value, count in counts.most_common())
+            each = ", ".join(
+                f"{value} ({count} run{'s' * (count > 1)})" for value, count in counts.most_common()
+            )
             notes.append(f"runs are of {len(counts)} {what}: {each}")
     for family in dict.fromkeys(row.family for row in rows):
         shapes = {(r.activation_ratio, r.granularity) for r in rows if r.family == family}

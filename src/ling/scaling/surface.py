@@ -20,7 +20,9 @@ _SHARED = 3
 """E, alpha, beta: the first parameters."""
 _SPARE = 2
 """Runs beyond the number of parameters, at least."""
-_LOG_TERM, _EXPONENT = (-20.0, 5.0), (0.0, 3.0)
+_LOG_TERM = (-20.0, 5.0)
+EXPONENT_LIMITS = (0.0, 3.0)
+"""Of alpha and beta."""
 
 
 class _Data(NamedTuple):
@@ -163,7 +165,7 @@ def _jacobian(parameters: Floats, data: _Data) -> Floats:
 
 
 def _fit(data: _Data, starts: Sequence[Sequence[float]], count: int) -> Floats:
-    limits = [_LOG_TERM, _EXPONENT, _EXPONENT, *[_LOG_TERM] * (2 * count)]
+    limits = [_LOG_TERM, EXPONENT_LIMITS, EXPONENT_LIMITS, *[_LOG_TERM] * (2 * count)]
     low, high = [pair[0] for pair in limits], [pair[1] for pair in limits]
     return robust_fit(
         lambda p: _log_loss(p, data) - data.loss,

@@ -19,6 +19,7 @@ from ling.reproduce.claims import (
     prediction,
     sizes,
 )
+from ling.scaling.noise import seed_noise
 
 pytest.importorskip("matplotlib")
 
@@ -148,6 +149,14 @@ def test_held_out_losses_are_held_against_their_predictions(tmp_path, monkeypatc
     assert all(error == pytest.approx(0.05, abs=0.01) for error in errors.values())
     assert found.outcome == "disagrees"  # seeds of the made-up sweep give the same loss
     assert "0 of 2 losses are inside" in found.verdict
+
+
+def test_the_noise_of_a_prediction_is_that_of_seeds(tmp_path):
+    pytest.importorskip("scipy")
+    rows = sweep(families=("dense", "1/8"), sigma=0.01, seed=1, seeds_at=1e14)
+    write_rows(tmp_path / "rows.jsonl", rows)
+    noise = prediction.predicted(tmp_path / "rows.jsonl", 0)["noise"]
+    assert noise == pytest.approx(4.3027 * seed_noise(rows).sigma, rel=1e-4)  # of two differences
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any
 from ...presets import preset
 from ...scaling import laws
 from ..claim import Claim, Context, Figure, Result, Scale
-from ..committed import committed
+from ..committed import NOT_HERE, committed
 from ..picture import drawing
 
 TOKENS, SEQ_LENGTH = 20e12, 4096
@@ -51,8 +51,7 @@ def measure(context: Context) -> Result:
             "This is the published formula with the claim's own numbers, so it shows that "
             "formula and claim belong together, and nothing more. By it Ling-mini itself is at "
             f"{figures[1].here} with that compute and at {figures[2].here} with its own. Measured "
-            "leverage is read from the results of `ling scaling sweep ling-grid`, which are not "
-            "committed yet.",
+            f"leverage is read from results of `ling scaling sweep ling-grid`. {NOT_HERE}",
             {"read": []},
         )
     read = measured(found, context.seed)

@@ -7,7 +7,7 @@ from typing import Any
 
 from ...scaling.noise import COVERAGE
 from ..claim import Claim, Context, Figure, Outcome, Result, Scale
-from ..committed import committed
+from ..committed import NOT_HERE, committed
 from ..picture import drawing
 from .leverage import RESULTS
 
@@ -18,7 +18,7 @@ AT_MOST = 0.01
 def measure(context: Context) -> Result:
     found = committed(RESULTS)
     if found is None:
-        return _nothing("No results of `ling scaling sweep ling-grid` are committed.")
+        return _nothing(f"Results of `ling scaling sweep ling-grid` are needed. {NOT_HERE}")
     data = predicted(found, context.seed)
     held_out, noise = data["held_out"], data["noise"]
     if not held_out:
