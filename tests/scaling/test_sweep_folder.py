@@ -16,13 +16,13 @@ from ling.scaling.sweep_folder import add_result, keep_grid, results
 
 @pytest.fixture
 def change(tmp_path):
-    """Keeps a grid in a folder, and then, when runs have begun, one with changes."""
+    """Keeps a grid in a folder, and then, when something was begun, one with changes."""
 
-    def keep(begun=True, **changes):
+    def keep(begun="runs", **changes):
         for values in ({}, changes):
             keep_grid(read_grid(write_grid(tmp_path / "g.yaml", **values)), tmp_path / "out")
             if begun:
-                (tmp_path / "out" / "runs").mkdir(exist_ok=True)
+                (tmp_path / "out" / begun).mkdir(exist_ok=True)
         return read_grid(tmp_path / "out" / "grid.yaml")
 
     return keep
@@ -44,7 +44,13 @@ def test_runs_may_be_added(change, changes):
 
 def test_before_there_is_text_or_a_run_everything_may_change(change):
     """As the corpus, of which a package was missing."""
-    assert change(begun=False, vocab_size=512).vocab_size == 512
+    assert change(begun=None, vocab_size=512).vocab_size == 512
+
+
+@pytest.mark.parametrize("begun", ["data", "logs", "slurm"])
+def test_text_and_queued_runs_keep_their_grid(change, begun):
+    with pytest.raises(UsageError, match="`vocab_size` was `384` in this sweep"):
+        change(begun=begun, vocab_size=512)
 
 
 @pytest.mark.parametrize(

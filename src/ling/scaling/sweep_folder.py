@@ -23,16 +23,16 @@ from .planned import NOWHERE, Planned, planned_runs
 from .results import Row, append_row, read_rows
 
 GRID, RESULTS = "grid.yaml", "results.jsonl"
-_MADE = (RESULTS, "data", "runs")
-"""What a changed grid would not fit."""
+_BEGUN = (RESULTS, "data", "logs", "runs", "slurm")
+"""What is there once text was made or a run was started or queued."""
 
 
 def keep_grid(grid: Grid, out: Path) -> None:
     """Write the grid into the folder; `UsageError` names a key that makes a run of the grid before
-    another one. Runs may be added, and before there is text or a run everything may change."""
+    another one. Runs may be added, and before anything was begun all may change."""
     path = make_folder(out) / GRID
     with _locked(out):
-        if path.exists() and any((out / name).exists() for name in _MADE):
+        if path.exists() and any((out / name).exists() for name in _BEGUN):
             _require_same(read_grid(path), grid, out)
         write_atomic(path, grid_yaml(grid))
 
