@@ -227,6 +227,17 @@ def test_metadata_of_megatrons_own_classes_is_read(folder, monkeypatch):
     assert "megatron" not in sys.modules
 
 
+def test_enums_as_python_3_11_2_pickles_them_are_read(folder, monkeypatch):
+    before = DCPFolder(folder)
+    values = {key: before.tensor(key) for key in before.tensors}
+    kind = meta._MEM_FORMAT_ENCODING
+    monkeypatch.setattr(kind, "__reduce_ex__", lambda self, _: (getattr, (kind, self.name)))
+    rewritten(folder, lambda metadata: None)
+    assert b"getattr" in (folder / ".metadata").read_bytes()
+    after = DCPFolder(folder)
+    assert all(torch.equal(after.tensor(key), value) for key, value in values.items())
+
+
 def rewritten(folder, change):
     """The metadata of the folder after `change(metadata)`, in place."""
     good = dcp.FileSystemReader(folder).read_metadata()

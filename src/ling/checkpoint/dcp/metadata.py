@@ -55,6 +55,8 @@ _ALLOWED = {
     Global(_MCORE, "MCoreMetadata"),
     Global(_MCORE, "MCoreSavePlan"),
     Global("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
+    # Python 3.11.2, Debian 12's, pickles a member of an enum as `getattr(its class, its name)`.
+    Global("builtins", "getattr"),
     Global("torch", "Size"),
     Global("torch.serialization", "_get_layout"),
     Global("collections", "OrderedDict"),
