@@ -9,7 +9,7 @@ import pytest
 from scaling_rows import row, sweep
 
 from ling.scaling.fit import fit
-from ling.scaling.page import page, table
+from ling.scaling.page import _around, page, table
 
 pytest.importorskip("scipy")
 
@@ -89,6 +89,14 @@ def test_a_family_without_predictions_is_named():
         for r in sweep(sigma=0.01, seed=1, seeds_at=1e14, families=("dense", "1/8"))
     ]
     assert "No fit could predict a held-out run of `1/8`." in page(fit(rows), "r.jsonl", {})
+
+
+def test_an_end_that_prints_as_a_limit_of_what_was_tried_is_marked():
+    """A search inside limits comes near them, and not there."""
+    assert _around((0.1, 2.99996), limits=(0.0, 3.0)) == "0.100 to ≥ 3.000"
+    assert _around((0.0002, 2.9), limits=(0.0, 3.0)) == "≤ 0.000 to 2.900"
+    assert _around((0.0002, 2.9)) == "0.000 to 2.900"
+    assert _around(None) == "unknown"
 
 
 def test_table():

@@ -189,7 +189,6 @@ def _spread(
     return made
 
 
-def _times(leverage: float, log_errors: tuple[float, float]) -> tuple[float, float] | None:
-    with np.errstate(over="ignore"):
-        low, high = leverage * np.exp(log_errors)
-    return (float(low), float(high)) if np.isfinite(high) else None
+def _times(leverage: float, log_errors: tuple[float, float]) -> tuple[float, float]:
+    low, high = log_errors
+    return leverage * math.exp(low), leverage * math.exp(high)

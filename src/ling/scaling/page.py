@@ -15,6 +15,7 @@ from .power_law import FittedPowerLaw
 from .predict import number
 from .surface import EXPONENT_LIMITS, Surface
 
+_NO_LIMITS = (-math.inf, math.inf)
 _TITLES = {"without_head": "Compute without the head", "with_head": "Compute with the head"}
 
 
@@ -48,13 +49,13 @@ def _picture(pictures: dict[str, Path], name: str, caption: str) -> str:
 def _around(
     found: tuple[float, float] | None,
     digits: str = ".3f",
-    limits: tuple[float, float] = (-math.inf, math.inf),
+    limits: tuple[float, float] = _NO_LIMITS,
 ) -> str:
-    """An interval; an end that is a limit of what was tried may be beyond."""
+    """An interval; an end that is, as printed, a limit of what was tried may be beyond."""
     if found is None:
         return "unknown"
-    below, above = (math.isclose(*pair) for pair in zip(found, limits, strict=True))
-    return f"{'≤ ' * below}{found[0]:{digits}} to {'≥ ' * above}{found[1]:{digits}}"
+    (low, high), (least, most) = ([f"{end:{digits}}" for end in pair] for pair in (found, limits))
+    return f"{'≤ ' * (low == least)}{low} to {'≥ ' * (high == most)}{high}"
 
 
 # ---- what was run ------------------------------------------------------------------------------
@@ -184,10 +185,10 @@ def _surface(surface: Surface | str) -> str:
     rows = [
         (name, f"{d[key]:.3f}", _around(d[f"{key}_interval"], limits=limits))
         for name, key, limits in (
-            ("E, loss that no size and no data takes away", "irreducible", (0.0, math.inf)),
+            ("E, loss that no size and no data takes away", "irreducible", _NO_LIMITS),
             ("α, of size", "alpha", EXPONENT_LIMITS),
             ("β, of tokens", "beta", EXPONENT_LIMITS),
-            ("exponent of the best size over compute", "size_exponent", (0.0, 1.0)),
+            ("exponent of the best size over compute", "size_exponent", _NO_LIMITS),
         )
     ]
     return (

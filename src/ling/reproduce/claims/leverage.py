@@ -7,6 +7,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ...presets import preset
 from ...scaling import laws
 from ..claim import Claim, Context, Figure, Result, Scale
@@ -137,11 +139,8 @@ def draw(data: dict[str, Any], path: Path) -> None:
             points = [r for r in data["read"] if r["family"] == family]
             x, y = ([r[key] for r in points] for key in ("flops", "leverage"))
             around = [r["leverage_interval"] or (r["leverage"],) * 2 for r in points]
-            lengths = [
-                [abs(end - at) for end, at in zip(ends, y, strict=True)]
-                for ends in zip(*around, strict=True)
-            ]
-            axes.errorbar(x, y, lengths, fmt="o", capsize=3, label=f"measured, {family}")
+            errors = np.abs(np.array(around).T - y)
+            axes.errorbar(x, y, errors, fmt="o", capsize=3, label=f"measured, {family}")
         axes.axhline(1, color="black", linewidth=0.8)
         axes.axhline(
             7, color="grey", linewidth=0.8, linestyle="--", label="claimed: over 7 at 1e22"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ...scaling.noise import COVERAGE
 from ..claim import Claim, Context, Figure, Outcome, Result, Scale
 from ..committed import NOT_HERE, committed
@@ -102,15 +104,12 @@ def draw(data: dict[str, Any], path: Path) -> None:
     held_out = data["held_out"]
     names = [p["run"] for p in held_out]
     expected = [p["predicted"] for p in held_out]
-    around = [
-        [abs(end - p["predicted"]) for p, end in zip(held_out, ends, strict=True)]
-        for ends in zip(*(p["interval"] for p in held_out), strict=True)
-    ]
+    errors = np.abs(np.array([p["interval"] for p in held_out]).T - expected)
     with drawing(path) as axes:
         axes.errorbar(
             names,
             expected,
-            yerr=around or None,
+            yerr=errors,
             fmt="o",
             capsize=6,
             label="predicted, with its interval",
